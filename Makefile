@@ -1,0 +1,54 @@
+# make demo        caption rendered scenes with the embedded model on this machine
+# make test        the test suite
+# make lint        ruff and mypy
+# make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
+# make lock        resolve requirements/cpu.lock anew from pyproject.toml
+# make embedded    train the embedded captioner from scratch (under an hour on two cores)
+
+PYTHON ?= python3.11
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+
+.PHONY: demo test lint setup lock embedded clean
+
+demo: setup
+	$(BIN)/caprl-ray demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(READY)
+
+# The CPU environment is locked with hashes. --no-deps: the lock is complete but for packages that are left out on
+# purpose (requirements/lock.py says which and why).
+$(VENV)/.ready-cpu: requirements/cpu.lock requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/cpu.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	cp requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+$(VENV)/.ready-gpu: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[gpu,dev]'
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python requirements/lock.py
+
+embedded: setup
+	$(BIN)/python -m caprl_ray.embedded.train --out caprl_ray/embedded/model
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,86 @@
+"""Caption: the actor that holds one engine and captions batches of rows (D8).
+
+Ray calls the actor from several threads, a batch each. The engine runs on its own event loop and thread, so neither
+Ray's backpressure nor a slow batch holds up another batch's rows.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from ray.actor import ActorHandle
+
+from caprl_ray import engines
+from caprl_ray.engines import Completion, Picture
+from caprl_ray.errors import RowFailure
+from caprl_ray.model import ModelRef
+from caprl_ray.prompts import PromptTemplate, control_token_stripper
+from caprl_ray.recipe import Recipe
+from caprl_ray.schema import META_PREFIX
+from caprl_ray.stages import Changes, run_stage
+
+T = TypeVar("T")
+
+PIXELS = ("pixels", "pixel_width", "pixel_height")
+
+
+class Captioner:
+    """One replica, as Ray Data's actor: rows with pixels go in, the same rows with captions come out.
+
+    A task puts out one table with exactly the rows that it was given, in their order (D4).
+    """
+
+    name = "caption"
+    drops = PIXELS
+
+    def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None) -> None:
+        self._model = model
+        self._prompt = PromptTemplate(recipe.prompt.user)
+        self._counter = counter
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        self._engine = self._run(engines.start(recipe, model))
+        self._strip = control_token_stripper(self._engine.control_tokens)
+        self.needs = (*PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Caption one batch."""
+        captioned = run_stage(self, table)
+        if self._counter:
+            failed = captioned.num_rows - captioned["code"].null_count
+            self._counter.add.remote(captioned.num_rows, failed)
+        return captioned
+
+    def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        """Caption rows at the same time; one row's fault is its own."""
+        return self._run(self._caption_all(rows))
+
+    async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        return await asyncio.gather(*map(self._caption, rows))
+
+    async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
+        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
+        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name not in PIXELS}
+        try:
+            prompt = self._prompt.fill(columns, self._strip)
+            return self._kept(await self._engine.caption(picture, prompt))
+        except RowFailure as failure:
+            return failure
+
+    def _kept(self, completion: Completion) -> Changes:
+        if not completion.text.strip():
+            raise RowFailure("caption_empty")
+        return {
+            "caption": completion.text,
+            "finish_reason": completion.finish_reason,
+            "flags": ["truncated"] if completion.finish_reason == "length" else [],
+            "attempts": 1,
+            "prompt_tokens": completion.prompt_tokens,
+            "caption_tokens": completion.caption_tokens,
+            "model": self._model.label,
+        }
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -1,0 +1,125 @@
+"""The command line: parse, build, run; every failure is one sentence on stderr and an exit code.
+
+0 done and balanced; 1 the system failed, run again to resume; 2 the recipe or the command is wrong; 3 the run ended
+and the ledger does not balance.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from caprl_ray.errors import CaprlError, RecipeError
+from caprl_ray.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = args.command
+    if args.debug:
+        return command(args)
+    try:
+        return command(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to resume.", 130)
+    except CaprlError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 (the last line of defence: a sentence and an exit code, --debug re-raises)
+        from caprl_ray.cluster import own_error
+
+        own = own_error(error)
+        if own:
+            return _fail(str(own), own.exit_code)
+        lines = str(error).strip().splitlines() or [""]
+        return _fail(f"{type(error).__name__}: {lines[-1].strip()} (--debug shows where)", 1)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"caprl-ray: {sentence}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.add_argument("--debug", action="store_true", help="show Ray's output and whole tracebacks")
+        sub.set_defaults(command=command)
+        return sub
+
+    caption = add("caption", _caption, "caption a dataset, or go on where the last run stopped")
+    _add_recipe(caption)
+    caption.add_argument("--limit", type=_positive, metavar="N", help="stop after N images; run again to go on")
+    demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
+    demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for all of it (default: demo)"
+    )
+    verify = add("verify", _verify, "check that every planned image is in the output once")
+    verify.add_argument("output", metavar="OUT", help="output folder")
+    verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
+    add("schema", _schema, "print the recipe's JSON schema")
+    preflight = add("preflight", _preflight, "try a recipe on a few images and write nothing that stays")
+    _add_recipe(preflight)
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="fields to set over the recipe's")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _caption(args: argparse.Namespace) -> int:
+    from caprl_ray.pipeline import run
+    from caprl_ray.recipe import load
+
+    recipe = load(args.recipe, args.overrides)
+    ledger = run(recipe, limit=args.limit, debug=args.debug)
+    print(f"{recipe.output.path}: {ledger.summary()}")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from caprl_ray.demo import run_demo
+
+    return run_demo(args.out, args.images, debug=args.debug)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from caprl_ray import ledger, plan
+
+    units = plan.load(args.output)
+    if not units:
+        raise RecipeError(f"{args.output}: there is no plan here, so it is not the output of a run.")
+    balance = ledger.balance(units, ledger.read_committed(args.output))
+    print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
+    return 0 if balance.balanced else 3
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from caprl_ray.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    return 0
+
+
+def _preflight(args: argparse.Namespace) -> int:
+    from caprl_ray.preflight import preflight
+    from caprl_ray.recipe import load
+
+    return preflight(load(args.recipe, args.overrides), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Ray's settings that the job depends on, each in this one place with its reason, and the errors that Ray wraps."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.recipe import Recipe
+
+# How much a block may hold before Ray cuts it. Blocks of compressed images bound what one prepare task takes at once.
+# Invariant (D4): no caption batch may reach it, or its output would be cut by the length of sampled text. A row carries
+# at most 256 KiB of metadata and a caption of some KiB, and a batch has at most MOST_BATCH_ROWS rows: 32 x 272 KiB.
+TARGET_BLOCK_BYTES = 32 * 2**20
+MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
+# Reading and writing wait for storage: they must not take whole cores away from decoding.
+READ_CPUS, WRITE_CPUS = 0.25, 0.25
+
+
+def batch_rows(max_pixels: int) -> int:
+    """Rows of one block of pixels, which is one caption batch: at most TARGET_BLOCK_BYTES of them."""
+    return max(FEWEST_BATCH_ROWS, min(MOST_BATCH_ROWS, TARGET_BLOCK_BYTES // (3 * max_pixels)))
+
+
+@contextmanager
+def session(recipe: Recipe, debug: bool) -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards."""
+    started_here = not ray.is_initialized()
+    if started_here:
+        _connect(debug)
+    try:
+        _check_gpus(recipe)
+        configure(DataContext.get_current(), debug)
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _connect(debug: bool) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray would warn about its own future default
+    level = logging.INFO if debug else logging.ERROR
+    address = os.environ.get("RAY_ADDRESS")
+    if not (address or debug):
+        # Ray's C++ side writes to this terminal, for instance a warning about each actor of Ray Data's own.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    local = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", log_to_driver=debug, logging_level=level, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).") from error
+
+
+def _check_gpus(recipe: Recipe) -> None:
+    """On this machine's own cluster, which never grows, a missing GPU would be waited for without end."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if not os.environ.get("RAY_ADDRESS") and gpus < recipe.replicas.gpus * recipe.replicas.min:
+        raise RecipeError(
+            f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
+            f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
+        )
+
+
+def configure(context: DataContext, debug: bool) -> None:
+    """Set what the pipeline needs of Ray Data."""
+    context.target_max_block_size = TARGET_BLOCK_BYTES
+    # A replica that restarts on a GPU whose memory is not free yet fails once in its constructor: try again (D11).
+    context.actor_init_retry_on_errors = True
+    context.actor_init_max_retries = 1
+    context.enable_progress_bars = debug  # our own line says it
+    context.print_on_execution_start = debug
+    if not debug:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="ray")
+
+
+def own_error(error: BaseException) -> CaprlError | None:
+    """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none."""
+    seen: list[BaseException] = []
+    queue: list[Any] = [error]
+    while queue:
+        current = queue.pop(0)
+        if not isinstance(current, BaseException) or current in seen:
+            continue
+        wrapped = isinstance(current, ray.exceptions.RayError)  # may also look like its cause: take the cause itself
+        if isinstance(current, CaprlError) and not wrapped:
+            return current
+        seen.append(current)
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+    return None

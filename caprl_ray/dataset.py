@@ -1,0 +1,77 @@
+"""Captions for people with their own Ray Data pipeline: a Dataset with images goes in, the same rows with captions come out."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data import DataContext, Dataset
+
+from caprl_ray import cluster, recipe
+from caprl_ray.errors import RecipeError
+from caprl_ray.model import resolve
+from caprl_ray.pipeline import captioned
+from caprl_ray.schema import CAPTION, FAILURE, META_PREFIX, row_schema
+
+ADDED = (*CAPTION, *FAILURE)
+
+
+def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, image_column: str = "image") -> Dataset:
+    """Caption the images of a Ray Dataset.
+
+    Args:
+        rows: a Dataset with a column of encoded images, as bytes or as Hugging Face's struct with a field `bytes`.
+        settings: the recipe's sections prepare, model, replicas, prompt and sampling, as plain data.
+        image_column: the name of that column.
+
+    Returns:
+        A lazy Dataset of the same rows with all their columns and those of `schema.CAPTION` and `schema.FAILURE`. A row
+        whose image cannot be captioned has a null caption and says why in `stage`, `code` and `detail`. Nothing is
+        written, so nothing is resumed: for that, run a recipe.
+
+    Raises:
+        RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
+    """
+    parsed = recipe.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
+    model = resolve(parsed)
+    _check_columns(rows, image_column)
+    cluster.configure(DataContext.get_current(), debug=True)
+    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    arranged = rows.map_batches(
+        _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
+    )
+    return captioned(arranged, parsed, model).map_batches(_release, batch_format="pyarrow")
+
+
+def _check_columns(rows: Dataset, image_column: str) -> None:
+    names = rows.columns() or []
+    if image_column not in names:
+        raise RecipeError(f"image_column: the dataset has no column {image_column}; it has {', '.join(names)}.")
+    taken = [field.name for field in ADDED if field.name in names]
+    if taken:
+        raise RecipeError(f"image_column: the dataset already has a column {taken[0]}, which captions add; rename it.")
+
+
+def _arrange(table: pa.Table, image_column: str) -> pa.Table:
+    """The user's rows as the pipeline's: their columns travel under META_PREFIX, beside a copy of the image."""
+    image = table[image_column].combine_chunks()
+    if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
+        image = pc.struct_field(image, "bytes")
+    if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
+        raise RecipeError(f"image_column: {image_column} holds {image.type}, not encoded images as bytes.")
+    schema = row_schema(table.schema.remove_metadata())
+    rows = table.num_rows
+    columns = {META_PREFIX + name: table[name] for name in table.schema.names}
+    columns |= {
+        "image": image.cast(pa.large_binary()).fill_null(b""),
+        "unit": pa.nulls(rows, pa.int32()).fill_null(0),
+        "index": pa.array(range(rows), pa.int64()),
+    }
+    return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
+
+
+def _release(table: pa.Table) -> pa.Table:
+    """The user's own columns, then those that captioning adds."""
+    own = [name for name in table.schema.names if name.startswith(META_PREFIX)]
+    added = [field.name for field in ADDED]
+    out = table.select([*own, *added])
+    return out.rename_columns([*(name.removeprefix(META_PREFIX) for name in own), *added])

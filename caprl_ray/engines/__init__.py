@@ -1,0 +1,67 @@
+"""Engines: what turns one image and one prompt into a caption. The rest of the job cannot tell them apart (D9)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from caprl_ray.model import STUB, ModelRef
+from caprl_ray.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """RGB pixels at the size that the model sees: `pixels` is height x width x 3 bytes."""
+
+    pixels: memoryview
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What an engine wrote for one image."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    caption_tokens: int
+
+
+class Engine(Protocol):
+    """An engine on an event loop of its own.
+
+    `caption` raises RowFailure where this one request is at fault and SystemFailure where every request would be.
+    """
+
+    @property
+    def control_tokens(self) -> Sequence[str]:
+        """What the model's chat format is made of, to be cut out of the dataset's own texts."""
+        ...
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption one picture; `prompt` is the user's turn, the engine adds its chat format."""
+        ...
+
+
+def rows_in_flight(recipe: Recipe) -> int:
+    """How many rows a replica must hold so that its engine, which runs `max_num_seqs` at once, never drains.
+
+    Twice as many: while one full set decodes, the next is already on its way through the frontend.
+    """
+    return 2 * max_num_seqs(recipe)
+
+
+def max_num_seqs(recipe: Recipe) -> int:
+    """How many sequences the engine runs at once: the recipe's, or vLLM's own for a GPU, or what two cores carry."""
+    return int(recipe.model.engine.get("max_num_seqs", 256 if recipe.replicas.gpus else 64))
+
+
+async def start(recipe: Recipe, model: ModelRef) -> Engine:
+    """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence."""
+    if model.path == STUB:
+        from caprl_ray.engines.stub import StubEngine
+
+        return StubEngine()
+    from caprl_ray.engines.vllm_engine import VllmEngine
+
+    return await VllmEngine.start(recipe, model)

@@ -1,0 +1,126 @@
+"""vLLM in this process (D8): one AsyncLLM whose core, a process of its own, runs the model."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from caprl_ray.engines import Completion, Picture, max_num_seqs
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.model import ModelRef
+from caprl_ray.prompts import ChatFormat
+from caprl_ray.recipe import Recipe
+
+# An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt.
+DEFAULT_CONTEXT = 8192
+
+# The same for every model and machine; the recipe's own values win.
+COMMON: dict[str, Any] = {
+    "limit_mm_per_prompt": {"image": 1, "video": 0},
+    "mm_processor_cache_gb": 0,  # every image is seen once
+    "enable_prefix_caching": False,  # prompts differ from the image on, which comes first
+    "disable_log_stats": True,
+}
+CPU: dict[str, Any] = {
+    "dtype": "float32",  # bfloat16 is emulated on most CPUs
+    "enforce_eager": True,  # compiling takes longer than a small run
+    "distributed_executor_backend": "uni",
+}
+# GiB of KV cache; vLLM's own default takes half of the machine's memory.
+CPU_KV_CACHE_GIB = "1"
+
+
+def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
+    """The arguments of vLLM's AsyncEngineArgs for this recipe: our defaults, then the recipe's own."""
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "revision": model.revision,
+        "max_model_len": min(DEFAULT_CONTEXT, model.context or DEFAULT_CONTEXT),
+        "max_num_seqs": max_num_seqs(recipe),
+        **COMMON,
+    }
+    if model.size_rule.factor:
+        # The engine's processor gets the same limits as ours, so that it leaves every prepared image as it is.
+        limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
+        arguments["mm_processor_kwargs"] = limits
+    if recipe.replicas.gpus == 0:
+        arguments |= CPU
+    elif recipe.replicas.gpus < 1:
+        arguments["gpu_memory_utilization"] = round(0.9 * recipe.replicas.gpus, 3)
+    elif recipe.replicas.gpus > 1:
+        arguments["distributed_executor_backend"] = "mp"  # the actor's own GPUs, without a placement group
+    return arguments | recipe.model.engine
+
+
+class VllmEngine:
+    """An Engine on vLLM's AsyncLLM; make one with `start`."""
+
+    def __init__(self, llm: Any, chat: ChatFormat, control_tokens: Sequence[str], sampling: Any) -> None:
+        self._llm = llm
+        self._chat = chat
+        self._sampling = sampling
+        self._requests = itertools.count()
+        self.control_tokens = control_tokens
+
+    @classmethod
+    async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
+        """Load the model. Raises SystemFailure where arguments, weights or memory do not fit."""
+        if recipe.replicas.gpus == 0:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from transformers import AutoProcessor
+        from vllm import AsyncEngineArgs, SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
+            processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(recipe, model)))
+        # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
+        except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+            raise SystemFailure(f"model.source: {model.label} did not start ({_first_line(error)}).") from error
+
+        def apply(messages: Any) -> str:
+            return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+        chat = ChatFormat.render(apply, recipe.prompt.system)
+        added = processor.tokenizer.get_added_vocab()
+        return cls(llm, chat, list(added), sampling)
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption one picture. Raises RowFailure `engine_rejected`, or SystemFailure when the engine is gone."""
+        from vllm.exceptions import VLLMClientError, VLLMServerError
+
+        image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
+        request = {"prompt": self._chat.prompt(prompt), "multi_modal_data": {"image": image}}
+        try:
+            final = None
+            async for output in self._llm.generate(request, self._sampling, f"r{next(self._requests)}"):
+                final = output
+        except (ValueError, VLLMClientError) as error:  # this request is at fault, not the engine
+            raise _rejected(error) from None
+        except VLLMServerError as error:
+            raise SystemFailure(f"The engine stopped ({_first_line(error)}).") from error
+        assert final is not None and final.finished
+        (choice,) = final.outputs
+        return Completion(
+            text=choice.text,
+            finish_reason=str(choice.finish_reason),
+            prompt_tokens=len(final.prompt_token_ids),
+            caption_tokens=len(choice.token_ids),
+        )
+
+
+def _rejected(error: Exception) -> RowFailure:
+    """The failure of a refused request; vLLM's text may quote the prompt, so it is not kept."""
+    if "max_model_len" in str(error) or "longer than" in str(error):
+        return RowFailure("prompt_too_long")
+    return RowFailure("engine_rejected", type(error).__name__)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,93 @@
+"""The whole job on one page: plan -> read -> prepare -> caption -> commit, then the ledger.
+
+Every arrow is a Ray Data operator; what each one does is in the module of its name.
+"""
+
+import math
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, Dataset
+
+from caprl_ray import cluster, engines, ledger, sources
+from caprl_ray.captioner import Captioner
+from caprl_ray.commit import CommittedRows
+from caprl_ray.ledger import Ledger
+from caprl_ray.model import ModelRef, resolve
+from caprl_ray.output import Output
+from caprl_ray.plan import UnitRef
+from caprl_ray.prepare_stage import Prepare
+from caprl_ray.progress import ProgressLine, Start, start_counter
+from caprl_ray.reader import PlannedImages, remaining
+from caprl_ray.recipe import Recipe
+from caprl_ray.schema import row_schema
+
+
+def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Ledger:
+    """Caption everything in the plan that no earlier run has finished, and balance the ledger.
+
+    Args:
+        limit: stop after this many images; the next run goes on from there.
+        debug: show Ray's own output.
+
+    Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed), and
+    LedgerUnbalanced when it ended and rows are missing or stand twice.
+    """
+    model = resolve(recipe)
+    output = Output.open(recipe, model)
+    units = output.plan()
+    committed = ledger.read_committed(output.path)
+    work = remaining(units, committed)
+    if work:
+        with cluster.session(recipe, debug):
+            images = read(PlannedImages(work, _row_schema(units), recipe.prepare.max_bytes), limit)
+            counter = start_counter()
+            with ProgressLine(counter, Start.of(ledger.balance(units, committed), limit)):
+                commit(captioned(images, recipe, model, counter), recipe)
+        committed = ledger.read_committed(output.path)
+    balance = ledger.balance(units, committed)
+    output.finish(balance, limited=limit is not None)
+    return balance
+
+
+def read(images: PlannedImages, limit: int | None) -> Dataset:
+    """Plan -> rows of compressed images."""
+    rows = ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=cluster.READ_CPUS)
+    return rows if limit is None else rows.limit(limit)
+
+
+def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:
+    """Compressed images -> pixels -> captions; one block of pixels is one caption batch is one block of captions (D4)."""
+    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    batches_in_flight = math.ceil(engines.rows_in_flight(recipe) / batch)
+    return (
+        rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
+        .repartition(target_num_rows_per_block=batch, strict=True)
+        .map_batches(
+            Captioner,
+            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            batch_size=batch,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=recipe.replicas.min,
+                max_size=recipe.replicas.most,
+                max_concurrent_calls_per_actor=batches_in_flight,
+                # The pool grows only when replicas have twice as much waiting as they take at once.
+                max_tasks_in_flight_per_actor=2 * batches_in_flight,
+                enable_true_multi_threading=True,
+            ),
+            num_gpus=recipe.replicas.gpus,
+            num_cpus=0,
+        )
+    )
+
+
+def commit(rows: Dataset, recipe: Recipe) -> None:
+    """Captions -> parquet objects."""
+    sink = CommittedRows(recipe.output.path, recipe.output.rows_per_object)
+    rows.write_datasink(sink, ray_remote_args={"num_cpus": cluster.WRITE_CPUS})
+
+
+def _row_schema(units: list[UnitRef]) -> pa.Schema:
+    return row_schema(sources.metadata_schema(unit.kind for unit in units))

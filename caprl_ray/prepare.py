@@ -1,0 +1,256 @@
+"""Compressed image bytes to RGB pixels at exactly the size that the model sees.
+
+Pure functions on untrusted bytes. The order is: number of bytes, first bytes against the list of formats, size in the
+header, and only then decoding. Only the first picture of a file is read. Colour profiles are not applied and JPEGs are
+decoded at full size, as the model's own processor does with an opened image.
+
+Pillow's process-wide settings are left alone. Plugins are called directly, not through `Image.open`: its check of
+MAX_IMAGE_PIXELS would stand before our own limit, and it does not tell a damaged PNG from a text file. Pillow still
+stops WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels) by itself, whatever our limit says.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from caprl_ray.errors import RowFailure
+from caprl_ray.sizes import SizeRule
+
+# What Pillow's plugins raise on damaged files, found by reading them and by mutating files: OSError for most; at
+# opening SyntaxError, which the base class also makes of IndexError, KeyError, TypeError, EOFError and struct.error;
+# RuntimeError from AVIF; the rest where a plugin trusts a field. MemoryError is missing on purpose: it is the
+# machine's fault, not the row's.
+DECODE_ERRORS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)
+_ENDS_EARLY: Final = (EOFError, IndexError, struct.error)
+
+# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). It says nothing that is used here, as an AVIF is
+# turned by its container's irot and imir, and a damaged one would cost the picture: the plugin refuses it at opening.
+_AVIF_EXIF: Final = re.compile(rb"(infe[\2\3].{7}(?:..)?)Exif", re.DOTALL)
+
+
+def _avif(file: BytesIO) -> ImageFile.ImageFile:
+    return AvifImagePlugin.AvifImageFile(BytesIO(_AVIF_EXIF.sub(rb"\1skip", file.getvalue())))
+
+
+# The allow-list: what a file starts with, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
+# one that counts and is read as JPEG. AVIF is told from HEIC by the brands in its first box.
+_FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], ImageFile.ImageFile]], ...]] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    ("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    (
+        "AVIF",
+        re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL),
+        _avif,
+    ),
+    ("GIF", re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    ("BMP", re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+)
+
+_OPAQUE_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
+_ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_GREY16_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+# EXIF orientation to what makes the picture upright (EXIF 2.32, tag 0x0112), as in PIL.ImageOps.exif_transpose.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one source image may cost: `max_bytes` compressed, `max_source_pixels` (width * height) decoded."""
+
+    max_bytes: int
+    max_source_pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An image as the model sees it.
+
+    `pixels`: RGB, uint8, C order, pixel_height x pixel_width x 3. `width`, `height`: the source as displayed, that is
+    after its EXIF orientation.
+    """
+
+    pixels: bytes
+    pixel_width: int
+    pixel_height: int
+    width: int
+    height: int
+
+
+def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
+    """The first picture in `image` as upright RGB at `rule.settled` of its size, resized bicubically.
+
+    A picture that already has this size keeps its pixels bit for bit. RowFailure with one of the image_ codes of
+    `schema.FAILURE_CODES`.
+    """
+    _check_bytes(image, limits)
+    kind, plugin = _format(image)
+    ends_early = _ends_early(kind, image)
+    with _decoding(kind, ends_early):
+        picture = plugin(BytesIO(image))
+    _check_header(kind, picture, rule, limits)
+    if ends_early:
+        raise RowFailure("image_truncated", kind)
+    rgb = _decode(kind, picture)
+    size = rule.settled(*rgb.size)
+    pixels = rgb.resize(size, Image.Resampling.BICUBIC).tobytes()
+    return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=rgb.width, height=rgb.height)
+
+
+def _check_bytes(image: bytes, limits: Limits) -> None:
+    if not image:
+        raise RowFailure("image_empty")
+    if len(image) > limits.max_bytes:
+        raise RowFailure("image_too_large", f"{len(image)} bytes, at most {limits.max_bytes}")
+
+
+def _format(image: bytes) -> tuple[str, Callable[[BytesIO], ImageFile.ImageFile]]:
+    for kind, start, plugin in _FORMATS:
+        if start.match(image):
+            return kind, plugin
+    raise RowFailure("image_format")
+
+
+def _ends_early(kind: str, image: bytes) -> bool:
+    """Whether the file lacks its end, for the formats whose plugin does not tell.
+
+    Pillow accepts a PNG without its last chunk, and calls every fault of a WebP by one name.
+    """
+    if kind == "PNG":
+        return b"IEND\xaeB`\x82" not in image
+    return kind == "WebP" and len(image) < 8 + int.from_bytes(image[4:8], "little")
+
+
+@contextmanager
+def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
+    """Turn what a plugin raises on a damaged file into RowFailure; only calls into Pillow's decoders belong inside."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise RowFailure("image_too_many_pixels", f"{kind}, more than Pillow decodes") from error
+    except DECODE_ERRORS as error:
+        early = ends_early or "truncated" in str(error).lower()
+        early = early or isinstance(error, _ENDS_EARLY) or isinstance(error.__cause__, _ENDS_EARLY)
+        raise RowFailure("image_truncated" if early else "image_corrupt", kind) from error
+
+
+def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limits: Limits) -> None:
+    """Refuse by size and kind of pixels, before anything is decoded. Pillow has refused sides below 1 already."""
+    width, height = picture.size
+    if width * height > limits.max_source_pixels:
+        detail = f"{kind} of {width} x {height} pixels, at most {limits.max_source_pixels}"
+        raise RowFailure("image_too_many_pixels", detail)
+    if picture.mode not in _OPAQUE_MODES | _ALPHA_MODES | _GREY16_MODES:
+        raise RowFailure("image_mode", f"{kind} of mode {picture.mode}")
+    rule.settled(width, height)
+
+
+def _decode(kind: str, picture: ImageFile.ImageFile) -> Image.Image:
+    """Upright RGB pixels of an opened picture, at its own size."""
+    if kind == "PNG":
+        _match_transparency(picture)
+    with _decoding(kind):
+        picture.load()
+    turn = _UPRIGHT.get(_orientation(picture))
+    rgb = _rgb(picture)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation that a loaded picture still needs; 1 where there is none or the EXIF data is damaged.
+
+    Pillow turns a TIFF itself when it loads it, and takes the tag away; it reports the rotation that an AVIF has in its
+    container as if it were EXIF.
+    """
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation)
+    except DECODE_ERRORS:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _match_transparency(picture: ImageFile.ImageFile) -> None:
+    """Bring a PNG's transparent colour (tRNS) to the 8 bits a sample that Pillow gives the pixels; call before load.
+
+    Pillow leaves the colour at the file's depth (PNG specification 11.3.1.1) when it scales 2 and 4 bit greys up and
+    cuts 16 bit colours to their high byte.
+    """
+    key = picture.info.get("transparency")
+    depth = picture.tile[0].args if picture.tile else None
+    if isinstance(key, tuple):
+        shift = 8 if depth == "RGB;16B" else 0
+        picture.info["transparency"] = tuple(value >> shift & 255 for value in key)
+    elif isinstance(key, int) and picture.mode == "L":
+        highest = {"L;2": 3, "L;4": 15}.get(str(depth), 255)
+        picture.info["transparency"] = (key & highest) * (255 // highest)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """A loaded picture of an accepted mode as RGB; what is transparent shows white."""
+    if picture.mode in _GREY16_MODES:
+        return _grey16(picture)
+    if picture.has_transparency_data:
+        rgba = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+        white = Image.new("RGB", picture.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba)
+        return white
+    return picture.convert("RGB")
+
+
+def _grey16(picture: Image.Image) -> Image.Image:
+    """16 bit grey as RGB, by the high byte: what Pillow does to 16 bit colour, so grey and colour files agree.
+
+    Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12; one that says WhiteIsZero is inverted,
+    which Pillow does for 8 bits and not for 16.
+    """
+    values = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    grey = (values >> (4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8)).astype(np.uint8)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey
+    if (key := picture.info.get("transparency")) is not None:
+        grey[values == key] = 255
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,111 @@
+"""The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.ledger import Ledger
+
+TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
+
+
+class Counter:
+    """Counts what the replicas have finished. A task that Ray runs again counts again: the ledger has the truth."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.failed = 0
+
+    def add(self, rows: int, failed: int) -> None:
+        """One batch has left a replica."""
+        self.rows += rows
+        self.failed += failed
+
+    def read(self) -> tuple[int, int]:
+        """Rows and failed rows so far."""
+        return self.rows, self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: rows already done, those of them that failed, and planned rows where they are known."""
+
+    done: int
+    failed: int
+    planned: int | None
+
+    @classmethod
+    def of(cls, ledger: Ledger, limit: int | None) -> "Start":
+        """The start of a run on top of `ledger` that captions at most `limit` images."""
+        done = ledger.captioned + ledger.failed
+        planned = None if ledger.unknown else ledger.planned
+        if limit is not None:
+            planned = done + limit if planned is None else min(planned, done + limit)
+        return cls(done=done, failed=ledger.failed, planned=planned)
+
+
+def start_counter() -> ActorHandle:
+    """A Counter as an actor that takes no resources."""
+    return ray.remote(num_cpus=0)(Counter).remote()
+
+
+class ProgressLine:
+    """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
+
+    def __init__(self, counter: Any, start: Start, stream: TextIO = sys.stderr) -> None:
+        self._counter = counter
+        self._start = start
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+        self._began: float | None = None
+
+    def __enter__(self) -> "ProgressLine":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._terminal:
+            self._stream.write("\n")
+
+    def _work(self) -> None:
+        while not self._stop.wait(TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
+            try:
+                rows, failed = ray.get(self._counter.read.remote(), timeout=10)
+            except ray.exceptions.RayError:
+                continue  # the line is not worth a run; whatever is wrong shows elsewhere
+            self._show(rows, failed)
+
+    def _show(self, rows: int, failed: int) -> None:
+        now = time.monotonic()
+        if rows and self._began is None:
+            self._began = now  # the rate is that of captioning, without the engines' start
+        line = describe(self._start, rows, failed, now - self._began if self._began else 0.0)
+        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        self._stream.flush()
+
+
+def describe(start: Start, rows: int, failed: int, seconds: float) -> str:
+    """The line for `rows` more rows in `seconds` of captioning."""
+    done = start.done + rows
+    parts = [f"{done:,} / {start.planned:,} images" if start.planned is not None else f"{done:,} images"]
+    rate = rows / seconds if seconds > 0 else 0.0
+    parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
+    parts.append(f"{start.failed + failed:,} failed")
+    if rate and start.planned is not None:
+        parts.append(f"ETA {_clock(max(0, start.planned - done) / rate)}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

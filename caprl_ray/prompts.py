@@ -1,0 +1,143 @@
+"""Prompts: the user turn as a template over the row's own columns, and the chat format around it.
+
+What is substituted comes from the dataset and is not trusted: the model's control tokens are cut out of it, so that a
+caption on the web cannot end the user's turn.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from caprl_ray.errors import RowFailure, SystemFailure
+
+MAX_VALUE_CHARACTERS = 4096
+FALLBACK_COLUMN = "json"
+FIELD = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+# Stands where the row's text goes while the chat template is rendered once.
+SLOT = "caprl-ray-user-text"
+
+
+class PromptTemplate:
+    """The user turn: plain text with `{column}` and, inside a JSON column, `{column[field]}`.
+
+    A name that is no column is looked up in the column `json`, where WebDataset keeps a sample's metadata.
+    Raises ValueError for a template that cannot be parsed.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._parts: list[tuple[str, str | None]] = []
+        for literal, field, spec, conversion in Formatter().parse(text):
+            if spec or conversion:
+                raise ValueError(f"{{{field}}} may not have a format or a conversion; write {{{{ for a brace")
+            if field is not None and not FIELD.fullmatch(field):
+                raise ValueError(f"{{{field}}} is not a column such as {{txt}} or {{json[alt_text]}}")
+            self._parts.append((literal, field))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template may read."""
+        names = {_field(field)[0] for _, field in self._parts if field is not None}
+        return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
+
+    def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
+        """The text for one row; `strip` cleans what is substituted. Raises RowFailure `prompt_column`."""
+        return "".join(
+            literal if field is None else literal + strip(_text(field, columns))[:MAX_VALUE_CHARACTERS]
+            for literal, field in self._parts
+        )
+
+
+def _field(field: str) -> tuple[str, list[str]]:
+    """`column[a][b]` as a column's name and the keys below it."""
+    match = FIELD.fullmatch(field)
+    assert match
+    return match[1], re.findall(r"\[([^\[\]]+)\]", match[2])
+
+
+def _text(field: str, columns: Mapping[str, Any]) -> str:
+    name, keys = _field(field)
+    if name not in columns:
+        name, keys = FALLBACK_COLUMN, [name, *keys]
+    value = columns.get(name)
+    for key in keys:
+        value = _member(value, key)
+    if value is None:
+        raise RowFailure("prompt_column", f"{{{field}}} has no value")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _member(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
+def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
+    """A function that cuts every one of `tokens` out of a text, also those that a cut would put together."""
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    if not longest_first:
+        return lambda text: text
+    pattern = re.compile("|".join(re.escape(token) for token in longest_first))
+
+    def strip(text: str) -> str:
+        count = 1
+        while count:
+            text, count = pattern.subn("", text)
+        return text
+
+    return strip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """A model's chat format with an image and a slot for the user's text, rendered once."""
+
+    prefix: str
+    suffix: str
+
+    def prompt(self, text: str) -> str:
+        """The whole prompt for one user text."""
+        return self.prefix + text + self.suffix
+
+    @classmethod
+    def render(cls, apply: Callable[[Sequence[Mapping[str, Any]]], str], system: str | None) -> "ChatFormat":
+        """Render the model's chat template through `apply` (messages -> text, with the generation prompt).
+
+        `system` None leaves no system turn, also where the template adds one of its own; a template whose turns
+        cannot be told apart is refused with SystemFailure.
+        """
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
+        turns: list[dict[str, Any]] = [user] if system is None else [{"role": "system", "content": system}, user]
+        text = apply(turns)
+        if system is None:
+            text = _without_system_turn(text, apply)
+        prefix, found, suffix = text.rpartition(SLOT)
+        if not found:
+            raise SystemFailure("prompt.user: the model's chat template leaves the user's text out of the prompt.")
+        return cls(prefix=prefix, suffix=suffix)
+
+
+def _without_system_turn(text: str, apply: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
+    """Cut a system turn that the template added by itself.
+
+    Rendered with a marked system turn, the template shows how turns begin (the text before the marker, naming the
+    role) and so where the user's turn starts in a rendering with a system turn that nobody asked for.
+    """
+    marker = "caprl-ray-system-text"
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
+    before, _, after = apply([{"role": "system", "content": marker}, user]).partition(marker)
+    system_header = before[before.find("<") :] if "<" in before else before
+    user_header = system_header.replace("system", "user")
+    if user_header == system_header or user_header not in after:
+        raise SystemFailure(
+            "prompt.system: this model's chat template gives no way to leave the system turn out; give it a text."
+        )
+    preamble = before.removesuffix(system_header)
+    return preamble + user_header + text.partition(user_header)[2]

@@ -1,0 +1,169 @@
+"""Read: the Ray datasource that streams the plan's units as rows of compressed images with identity and metadata."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap
+from ray.data import DataContext, Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from caprl_ray import sources
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.ledger import Committed
+from caprl_ray.plan import Unit, UnitRef
+from caprl_ray.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.sources.samples import Sample
+
+# One read task streams one unit while there are few; beyond this many tasks, neighbours share one, so that the driver's
+# work for them stays bounded.
+MOST_READ_TASKS = 4096
+# Rows are handed on in tables of about this size, so that a unit is never held whole.
+TABLE_BYTES = 4 * 2**20
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A unit with what earlier runs did of it: the set of finished indices, and its length where that is known."""
+
+    ref: UnitRef
+    done: BitMap
+    rows: int | None
+
+
+def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
+    """The units that are not finished, each with what is done of it."""
+    work = []
+    for ref in units:
+        unit = committed.get(ref.unit) or Committed()
+        rows = ref.rows if unit.rows is None else unit.rows
+        if rows is None or len(unit.done) < rows:
+            work.append(Work(ref=ref, done=unit.done, rows=rows))
+    return work
+
+
+class PlannedImages(Datasource):  # type: ignore[misc]
+    """Ray datasource over the units that are left to do; finished units are not in `work` and are never opened."""
+
+    def __init__(self, work: list[Work], schema: pa.Schema, max_bytes: int) -> None:
+        super().__init__()
+        self._work = work
+        self._schema = schema
+        self._max_bytes = max_bytes
+
+    @property
+    def tasks(self) -> int:
+        """How many read tasks there are; pass it as `override_num_blocks`, or Ray cuts the blocks again."""
+        return min(len(self._work), MOST_READ_TASKS)
+
+    def get_name(self) -> str:
+        return "Images"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(work.ref.bytes for work in self._work)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        groups = np.array_split(np.arange(len(self._work)), self.tasks)
+        return [self._task([self._work[n] for n in group], per_task_row_limit) for group in groups]
+
+    def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
+        schema, max_bytes = self._schema, self._max_bytes
+
+        def read() -> Iterator[pa.Table]:
+            for work in group:
+                rows = unit_rows(
+                    work.ref.unit, work.ref.load(), schema=schema, max_bytes=max_bytes, done=work.done, rows=work.rows
+                )
+                yield from tables(rows, schema)
+
+        metadata = BlockMetadata(
+            num_rows=None, size_bytes=sum(work.ref.bytes for work in group), exec_stats=None, input_files=None
+        )
+        return ReadTask(read, metadata, schema, row_limit)
+
+
+def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows as Arrow tables of about TABLE_BYTES; deterministic, since it counts the input's bytes only."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["image"] or b"")
+        if size >= TABLE_BYTES:
+            yield pa.Table.from_pylist(batch, schema=schema)
+            batch, size = [], 0
+    if batch:
+        yield pa.Table.from_pylist(batch, schema=schema)
+
+
+def unit_rows(
+    number: int,
+    unit: Unit,
+    *,
+    schema: pa.Schema,
+    max_bytes: int,
+    done: BitMap | None = None,
+    rows: int | None = None,
+) -> Iterator[Row]:
+    """The rows of one unit that are not done, in order; the unit's last row carries `unit_rows` (D5).
+
+    A unit that cannot be read any further ends with a failed row at that place, which counts as its last.
+
+    Args:
+        number: the unit's number in the plan.
+        done: indices that an earlier run has finished.
+        rows: the unit's length, where an earlier run has found it.
+    """
+    done = BitMap() if done is None else done
+    source = unit.entries[0].stored.path
+    samples = sources.KINDS[unit.kind].read(unit, done, max_bytes)
+    pending: Row | None = None
+    position = 0
+    try:
+        for position, sample in zip(count(1), samples, strict=False):
+            if pending:
+                yield pending
+            pending = _row(number, position - 1, sample, schema) if sample else None
+        if position == 0:
+            raise RowFailure("empty_unit")
+    except RowFailure as failure:
+        if pending:
+            yield pending
+        rows = rows or max(position, done.max() + 1 if done else 0) + 1
+        for index in range(position, rows):  # more than one only where an earlier run has read further
+            if index not in done:
+                rest = _row(
+                    number, index, Sample(source=source, key="", image=None, metadata={}, failure=failure), schema
+                )
+                yield rest | {"unit_rows": rows if index == rows - 1 else None}
+    except OSError as error:
+        raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
+    else:
+        if pending:
+            yield pending | {"unit_rows": position}
+
+
+def _row(unit: int, index: int, sample: Sample, schema: pa.Schema) -> Row:
+    row: Row = dict.fromkeys(schema.names)
+    row |= {
+        "id": row_id(unit, index),
+        "unit": unit,
+        "index": index,
+        "source": sample.source,
+        "key": sample.key,
+        "attempts": 0,
+    }
+    row |= {META_PREFIX + name: sample.metadata.get(name) for name in metadata_schema(schema).names}
+    if sample.failure:
+        return row | {"stage": "read", "code": sample.failure.code, "detail": sample.failure.detail}
+    assert sample.image is not None
+    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}

@@ -1,0 +1,241 @@
+"""The recipe: one YAML file that says what a run is, complete and checked before anything starts.
+
+`load` reads a file, applies `section.field=value` overrides and returns a frozen `Recipe`. Whatever is wrong is a
+`RecipeError` with one sentence: the field, the value, and what is allowed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from caprl_ray import vllm_names
+from caprl_ray.errors import RecipeError
+from caprl_ray.prompts import PromptTemplate
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, and without fields that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Input(Section):
+    """What to caption."""
+
+    kind: Literal["files", "webdataset"] | None = None
+    """How the input is packed; inferred from each path where it is left out."""
+    paths: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(min_length=1),
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    ]
+    """Files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar."""
+
+
+class Prepare(Section):
+    """How images become pixels, and which are refused."""
+
+    min_pixels: Positive = 3136
+    """Smaller images are enlarged to this many pixels; narrows the model's own limit."""
+    max_pixels: Positive = 1_003_520
+    """Larger images are reduced to this many pixels (28 x 28 of them are one image token); narrows the model's limit."""
+    max_bytes: Positive = 64 * 2**20
+    """A stored image of more bytes is a failed row."""
+    max_source_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 178_956_970
+    """A stored image of more pixels is a failed row, refused before it is decoded; Pillow decodes no more than the default."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Prepare":
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels is {self.min_pixels}; it must be at most max_pixels, which is {self.max_pixels}"
+            )
+        return self
+
+
+class Model(Section):
+    """Which model captions."""
+
+    source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
+    """A hub id, a local folder, or `embedded`: the tiny demonstration model that ships with the package."""
+    revision: str | None = "main"
+    """The hub revision: a branch, a tag or, best, a commit."""
+    engine: dict[str, Any] = {}
+    """Engine arguments by vLLM's own names."""
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "Model":
+        vllm_names.check("model.engine", self.engine, vllm_names.engine_arguments())
+        refused = {"model", "revision", "tokenizer", "trust_remote_code"} & self.engine.keys()
+        if refused:
+            raise ValueError(
+                f"{sorted(refused)[0]} cannot be given here; model.source and model.revision name the model"
+            )
+        return self
+
+
+class Replicas(Section):
+    """How many copies of the model caption at once."""
+
+    min: Positive = 1
+    """Replicas to start with and never to go below."""
+    max: Positive | None = None
+    """Replicas to grow to while there is work and room: 8 on GPUs, 1 on a CPU where it is left out."""
+    gpus: Annotated[float, Field(ge=0, le=64)] = 1
+    """GPUs of one replica: 0 runs on the CPU, a fraction shares one, more than 1 must be whole."""
+
+    @property
+    def most(self) -> int:
+        """The largest number of replicas."""
+        return self.max or max(self.min, 8 if self.gpus else 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Replicas":
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max is {self.max}; it must be at least min, which is {self.min}")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus is {self.gpus}; above 1 it must be a whole number")
+        return self
+
+
+class Prompt(Section):
+    """What the model is asked."""
+
+    system: str | None = "You are a helpful assistant."
+    """The system turn; null means none at all, also where the model's chat template would add one."""
+    user: Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)] = (
+        "Please describe this image in detail."
+    )
+    """The user turn beside the image; {column} or {json[field]} is replaced by the row's own value."""
+
+
+class Sampling(BaseModel):
+    """How the caption is decoded, by the names of vLLM's SamplingParams; any other of its fields may be given too."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling's share."""
+    max_tokens: Positive = 2048
+    """The longest caption, in tokens."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Above 1 discourages words that were already used."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sampling":
+        vllm_names.check("sampling", self.model_extra or {}, vllm_names.sampling_parameters())
+        return self
+
+
+class Output(Section):
+    """Where the captions go."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The folder of the output; an existing one of the same recipe is resumed."""
+    rows_per_object: Positive = 2048
+    """Rows in one parquet object, at least: also the rows at risk when a node dies."""
+
+
+class Recipe(Section):
+    """One dataset's captioning run."""
+
+    input: Input
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    replicas: Replicas = Replicas()
+    prompt: Prompt = Prompt()
+    sampling: Sampling = Sampling()
+    output: Output
+
+    @model_validator(mode="after")
+    def _check_parallelism(self) -> "Recipe":
+        parallel = self.model.engine.get("tensor_parallel_size", 1) * self.model.engine.get("pipeline_parallel_size", 1)
+        if self.replicas.gpus >= 1 and parallel != self.replicas.gpus:
+            raise ValueError(
+                f"replicas.gpus is {self.replicas.gpus:g}, but model.engine's tensor and pipeline parallel sizes "
+                f"multiply to {parallel}; make them equal"
+            )
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `section.field=value` overrides, whose values are YAML."""
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the recipe is not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections such as input, model and output.")
+    for override in overrides:
+        _override(document, override)
+    return parse(document)
+
+
+def parse(document: dict[str, Any]) -> Recipe:
+    """A recipe from plain data. Raises RecipeError for the first thing that is wrong."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error)) from None
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    names = name.split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise RecipeError(f"{override!r}: an override looks like section.field=value, for instance replicas.gpus=0.")
+    place = document
+    for part in names[:-1]:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise RecipeError(f"{override!r}: {part} is a value in this recipe, not a section.")
+    try:
+        place[names[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{override!r}: {text!r} is not a YAML value.") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """One sentence for the first fault: field, value, and what is allowed."""
+    fault = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section = _section(fault["loc"][:-1])
+        return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."
+    if fault["type"] == "missing":
+        return f"{field}: missing; it has no default, so the recipe must give it."
+    if fault["type"] == "value_error":
+        return ": ".join(filter(None, [field, str(fault["ctx"]["error"])])) + "."
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{field}: {fault['input']!r} is not allowed; it should be a section, a mapping of fields."
+    message = fault["msg"].removeprefix("Input ").removeprefix("List ").removeprefix("String ")
+    return f"{field}: {fault['input']!r} is not allowed; it {message}."
+
+
+def _section(location: Sequence[int | str]) -> type[BaseModel]:
+    """The model class of a section of the recipe."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return section

@@ -1,0 +1,180 @@
+"""Group the members of a tar shard into samples, as WebDataset does.
+
+The rules of keys, extensions and grouping are those of the `webdataset` library (`tariterators.base_plus_ext`,
+`group_by_keys`, `tar_file_iterator`), with two differences: a faulty sample is a sample with a failure, not an
+exception or a warning, and an unfinished one is never yielded.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from caprl_ray.errors import RowFailure
+from caprl_ray.sources.tar import Member
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp"})
+METADATA_EXTENSIONS = frozenset({"json", "txt", "cls"})
+MAX_METADATA_BYTES = 256 * 1024  # of a sample: its metadata members together, and likewise all its extensions
+MAX_SHOWN = 80  # characters of an extension in a failure's detail
+
+METADATA = pa.schema(
+    [
+        pa.field("json", pa.string(), metadata={"description": "The text of the sample's .json member."}),
+        pa.field("txt", pa.string(), metadata={"description": "The text of the sample's .txt member."}),
+        pa.field("cls", pa.int64(), metadata={"description": "The number in the sample's .cls member."}),
+        pa.field(
+            "extra",
+            pa.string(),
+            metadata={
+                "description": "A JSON object of the texts of the sample's other metadata members, by extension "
+                "(such as alt.txt or meta.json); null when there are none."
+            },
+        ),
+    ]
+)
+
+_RESERVED = re.compile(r"__[^/]*__($|/)")
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """The members of one key: the image's bytes as stored, and a value or null for each column of METADATA.
+
+    `source` is the path of the shard; the grouping does not know it, its caller does.
+    """
+
+    key: str
+    image: bytes | None
+    metadata: dict[str, str | int | None]
+    failure: RowFailure | None
+    source: str = ""
+
+
+def member_limit(max_image_bytes: int) -> Callable[[str], int]:
+    """How many bytes of a member to hold, by its name: what `group_samples` has a use for, and no more."""
+
+    def limit(name: str) -> int:
+        kind = _kind(_split(name)[1])
+        return max_image_bytes if kind in IMAGE_EXTENSIONS else MAX_METADATA_BYTES * (kind in METADATA_EXTENSIONS)
+
+    return limit
+
+
+def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
+    """Samples, in order: consecutive members with one key. A key that comes again later is another sample.
+
+    In: members read with `member_limit`. The image is the first member with an image's extension. A fault of a sample
+    is its `failure` (the first found) beside its key and all valid metadata. TarDamaged passes through after all
+    samples that are known to be complete: those that another key, or the archive's end, came after.
+    """
+    current: _Assembly | None = None
+    for member in members:
+        key, extension = _split(member.name)
+        if not key:
+            continue
+        if current is None or current.key != key:
+            if current is not None:
+                yield current.sample()
+            current = _Assembly(key)
+        current.add(extension, member)
+    if current is not None:
+        yield current.sample()
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension of a member, parted at its base name's first dot; both empty for what WebDataset leaves out.
+
+    The same as the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. By it
+    a hidden file `a/.b` has the key `a/`, unless the folder's own name has a dot.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    stands_alone = stem or (slash and "." not in folder.rpartition("/")[2])
+    if not dot or not stands_alone or _RESERVED.match(name):
+        return "", ""
+    return folder + slash + stem, extension.lower()
+
+
+def _kind(extension: str) -> str:
+    return extension.rpartition(".")[2]
+
+
+class _Assembly:
+    """A sample in the making; what it holds is bounded, however many members come."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._image: Member | None = None
+        self._columns: dict[str, str | int | None] = {"json": None, "txt": None, "cls": None}
+        self._extra: dict[str, str] = {}
+        self._failure: RowFailure | None = None
+        self._extensions: set[str] = set()
+        self._extension_bytes = 0
+        self._metadata_bytes = 0
+
+    def add(self, extension: str, member: Member) -> None:
+        """Take a member in, or note why not."""
+        try:
+            self._check_extension(extension)
+            if _kind(extension) in IMAGE_EXTENSIONS:
+                self._add_image(member)
+            elif _kind(extension) in METADATA_EXTENSIONS:
+                self._add_metadata(extension, member.content)
+        except RowFailure as failure:
+            # a new one, which holds no traceback and with it the member's bytes
+            self._failure = self._failure or RowFailure(failure.code, failure.detail)
+
+    def sample(self) -> Sample:
+        """The finished sample."""
+        if self._image is None:
+            self._failure = self._failure or RowFailure("no_image")
+        extra = json.dumps(self._extra, ensure_ascii=False) if self._extra else None
+        image = self._image.content if self._image else None
+        return Sample(key=self.key, image=image, metadata={**self._columns, "extra": extra}, failure=self._failure)
+
+    def _check_extension(self, extension: str) -> None:
+        if extension in self._extensions:
+            raise RowFailure("duplicate_member", _shown(extension))
+        self._extension_bytes += len(extension.encode())
+        if self._extension_bytes > MAX_METADATA_BYTES:
+            raise RowFailure("metadata_too_large", "too many members or too long extensions")
+        self._extensions.add(extension)
+
+    def _add_image(self, member: Member) -> None:
+        if self._image is not None:
+            return
+        self._image = member
+        if member.content is None:
+            raise RowFailure("image_too_large", f"{member.size} bytes")
+
+    def _add_metadata(self, extension: str, content: bytes | None) -> None:
+        if content is None or self._metadata_bytes + len(content) > MAX_METADATA_BYTES:
+            raise RowFailure("metadata_too_large", _shown(extension))
+        self._metadata_bytes += len(content)
+        text = _checked_text(extension, content)
+        if extension not in METADATA_EXTENSIONS:
+            self._extra[extension] = text
+        else:
+            self._columns[extension] = int(text) if extension == "cls" else text
+
+
+def _checked_text(extension: str, content: bytes) -> str:
+    """The text of a metadata member, if it is what its extension says. Raises RowFailure."""
+    kind = _kind(extension)
+    try:
+        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # a byte order mark is no part of JSON
+        if kind == "json":
+            json.loads(text, parse_int=str)  # not as int, which refuses long numbers
+        if kind == "cls" and not (_INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63):
+            raise ValueError("not a 64-bit integer")
+    except (ValueError, RecursionError) as error:
+        raise RowFailure("metadata_invalid", _shown(extension)) from error
+    return text
+
+
+def _shown(extension: str) -> str:
+    return extension[:MAX_SHOWN].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,228 @@
+"""Read tar archives that nobody vouches for, from a stream, member by member.
+
+The formats are those of POSIX (`pax`, "ustar Interchange Format" and "pax Interchange Format") and of the GNU tar
+manual ("Basic Tar Format", "Storing Sparse Files"): v7, ustar, GNU long names and pax headers, as is or in gzip.
+Nothing is sought, written to disk or believed: a size only says how much to read on, and a name is only text.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+BLOCK = 512
+CHUNK = 1 << 20  # the most that is read at once, so that a size in a header costs no memory
+MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records
+MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems stop at 4 KiB
+MAX_SIZE = 2**63 - 1  # what a 64-bit file offset can hold
+
+FILE_KINDS = b"0\0" + b"7"
+DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: whatever their size says, no data follows
+SPARSE_KIND = b"S"
+PAX_KINDS = b"xX"
+LONG_NAME_KIND = b"L"
+EXTENSION_KINDS = PAX_KINDS + LONG_NAME_KIND + b"Kg"
+
+# What is kept of extension headers: these keys and no others, so that many headers in a row cost no memory.
+LONG_NAME, PAX_PATH, PAX_SIZE, PAX_SPARSE = b"long name", b"path", b"size", b"GNU.sparse."  # the last: a prefix
+
+_OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
+_DECIMAL = re.compile(rb"[0-9]{1,19}")
+_PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
+
+
+class TarDamaged(Exception):
+    """The archive ends early or is damaged; says what and at which byte of the uncompressed stream, safe to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A regular file of an archive. `content` is null when the file is larger than its limit: it was read past."""
+
+    name: str
+    size: int
+    content: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    start: int
+    name: bytes
+    size: int
+    kind: bytes
+    sparse_map_continues: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in FILE_KINDS and not self._is_old_folder
+
+    @property
+    def stored(self) -> int:
+        """Bytes of data that follow the header, without their padding."""
+        return 0 if self.kind in DATALESS_KINDS or self._is_old_folder else self.size
+
+    @property
+    def _is_old_folder(self) -> bool:  # before ustar, a slash at the end was all that marked a folder
+        return self.kind == b"\0" and self.name.endswith(b"/")
+
+
+class _Tape:
+    """The uncompressed bytes in order, with the offset reached."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.offset = 0
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only where the stream ends."""
+        parts = []
+        while size > 0 and (part := self._chunk(min(size, CHUNK))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def take(self, size: int, what: str) -> bytes:
+        """The next `size` bytes, all of them."""
+        content = self.read(size)
+        if len(content) < size:
+            raise TarDamaged(f"the archive ends in {what} at byte {self.offset}")
+        return content
+
+    def skip(self, size: int, what: str) -> None:
+        """Read past `size` bytes and hold none."""
+        while size > 0:
+            size -= len(self.take(min(size, CHUNK), what))
+
+    def _chunk(self, size: int) -> bytes:
+        try:
+            part = self._read(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TarDamaged(f"the gzip stream is damaged or ends early after byte {self.offset}") from error
+        self.offset += len(part)
+        return part
+
+
+def read_members(stream: BinaryIO, *, compressed: bool, limit: Callable[[str], int]) -> Iterator[Member]:
+    """The regular files of a tar archive, in order.
+
+    In: a stream at the archive's start, of which only `read` is used and which stays open; whether it is gzip; the
+    largest size in bytes to hold for a member's name, 0 for none of its content. Raises TarDamaged, also when no zero
+    block ends the archive or when gzip's own checksum, read after it, is wrong; a fault of the stream itself
+    (OSError) is passed on. Links, folders, devices and sparse files are left out.
+    """
+    tape = _Tape(gzip.GzipFile(fileobj=stream, mode="rb").read if compressed else stream.read)
+    extended: dict[bytes, bytes] = {}
+    while (header := _read_header(tape)) is not None:
+        if header.kind in EXTENSION_KINDS:
+            extended |= _read_extension(tape, header)
+            continue
+        header, extended = _extend(header, extended), {}
+        if header.is_file:
+            yield _read_member(tape, header, limit)
+        else:
+            _skip_data(tape, header)
+    if extended:
+        raise TarDamaged(f"an extension header without its member ends at byte {tape.offset - BLOCK}")
+    while compressed and tape.read(CHUNK):
+        pass
+
+
+def _read_header(tape: _Tape) -> _Header | None:
+    """The next header, checked; None at the zero block that ends the archive."""
+    start = tape.offset
+    block = tape.read(BLOCK)
+    if not block:
+        raise TarDamaged(f"no end-of-archive marker at byte {start}")
+    if len(block) < BLOCK:
+        raise TarDamaged(f"the archive ends in a header at byte {tape.offset}")
+    if not any(block):
+        return None
+    _check_sum(block, start)
+    size = _number(block[124:136], start)
+    continues = block[156:157] == SPARSE_KIND and block[482] != 0
+    return _Header(start=start, name=_name(block), size=size, kind=block[156:157], sparse_map_continues=continues)
+
+
+def _check_sum(block: bytes, start: int) -> None:
+    """The sum of the header's bytes with the checksum itself as spaces; some old writers summed signed bytes."""
+    summed = block[:148] + b" " * 8 + block[156:]
+    unsigned = sum(summed)
+    stated = _OCTAL.fullmatch(block[148:156])
+    signed = unsigned - 256 * sum(byte > 127 for byte in summed)
+    if stated is None or int(stated[1] or b"0", 8) not in (unsigned, signed):
+        raise TarDamaged(f"wrong header checksum at byte {start}")
+
+
+def _number(field: bytes, start: int) -> int:
+    """A size: octal digits, or (GNU, top bit set) a big-endian number of two's complement."""
+    octal = _OCTAL.fullmatch(field)
+    if octal is not None:
+        return int(octal[1] or b"0", 8)
+    if not field[0] & 0x80:
+        raise TarDamaged(f"impossible size in the header at byte {start}")
+    return int.from_bytes(field, "big") - (0x80 << 88)  # far above MAX_SIZE where the next bit, the sign, is set
+
+
+def _name(block: bytes) -> bytes:
+    """The name, below its prefix where the header has one (POSIX ustar; GNU keeps times in that place)."""
+    name, prefix = block[:100].split(b"\0", 1)[0], block[345:500].split(b"\0", 1)[0]
+    return prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name
+
+
+def _read_extension(tape: _Tape, header: _Header) -> dict[bytes, bytes]:
+    """What an extension header says about the next member; one for a link's target or for all members says nothing."""
+    if header.size > MAX_EXTENSION:
+        raise TarDamaged(f"extension header of {header.size} bytes at byte {header.start}")
+    content = tape.take(header.size, "an extension header")
+    tape.skip(-header.size % BLOCK, "an extension header")
+    if header.kind == LONG_NAME_KIND:
+        return {LONG_NAME: content.split(b"\0", 1)[0]}
+    records = _pax_records(content, header.start) if header.kind in PAX_KINDS else ()
+    kept = (PAX_PATH, PAX_SIZE, PAX_SPARSE)
+    return {key: value for keyword, value in records if (key := keyword[: len(PAX_SPARSE)]) in kept}
+
+
+def _pax_records(content: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
+    """Records of the form `length keyword=value newline`, the length counting all of it."""
+    at = 0
+    while at < len(content) and content[at] != 0:
+        head = _PAX_RECORD.match(content, at)
+        end = at + int(head[1]) if head else at
+        if head is None or head.end() >= end or content[end - 1 : end] != b"\n":
+            raise TarDamaged(f"malformed pax record in the header at byte {start}")
+        yield head[2], content[head.end() : end - 1]
+        at = end
+
+
+def _extend(header: _Header, extended: dict[bytes, bytes]) -> _Header:
+    """The header with what its extensions say; an empty value leaves the header's own."""
+    name = extended.get(PAX_PATH) or extended.get(LONG_NAME) or header.name
+    size = extended.get(PAX_SIZE) or b"%d" % header.size
+    if not _DECIMAL.fullmatch(size) or int(size) > MAX_SIZE:
+        raise TarDamaged(f"impossible size for the header at byte {header.start}")
+    if len(name) > MAX_NAME:
+        raise TarDamaged(f"name of {len(name)} bytes for the header at byte {header.start}")
+    kind = SPARSE_KIND if PAX_SPARSE in extended and header.kind in FILE_KINDS else header.kind
+    return replace(header, name=name, size=int(size), kind=kind)
+
+
+def _read_member(tape: _Tape, header: _Header, limit: Callable[[str], int]) -> Member:
+    """A file, its content read or read past. Bytes of a name that are not UTF-8 are shown as `\\xff`."""
+    name = header.name.decode("utf-8", "backslashreplace")
+    content = None
+    if header.size <= limit(name):
+        content = tape.take(header.size, "a member")
+    else:
+        tape.skip(header.size, "a member")
+    tape.skip(-header.size % BLOCK, "a member")
+    return Member(name=name, size=header.size, content=content)
+
+
+def _skip_data(tape: _Tape, header: _Header) -> None:
+    """Read past what is not a regular file; a GNU sparse file may have blocks of map before its data."""
+    continues = header.sparse_map_continues
+    while continues:
+        continues = tape.take(BLOCK, "a sparse map")[504] != 0
+    tape.skip(header.stored + -header.stored % BLOCK, "a member")

@@ -1,0 +1,75 @@
+"""What surrounds every stage: failed rows pass by, one row's fault becomes a failed row, no row is lost or moved.
+
+A stage is a class with one verb, `apply`. It gets the rows that have not failed so far, with the columns that it
+`needs`, and gives back for each of them, in order, the columns that it changes, or the RowFailure that ends it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from caprl_ray.errors import RowFailure
+
+Changes = dict[str, Any]
+
+
+class Stage(Protocol):
+    """One step of a row's way: `name` goes into `failed/`, and `drops` are columns that end with this step."""
+
+    name: str
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def drops(self) -> tuple[str, ...]: ...
+
+    def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        """Changes, or the failure, of each row in order."""
+        ...
+
+
+def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
+    """Apply a stage to a table of rows: the same rows, in the same order, with the same schema."""
+    live = [code is None for code in table["code"].to_pylist()]
+    rows = _rows(table, stage.needs)
+    results = iter(stage.apply([row for row, alive in zip(rows, live, strict=True) if alive]))
+    changes = [_changes(stage, next(results)) if alive else {} for alive in live]
+    assert next(results, None) is None, f"{stage.name} gave back more rows than it got"
+    changed = {name for change in changes for name in change}.union(stage.drops)
+    columns = [
+        _changed(field, table[field.name], changes, field.name in stage.drops)
+        if field.name in changed
+        else table[field.name]
+        for field in table.schema
+    ]
+    out = pa.table(columns, schema=table.schema)
+    assert out.select(["unit", "index"]).equals(table.select(["unit", "index"]))
+    return out
+
+
+def _rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows as dicts of those columns that there are; images stay where they are, as views."""
+    names = [name for name in names if name in table.schema.names]
+    columns = [_values(table[name]) for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_large_binary(column.type):
+        return list(column.to_pylist())
+    return [memoryview(value.as_buffer()) if value.is_valid else None for value in column]
+
+
+def _changes(stage: Stage, result: Changes | RowFailure) -> Changes:
+    if isinstance(result, RowFailure):
+        return {"stage": stage.name, "code": result.code, "detail": result.detail}
+    return result
+
+
+def _changed(field: pa.Field, old: pa.ChunkedArray, changes: list[Changes], dropped: bool) -> pa.Array:
+    if dropped:
+        return pa.array([change.get(field.name) for change in changes], field.type)
+    values = zip(old.to_pylist(), changes, strict=True)
+    return pa.array([change.get(field.name, value) for value, change in values], field.type)

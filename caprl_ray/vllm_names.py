@@ -1,0 +1,47 @@
+"""The names that vLLM accepts for engine arguments and sampling parameters, read from its source without importing it.
+
+Importing vLLM takes seconds and needs the engine's whole environment; the recipe must be refused in milliseconds.
+Where vLLM is not installed nothing is known, and the names are checked when the engine starts.
+"""
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+
+def engine_arguments() -> frozenset[str]:
+    """The fields of vllm.AsyncEngineArgs; empty where vLLM is not installed."""
+    return _class_fields("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
+
+
+def sampling_parameters() -> frozenset[str]:
+    """The fields of vllm.SamplingParams; empty where vLLM is not installed."""
+    return _class_fields("sampling_params.py", ("SamplingParams",))
+
+
+def check(section: str, given: Iterable[str], known: frozenset[str]) -> None:
+    """Raise ValueError naming the first of `given` that is not `known`, with the nearest known names."""
+    for name in given:
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; near it are {', '.join(near)}" if near else ""
+            raise ValueError(f"{name} is not a name that vLLM knows for {section}{hint}")
+
+
+@cache
+def _class_fields(module: str, classes: tuple[str, ...]) -> frozenset[str]:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    tree = ast.parse((Path(spec.origin).parent / module).read_text(encoding="utf-8"))
+    return frozenset(
+        statement.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name in classes
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        if not statement.target.id.startswith("_")
+    )

@@ -1,0 +1,8 @@
+"""Caption a dataset, for `ray job submit -- python jobs/caption.py RECIPE.yaml [section.field=value …] [--limit N]`."""
+
+import sys
+
+from caprl_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["caption", *sys.argv[1:]]))

@@ -1,0 +1,252 @@
+"""Grouping into samples against the webdataset library, and what a faulty sample becomes."""
+
+import io
+import json
+import random
+import re
+import tarfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+
+from caprl_ray.schema import FAILURE_CODES
+from caprl_ray.sources.samples import (
+    IMAGE_EXTENSIONS,
+    MAX_METADATA_BYTES,
+    METADATA,
+    Sample,
+    group_samples,
+    member_limit,
+)
+from caprl_ray.sources.tar import Member, TarDamaged, read_members
+
+MAX_IMAGE = 100_000
+
+
+def content_of(position: int, name: str) -> bytes:
+    """What tells every member apart, valid for its kind."""
+    kind = name.rpartition(".")[2].lower()
+    text = {"json": '{"n": %d}', "cls": "%d"}.get(kind, "member %d")
+    return (text % position).encode()
+
+
+def archive(names: list[str], contents: list[bytes] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    contents = contents or [content_of(position, name) for position, name in enumerate(names)]
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in zip(names, contents, strict=True):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def samples_of(content: bytes) -> Iterator[Sample]:
+    return group_samples(read_members(io.BytesIO(content), compressed=False, limit=member_limit(MAX_IMAGE)))
+
+
+def sample_of(*members: tuple[str, bytes]) -> Sample:
+    (sample,) = samples_of(archive([name for name, _ in members], [content for _, content in members]))
+    return sample
+
+
+def by_webdataset(content: bytes) -> list[dict[str, bytes]]:
+    """The library's samples; a duplicate, which it refuses, is left out and its sample marked."""
+    duplicates: list[str] = []
+
+    def on_error(error: Exception) -> bool:
+        assert isinstance(error, ValueError), error
+        match = re.match(r"(.*): duplicate file name in tar file", str(error.args[0]), re.DOTALL)
+        assert match is not None, error
+        duplicates.append(match[1])
+        return True
+
+    found = []
+    files = tar_file_expander([{"url": "shard.tar", "stream": io.BytesIO(content)}], handler=on_error)
+    for sample in group_by_keys(files, handler=on_error):
+        found.append({**sample, "duplicate": bool(duplicates)})
+        duplicates.clear()
+    return found
+
+
+def as_ours(sample: dict[str, bytes]) -> tuple[object, ...]:
+    """The library's sample by our rules of columns, which are simple enough to state again here."""
+    members = {name: value for name, value in sample.items() if not name.startswith("__") and name != "duplicate"}
+    images = [value for name, value in members.items() if name.split(".")[-1] in IMAGE_EXTENSIONS]
+    texts = {name: v.decode() for name, v in members.items() if name.split(".")[-1] in ("json", "txt", "cls")}
+    extra = {name: value for name, value in texts.items() if "." in name} or None
+    number = int(texts["cls"]) if "cls" in texts else None
+    code = "duplicate_member" if sample["duplicate"] else None if images else "no_image"
+    return sample["__key__"], images[:1], texts.get("json"), texts.get("txt"), number, extra, code
+
+
+def as_tuple(sample: Sample) -> tuple[object, ...]:
+    extra = json.loads(str(sample.metadata["extra"])) if sample.metadata["extra"] is not None else None
+    columns = [sample.metadata[name] for name in ("json", "txt", "cls")]
+    images = [] if sample.image is None else [sample.image]
+    return sample.key, images, *columns, extra, sample.failure.code if sample.failure else None
+
+
+FOLDERS = st.sampled_from(["", "", "", "a/", "a.b/", "./", "/", "a.b/c/", "__m__/", "x/__m__/", ".h/", "//", "é/"])
+BASES = st.sampled_from(["a", "a", "a", "b", "A", "", "__m__", "__m", "a b", "é", "\\"])
+USED = ["jpg", "JPG", "seg.png", "Png", "jpeg", "txt", "TXT", "alt.txt", "json", "meta.JSON", "cls", "x.cls"]
+UNUSED = ["tar.gz", "", ".", "npy", "jpg.bak", "..jpg", "a__", "jpg "]
+EXTENSIONS = st.sampled_from([*USED, *UNUSED])
+DOTTED = st.builds("{}{}.{}".format, FOLDERS, BASES, EXTENSIONS)
+ANY_NAME = st.text(alphabet="a./_J", min_size=1, max_size=12).filter(lambda name: name.strip("/"))
+
+
+@settings(max_examples=400, deadline=None, database=None)
+@given(names=st.lists(DOTTED | DOTTED | ANY_NAME, min_size=1, max_size=12))
+@example(names=["a.jpg", "b.jpg", "a.txt", "a.jpg"])
+@example(names=["a.seg.png", "a.jpg", "a.JPG", "a.alt.txt", "a.txt"])
+@example(names=["x.y/.h.jpg", "x/.h.jpg", ".jpg", "/.jpg", "//.jpg", "x.y/z/.jpg", "__m__/a.jpg", "__a.jpg__"])
+def test_keys_extensions_and_groups_are_those_of_webdataset(names: list[str]) -> None:
+    content = archive(names)
+    assert [as_tuple(sample) for sample in samples_of(content)] == [as_ours(s) for s in by_webdataset(content)]
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(name=st.text(alphabet="aB./_", max_size=30))
+def test_a_member_has_the_key_that_webdataset_gives_it(name: str) -> None:
+    key, _ = base_plus_ext(name)
+    reserved = re.match(r"__[^/]*__($|/)", name)
+    expected = [] if key is None or reserved else [key]
+    assert [s.key for s in group_samples(iter([Member(name=name, size=0, content=b"")]))] == expected
+
+
+def test_hostile_names_are_split_in_linear_time() -> None:
+    names = ["/" * 65_000, "a/" * 32_000, "_" * 65_000, "." * 65_000, ".a/" * 21_000]
+    limit = member_limit(1)
+    for name in names * 100:  # the library's pattern takes seconds for one
+        assert limit(name) == 0
+
+
+def test_only_what_has_a_use_is_held() -> None:
+    limit = member_limit(7)
+    assert [limit(name) for name in ("a.jpg", "d.d/a.seg.PNG", "a.b.avif")] == [7, 7, 7]
+    assert [limit(name) for name in ("a.json", "a.alt.TXT", "a.cls")] == [MAX_METADATA_BYTES] * 3
+    assert [limit(name) for name in ("a.mp4", "a.jpg.gz", "jpg", ".txt", "__m__.jpg/", "__m__/a.jpg")] == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("members", "code", "detail"),
+    [
+        ([("a.txt", b"t")], "no_image", ""),
+        ([("a.npy", b"t")], "no_image", ""),
+        ([("a.jpg", b"1"), ("a.JPG", b"2"), ("a.txt", b"t")], "duplicate_member", "jpg"),
+        ([("a.jpg", b"1"), ("a.txt", b"t"), ("a.txt", b"u")], "duplicate_member", "txt"),
+        ([("a.jpg", b"1"), ("a.npy", b""), ("a.npy", b""), ("a.txt", b"t")], "duplicate_member", "npy"),
+        ([("a.jpg", bytes(MAX_IMAGE + 1)), ("a.txt", b"t")], "image_too_large", "100001 bytes"),
+        ([("a.jpg", b"1"), ("a.json", b"1" * (MAX_METADATA_BYTES + 1)), ("a.txt", b"t")], "metadata_too_large", "json"),
+        ([("a.jpg", b"1"), ("a.txt", b"t"), ("a.b.txt", b"u" * MAX_METADATA_BYTES)], "metadata_too_large", "b.txt"),
+        ([("a.jpg", b"1"), ("a.b.txt", b"\xff"), ("a.txt", b"t")], "metadata_invalid", "b.txt"),
+        ([("a.jpg", b"1"), ("a.json", b"{"), ("a.txt", b"t")], "metadata_invalid", "json"),
+        ([("a.json", b"{"), ("a.cls", b"cat"), ("a.json", b"{}"), ("a.txt", b"t")], "metadata_invalid", "json"),
+        ([("a.jpg", b"1"), ("a.json", b""), ("a.txt", b"t")], "metadata_invalid", "json"),
+        ([("a.jpg", b"1"), ("a.json", b"[" * 200_000), ("a.txt", b"t")], "metadata_invalid", "json"),
+        (
+            [("a.jpg", b"1"), ("a.\x07\u202e.json", b"\xff\xfe"), ("a.txt", b"t")],
+            "metadata_invalid",
+            r"\x07\u202e.json",
+        ),
+        *[
+            ([("a.jpg", b"1"), ("a.cls", number), ("a.txt", b"t")], "metadata_invalid", "cls")
+            for number in (b"", b"1.5", b"cat", b"1_0", b"9223372036854775808", b"9" * 9999, "٣".encode())
+        ],
+    ],
+)
+def test_a_faulty_sample_keeps_its_key_and_valid_metadata(
+    members: list[tuple[str, bytes]], code: str, detail: str
+) -> None:
+    assert code in FAILURE_CODES
+    found = list(
+        samples_of(archive(["z.jpg", *(n for n, _ in members), "b.jpg"], [b"z", *(c for _, c in members), b"b"]))
+    )
+    assert [s.key for s in found] == ["z", "a", "b"]
+    assert [s.failure is None for s in found] == [True, False, True]  # its neighbours are none the worse
+    sample = found[1]
+    assert sample.failure is not None
+    assert (sample.failure.code, sample.failure.detail) == (code, detail)
+    texts = [c for n, c in members if n == "a.txt"][:1]
+    assert sample.metadata == {"json": None, "txt": texts[0].decode() if texts else None, "cls": None, "extra": None}
+
+
+def test_the_first_image_counts_also_when_it_is_too_large_and_later_ones_do_not() -> None:
+    assert sample_of(("a.seg.png", b"1"), ("a.jpg", b"2")).image == b"1"
+    assert sample_of(("a.png", b"1"), ("a.jpg", bytes(MAX_IMAGE + 1))).failure is None
+    large_first = sample_of(("a.png", bytes(MAX_IMAGE + 1)), ("a.jpg", b"2"))
+    assert (large_first.image, large_first.failure is None) == (None, False)
+    assert sample_of(("a.png", b""), ("a.jpg", b"2")).image == b""
+
+
+def test_metadata_is_kept_to_the_letter_and_fits_its_columns() -> None:
+    text = 'naïve\0\r\n猫 "quoted" \ufeff'
+    document = '{"b": NaN, "a": [%s, "\\ud800"]}' % ("9" * 6000)
+    sample = sample_of(
+        ("a.jpg", b"1"),
+        ("a.txt", text.encode()),
+        ("a.json", b"\xef\xbb\xbf" + document.encode()),
+        ("a.cls", b" -9223372036854775808\n"),
+        ("a.alt.txt", text.encode()),
+        ("a.B.cls", b"+7"),
+    )
+    assert sample.failure is None
+    extra = json.loads(str(sample.metadata.pop("extra")))
+    assert extra == {"alt.txt": text, "b.cls": "+7"}
+    assert sample.metadata == {"txt": text, "json": document, "cls": -(2**63)}
+    assert METADATA.names == ["json", "txt", "cls", "extra"]
+    assert all(METADATA.field(name).metadata[b"description"] for name in METADATA.names)
+
+
+def test_metadata_of_exactly_the_limit_is_kept() -> None:
+    sample = sample_of(("a.jpg", b"1"), ("a.txt", b"t" * (MAX_METADATA_BYTES - 1)), ("a.cls", b"5"))
+    assert sample.failure is None
+    assert sample.metadata["cls"] == 5
+
+
+def test_a_sample_of_very_many_members_is_one_failed_sample_of_bounded_size() -> None:
+    members = (Member(name=f"a.{n:0100d}.txt", size=1, content=b"t") for n in range(20_000))
+    (sample,) = group_samples(members)
+    assert sample.failure is not None
+    assert sample.failure.code == "metadata_too_large"
+    assert len(str(sample.metadata["extra"])) < 2 * MAX_METADATA_BYTES
+
+
+def test_a_cut_shard_gives_every_complete_sample_right_and_never_the_one_it_cut() -> None:
+    names = ["a.jpg", "a.json", "b.txt", "b.png", "c.jpg", "a.jpg", "long" * 40 + ".jpg", "d.jpg", "d.txt"]
+    written = archive(names)
+    whole = [as_tuple(sample) for sample in samples_of(written)]
+    with tarfile.open(fileobj=io.BytesIO(written)) as tar:
+        ends = [info.offset_data + 512 for info in tar]  # every member is one block
+        marker = tar.offset
+    opens = [end for end, at in zip(ends, range(len(names)), strict=True) if at in (2, 4, 5, 6, 7)]
+    edges = {block + d for block in range(0, marker + 1, 512) for d in (-1, 0, 1)} & set(range(marker + 1))
+    for cut in sorted(edges | set(random.Random(1).sample(range(marker), 30))):
+        found: list[tuple[object, ...]] = []
+        with pytest.raises(TarDamaged):
+            found.extend(map(as_tuple, samples_of(written[:cut])))
+        assert found == whole[: sum(end <= cut for end in opens)]
+    assert len(whole) == len(opens) + 1
+    assert [as_tuple(sample) for sample in samples_of(written[: marker + 512])] == whole
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(
+    members=st.lists(
+        st.builds(
+            lambda name, content: Member(name=name, size=9, content=content),
+            DOTTED | ANY_NAME,
+            st.none() | st.binary(max_size=20) | st.sampled_from([b"{}", b"1", b"t"]),
+        ),
+        max_size=15,
+    )
+)
+def test_whatever_the_members_hold_every_sample_has_an_image_or_a_named_failure(members: list[Member]) -> None:
+    for sample in group_samples(iter(members)):
+        assert set(sample.metadata) == set(METADATA.names)
+        assert sample.image is not None or sample.failure is not None
+        assert sample.failure is None or sample.failure.code in FAILURE_CODES

@@ -1,0 +1,379 @@
+"""The tar reader against the standard library's, and against archives that mean harm."""
+
+import gzip
+import io
+import random
+import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caprl_ray.sources.tar import CHUNK, MAX_EXTENSION, MAX_NAME, Member, TarDamaged, read_members
+
+GIB = 1 << 30
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+# A name of 150 bytes fits ustar with its prefix; the others need a long name or pax.
+PREFIXED = "d" * 90 + "/" + "n" * 55 + ".jpg"
+LONG_NAMES = ["x" * 101 + ".jpg", "/".join(["f" * 60] * 5) + "/a.jpg", "y" * 5000 + ".txt"]
+NAMES = ["a.jpg", "./b.txt", PREFIXED, "bücher/猫.png", "n" * 100]
+
+
+class Trickle:
+    """A stream with nothing but `read`, which gives less than was asked for, as sockets do."""
+
+    def __init__(self, content: bytes, seed: int = 0) -> None:
+        self._stream, self._random = io.BytesIO(content), random.Random(seed)
+
+    def read(self, size: int) -> bytes:
+        assert 0 < size <= CHUNK
+        return self._stream.read(self._random.randint(1, size))
+
+
+class Endless:
+    """A header, then zeros without end; each read hands out one and the same buffer."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header, self._zeros, self.given = header, bytes(CHUNK), 0
+
+    def read(self, size: int) -> bytes:
+        assert 0 < size <= CHUNK
+        part, self._header = self._header[:size], self._header[size:]
+        part = part or (self._zeros if size == CHUNK else self._zeros[:size])
+        self.given += len(part)
+        return part
+
+
+def content_of(position: int) -> bytes:
+    return random.Random(position).randbytes([0, 1, 511, 512, 513, 3000][position % 6])
+
+
+def archive(names: list[str], form: str = "ustar", *, others: bool = False) -> bytes:
+    """A tar as the standard library writes it; with `others`, a link, a folder and a device before each file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=FORMATS[form]) as tar:
+        for position, name in enumerate(names):
+            kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+            for kind in kinds if others else []:
+                info = tarfile.TarInfo(f"other{position}.jpg")
+                info.type, info.linkname = kind, "t" * (30 if form == "ustar" else 300)
+                tar.addfile(info)
+            info = tarfile.TarInfo(name)
+            info.size = len(content_of(position))
+            tar.addfile(info, io.BytesIO(content_of(position)))
+    return buffer.getvalue()
+
+
+def header(name: bytes = b"a.jpg", size: bytes = b"", kind: bytes = b"0", rest: bytes = b"") -> bytes:
+    """A header block made by hand, `rest` from its magic on; the checksum is right."""
+    block = name.ljust(100, b"\0") + b"0000644\0" * 3 + size.ljust(12, b"\0") + b"0" * 12 + b" " * 8 + kind
+    return resummed((block.ljust(257, b"\0") + rest).ljust(512, b"\0"))
+
+
+def resummed(block: bytes) -> bytes:
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+def pax(*records: tuple[str, str]) -> bytes:
+    """A pax header and its padded data."""
+    content = b""
+    for keyword, value in records:
+        record = f" {keyword}={value}\n".encode()
+        length = next(n for n in range(len(record), len(record) + 9) if len(str(n)) + len(record) == n)
+        content += b"%d" % length + record
+    return header(b"pax", b"%o" % len(content), b"x") + padded(content)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+END = bytes(1024)
+
+
+def members_of(content: bytes, *, compressed: bool = False, limit: int = GIB) -> list[Member]:
+    return list(read_members(io.BytesIO(content), compressed=compressed, limit=lambda name: limit))
+
+
+def readable_part(content: bytes, *, compressed: bool = False) -> tuple[list[Member], str | None]:
+    """The members before the damage, and what TarDamaged said; any other exception fails the test."""
+    found: list[Member] = []
+    try:
+        for member in read_members(io.BytesIO(content), compressed=compressed, limit=lambda name: 100_000):
+            found.append(member)
+    except TarDamaged as damage:
+        return found, str(damage)
+    return found, None
+
+
+def oracle(content: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r|*") as tar:
+        for info in tar:
+            if info.isreg():
+                yield info.name, cast(BinaryIO, tar.extractfile(info)).read()
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("others", [False, True], ids=["files", "links-between"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_reads_the_names_and_bytes_that_tarfile_wrote(form: str, others: bool, compressed: bool) -> None:
+    names = NAMES + (LONG_NAMES if form != "ustar" else [])
+    written = archive(names, form, others=others)
+    assert list(oracle(written)) == [(name, content_of(i)) for i, name in enumerate(names)]
+    stream = cast(BinaryIO, Trickle(gzip.compress(written) if compressed else written))
+    found = list(read_members(stream, compressed=compressed, limit=lambda name: GIB))
+    assert [(m.name, m.content) for m in found] == list(oracle(written))
+    assert [m.size for m in found] == [len(cast(bytes, m.content)) for m in found]
+
+
+def test_several_gzip_members_in_one_file_are_one_archive() -> None:
+    written = archive(NAMES)
+    joined = gzip.compress(written[:1000]) + gzip.compress(written[1000:])
+    assert [m.name for m in members_of(joined, compressed=True)] == NAMES
+
+
+def test_old_and_odd_headers_are_read_by_their_own_rules() -> None:
+    file = b"5" + bytes(511)
+    gnu_times = (b"ustar  \0".ljust(88, b"\0")) + b"07777777777\0"
+    content = b"".join(
+        [
+            header(b"v7.jpg", b"          1 ", b"\0") + file,
+            header(b"v7folder/", b"1", b"\0"),  # no data follows
+            header(b"contiguous.jpg", b"1\0garbage", b"7") + file,
+            header(b"gnu.jpg", b"1", b"0", gnu_times) + file,  # no prefix: times
+            header(b"binary.jpg", b"\x80" + bytes(10) + b"\x01") + file,
+            *[header(b"no data follows", b"70000", kind) for kind in (b"1", b"2", b"3", b"4", b"5", b"6")],
+            header(b"unknown", b"1", b"Z") + file,
+            header("é.jpg".encode("latin-1"), b"1") + file,
+            END,
+        ]
+    )
+    names = ["v7.jpg", "contiguous.jpg", "gnu.jpg", "binary.jpg", "\\xe9.jpg"]
+    assert [(m.name, m.content) for m in members_of(content)] == [(name, b"5") for name in names]
+
+
+def test_signed_checksums_are_accepted_and_wrong_ones_are_not() -> None:
+    block = bytearray(header(b"\xe9\xe8.jpg", b"0"))
+    total = int(bytes(block[148:154]), 8)
+    for stated, good in [(total, True), (total - 512, True), (total - 256, False), (total + 1, False), (0, False)]:
+        block[148:156] = b"%06o\0 " % stated
+        found, damage = readable_part(bytes(block) + END)
+        assert (len(found), damage) == ((1, None) if good else (0, "wrong header checksum at byte 0"))
+
+
+def test_pax_gives_name_and_size_and_overrules_long_names_for_one_member_only() -> None:
+    global_path = header(b"g", b"15", b"g") + padded(b"13 path=glob\n")
+    long_name = header(b"././@LongLink", b"5", b"L") + padded(b"long\0")
+    content = (
+        global_path
+        + long_name
+        + pax(("path", "päx.jpg"), ("size", "600"), ("comment", "a=b\nc"))
+        + header(b"short.jpg", b"1")
+        + padded(b"p" * 600)
+        + header(b"next.jpg", b"1")
+        + padded(b"n")
+        + END
+    )
+    assert [(m.name, m.content) for m in members_of(content)] == [("päx.jpg", b"p" * 600), ("next.jpg", b"n")]
+
+
+@pytest.mark.parametrize("more_map", [0, 2])
+def test_sparse_files_are_left_out_and_what_follows_is_read(more_map: int) -> None:
+    old = bytearray(header(b"old.jpg", b"1", b"S", b"ustar  \0"))
+    old[482] = more_map > 0
+    maps = b"".join(bytes(504) + bytes([i < more_map - 1]) + bytes(7) for i in range(more_map))
+    new = pax(("GNU.sparse.major", "1"), ("GNU.sparse.name", "new.jpg")) + header(b"new.jpg", b"1") + padded(b"1")
+    content = resummed(bytes(old)) + maps + padded(b"1") + new + header(b"good.jpg", b"1") + padded(b"2") + END
+    assert [(m.name, m.content) for m in members_of(content)] == [("good.jpg", b"2")]
+
+
+def test_an_archive_without_members_is_empty_and_no_bytes_are_damage() -> None:
+    assert members_of(END) == []
+    assert members_of(gzip.compress(END), compressed=True) == []
+    for nothing, compressed in [(b"", False), (b"", True), (gzip.compress(b""), True)]:
+        assert readable_part(nothing, compressed=compressed) == ([], "no end-of-archive marker at byte 0")
+
+
+def test_every_cut_gives_the_members_before_it_and_then_damage() -> None:
+    written = archive([*NAMES, LONG_NAMES[0]], "pax", others=True)
+    whole = members_of(written)
+    with tarfile.open(fileobj=io.BytesIO(written)) as tar:
+        ends = [i.offset_data + i.size + -i.size % 512 for i in tar if i.isreg()]
+        marker = tar.offset
+    edges = {block + d for block in range(0, marker + 512, 512) for d in (-1, 0, 1, 156, 511)}
+    for cut in [*sorted(edges & set(range(marker))), marker + 1, marker + 511]:
+        found, damage = readable_part(written[:cut])
+        assert found == whole[: sum(end <= cut for end in ends)]
+        assert damage is not None
+    assert readable_part(written[: marker + 512]) == (whole, None)
+
+
+def test_a_cut_or_flipped_gzip_stream_is_damage_even_behind_the_last_member() -> None:
+    written = archive([*NAMES] * 3)
+    packed, whole = gzip.compress(written), members_of(written)
+    for cut in [*range(40), *range(40, len(packed) - 12, 97), *range(len(packed) - 12, len(packed))]:
+        found, damage = readable_part(packed[:cut], compressed=True)
+        assert found == whole[: len(found)]
+        assert damage is not None
+    wrong_checksum = packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]
+    found, damage = readable_part(wrong_checksum, compressed=True)
+    assert found == whole
+    assert damage is not None
+    assert "gzip" in damage
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (header(size=b"\xff" * 12), "size"),
+        (header(size=b"\x80" + b"\x7f" * 11), "size"),
+        (header(size=b"-1"), "size"),
+        (header(size=b"0o17"), "size"),
+        (header(size=b"-1", kind=b"L") + header(), "size"),
+        (header(size=b"\xff" * 12, kind=b"x") + header(), "extension header"),
+        (header(size=b"1_0"), "size"),
+        (header(size=b"9"), "size"),
+        (pax(("size", "-1")) + header(), "size"),
+        (pax(("size", "9" * 5000)) + header(), "size"),
+        (pax(("size", "9" * 19)) + header(), "size"),
+        (header(b"x", b"%o" % (MAX_EXTENSION + 1), b"x"), "extension header of 1048577 bytes"),
+        (header(b"L", b"77777777777", b"L"), "extension header of 8589934591 bytes"),
+        (header(b"L", b"%o" % MAX_EXTENSION, b"L") + b"n" * MAX_EXTENSION + header(), f"name of {MAX_EXTENSION}"),
+        (header(b"x", b"5", b"x") + padded(b"1 a=b"), "pax record"),
+        (header(b"x", b"6", b"x") + padded(b"9 a=b\n"), "pax record"),
+        (header(b"x", b"6", b"x") + padded(b"6 ab\n\n"), "pax record"),
+        (header(b"x", b"14", b"x") + padded(b"6 a=b\n0 a=b\n"), "pax record"),
+        (pax(("path", "a.jpg")), "extension header without its member"),
+    ],
+)
+def test_headers_that_cannot_be_meant_are_damage(content: bytes, says: str) -> None:
+    found, damage = readable_part(content + END)
+    assert found == []
+    assert says in str(damage)
+
+
+def test_a_name_of_the_longest_allowed_length_is_read() -> None:
+    long_name = header(b"L", b"%o" % MAX_NAME, b"L") + b"n" * MAX_NAME
+    assert members_of(long_name + header() + END)[0].name == "n" * MAX_NAME
+
+
+def test_a_hundred_gibibytes_are_read_past_without_memory() -> None:
+    size = 100 * GIB
+    stream = Endless(header(size=b"\x80" + size.to_bytes(11, "big")))
+    tracemalloc.start()
+    (member,) = read_members(cast(BinaryIO, stream), compressed=False, limit=lambda name: size - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert member == Member(name="a.jpg", size=size, content=None)
+    assert stream.given == 512 + size + 512
+    assert peak < 4 * CHUNK
+
+
+def test_a_size_that_is_only_claimed_costs_no_memory_even_under_its_limit() -> None:
+    content = header(size=b"\x80" + (100 * GIB).to_bytes(11, "big")) + bytes(100_000)
+    stream = cast(BinaryIO, Trickle(content))  # which asserts that no more than a chunk is asked for
+    tracemalloc.start()
+    with pytest.raises(TarDamaged, match="ends in a member at byte 100512"):
+        list(read_members(stream, compressed=False, limit=lambda name: 1000 * GIB))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * CHUNK
+
+
+def test_a_gzip_bomb_over_its_limit_is_read_past_and_its_neighbour_read() -> None:
+    size = 64 << 20
+    bomb = header(b"bomb.jpg", b"%o" % size) + bytes(size) + header(b"good.jpg", b"1") + padded(b"1") + END
+    packed = gzip.compress(bomb, 1)
+    del bomb
+    tracemalloc.start()
+    found = members_of(packed, compressed=True, limit=size - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = [("bomb.jpg", size, None), ("good.jpg", 1, b"1")]
+    assert [(m.name, m.size, m.content) for m in found] == expected
+    assert peak < 8 * CHUNK
+
+
+def test_many_extension_headers_before_one_member_cost_no_memory() -> None:
+    def records(first: int) -> bytes:
+        content = b"".join(b"17 k%d=vvvvvv\n" % n for n in range(first, first + 5000))
+        return header(b"x", b"%o" % len(content), b"x") + padded(content)
+
+    one = len(records(10_000))
+    stream = io.BytesIO(b"".join(records(first) for first in range(10_000, 60_000, 5000)) + header() + END)
+    tracemalloc.start()
+    (member,) = read_members(stream, compressed=False, limit=lambda name: 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert member.name == "a.jpg"
+    assert peak < 4 * one
+
+
+def test_the_limit_is_asked_by_name_and_decides_what_is_held() -> None:
+    limits = {"a.jpg": 0, "./b.txt": 1, PREFIXED: 510, "bücher/猫.png": 512, "n" * 100: 512}
+    found = list(read_members(io.BytesIO(archive(NAMES)), compressed=False, limit=limits.__getitem__))
+    assert [m.content is None for m in found] == [False, False, True, False, True]
+
+
+def test_faults_of_the_stream_itself_are_not_called_damage() -> None:
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise OSError("network down")
+
+    for compressed in (False, True):
+        with pytest.raises(OSError, match="network down"):
+            list(read_members(cast(BinaryIO, Broken()), compressed=compressed, limit=lambda name: 0))
+
+
+def without_end(content: bytes) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        tar.getmembers()
+        return content[: tar.offset]
+
+
+GOOD = without_end(archive([*NAMES, LONG_NAMES[0]], "pax", others=True)) + archive(LONG_NAMES, "gnu", others=True)
+HEADERS = [at for at in range(0, len(GOOD), 512) if GOOD[at + 257 : at + 262] == b"ustar"]
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    changes=st.lists(st.tuples(st.sampled_from(HEADERS), st.integers(100, 511), st.integers(0, 255)), max_size=4),
+    blocks=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=2),
+    compressed=st.booleans(),
+)
+def test_changed_archives_with_right_checksums_are_read_or_damage(
+    changes: list[tuple[int, int, int]], blocks: list[tuple[int, int]], compressed: bool
+) -> None:
+    content = bytearray(GOOD)
+    for at, value in blocks:
+        content[at] = value
+    for start, at, value in changes:
+        content[start + at] = value
+        content[start : start + 512] = resummed(bytes(content[start : start + 512]))
+    found, damage = readable_part(gzip.compress(content, 1) if compressed else bytes(content), compressed=compressed)
+    assert changes or blocks or (len(found), damage) == (len(NAMES) + 1 + len(LONG_NAMES), None)
+    for member in found:
+        assert member.name.encode("utf-8") is not None  # a lone surrogate would raise here
+        assert member.content is None or len(member.content) == member.size
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(content=st.binary(max_size=2000), front=st.integers(0, 600), compressed=st.booleans())
+def test_any_bytes_are_read_or_damage(content: bytes, front: int, compressed: bool) -> None:
+    readable_part((gzip.compress(GOOD, 1) if compressed else GOOD)[:front] + content, compressed=compressed)
+
+
+def test_damage_names_the_byte_where_it_was_found() -> None:
+    written = archive(NAMES)
+    with tarfile.open(fileobj=io.BytesIO(written)) as tar:
+        starts = [info.offset for info in tar]
+    for before, start in zip(NAMES, starts[1:], strict=False):
+        content = bytearray(written)
+        content[start + 3] ^= 0x40
+        found, damage = readable_part(bytes(content))
+        assert found[-1].name == before
+        assert damage == f"wrong header checksum at byte {start}"
