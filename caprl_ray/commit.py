@@ -63,7 +63,7 @@ def object_name(rows: pa.Table) -> str:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as zstd parquet whose `unit` and `index` columns cost under a byte a row, since every resume reads them."""
+    """A table as zstd parquet whose `unit` and `index` columns cost under a byte a row: every resume reads them."""
     buffer = io.BytesIO()
     pq.write_table(
         table,

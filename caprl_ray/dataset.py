@@ -1,4 +1,4 @@
-"""Captions for people with their own Ray Data pipeline: a Dataset with images goes in, the same rows with captions come out."""
+"""Captions inside one's own Ray Data pipeline: a Dataset with images goes in, the same rows come out captioned."""
 
 from typing import Any
 

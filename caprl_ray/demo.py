@@ -17,7 +17,7 @@ from caprl_ray.pipeline import run
 from caprl_ray.recipe import parse
 
 # Sizes of the sources (pixels), all resized to what the model sees, and the formats they are stored in.
-SIZES = ((84, 84), (240, 240), (448, 448))
+SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
 FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("png", "PNG", {}),
     ("jpg", "JPEG", {"quality": 92}),

@@ -16,7 +16,7 @@ from caprl_ray.schema import clashes
 
 RUN, SUCCESS = "run.json", "_SUCCESS"
 
-# Engine arguments that change how fast captions come and not what they say: they may differ between runs of one dataset.
+# Engine arguments that change how fast captions come and not what they say: runs of one dataset may differ in them.
 FREE_ENGINE_ARGUMENTS = frozenset(
     {
         "disable_log_stats",

@@ -58,7 +58,7 @@ def read(images: PlannedImages, limit: int | None) -> Dataset:
 
 
 def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:
-    """Compressed images -> pixels -> captions; one block of pixels is one caption batch is one block of captions (D4)."""
+    """Compressed images -> pixels -> captions; a block of pixels is a caption batch is a block of captions (D4)."""
     batch = cluster.batch_rows(model.size_rule.max_pixels)
     batches_in_flight = math.ceil(engines.rows_in_flight(recipe) / batch)
     return (

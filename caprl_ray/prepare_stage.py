@@ -28,7 +28,7 @@ class Prepare:
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         """Prepare rows one after another."""
-        return [self._prepare(row["image"]) for row in rows]
+        return [self._prepare(bytes(row["image"])) for row in rows]
 
     def _prepare(self, image: bytes) -> Changes | RowFailure:
         try:

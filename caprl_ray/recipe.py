@@ -51,11 +51,11 @@ class Prepare(Section):
     min_pixels: Positive = 3136
     """Smaller images are enlarged to this many pixels; narrows the model's own limit."""
     max_pixels: Positive = 1_003_520
-    """Larger images are reduced to this many pixels (28 x 28 of them are one image token); narrows the model's limit."""
+    """Larger images are reduced to this many pixels (28 x 28 are one image token); narrows the model's limit."""
     max_bytes: Positive = 64 * 2**20
     """A stored image of more bytes is a failed row."""
     max_source_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 178_956_970
-    """A stored image of more pixels is a failed row, refused before it is decoded; Pillow decodes no more than the default."""
+    """A stored image of more pixels is a failed row, never decoded; Pillow itself takes no more than the default."""
 
     @model_validator(mode="after")
     def _check(self) -> "Prepare":

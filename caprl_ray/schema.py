@@ -64,7 +64,7 @@ FAILURE_CODES = {
     "no_image": "The sample has no image member.",
     "duplicate_member": "The sample has two members of the same name.",
     "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",
-    "metadata_invalid": "A metadata member is not what its name says (text that is not UTF-8, JSON that does not parse).",
+    "metadata_invalid": "A metadata member is not what its name says (not UTF-8, not JSON, not a number).",
     # prepare
     "image_empty": "The image has no bytes.",
     "image_too_large": "The image has more bytes than prepare.max_bytes.",

@@ -55,10 +55,12 @@ def _stored(path: str, status: os.stat_result) -> Stored:
 
 
 def is_folder(path: str) -> bool:
+    """Whether a path is a folder that exists."""
     return os.path.isdir(local_path(path))
 
 
 def exists(path: str) -> bool:
+    """Whether there is anything at a path."""
     return os.path.exists(local_path(path))
 
 

@@ -1,4 +1,4 @@
-"""Tokenizer, configuration and processor of the embedded captioner: CapRL-3B's own classes at under a million parameters.
+"""Tokenizer, configuration and processor of the embedded captioner: CapRL-3B's classes, under a million parameters.
 
 Chat format and special tokens are those of Qwen2.5-VL, so that everything which handles prompts or sizes for CapRL-3B
 handles this model by the same code.

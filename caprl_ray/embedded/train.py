@@ -188,7 +188,8 @@ class Trainer:
                 attention_mask=torch.ones_like(full),
             )
             self.prompts[key] = (ids, positions[:, 0], ids.index(image_token))
-        return self.prompts[key]
+        found: tuple[list[int], Any, int] = self.prompts[key]
+        return found
 
     @staticmethod
     def patch_grid(size: tuple[int, int], batch: int) -> torch.Tensor:
@@ -216,7 +217,7 @@ class Trainer:
         """Caption loss, mean auxiliary loss, and for each scene whether every caption token is right."""
         images = np.stack([draw(scene, *size, self.rng) for scene in batch])
         end = self.tokenizer.eos_token_id
-        captions = [self.tokenizer.encode(scenes.caption(scene)) + [end] for scene in batch]
+        captions = [[*self.tokenizer.encode(scenes.caption(scene)), end] for scene in batch]
         ids, positions, start = self.prompt(size, system, user)
         seen = self.see(patchify(images), size, len(batch))
         longest, count = max(map(len, captions)), seen.shape[0] // len(batch)
@@ -286,7 +287,7 @@ class Trainer:
                     flush=True,
                 )
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def score(self, plan: Round, rows: int = 64) -> str:
         """Share of scenes with every token right, for each image size (teacher-forced: the same as greedy)."""
         self.model.eval()

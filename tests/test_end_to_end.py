@@ -1,0 +1,69 @@
+"""The whole job with the real engine and the embedded model, as a user runs it: right captions for right images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray.demo import demo_recipe, render_dataset
+
+ROOT = Path(__file__).parent.parent
+IMAGES = 1000  # half of them loose files, half in a shard
+pytestmark = pytest.mark.engine
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=540, check=False
+    )
+
+
+@pytest.mark.timeout(1200)
+def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(tmp_path: Path) -> None:
+    captions = render_dataset(tmp_path / "images", IMAGES, seed=20)
+    recipe = demo_recipe([tmp_path / "images" / "files", tmp_path / "images" / "shards"], tmp_path / "out")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
+    assert run.returncode == 0, run.stderr
+    rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows) == IMAGES
+    for unit in (0, 1):
+        for square in (True, False):
+            part = [row for row in rows if row["unit"] == unit and (row["width"] == row["height"]) == square]
+            right = sum(row["caption"] == captions[row["key"]] for row in part)
+            assert len(part) > 100 and right >= 0.98 * len(part), (unit, square, right, len(part))
+    assert {(row["model"], row["finish_reason"]) for row in rows} == {("embedded", "stop")}
+    assert min(row["caption_tokens"] for row in rows) > 5 and min(row["prompt_tokens"] for row in rows) > 9
+    again = command("-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml"))
+    assert again.returncode == 0 and "1000 captioned" in again.stdout
+    verify = command("-m", "caprl_ray", "verify", str(tmp_path / "out"), "--json")
+    assert verify.returncode == 0 and json.loads(verify.stdout)["captioned"] == IMAGES
+
+
+@pytest.mark.timeout(600)
+def test_preflight_says_what_it_saw_and_leaves_nothing(tmp_path: Path) -> None:
+    captions = render_dataset(tmp_path / "images", 20, seed=21)
+    recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
+    recipe["prompt"] = {"system": None}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"))
+    assert run.returncode == 0, run.stderr
+    said = {key: text for key, text in (line[2:].split(": ", 1) for line in run.stdout.splitlines() if line[:2] == "  ")}
+    assert len(said) == 8 and sum(captions[key] == text for key, text in said.items()) >= 7
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_model_that_does_not_load_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    render_dataset(tmp_path / "images", 2)
+    recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
+    recipe["model"] = {"source": str(tmp_path / "model")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = command("-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml"))
+    assert run.returncode == 2 and "not a vision-language model" in run.stderr
+    assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) == 1

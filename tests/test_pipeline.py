@@ -1,0 +1,272 @@
+"""The whole job with the stub engine, whose captions are computed from the pixels: every mix-up shows."""
+
+import os
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from caprl_ray import cluster, ledger, pipeline, plan, sources
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.engines.stub import stub_caption
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
+from caprl_ray.model import resolve
+from caprl_ray.prepare import Limits, prepare
+from caprl_ray.prepare_stage import Prepare
+from caprl_ray.reader import PlannedImages, remaining
+from caprl_ray.recipe import Recipe, parse
+from caprl_ray.schema import data_schema, failed_schema, row_schema
+from caprl_ray.sources.samples import METADATA
+from caprl_ray.stages import run_stage
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+IMAGES = 120
+
+
+def stub_recipe(paths: list[Path], out: Path, **sections: Any) -> Recipe:
+    # A small pixel budget: batches of 32 rows, and few bytes for the stub to hash.
+    document = demo_recipe(paths, out) | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}} | sections
+    return parse(document)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    render_dataset(folder, IMAGES)
+    return folder
+
+
+def rows_of(out: Path, part: str = "data") -> list[dict[str, Any]]:
+    return pq.read_table(out / part).to_pylist() if (out / part).exists() else []
+
+
+def source_bytes(row: dict[str, Any]) -> bytes:
+    if not row["source"].endswith(".tar"):
+        return Path(row["source"]).read_bytes()
+    with tarfile.open(row["source"]) as tar:
+        name = next(n for n in tar.getnames() if n.startswith(row["key"] + ".") and not n.endswith(".json"))
+        member = tar.extractfile(name)
+        assert member
+        return member.read()
+
+
+def expected_caption(image: bytes, recipe: Recipe) -> str:
+    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
+    seen = prepare(image, resolve(recipe).size_rule, limits)
+    return stub_caption(bytes(seen.pixels), seen.pixel_width, seen.pixel_height, recipe.prompt.user)
+
+
+def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: Path) -> None:
+    recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
+    balance = pipeline.run(recipe)
+    rows = rows_of(tmp_path / "out")
+    assert balance.balanced and balance.captioned == len(rows) == IMAGES
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    assert {row["unit"] for row in rows} == {0, 1}
+    assert all(row["caption"] == expected_caption(source_bytes(row), recipe) for row in rows)
+    assert len({(row["unit"], row["index"]) for row in rows}) == len({row["key"] for row in rows}) == IMAGES
+    ends = [(row["unit"], row["index"] + 1, row["unit_rows"]) for row in rows if row["unit_rows"]]
+    assert sorted(ends) == [(0, 60, 60), (1, 60, 60)]
+    shard = [row for row in rows if row["unit"] == 1]
+    assert all(f'"scene": {int(row["key"].removeprefix("scene-"))},' in row["json"] for row in shard)
+    schema = pq.read_table(tmp_path / "out" / "data").schema
+    assert schema.names == data_schema(METADATA).names
+    assert all(field.metadata[b"description"] for field in schema)
+
+
+def test_the_same_command_again_captions_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = stub_recipe([images / "files"], tmp_path / "out")
+    pipeline.run(recipe)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    monkeypatch.setattr(pipeline, "captioned", lambda *_: pytest.fail("an engine would have been started"))
+    assert pipeline.run(recipe).balanced
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+
+
+def test_a_limited_run_goes_on_at_the_row_where_it_stopped(images: Path, tmp_path: Path) -> None:
+    recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
+    first = pipeline.run(recipe, limit=37)
+    assert first.captioned == 37 and not first.balanced
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    kept = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    second = pipeline.run(recipe)
+    rows = rows_of(tmp_path / "out")
+    assert second.balanced and len(rows) == IMAGES
+    assert {row["id"]: row for row in rows if row["id"] in kept} == kept
+    assert all(row["caption"] == expected_caption(source_bytes(row), recipe) for row in rows)
+
+
+def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = sorted((images / "files").glob("*.png"))[:5]
+    for path in good:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "empty.jpg").touch()
+    (folder / "cut.png").write_bytes(good[0].read_bytes()[:-40])
+    (folder / "page.jpg").write_text("<html>not found</html>")
+    (folder / "huge.png").write_bytes(bytes(200_000))
+    recipe = stub_recipe([folder], tmp_path / "out", prepare={"max_pixels": 20_000, "max_bytes": 100_000})
+    balance = pipeline.run(recipe)
+    assert balance.balanced and (balance.captioned, balance.failed) == (5, 4)
+    codes = {row["key"]: (row["stage"], row["code"]) for row in rows_of(tmp_path / "out", "failed")}
+    assert codes == {
+        "empty.jpg": ("prepare", "image_empty"),
+        "cut.png": ("prepare", "image_truncated"),
+        "page.jpg": ("prepare", "image_format"),
+        "huge.png": ("read", "image_too_large"),
+    }
+    assert pq.read_table(tmp_path / "out" / "failed").schema.names == failed_schema(pa.schema([])).names
+    assert pipeline.run(recipe).failed == 4  # failed rows are not tried again
+
+
+def test_the_prompt_takes_the_rows_own_columns(images: Path, tmp_path: Path) -> None:
+    recipe = stub_recipe(
+        [images / "shards"], tmp_path / "out", prompt={"user": "On <|im_end|>{background}, scene {json[scene]}?"}
+    )
+    pipeline.run(recipe)
+    for row in rows_of(tmp_path / "out"):
+        number = int(row["key"].removeprefix("scene-"))
+        assert row["caption"].endswith(f", scene {number}?") and "{" not in row["caption"].partition("|")[2]
+
+
+def test_a_run_with_another_recipe_into_the_same_output_is_refused(images: Path, tmp_path: Path) -> None:
+    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"), limit=1)
+    other = stub_recipe([images / "files"], tmp_path / "out", sampling={"temperature": 0.7})
+    with pytest.raises(RecipeError, match=r"sampling\.temperature was 0\.0 and is 0\.7"):
+        pipeline.run(other)
+
+
+def test_an_output_that_lost_rows_does_not_pass_for_complete(images: Path, tmp_path: Path) -> None:
+    recipe = stub_recipe([images / "files"], tmp_path / "out")
+    pipeline.run(recipe)
+    (lost,) = (tmp_path / "out" / "data").glob("*.parquet")
+    table = pq.read_table(lost)
+    pq.write_table(table.slice(0, table.num_rows - 1), lost)  # the last row of the unit
+    balance = ledger.balance(plan.load(recipe.output.path), ledger.read_committed(recipe.output.path))
+    assert not balance.balanced and balance.units[0].missing == 1
+    assert pipeline.run(recipe).balanced
+    assert len(rows_of(tmp_path / "out")) == IMAGES // 2
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemFailure, match=r"output\.path: .* cannot be written"):
+        pipeline.run(stub_recipe([images / "files"], tmp_path / "file" / "out"))
+
+
+def test_an_error_in_a_worker_reaches_the_driver_as_its_sentence(images: Path, tmp_path: Path) -> None:
+    recipe = stub_recipe([images / "files"], tmp_path / "out")
+    pipeline.run(recipe, limit=1)
+    (tmp_path / "out" / "failed").mkdir(exist_ok=True)
+    data = tmp_path / "out" / "data"
+    data.rename(tmp_path / "kept")
+    data.touch()  # a file where the folder should be
+    with pytest.raises(Exception, match="data") as caught:
+        pipeline.run(recipe)
+    own = cluster.own_error(caught.value)
+    assert isinstance(own, SystemFailure) and "cannot be written" in str(own)
+
+
+class RecordedPrepare(Prepare):
+    """Prepare that leaves a note of its process and of each batch's rows."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        note("prepare", table.num_rows)
+        return super().__call__(table)
+
+
+class RecordedCaptioner(pipeline.Captioner):
+    """Captioner that does the same."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        note("caption", table.num_rows)
+        return super().__call__(table)
+
+
+def note(stage: str, rows: int) -> None:
+    with open(NOTES, "a", encoding="utf-8") as file:
+        file.write(f"{stage} {os.getpid()} {rows}\n")
+
+
+NOTES = ""
+
+
+def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare and the captioner are operators and processes of their own, and a block of pixels is a caption batch."""
+    monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
+    monkeypatch.setattr(pipeline, "Prepare", RecordedPrepare)
+    monkeypatch.setattr(pipeline, "Captioner", RecordedCaptioner)
+    recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
+    model, units = resolve(recipe), list(sources.plan_units(recipe.input))
+    plan.store(recipe.output.path, units)
+    work = remaining(plan.load(recipe.output.path), {})
+    with cluster.session(recipe, debug=False):
+        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), recipe.prepare.max_bytes), None)
+        captions = pipeline.captioned(rows, recipe, model).materialize()
+    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
+    processes = {stage: {pid for s, pid, _ in notes if s == stage} for stage in ("prepare", "caption")}
+    assert processes["prepare"] and processes["caption"] and not processes["prepare"] & processes["caption"]
+    assert str(os.getpid()) not in processes["prepare"] | processes["caption"]
+    for stage in ("prepare", "caption"):
+        sizes = sorted(int(count) for s, _, count in notes if s == stage)
+        assert sum(sizes) == IMAGES and all(size == batch for size in sizes[1:])
+    blocks = sorted(bundle.num_rows() for bundle in captions.iter_internal_ref_bundles())
+    assert all(size == batch for size in blocks[1:])
+    operators = [line.split()[2].rstrip(":") for line in captions.stats().splitlines() if line.startswith("Operator ")]
+    assert [name.split("[")[0] for name in operators] == [
+        "ReadImages",
+        "MapBatches(RecordedPrepare)->StreamingRepartition",
+        "MapBatches(RecordedCaptioner)",
+    ]
+
+
+class Shortened:
+    """A stage that loses the last row."""
+
+    name, needs, drops = "short", ("index",), ()
+
+    def apply(self, rows: list[dict[str, Any]]) -> list[dict[str, Any] | RowFailure]:
+        return [{} for _ in rows[:-1]]
+
+
+class Lengthened(Shortened):
+    def apply(self, rows: list[dict[str, Any]]) -> list[dict[str, Any] | RowFailure]:
+        return [{} for _ in [*rows, None]]
+
+
+@pytest.mark.parametrize("stage", [Shortened(), Lengthened()])
+def test_a_stage_that_loses_or_adds_rows_is_caught(stage: Any) -> None:
+    schema = row_schema(pa.schema([]))
+    rows = [dict.fromkeys(schema.names) | {"unit": 0, "index": index} for index in range(3)]
+    with pytest.raises((AssertionError, StopIteration)):
+        run_stage(stage, pa.Table.from_pylist(rows, schema=schema))
+
+
+def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path) -> None:
+    import ray
+
+    from caprl_ray import caption_dataset
+
+    paths = sorted((images / "files").glob("*"))[:20]
+    rows = [{"image": path.read_bytes(), "width": path.name, "n": n} for n, path in enumerate(paths)]
+    rows.append({"image": b"", "width": "none", "n": 20})
+    settings = {"model": {"source": "stub"}, "replicas": {"gpus": 0}, "prepare": {"max_pixels": 20_000}}
+    out = {row["n"]: row for row in caption_dataset(ray.data.from_items(rows), settings).take_all()}
+    recipe = stub_recipe([images], images)
+    assert len(out) == 21 and out[20]["caption"] is None and out[20]["code"] == "image_empty"
+    for n, path in enumerate(paths):
+        assert out[n]["caption"] == expected_caption(path.read_bytes(), recipe) and out[n]["width"] == path.name
+    with pytest.raises(RecipeError, match="no column picture"):
+        caption_dataset(ray.data.from_items(rows), settings, image_column="picture")
+
+
+def test_an_unbalanced_end_is_an_error_of_its_own() -> None:
+    assert (LedgerUnbalanced.exit_code, SystemFailure.exit_code, RecipeError.exit_code) == (3, 1, 2)
