@@ -26,7 +26,8 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     Returns:
         A lazy Dataset of the same rows with all their columns and those of `schema.CAPTION` and `schema.FAILURE`. A row
         whose image cannot be captioned has a null caption and says why in `stage`, `code` and `detail`. Nothing is
-        written, so nothing is resumed: for that, run a recipe.
+        written, so nothing is resumed: for that, run a recipe. Ray Data's context of this process is set as
+        `cluster.configure` says.
 
     Raises:
         RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.

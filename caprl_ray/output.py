@@ -80,20 +80,20 @@ class Output:
 
     def plan(self) -> list[UnitRef]:
         """The stored plan, or a new one stored before it is used. Raises RecipeError for an input without images."""
-        stored = plan.load(self.path)
-        if stored:
-            return stored
+        refs = plan.load(self.path) or self._new_plan()
+        taken = clashes(sources.metadata_schema(ref.kind for ref in refs).names)
+        if taken:
+            raise RecipeError(f"input: the source's own column {taken[0]} has the name of an output column; rename it.")
+        return refs
+
+    def _new_plan(self) -> list[UnitRef]:
         units = sources.plan_units(self.recipe.input)
         first = next(units, None)
         if first is None:
             raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
         self._write_run()
         plan.store(self.path, itertools.chain([first], units))
-        refs = plan.load(self.path)
-        taken = clashes(sources.metadata_schema(ref.kind for ref in refs).names)
-        if taken:
-            raise RecipeError(f"input: the source's own column {taken[0]} has the name of an output column; rename it.")
-        return refs
+        return plan.load(self.path)
 
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""

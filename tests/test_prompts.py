@@ -131,7 +131,7 @@ def test_no_user_text_moves_the_slot(apply: Any) -> None:
 
 
 def test_templates_whose_turns_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(SystemFailure, match="prompt.user"):
+    with pytest.raises(SystemFailure, match=r"prompt\.user"):
         ChatFormat.render(lambda turns: "nothing of it", "s")
-    with pytest.raises(SystemFailure, match="prompt.system"):
+    with pytest.raises(SystemFailure, match=r"prompt\.system"):
         ChatFormat.render(lambda turns: " ".join(str(turn["content"]) for turn in turns), None)

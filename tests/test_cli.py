@@ -1,0 +1,159 @@
+"""The command line: exit codes and sentences of what needs no cluster."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from caprl_ray import cli, plan
+from caprl_ray.commit import CommittedRows
+from caprl_ray.plan import Entry, Unit
+from caprl_ray.schema import row_schema
+from caprl_ray.storage import Stored
+from caprl_ray.version import __version__
+
+HELP = """
+import sys
+from caprl_ray.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert not end.code
+heavy = {{"vllm", "torch", "ray", "pyarrow", "transformers"}} & sys.modules.keys()
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+
+
+def output(folder: Path, indices: list[int], rows: int = 3) -> str:
+    """An output whose one unit has `rows` rows, of which those at `indices` are committed."""
+    entries = [Entry(stored=Stored(path=f"/{n}.jpg", size=1, version="v"), key=f"{n}") for n in range(rows)]
+    plan.store(str(folder), [Unit(kind="files", rows=rows, entries=entries)])
+    committed = [
+        {"id": str(n), "unit": 0, "index": n, "unit_rows": rows if n == rows - 1 else None, "caption": "c"}
+        for n in indices
+    ]
+    if committed:
+        schema = row_schema(pa.schema([]))
+        CommittedRows(str(folder), 1).write([pa.Table.from_pylist(committed, schema=schema)], None)
+    return str(folder)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELP.format(arguments=arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (__version__ if arguments == ["--version"] else "usage: caprl-ray") in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]],
+)
+def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "usage: caprl-ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["caption", "preflight"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("replicas.gpu=1", "replicas.gpu"),
+        ("prepare.max_bytes=none", "prepare.max_bytes"),
+        ("model.source=./no/such/model", "./no/such/model"),
+        ("model.source=stub", "CAPRL_RAY_ALLOW_STUB"),
+        ("input.paths=/no/such/images", "/no/such/images"),
+        ("input.paths=s3://bucket/images", "s3://"),
+    ],
+)
+def test_a_wrong_recipe_exits_2_with_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    override: str,
+    said: str,
+) -> None:
+    monkeypatch.delenv("CAPRL_RAY_ALLOW_STUB", raising=False)
+    (tmp_path / "image.jpg").write_bytes(b"x")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "input": {"paths": [str(tmp_path)]},
+                "model": {"source": "embedded"},
+                "replicas": {"gpus": 0},
+                "output": {"path": str(tmp_path / "out")},
+            }
+        )
+    )
+    assert cli.main([command, str(recipe), override]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("caprl-ray: ") and stderr.count("\n") == 1
+    assert said in stderr
+
+
+def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["caption", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml: the recipe cannot be read" in capsys.readouterr().err
+
+
+def test_an_unforeseen_error_exits_1_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> list[object]:
+        raise RuntimeError("first line\n  last line")
+
+    monkeypatch.setattr(plan, "load", broken)
+    assert cli.main(["verify", "out"]) == 1
+    assert capsys.readouterr().err == "caprl-ray: RuntimeError: last line (--debug shows where)\n"
+    with pytest.raises(RuntimeError):
+        cli.main(["verify", "out", "--debug"])
+
+
+def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "load", interrupted)
+    assert cli.main(["verify", "out"]) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err
+
+
+def test_verify_exits_0_only_for_a_balanced_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", output(tmp_path / "whole", [0, 1, 2])]) == 0
+    assert "1 of 1 units balanced; 3 captioned, 0 failed" in capsys.readouterr().out
+    assert cli.main(["verify", output(tmp_path / "short", [0, 2])]) == 3
+    assert "0 of 1 units balanced; 2 captioned, 0 failed, 1 missing" in capsys.readouterr().out
+
+
+def test_verify_prints_the_whole_ledger_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "--json", output(tmp_path, [1])]) == 3
+    report = json.loads(capsys.readouterr().out)
+    assert (report["balanced"], report["planned"], report["captioned"]) == (False, 3, 1)
+    assert report["units"][0]["missing"] == 2
+
+
+def test_verify_of_a_damaged_object_exits_1_and_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = output(tmp_path, [0, 1, 2])
+    (damaged,) = (tmp_path / "data").iterdir()
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert cli.main(["verify", folder]) == 1
+    assert damaged.name in capsys.readouterr().err
+
+
+def test_verify_of_a_folder_without_a_plan_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "no plan" in capsys.readouterr().err
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["required"] == ["input", "output"]

@@ -1,0 +1,175 @@
+"""The plan: which units an input becomes, that they are kept as they are, and how storage writes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caprl_ray import plan, sources, storage
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.plan import Entry, Unit
+from caprl_ray.recipe import Input
+from caprl_ray.storage import Stored
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def units_of(*paths: object, kind: Any = None) -> list[Unit]:
+    return list(sources.plan_units(Input(paths=[str(path) for path in paths], kind=kind)))
+
+
+def keys(units: list[Unit]) -> list[str]:
+    return [entry.key for unit in units for entry in unit.entries]
+
+
+def test_kinds_are_inferred_from_names_for_each_path(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "images/a.JPG", "images/b.webp", "images/notes.txt", "shards/0.tar", "shards/1.tar.gz", "shards/2.TGZ"
+    )
+    touch(tmp_path, "shards/0.json")
+    units = units_of(tmp_path / "images", tmp_path / "shards")
+    assert [(unit.kind, unit.rows) for unit in units] == [("files", 2), *[("webdataset", None)] * 3]
+    assert keys(units) == ["a.JPG", "b.webp", "0.tar", "1.tar.gz", "2.TGZ"]
+
+
+def test_a_folder_of_both_kinds_is_refused_unless_the_kind_is_given(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.tar")
+    with pytest.raises(RecipeError, match=r"input\.paths: .* images and shards; set input\.kind"):
+        units_of(tmp_path)
+    assert keys(units_of(tmp_path, kind="files")) == ["a.jpg"]
+    assert keys(units_of(tmp_path, kind="webdataset")) == ["b.tar"]
+
+
+def test_names_that_say_nothing_are_refused_unless_the_kind_is_given(tmp_path: Path) -> None:
+    touch(tmp_path, "image")
+    with pytest.raises(RecipeError, match=r"no image and no shard by its names"):
+        units_of(tmp_path / "image")
+    assert keys(units_of(tmp_path / "image", kind="files")) == ["image"]
+
+
+def test_a_brace_range_must_be_there_as_a_whole(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number:03d}.tar" for number in (8, 9, 10, 12)))
+    assert keys(units_of(f"{tmp_path}/{{008..010}}.tar")) == ["008.tar", "009.tar", "010.tar"]
+    with pytest.raises(RecipeError, match=r"names 5 paths, of which .*/011\.tar does not exist"):
+        units_of(f"{tmp_path}/{{008..012}}.tar")
+
+
+def test_globs_and_prefixes_are_expanded_in_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b2.tar", "a1.tar", "a10.tar", "a2.tar", "deep/er/a3.tar")
+    assert keys(units_of(f"{tmp_path}/a*.tar")) == ["a1.tar", "a10.tar", "a2.tar"]
+    assert keys(units_of(f"{tmp_path}/?2.tar")) == ["a2.tar", "b2.tar"]
+    assert keys(units_of(f"{tmp_path}/**/a3.tar")) == ["a3.tar"]
+    assert keys(units_of(f"{tmp_path}/a1")) == ["a1.tar", "a10.tar"]
+    with pytest.raises(RecipeError, match=r"nothing was found at .*/c"):
+        units_of(f"{tmp_path}/c")
+
+
+def test_names_with_magic_characters_are_found_as_they_are(tmp_path: Path) -> None:
+    touch(tmp_path, "a[1].jpg", "a1.jpg", "b{1..2}.jpg", "ü %20.jpg")
+    assert keys(units_of(tmp_path / "a[1].jpg", tmp_path / "b{1..2}.jpg")) == ["a[1].jpg", "b{1..2}.jpg"]
+    assert keys(units_of((tmp_path / "ü %20.jpg").as_uri())) == ["ü %20.jpg"]
+
+
+def test_a_folders_order_is_that_of_the_paths_whatever_the_order_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a/z.jpg", "a-b.jpg", "a.jpg", "a0.jpg", "b/a/c.jpg", "b/a.jpg", "B.jpg"]
+    touch(tmp_path, *names)
+    real = os.scandir
+    for reverse in (False, True):
+        monkeypatch.setattr(
+            storage.os, "scandir", lambda f, r=reverse: sorted(real(f), key=lambda entry: entry.name, reverse=r)
+        )
+        assert keys(units_of(tmp_path)) == sorted(names)
+
+
+def test_a_unit_of_files_holds_a_thousand(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number:04d}.png" for number in range(2500)))
+    units = units_of(tmp_path)
+    assert [unit.rows for unit in units] == [1000, 1000, 500]
+    assert keys(units) == [f"{number:04d}.png" for number in range(2500)]
+
+
+def test_a_plan_is_read_back_as_it_was_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "ENTRIES_PER_ROW_GROUP", 3)
+    units = [
+        Unit(
+            kind="webdataset" if number % 2 else "files",
+            rows=None if number % 2 else count,
+            entries=[
+                Entry(stored=Stored(path=f"/ü/{number}/{n}", size=10**n, version=f"v{n}"), key=f"k{n}")
+                for n in range(count)
+            ],
+        )
+        for number, count in enumerate([2, 1, 2, 1, 1, 5, 1])
+    ]
+    assert plan.load(str(tmp_path)) == []
+    plan.store(str(tmp_path), iter(units))
+    refs = plan.load(str(tmp_path))
+    assert [ref.unit for ref in refs] == list(range(len(units)))
+    assert len({ref.row_group for ref in refs}) > 2
+    assert [ref.load() for ref in refs] == units
+    assert [(r.kind, r.rows, r.bytes) for r in refs] == [
+        (u.kind, u.rows, sum(e.stored.size for e in u.entries)) for u in units
+    ]
+
+
+def test_a_plan_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
+    touch(tmp_path, "out")
+    with pytest.raises(SystemFailure, match=r"^output\.path: .* cannot be written"):
+        plan.store(str(tmp_path / "out"), [])
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a.tar", "gs://bucket/{0..3}.tar", "hf://datasets/x/*.tar"])
+def test_other_storage_is_refused_in_one_sentence(path: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        units_of(path)
+    scheme = path.partition("://")[0]
+    assert f"{scheme}://" in str(error.value) and "not supported" in str(error.value)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_put_replaces_an_object_whole(tmp_path: Path) -> None:
+    path = str(tmp_path / "deep" / "object")
+    storage.put(path, b"a longer content")
+    storage.put(path, b"new")
+    assert storage.read(path) == b"new"
+    assert os.listdir(tmp_path / "deep") == ["object"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_put_that_fails_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = str(tmp_path / "object")
+    storage.put(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, step, broken)
+        with pytest.raises(OSError, match="No space"):
+            storage.put(path, b"new")
+    assert storage.read(path) == b"old"
+    assert os.listdir(tmp_path) == ["object"]
+
+
+def test_an_object_that_changed_is_not_opened_as_the_planned_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"12345")
+    planned = storage.stat(str(path))
+    with storage.open_stream(planned) as stream:
+        assert stream.read() == b"12345"
+    path.write_bytes(b"67890")
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(storage.SourceChanged):
+        storage.open_stream(planned)
