@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 
 from caprl_ray import engines
 from caprl_ray.engines import Completion, Picture
-from caprl_ray.errors import RowFailure
+from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
 from caprl_ray.prompts import PromptTemplate, control_token_stripper
 from caprl_ray.recipe import Recipe
@@ -41,12 +41,19 @@ class Captioner:
         self._counter = counter
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
-        self._engine = self._run(engines.start(recipe, model))
-        self._strip = control_token_stripper(self._engine.control_tokens)
+        self._failure: SystemFailure | None = None
+        try:
+            self._engine = self._run(engines.start(recipe, model))
+            self._strip = control_token_stripper(self._engine.control_tokens)
+        except SystemFailure as failure:
+            # Said at the first batch: from there Ray carries it to the driver whole, from a constructor as text only.
+            self._failure = failure
         self.needs = (*PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Caption one batch."""
+        """Caption one batch. Raises SystemFailure when the engine did not start or is gone."""
+        if self._failure:
+            raise self._failure
         captioned = run_stage(self, table)
         if self._counter:
             failed = captioned.num_rows - captioned["code"].null_count

@@ -69,13 +69,10 @@ def _check_gpus(recipe: Recipe) -> None:
 def configure(context: DataContext, debug: bool) -> None:
     """Set what the pipeline needs of Ray Data."""
     context.target_max_block_size = TARGET_BLOCK_BYTES
-    # A replica that restarts on a GPU whose memory is not free yet fails once in its constructor: try again (D11).
-    context.actor_init_retry_on_errors = True
-    context.actor_init_max_retries = 1
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug
     if not debug:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as our own sentence
         warnings.filterwarnings("ignore", module="ray")
 
 

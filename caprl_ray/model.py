@@ -58,6 +58,8 @@ def resolve(recipe: Recipe) -> ModelRef:
     processor = _processor(path, revision)
     if processor is None or "vision_config" not in config:
         raise RecipeError(f"model.source: {source} is not a vision-language model (no vision configuration was found).")
+    if os.path.isdir(path) and not any(Path(path).glob("*.safetensors")):
+        raise RecipeError(f"model.source: {source} holds no weights (no *.safetensors file).")
     return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=_size_rule(recipe, processor))
 
 

@@ -44,10 +44,15 @@ class PromptTemplate:
         return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
 
     def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
-        """The text for one row; `strip` cleans what is substituted. Raises RowFailure `prompt_column`."""
-        return "".join(
-            literal if field is None else literal + strip(_text(field, columns))[:MAX_VALUE_CHARACTERS]
-            for literal, field in self._parts
+        """The text for one row, through `strip` as a whole: two values, or a value and the template's own text, could
+        make a control token together. Raises RowFailure `prompt_column`."""
+        if not self.columns:
+            return "".join(literal for literal, _ in self._parts)
+        return strip(
+            "".join(
+                literal if field is None else literal + _text(field, columns)[:MAX_VALUE_CHARACTERS]
+                for literal, field in self._parts
+            )
         )
 
 

@@ -4,6 +4,7 @@
 `RecipeError` with one sentence: the field, the value, and what is allowed.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,7 +165,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_parallelism(self) -> "Recipe":
-        parallel = self.model.engine.get("tensor_parallel_size", 1) * self.model.engine.get("pipeline_parallel_size", 1)
+        sizes = {name: self.model.engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")}
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(
+                    f"model.engine.{name}: {size!r} is not allowed; it should be a whole number of at least 1"
+                )
+        parallel = math.prod(sizes.values())
         if self.replicas.gpus >= 1 and parallel != self.replicas.gpus:
             raise ValueError(
                 f"replicas.gpus is {self.replicas.gpus:g}, but model.engine's tensor and pipeline parallel sizes "
@@ -179,7 +186,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: the recipe is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections such as input, model and output.")
@@ -210,7 +217,7 @@ def _override(document: dict[str, Any], override: str) -> None:
             raise RecipeError(f"{override!r}: {part} is a value in this recipe, not a section.")
     try:
         place[names[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is not a YAML value.") from None
 
 

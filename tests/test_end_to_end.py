@@ -52,7 +52,7 @@ def test_preflight_says_what_it_saw_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"))
     assert run.returncode == 0, run.stderr
-    said = {key: text for key, text in (line[2:].split(": ", 1) for line in run.stdout.splitlines() if line[:2] == "  ")}
+    said = dict(line[2:].split(": ", 1) for line in run.stdout.splitlines() if line[:2] == "  ")
     assert len(said) == 8 and sum(captions[key] == text for key, text in said.items()) >= 7
     assert not list((tmp_path / "out").iterdir())
 
@@ -67,3 +67,13 @@ def test_a_model_that_does_not_load_is_one_sentence(tmp_path: Path) -> None:
     run = command("-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml"))
     assert run.returncode == 2 and "not a vision-language model" in run.stderr
     assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) == 1
+
+
+def test_an_engine_that_refuses_its_arguments_is_one_sentence(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "images", 4)
+    recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
+    recipe["model"]["engine"] = {"max_model_len": 10**9}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = command("-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml"))
+    assert run.returncode == 1 and "embedded did not start" in run.stderr and "max_model_len" in run.stderr
+    assert "Traceback" not in run.stderr

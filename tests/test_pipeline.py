@@ -78,9 +78,7 @@ def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: 
     assert all(field.metadata[b"description"] for field in schema)
 
 
-def test_the_same_command_again_captions_nothing(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_again_captions_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stub_recipe([images / "files"], tmp_path / "out")
     pipeline.run(recipe)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}

@@ -173,3 +173,19 @@ def test_an_object_that_changed_is_not_opened_as_the_planned_one(tmp_path: Path)
     os.utime(path, ns=(0, 0))
     with pytest.raises(storage.SourceChanged):
         storage.open_stream(planned)
+
+
+def test_a_glob_takes_each_image_once_and_nothing_that_lies_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("a.jpg", "b.jpg", "notes.txt"):
+        (tmp_path / "d" / name).touch()
+    (tmp_path / "d" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    for pattern in ("d/**", "d/*", "d*"):
+        units = list(sources.plan_units(Input(paths=[str(tmp_path / pattern)])))
+        assert [entry.stored.path.rpartition("/")[2] for unit in units for entry in unit.entries] == ["a.jpg", "b.jpg"]
+
+
+def test_a_brace_range_may_have_one_element(tmp_path: Path) -> None:
+    (tmp_path / "00.tar").touch()
+    (unit,) = sources.plan_units(Input(paths=[str(tmp_path / "{00..00}.tar")]))
+    assert unit.entries[0].key == "00.tar"

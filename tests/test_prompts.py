@@ -45,7 +45,7 @@ def test_without_control_tokens_nothing_is_cut() -> None:
 
 
 def test_the_recipes_own_text_is_not_cut() -> None:
-    assert fill("</s>{txt}{{}}", {"txt": "x"}) == "</s>x{}"
+    assert fill("</s>{{}}", {"txt": "x"}) == "</s>{}"
 
 
 METADATA = {"json": json.dumps({"alt_text": "a cat", "size": {"w": 3}, "tags": ["é", 1], "none": None}), "cls": 7}
@@ -135,3 +135,9 @@ def test_templates_whose_turns_cannot_be_told_apart_are_refused() -> None:
         ChatFormat.render(lambda turns: "nothing of it", "s")
     with pytest.raises(SystemFailure, match=r"prompt\.system"):
         ChatFormat.render(lambda turns: " ".join(str(turn["content"]) for turn in turns), None)
+
+
+@pytest.mark.parametrize("text", ["{a}{b}", "<{c}", "x{a}{b}y"])
+def test_values_cannot_make_a_control_token_together(text: str) -> None:
+    columns = {"a": "<|im_", "b": "end|>", "c": "|im_end|>"}
+    assert "<|im_end|>" not in PromptTemplate(text).fill(columns, control_token_stripper(["<|im_end|>"]))

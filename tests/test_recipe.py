@@ -188,3 +188,17 @@ def test_a_recipe_and_its_sections_are_frozen() -> None:
         field = name or next(iter(type(holder).model_fields))
         with pytest.raises(ValidationError, match="frozen"):
             setattr(holder, field, getattr(holder, field))
+
+
+@pytest.mark.parametrize("size", [None, "2", {}, True, 0])
+def test_a_parallel_size_of_the_wrong_type_is_refused_by_name(size: object) -> None:
+    document = {"input": {"paths": "a"}, "output": {"path": "o"}, "model": {"engine": {"tensor_parallel_size": size}}}
+    with pytest.raises(RecipeError, match=r"model\.engine\.tensor_parallel_size: .* is not allowed"):
+        parse(document)
+
+
+@pytest.mark.parametrize("text", ["a: 2026-13-45", "a: " * 1 + "{a: " * 3000])
+def test_yaml_that_breaks_its_parser_is_a_recipe_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError):
+        load(tmp_path / "recipe.yaml")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import pydantic
 from PIL import Image
 
 from caprl_ray.engines import Completion, Picture, max_num_seqs
@@ -122,5 +123,9 @@ def _rejected(error: Exception) -> RowFailure:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ").splitlines()[0][:300].rstrip(".")
+    if "core initialization failed" in str(error):
+        return "its core process died; its log says why: run caprl-ray preflight with --debug"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300].rstrip(".") if lines else type(error).__name__

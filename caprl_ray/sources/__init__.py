@@ -52,23 +52,33 @@ def metadata_schema(kinds: Iterable[str]) -> pa.Schema:
 
 
 def _plan_path(path: str, kind: str | None) -> Iterator[Unit]:
-    found = _expand(path)
+    named = _named(path)
+    found = named or _matching(path)
     kind = kind or _infer(path, found)
+    if not named:  # a glob may match what lies beside the images, too
+        found = [f for f in found if storage.is_folder(f) or KINDS[kind].takes(storage.stat(f))]
     return KINDS[kind].plan(found)
 
 
-def _expand(path: str) -> list[str]:
-    """Brace ranges must all exist; a glob or a prefix must match something."""
+def _named(path: str) -> list[str]:
+    """What a path or a brace range names, all of which must exist; empty for a glob or a prefix."""
     try:
         names = list(braceexpand(path)) if "{" in path and not storage.exists(path) else [path]
     except ValueError:
         raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None
-    if len(names) > 1:
+    if names != [path]:
         absent = [name for name in names if not storage.exists(name)]
         if absent:
             raise RecipeError(f"input.paths: {path} names {len(names)} paths, of which {absent[0]} does not exist.")
         return [storage.local_path(name) for name in names]
-    found = [storage.local_path(path)] if storage.exists(path) else storage.find(path)
+    return [storage.local_path(path)] if storage.exists(path) else []
+
+
+def _matching(path: str) -> list[str]:
+    """What a glob or a prefix matches, and that must be something; nothing below a folder that matches itself."""
+    found = [match for match in storage.find(path) if storage.exists(match)]
+    folders = tuple(match.rstrip("/") + "/" for match in found if storage.is_folder(match))
+    found = [match for match in found if not match.rstrip("/").startswith(folders)]
     if not found:
         raise RecipeError(f"input.paths: nothing was found at {path}.")
     return found
