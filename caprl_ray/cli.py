@@ -27,11 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaprlError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (the last line of defence: a sentence and an exit code, --debug re-raises)
-        from caprl_ray.cluster import own_error
-
-        own = own_error(error)
-        if own:
-            return _fail(str(own), own.exit_code)
         lines = str(error).strip().splitlines() or [""]
         return _fail(f"{type(error).__name__}: {lines[-1].strip()} (--debug shows where)", 1)
 

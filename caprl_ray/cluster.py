@@ -29,7 +29,10 @@ def batch_rows(max_pixels: int) -> int:
 
 @contextmanager
 def session(recipe: Recipe, debug: bool) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards."""
+    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards.
+
+    An exception of ours that a worker raised leaves as itself, without what Ray wraps around it.
+    """
     started_here = not ray.is_initialized()
     if started_here:
         _connect(debug)
@@ -37,6 +40,11 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         _check_gpus(recipe)
         configure(DataContext.get_current(), debug)
         yield
+    except Exception as error:
+        own = own_error(error)
+        if own is None:
+            raise
+        raise own from error
     finally:
         if started_here:
             ray.shutdown()
@@ -69,6 +77,8 @@ def _check_gpus(recipe: Recipe) -> None:
 def configure(context: DataContext, debug: bool) -> None:
     """Set what the pipeline needs of Ray Data."""
     context.target_max_block_size = TARGET_BLOCK_BYTES
+    # Ray's own wrapper loses its cause on the way to the driver, and with it our sentence.
+    context.raise_original_map_exception = True
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug
     if not debug:
@@ -86,7 +96,8 @@ def own_error(error: BaseException) -> CaprlError | None:
             continue
         wrapped = isinstance(current, ray.exceptions.RayError)  # may also look like its cause: take the cause itself
         if isinstance(current, CaprlError) and not wrapped:
-            return current
+            # Ray adds lines of advice to the message of whatever passes through it.
+            return type(current)(str(current).partition("\n")[0])
         seen.append(current)
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
     return None

@@ -68,7 +68,7 @@ def _try_output(path: str) -> None:
 
 def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
     actor = ray.remote(num_gpus=recipe.replicas.gpus, num_cpus=0)(Captioner)
-    replica, seconds = _timed(_start, actor, recipe, model)
+    replica, seconds = _timed(_start, actor, recipe, model, prepared.slice(0, 0))
     print(f"model: {model.label} started in {seconds:.1f} s")
     captioned, seconds = _timed(lambda: ray.get(replica.__call__.remote(prepared)))
     tokens = sum(filter(None, captioned["caption_tokens"].to_pylist()))
@@ -77,9 +77,10 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
     return captioned
 
 
-def _start(actor: Any, recipe: Recipe, model: ModelRef) -> ActorHandle:
+def _start(actor: Any, recipe: Recipe, model: ModelRef, nothing: pa.Table) -> ActorHandle:
+    """A replica that has answered: one that did not start says so at its first batch."""
     replica = actor.remote(recipe, model, None)
-    ray.get(replica.__ray_ready__.remote())
+    ray.get(replica.__call__.remote(nothing))
     return replica
 
 

@@ -124,7 +124,7 @@ def _rejected(error: Exception) -> RowFailure:
 
 def _first_line(error: BaseException) -> str:
     if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults
-        return str(error.errors()[0]["msg"]).removeprefix("Value error, ").splitlines()[0][:300].rstrip(".")
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ").partition(". ")[0][:300].rstrip(".")
     if "core initialization failed" in str(error):
         return "its core process died; its log says why: run caprl-ray preflight with --debug"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

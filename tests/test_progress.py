@@ -1,0 +1,36 @@
+"""The progress line says what is done, how fast, and how long the rest takes."""
+
+import io
+
+import pytest
+
+from caprl_ray.progress import ProgressLine, Start, describe
+
+START = Start(done=1000, failed=3, planned=5000)
+
+
+def test_the_rate_is_that_of_this_run_and_the_rest_is_what_is_left_of_the_plan() -> None:
+    line = describe(START, rows=1000, failed=2, seconds=50)
+    assert line == "2,000 / 5,000 images  20.0 images/s  5 failed  ETA 0:02:30"
+
+
+def test_an_unknown_plan_promises_no_end() -> None:
+    line = describe(Start(done=0, failed=0, planned=None), rows=100, failed=0, seconds=10)
+    assert line == "100 images  10.0 images/s  0 failed"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "start", "end"), [(Terminal(), "\r", ""), (io.StringIO(), "", "\n")])
+def test_a_terminal_gets_one_line_over_and_over_and_a_file_whole_lines(
+    stream: io.StringIO, start: str, end: str
+) -> None:
+    line = ProgressLine(None, START, stream)
+    line._show(10, 0)
+    line._show(20, 0)
+    first, second = stream.getvalue().split("1,020")
+    assert first.startswith(start) and first.count("\n") == len(end)
+    assert second.endswith(end)
