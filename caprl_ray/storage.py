@@ -6,7 +6,7 @@ whether that is one row's fault or the run's is for the caller to say.
 
 import glob
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -113,13 +113,12 @@ def put(path: str, content: bytes) -> None:
     """Write an object whole or not at all: to a temporary name, to disk, then renamed over any older one."""
     target = Path(local_path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -140,12 +139,6 @@ def objects(folder: str, suffix: str) -> list[str]:
         return []
     names = os.listdir(local_path(folder))
     return sorted(join(folder, name) for name in names if name.endswith(suffix) and not name.startswith("."))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -146,7 +146,7 @@ def test_put_replaces_an_object_whole(tmp_path: Path) -> None:
     assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_put_that_fails_leaves_the_old_content_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
