@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify = add("verify", _verify, "check that every planned image is in the output once")
     verify.add_argument("output", metavar="OUT", help="output folder")
+    verify.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how an s3:// output is reached")
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images and write nothing that stays")
@@ -93,11 +94,14 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from caprl_ray import ledger, plan
+    from caprl_ray.recipe import parse_storage
+    from caprl_ray.storage import Storage
 
-    units = plan.load(args.output)
+    storage = Storage(parse_storage(args.overrides))
+    units = plan.load(storage, args.output).units
     if not units:
         raise RecipeError(f"{args.output}: there is no plan here, so it is not the output of a run.")
-    balance = ledger.balance(units, ledger.read_committed(args.output))
+    balance = ledger.balance(units, ledger.read_committed(storage, args.output))
     print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
     return 0 if balance.balanced else 3
 

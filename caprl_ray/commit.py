@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
-from caprl_ray import storage
 from caprl_ray.errors import SystemFailure
 from caprl_ray.schema import META_PREFIX, data_schema, failed_schema, metadata_schema
+from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
 
@@ -25,7 +25,8 @@ DATA, FAILED = "data", "failed"
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes a write task's rows whole or not at all."""
 
-    def __init__(self, output: str, rows_per_object: int) -> None:
+    def __init__(self, storage: Storage, output: str, rows_per_object: int) -> None:
+        self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
 
@@ -47,9 +48,9 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         if not rows.num_rows:
             return
         names = [n if n in rows.schema.names else META_PREFIX + n for n in schema.names]
-        path = storage.join(self._output, folder, f"{name}.parquet")
+        path = join(self._output, folder, f"{name}.parquet")
         try:
-            storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
+            self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray import storage
 from caprl_ray.commit import DATA, FAILED
 from caprl_ray.errors import SystemFailure
 from caprl_ray.plan import UnitRef
+from caprl_ray.storage import Storage, join
 
 COLUMNS = ["unit", "index", "unit_rows"]
 
@@ -115,12 +115,12 @@ class Ledger:
         return line + (f"; {self.unknown} units of unknown length" if self.unknown else "")
 
 
-def read_committed(output: str) -> dict[int, Committed]:
+def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
     """What the output holds, for each unit that has any row in it."""
     units: dict[int, Committed] = {}
     for folder in (DATA, FAILED):
-        for path in storage.objects(storage.join(output, folder), ".parquet"):
-            _add(units, folder, _identity_columns(path))
+        for path in storage.objects(join(output, folder), ".parquet"):
+            _add(units, folder, _identity_columns(storage, path))
     for unit in units.values():
         unit.failed -= unit.captioned
     return units
@@ -143,7 +143,7 @@ def balance(refs: Iterable[UnitRef], committed: dict[int, Committed]) -> Ledger:
     return Ledger(units=units)
 
 
-def _identity_columns(path: str) -> pa.Table:
+def _identity_columns(storage: Storage, path: str) -> pa.Table:
     try:
         return pq.read_table(io.BytesIO(storage.read(path)), columns=COLUMNS)
     except (OSError, pa.ArrowInvalid) as error:

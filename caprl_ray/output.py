@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from caprl_ray import plan, sources, storage
+from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef
-from caprl_ray.plan import UnitRef
+from caprl_ray.plan import Plan, Unit
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import clashes
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage, join
 
 RUN, SUCCESS = "run.json", "_SUCCESS"
 
@@ -66,58 +68,83 @@ class Output:
         """The folder."""
         return self.recipe.output.path
 
+    @property
+    def storage(self) -> Storage:
+        """The storage that it lies in."""
+        return Storage(self.recipe.storage)
+
+    @property
+    def access(self) -> Access:
+        """How its input is read."""
+        return Access(storage=self.storage, input=self.recipe.input, max_bytes=self.recipe.prepare.max_bytes)
+
     @classmethod
     def open(cls, recipe: Recipe, model: ModelRef) -> "Output":
         """Open a new or an existing output. Raises RecipeError where it belongs to another recipe."""
         output = cls(recipe=recipe, fingerprint=fingerprint(recipe, model))
-        stored = read_run(output.path)
-        planned = bool(storage.objects(storage.join(output.path, plan.FOLDER), ".parquet"))
+        try:
+            stored = read_run(output.storage, output.path)
+            planned = bool(output.storage.objects(join(output.path, plan.FOLDER), ".parquet"))
+        except OSError as error:
+            raise SystemFailure(f"output.path: {output.path} cannot be read ({error.strerror}).") from error
         if stored and planned:
             _refuse_other(output.path, stored["fingerprint"], json.loads(json.dumps(output.fingerprint)))
         elif planned:
             raise RecipeError(f"output.path: {output.path} holds a plan without {RUN}; give an empty or a new folder.")
         return output
 
-    def plan(self) -> list[UnitRef]:
-        """The stored plan, or a new one stored before it is used. Raises RecipeError for an input without images."""
-        refs = plan.load(self.path) or self._new_plan()
-        taken = clashes(sources.metadata_schema(ref.kind for ref in refs).names)
-        if taken:
-            raise RecipeError(f"input: the source's own column {taken[0]} has the name of an output column; rename it.")
-        return refs
+    def plan(self) -> Plan:
+        """The stored plan, or a new one stored before it is used.
 
-    def _new_plan(self) -> list[UnitRef]:
-        units = sources.plan_units(self.recipe.input)
+        Raises RecipeError for an input without images, or with a column that the output needs for itself.
+        """
+        stored = plan.load(self.storage, self.path)
+        if not stored.units:
+            self._store_plan()
+            stored = plan.load(self.storage, self.path)
+        return stored
+
+    def _store_plan(self) -> None:
+        units = map(_without_clash, sources.plan_units(self.access))
         first = next(units, None)
         if first is None:
             raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
         self._write_run()
-        plan.store(self.path, itertools.chain([first], units))
-        return plan.load(self.path)
+        plan.store(self.storage, self.path, itertools.chain([first], units))
 
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
         if ledger.balanced:
-            storage.put(storage.join(self.path, SUCCESS), b"")
+            self.storage.put(join(self.path, SUCCESS), b"")
         elif not limited:
             raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
 
     def _write_run(self) -> None:
         content = {"recipe": self.recipe.model_dump(), "fingerprint": self.fingerprint}
-        path = storage.join(self.path, RUN)
+        path = join(self.path, RUN)
         try:
-            storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
+            self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
 
 
-def read_run(path: str) -> dict[str, Any] | None:
+def _without_clash(unit: Unit) -> Unit:
+    taken = clashes(unit.columns.names)
+    if taken:
+        raise RecipeError(
+            f"input: {unit.entries[0].stored.path} has a column {taken[0]}, a name that the output needs for itself; "
+            f"rename it, for instance with input.rename={{{taken[0]}: source_{taken[0]}}}."
+        )
+    return unit
+
+
+def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
     """The contents of an output's run.json; None where there is none."""
-    name = storage.join(path, RUN)
-    if not storage.exists(name):
-        return None
+    name = join(path, RUN)
     try:
         content = json.loads(storage.read(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except ValueError:
         content = None
     if not isinstance(content, dict) or "fingerprint" not in content:

@@ -5,23 +5,22 @@ Every arrow is a Ray Data operator; what each one does is in the module of its n
 
 import math
 
-import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
-from caprl_ray import cluster, engines, ledger, sources
+from caprl_ray import cluster, engines, ledger
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef, resolve
 from caprl_ray.output import Output
-from caprl_ray.plan import UnitRef
 from caprl_ray.prepare_stage import Prepare
 from caprl_ray.progress import ProgressLine, Start, start_counter
 from caprl_ray.reader import PlannedImages, remaining
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import row_schema
+from caprl_ray.storage import Storage
 
 
 def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Ledger:
@@ -36,17 +35,17 @@ def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Led
     """
     model = resolve(recipe)
     output = Output.open(recipe, model)
-    units = output.plan()
-    committed = ledger.read_committed(output.path)
-    work = remaining(units, committed)
+    plan = output.plan()
+    committed = ledger.read_committed(output.storage, output.path)
+    work = remaining(plan.units, committed)
     if work:
         with cluster.session(recipe, debug):
-            images = read(PlannedImages(work, _row_schema(units), recipe.prepare.max_bytes), limit)
+            images = read(PlannedImages(work, row_schema(plan.columns), output.access), limit)
             counter = start_counter()
-            with ProgressLine(counter, Start.of(ledger.balance(units, committed), limit)):
+            with ProgressLine(counter, Start.of(ledger.balance(plan.units, committed), limit)):
                 commit(captioned(images, recipe, model, counter), recipe)
-        committed = ledger.read_committed(output.path)
-    balance = ledger.balance(units, committed)
+        committed = ledger.read_committed(output.storage, output.path)
+    balance = ledger.balance(plan.units, committed)
     output.finish(balance, limited=limit is not None)
     return balance
 
@@ -85,9 +84,5 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
 
 def commit(rows: Dataset, recipe: Recipe) -> None:
     """Captions -> parquet objects."""
-    sink = CommittedRows(recipe.output.path, recipe.output.rows_per_object)
+    sink = CommittedRows(Storage(recipe.storage), recipe.output.path, recipe.output.rows_per_object)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": cluster.WRITE_CPUS})
-
-
-def _row_schema(units: list[UnitRef]) -> pa.Schema:
-    return row_schema(sources.metadata_schema(unit.kind for unit in units))

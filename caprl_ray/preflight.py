@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray import cluster, sources, storage
+from caprl_ray import cluster, sources
 from caprl_ray.captioner import Captioner
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.model import ModelRef, resolve
@@ -17,6 +17,8 @@ from caprl_ray.prepare_stage import Prepare
 from caprl_ray.reader import tables, unit_rows
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import row_schema
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage, join
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
     model = resolve(recipe)
     images, seconds = _timed(_first_images, recipe)
     print(f"input: {images.num_rows} images read in {seconds:.2f} s, {_failures(images)}")
-    _try_output(recipe.output.path)
+    _try_output(Storage(recipe.storage), recipe.output.path)
     print(f"output: {recipe.output.path} can be written")
     prepared, seconds = _timed(Prepare(model.size_rule, recipe.prepare), images)
     print(f"prepare: {images.num_rows / seconds:.1f} images/s on one core, {_failures(prepared)}")
@@ -44,21 +46,22 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
 
 def _first_images(recipe: Recipe) -> pa.Table:
-    units = sources.plan_units(recipe.input)
+    access = Access(storage=Storage(recipe.storage), input=recipe.input, max_bytes=recipe.prepare.max_bytes)
+    units = sources.plan_units(access)
     first = next(units, None)
     if first is None:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(sources.metadata_schema([first.kind]))
+    schema = row_schema(first.columns)
     rows = chain.from_iterable(
-        unit_rows(number, unit, schema=schema, max_bytes=recipe.prepare.max_bytes)
+        unit_rows(number, unit, schema=schema, access=access)
         for number, unit in enumerate(chain([first], units))
         if unit.kind == first.kind
     )
     return pa.concat_tables(tables(islice(rows, IMAGES), schema))
 
 
-def _try_output(path: str) -> None:
-    test = storage.join(path, TEST_OBJECT)
+def _try_output(storage: Storage, path: str) -> None:
+    test = join(path, TEST_OBJECT)
     try:
         storage.put(test, b"test")
         storage.delete(test)

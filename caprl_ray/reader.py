@@ -19,6 +19,7 @@ from caprl_ray.ledger import Committed
 from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.schema import META_PREFIX, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
 
 # One read task streams one unit while there are few; beyond this many tasks, neighbours share one, so that the driver's
 # work for them stays bounded.
@@ -52,11 +53,11 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
 class PlannedImages(Datasource):  # type: ignore[misc]
     """Ray datasource over the units that are left to do; finished units are not in `work` and are never opened."""
 
-    def __init__(self, work: list[Work], schema: pa.Schema, max_bytes: int) -> None:
+    def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
         super().__init__()
         self._work = work
         self._schema = schema
-        self._max_bytes = max_bytes
+        self._access = access
 
     @property
     def tasks(self) -> int:
@@ -76,13 +77,12 @@ class PlannedImages(Datasource):  # type: ignore[misc]
         return [self._task([self._work[n] for n in group], per_task_row_limit) for group in groups]
 
     def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
-        schema, max_bytes = self._schema, self._max_bytes
+        schema, access = self._schema, self._access
 
         def read() -> Iterator[pa.Table]:
             for work in group:
-                rows = unit_rows(
-                    work.ref.unit, work.ref.load(), schema=schema, max_bytes=max_bytes, done=work.done, rows=work.rows
-                )
+                unit = work.ref.load(access.storage)
+                rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
                 yield from tables(rows, schema)
 
         metadata = BlockMetadata(
@@ -110,7 +110,7 @@ def unit_rows(
     unit: Unit,
     *,
     schema: pa.Schema,
-    max_bytes: int,
+    access: Access,
     done: BitMap | None = None,
     rows: int | None = None,
 ) -> Iterator[Row]:
@@ -125,7 +125,7 @@ def unit_rows(
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
-    samples = sources.KINDS[unit.kind].read(unit, done, max_bytes)
+    samples = sources.KINDS[unit.kind].read(unit, done, access)
     pending: Row | None = None
     position = 0
     try:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -27,6 +28,16 @@ from caprl_ray.prompts import PromptTemplate
 Positive = Annotated[int, Field(ge=1)]
 
 
+def _service_address(address: str) -> str:
+    """An http(s) address that holds no secret: recipes are stored with the output."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it should be an address such as https://host:port")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("an address must hold no user, password, query or fragment")
+    return address
+
+
 class Section(BaseModel):
     """A part of the recipe: frozen, and without fields that nobody reads."""
 
@@ -36,7 +47,7 @@ class Section(BaseModel):
 class Input(Section):
     """What to caption."""
 
-    kind: Literal["files", "webdataset"] | None = None
+    kind: Literal["files", "webdataset", "parquet"] | None = None
     """How the input is packed; inferred from each path where it is left out."""
     paths: Annotated[
         list[Annotated[str, Field(min_length=1)]],
@@ -152,6 +163,21 @@ class Output(Section):
     """Rows in one parquet object, at least: also the rows at risk when a node dies."""
 
 
+class Storage(Section):
+    """How `s3://` paths are reached; credentials come from boto3's usual chain and stand in no recipe."""
+
+    endpoint: Annotated[str, AfterValidator(_service_address)] | None = None
+    """The address of a store that speaks S3's protocol, such as https://storage.example.org; Amazon's if left out."""
+    region: str | None = None
+    """The buckets' region, where the environment does not say."""
+    profile: str | None = None
+    """The profile of the shared credentials file, which every node must have."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+    path_style: bool | None = None
+    """Buckets in the path rather than the host name; where left out, true when there is an endpoint."""
+
+
 class Recipe(Section):
     """One dataset's captioning run."""
 
@@ -161,6 +187,7 @@ class Recipe(Section):
     replicas: Replicas = Replicas()
     prompt: Prompt = Prompt()
     sampling: Sampling = Sampling()
+    storage: Storage = Storage()
     output: Output
 
     @model_validator(mode="after")
@@ -193,6 +220,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(document, override)
     return parse(document)
+
+
+def parse_storage(overrides: Sequence[str]) -> Storage:
+    """The section `storage` alone, for commands that have no recipe, from `storage.field=value` overrides."""
+    document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
+    for override in overrides:
+        if not override.startswith("storage."):
+            raise RecipeError(f"{override!r}: only fields of storage can be given here, for instance storage.region=…")
+        _override(document, override)
+    return parse(document).storage
 
 
 def parse(document: dict[str, Any]) -> Recipe:

@@ -12,7 +12,7 @@ from caprl_ray import cli, plan
 from caprl_ray.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.schema import row_schema
-from caprl_ray.storage import Stored
+from caprl_ray.storage import Storage, Stored
 from caprl_ray.version import __version__
 
 HELP = """
@@ -30,14 +30,14 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
 def output(folder: Path, indices: list[int], rows: int = 3) -> str:
     """An output whose one unit has `rows` rows, of which those at `indices` are committed."""
     entries = [Entry(stored=Stored(path=f"/{n}.jpg", size=1, version="v"), key=f"{n}") for n in range(rows)]
-    plan.store(str(folder), [Unit(kind="files", rows=rows, entries=entries)])
+    plan.store(Storage(), str(folder), [Unit(kind="files", rows=rows, entries=entries)])
     committed = [
         {"id": str(n), "unit": 0, "index": n, "unit_rows": rows if n == rows - 1 else None, "caption": "c"}
         for n in indices
     ]
     if committed:
         schema = row_schema(pa.schema([]))
-        CommittedRows(str(folder), 1).write([pa.Table.from_pylist(committed, schema=schema)], None)
+        CommittedRows(Storage(), str(folder), 1).write([pa.Table.from_pylist(committed, schema=schema)], None)
     return str(folder)
 
 
@@ -70,7 +70,7 @@ def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFix
         ("model.source=./no/such/model", "./no/such/model"),
         ("model.source=stub", "CAPRL_RAY_ALLOW_STUB"),
         ("input.paths=/no/such/images", "/no/such/images"),
-        ("input.paths=s3://bucket/images", "s3://"),
+        ("input.paths=gs://bucket/images", "gs://"),
     ],
 )
 def test_a_wrong_recipe_exits_2_with_one_sentence(
@@ -108,7 +108,7 @@ def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.Captu
 def test_an_unforeseen_error_exits_1_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: object) -> list[object]:
+    def broken(*_: object) -> list[object]:
         raise RuntimeError("first line\n  last line")
 
     monkeypatch.setattr(plan, "load", broken)
@@ -119,7 +119,7 @@ def test_an_unforeseen_error_exits_1_with_one_sentence(
 
 
 def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(_: object) -> list[object]:
+    def interrupted(*_: object) -> list[object]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plan, "load", interrupted)

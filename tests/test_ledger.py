@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyroaring import BitMap
 
-from caprl_ray import ledger, sources, storage
+from caprl_ray import ledger, sources
 from caprl_ray.commit import CommittedRows, object_name
 from caprl_ray.errors import SystemFailure
 from caprl_ray.ledger import Committed, Ledger
@@ -23,6 +23,8 @@ from caprl_ray.reader import remaining, tables, unit_rows
 from caprl_ray.recipe import Input
 from caprl_ray.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
 
 SCHEMA = row_schema(METADATA)
 
@@ -40,8 +42,12 @@ def shard(path: Path, samples: int) -> bytes:
     return buffer.getvalue()
 
 
+def access(path: Path | str = "-") -> Access:
+    return Access(storage=Storage(), input=Input(paths=[str(path)]), max_bytes=10_000)
+
+
 def unit_of(path: Path) -> Unit:
-    (unit,) = sources.plan_units(Input(paths=[str(path)]))
+    (unit,) = sources.plan_units(access(path))
     return unit
 
 
@@ -53,7 +59,7 @@ def images(folder: Path, count: int) -> Unit:
 
 
 def read(unit: Unit, done: Iterable[int] = (), rows: int | None = None) -> list[dict[str, Any]]:
-    found = unit_rows(7, unit, schema=SCHEMA, max_bytes=10_000, done=BitMap(done), rows=rows)
+    found = unit_rows(7, unit, schema=SCHEMA, access=access(), done=BitMap(done), rows=rows)
     return [row for table in tables(found, SCHEMA) for row in table.to_pylist()]
 
 
@@ -142,12 +148,12 @@ def outcome(rows: list[dict[str, Any]], failed: Iterable[int] = ()) -> pa.Table:
 
 
 def write(output: Path, *blocks: pa.Table) -> None:
-    CommittedRows(str(output), 1).write(list(blocks), None)
+    CommittedRows(Storage(), str(output), 1).write(list(blocks), None)
 
 
 def balance(output: Path, rows: int | None = None) -> Ledger:
     ref = UnitRef(unit=7, kind="webdataset", rows=rows, bytes=0, object="", row_group=0, offset=0)
-    return ledger.balance([ref], ledger.read_committed(str(output)))
+    return ledger.balance([ref], ledger.read_committed(Storage(), str(output)))
 
 
 def objects(output: Path) -> set[str]:
@@ -175,7 +181,7 @@ def test_any_row_that_is_lost_unbalances_the_ledger(unit: Unit, tmp_path: Path, 
     assert not balance(tmp_path / "out").balanced
     work = remaining(
         [UnitRef(unit=7, kind=unit.kind, rows=unit.rows, bytes=0, object="", row_group=0, offset=0)],
-        ledger.read_committed(str(tmp_path / "out")),
+        ledger.read_committed(Storage(), str(tmp_path / "out")),
     )
     assert told(read(unit, work[0].done, work[0].rows)) == [(lost, None, 4 if lost == 3 else None)]
 
@@ -238,7 +244,7 @@ def test_other_rows_go_to_other_objects(unit: Unit, tmp_path: Path) -> None:
     rows = read(unit)
     write(tmp_path, outcome(rows[:2]))
     write(tmp_path, outcome(rows[2:]))
-    assert len(storage.objects(str(tmp_path / "data"), ".parquet")) == 2
+    assert len(Storage().objects(str(tmp_path / "data"), ".parquet")) == 2
 
 
 def test_the_columns_are_exactly_those_of_the_schema(unit: Unit, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import stub_caption
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
 from caprl_ray.model import resolve
+from caprl_ray.output import Output
 from caprl_ray.prepare import Limits, prepare
 from caprl_ray.prepare_stage import Prepare
 from caprl_ray.reader import PlannedImages, remaining
@@ -22,6 +23,7 @@ from caprl_ray.recipe import Recipe, parse
 from caprl_ray.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.stages import run_stage
+from caprl_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 120
@@ -147,7 +149,9 @@ def test_an_output_that_lost_rows_does_not_pass_for_complete(images: Path, tmp_p
     (lost,) = (tmp_path / "out" / "data").glob("*.parquet")
     table = pq.read_table(lost)
     pq.write_table(table.slice(0, table.num_rows - 1), lost)  # the last row of the unit
-    balance = ledger.balance(plan.load(recipe.output.path), ledger.read_committed(recipe.output.path))
+    balance = ledger.balance(
+        plan.load(Storage(), recipe.output.path).units, ledger.read_committed(Storage(), recipe.output.path)
+    )
     assert not balance.balanced and balance.units[0].missing == 1
     assert pipeline.run(recipe).balanced
     assert len(rows_of(tmp_path / "out")) == IMAGES // 2
@@ -201,11 +205,11 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(pipeline, "Prepare", RecordedPrepare)
     monkeypatch.setattr(pipeline, "Captioner", RecordedCaptioner)
     recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
-    model, units = resolve(recipe), list(sources.plan_units(recipe.input))
-    plan.store(recipe.output.path, units)
-    work = remaining(plan.load(recipe.output.path), {})
+    model, access = resolve(recipe), Output.open(recipe, resolve(recipe)).access
+    plan.store(Storage(), recipe.output.path, sources.plan_units(access))
+    work = remaining(plan.load(Storage(), recipe.output.path).units, {})
     with cluster.session(recipe, debug=False):
-        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), recipe.prepare.max_bytes), None)
+        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access), None)
         captions = pipeline.captioned(rows, recipe, model).materialize()
     batch = cluster.batch_rows(model.size_rule.max_pixels)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]

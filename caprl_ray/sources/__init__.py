@@ -1,102 +1,119 @@
-"""Where images come from: each kind of source cuts paths into units and streams a unit's samples.
+"""Where images come from: each kind of source cuts what was found into units and streams a unit's samples.
 
-A new kind is one module with these two functions and one line in `KINDS`.
+A new kind is one module with these functions and one line in `KINDS`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from glob import has_magic
+from itertools import chain, islice
 
-import pyarrow as pa
 from braceexpand import braceexpand
+from pyroaring import BitMap
 
-from caprl_ray import storage
-from caprl_ray.errors import RecipeError
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Unit
-from caprl_ray.recipe import Input
 from caprl_ray.sources import files, webdataset
 from caprl_ray.sources.samples import Sample
-from caprl_ray.storage import Stored
+from caprl_ray.sources.source import Access, Found
+from caprl_ray.storage import Folder, Storage, Stored
+
+SEEN_FOR_KIND = 1000  # names from which a path's kind is inferred
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One kind of source.
 
-    `plan` cuts one path, glob and brace range already expanded, into units. `read` streams a unit's samples in the
-    order of their index; an index in the set it is given may come as None, unread. `metadata` names its own columns.
+    `plan` cuts what a path of the recipe names into units. `read` streams a unit's samples in the order of their index;
+    an index in the set it is given may come as None, unread. `takes` tells from its name whether an object is of the
+    kind.
     """
 
-    plan: Callable[[list[str]], Iterator[Unit]]
-    read: Callable[..., Iterator[Sample | None]]
-    metadata: pa.Schema
+    plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
+    read: Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
     takes: Callable[[Stored], bool]
 
 
 KINDS = {
-    "files": Source(plan=files.plan, read=files.read, metadata=pa.schema([]), takes=files.takes),
-    "webdataset": Source(
-        plan=webdataset.plan, read=webdataset.read, metadata=webdataset.METADATA, takes=webdataset.takes
-    ),
+    "files": Source(plan=files.plan, read=files.read, takes=files.takes),
+    "webdataset": Source(plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes),
 }
 
 
-def plan_units(recipe: Input) -> Iterator[Unit]:
-    """The units of the recipe's input, in the order of its paths. Raises RecipeError where nothing is found."""
-    return chain.from_iterable(_plan_path(path, recipe.kind) for path in recipe.paths)
+def plan_units(access: Access) -> Iterator[Unit]:
+    """The units of the recipe's input, in the order of its paths.
+
+    Raises RecipeError where nothing is found, SystemFailure where storage cannot be listed.
+    """
+    for path in access.input.paths:
+        try:
+            yield from _plan_path(path, access)
+        except OSError as error:
+            raise SystemFailure(
+                f"input.paths: {path} cannot be listed ({error.strerror or type(error).__name__})."
+            ) from error
 
 
-def metadata_schema(kinds: Iterable[str]) -> pa.Schema:
-    """The source columns of a plan with units of these kinds."""
-    return pa.unify_schemas([KINDS[kind].metadata for kind in sorted(set(kinds))])
+def _plan_path(path: str, access: Access) -> Iterator[Unit]:
+    found = _found(path, access.storage)
+    first = list(islice(found, SEEN_FOR_KIND))
+    kind = access.input.kind or _infer(path, first)
+    source = KINDS[kind]
+    wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
+    return source.plan(wanted, access)
 
 
-def _plan_path(path: str, kind: str | None) -> Iterator[Unit]:
-    named = _named(path)
-    found = named or _matching(path)
-    kind = kind or _infer(path, found)
-    if not named:  # a glob may match what lies beside the images, too
-        found = [f for f in found if storage.is_folder(f) or KINDS[kind].takes(storage.stat(f))]
-    return KINDS[kind].plan(found)
+def _found(path: str, storage: Storage) -> Iterator[Found]:
+    """Every object that a path of the recipe names, one at a time."""
+    names = _braces(path, storage)
+    several = names != [path]
+    for name, there in zip(names, storage.lookup_all(names), strict=True):
+        if there is None and several and not has_magic(name):
+            raise RecipeError(f"input.paths: {path} names {len(names)} paths, of which {name} does not exist.")
+        if there is None:
+            yield from _matching(name, storage)
+        else:
+            yield from _objects(there, storage, named=True)
 
 
-def _named(path: str) -> list[str]:
-    """What a path or a brace range names, all of which must exist; empty for a glob or a prefix."""
+def _braces(path: str, storage: Storage) -> list[str]:
+    """What a brace range stands for; a path that exists as it is written stands for itself."""
+    if "{" not in path or storage.lookup(path):
+        return [path]
     try:
-        names = list(braceexpand(path)) if "{" in path and not storage.exists(path) else [path]
+        return list(braceexpand(path))
     except ValueError:
         raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None
-    if names != [path]:
-        absent = [name for name in names if not storage.exists(name)]
-        if absent:
-            raise RecipeError(f"input.paths: {path} names {len(names)} paths, of which {absent[0]} does not exist.")
-        return [storage.local_path(name) for name in names]
-    return [storage.local_path(path)] if storage.exists(path) else []
 
 
-def _matching(path: str) -> list[str]:
-    """What a glob or a prefix matches, and that must be something; nothing below a folder that matches itself."""
-    found = [match for match in storage.find(path) if storage.exists(match)]
-    folders = tuple(match.rstrip("/") + "/" for match in found if storage.is_folder(match))
-    found = [match for match in found if not match.rstrip("/").startswith(folders)]
-    if not found:
-        raise RecipeError(f"input.paths: nothing was found at {path}.")
-    return found
+def _matching(pattern: str, storage: Storage) -> Iterator[Found]:
+    """What a glob or a prefix matches, and that must be something."""
+    matches = storage.find(pattern)
+    first = next(matches, None)
+    if first is None:
+        raise RecipeError(f"input.paths: nothing was found at {pattern}.")
+    for match in chain([first], matches):
+        yield from _objects(match, storage, named=False)
 
 
-def _infer(path: str, found: list[str]) -> str:
-    """The kind of what a path names, from its first thousand files' names."""
-    seen = {
-        kind
-        for stored, _ in zip(storage.files(found), range(1000), strict=False)
-        for kind, source in KINDS.items()
-        if source.takes(stored)
-    }
+def _objects(there: Stored | Folder, storage: Storage, *, named: bool) -> Iterator[Found]:
+    """An object itself, or all objects below a folder."""
+    if isinstance(there, Stored):
+        yield Found(stored=there, key=there.path.rpartition("/")[2], named=named)
+        return
+    for stored in storage.walk(there.path):
+        yield Found(stored=stored, key=stored.path.removeprefix(there.path), named=False)
+
+
+def _infer(path: str, found: list[Found]) -> str:
+    """The kind of what a path names, from its first objects' names."""
+    seen = {kind for f in found for kind, source in KINDS.items() if source.takes(f.stored)}
     if len(seen) == 1:
         return seen.pop()
     kinds = " or ".join(KINDS)
     if seen:
         raise RecipeError(
-            f"input.paths: {path} holds images and shards; set input.kind to {kinds}, or name the folders."
+            f"input.paths: {path} holds {' and '.join(sorted(seen))}; set input.kind to {kinds}, or name the folders."
         )
     raise RecipeError(f"input.paths: {path} holds no image and no shard by its names; set input.kind to {kinds}.")

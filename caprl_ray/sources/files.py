@@ -1,12 +1,14 @@
 """Loose image files: a unit is a slice of a thousand of them."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
-from caprl_ray import storage
+from pyroaring import BitMap
+
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
-from caprl_ray.storage import Stored
+from caprl_ray.sources.source import Access, Found
+from caprl_ray.storage import SourceChanged, Stored
 
 FILES_PER_UNIT = 1000
 
@@ -16,43 +18,38 @@ def takes(stored: Stored) -> bool:
     return stored.path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def plan(paths: list[str]) -> Iterator[Unit]:
-    """Units of the images at `paths`: a file named itself is always taken, in a folder only those with image names.
-
-    A row's key is its path below the folder, or its name where the file was named itself.
-    """
-    for batch in batched(_entries(paths), FILES_PER_UNIT):
+def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
+    """Units of images, in the order in which they were found."""
+    entries = (Entry(stored=f.stored, key=f.key) for f in found)
+    for batch in batched(entries, FILES_PER_UNIT):
         yield Unit(kind="files", rows=len(batch), entries=batch)
 
 
-def _entries(paths: list[str]) -> Iterator[Entry]:
-    for path in paths:
-        if not storage.is_folder(path):
-            yield Entry(stored=storage.stat(path), key=path.rpartition("/")[2])
-            continue
-        for stored in filter(takes, storage.walk(path)):
-            yield Entry(stored=stored, key=stored.path.removeprefix(path.rstrip("/") + "/"))
-
-
-def read(unit: Unit, done: Container[int], max_bytes: int) -> Iterator[Sample | None]:
+def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
     """The unit's images in order; those in `done` are not opened and come as None."""
     for index, entry in enumerate(unit.entries):
-        yield None if index in done else _read(entry, max_bytes)
+        yield None if index in done else _read(entry, access)
 
 
-def _read(entry: Entry, max_bytes: int) -> Sample:
+def _read(entry: Entry, access: Access) -> Sample:
     image, failure = None, None
     try:
-        if entry.stored.size > max_bytes:
-            raise RowFailure("image_too_large", f"{entry.stored.size} bytes")
-        with storage.open_stream(entry.stored) as stream:
-            image = stream.read()
-    except FileNotFoundError:
-        failure = RowFailure("source_missing")
-    except storage.SourceChanged:
-        failure = RowFailure("source_changed")
-    except PermissionError:
-        failure = RowFailure("source_unreadable", "permission denied")
+        image = read_image(entry.stored, access)
     except RowFailure as error:
         failure = error
     return Sample(source=entry.stored.path, key=entry.key, image=image, metadata={}, failure=failure)
+
+
+def read_image(stored: Stored, access: Access) -> bytes:
+    """The bytes of an image that is an object of its own. Raises RowFailure, OSError where storage is at fault."""
+    if stored.size > access.max_bytes:
+        raise RowFailure("image_too_large", f"{stored.size} bytes")
+    try:
+        with access.storage.open(stored) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        raise RowFailure("source_missing") from None
+    except SourceChanged:
+        raise RowFailure("source_changed") from None
+    except PermissionError:
+        raise RowFailure("source_unreadable", "permission denied") from None

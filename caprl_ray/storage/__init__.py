@@ -1,0 +1,112 @@
+"""The one place that touches storage: local paths and `s3://` URIs behind one interface.
+
+Another kind of store is a module with the functions of `Store` and one line in `Storage._store`.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+from caprl_ray import recipe
+from caprl_ray.errors import RecipeError
+from caprl_ray.storage.local import LocalStore
+from caprl_ray.storage.s3 import S3Store
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+
+__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "join"]
+
+LOOKUPS = 16  # at once: each waits for storage far longer than it computes
+
+
+def join(path: str, *names: str) -> str:
+    """The path of something below a folder."""
+    return "/".join([path.rstrip("/"), *names])
+
+
+class Store(Protocol):
+    """One kind of storage; what each function promises stands at Storage, which passes calls on."""
+
+    def lookup(self, path: str) -> Stored | Folder | None: ...
+
+    def find(self, pattern: str) -> Iterator[Stored | Folder]: ...
+
+    def walk(self, folder: str) -> Iterator[Stored]: ...
+
+    def objects(self, folder: str) -> list[str]: ...
+
+    def open(self, stored: Stored) -> BinaryIO: ...
+
+    def read(self, path: str) -> bytes: ...
+
+    def put(self, path: str, content: bytes) -> None: ...
+
+    def delete(self, path: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Storage as the recipe's section `storage` says; travels to Ray's workers, connects where it is used.
+
+    Paths are as the recipe gives them: relative, absolute, `file://` or `s3://bucket/key`. Every function raises
+    FileNotFoundError or PermissionError for the one object that it was asked for, any other OSError where the storage
+    itself is at fault; `strerror` then says what was seen, in words that hold no secret. RecipeError for other schemes.
+    """
+
+    settings: recipe.Storage = field(default_factory=recipe.Storage)
+
+    def lookup(self, path: str) -> Stored | Folder | None:
+        """What is at a path: an object, a folder, or nothing."""
+        return self._store(path).lookup(path)
+
+    def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
+        """What is at each of the paths, in their order, looked up several at a time."""
+        with ThreadPoolExecutor(LOOKUPS) as pool:
+            yield from pool.map(self.lookup, paths)
+
+    def find(self, pattern: str) -> Iterator[Stored | Folder]:
+        """What a glob (`*`, `?`, `[…]`, `**`) matches, or what begins with a path that has no magic.
+
+        Sorted; nothing below a folder that matches itself.
+        """
+        return self._store(pattern).find(pattern)
+
+    def walk(self, folder: str) -> Iterator[Stored]:
+        """Every object below a folder, however deep, in the order of their paths; a bounded part is held at a time."""
+        return self._store(folder).walk(folder)
+
+    def objects(self, folder: str, suffix: str) -> list[str]:
+        """The sorted paths of the objects directly in a folder whose names end in `suffix`; none without a folder."""
+        return sorted(path for path in self._store(folder).objects(folder) if path.endswith(suffix))
+
+    def open(self, stored: Stored) -> BinaryIO:
+        """Open an object for reading from its start; it can be sought in.
+
+        Raises SourceChanged, here or while reading, when it is not the given version.
+        """
+        return self._store(stored.path).open(stored)
+
+    def read(self, path: str) -> bytes:
+        """The whole of a small object."""
+        return self._store(path).read(path)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write an object whole or not at all, over any older one."""
+        self._store(path).put(path, content)
+
+    def delete(self, path: str) -> None:
+        """Remove an object; nothing happens when it is not there."""
+        self._store(path).delete(path)
+
+    def _store(self, path: str) -> Store:
+        scheme = urlsplit(path).scheme if "://" in path else "file"
+        if scheme == "file":
+            return LocalStore()
+        if scheme == "s3":
+            return S3Store(self.settings)
+        if scheme in ("http", "https"):
+            raise RecipeError(
+                f"{path}: images are not fetched from the web; download them to a folder or bucket first."
+            )
+        raise RecipeError(f"{path}: storage of the kind {scheme}:// is not supported; use a local path or s3://.")

@@ -1,0 +1,105 @@
+"""Local storage: plain files, written to a temporary name and renamed."""
+
+import errno
+import glob
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+
+
+class LocalStore:
+    """The files of this machine; faults are the system's own OSErrors."""
+
+    def lookup(self, path: str) -> Stored | Folder | None:
+        """Devices and pipes are nothing: reading one might never end."""
+        path = local_path(path)
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return Folder(path=path.rstrip("/") + "/")
+        return _stored(path, status) if stat.S_ISREG(status.st_mode) else None
+
+    def find(self, pattern: str) -> Iterator[Stored | Folder]:
+        path = local_path(pattern)
+        if not glob.has_magic(path):
+            path = glob.escape(path) + "*"
+        found = [self.lookup(match) for match in sorted(glob.glob(path, recursive=True))]
+        folders = tuple(match.path for match in found if isinstance(match, Folder))
+        yield from (match for match in found if match and not match.path.rstrip("/").startswith(folders))
+
+    def walk(self, folder: str) -> Iterator[Stored]:
+        """Symbolic links to folders are not followed; one folder's names are held at a time."""
+        entries = sorted(os.scandir(local_path(folder)), key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.walk(entry.path)
+            elif entry.is_file():
+                yield _stored(entry.path, entry.stat())
+
+    def objects(self, folder: str) -> list[str]:
+        """Names that begin with a dot are left out: put's temporary files are among them."""
+        path = local_path(folder)
+        if not os.path.isdir(path):
+            return []
+        return [f"{path}/{name}" for name in os.listdir(path) if not name.startswith(".")]
+
+    def open(self, stored: Stored) -> BinaryIO:
+        if not isinstance(self.lookup(stored.path), Stored):
+            raise FileNotFoundError(errno.ENOENT, "no such file", stored.path)
+        stream = open(local_path(stored.path), "rb")  # noqa: SIM115 (the caller closes it)
+        now = _stored(stored.path, os.fstat(stream.fileno()))
+        if now != stored:
+            stream.close()
+            raise SourceChanged(errno.ESTALE, "changed since it was planned", stored.path)
+        return stream
+
+    def read(self, path: str) -> bytes:
+        return Path(local_path(path)).read_bytes()
+
+    def put(self, path: str, content: bytes) -> None:
+        target = Path(local_path(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(target.parent)
+
+    def delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(local_path(path))
+
+
+def local_path(path: str) -> str:
+    """An absolute local path of a relative, absolute or `file://` one."""
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _stored(path: str, status: os.stat_result) -> Stored:
+    return Stored(path=path, size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

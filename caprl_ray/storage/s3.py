@@ -1,0 +1,356 @@
+"""S3 and stores that speak its protocol, through boto3.
+
+Objects are read in exact ranges, each with `If-Match` on the planned ETag: a changed object is noticed in the middle of
+a read too, a range that comes short is fetched again, and connections stay open from one range to the next.
+"""
+
+import errno
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from glob import has_magic
+from itertools import islice
+from typing import Any, BinaryIO, cast
+
+from caprl_ray import recipe
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+
+# One request of a stream: large enough that its latency does not count, small enough to be held for each read task.
+RANGE_BYTES = 8 * 2**20
+LISTED_AHEAD = 16  # sub-prefixes listed at once, a page of a thousand keys each
+ATTEMPTS = 8  # of one request, by botocore's own backoff with jitter: about a minute in all
+BODY_ATTEMPTS = 5  # of one range whose body breaks off, each of them with ATTEMPTS of its own
+
+# The request was refused for what its sender is, not for what it asked: every other one would be, too.
+DENIED_SENDERS = frozenset(
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+)
+
+
+@cache
+def _client(settings: recipe.Storage) -> Any:
+    """One client a process; boto3's clients may be used by several threads. Credentials: boto3's usual chain."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    path_style = settings.endpoint is not None if settings.path_style is None else settings.path_style
+    # Stores that are not Amazon's may refuse the checksums that botocore adds where nothing requires them.
+    checksums = "when_required" if settings.endpoint else "when_supported"
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=2 * LISTED_AHEAD,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        signature_version=UNSIGNED if settings.anonymous else None,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
+    )
+    with _faults("storage"):
+        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
+        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+
+
+class S3Store:
+    """The objects of S3 buckets; a path is `s3://bucket/key` with the key as it is, nothing in it encoded."""
+
+    def __init__(self, settings: recipe.Storage) -> None:
+        self._settings = settings
+
+    @property
+    def _s3(self) -> Any:
+        return _client(self._settings)
+
+    def lookup(self, path: str) -> Stored | Folder | None:
+        """An object goes before a folder of the same name."""
+        bucket, key = _parts(path)
+        if key and not key.endswith("/"):
+            try:
+                return self._head(path)
+            except FileNotFoundError:
+                pass
+        folder = _folder_key(key)
+        with _faults(path):
+            found = self._s3.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1)
+        return Folder(path=_path(bucket, folder)) if found["KeyCount"] else None
+
+    def _head(self, path: str) -> Stored:
+        bucket, key = _parts(path)
+        with _faults(path):
+            head = self._s3.head_object(Bucket=bucket, Key=key)
+        return Stored(path=path, size=head["ContentLength"], version=_version(head["ETag"]))
+
+    def find(self, pattern: str) -> Iterator[Stored | Folder]:
+        bucket, key = _parts(pattern)
+        if not has_magic(key):
+            for page in self._pages(bucket, key, "/"):
+                yield from page
+            return
+        literal, magic = [], key.split("/")
+        while not has_magic(magic[0]):
+            literal.append(magic.pop(0) + "/")
+        yield from self._expand(bucket, "".join(literal), magic)
+
+    def _expand(self, bucket: str, prefix: str, parts: list[str]) -> Iterator[Stored | Folder]:
+        """What matches the remaining parts of a glob below a prefix, level by level."""
+        part, rest = parts[0], parts[1:]
+        if part == "**" and not rest:
+            yield from self._below(bucket, prefix)
+            return
+        if part == "**":
+            yield from self._expand(bucket, prefix, rest)
+        for page in self._pages(bucket, prefix, "/"):
+            for child in page:
+                name = child.path.rstrip("/").rpartition("/")[2]
+                if part == "**":
+                    if isinstance(child, Folder):
+                        yield from self._expand(bucket, prefix + name + "/", parts)
+                elif fnmatchcase(name, part) and not rest:
+                    yield child
+                elif fnmatchcase(name, part) and isinstance(child, Folder):
+                    yield from self._expand(bucket, prefix + name + "/", rest)
+
+    def walk(self, folder: str) -> Iterator[Stored]:
+        bucket, key = _parts(folder)
+        prefix = _folder_key(key)
+        while lone := self._lone_folder(bucket, prefix):  # or nothing would be listed at the same time
+            prefix = lone
+        return self._below(bucket, prefix)
+
+    def _lone_folder(self, bucket: str, prefix: str) -> str | None:
+        """The sub-prefix that everything below a prefix has in common, up to its next slash."""
+        pages = list(islice(self._pages(bucket, prefix, "/", 3), 2))
+        if len(pages) == len(pages[0]) == 1 and isinstance(pages[0][0], Folder):
+            return _parts(pages[0][0].path)[1]
+        return None
+
+    def _below(self, bucket: str, prefix: str) -> Iterator[Stored]:
+        """Every object below a prefix, in order of keys; several sub-prefixes are listed at the same time.
+
+        What is held: a page of the prefix itself, and the first page of each of LISTED_AHEAD sub-prefixes.
+        """
+        with ThreadPoolExecutor(LISTED_AHEAD) as pool:
+            ahead: deque[Stored | _Pages] = deque()
+            for page in _Pages(pool, self._pages(bucket, prefix, "/")):
+                for child in page:
+                    if isinstance(child, Folder):
+                        ahead.append(_Pages(pool, self._pages(bucket, _parts(child.path)[1], "")))
+                    else:
+                        ahead.append(child)
+                    if len(ahead) > LISTED_AHEAD:
+                        yield from _objects(ahead.popleft())
+            while ahead:
+                yield from _objects(ahead.popleft())
+
+    def _pages(self, bucket: str, prefix: str, delimiter: str, size: int = 1000) -> Iterator[list[Stored | Folder]]:
+        """Pages of at most `size` objects and, with a delimiter, sub-prefixes, in order of keys.
+
+        The empty objects that consoles make to show a folder, whose keys end with a slash, are left out.
+        """
+        token: dict[str, str] = {}
+        while True:
+            with _faults(_path(bucket, prefix)):
+                page = self._s3.list_objects_v2(
+                    Bucket=bucket, Prefix=prefix, Delimiter=delimiter, MaxKeys=size, **token
+                )
+            found: list[Stored | Folder] = [
+                Stored(path=_path(bucket, entry["Key"]), size=entry["Size"], version=_version(entry["ETag"]))
+                for entry in page.get("Contents", ())
+                if not entry["Key"].endswith("/")
+            ]
+            found += [Folder(path=_path(bucket, entry["Prefix"])) for entry in page.get("CommonPrefixes", ())]
+            yield sorted(found, key=lambda child: child.path)
+            if not page["IsTruncated"]:
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def objects(self, folder: str) -> list[str]:
+        bucket, key = _parts(folder)
+        children = (child for page in self._pages(bucket, _folder_key(key), "/") for child in page)
+        return [child.path for child in children if isinstance(child, Stored)]
+
+    def open(self, stored: Stored) -> BinaryIO:
+        if stored.size == 0 and self._head(stored.path) != stored:  # there is no range to ask for
+            raise _changed(stored.path)
+        return cast("BinaryIO", io.BufferedReader(_Ranges(self._s3, stored), RANGE_BYTES))
+
+    def read(self, path: str) -> bytes:
+        with self.open(self._head(path)) as stream:
+            return stream.read()
+
+    def put(self, path: str, content: bytes) -> None:
+        bucket, key = _parts(path)
+        with _faults(path):
+            self._s3.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def delete(self, path: str) -> None:
+        bucket, key = _parts(path)
+        with _faults(path):
+            self._s3.delete_object(Bucket=bucket, Key=key)
+
+
+@dataclass
+class _Pages:
+    """An iterator of pages that always fetches the next one in a thread."""
+
+    pool: ThreadPoolExecutor
+    pages: Iterator[list[Stored | Folder]]
+
+    def __post_init__(self) -> None:
+        self._next = self._fetch()
+
+    def _fetch(self) -> "Future[list[Stored | Folder] | None]":
+        return self.pool.submit(next, self.pages, None)
+
+    def __iter__(self) -> Iterator[list[Stored | Folder]]:
+        while (page := self._next.result()) is not None:
+            self._next = self._fetch()
+            yield page
+
+
+def _objects(found: "Stored | _Pages") -> Iterator[Stored]:
+    if isinstance(found, Stored):
+        yield found
+        return
+    for page in found:
+        for stored in page:
+            assert isinstance(stored, Stored), "a listing without a delimiter has no sub-prefixes"
+            yield stored
+
+
+class _Ranges(io.RawIOBase):
+    """One version of an object as a raw stream, each read one request for exactly its bytes."""
+
+    def __init__(self, client: Any, stored: Stored) -> None:
+        self._s3 = client
+        self._stored = stored
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._stored.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        return self.read(self._stored.size)
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._stored.size if size < 0 else min(self._stored.size, self._position + size)
+        if self._position >= end:
+            return b""
+        content = self._fetch(self._position, end)
+        self._position = end
+        return content
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`; a body that breaks off is asked for again."""
+        from botocore.exceptions import HTTPClientError
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(HTTPClientError),
+            stop=stop_after_attempt(BODY_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.5, max=20),
+            reraise=True,
+        )
+        try:
+            with _faults(self._stored.path):
+                return bytes(retrying(self._request, start, end))
+        except PermissionError:
+            self._check_bucket()
+            raise
+
+    def _check_bucket(self) -> None:
+        """Raise OSError where not this object alone is denied: that would pass for as many bad rows."""
+        bucket, key = _parts(self._stored.path)
+        try:
+            with _faults(self._stored.path):
+                self._s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        except PermissionError:
+            raise OSError(errno.EIO, "S3 denies access to the bucket", self._stored.path) from None
+
+    def _request(self, start: int, end: int) -> bytes:
+        bucket, key = _parts(self._stored.path)
+        etag = self._stored.version.removeprefix("etag:")
+        response = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
+        with response["Body"] as body:
+            content: bytes = body.read()  # raises where the connection ends before Content-Length
+        if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
+            raise _changed(self._stored.path)
+        return content
+
+
+@contextmanager
+def _faults(path: str) -> Iterator[None]:
+    """botocore's exceptions as OSErrors; their own texts may hold signed addresses and are not passed on."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
+    try:
+        yield
+    except ClientError as error:
+        raise _answer(error, path) from None
+    except NoCredentialsError:
+        reason = "no S3 credentials were found; give them in the usual ways, or set storage.anonymous"
+        raise OSError(errno.EIO, reason, path) from None
+    except ProfileNotFound:
+        raise OSError(errno.EIO, "storage.profile names no profile of this machine", path) from None
+    except BotoCoreError as error:
+        raise OSError(errno.EIO, f"S3 gave no answer: {type(error).__name__}", path) from None
+
+
+def _answer(error: Any, path: str) -> OSError:
+    """What S3's refusal means."""
+    code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
+    if status == 412:
+        return _changed(path)
+    if code == "NoSuchBucket":
+        return OSError(errno.EIO, "the bucket does not exist", path)
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, "no such object", path)
+    if status == 403 and code not in DENIED_SENDERS:
+        return PermissionError(errno.EACCES, "S3 denies access", path)
+    return OSError(errno.EIO, f"S3 answers {code}", path)
+
+
+def _changed(path: str) -> SourceChanged:
+    return SourceChanged(errno.ESTALE, "changed since it was planned", path)
+
+
+def _version(etag: str) -> str:
+    return f"etag:{etag}"
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _path(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"
+
+
+def _folder_key(key: str) -> str:
+    """The prefix of what lies in a folder; empty for the whole bucket."""
+    return key if not key or key.endswith("/") else key + "/"
