@@ -1,15 +1,22 @@
-"""One Ray cluster of this test session's own, on this machine, with the stub engine allowed."""
+"""One Ray cluster and one S3 server of this test session's own, on this machine, with the stub engine allowed."""
 
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 os.environ["CAPRL_RAY_ALLOW_STUB"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+# For the S3 server on loopback; set here, before Ray starts, so that its workers have them too.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+os.environ.pop("AWS_PROFILE", None)
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +30,18 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3Server"]:
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server") -> "S3Server":
+    s3_server.reset()
+    return s3_server

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -294,7 +294,7 @@ class _Ranges(io.RawIOBase):
         bucket, key = _parts(self._stored.path)
         etag = self._stored.version.removeprefix("etag:")
         response = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
-        with response["Body"] as body:
+        with closing(response["Body"]) as body:
             content: bytes = body.read()  # raises where the connection ends before Content-Length
         if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
             raise _changed(self._stored.path)

@@ -1,0 +1,248 @@
+"""S3 storage against a real S3 server on loopback: names, listings, versions, and what goes wrong on the way."""
+
+import random
+import threading
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from caprl_ray import recipe
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.plan import Unit
+from caprl_ray.recipe import Input
+from caprl_ray.sources import plan_units
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Folder, SourceChanged, Storage, Stored
+from caprl_ray.storage import s3 as s3_storage
+from tests.s3_server import BUCKET, Request, S3Server
+
+ODD_NAMES = [
+    "a b.jpg",
+    "ü/é 写真.jpg",
+    "plus+plus.jpg",
+    "per%20cent%.jpg",
+    "#hash?query=1&x.jpg",
+    "quote'\"<>.jpg",
+    "~!*().jpg",
+]
+
+
+@pytest.fixture
+def storage(s3: S3Server) -> Storage:
+    return Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-1"))
+
+
+def planned(storage: Storage, path: str) -> Stored:
+    found = storage.lookup(path)
+    assert isinstance(found, Stored)
+    return found
+
+
+def units_of(storage: Storage, *paths: str) -> list[Unit]:
+    return list(plan_units(Access(storage=storage, input=Input(paths=list(paths)), max_bytes=1000)))
+
+
+def keys(units: list[Unit]) -> list[str]:
+    return [entry.key for unit in units for entry in unit.entries]
+
+
+def test_odd_names_are_listed_found_read_and_written_as_they_are(s3: S3Server, storage: Storage) -> None:
+    paths = [s3.put(f"odd/{name}", name.encode()) for name in ODD_NAMES]
+    walked = list(storage.walk(f"s3://{BUCKET}/odd/"))
+    assert [stored.path for stored in walked] == sorted(paths)
+    for stored in walked:
+        assert planned(storage, stored.path) == stored
+        with storage.open(stored) as stream:
+            assert stream.read().decode() == stored.path.removeprefix(f"s3://{BUCKET}/odd/")
+        storage.put(stored.path + ".copy", b"copy")
+        assert s3.client.get_object(Bucket=BUCKET, Key=stored.path.removeprefix(f"s3://{BUCKET}/") + ".copy")
+    assert keys(units_of(storage, f"s3://{BUCKET}/odd")) == sorted(ODD_NAMES)
+    assert keys(units_of(storage, *paths)) == [path.rpartition("/")[2] for path in paths]
+
+
+def test_ten_thousand_keys_in_folders_come_in_order_and_are_asked_for_once(s3: S3Server, storage: Storage) -> None:
+    rng = random.Random(1)
+    names = [f"data/train/{rng.choice('abcdefgh')}{n % 40:02d}/{n:05d}.jpg" for n in range(9_000)]
+    names += [f"data/train/{n:05d}.jpg" for n in range(1_000)]
+    s3.fill([*names, "data/", "data/train/", "data/train/a00/", "data-other/x.jpg"])
+    assert [s.path for s in storage.walk(f"s3://{BUCKET}/data")] == [f"s3://{BUCKET}/{name}" for name in sorted(names)]
+    assert not s3.of("HEAD")
+    folders = len({name.rpartition("/")[0] for name in names})
+    assert len(s3.of("GET")) <= folders + 10
+    units = units_of(storage, f"s3://{BUCKET}/data/")
+    assert [unit.rows for unit in units] == [1000] * 10
+    assert keys(units) == [name.removeprefix("data/") for name in sorted(names)]
+
+
+def test_a_flat_prefix_of_many_pages_is_listed_whole_and_lazily(s3: S3Server, storage: Storage) -> None:
+    names = [f"flat/{n:05d}.jpg" for n in range(3_500)]
+    s3.fill(names)
+    first = list(islice(storage.walk(f"s3://{BUCKET}/flat"), 5))
+    assert [s.path.rpartition("/")[2] for s in first] == [f"{n:05d}.jpg" for n in range(5)]
+    assert len(s3.of("GET")) <= 4  # a look at the folder, a page, and one ahead
+    assert len(list(storage.walk(f"s3://{BUCKET}/flat"))) == 3_500
+
+
+def test_folders_are_listed_at_the_same_time(s3: S3Server, storage: Storage) -> None:
+    for n in range(8):
+        s3.put(f"d/{n:02d}/a.jpg", b"")
+    four = threading.Barrier(4)
+
+    def wait_for_four(request: Request) -> None:
+        if "prefix=d%2F0" in request.query:
+            four.wait(10)  # raises where no four requests are under way at once
+
+    s3.fault = wait_for_four
+    assert len(list(storage.walk(f"s3://{BUCKET}/d"))) == 8
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("g/a*.tar", ["a1.tar", "a10.tar", "a2.tar"]),
+        ("g/?2.tar", ["a2.tar", "b2.tar"]),
+        ("g/**/a3.tar", ["a3.tar"]),
+        ("g/*/er/*.tar", ["a3.tar"]),
+        ("g/[b-c]*.tar", ["b2.tar"]),
+        ("g/a1", ["a1.tar", "a10.tar"]),
+        ("g/de", ["er/a3.tar"]),
+        ("g/d*", ["er/a3.tar"]),
+        ("g/**", ["a1.tar", "a10.tar", "a2.tar", "b2.tar", "a3.tar"]),
+        ("g/{a1,b2}.tar", ["a1.tar", "b2.tar"]),
+        ("g/{a,b}*.tar", ["a1.tar", "a10.tar", "a2.tar", "b2.tar"]),
+    ],
+)
+def test_globs_prefixes_and_braces_mean_what_they_mean_locally(
+    s3: S3Server, storage: Storage, pattern: str, found: list[str]
+) -> None:
+    for name in ("b2.tar", "a1.tar", "a10.tar", "a2.tar", "deep/er/a3.tar", "notes.txt"):
+        s3.put(f"g/{name}", b"x")
+    assert keys(units_of(storage, f"s3://{BUCKET}/{pattern}")) == found
+
+
+def test_what_is_not_there_is_one_sentence(s3: S3Server, storage: Storage) -> None:
+    s3.put("here/0.tar", b"x")
+    with pytest.raises(RecipeError, match=r"names 2 paths, of which s3://bucket/here/1\.tar does not exist"):
+        units_of(storage, f"s3://{BUCKET}/here/{{0..1}}.tar")
+    with pytest.raises(RecipeError, match=r"nothing was found at s3://bucket/gone"):
+        units_of(storage, f"s3://{BUCKET}/gone")
+    with pytest.raises(SystemFailure, match=r"s3://elsewhere/x cannot be listed \(the bucket does not exist\)"):
+        units_of(storage, "s3://elsewhere/x")
+    assert storage.lookup(f"s3://{BUCKET}/here") == Folder(path=f"s3://{BUCKET}/here/")
+    assert storage.objects(f"s3://{BUCKET}/nowhere", ".tar") == []
+
+
+def test_an_object_that_changed_is_noticed_also_in_the_middle(
+    s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 1000)
+    path = s3.put("shard.tar", b"a" * 5000)
+    stored = planned(storage, path)
+    with storage.open(stored) as stream:
+        assert stream.read(1500) == b"a" * 1500
+        s3.put("shard.tar", b"b" * 5000)
+        with pytest.raises(SourceChanged):
+            stream.read()
+    with pytest.raises(SourceChanged), storage.open(stored) as stream:
+        stream.read(1)
+    reads = s3.of("GET", "shard.tar")
+    assert len(reads) > 2 and all(read.if_match == stored.version.removeprefix("etag:") for read in reads)
+    empty = planned(storage, s3.put("empty.jpg", b""))
+    s3.put("empty.jpg", b"not any more")
+    with pytest.raises(SourceChanged):
+        storage.open(empty)
+    s3.client.delete_object(Bucket=BUCKET, Key="shard.tar")
+    with pytest.raises(FileNotFoundError), storage.open(stored) as stream:
+        stream.read(1)
+
+
+def test_a_stream_reads_and_seeks_as_a_file_does(
+    s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 512)
+    content = random.Random(2).randbytes(5000)
+    with storage.open(planned(storage, s3.put("object", content))) as stream:
+        assert stream.read(10) == content[:10]
+        assert stream.seek(-100, 2) == 4900 and stream.read() == content[4900:]
+        assert stream.seek(3000) == 3000 and stream.read(1000) == content[3000:4000]
+        assert stream.read(10_000) == content[4000:] and stream.read(1) == b""
+    s3.requests.clear()
+    with storage.open(planned(storage, s3.put("object", content))) as stream:
+        assert b"".join(iter(lambda: stream.read(100), b"")) == content
+    ranges = [request.range for request in s3.of("GET", "object")]
+    assert len(ranges) == -(-5000 // 512) and len(set(ranges)) == len(ranges)
+
+
+@pytest.mark.parametrize("fault", ["short", "reset", "slow_down"])
+def test_a_passing_fault_is_tried_again_and_never_taken_for_the_end(
+    s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 1000)
+    content = random.Random(3).randbytes(4500)
+    stored = planned(storage, s3.put("object", content))
+    asked: Counter[str | None] = Counter()
+
+    def first_time(request: Request) -> str | None:
+        asked[request.range] += 1
+        return fault if request.method == "GET" and asked[request.range] == 1 else None
+
+    s3.fault = first_time
+    with storage.open(stored) as stream:
+        assert stream.read() == content
+    assert len(s3.faulted) >= 1
+
+
+def test_a_fault_that_stays_is_the_systems_and_says_no_secret(
+    s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_storage, "BODY_ATTEMPTS", 2)
+    stored = planned(storage, s3.put("object", b"x" * 100))
+    for fault, said in (("short", "S3 gave no answer"), ("expired", "S3 answers ExpiredToken")):
+        s3.fault = lambda request, fault=fault: fault
+        with pytest.raises(OSError, match=said) as caught, storage.open(stored) as stream:
+            stream.read()
+        assert not isinstance(caught.value, FileNotFoundError | PermissionError | SourceChanged)
+        assert "AKID" not in str(caught.value) and "Signature" not in str(caught.value)
+
+
+def test_one_denied_object_is_its_own_fault_and_a_denied_bucket_the_systems(s3: S3Server, storage: Storage) -> None:
+    stored = planned(storage, s3.put("object", b"x" * 100))
+    s3.fault = lambda request: "denied" if request.key == "object" else None
+    with pytest.raises(PermissionError), storage.open(stored) as stream:
+        stream.read()
+    s3.fault = lambda request: "denied"
+    with pytest.raises(OSError, match="denies access to the bucket") as caught, storage.open(stored) as stream:
+        stream.read()
+    assert not isinstance(caught.value, PermissionError)
+
+
+def test_an_object_is_one_put(s3: S3Server, storage: Storage) -> None:
+    s3.requests.clear()
+    storage.put(f"s3://{BUCKET}/out/object", b"x" * 20_000_000)
+    assert [(request.method, request.key) for request in s3.requests] == [("PUT", "out/object")]
+    assert storage.read(f"s3://{BUCKET}/out/object") == b"x" * 20_000_000
+    storage.delete(f"s3://{BUCKET}/out/object")
+    storage.delete(f"s3://{BUCKET}/out/object")
+    assert storage.objects(f"s3://{BUCKET}/out", "") == []
+
+
+def test_settings_reach_the_client(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    path = s3.put("public.jpg", b"x")
+    s3.client.put_object_acl(Bucket=BUCKET, Key="public.jpg", ACL="public-read")
+    with pytest.raises(OSError, match="no S3 credentials were found"):
+        Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-2")).lookup(path)
+    assert planned(Storage(recipe.Storage(endpoint=s3.endpoint, anonymous=True)), path).size == 1
+    with pytest.raises(OSError, match=r"storage\.profile names no profile"):
+        Storage(recipe.Storage(profile="nobody")).lookup(path)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://host", "https://user:canary@host", "https://host/?key=canary", "host:9000"]
+)
+def test_an_endpoint_that_is_none_or_holds_a_secret_is_refused(endpoint: str) -> None:
+    with pytest.raises(RecipeError, match=r"storage\.endpoint") as caught:
+        recipe.parse_storage([f"storage.endpoint={endpoint}"])
+    assert "canary" not in str(caught.value)
