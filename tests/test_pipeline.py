@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 
 from caprl_ray import cluster, ledger, pipeline, plan, sources
 from caprl_ray.demo import demo_recipe, render_dataset
-from caprl_ray.engines.stub import stub_caption
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
 from caprl_ray.model import resolve
 from caprl_ray.output import Output
-from caprl_ray.prepare import Limits, prepare
 from caprl_ray.prepare_stage import Prepare
 from caprl_ray.reader import PlannedImages, remaining
 from caprl_ray.recipe import Recipe, parse
@@ -24,6 +21,7 @@ from caprl_ray.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.stages import run_stage
 from caprl_ray.storage import Storage
+from tests.expected import expected_caption, image_in_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 120
@@ -47,19 +45,8 @@ def rows_of(out: Path, part: str = "data") -> list[dict[str, Any]]:
 
 
 def source_bytes(row: dict[str, Any]) -> bytes:
-    if not row["source"].endswith(".tar"):
-        return Path(row["source"]).read_bytes()
-    with tarfile.open(row["source"]) as tar:
-        name = next(n for n in tar.getnames() if n.startswith(row["key"] + ".") and not n.endswith(".json"))
-        member = tar.extractfile(name)
-        assert member
-        return member.read()
-
-
-def expected_caption(image: bytes, recipe: Recipe) -> str:
-    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
-    seen = prepare(image, resolve(recipe).size_rule, limits)
-    return stub_caption(bytes(seen.pixels), seen.pixel_width, seen.pixel_height, recipe.prompt.user)
+    content = Path(row["source"]).read_bytes()
+    return image_in_shard(content, row["key"]) if row["source"].endswith(".tar") else content
 
 
 def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""What the stub engine must say of an image: the tests' measure of a right caption."""
+
+import io
+import tarfile
+
+from caprl_ray.engines.stub import stub_caption
+from caprl_ray.model import resolve
+from caprl_ray.prepare import Limits, prepare
+from caprl_ray.recipe import Recipe
+
+
+def expected_caption(image: bytes, recipe: Recipe) -> str:
+    """The stub's caption of an image's bytes as stored."""
+    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
+    seen = prepare(image, resolve(recipe).size_rule, limits)
+    return stub_caption(bytes(seen.pixels), seen.pixel_width, seen.pixel_height, recipe.prompt.user)
+
+
+def image_in_shard(shard: bytes, key: str) -> bytes:
+    """The image of one sample of a shard."""
+    with tarfile.open(fileobj=io.BytesIO(shard)) as tar:
+        name = next(n for n in tar.getnames() if n.startswith(key + ".") and not n.endswith(".json"))
+        member = tar.extractfile(name)
+        assert member
+        return member.read()

@@ -1,0 +1,148 @@
+"""The whole job with input and output on a real S3 server on loopback, by the stub engine's captions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import cli, pipeline
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.errors import SystemFailure
+from caprl_ray.recipe import Recipe, parse
+from tests.expected import expected_caption, image_in_shard
+from tests.s3_server import BUCKET, Request, S3Server
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+IMAGES = 60
+OUT = f"s3://{BUCKET}/out"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    render_dataset(folder, IMAGES)
+    return folder
+
+
+@pytest.fixture
+def uploaded(s3: S3Server, images: Path) -> dict[str, bytes]:
+    """The images in the bucket: loose files under a name that needs care, and a shard."""
+    content = {f"my files/ü+{path.name}": path.read_bytes() for path in sorted((images / "files").iterdir())}
+    content["shards/00000.tar"] = (images / "shards" / "00000.tar").read_bytes()
+    for key, data in content.items():
+        s3.put(key, data)
+    s3.requests.clear()
+    return content
+
+
+def recipe_of(s3: S3Server, *paths: str, **sections: Any) -> Recipe:
+    return parse(document_of(s3, *paths) | sections)
+
+
+def document_of(s3: S3Server, *paths: str) -> dict[str, Any]:
+    return demo_recipe([Path("-")], Path("-")) | {
+        "input": {"paths": [f"s3://{BUCKET}/{path}" for path in paths or ("my files", "shards/{00000..00000}.tar")]},
+        "model": {"source": "stub"},
+        "prepare": {"max_pixels": 20_000},
+        "storage": {"endpoint": s3.endpoint, "region": "us-east-1"},
+        "output": {"path": OUT},
+    }
+
+
+def rows_of(s3: S3Server, part: str = "data") -> list[dict[str, Any]]:
+    found = s3.client.list_objects_v2(Bucket=BUCKET, Prefix=f"out/{part}/").get("Contents", ())
+    bodies = [s3.client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read() for entry in found]
+    return [row for body in bodies for row in pq.read_table(pa.BufferReader(body)).to_pylist()]
+
+
+def test_every_image_gets_its_own_caption_and_a_second_run_opens_nothing(
+    s3: S3Server, uploaded: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(s3)
+    balance = pipeline.run(recipe)
+    assert balance.balanced and balance.captioned == IMAGES
+    rows = rows_of(s3)
+    assert len({row["id"] for row in rows}) == len(rows) == IMAGES
+    for row in rows:
+        key = row["source"].removeprefix(f"s3://{BUCKET}/")
+        image = image_in_shard(uploaded[key], row["key"]) if key.endswith(".tar") else uploaded[key]
+        assert row["caption"] == expected_caption(image, recipe)
+    assert {row["key"] for row in rows if row["unit"] == 0} == {
+        key.removeprefix("my files/") for key in uploaded if key.startswith("my files/")
+    }
+    sources = [request for request in s3.of("GET") if request.key in uploaded]
+    assert len(sources) == len(uploaded) and all(request.if_match for request in sources)
+    puts = [request.key for request in s3.of("PUT")]
+    assert len(puts) == len(set(puts)) and "out/_SUCCESS" in puts
+
+    s3.requests.clear()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document_of(s3)))
+    assert cli.main(["caption", str(tmp_path / "recipe.yaml")]) == 0
+    assert not [
+        request for request in s3.requests if not request.key.startswith("out/") and "out%2F" not in request.query
+    ]
+    assert not [request for request in s3.of("PUT") if request.key.startswith("out/data")]
+    capsys.readouterr()
+    assert cli.main(["verify", OUT, f"storage.endpoint={s3.endpoint}", "storage.region=us-east-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["captioned"] == IMAGES
+
+
+def test_sources_that_changed_since_the_plan_are_failed_and_never_joined(
+    s3: S3Server, uploaded: dict[str, bytes]
+) -> None:
+    recipe = recipe_of(s3)
+    assert pipeline.run(recipe, limit=1).captioned == 1
+    first = rows_of(s3)[0]["source"].removeprefix(f"s3://{BUCKET}/")
+    changed, gone, *_ = [key for key in uploaded if key not in (first, "shards/00000.tar")]
+    s3.put(changed, uploaded[first])  # another image under the planned name
+    s3.client.delete_object(Bucket=BUCKET, Key=gone)
+    s3.put("shards/00000.tar", uploaded["shards/00000.tar"] + bytes(10240))
+    balance = pipeline.run(recipe)
+    failed = {row["source"].removeprefix(f"s3://{BUCKET}/"): row for row in rows_of(s3, "failed")}
+    assert {key: row["code"] for key, row in failed.items()} == {
+        changed: "source_changed",
+        gone: "source_missing",
+        "shards/00000.tar": "source_changed",
+    }
+    assert balance.balanced and balance.captioned == IMAGES // 2 - 2
+    assert failed["shards/00000.tar"]["unit_rows"] == failed["shards/00000.tar"]["index"] + 1
+
+
+def test_reads_that_break_off_are_tried_again_and_lose_nothing(s3: S3Server, uploaded: dict[str, bytes]) -> None:
+    seen: set[tuple[str, str | None]] = set()
+
+    def every_first_read(request: Request) -> str | None:
+        if request.method != "GET" or request.key not in uploaded or (request.key, request.range) in seen:
+            return None
+        seen.add((request.key, request.range))
+        return "short"
+
+    s3.fault = every_first_read
+    balance = pipeline.run(recipe_of(s3))
+    assert len(s3.faulted) == len(uploaded)
+    assert balance.balanced and (balance.captioned, balance.failed) == (IMAGES, 0)
+
+
+def test_an_output_that_is_denied_stops_the_run_in_one_sentence_and_can_be_resumed(
+    s3: S3Server, uploaded: dict[str, bytes]
+) -> None:
+    recipe = recipe_of(s3)
+    s3.fault = lambda request: "denied" if request.method == "PUT" and "/data/" in request.key else None
+    with pytest.raises(
+        SystemFailure, match=r"output\.path: s3://bucket/out/data/.* cannot be written \(S3 denies access\)"
+    ):
+        pipeline.run(recipe)
+    s3.fault = None
+    assert pipeline.run(recipe).captioned == IMAGES
+
+
+def test_an_expired_login_is_not_taken_for_bad_images(s3: S3Server, uploaded: dict[str, bytes]) -> None:
+    s3.fault = lambda request: "expired" if request.method == "GET" and request.key in uploaded else None
+    with pytest.raises(SystemFailure, match=r"cannot be read \(S3 answers ExpiredToken\)") as caught:
+        pipeline.run(recipe_of(s3))
+    assert "AKID" not in str(caught.value)
+    assert rows_of(s3, "failed") == []
