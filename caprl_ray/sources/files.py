@@ -6,6 +6,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
+from caprl_ray.sources.ahead import ahead
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import SourceChanged, Stored
@@ -27,8 +28,12 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
     """The unit's images in order; those in `done` are not opened and come as None."""
-    for index, entry in enumerate(unit.entries):
-        yield None if index in done else _read(entry, access)
+
+    def sample(numbered: tuple[int, Entry]) -> Sample | None:
+        index, entry = numbered
+        return None if index in done else _read(entry, access)
+
+    return ahead(sample, enumerate(unit.entries))
 
 
 def _read(entry: Entry, access: Access) -> Sample:
