@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
-from caprl_ray import cluster, engines, ledger
+from caprl_ray import cluster, engines, lease, ledger
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
 from caprl_ray.ledger import Ledger
@@ -35,6 +35,11 @@ def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Led
     """
     model = resolve(recipe)
     output = Output.open(recipe, model)
+    with lease.held(output.storage, output.path):
+        return _run(recipe, model, output, limit, debug)
+
+
+def _run(recipe: Recipe, model: ModelRef, output: Output, limit: int | None, debug: bool) -> Ledger:
     plan = output.plan()
     committed = ledger.read_committed(output.storage, output.path)
     work = remaining(plan.units, committed)

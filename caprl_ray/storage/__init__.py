@@ -42,6 +42,10 @@ class Store(Protocol):
 
     def put(self, path: str, content: bytes) -> None: ...
 
+    def create(self, path: str, content: bytes) -> Stored: ...
+
+    def replace(self, stored: Stored, content: bytes) -> Stored: ...
+
     def delete(self, path: str) -> None: ...
 
 
@@ -94,6 +98,14 @@ class Storage:
     def put(self, path: str, content: bytes) -> None:
         """Write an object whole or not at all, over any older one."""
         self._store(path).put(path, content)
+
+    def create(self, path: str, content: bytes) -> Stored:
+        """Write a new object. Raises FileExistsError where there is one, also one that another process just wrote."""
+        return self._store(path).create(path, content)
+
+    def replace(self, stored: Stored, content: bytes) -> Stored:
+        """Write an object over exactly this version of it. Raises SourceChanged, or FileNotFoundError, otherwise."""
+        return self._store(stored.path).replace(stored, content)
 
     def delete(self, path: str) -> None:
         """Remove an object; nothing happens when it is not there."""

@@ -5,13 +5,17 @@ import glob
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from filelock import FileLock
+
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+
+LOCK_S = 10  # to wait for another process's `replace`, which takes milliseconds
 
 
 class LocalStore:
@@ -66,20 +70,21 @@ class LocalStore:
         return Path(local_path(path)).read_bytes()
 
     def put(self, path: str, content: bytes) -> None:
+        _write(Path(local_path(path)), content, os.replace)
+
+    def create(self, path: str, content: bytes) -> Stored:
         target = Path(local_path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(target.parent)
+        _write(target, content, os.link)  # unlike a rename, fails where there is something
+        return _stored(path, target.stat())
+
+    def replace(self, stored: Stored, content: bytes) -> Stored:
+        target = Path(local_path(stored.path))
+        with FileLock(target.with_name(f".lock-{target.name}"), timeout=LOCK_S):
+            now = _stored(stored.path, target.stat())
+            if now != stored:
+                raise SourceChanged(errno.ESTALE, "changed by another process", stored.path)
+            _write(target, content, os.replace)
+        return _stored(stored.path, target.stat())
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -91,6 +96,22 @@ def local_path(path: str) -> str:
     if path.startswith("file://"):
         path = unquote(urlsplit(path).path)
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
+    """Write to a temporary name, to disk, then to its own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        put_in_place(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _sync_folder(target.parent)
 
 
 def _stored(path: str, status: os.stat_result) -> Stored:

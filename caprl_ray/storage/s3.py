@@ -190,6 +190,21 @@ class S3Store:
         with _faults(path):
             self._s3.put_object(Bucket=bucket, Key=key, Body=content)
 
+    def create(self, path: str, content: bytes) -> Stored:
+        try:
+            return self._put_if(path, content, IfNoneMatch="*")
+        except SourceChanged:
+            raise FileExistsError(errno.EEXIST, "there is one already", path) from None
+
+    def replace(self, stored: Stored, content: bytes) -> Stored:
+        return self._put_if(stored.path, content, IfMatch=stored.version.removeprefix("etag:"))
+
+    def _put_if(self, path: str, content: bytes, **condition: str) -> Stored:
+        bucket, key = _parts(path)
+        with _faults(path):
+            put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        return Stored(path=path, size=len(content), version=_version(put["ETag"]))
+
     def delete(self, path: str) -> None:
         bucket, key = _parts(path)
         with _faults(path):
@@ -322,7 +337,7 @@ def _faults(path: str) -> Iterator[None]:
 def _answer(error: Any, path: str) -> OSError:
     """What S3's refusal means."""
     code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if status == 412:
+    if status in (409, 412):  # 409: another conditional write of the same object is under way
         return _changed(path)
     if code == "NoSuchBucket":
         return OSError(errno.EIO, "the bucket does not exist", path)
