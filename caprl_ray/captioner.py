@@ -83,7 +83,6 @@ class Captioner:
             "caption": completion.text,
             "finish_reason": completion.finish_reason,
             "flags": ["truncated"] if completion.finish_reason == "length" else [],
-            "attempts": 1,
             "prompt_tokens": completion.prompt_tokens,
             "caption_tokens": completion.caption_tokens,
             "model": self._model.label,

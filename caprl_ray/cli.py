@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     caption = add("caption", _caption, "caption a dataset, or go on where the last run stopped")
     _add_recipe(caption)
     caption.add_argument("--limit", type=_positive, metavar="N", help="stop after N images; run again to go on")
+    caption.add_argument(
+        "--retry-failed", nargs="?", const="", metavar="CODE,…", help="try failed rows again: all, or those codes"
+    )
     demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
     demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
     demo.add_argument(
@@ -58,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", _verify, "check that every planned image is in the output once")
     verify.add_argument("output", metavar="OUT", help="output folder")
     verify.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how an s3:// output is reached")
+    verify.add_argument(
+        "--repair", action="store_true", help="remove rows that stand more than once or were superseded"
+    )
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images and write nothing that stays")
@@ -81,9 +87,20 @@ def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.recipe import load
 
     recipe = load(args.recipe, args.overrides)
-    ledger = run(recipe, limit=args.limit, debug=args.debug)
+    ledger = run(recipe, limit=args.limit, retry=_codes(args.retry_failed), debug=args.debug)
     print(f"{recipe.output.path}: {ledger.summary()}")
     return 0
+
+
+def _codes(text: str | None) -> frozenset[str]:
+    """The codes of failed rows to try again: none without the option, all where it names none."""
+    from caprl_ray.schema import FAILURE_CODES
+
+    codes = frozenset(FAILURE_CODES if text == "" else text.split(",") if text else ())
+    unknown = sorted(codes - FAILURE_CODES.keys())
+    if unknown:
+        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(FAILURE_CODES)}.")
+    return codes
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -93,15 +110,20 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from caprl_ray import ledger, plan
+    from caprl_ray import lease, ledger, plan
+    from caprl_ray.committed import read_committed
     from caprl_ray.recipe import parse_storage
+    from caprl_ray.repair import repair
     from caprl_ray.storage import Storage
 
     storage = Storage(parse_storage(args.overrides))
     units = plan.load(storage, args.output).units
     if not units:
         raise RecipeError(f"{args.output}: there is no plan here, so it is not the output of a run.")
-    balance = ledger.balance(units, ledger.read_committed(storage, args.output))
+    if args.repair:
+        with lease.held(storage, args.output):
+            repair(storage, args.output, read_committed(storage, args.output))
+    balance = ledger.balance(units, read_committed(storage, args.output))
     print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
     return 0 if balance.balanced else 3
 

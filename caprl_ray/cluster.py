@@ -29,6 +29,15 @@ def batch_rows(max_pixels: int) -> int:
 
 @contextmanager
 def session(recipe: Recipe, debug: bool) -> Iterator[None]:
+    """What a captioning run needs of Ray: a connection, the replicas' GPUs, and the settings of Ray Data."""
+    with connected(debug):
+        _check_gpus(recipe)
+        configure(DataContext.get_current(), debug)
+        yield
+
+
+@contextmanager
+def connected(debug: bool) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards.
 
     An exception of ours that a worker raised leaves as itself, without what Ray wraps around it.
@@ -37,8 +46,6 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
     if started_here:
         _connect(debug)
     try:
-        _check_gpus(recipe)
-        configure(DataContext.get_current(), debug)
         yield
     except Exception as error:
         own = own_error(error)

@@ -66,6 +66,7 @@ def _arrange(table: pa.Table, image_column: str) -> pa.Table:
         "image": image.cast(pa.large_binary()).fill_null(b""),
         "unit": pa.nulls(rows, pa.int32()).fill_null(0),
         "index": pa.array(range(rows), pa.int64()),
+        "attempts": pa.nulls(rows, pa.int32()).fill_null(1),
     }
     return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 

@@ -1,40 +1,11 @@
-"""The ledger: what of the plan is done, read from the output itself (D3), and whether it balances (P1).
+"""The ledger: what of the plan is done, and whether every planned row stands in the output once (P1)."""
 
-The committed rows' `unit`, `index` and `unit_rows` are all there is to know: one bitmap a unit for captioned rows and
-one for failed rows. A row that stands in both counts as captioned (D7).
-"""
-
-import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyroaring import BitMap
-
-from caprl_ray.commit import DATA, FAILED
-from caprl_ray.errors import SystemFailure
+from caprl_ray.committed import Committed
 from caprl_ray.plan import UnitRef
-from caprl_ray.storage import Storage, join
-
-COLUMNS = ["unit", "index", "unit_rows"]
-
-
-@dataclass
-class Committed:
-    """What the output holds of one unit; `rows` is the unit's length where its last row says it."""
-
-    captioned: BitMap = field(default_factory=BitMap)
-    failed: BitMap = field(default_factory=BitMap)
-    duplicates: int = 0
-    rows: int | None = None
-
-    @property
-    def done(self) -> BitMap:
-        """The indices that need no more work."""
-        return self.captioned | self.failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +86,6 @@ class Ledger:
         return line + (f"; {self.unknown} units of unknown length" if self.unknown else "")
 
 
-def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
-    """What the output holds, for each unit that has any row in it."""
-    units: dict[int, Committed] = {}
-    for folder in (DATA, FAILED):
-        for path in storage.objects(join(output, folder), ".parquet"):
-            _add(units, folder, _identity_columns(storage, path))
-    for unit in units.values():
-        unit.failed -= unit.captioned
-    return units
-
-
 def balance(refs: Iterable[UnitRef], committed: dict[int, Committed]) -> Ledger:
     """Hold the plan against what is committed."""
     units = []
@@ -137,28 +97,7 @@ def balance(refs: Iterable[UnitRef], committed: dict[int, Committed]) -> Ledger:
                 planned=unit.rows if unit.rows is not None else ref.rows,
                 captioned=len(unit.captioned),
                 failed=len(unit.failed),
-                duplicate=unit.duplicates,
+                duplicate=len(unit.extra),
             )
         )
     return Ledger(units=units)
-
-
-def _identity_columns(storage: Storage, path: str) -> pa.Table:
-    try:
-        return pq.read_table(io.BytesIO(storage.read(path)), columns=COLUMNS)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SystemFailure(f"{path}: the committed object cannot be read ({type(error).__name__}).") from error
-
-
-def _add(units: dict[int, Committed], folder: str, table: pa.Table) -> None:
-    numbers, indices = table["unit"].to_numpy(), table["index"].to_numpy()
-    for number in np.unique(numbers):
-        unit = units.setdefault(int(number), Committed())
-        rows = unit.captioned if folder == DATA else unit.failed
-        added = indices[numbers == number].astype(np.uint32)
-        before = len(rows)
-        rows.update(BitMap(added))
-        unit.duplicates += before + len(added) - len(rows)
-    ends = table.filter(table["unit_rows"].is_valid())
-    for number, length in zip(ends["unit"].to_pylist(), ends["unit_rows"].to_pylist(), strict=True):
-        units[number].rows = length

@@ -12,6 +12,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from caprl_ray import cluster, engines, lease, ledger
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
+from caprl_ray.committed import failed_attempts, read_committed
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef, resolve
 from caprl_ray.output import Output
@@ -19,15 +20,19 @@ from caprl_ray.prepare_stage import Prepare
 from caprl_ray.progress import ProgressLine, Start, start_counter
 from caprl_ray.reader import PlannedImages, remaining
 from caprl_ray.recipe import Recipe
+from caprl_ray.repair import repair
 from caprl_ray.schema import row_schema
 from caprl_ray.storage import Storage
 
 
-def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Ledger:
+def run(
+    recipe: Recipe, *, limit: int | None = None, retry: frozenset[str] = frozenset(), debug: bool = False
+) -> Ledger:
     """Caption everything in the plan that no earlier run has finished, and balance the ledger.
 
     Args:
         limit: stop after this many images; the next run goes on from there.
+        retry: codes of failed rows that are to be tried again.
         debug: show Ray's own output.
 
     Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed), and
@@ -36,20 +41,25 @@ def run(recipe: Recipe, *, limit: int | None = None, debug: bool = False) -> Led
     model = resolve(recipe)
     output = Output.open(recipe, model)
     with lease.held(output.storage, output.path):
-        return _run(recipe, model, output, limit, debug)
+        return _run(recipe, model, output, limit, retry, debug)
 
 
-def _run(recipe: Recipe, model: ModelRef, output: Output, limit: int | None, debug: bool) -> Ledger:
+def _run(
+    recipe: Recipe, model: ModelRef, output: Output, limit: int | None, retry: frozenset[str], debug: bool
+) -> Ledger:
+    storage, path = output.storage, output.path
     plan = output.plan()
-    committed = ledger.read_committed(output.storage, output.path)
-    work = remaining(plan.units, committed)
+    committed = read_committed(storage, path)
+    work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
     if work:
         with cluster.session(recipe, debug):
             images = read(PlannedImages(work, row_schema(plan.columns), output.access), limit)
             counter = start_counter()
             with ProgressLine(counter, Start.of(ledger.balance(plan.units, committed), limit)):
                 commit(captioned(images, recipe, model, counter), recipe)
-        committed = ledger.read_committed(output.storage, output.path)
+        committed = read_committed(storage, path)
+    if repair(storage, path, committed):
+        committed = read_committed(storage, path)
     balance = ledger.balance(plan.units, committed)
     output.finish(balance, limited=limit is not None)
     return balance

@@ -118,13 +118,13 @@ def store(storage: Storage, output: str, units: Iterable[Unit]) -> None:
 def load(storage: Storage, output: str) -> Plan:
     """The stored plan; without units when there is none."""
     refs, columns = [], [pa.schema([])]
-    for path in storage.objects(join(output, FOLDER), ".parquet"):
-        file = pq.ParquetFile(io.BytesIO(storage.read(path)))
+    for stored in storage.objects(join(output, FOLDER), ".parquet"):
+        file = pq.ParquetFile(io.BytesIO(storage.read(stored.path)))
         columns.append(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()]))))
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["unit", "kind", "rows", "bytes"])
             refs += [
-                UnitRef(**row, object=path, row_group=group, offset=offset)
+                UnitRef(**row, object=stored.path, row_group=group, offset=offset)
                 for offset, row in enumerate(table.to_pylist())
             ]
     return Plan(units=sorted(refs, key=lambda ref: ref.unit), columns=pa.unify_schemas(columns))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -14,8 +14,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from caprl_ray import sources
+from caprl_ray.committed import Committed
 from caprl_ray.errors import RowFailure, SystemFailure
-from caprl_ray.ledger import Committed
 from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.schema import META_PREFIX, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
@@ -32,21 +32,36 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A unit with what earlier runs did of it: the set of finished indices, and its length where that is known."""
+    """A unit with what earlier runs did of it: the set of finished indices, and its length where that is known.
+
+    `tried` says of rows that failed before, and are to be tried again, how often they were.
+    """
 
     ref: UnitRef
     done: BitMap
     rows: int | None
+    tried: Mapping[int, int] = field(default_factory=dict)
 
 
-def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
-    """The units that are not finished, each with what is done of it."""
+def remaining(
+    units: Iterable[UnitRef],
+    committed: Mapping[int, Committed],
+    again: Mapping[int, Mapping[int, int]] | None = None,
+) -> list[Work]:
+    """The units that are not finished, each with what is done of it.
+
+    `again`: by unit and index, the failed rows to try again, with how often they were tried.
+    """
     work = []
     for ref in units:
         unit = committed.get(ref.unit) or Committed()
         rows = ref.rows if unit.rows is None else unit.rows
-        if rows is None or len(unit.done) < rows:
-            work.append(Work(ref=ref, done=unit.done, rows=rows))
+        tried = {i: n for i, n in (again or {}).get(ref.unit, {}).items() if i in unit.failed}
+        if rows is not None and rows - 1 in tried:
+            rows = ref.rows  # the row that said how long the unit is may have been one where reading failed
+        done = unit.done - BitMap(tried)
+        if rows is None or len(done) < rows:
+            work.append(Work(ref=ref, done=done, rows=rows, tried=tried))
     return work
 
 
@@ -83,12 +98,17 @@ class PlannedImages(Datasource):  # type: ignore[misc]
             for work in group:
                 unit = work.ref.load(access.storage)
                 rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
-                yield from tables(rows, schema)
+                yield from tables((_tried_again(row, work) for row in rows), schema)
 
         metadata = BlockMetadata(
             num_rows=None, size_bytes=sum(work.ref.bytes for work in group), exec_stats=None, input_files=None
         )
         return ReadTask(read, metadata, schema, row_limit)
+
+
+def _tried_again(row: Row, work: Work) -> Row:
+    row["attempts"] += work.tried.get(row["index"], 0)
+    return row
 
 
 def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -160,7 +180,7 @@ def _row(unit: int, index: int, sample: Sample, schema: pa.Schema) -> Row:
         "index": index,
         "source": sample.source,
         "key": sample.key,
-        "attempts": 0,
+        "attempts": 1,
     }
     row |= {META_PREFIX + name: sample.metadata.get(name) for name in metadata_schema(schema).names}
     if sample.failure:

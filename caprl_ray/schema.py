@@ -31,7 +31,7 @@ CAPTION = [
     _column("caption", pa.string(), "The caption."),
     _column("finish_reason", pa.string(), "Why decoding ended: stop, or length when it met max_tokens."),
     _column("flags", pa.list_(pa.string()), "What the caption checks found; empty when nothing."),
-    _column("attempts", pa.int32(), "How often the image was captioned until this row was kept or given up."),
+    _column("attempts", pa.int32(), "How often the row was tried until it was kept or given up."),
     _column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
     _column("caption_tokens", pa.int32(), "Tokens of the caption."),
     _column("model", pa.string(), "The model that wrote the caption, with its revision."),

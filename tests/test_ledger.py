@@ -16,11 +16,13 @@ from pyroaring import BitMap
 
 from caprl_ray import ledger, sources
 from caprl_ray.commit import CommittedRows, object_name
+from caprl_ray.committed import Committed, read_committed
 from caprl_ray.errors import SystemFailure
-from caprl_ray.ledger import Committed, Ledger
+from caprl_ray.ledger import Ledger
 from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.reader import remaining, tables, unit_rows
 from caprl_ray.recipe import Input
+from caprl_ray.repair import repair
 from caprl_ray.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.sources.source import Access
@@ -140,7 +142,7 @@ def test_a_shard_that_changed_fails_as_a_whole_for_what_is_left_of_it(tmp_path: 
 def outcome(rows: list[dict[str, Any]], failed: Iterable[int] = ()) -> pa.Table:
     """Rows as the caption stage hands them on: captioned, but for those at the indices `failed`."""
     failed = set(failed)
-    caption = {"caption": "c", "finish_reason": "stop", "flags": [], "attempts": 1, "model": "m"}
+    caption = {"caption": "c", "finish_reason": "stop", "flags": [], "model": "m"}
     failure = {"stage": "caption", "code": "caption_empty", "detail": ""}
     return pa.Table.from_pylist(
         [row | {"image": None} | (failure if row["index"] in failed else caption) for row in rows], schema=SCHEMA
@@ -153,7 +155,7 @@ def write(output: Path, *blocks: pa.Table) -> None:
 
 def balance(output: Path, rows: int | None = None) -> Ledger:
     ref = UnitRef(unit=7, kind="webdataset", rows=rows, bytes=0, object="", row_group=0, offset=0)
-    return ledger.balance([ref], ledger.read_committed(Storage(), str(output)))
+    return ledger.balance([ref], read_committed(Storage(), str(output)))
 
 
 def objects(output: Path) -> set[str]:
@@ -181,7 +183,7 @@ def test_any_row_that_is_lost_unbalances_the_ledger(unit: Unit, tmp_path: Path, 
     assert not balance(tmp_path / "out").balanced
     work = remaining(
         [UnitRef(unit=7, kind=unit.kind, rows=unit.rows, bytes=0, object="", row_group=0, offset=0)],
-        ledger.read_committed(Storage(), str(tmp_path / "out")),
+        read_committed(Storage(), str(tmp_path / "out")),
     )
     assert told(read(unit, work[0].done, work[0].rows)) == [(lost, None, 4 if lost == 3 else None)]
 
@@ -196,12 +198,35 @@ def test_a_row_that_stands_twice_is_a_duplicate(unit: Unit, tmp_path: Path, fail
     assert "1 duplicate" in balance(out).summary()
 
 
-def test_a_row_in_data_and_failed_counts_as_captioned(unit: Unit, tmp_path: Path) -> None:
+def test_a_row_in_data_and_failed_counts_as_captioned_and_repair_leaves_it_once(unit: Unit, tmp_path: Path) -> None:
     rows, out = read(unit), tmp_path / "out"
     write(out, outcome(rows, failed=[0, 3]))
     write(out, outcome(rows[3:]))
     found = balance(out)
-    assert found.balanced and (found.captioned, found.failed) == (3, 1)
+    assert not found.balanced and (found.captioned, found.failed, found.duplicate) == (3, 1, 1)
+    assert repaired(out) == 1
+    found = balance(out)
+    assert found.balanced and (found.captioned, found.failed, found.duplicate) == (3, 1, 0)
+    assert pq.read_table(out / "failed")["index"].to_pylist() == [0]
+    assert repaired(out) == 0
+
+
+def test_repair_keeps_the_failed_row_with_most_attempts_and_one_of_two_captions(unit: Unit, tmp_path: Path) -> None:
+    rows, out = read(unit), tmp_path / "out"
+    write(out, outcome(rows[:2], failed=[0, 1]))
+    write(out, outcome([rows[0] | {"attempts": 3}, rows[2]], failed=[0]))
+    write(out, outcome([rows[0] | {"attempts": 2}], failed=[0]))
+    write(out, outcome(rows[2:]))
+    assert repaired(out) == 3
+    assert balance(out).balanced
+    failed = pq.read_table(out / "failed").sort_by("index").to_pylist()
+    assert [(row["index"], row["attempts"]) for row in failed] == [(0, 3), (1, 1)]
+    assert pq.read_table(out / "data").sort_by("index")["index"].to_pylist() == [2, 3]
+    assert pq.read_table(out / "data").schema.names == data_schema(METADATA).names
+
+
+def repaired(output: Path) -> int:
+    return repair(Storage(), str(output), read_committed(Storage(), str(output)))
 
 
 def test_a_finished_unit_is_not_read_again(tmp_path: Path) -> None:

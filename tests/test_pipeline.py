@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import cluster, ledger, pipeline, plan, sources
+from caprl_ray.committed import read_committed
 from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
 from caprl_ray.model import resolve
@@ -113,6 +114,51 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
     assert pipeline.run(recipe).failed == 4  # failed rows are not tried again
 
 
+def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = sorted((images / "files").glob("*.png"))[:4]
+    for path in good:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "page.jpg").write_text("<html>not found</html>")
+    (folder / "vanished.png").write_bytes(good[0].read_bytes())
+    recipe = stub_recipe([folder], tmp_path / "out")
+    pipeline.run(recipe, limit=1)  # the plan is stored now
+    os.rename(folder / "vanished.png", tmp_path / "elsewhere")
+    first = pipeline.run(recipe)
+    assert first.balanced and (first.captioned, first.failed) == (4, 2)
+    kept = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    os.rename(tmp_path / "elsewhere", folder / "vanished.png")
+    assert pipeline.run(recipe).failed == 2
+    second = pipeline.run(recipe, retry=frozenset({"source_missing"}))
+    assert second.balanced and (second.captioned, second.failed, second.duplicate) == (5, 1, 0)
+    third = pipeline.run(recipe, retry=frozenset({"image_format", "source_missing"}))
+    assert third.balanced and (third.captioned, third.failed, third.duplicate) == (5, 1, 0)
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    assert {id_: rows[id_] for id_ in kept} == kept
+    assert [row["attempts"] for row in rows.values() if row["id"] not in kept] == [2]
+    assert [(row["code"], row["attempts"]) for row in rows_of(tmp_path / "out", "failed")] == [("image_format", 2)]
+
+
+def test_a_shard_that_can_be_read_further_replaces_the_row_where_it_ended(images: Path, tmp_path: Path) -> None:
+    whole = (images / "shards" / "00000.tar").read_bytes()
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(whole)
+    planned = shard.stat()
+    recipe = stub_recipe([shard], tmp_path / "out")
+    pipeline.run(recipe, limit=1)
+    shard.write_bytes(whole[:100_000] + b"\xff" * (len(whole) - 100_000))  # the planned size, damaged on disk
+    os.utime(shard, ns=(planned.st_atime_ns, planned.st_mtime_ns))
+    first = pipeline.run(recipe)
+    assert first.balanced and first.failed == 1 and 0 < first.captioned < IMAGES // 2
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(planned.st_atime_ns, planned.st_mtime_ns))
+    assert pipeline.run(recipe).failed == 1
+    second = pipeline.run(recipe, retry=frozenset({"truncated_unit"}))
+    assert second.balanced and (second.captioned, second.failed) == (IMAGES // 2, 0)
+    assert not rows_of(tmp_path / "out", "failed")
+
+
 def test_the_prompt_takes_the_rows_own_columns(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe(
         [images / "shards"], tmp_path / "out", prompt={"user": "On <|im_end|>{background}, scene {json[scene]}?"}
@@ -137,7 +183,7 @@ def test_an_output_that_lost_rows_does_not_pass_for_complete(images: Path, tmp_p
     table = pq.read_table(lost)
     pq.write_table(table.slice(0, table.num_rows - 1), lost)  # the last row of the unit
     balance = ledger.balance(
-        plan.load(Storage(), recipe.output.path).units, ledger.read_committed(Storage(), recipe.output.path)
+        plan.load(Storage(), recipe.output.path).units, read_committed(Storage(), recipe.output.path)
     )
     assert not balance.balanced and balance.units[0].missing == 1
     assert pipeline.run(recipe).balanced

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from pyroaring import BitMap
 
+from caprl_ray.ahead import ahead
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
-from caprl_ray.sources.ahead import ahead
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import SourceChanged, Stored

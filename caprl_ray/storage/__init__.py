@@ -34,9 +34,9 @@ class Store(Protocol):
 
     def walk(self, folder: str) -> Iterator[Stored]: ...
 
-    def objects(self, folder: str) -> list[str]: ...
+    def objects(self, folder: str) -> list[Stored]: ...
 
-    def open(self, stored: Stored) -> BinaryIO: ...
+    def open(self, stored: Stored, piece: int | None) -> BinaryIO: ...
 
     def read(self, path: str) -> bytes: ...
 
@@ -80,16 +80,18 @@ class Storage:
         """Every object below a folder, however deep, in the order of their paths; a bounded part is held at a time."""
         return self._store(folder).walk(folder)
 
-    def objects(self, folder: str, suffix: str) -> list[str]:
-        """The sorted paths of the objects directly in a folder whose names end in `suffix`; none without a folder."""
-        return sorted(path for path in self._store(folder).objects(folder) if path.endswith(suffix))
+    def objects(self, folder: str, suffix: str) -> list[Stored]:
+        """The objects directly in a folder whose names end in `suffix`, by path; none without a folder."""
+        found = (stored for stored in self._store(folder).objects(folder) if stored.path.endswith(suffix))
+        return sorted(found, key=lambda stored: stored.path)
 
-    def open(self, stored: Stored) -> BinaryIO:
+    def open(self, stored: Stored, *, piece: int | None = None) -> BinaryIO:
         """Open an object for reading from its start; it can be sought in.
 
+        `piece`: the bytes to ask for at once, where that is left to us; small for a few columns of a table.
         Raises SourceChanged, here or while reading, when it is not the given version.
         """
-        return self._store(stored.path).open(stored)
+        return self._store(stored.path).open(stored, piece)
 
     def read(self, path: str) -> bytes:
         """The whole of a small object."""

@@ -49,14 +49,15 @@ class LocalStore:
             elif entry.is_file():
                 yield _stored(entry.path, entry.stat())
 
-    def objects(self, folder: str) -> list[str]:
+    def objects(self, folder: str) -> list[Stored]:
         """Names that begin with a dot are left out: put's temporary files are among them."""
         path = local_path(folder)
         if not os.path.isdir(path):
             return []
-        return [f"{path}/{name}" for name in os.listdir(path) if not name.startswith(".")]
+        entries = (entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("."))
+        return [_stored(entry.path, entry.stat()) for entry in entries]
 
-    def open(self, stored: Stored) -> BinaryIO:
+    def open(self, stored: Stored, piece: int | None) -> BinaryIO:
         if not isinstance(self.lookup(stored.path), Stored):
             raise FileNotFoundError(errno.ENOENT, "no such file", stored.path)
         stream = open(local_path(stored.path), "rb")  # noqa: SIM115 (the caller closes it)

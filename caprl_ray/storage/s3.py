@@ -171,15 +171,15 @@ class S3Store:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def objects(self, folder: str) -> list[str]:
+    def objects(self, folder: str) -> list[Stored]:
         bucket, key = _parts(folder)
         children = (child for page in self._pages(bucket, _folder_key(key), "/") for child in page)
-        return [child.path for child in children if isinstance(child, Stored)]
+        return [child for child in children if isinstance(child, Stored)]
 
-    def open(self, stored: Stored) -> BinaryIO:
+    def open(self, stored: Stored, piece: int | None = None) -> BinaryIO:
         if stored.size == 0 and self._head(stored.path) != stored:  # there is no range to ask for
             raise _changed(stored.path)
-        return cast("BinaryIO", io.BufferedReader(_Ranges(self._s3, stored), RANGE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Ranges(self._s3, stored), piece or RANGE_BYTES))
 
     def read(self, path: str) -> bytes:
         with self.open(self._head(path)) as stream:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from caprl_ray.sources.ahead import FETCHED_AHEAD, ahead
+from caprl_ray.ahead import FETCHED_AHEAD, ahead
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:
