@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -42,7 +42,10 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     for key, value in sorted(recipe.model.engine.items()):
         if key not in FREE_ENGINE_ARGUMENTS:
             fields[f"model.engine.{key}"] = value
-    for package in ("caprl_ray", "vllm", "pillow"):
+    if recipe.model.endpoint:
+        # Without these a hub that cannot be reached for once would change, unseen, at which size images are sent.
+        fields |= {f"model.size_rule.{key}": value for key, value in asdict(model.size_rule).items()}
+    for package in ("caprl_ray", "pillow") if recipe.model.endpoint else ("caprl_ray", "vllm", "pillow"):
         fields[f"version.{package}"] = _installed(package)
     return fields
 

@@ -5,6 +5,7 @@
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -78,6 +81,29 @@ class Prepare(Section):
         return self
 
 
+def _service_url(url: Any) -> str | None:
+    """The base URL of a service, checked. What is refused is not repeated: it may hold a password."""
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or a broken IPv6 address
+        known = False
+    if not known or re.search(r"[\s?#\\]", url):
+        raise ValueError("it should be a service's base URL such as http://host:8000/v1, without a query or fragment")
+    if "@" in parts.netloc:
+        raise ValueError("it may not hold a user or a password; give the key in the variable that api_key_env names")
+    return str(url).rstrip("/")
+
+
+def _variable_name(name: Any) -> str | None:
+    """The name of an environment variable. What is refused is not repeated: it may be the key itself."""
+    if name is None or (isinstance(name, str) and re.fullmatch("[A-Z_][A-Z0-9_]*", name)):
+        return name
+    raise ValueError("it should be the name of an environment variable, in capitals, and never the key itself")
+
+
 class Model(Section):
     """Which model captions."""
 
@@ -87,6 +113,14 @@ class Model(Section):
     """The hub revision: a branch, a tag or, best, a commit."""
     engine: dict[str, Any] = {}
     """Engine arguments by vLLM's own names."""
+    endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
+    """The base URL of an OpenAI-compatible service that captions in place of an engine here: http://host:8000/v1."""
+    api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
+    """The environment variable with the endpoint's key, read where replicas run; OPENAI_API_KEY if set and left out."""
+    served_name: Annotated[str, Field(min_length=1)] | None = None
+    """The name by which the endpoint knows the model; model.source where it is left out."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Most requests to the endpoint at once, of each replica, fewer while it answers 429; 64 where it is left out."""
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Model":
@@ -96,6 +130,15 @@ class Model(Section):
             raise ValueError(
                 f"{sorted(refused)[0]} cannot be given here; model.source and model.revision name the model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> "Model":
+        if self.endpoint and self.engine:
+            raise ValueError("engine cannot be given together with endpoint; engine arguments are the service's own")
+        for name in ("api_key_env", "served_name", "concurrency"):
+            if not self.endpoint and getattr(self, name) is not None:
+                raise ValueError(f"{name} is only for an endpoint; give model.endpoint too, or leave {name} out")
         return self
 
 
@@ -184,11 +227,27 @@ class Recipe(Section):
     input: Input
     prepare: Prepare = Prepare()
     model: Model = Model()
-    replicas: Replicas = Replicas()
+    replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
     sampling: Sampling = Sampling()
     storage: Storage = Storage()
     output: Output
+
+    @field_validator("replicas")
+    @classmethod
+    def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
+        """An endpoint's replicas only send requests: whatever the recipe says, they ask for no GPU."""
+        model = others.data.get("model")
+        return replicas.model_copy(update={"gpus": 0}) if model and model.endpoint else replicas
+
+    @model_validator(mode="after")
+    def _check_system_turn(self) -> "Recipe":
+        if self.model.endpoint and self.prompt.system is None:
+            raise ValueError(
+                "prompt.system: null cannot be kept with model.endpoint, because the service's own chat template may "
+                "add a system turn; give it a text"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_parallelism(self) -> "Recipe":

@@ -7,6 +7,9 @@ from typing import Protocol
 from caprl_ray.model import STUB, ModelRef
 from caprl_ray.recipe import Recipe
 
+# Requests to an endpoint at once, where the recipe is silent: what one service of a 3B model carries well.
+ENDPOINT_CONCURRENCY = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -23,8 +26,8 @@ class Completion:
 
     text: str
     finish_reason: str
-    prompt_tokens: int
-    caption_tokens: int
+    prompt_tokens: int | None  # None where a service does not say
+    caption_tokens: int | None
 
 
 class Engine(Protocol):
@@ -52,12 +55,21 @@ def rows_in_flight(recipe: Recipe) -> int:
 
 
 def max_num_seqs(recipe: Recipe) -> int:
-    """How many sequences the engine runs at once: the recipe's, or vLLM's own for a GPU, or what two cores carry."""
+    """How many sequences the engine runs at once: the recipe's, or vLLM's own for a GPU, or what two cores carry.
+
+    At an endpoint it is how many requests are under way at once.
+    """
+    if recipe.model.endpoint:
+        return recipe.model.concurrency or ENDPOINT_CONCURRENCY
     return int(recipe.model.engine.get("max_num_seqs", 256 if recipe.replicas.gpus else 64))
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
     """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence."""
+    if recipe.model.endpoint:
+        from caprl_ray.engines.endpoint import EndpointEngine
+
+        return await EndpointEngine.start(recipe, model)
     if model.path == STUB:
         from caprl_ray.engines.stub import StubEngine
 

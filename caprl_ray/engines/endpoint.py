@@ -1,0 +1,211 @@
+"""Any OpenAI-compatible service as the engine (D9), such as `vllm serve` on another machine.
+
+The openai client retries 429, 5xx and timeouts with backoff, each attempt at the pace that the service bears. The key
+is read where the replica runs, and no text of the service's is ever repeated: an error may quote the prompt or the key.
+"""
+
+import asyncio
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import openai
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from caprl_ray.engines import Completion, Picture, max_num_seqs
+from caprl_ray.engines.pace import Pace, PacedClient
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.model import ModelRef, service_key
+from caprl_ray.recipe import Recipe, Sampling
+
+# Attempts at one request, about 40 s of backoff; waiting that the service asks for (Retry-After) comes on top.
+ATTEMPTS = 9
+TIMEOUT = openai.Timeout(300, connect=10)
+# At the start a wrong address should be said at once.
+START_ATTEMPTS, START_TIMEOUT = 3, openai.Timeout(30, connect=10)
+# D4: the service may not keep to max_tokens, but a batch of captions must stay far below a block.
+MOST_CAPTION_CHARACTERS = 2**16
+
+# Where the recipe is silent, `vllm serve` fills these from the model's generation_config.json (Qwen2.5-VL's has a
+# repetition penalty of 1.05) and the engine in process does not. Other services may not know them.
+VLLM_NEUTRAL = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}
+# The chat formats of the common vision-language models, for a model whose own tokens nobody here knows.
+COMMON_CONTROL_TOKENS = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image>", "<img>", "</img>", "<IMG_CONTEXT>"),
+    *("[INST]", "[/INST]", "[IMG]", "<s>", "</s>"),
+)
+TOO_LONG = ("context length", "context_length", "max_model_len", "longer than the maximum")
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+FINISHED = ("stop", "length")
+NOT_KEPT = ("content_filter", "tool_calls", "function_call", "abort")
+
+
+class Part(BaseModel):
+    """A part of an answer. The openai client checks none of what a service sends, so these say what is read of it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Message(Part):
+    """The caption."""
+
+    content: str | None
+
+
+class Choice(Part):
+    """The caption, and why it ended."""
+
+    message: Message | None
+    finish_reason: str | None
+
+
+class Usage(Part):
+    """Tokens, where the service counts them."""
+
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+
+
+class Answer(Part):
+    """What is read of a chat completion."""
+
+    choices: list[Choice] | None
+    usage: Usage | None = None
+
+
+class EndpointEngine:
+    """An Engine that sends requests; make one with `start`."""
+
+    def __init__(self, client: openai.AsyncOpenAI, recipe: Recipe, model: ModelRef, *, neutral: bool) -> None:
+        self._client = client
+        self._url, self._model, self._system = recipe.model.endpoint, model.path, recipe.prompt.system
+        self._sampling = request_sampling(recipe.sampling, neutral=neutral)
+        self.control_tokens: Sequence[str] = model.control_tokens or COMMON_CONTROL_TOKENS
+
+    @classmethod
+    async def start(cls, recipe: Recipe, model: ModelRef) -> "EndpointEngine":
+        """Reach the service. Raises SystemFailure where there is none, the key is refused or the model not served."""
+        assert recipe.model.endpoint
+        try:
+            key = service_key(recipe.model)
+        except RecipeError as error:  # this process may lack what the driver's environment has
+            raise SystemFailure(str(error)) from None
+        client = openai.AsyncOpenAI(
+            base_url=recipe.model.endpoint,
+            api_key=key or "none",  # the client insists on one
+            max_retries=ATTEMPTS - 1,
+            timeout=TIMEOUT,
+            http_client=PacedClient(Pace(max_num_seqs(recipe))),
+        )
+        served = await _served_models(client, recipe.model.endpoint)
+        names = [str(entry.get("id")) for entry in served or ()]
+        if served is not None and model.path not in names:
+            shown = ", ".join(name[:80] for name in names[:5]) or "nothing"
+            raise SystemFailure(
+                f"model.served_name: {recipe.model.endpoint} does not serve {model.path}; it serves {shown}."
+            )
+        return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption one picture. Raises RowFailure where the request is refused, SystemFailure where all would be."""
+        content = [
+            {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
+            {"type": "text", "text": prompt},
+        ]
+        messages: Any = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
+        try:
+            answer = await self._client.chat.completions.create(model=self._model, messages=messages, **self._sampling)
+            return completion(Answer.model_validate(answer))
+        except openai.APIStatusError as error:
+            if error.status_code in (400, 413, 422):
+                raise _rejected(error) from None
+            raise _system_failure(error, self._url) from None
+        except (openai.APIConnectionError, ValueError) as error:  # ValueError: not JSON, or not of these types
+            raise _system_failure(error, self._url) from None
+
+
+def data_url(picture: Picture) -> str:
+    """The pixels as a lossless PNG in a data URL."""
+    image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getbuffer()).decode("ascii")
+
+
+def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
+    """Sampling as arguments of chat.completions.create.
+
+    What the OpenAI interface does not have goes as it is into the request's body, a repetition penalty of 1 only to
+    vLLM: `neutral` names everything that vLLM would otherwise take from the model's files.
+    """
+    fields = sampling.model_dump()
+    named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}
+    if fields["repetition_penalty"] == 1:
+        del fields["repetition_penalty"]
+    return named | {"extra_body": (VLLM_NEUTRAL if neutral else {}) | fields}
+
+
+def completion(answer: Answer) -> Completion:
+    """What a service answered. Raises RowFailure where that is no caption."""
+    choice = answer.choices[0] if answer.choices else None
+    if choice is None or choice.message is None:
+        raise RowFailure("engine_rejected", "the answer has no choices")
+    if choice.finish_reason not in FINISHED:
+        reason = choice.finish_reason if choice.finish_reason in NOT_KEPT else "unknown"
+        raise RowFailure("engine_rejected", f"finish reason {reason}")
+    text = choice.message.content
+    if not text:
+        raise RowFailure("caption_empty")
+    if len(text) > MOST_CAPTION_CHARACTERS:
+        raise RowFailure("engine_rejected", f"the caption has more than {MOST_CAPTION_CHARACTERS} characters")
+    usage = answer.usage or Usage()
+    return Completion(
+        text=text.encode("utf-8", "replace").decode("utf-8"),  # JSON can spell half a character, parquet cannot
+        finish_reason=choice.finish_reason,
+        prompt_tokens=usage.prompt_tokens,
+        caption_tokens=usage.completion_tokens,
+    )
+
+
+async def _served_models(client: openai.AsyncOpenAI, url: str) -> list[Mapping[str, Any]] | None:
+    """The entries of the service's /models; None where it has no such list."""
+    patient = client.with_options(max_retries=START_ATTEMPTS - 1, timeout=START_TIMEOUT)
+    try:
+        answer = await patient.get("/models", cast_to=object)
+    except openai.NotFoundError:
+        return None
+    except (openai.APIError, ValueError) as error:
+        raise _system_failure(error, url) from None
+    entries = answer.get("data") if isinstance(answer, Mapping) else None
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else None
+
+
+def _rejected(error: openai.APIStatusError) -> RowFailure:
+    """The failure of a refused request; the service's text may quote the prompt, so it is not kept."""
+    if any(words in str(error).lower() for words in TOO_LONG):
+        return RowFailure("prompt_too_long")
+    return RowFailure("engine_rejected", f"HTTP {error.status_code}")
+
+
+def _system_failure(error: Exception, url: str | None) -> SystemFailure:
+    """One sentence for what every request would meet."""
+    status = error.status_code if isinstance(error, openai.APIStatusError) else None
+    if status in (401, 403):
+        said = f"refused the key (HTTP {status}); model.api_key_env names the environment variable that must hold it"
+    elif status == 404:
+        said = (
+            "has no such model or path (HTTP 404); check model.served_name and that the URL ends as in http://host/v1"
+        )
+    elif status:
+        said = f"answered HTTP {status} to the last attempt; run again when it is well"
+    elif isinstance(error, openai.APITimeoutError):
+        said = "did not answer in time; run again when it is well, or with a lower model.concurrency"
+    elif isinstance(error, openai.APIConnectionError):
+        said = "cannot be reached; check the address and that the service runs"
+    else:
+        said = "did not answer as an OpenAI-compatible service does; check that the URL ends as in http://host/v1"
+    return SystemFailure(f"model.endpoint: {url} {said}.")

@@ -1,0 +1,90 @@
+"""How many requests a service bears at once, found from its 429s, and the HTTP client that keeps to it.
+
+Each attempt of the openai client takes a place, a retry too: held back one level higher, the retries after a burst of
+429s would all come back at once, whatever the bound.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+
+# A service that asks to wait longer than this many seconds is not waited for: the openai client stops there too.
+MOST_RETRY_AFTER = 120.0
+
+
+class Pace:
+    """Bounds the attempts under way: half as many after a 429, one more after as many answers as are under way.
+
+    The bound stays within 1 and `most`. A 429 to an attempt that was sent before the last halving does not count: it
+    says nothing about the new bound (additive increase, multiplicative decrease, as in RFC 5681).
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bound = float(most)
+        self._room = asyncio.Event()
+        self.halvings = 0
+        self.under_way = 0
+
+    @property
+    def bound(self) -> int:
+        """How many attempts may be under way now."""
+        return int(self._bound)
+
+    async def enter(self) -> int:
+        """Wait for a place; returns the halvings so far, to be told to `refused`."""
+        while self.under_way >= self.bound:
+            self._room.clear()
+            await self._room.wait()
+        self.under_way += 1
+        return self.halvings
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.under_way -= 1
+        self._room.set()
+
+    def answered(self) -> None:
+        """The service has answered."""
+        self._bound = min(self._most, self._bound + 1 / self._bound)
+
+    def refused(self, halvings: int) -> None:
+        """The service has answered 429 to an attempt that entered after `halvings`."""
+        if halvings == self.halvings:
+            self._bound = max(1, self._bound / 2)
+            self.halvings += 1
+
+
+class PacedClient(openai.DefaultAsyncHttpxClient):
+    """The HTTP client below the openai client: every attempt takes a place of `pace`.
+
+    A refused attempt holds its place for as long as the service asks to wait, so that others do not take it at once.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        halvings, wait = await self._pace.enter(), 0.0
+        try:
+            response = await super().send(request, **options)
+            if response.status_code == 429:
+                self._pace.refused(halvings)
+                wait = _retry_after(response.headers)
+            elif response.is_success:
+                self._pace.answered()
+            return response
+        finally:
+            asyncio.get_running_loop().call_later(wait, self._pace.leave)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that a service asks to wait; 0 where it gives none or a date, or more than anyone waits."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds <= MOST_RETRY_AFTER else 0.0
