@@ -31,14 +31,20 @@ from caprl_ray.prompts import PromptTemplate
 Positive = Annotated[int, Field(ge=1)]
 
 
-def _service_address(address: str) -> str:
-    """An http(s) address that holds no secret: recipes are stored with the output."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it should be an address such as https://host:port")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("an address must hold no user, password, query or fragment")
-    return address
+def _service_url(url: Any) -> str | None:
+    """The base URL of a service, checked. What is refused is not repeated: it may hold a password."""
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or a broken IPv6 address
+        known = False
+    if not known or re.search(r"[\s?#\\]", url):
+        raise ValueError("it should be a service's base URL such as http://host:8000/v1, without a query or fragment")
+    if "@" in parts.netloc:
+        raise ValueError("it may not hold a user or a password; keys and credentials come from the environment")
+    return str(url).rstrip("/")
 
 
 class Section(BaseModel):
@@ -79,22 +85,6 @@ class Prepare(Section):
                 f"min_pixels is {self.min_pixels}; it must be at most max_pixels, which is {self.max_pixels}"
             )
         return self
-
-
-def _service_url(url: Any) -> str | None:
-    """The base URL of a service, checked. What is refused is not repeated: it may hold a password."""
-    if url is None:
-        return None
-    try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or a broken IPv6 address
-        known = False
-    if not known or re.search(r"[\s?#\\]", url):
-        raise ValueError("it should be a service's base URL such as http://host:8000/v1, without a query or fragment")
-    if "@" in parts.netloc:
-        raise ValueError("it may not hold a user or a password; give the key in the variable that api_key_env names")
-    return str(url).rstrip("/")
 
 
 def _variable_name(name: Any) -> str | None:
@@ -209,7 +199,7 @@ class Output(Section):
 class Storage(Section):
     """How `s3://` paths are reached; credentials come from boto3's usual chain and stand in no recipe."""
 
-    endpoint: Annotated[str, AfterValidator(_service_address)] | None = None
+    endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
     """The address of a store that speaks S3's protocol, such as https://storage.example.org; Amazon's if left out."""
     region: str | None = None
     """The buckets' region, where the environment does not say."""
