@@ -56,8 +56,7 @@ class Captioner:
             raise self._failure
         captioned = run_stage(self, table)
         if self._counter:
-            failed = captioned.num_rows - captioned["code"].null_count
-            self._counter.add.remote(captioned.num_rows, failed)
+            self._counter.add.remote(captioned.num_rows, captioned["code"].drop_null().to_pylist())
         return captioned
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:

@@ -23,6 +23,12 @@ class SystemFailure(CaprlError):
     exit_code = 1
 
 
+class TooManyFailures(CaprlError):
+    """So many rows failed that the run was stopped: `failures.max_fraction`."""
+
+    exit_code = 3
+
+
 class LedgerUnbalanced(CaprlError):
     """The run finished, but some planned rows are missing or stand twice in the output."""
 

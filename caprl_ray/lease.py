@@ -7,11 +7,10 @@ EXPIRY_S, or whose holder was a process of this machine that is gone, is taken o
 
 import json
 import os
-import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.stopping import stoppable
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
 
 NAME = "lease.json"
@@ -78,16 +78,13 @@ def held(storage: Storage, output: str) -> Iterator[None]:
         stored = _take(storage, join(output, NAME), holder)
     except OSError as error:
         raise SystemFailure(f"output.path: the lease in {output} cannot be written ({error.strerror}).") from error
-    renewal = _Renewal(storage, stored, holder)
-    renewal.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if renewal.lost:
-            raise SystemFailure(f"output.path: {output} is no longer held by this run ({renewal.lost}).") from None
-        raise
-    finally:
-        renewal.stop()
+    with stoppable() as stop:
+        renewal = _Renewal(storage, stored, holder, stop)
+        renewal.start()
+        try:
+            yield
+        finally:
+            renewal.stop()
 
 
 def _take(storage: Storage, path: str, holder: Holder) -> Stored:
@@ -121,30 +118,33 @@ def _read(storage: Storage, stored: Stored) -> Holder | None:
 
 
 class _Renewal:
-    """The thread that keeps a lease; `lost` says why it could not."""
+    """The thread that keeps a lease, and stops the run when it cannot."""
 
-    def __init__(self, storage: Storage, stored: Stored, holder: Holder) -> None:
+    def __init__(
+        self, storage: Storage, stored: Stored, holder: Holder, stop_run: Callable[[CaprlError], None]
+    ) -> None:
         self._storage = storage
         self._stored = stored
         self._holder = holder
-        self._stop = threading.Event()
+        self._stop_run = stop_run
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
-        self.lost: str | None = None
+        self._lost = False
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread, and give the lease back where it is still ours."""
-        self._stop.set()
+        self._ended.set()
         self._thread.join()
-        if not self.lost:
+        if not self._lost:
             with suppress(OSError):  # it ends by itself
                 self._storage.delete(self._stored.path)
 
     def _work(self) -> None:
         renewed = datetime.now(UTC)
-        while not self._stop.wait(RENEWAL_S):
+        while not self._ended.wait(RENEWAL_S):
             try:
                 self._stored = self._storage.replace(self._stored, self._holder.renewed())
                 renewed = datetime.now(UTC)
@@ -157,8 +157,9 @@ class _Renewal:
                     return
 
     def _lose(self, reason: str) -> None:
-        self.lost = reason
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        self._lost = True
+        output = self._stored.path.removesuffix("/" + NAME)
+        self._stop_run(SystemFailure(f"output.path: {output} is no longer held by this run ({reason})."))
 
 
 def _boot() -> str:

@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
 from caprl_ray import cluster, engines, lease, ledger
+from caprl_ray.breaker import CircuitBreaker
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
 from caprl_ray.committed import failed_attempts, read_committed
@@ -22,6 +23,7 @@ from caprl_ray.reader import PlannedImages, remaining
 from caprl_ray.recipe import Recipe
 from caprl_ray.repair import repair
 from caprl_ray.schema import row_schema
+from caprl_ray.stopping import stoppable
 from caprl_ray.storage import Storage
 
 
@@ -35,8 +37,8 @@ def run(
         retry: codes of failed rows that are to be tried again.
         debug: show Ray's own output.
 
-    Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed), and
-    LedgerUnbalanced when it ended and rows are missing or stand twice.
+    Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed),
+    TooManyFailures when it was stopped for its failed rows, and LedgerUnbalanced when it ended and rows are missing.
     """
     model = resolve(recipe)
     output = Output.open(recipe, model)
@@ -55,7 +57,8 @@ def _run(
         with cluster.session(recipe, debug):
             images = read(PlannedImages(work, row_schema(plan.columns), output.access), limit)
             counter = start_counter()
-            with ProgressLine(counter, Start.of(ledger.balance(plan.units, committed), limit)):
+            start = Start.of(ledger.balance(plan.units, committed), limit)
+            with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter, start):
                 commit(captioned(images, recipe, model, counter), recipe)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):

@@ -1,5 +1,6 @@
 """The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
 
+import collections
 import sys
 import threading
 import time
@@ -19,16 +20,16 @@ class Counter:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.failed = 0
+        self.failed: collections.Counter[str] = collections.Counter()
 
-    def add(self, rows: int, failed: int) -> None:
-        """One batch has left a replica."""
+    def add(self, rows: int, codes: list[str]) -> None:
+        """One batch has left a replica; `codes` are those of its failed rows."""
         self.rows += rows
-        self.failed += failed
+        self.failed.update(codes)
 
-    def read(self) -> tuple[int, int]:
-        """Rows and failed rows so far."""
-        return self.rows, self.failed
+    def read(self) -> tuple[int, dict[str, int]]:
+        """Rows so far, and failed rows by code."""
+        return self.rows, dict(self.failed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class ProgressLine:
                 rows, failed = ray.get(self._counter.read.remote(), timeout=10)
             except ray.exceptions.RayError:
                 continue  # the line is not worth a run; whatever is wrong shows elsewhere
-            self._show(rows, failed)
+            self._show(rows, sum(failed.values()))
 
     def _show(self, rows: int, failed: int) -> None:
         now = time.monotonic()

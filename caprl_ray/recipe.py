@@ -187,6 +187,15 @@ class Sampling(BaseModel):
         return self
 
 
+class Failures(Section):
+    """When a run is stopped for its failed rows."""
+
+    max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """The largest share of rows that may fail: a web dataset loses a few per cent, a wrong recipe nearly all."""
+    min_rows: Positive = 1000
+    """Rows that must be through before the share counts."""
+
+
 class Output(Section):
     """Where the captions go."""
 
@@ -220,6 +229,7 @@ class Recipe(Section):
     replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
     sampling: Sampling = Sampling()
+    failures: Failures = Failures()
     storage: Storage = Storage()
     output: Output
 

@@ -1,0 +1,29 @@
+"""Stop the run from a thread: the main thread waits in Ray, and is interrupted as Ctrl-C would."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from caprl_ray.errors import CaprlError
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[CaprlError], None]]:
+    """Hands out a function that ends the block with an error, the first that it is called with, from any thread.
+
+    Only Python's main thread can be interrupted: elsewhere the error is raised when the block ends by itself.
+    """
+    reasons: list[CaprlError] = []
+
+    def stop(error: CaprlError) -> None:
+        reasons.append(error)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if not reasons:
+            raise
+    if reasons:
+        raise reasons[0]
