@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from caprl_ray.engines import gpu
 from caprl_ray.model import STUB, ModelRef
 from caprl_ray.recipe import Recipe
+
+CPU_SEQUENCES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,12 @@ def rows_in_flight(recipe: Recipe) -> int:
 
 
 def max_num_seqs(recipe: Recipe) -> int:
-    """How many sequences the engine runs at once: the recipe's, or vLLM's own for a GPU, or what two cores carry."""
-    return int(recipe.model.engine.get("max_num_seqs", 256 if recipe.replicas.gpus else 64))
+    """How many sequences an engine runs at once: the recipe's, or what two cores carry, or at most so many on a GPU.
+
+    The driver does not know which GPU a replica will land on and assumes the largest. An engine on a smaller one runs
+    fewer (gpu.gpu_defaults); the rows beyond them wait in the replica, which costs host memory and no time.
+    """
+    return int(recipe.model.engine.get("max_num_seqs", gpu.MOST_SEQUENCES if recipe.replicas.gpus else CPU_SEQUENCES))
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
