@@ -59,6 +59,10 @@ class Captioner:
             self._counter.add.remote(captioned.num_rows, captioned["code"].drop_null().to_pylist())
         return captioned
 
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine was started with on this node; nothing where it takes no arguments."""
+        return dict(getattr(self._engine, "arguments", {}))
+
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
         """Caption rows at the same time; one row's fault is its own."""
         return self._run(self._caption_all(rows))

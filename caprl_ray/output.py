@@ -1,4 +1,4 @@
-"""The output folder: run.json with recipe and fingerprint, the plan, and _SUCCESS at the end (DESIGN, Output)."""
+"""The output folder: run.json (recipe, model, fingerprint), the plan, and _SUCCESS at the end (DESIGN, Output)."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.ledger import Ledger
-from caprl_ray.model import ModelRef
+from caprl_ray.model import HUB_ID, ModelRef
 from caprl_ray.plan import Plan, Unit
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import clashes
@@ -64,6 +64,7 @@ class Output:
     """One dataset's output folder, opened for the recipe that it belongs to."""
 
     recipe: Recipe
+    model: ModelRef
     fingerprint: dict[str, Any]
 
     @property
@@ -84,7 +85,7 @@ class Output:
     @classmethod
     def open(cls, recipe: Recipe, model: ModelRef) -> "Output":
         """Open a new or an existing output. Raises RecipeError where it belongs to another recipe."""
-        output = cls(recipe=recipe, fingerprint=fingerprint(recipe, model))
+        output = cls(recipe=recipe, model=model, fingerprint=fingerprint(recipe, model))
         try:
             stored = read_run(output.storage, output.path)
             planned = bool(output.storage.objects(join(output.path, plan.FOLDER), ".parquet"))
@@ -123,7 +124,9 @@ class Output:
             raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
 
     def _write_run(self) -> None:
-        content = {"recipe": self.recipe.model_dump(), "fingerprint": self.fingerprint}
+        settings = self.recipe.model
+        model = {"source": settings.source, "revision": settings.revision, "commit": self.model.revision}
+        content = {"recipe": self.recipe.model_dump(), "model": model, "fingerprint": self.fingerprint}
         path = join(self.path, RUN)
         try:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
@@ -164,5 +167,14 @@ def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any]) -> 
     if differing:
         raise RecipeError(
             f"output.path: {path} belongs to another recipe: {'; '.join(differing)}. "
-            "Give the stored values to resume it, or a new output.path."
+            f"Give the stored values{_moved(stored, wanted)} to resume it, or a new output.path."
         )
+
+
+def _moved(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What a model's stored value means where the model has the same name and is another one by now."""
+    name, _, was = str(stored.get("model.source")).rpartition("@")
+    now = str(wanted.get("model.source"))
+    if now == f"{name}@{was}" or not now.startswith(f"{name}@"):
+        return ""
+    return f" (pin model.revision={was})" if HUB_ID.fullmatch(name) else ""

@@ -73,6 +73,9 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
     actor = ray.remote(num_gpus=recipe.replicas.gpus, num_cpus=0)(Captioner)
     replica, seconds = _timed(_start, actor, recipe, model, prepared.slice(0, 0))
     print(f"model: {model.label} started in {seconds:.1f} s")
+    arguments = ray.get(replica.engine_arguments.remote())
+    if arguments:
+        print(f"engine: {' '.join(f'{name}={value}' for name, value in arguments.items())}")
     captioned, seconds = _timed(lambda: ray.get(replica.__call__.remote(prepared)))
     tokens = sum(filter(None, captioned["caption_tokens"].to_pylist()))
     rate = f"{captioned.num_rows / seconds:.2f} images/s, {tokens / seconds:.0f} caption tokens/s"

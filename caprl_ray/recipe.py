@@ -98,9 +98,11 @@ class Model(Section):
     """Which model captions."""
 
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
-    """A hub id, a local folder, or `embedded`: the tiny demonstration model that ships with the package."""
+    """A hub id, a folder, an `s3://` prefix, or `embedded`: the tiny demonstration model of the package."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or, best, a commit."""
+    cache_dir: str | None = None
+    """Where each node keeps models from `s3://`; $CAPRL_RAY_CACHE/models or ~/.cache/caprl_ray/models if left out."""
     engine: dict[str, Any] = {}
     """Engine arguments by vLLM's own names."""
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from caprl_ray.engines import gpu
 from caprl_ray.model import STUB, ModelRef
 from caprl_ray.recipe import Recipe
 
 # Requests to an endpoint at once, where the recipe is silent: what one service of a 3B model carries well.
 ENDPOINT_CONCURRENCY = 64
+CPU_SEQUENCES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,15 @@ def rows_in_flight(recipe: Recipe) -> int:
 
 
 def max_num_seqs(recipe: Recipe) -> int:
-    """How many sequences the engine runs at once: the recipe's, or vLLM's own for a GPU, or what two cores carry.
+    """How many sequences an engine runs at once: the recipe's, or what two cores carry, or at most so many on a GPU.
 
-    At an endpoint it is how many requests are under way at once.
+    The driver does not know which GPU a replica will land on and assumes the largest. An engine on a smaller one runs
+    fewer (gpu.gpu_defaults); the rows beyond them wait in the replica, which costs host memory and no time. At an
+    endpoint it is how many requests are under way at once.
     """
     if recipe.model.endpoint:
         return recipe.model.concurrency or ENDPOINT_CONCURRENCY
-    return int(recipe.model.engine.get("max_num_seqs", 256 if recipe.replicas.gpus else 64))
+    return int(recipe.model.engine.get("max_num_seqs", gpu.MOST_SEQUENCES if recipe.replicas.gpus else CPU_SEQUENCES))
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:

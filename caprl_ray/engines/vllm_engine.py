@@ -3,22 +3,27 @@
 import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pydantic
 from PIL import Image
 
-from caprl_ray.engines import Completion, Picture, max_num_seqs
+from caprl_ray import weights
+from caprl_ray.engines import Completion, Picture, gpu, max_num_seqs
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
 from caprl_ray.prompts import ChatFormat
 from caprl_ray.recipe import Recipe
 
-# An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt.
+# An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt. One
+# such sequence has 302 MB of keys and values, so that every GPU that holds the model has room for it.
 DEFAULT_CONTEXT = 8192
 
 # The same for every model and machine; the recipe's own values win.
 COMMON: dict[str, Any] = {
+    "load_format": "safetensors",  # vLLM's own default falls back to pickles
     "limit_mm_per_prompt": {"image": 1, "video": 0},
     "mm_processor_cache_gb": 0,  # every image is seen once
     "enable_prefix_caching": False,  # prompts differ from the image on, which comes first
@@ -34,12 +39,11 @@ CPU_KV_CACHE_GIB = "1"
 
 
 def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
-    """The arguments of vLLM's AsyncEngineArgs for this recipe: our defaults, then the recipe's own."""
+    """The arguments of vLLM's AsyncEngineArgs for this recipe on this node: our defaults, then the recipe's own."""
     arguments: dict[str, Any] = {
         "model": model.path,
         "revision": model.revision,
         "max_model_len": min(DEFAULT_CONTEXT, model.context or DEFAULT_CONTEXT),
-        "max_num_seqs": max_num_seqs(recipe),
         **COMMON,
     }
     if model.size_rule.factor:
@@ -47,18 +51,31 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
         arguments["mm_processor_kwargs"] = limits
     if recipe.replicas.gpus == 0:
-        arguments |= CPU
-    elif recipe.replicas.gpus < 1:
-        arguments["gpu_memory_utilization"] = round(0.9 * recipe.replicas.gpus, 3)
-    elif recipe.replicas.gpus > 1:
+        arguments |= CPU | {"max_num_seqs": max_num_seqs(recipe)}
+    else:
+        arguments |= gpu.gpu_defaults(gpu.memory_bytes(), recipe.replicas.gpus)
+    if recipe.replicas.gpus > 1:
         arguments["distributed_executor_backend"] = "mp"  # the actor's own GPUs, without a placement group
     return arguments | recipe.model.engine
+
+
+def _on_this_node(recipe: Recipe, model: ModelRef) -> ModelRef:
+    """The model where the engine finds it: fetched from a bucket, checked in a folder; a hub id as it is."""
+    if model.stored:
+        folder = weights.fetch(model.stored, weights.cache_folder(recipe.model.cache_dir))
+        return replace(model, path=str(folder))
+    if os.path.isabs(model.path):
+        weights.check_folder(Path(model.path))
+    return model
 
 
 class VllmEngine:
     """An Engine on vLLM's AsyncLLM; make one with `start`."""
 
-    def __init__(self, llm: Any, chat: ChatFormat, control_tokens: Sequence[str], sampling: Any) -> None:
+    def __init__(
+        self, llm: Any, chat: ChatFormat, control_tokens: Sequence[str], sampling: Any, arguments: dict[str, Any]
+    ) -> None:
+        self.arguments = arguments
         self._llm = llm
         self._chat = chat
         self._sampling = sampling
@@ -67,7 +84,8 @@ class VllmEngine:
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
-        """Load the model. Raises SystemFailure where arguments, weights or memory do not fit."""
+        """Load the model, fetched to this node if need be. Raises SystemFailure where something of it does not fit."""
+        model = _on_this_node(recipe, model)
         if recipe.replicas.gpus == 0:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -79,7 +97,8 @@ class VllmEngine:
         try:
             sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(recipe, model)))
+            arguments = engine_arguments(recipe, model)
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             raise SystemFailure(f"model.source: {model.label} did not start ({_first_line(error)}).") from error
@@ -89,7 +108,7 @@ class VllmEngine:
 
         chat = ChatFormat.render(apply, recipe.prompt.system)
         added = processor.tokenizer.get_added_vocab()
-        return cls(llm, chat, list(added), sampling)
+        return cls(llm, chat, list(added), sampling, arguments)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or SystemFailure when the engine is gone."""

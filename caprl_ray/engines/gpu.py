@@ -1,0 +1,66 @@
+"""Engine arguments that fit CapRL-3B on the GPU where a replica lands, which may be another kind on each node."""
+
+from typing import Any
+
+# CapRL-3B is Qwen2.5-VL-3B: 3.75 B parameters with the vision tower, in bfloat16; and for each token keys and values of
+# 36 layers x 2 heads x 128 numbers.
+WEIGHT_BYTES = 7_500_000_000
+TOKEN_BYTES = 36 * 2 * 2 * 128 * 2
+# The longest sequence of the default recipe: an image of max_pixels, chat format and prompt, a caption of max_tokens.
+SEQUENCE_TOKENS = 1280 + 128 + 2048
+# What the model computes with: for each token of a step, the vision tower's and the text's widest layers and what
+# surrounds them, about 300 kB; beside it the logits (256 rows of 151,936 in float32, a few copies) and CUDA graphs.
+STEP_TOKEN_BYTES, FIXED_BYTES = 300_000, 1_500_000_000
+
+SMALL_BYTES = 24_000_000_000
+LARGE_FROM_BYTES = 40_000_000_000
+MOST_SEQUENCES, FEWEST_SEQUENCES, SEQUENCES_STEP = 512, 16, 16
+
+
+def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
+    """Arguments for a replica that has `share` of GPUs of `memory_bytes` each; above 1 it is several whole ones.
+
+    gpu_memory_utilization: outside of it stay the CUDA context, what other libraries allocate and fragmentation, for
+    which 2.4 GB are left: 10 % of 24 GB, 5 % of 48; above, 5 % again, because there memory is no longer what limits.
+
+    max_num_batched_tokens: an image prompt is at most 1,408 tokens, and a step of a few of them already keeps a GPU's
+    arithmetic busy. 4,096 where memory is small, 8,192 elsewhere.
+
+    max_num_seqs: as many of the longest sequences as fit beside the rest, 127 MB each, so that vLLM never has to throw
+    one out and compute it again. With the recipe's defaults:
+
+        GPU      may use   weights   computing   left      sequences
+        24 GB    21.6 GB   7.5 GB    2.7 GB      11.4 GB    80  (89 fit, in steps of 16)
+        48 GB    45.6 GB   7.5 GB    4.0 GB      34.1 GB   256  (268)
+        80 GB    76.0 GB   7.5 GB    4.0 GB      64.5 GB   496  (506)
+        141 GB   134 GB    7.5 GB    4.0 GB      122 GB    512  (962: MOST_SEQUENCES)
+
+    MOST_SEQUENCES: at the 36 images/s that an H200 is estimated to reach, a caption of 500 tokens takes 10 to 15 s
+    beside the prompts of others, so 360 to 540 are under way. None of it is measured on a GPU yet. For a larger model
+    the number is too high: vLLM then runs as many as its memory holds.
+
+    max_model_len is no part of it: which prompts are too long must not depend on the node.
+    """
+    own = memory_bytes * share
+    batched_tokens = 8192 if own >= LARGE_FROM_BYTES else 4096
+    utilization = 0.95 if memory_bytes >= LARGE_FROM_BYTES else 0.9
+    left = own * utilization - WEIGHT_BYTES - FIXED_BYTES - batched_tokens * STEP_TOKEN_BYTES
+    fitting = int(left / (SEQUENCE_TOKENS * TOKEN_BYTES)) // SEQUENCES_STEP * SEQUENCES_STEP
+    return {
+        "gpu_memory_utilization": round(utilization * min(share, 1), 4),
+        "max_num_batched_tokens": batched_tokens,
+        "max_num_seqs": max(FEWEST_SEQUENCES, min(MOST_SEQUENCES, fitting)),
+    }
+
+
+def memory_bytes() -> int:
+    """The memory of this process's first GPU; SMALL_BYTES where it cannot be told, as what fits there fits anywhere.
+
+    vLLM's platform asks the driver's management library, so that this process gets no CUDA context of its own: the
+    engine's processes could not be forked then.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda_alike():
+        return SMALL_BYTES
+    return int(current_platform.get_device_total_memory())
