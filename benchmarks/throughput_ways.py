@@ -70,12 +70,6 @@ def stock(images: Path, out: Path, held: bool) -> None:
     """
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-    from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
-
-    class ReadyStage(vLLMEngineStageUDF):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            note(str(out / READY), 0)
 
     recipe, arguments = _engine(images, out)
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
@@ -92,18 +86,8 @@ def stock(images: Path, out: Path, held: bool) -> None:
         placement_group_config={"bundles": [{"CPU": 0.01}]},
         log_engine_metrics=False,
     )
-    ready = str(out / READY) if held else None
-    # As many tasks as cores, which leave the engine's actor a share to start with, also while the images are held back.
-    tasks = {"num_cpus": 0.4, "concurrency": os.cpu_count()}
-    processor = build_processor(
-        config,
-        preprocess=partial(_asked, recipe, ready),
-        postprocess=partial(_kept, out),
-        preprocess_map_kwargs=tasks,
-    )
-    if held:
-        processor.get_stage_by_name("vLLMEngineStage").fn = ReadyStage
-    rows = ray.data.read_images(str(images), mode="RGB", include_paths=True, **tasks)
+    processor = build_processor(config, preprocess=partial(_asked, recipe), postprocess=partial(_kept, out))
+    rows = ray.data.read_images(str(images), mode="RGB", include_paths=True, num_cpus=0.5)
     processor(rows).write_parquet(str(out / "data"))
 
 
@@ -171,12 +155,10 @@ def _messages(recipe: Recipe, image: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "system", "content": recipe.prompt.system}, {"role": "user", "content": content}]
 
 
-def _asked(recipe: Recipe, ready: str | None, row: dict[str, Any]) -> dict[str, Any]:
-    """The stock processor's request for one row of `read_images`, not before `ready` exists."""
+def _asked(recipe: Recipe, row: dict[str, Any]) -> dict[str, Any]:
+    """The stock processor's request for one row of `read_images`."""
     from PIL import Image
 
-    if ready:
-        wait_for(ready)
     image = {"type": "image_pil", "image_pil": Image.fromarray(row["image"])}
     return {"messages": _messages(recipe, image), "sampling_params": recipe.sampling.model_dump(), "image": None}
 
