@@ -34,8 +34,13 @@ CPU: dict[str, Any] = {
     "enforce_eager": True,  # compiling takes longer than a small run
     "distributed_executor_backend": "uni",
 }
-# GiB of KV cache; vLLM's own default takes half of the machine's memory.
-CPU_KV_CACHE_GIB = "1"
+CPU_ENVIRONMENT = {
+    # GiB of KV cache; vLLM's own default takes half of the machine's memory.
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # The core runs the model itself. By default vLLM gives it a worker process, for whose answers it spins: a quarter
+    # of all CPU time on two cores (benchmarks/throughput.py).
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
@@ -87,7 +92,7 @@ class VllmEngine:
         """Load the model, fetched to this node if need be. Raises SystemFailure where something of it does not fit."""
         model = _on_this_node(recipe, model)
         if recipe.replicas.gpus == 0:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+            _prepare_environment()
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from transformers import AutoProcessor
         from vllm import AsyncEngineArgs, SamplingParams
@@ -132,6 +137,18 @@ class VllmEngine:
             prompt_tokens=len(final.prompt_token_ids),
             caption_tokens=len(choice.token_ids),
         )
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads from the environment on a CPU; the user's own values win, but for the number of threads.
+
+    One core is left to the rest of the pipeline, as vLLM does for its worker process. Ray has already set the variable
+    to the cores that the actor reserves, so a value found here says nothing.
+    """
+    for name, value in CPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
+        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def _rejected(error: Exception) -> RowFailure:

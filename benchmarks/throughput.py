@@ -1,0 +1,276 @@
+"""Images/s of this pipeline beside `vllm.LLM.chat` and the stock `ray.data.llm` processor: same images, same model.
+
+    python benchmarks/throughput.py [--images 3000] [--repeat 1] [--s3] [--json FILE]
+
+Rendered scenes (JPEG, 640 x 480) are captioned greedily by the embedded model on this machine's CPU, by each way in a
+process of its own, one after another:
+
+    chat          vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
+    stock         ray.data.read_images, ray.data.llm.build_processor with batches of 32, write_parquet
+    caprl_ray     caprl_ray.pipeline.run on the folder
+    caprl_ray_s3  the same from and to an S3 server on loopback (with --s3)
+
+Steady state of `caprl_ray` is all images over the seconds from a ready engine to the last caption: all work on the
+images, nothing of the start. What it prepares while its engine starts would count as done for nothing, so this is
+measured in a run of its own in which the images are held back until the engine is ready. For `chat` it is the second
+call. For `stock` it is the middle of the one run, from 20 % to 90 % of the rows: what it prepared beforehand counts in
+its favour, and most of these images may be such.
+
+First caption and whole run are seconds from the start of the way's process, imports and engine included, in a
+run where nothing is held back: to the first row in the postprocess function (`stock`), the first batch that leaves a
+replica (`caprl_ray`), the return of the first call (`chat`). Medians over the rounds of --repeat; the ways take turns.
+
+Keys of the JSON:
+
+    chat, stock, caprl_ray, caprl_ray_s3                 images/s in steady state
+    first_caption_s, stock_first_caption_s, chat_first_caption_s, first_caption_s3_s
+                                                         seconds to the first caption (the first is caprl_ray's)
+    chat_whole_s, stock_whole_s, caprl_ray_whole_s, caprl_ray_s3_whole_s
+                                                         seconds of the whole run
+    over_chat, over_stock, s3_over_local                 ratios of steady states: caprl_ray / chat,
+                                                         caprl_ray / stock, caprl_ray_s3 / caprl_ray
+    <way>_tokens, <way>_right, <way>_equal               mean tokens of a caption; share of captions that are right
+                                                         to the letter; share that are equal to those of caprl_ray
+    images, image_bytes                                  how many images, and their mean size as stored
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from throughput_ways import BUCKET, FINISHED, FIRST_CALL, READY, WAYS
+
+from caprl_ray.embedded import scenes
+
+Captions = dict[str, tuple[str, int]]
+
+WIDTH, HEIGHT, QUALITY = 640, 480, 90
+LOCAL, S3 = ("chat", "stock", "caprl_ray"), "caprl_ray_s3"
+FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
+MOST_SECONDS = 3600
+# Where the engine's KV cache would otherwise take half of the memory, and libraries would ask hubs that nobody needs.
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "AWS_ACCESS_KEY_ID": "loopback",
+    "AWS_SECRET_ACCESS_KEY": "loopback",
+}
+
+
+def render(folder: Path, images: int) -> dict[str, str]:
+    """Write scenes as JPEG, with noise so that they compress about as photographs do; the right caption of each."""
+    folder.mkdir()
+    draw, rng = random.Random(1), np.random.default_rng(1)
+    noise = rng.normal(0, 5, (2 * HEIGHT, 2 * WIDTH, 3)).astype(np.int16)
+    captions = {}
+    for number in range(images):
+        scene = scenes.sample_scene(draw)
+        top, left = draw.randrange(HEIGHT), draw.randrange(WIDTH)
+        pixels = np.asarray(scenes.render(scene, WIDTH, HEIGHT, rng=draw, supersample=1), dtype=np.int16)
+        pixels = np.clip(pixels + noise[top : top + HEIGHT, left : left + WIDTH], 0, 255)
+        key = f"scene-{number:05d}.jpg"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / key, "JPEG", quality=QUALITY)
+        captions[key] = scenes.caption(scene)
+    return captions
+
+
+def measure(way: str, images: Path, out: Path) -> tuple[dict[str, float], Captions]:
+    """Measure one way: its figures, and caption and tokens of each image."""
+    began, finished, ended = run_alone(way, images, out)
+    first = FIRST_CAPTION.get(way, f"{way}_first_caption_s")
+    figures = {first: finished[0] - began, f"{way}_whole_s": ended - began}
+    if way == "chat":
+        figures[way] = (len(finished) - FIRST_CALL) / (finished[-1] - finished[0])
+    elif way == "stock":
+        figures[way] = middle(finished)
+    else:
+        held = out.with_name(f"{out.name}-held")
+        finished = run_alone(way, images, held, "held")[1]
+        figures[way] = len(finished) / (finished[-1] - moments(held / READY)[0][0])
+    return figures, captions_in(way, out)
+
+
+def middle(finished: list[float]) -> float:
+    """Rows a second between 20 % and 90 % of them; rows that finish at one moment count as one step."""
+    start, end = finished[len(finished) // 5], finished[len(finished) * 9 // 10]
+    return sum(start < moment <= end for moment in finished) / (end - start)
+
+
+def run_alone(way: str, images: Path, out: Path, *held: str) -> tuple[float, list[float], float]:
+    """Run one way in a process of its own: when it began, when each image was captioned in order, when it had ended."""
+    out.mkdir()
+    command = [sys.executable, str(Path(__file__).with_name("throughput_ways.py")), way, str(images), str(out), *held]
+    began = time.time()
+    with open(out / "log.txt", "wb") as log:
+        child = subprocess.run(
+            command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log, timeout=MOST_SECONDS, check=False
+        )
+    ended = time.time()
+    if child.returncode:
+        sys.exit(f"{way} failed:\n{(out / 'log.txt').read_text(errors='replace')[-4000:]}")
+    return began, sorted(when for when, rows in moments(out / FINISHED) for _ in range(rows)), ended
+
+
+def moments(file: Path) -> list[tuple[float, int]]:
+    """What `note` wrote down."""
+    return [(float(when), int(rows)) for when, rows in map(str.split, file.read_text().splitlines())]
+
+
+def captions_in(way: str, out: Path) -> Captions:
+    """Caption and tokens of each image in what a way wrote."""
+    files: list[Any] = s3_objects(f"{out.name}/data/") if way == S3 else list((out / "data").glob("*.parquet"))
+    rows = pa.concat_tables(pq.read_table(file, columns=["key", "caption", "caption_tokens"]) for file in files)
+    return {row["key"]: (row["caption"], row["caption_tokens"]) for row in rows.to_pylist()}
+
+
+@contextmanager
+def s3_server(images: Path) -> Iterator[None]:
+    """An S3 server on loopback, in a process of its own, that holds the images; AWS_ENDPOINT_URL names it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ |= ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    try:
+        _answers(port)
+        client = s3_client()
+        client.create_bucket(Bucket=BUCKET)
+        with ThreadPoolExecutor(8) as pool:
+            put = [
+                pool.submit(client.put_object, Bucket=BUCKET, Key=f"{images.name}/{file.name}", Body=file.read_bytes())
+                for file in images.iterdir()
+            ]
+        for done in put:
+            done.result()
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(port: int, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                sys.exit(f"the S3 server did not start within {seconds:.0f} s.")
+            time.sleep(0.2)
+
+
+def s3_client() -> Any:
+    """A client of the loopback server."""
+    import boto3
+
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+
+
+def s3_objects(prefix: str) -> list[io.BytesIO]:
+    """The contents of the objects under a prefix."""
+    client = s3_client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    return [io.BytesIO(client.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys]
+
+
+def compare(figures: dict[str, float], captions: dict[str, Captions], right: dict[str, str]) -> None:
+    """Add the ratios, and what shows that every way did the same work."""
+    for name, over, under in (
+        ("over_chat", "caprl_ray", "chat"),
+        ("over_stock", "caprl_ray", "stock"),
+        ("s3_over_local", S3, "caprl_ray"),
+    ):
+        if {over, under} <= figures.keys():
+            figures[name] = figures[over] / figures[under]
+    ours = captions.get("caprl_ray", {})
+    for way, rows in captions.items():
+        if rows.keys() != right.keys():
+            sys.exit(f"{way} captioned {len(rows)} images of {len(right)}.")
+        figures[f"{way}_tokens"] = mean(tokens for _, tokens in rows.values())
+        figures[f"{way}_right"] = mean(rows[key][0] == caption for key, caption in right.items())
+        if ours:
+            figures[f"{way}_equal"] = mean(rows[key][0] == ours[key][0] for key in right)
+
+
+def table(figures: dict[str, float], ways: list[str]) -> None:
+    """Print the figures, a way a line."""
+    columns = ("images/s", "x chat", "x stock", "first caption", "whole run", "tokens", "right", "as caprl_ray")
+    print(f"{'':<13}" + "".join(f"{name:>14}" for name in columns))
+    for way in ways:
+        rate = figures[way]
+        first = figures[FIRST_CAPTION.get(way, f"{way}_first_caption_s")]
+        ratios = [f"{rate / figures[peer]:.2f}" if peer in figures else "" for peer in ("chat", "stock")]
+        shares = [f"{100 * figures[n]:.1f} %" if n in figures else "" for n in (f"{way}_right", f"{way}_equal")]
+        seconds = [f"{first:.1f} s", f"{figures[f'{way}_whole_s']:.1f} s"]
+        cells = [f"{rate:.1f}", *ratios, *seconds, f"{figures[f'{way}_tokens']:.1f}", *shares]
+        print(f"{way:<13}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+def main() -> None:
+    """Measure every way, in turns, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=3000, help="number of images, at least 100")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
+    parser.add_argument("--ways", nargs="+", choices=LOCAL, default=LOCAL, metavar="WAY", help="fewer than all three")
+    parser.add_argument("--s3", action="store_true", help="measure caprl_ray on a loopback S3 server too")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    if args.images < 100 or args.repeat < 1:
+        parser.error("--images is at least 100 and --repeat at least 1")
+    with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
+        figures, ways = run(Path(temporary), args)
+    table(figures, ways)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+    """All rounds of all ways: the medians, and the ways in order."""
+    images = folder / "images"
+    right = render(images, args.images)
+    size = mean(file.stat().st_size for file in images.iterdir())
+    print(f"{args.images} JPEGs of {WIDTH} x {HEIGHT}, {size / 1e3:.0f} kB each", file=sys.stderr)
+    rounds: dict[str, list[float]] = {}
+    captions = {}
+
+    def one(way: str, number: int) -> None:
+        measured, captions[way] = measure(way, images, folder / f"{way}-{number}")
+        for name, value in measured.items():
+            rounds.setdefault(name, []).append(value)
+        print(", ".join(f"{name} {value:.1f}" for name, value in measured.items()), file=sys.stderr)
+
+    for number in range(args.repeat):
+        for way in args.ways:
+            one(way, number)
+        if args.s3:
+            with s3_server(images):
+                one(S3, number)
+    figures = {name: median(values) for name, values in rounds.items()}
+    compare(figures, captions, right)
+    return figures | {"images": args.images, "image_bytes": size}, [way for way in WAYS if way in captions]
+
+
+if __name__ == "__main__":
+    main()
