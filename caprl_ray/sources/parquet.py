@@ -28,8 +28,10 @@ from caprl_ray.storage import SourceChanged, Stored
 # A unit has at most this many rows and compressed bytes, but at least one row group.
 UNIT_ROWS = 2000
 UNIT_BYTES = 256 * 2**20
-# What is decoded at a time: so many bytes of an average row group, and so many rows in any.
+# What is decoded at a time: so many bytes by the row group's average, so many if every row had the largest value that
+# rows share, and so many rows in any case. A page is held whole, whatever its size: no reader can do with less.
 BATCH_BYTES = 8 * 2**20
+SHARED_BYTES = 32 * 2**20
 BATCH_ROWS = 256
 
 FILES_AT_ONCE = 16  # footers read at once while planning
@@ -209,5 +211,17 @@ def _row_group(
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    average: int = max(1, group.total_byte_size // max(1, group.num_rows))
-    return min(BATCH_ROWS, max(1, BATCH_BYTES // average))
+    """How many rows to decode at a time: few where they are large, or may be since they share values."""
+    rows = max(1, group.num_rows)
+    shared = sum(_shared_bytes(group.column(number), rows) for number in range(group.num_columns))
+    sizes = (group.total_byte_size // rows, BATCH_BYTES), (shared, SHARED_BYTES)
+    return max(1, min(BATCH_ROWS, *(most // max(1, size) for size, most in sizes)))
+
+
+def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
+    """The most that one row can have of a column's dictionary, whose values take room in each row once decoded."""
+    if not column.has_dictionary_page:
+        return 0
+    dictionary = max(0, column.data_page_offset - column.dictionary_page_offset)
+    inflated = dictionary * column.total_uncompressed_size // max(1, column.total_compressed_size)
+    return int(max(dictionary, inflated) * max(1, column.num_values // rows))

@@ -561,6 +561,19 @@ def test_a_damaged_byte_is_noticed_by_the_pages_checksum(tmp_path: Path) -> None
     assert {row["code"] for row in rows_of(access_to(path))} == {"truncated_unit"}
 
 
+@pytest.mark.parametrize("claimed", [76, 78])
+def test_every_row_that_a_footer_claims_ends_as_one_row(tmp_path: Path, claimed: int) -> None:
+    path = write(tmp_path / "a.parquet", {"image": contents(77)})
+    raw = path.read_bytes()
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    count = b"\x16\x9a\x01"  # in Thrift: a field of 64 bits after the one before, and 77 in zigzag
+    assert raw[footer:].count(count) == 3  # of the file, of the row group, of its column
+    path.write_bytes(raw[:footer] + raw[footer:].replace(count, b"\x16" + bytes([2 * claimed & 0x7F | 0x80, 1])))
+    rows = rows_of(access_to(path))
+    assert [row["index"] for row in rows] == list(range(claimed)) and rows[-1]["unit_rows"] == claimed
+    assert [row["code"] for row in rows[77:]] == ["truncated_unit"] * (claimed - 77)
+
+
 class Counting:
     """A stream that notes which bytes were read, and fails where it is told to."""
 
@@ -716,11 +729,25 @@ def test_a_row_group_of_300_mb_is_streamed_in_bounded_memory(tmp_path: Path, com
     columns = {"image": images, "text": ["caption"] * 1000}
     write(path, columns, row_group_size=1000, compression=compression, **SMALL_PAGES)
     assert pq.read_metadata(path).num_row_groups == 1 and path.stat().st_size > 300_000_000
+    assert peak_of(path, images=1000, size=300_000) < 120
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_image_that_thousands_of_rows_share_is_not_held_for_each(tmp_path: Path) -> None:
+    image = random.Random(0).randbytes(900_000)
+    columns = {"image": pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array([image]))}
+    path = write(tmp_path / "shared.parquet", columns, store_schema=False)
+    assert pq.read_schema(path).field("image").type == pa.binary() and path.stat().st_size < 1_000_000
+    assert peak_of(path, images=2000, size=900_000) < 200
+
+
+def peak_of(path: Path, *, images: int, size: int) -> float:
+    """The MiB by which a process grows that reads a file of so many images of one size."""
     out = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, timeout=300)
-    count, grown = out.stdout.split()
-    assert int(count) == 1000 * 300_000
+    total, grown = out.stdout.split()
+    assert int(total) == images * size
     print(f"peak: {grown} MiB")  # noqa: T201
-    assert float(grown) < 120
+    return float(grown)
 
 
 # Hugging Face folders through the whole job
