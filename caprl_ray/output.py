@@ -37,6 +37,8 @@ FREE_ENGINE_ARGUMENTS = frozenset(
 def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     """What must not change between runs of one dataset (P7), as field -> value."""
     fields: dict[str, Any] = {"model.source": model.label}
+    # Null where they are left out, as in outputs that are older than these fields.
+    fields |= {"input.image_column": recipe.input.image_column, "input.rename": recipe.input.rename or None}
     for name in ("prepare", "prompt", "sampling"):
         fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
     for key, value in sorted(recipe.model.engine.items()):

@@ -117,12 +117,23 @@ def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row["image"] or b"")
+        size += len(row["image"] or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
         if size >= TABLE_BYTES:
-            yield pa.Table.from_pylist(batch, schema=schema)
+            yield _table(batch, schema)
             batch, size = [], 0
     if batch:
-        yield pa.Table.from_pylist(batch, schema=schema)
+        yield _table(batch, schema)
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    return pa.table([_column([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values as one array; those that came from a file of Arrow's types are one-row arrays themselves."""
+    if not any(isinstance(value, pa.Array) for value in values):
+        return pa.array(values, kind)
+    return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
 
 
 def unit_rows(
@@ -145,7 +156,7 @@ def unit_rows(
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
-    samples = sources.KINDS[unit.kind].read(unit, done, access)
+    samples = sources.read_unit(unit, done, access)
     pending: Row | None = None
     position = 0
     try:
@@ -182,8 +193,17 @@ def _row(unit: int, index: int, sample: Sample, schema: pa.Schema) -> Row:
         "key": sample.key,
         "attempts": 1,
     }
-    row |= {META_PREFIX + name: sample.metadata.get(name) for name in metadata_schema(schema).names}
-    if sample.failure:
-        return row | {"stage": "read", "code": sample.failure.code, "detail": sample.failure.detail}
+    failure = sample.failure
+    try:
+        row |= {META_PREFIX + f.name: _fitted(sample.metadata.get(f.name), f.type) for f in metadata_schema(schema)}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
+    if failure:
+        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
     assert sample.image is not None
     return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """A value with the type that the plan's files have in common for its column."""
+    return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

@@ -64,6 +64,10 @@ class Input(Section):
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
     """Files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar."""
+    image_column: str | None = None
+    """The column of parquet files that holds the images' bytes or paths; found by type and name where left out."""
+    rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """Names in the output for columns of the source: those that the output needs for itself must be renamed."""
 
 
 class Prepare(Section):

@@ -13,7 +13,8 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Unit
-from caprl_ray.sources import files, webdataset
+from caprl_ray.sources import files, parquet, webdataset
+from caprl_ray.sources.rename import renamed, renamed_samples
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Folder, Storage, Stored
@@ -38,14 +39,25 @@ class Source:
 KINDS = {
     "files": Source(plan=files.plan, read=files.read, takes=files.takes),
     "webdataset": Source(plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes),
+    "parquet": Source(plan=parquet.plan, read=parquet.read, takes=parquet.takes),
 }
 
 
 def plan_units(access: Access) -> Iterator[Unit]:
-    """The units of the recipe's input, in the order of its paths.
+    """The units of the recipe's input, in the order of its paths; their columns have the names of the output.
 
     Raises RecipeError where nothing is found, SystemFailure where storage cannot be listed.
     """
+    yield from renamed(_planned(access), access.input.rename)
+
+
+def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+    """The unit's samples as its source reads them, their metadata by the names of the output."""
+    samples = KINDS[unit.kind].read(unit, done, access)
+    return renamed_samples(samples, access.input.rename) if access.input.rename else samples
+
+
+def _planned(access: Access) -> Iterator[Unit]:
     for path in access.input.paths:
         try:
             yield from _plan_path(path, access)

@@ -44,12 +44,13 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 class Sample:
     """The members of one key: the image's bytes as stored, and a value or null for each column of METADATA.
 
-    `source` is the path of the shard; the grouping does not know it, its caller does.
+    `source` is the path of the shard; the grouping does not know it, its caller does. Other sources have columns of
+    their own, and a one-row array as the value where Python has none that is the same.
     """
 
     key: str
     image: bytes | None
-    metadata: dict[str, str | int | None]
+    metadata: dict[str, str | int | pa.Array | None]
     failure: RowFailure | None
     source: str = ""
 

@@ -1,0 +1,123 @@
+"""Which column of a parquet file holds the images, and in which way: bytes, paths, or Hugging Face's struct of both."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caprl_ray.errors import RecipeError
+
+BYTES_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
+PATH_NAMES = (
+    "image",
+    "image_path",
+    "path",
+    "file_name",
+    "filename",
+    "file",
+    "uri",
+    "url",
+    "image_url",
+    "s3_uri",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageColumn:
+    """A column of images; `fields` are those of its struct that are read, empty for a plain column."""
+
+    name: str
+    fields: tuple[str, ...]
+    has_bytes: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """What is read of it, as pyarrow names columns."""
+        return [f"{self.name}.{field}" for field in self.fields] or [self.name]
+
+    def parts(self, batch: pa.RecordBatch) -> tuple[pa.Array | None, pa.Array | None]:
+        """The images' bytes and their paths in a batch, where the column has them; null where a row has not."""
+        column = batch.column(self.name)
+        if not self.fields:
+            return (column, None) if self.has_bytes else (None, column)
+        content = pc.struct_field(column, "bytes")
+        return content, pc.struct_field(column, "path") if "path" in self.fields else None
+
+
+def image_column(schema: pa.Schema, said: str | None, path: str) -> ImageColumn:
+    """The column of images of a file with this schema: the one that the recipe says, or else found.
+
+    Bytes go before paths, Hugging Face's structs before plain bytes, and usual names before others. Raises RecipeError
+    where no column, or more than one, is as good as any other.
+    """
+    columns = ", ".join(schema.names)
+    if said is not None:
+        return _said(schema, said, path)
+    for candidates in _candidates(schema):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            found = " and ".join(candidate.name for candidate in candidates)
+            raise RecipeError(
+                f"input: {path} has more than one column that may hold the images, {found} (of {columns}); "
+                "set input.image_column."
+            )
+    raise RecipeError(
+        f"input: {path} has no column that holds images by its type and name ({columns}); set input.image_column."
+    )
+
+
+def _said(schema: pa.Schema, said: str, path: str) -> ImageColumn:
+    if said not in schema.names:
+        columns = ", ".join(schema.names)
+        raise RecipeError(f"input.image_column: {path} has no column {said}; it has {columns}.")
+    field = schema.field(said)
+    column = _struct(field) or _bytes(field) or _paths(field)
+    if column is None:
+        raise RecipeError(
+            f"input.image_column: {said} of {path} is of the type {field.type}; "
+            "it should hold bytes, paths, or structs of bytes and path."
+        )
+    return column
+
+
+def _candidates(schema: pa.Schema) -> list[list[ImageColumn]]:
+    """The columns that may hold the images, the better ones first, equally good ones together."""
+    structs = [column for column in map(_struct, schema) if column]
+    plain = [column for column in map(_bytes, schema) if column]
+    paths = [column for column in map(_paths, schema) if column]
+    return [
+        [column for column in structs if column.name.lower() in BYTES_NAMES],
+        structs,
+        [column for column in plain if column.name.lower() in BYTES_NAMES],
+        plain,
+        [column for column in paths if column.name.lower() in PATH_NAMES],
+    ]
+
+
+def _struct(field: pa.Field) -> ImageColumn | None:
+    if not pa.types.is_struct(field.type):
+        return None
+    kinds = {part.name: part.type for part in field.type}
+    if not is_bytes(kinds.get("bytes")) or len(kinds) < field.type.num_fields:
+        return None
+    fields = ("bytes", "path") if is_text(kinds.get("path")) else ("bytes",)
+    return ImageColumn(name=field.name, fields=fields, has_bytes=True)
+
+
+def _bytes(field: pa.Field) -> ImageColumn | None:
+    return ImageColumn(name=field.name, fields=(), has_bytes=True) if is_bytes(field.type) else None
+
+
+def _paths(field: pa.Field) -> ImageColumn | None:
+    return ImageColumn(name=field.name, fields=(), has_bytes=False) if is_text(field.type) else None
+
+
+def is_bytes(kind: pa.DataType | None) -> bool:
+    """Whether a column of this type can hold encoded images."""
+    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_text(kind: pa.DataType | None) -> bool:
+    """Whether a column of this type can hold paths."""
+    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -1,0 +1,227 @@
+"""Parquet files, Hugging Face dataset folders among them: a unit is a range of one file's row groups.
+
+Planning reads footers only. Reading streams a row group in batches whose size follows from its average row.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyroaring import BitMap
+
+from caprl_ray.errors import RecipeError, RowFailure
+from caprl_ray.plan import Entry, Unit, batched
+from caprl_ray.sources.image_column import ImageColumn, image_column
+from caprl_ray.sources.image_path import is_web_address
+from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
+from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access, Found
+from caprl_ray.storage import SourceChanged, Stored
+
+# A unit has at most this many rows and compressed bytes, but at least one row group.
+UNIT_ROWS = 2000
+UNIT_BYTES = 256 * 2**20
+# What is decoded at a time: so many bytes by the row group's average, so many if every row had the largest value that
+# rows share, and so many rows in any case. A page is held whole, whatever its size: no reader can do with less.
+BATCH_BYTES = 8 * 2**20
+SHARED_BYTES = 32 * 2**20
+BATCH_ROWS = 256
+
+FILES_AT_ONCE = 16  # footers read at once while planning
+ROWS_LOOKED_AT = 64  # in planning, to find web addresses
+
+
+def takes(stored: Stored) -> bool:
+    """Whether a file's name says that it is parquet."""
+    return stored.path.lower().endswith(".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Footer:
+    """What a plan needs of a file: its columns, and each row group's rows and compressed bytes."""
+
+    schema: pa.Schema
+    groups: list[tuple[int, int]]
+
+
+def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
+    """Units of row groups, in the order of the files, of which only the footers are read.
+
+    A file without rows has no unit. One whose footer cannot be read has one, which fails when it is read.
+    Raises RecipeError where it is not clear which column holds the images, or where they are web addresses.
+    """
+    web_addresses_checked = False
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for files in batched(found, FILES_AT_ONCE):
+            for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
+                entry = Entry(stored=file.stored, key=file.key)
+                if footer is None:
+                    yield Unit(kind="parquet", rows=None, entries=[entry])
+                elif any(rows for rows, _ in footer.groups):
+                    _refuse_twins(footer.schema, file.stored.path)
+                    image = image_column(footer.schema, access.input.image_column, file.stored.path)
+                    if not image.has_bytes and not web_addresses_checked:
+                        _refuse_web_addresses(file.stored, image, access)
+                        web_addresses_checked = True
+                    yield from _units(entry, footer, image)
+
+
+def _footer(found: Found, access: Access) -> _Footer | None:
+    """The file's footer; None where this file cannot be read."""
+    try:
+        with _opened(found.stored, access) as (source, file), decoding(source):
+            row_groups = map(file.metadata.row_group, range(file.num_row_groups))
+            groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
+            if any(rows < 0 for rows, _ in groups):
+                raise ParquetDamaged("a row group has fewer than no rows")
+            return _Footer(schema=plain_schema(file.schema_arrow), groups=groups)
+    except RowFailure:
+        return None
+
+
+def _refuse_twins(schema: pa.Schema, path: str) -> None:
+    twins = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twins:
+        raise RecipeError(
+            f"input: {path} has {schema.names.count(twins[0])} columns of the name {twins[0]}; rename one."
+        )
+
+
+def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
+    return sum(max(0, group.column(number).total_compressed_size) for number in range(group.num_columns))
+
+
+def _units(entry: Entry, footer: _Footer, image: ImageColumn) -> Iterator[Unit]:
+    columns = _columns(footer.schema, image)
+    first = rows = size = 0
+    for number, (group_rows, group_size) in enumerate(footer.groups):
+        if rows and (rows + group_rows > UNIT_ROWS or size + group_size > UNIT_BYTES):
+            yield _unit(entry, columns, (first, number), rows, size)
+            first, rows, size = number, 0, 0
+        rows, size = rows + group_rows, size + group_size
+    if rows:
+        yield _unit(entry, columns, (first, len(footer.groups)), rows, size)
+
+
+def _unit(entry: Entry, columns: pa.Schema, groups: tuple[int, int], rows: int, size: int) -> Unit:
+    return Unit(kind="parquet", rows=rows, entries=[entry], columns=columns, row_groups=groups, bytes=size)
+
+
+def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError where the file's first images are all web addresses; a damaged file is left to its reading."""
+    try:
+        with _opened(stored, access) as (source, file):
+            first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT), None)
+            named = [] if first is None else _texts(first.column(image.name))
+    except RowFailure:
+        return
+    if named and all(map(is_web_address, named)):
+        raise RecipeError(
+            f"input.image_column: {image.name} of {stored.path} holds web addresses, and images are not fetched from "
+            "the web; download the images first, for instance with img2dataset, and give their paths or bytes."
+        )
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """The column's texts that are there and are valid."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return []
+    return [text for text in column.to_pylist() if text]
+
+
+def _columns(schema: pa.Schema, image: ImageColumn) -> pa.Schema:
+    """Every column but the images, as the output describes it."""
+    return pa.schema(
+        field.with_metadata({"description": f"The source's column {field.name}."})
+        for field in schema
+        if field.name != image.name
+    )
+
+
+@contextmanager
+def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
+    """An open file and what pyarrow reads it through. Raises RowFailure where this file is at fault, at any time."""
+    try:
+        with access.storage.open(stored) as stream:
+            source = ParquetStream(stream, stored.size)
+            yield source, open_file(source)
+    except FileNotFoundError:
+        raise RowFailure("source_missing") from None
+    except SourceChanged:
+        raise RowFailure("source_changed") from None
+    except PermissionError:
+        raise RowFailure("source_unreadable", "permission denied") from None
+    except ParquetDamaged as error:
+        raise RowFailure("truncated_unit", str(error)) from None
+
+
+def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+    """The rows of the unit's row groups in order; those in `done` come as None.
+
+    A row group that is wholly done is not read. Raises RowFailure where the file cannot be read any further.
+    """
+    (entry,) = unit.entries
+    with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
+        if unit.row_groups is None:
+            raise ParquetDamaged("the parquet file could not be read when it was planned")
+        lengths = [file.metadata.row_group(number).num_rows for number in range(unit.row_groups[1])]
+        schema = plain_schema(file.schema_arrow)
+        image = image_column(schema, access.input.image_column, entry.stored.path)
+        rows = Rows(
+            entry=entry,
+            access=access,
+            image=image,
+            columns=_columns(schema, image),
+            rows_before=sum(lengths[: unit.row_groups[0]]),
+            pool=pool,
+        )
+        start = 0
+        for group in range(*unit.row_groups):
+            if done.range_cardinality(start, start + lengths[group]) == lengths[group]:
+                yield from repeat(None, lengths[group])
+            else:
+                yield from _row_group(file, source, group, rows, start, done)
+            start += lengths[group]
+
+
+def _row_group(
+    file: pq.ParquetFile, source: ParquetStream, group: int, rows: Rows, start: int, done: BitMap
+) -> Iterator[Sample | None]:
+    """The samples of one row group, the first of which has the index `start` in the unit."""
+    metadata = file.metadata.row_group(group)
+    end = start + metadata.num_rows
+    columns = [*rows.image.columns, *rows.columns.names]
+    for batch in batches(file, source, group, columns, _batch_rows(metadata)):
+        if start + batch.num_rows > end:
+            break
+        known = done.range_cardinality(start, start + batch.num_rows) == batch.num_rows
+        yield from repeat(None, batch.num_rows) if known else rows.samples(batch, start, done)
+        start += batch.num_rows
+    if start != end:
+        raise ParquetDamaged("a row group has not as many rows as the parquet file's footer says")
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """How many rows to decode at a time: few where they are large, or may be since they share values."""
+    rows = max(1, group.num_rows)
+    shared = sum(_shared_bytes(group.column(number), rows) for number in range(group.num_columns))
+    sizes = (group.total_byte_size // rows, BATCH_BYTES), (shared, SHARED_BYTES)
+    return max(1, min(BATCH_ROWS, *(most // max(1, size) for size, most in sizes)))
+
+
+def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
+    """The most that one row can have of a column's dictionary, whose values take room in each row once decoded."""
+    if not column.has_dictionary_page:
+        return 0
+    dictionary = max(0, column.data_page_offset - column.dictionary_page_offset)
+    inflated = dictionary * column.total_uncompressed_size // max(1, column.total_compressed_size)
+    return int(max(dictionary, inflated) * max(1, column.num_values // rows))

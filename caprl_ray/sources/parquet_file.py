@@ -1,0 +1,199 @@
+"""Open a parquet file for streaming: exact ranges, bounded buffers, no code of extension types, faults told apart.
+
+pyarrow raises OSError for damaged pages as it does for a storage that fails; `decoding` tells one from the other.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# The end of the file that is read first, and whole: in most files it holds the footer.
+TAIL_BYTES = 64 * 2**10
+MOST_FOOTER = 256 * 2**20  # the footer is held whole; its length is what the file claims
+# What the column chunks that are being read may have buffered together, and each of them at least and at most.
+BUFFERED_BYTES = 32 * 2**20
+LEAST_BUFFER, MOST_BUFFER = 64 * 2**10, 4 * 2**20
+
+ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+# Thrift's compact protocol: the key, field 2 as a string with its length in seven-bit groups, its text.
+_STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[\x00-\x7f])([A-Za-z0-9+/=]*))?")
+
+
+class ParquetDamaged(Exception):
+    """The bytes are not the parquet that they should be; the message is safe to store."""
+
+
+class ParquetStream:
+    """A stored file as pyarrow reads it: every read is one exact range, and the fault of a read is remembered.
+
+    The footer is changed on the way so that no extension type is looked up: pyarrow calls the registered type's own
+    code with what the file says, whatever it is told. Such columns come as the type that they are stored as.
+    """
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        # Without the buffer around it, which would fetch far more than the small ranges that are asked for.
+        self._raw = getattr(stream, "raw", stream)
+        self._size = size
+        self._position = 0
+        self.fault: Exception | None = None
+        self._tail_start, self._tail = self._load_tail()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """The stream is closed by whoever opened it."""
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._position
+        end = self._size if size < 0 else min(self._size, start + size)
+        content = b""
+        if start < self._tail_start:
+            content = self._fetch(start, min(end, self._tail_start))
+        if end > self._tail_start:
+            content += self._tail[max(0, start - self._tail_start) : end - self._tail_start]
+        self._position = start + len(content)
+        return content
+
+    def _load_tail(self) -> tuple[int, bytes]:
+        """Where the tail begins, and the tail with the footer changed."""
+        start = max(0, self._size - TAIL_BYTES)
+        tail = self._fetch(start, self._size)
+        footer_start = self._size - 8 - int.from_bytes(tail[-8:-4], "little")
+        if not 0 <= footer_start <= self._size - 8:
+            return start, tail
+        if self._size - footer_start > MOST_FOOTER:
+            raise ParquetDamaged(f"the parquet file's footer is larger than {MOST_FOOTER} bytes")
+        if footer_start < start:
+            start, tail = footer_start, self._fetch(footer_start, start) + tail
+        cut = footer_start - start
+        return start, tail[:cut] + without_extensions(tail[cut:])
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        parts = []
+        try:
+            self._raw.seek(start)
+            while start < end and (part := self._raw.read(end - start)):
+                parts.append(part)
+                start += len(part)
+        except Exception as fault:
+            self.fault = fault
+            raise
+        return b"".join(parts)
+
+
+def without_extensions(footer: bytes) -> bytes:
+    """The footer, of the same length, with no extension type in the Arrow schema that it may hold.
+
+    A schema that is written in any other way than by Arrow itself is hidden as a whole.
+    """
+
+    def changed(match: re.Match[bytes]) -> bytes:
+        value = match[3] or b""
+        if match[2] is None or _length(match[2]) != len(value) or footer[match.end() : match.end() + 1] != b"\0":
+            return ARROW_SCHEMA.lower() + match[0][len(ARROW_SCHEMA) :]
+        try:
+            schema = base64.b64decode(value, validate=True)
+        except ValueError:
+            schema = b""
+        if base64.b64encode(schema) != value:
+            return ARROW_SCHEMA.lower() + match[0][len(ARROW_SCHEMA) :]
+        head = match[0][: len(match[0]) - len(value)]
+        return head + base64.b64encode(schema.replace(EXTENSION, EXTENSION.lower()))
+
+    return _STORED_SCHEMA.sub(changed, footer)
+
+
+def _length(groups: bytes) -> int:
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(groups))
+
+
+@contextmanager
+def decoding(source: ParquetStream) -> Iterator[None]:
+    """Around every call of pyarrow on a file: raises the storage's own fault, or else ParquetDamaged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if source.fault:
+            raise source.fault from None
+        if isinstance(error, MemoryError):
+            raise
+        raise ParquetDamaged("the parquet file is damaged or of an unknown kind") from None
+
+
+def open_file(source: ParquetStream) -> pq.ParquetFile:
+    """The file, opened by its footer alone. Raises ParquetDamaged, or what storage raised."""
+    with decoding(source):
+        metadata = _opened(source).metadata
+        share = BUFFERED_BYTES // max(1, metadata.num_columns)
+        file = _opened(source, metadata=metadata, buffer_size=min(MOST_BUFFER, max(LEAST_BUFFER, share)))
+        _ = file.schema_arrow  # decodes the columns' names
+        return file
+
+
+def _opened(source: ParquetStream, **options: object) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        pa.PythonFile(source, mode="r"),
+        pre_buffer=False,
+        arrow_extensions_enabled=False,
+        page_checksum_verification=True,
+        **options,
+    )
+
+
+def batches(
+    file: pq.ParquetFile, source: ParquetStream, row_group: int, columns: list[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """One row group in batches of `rows`, each decoded only when it is asked for."""
+    with decoding(source):
+        found = file.iter_batches(rows, row_groups=[row_group], columns=columns, use_threads=False)
+    while True:
+        with decoding(source):
+            batch = next(found, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Columns with their types, without what does not bear on values: dictionaries, views, nullability, metadata."""
+    return pa.schema([(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _plain_list(kind)
+    return VIEWS.get(kind, kind)
+
+
+def _plain_list(kind: pa.DataType) -> pa.DataType:
+    value = _plain(kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(value, kind.list_size)
+    return pa.large_list(value) if pa.types.is_large_list(kind) else pa.list_(value)

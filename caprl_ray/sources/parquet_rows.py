@@ -1,0 +1,108 @@
+"""The rows of a parquet file as samples: batches in, images with every other column out.
+
+A row's values travel as one-row Arrow arrays: Python's own types would lose some (times of day in nanoseconds) and
+refuse others (dates after the year 9999).
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray.errors import RowFailure
+from caprl_ray.plan import Entry, batched
+from caprl_ray.sources.image_column import ImageColumn
+from caprl_ray.sources.image_path import is_web_address, read_named_image, resolve
+from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
+from caprl_ray.sources.source import Access
+
+IMAGES_AT_ONCE = 8  # images of one unit read at once, where the rows hold their paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one unit; `rows_before` is how many the file has before it, `columns` are the output's."""
+
+    entry: Entry
+    access: Access
+    image: ImageColumn
+    columns: pa.Schema
+    rows_before: int
+    pool: ThreadPoolExecutor
+
+    def samples(self, batch: pa.RecordBatch, start: int, done: BitMap) -> Iterator[Sample | None]:
+        """The batch's rows in order, the first of which has the index `start`; those in `done` come as None."""
+        numbers = range(batch.num_rows)
+        sound = _is_sound(batch)
+
+        def sample(number: int) -> Sample | None:
+            index = start + number
+            return None if index in done else self._sample(batch.slice(number, 1), index, sound=sound)
+
+        content, _ = self.image.parts(batch)
+        if content is not None and not content.null_count:
+            yield from map(sample, numbers)
+            return
+        for few in batched(numbers, IMAGES_AT_ONCE):
+            yield from self.pool.map(sample, few)
+
+    def _sample(self, row: pa.RecordBatch, index: int, *, sound: bool) -> Sample:
+        sample = Sample(
+            source=self.entry.stored.path,
+            key=f"{self.entry.key}:{self.rows_before + index}",
+            image=None,
+            metadata={},
+            failure=None,
+        )
+        try:
+            if not sound and not _is_sound(row):
+                raise RowFailure("metadata_invalid", "a value is not what its column's type says")
+            self._fill(sample, row)
+        except RowFailure as failure:
+            # a new one, which holds no traceback and with it the row
+            sample.failure = RowFailure(failure.code, failure.detail)
+        return sample
+
+    def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
+        """Give the sample what the row has, metadata first. Raises RowFailure where it has not all."""
+        contents, paths = self.image.parts(row)
+        path = paths[0].as_py() if paths is not None else None
+        sample.metadata = self._metadata(row, len(path or ""))
+        if path and not is_web_address(path):
+            sample.key = path
+        if contents is not None and contents[0].is_valid:
+            sample.image = self._bytes(contents[0])
+        elif path:
+            sample.source = resolve(path, self.entry.stored.path)
+            sample.image = read_named_image(sample.source, self.access)
+        else:
+            raise RowFailure("no_image")
+
+    def _metadata(self, row: pa.RecordBatch, size: int) -> dict[str, pa.Array]:
+        """The row's own values; `size` is what else counts as metadata."""
+        values = {field.name: _cast(row.column(field.name), field.type) for field in self.columns}
+        if size + sum(value.nbytes for value in values.values()) > MAX_METADATA_BYTES:
+            raise RowFailure("metadata_too_large", "all columns but the image together")
+        return values
+
+    def _bytes(self, content: pa.Scalar) -> bytes:
+        stored = content.value if isinstance(content, pa.DictionaryScalar) else content
+        buffer = stored.as_buffer()
+        if buffer.size > self.access.max_bytes:
+            raise RowFailure("image_too_large", f"{buffer.size} bytes")
+        return bytes(buffer.to_pybytes())
+
+
+def _cast(value: pa.Array, kind: pa.DataType) -> pa.Array:
+    return value if value.type == kind else value.cast(kind)
+
+
+def _is_sound(rows: pa.RecordBatch) -> bool:
+    """Whether the values are what their types say: text is UTF-8, dictionaries have what is looked up in them."""
+    try:
+        rows.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
