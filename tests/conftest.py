@@ -116,7 +116,7 @@ class Head:
     def authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token_file.read_text()}"}
 
-    def wait(self, condition: Callable[[], object], seconds: float = 60) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 120) -> None:
         """Wait for a condition, while the cluster's processes live."""
         until = time.monotonic() + seconds
         while not condition():

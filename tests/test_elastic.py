@@ -33,11 +33,11 @@ class RecordedCaptioner(pipeline.Captioner):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.until = time.monotonic() + 90
         self.note("start")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        until = time.monotonic() + 90
-        while self.notes.read_text().count("start") < self.awaited and time.monotonic() < until:
+        while self.notes.read_text().count("start") < self.awaited and time.monotonic() < self.until:
             time.sleep(0.1)
         time.sleep(0.3)
         captioned = super().__call__(table)
