@@ -32,6 +32,7 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
     """What a captioning run needs of Ray: a connection, the replicas' GPUs, and the settings of Ray Data."""
     with connected(debug):
         _check_gpus(recipe)
+        _check_output(recipe)
         configure(DataContext.get_current(), debug)
         yield
 
@@ -78,6 +79,17 @@ def _check_gpus(recipe: Recipe) -> None:
         raise RecipeError(
             f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
             f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
+        )
+
+
+def _check_output(recipe: Recipe) -> None:
+    """A job's working directory is a copy of its own on every node, which Ray removes: captions there would be lost."""
+    path = recipe.output.path
+    relative = "://" not in path and not os.path.isabs(os.path.expanduser(path))
+    if relative and ray.get_runtime_context().runtime_env.get("working_dir"):
+        raise RecipeError(
+            f"output.path: {path} is relative, and Ray removes a job's working directory after it; "
+            "give a path that every node shares."
         )
 
 

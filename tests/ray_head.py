@@ -1,0 +1,136 @@
+"""A cluster of `ray start`, as a user's machines make one, for the tests of jobs and of several nodes."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+
+import psutil
+
+RAY = Path(sys.executable).with_name("ray")
+ROOT = Path(__file__).parent.parent
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(kw_only=True)
+class Head:
+    """A cluster that `ray start` makes of child processes, as a user's machines would be, with token authentication."""
+
+    folder: Path
+    cpus: int
+    gpus: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> "Head":
+        """Start the head node and wait until its dashboard answers."""
+        self.port, dashboard, client = free_ports(3)
+        self.dashboard = f"http://{LOOPBACK}:{dashboard}"
+        self.token_file.parent.mkdir(parents=True)
+        self.token_file.write_text(secrets.token_hex(32))
+        self.node(
+            self.environment,
+            *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}"),
+            *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+        )
+        try:
+            self.wait(self.answers)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def token_file(self) -> Path:
+        """Where Ray looks for the token by itself: below the home of this cluster's processes, not of the user's."""
+        return self.folder / "home" / ".ray" / "auth_token"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the cluster's own processes: an image with the package, nothing of this session's Ray."""
+        outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = f"{RAY.parent}{os.pathsep}{outer.get('PATH', '')}"
+        return outer | {"HOME": str(self.folder / "home"), "PATH": path, "PYTHONPATH": str(ROOT)}
+
+    @property
+    def client(self) -> dict[str, str]:
+        """The environment of whatever connects: Ray looks for a token only where RAY_AUTH_MODE says so."""
+        return self.environment | {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_AUTH_MODE": "token"}
+
+    def join(self, *, cpus: int, gpus: int) -> None:
+        """Add a worker node; it is there some seconds later."""
+        self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
+
+    def node(self, environment: dict[str, str], *arguments: str) -> None:
+        number = len(self.processes)
+        command = [RAY, "start", "--block", *arguments, f"--node-ip-address={LOOPBACK}", "--disable-usage-stats"]
+        # Ports of its own and a short folder (a socket's path has at most 107 characters) keep two clusters apart.
+        command += [f"--temp-dir={self.folder}/{number}", "--min-worker-port=0", "--max-worker-port=0"]
+        command += ["--object-store-memory=2000000000", "--dashboard-agent-listen-port=0"]
+        with open(self.folder / f"{number}.log", "wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.processes.append(process)
+
+    def answers(self) -> bool:
+        request = urllib.request.Request(f"{self.dashboard}/api/version", headers=self.authorization)
+        with suppress(URLError, OSError), urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token_file.read_text()}"}
+
+    def wait(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Wait for a condition, while the cluster's processes live."""
+        until = time.monotonic() + seconds
+        while not condition():
+            logs = "\n".join(path.read_text() for path in self.folder.glob("*.log"))
+            assert all(process.poll() is None for process in self.processes), logs
+            assert time.monotonic() < until, f"not within {seconds} s: {condition}\n{logs}"
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """End the processes that were started here, and theirs, by their ids."""
+        family = [psutil.Process(process.pid) for process in self.processes if process.poll() is None]
+        family += [child for process in family for child in process.children(recursive=True)]
+        for signal_all in (psutil.Process.terminate, psutil.Process.kill):
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    signal_all(process)
+            _, family = psutil.wait_procs(family, timeout=2)
+        for started in self.processes:
+            started.wait(timeout=10)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@contextmanager
+def new_head(*, cpus: int, gpus: int = 0) -> Iterator[Head]:
+    """A head of its own, in a short folder, that ends with the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        Head(folder=Path(folder), cpus=cpus, gpus=gpus) as head,
+    ):
+        yield head

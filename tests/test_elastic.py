@@ -1,0 +1,149 @@
+"""An elastic pool: replicas come with the backlog and with nodes, and never more of them than the recipe allows.
+
+Run as a program, this file is `caprl-ray caption` with a captioner that is slow and writes down what it captions.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+
+from caprl_ray import cli, ledger, pipeline, plan
+from caprl_ray.committed import read_committed
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.recipe import parse
+from caprl_ray.storage import Storage
+from tests.expected import expected_caption
+from tests.ray_head import Head, new_head
+
+IMAGES = 640  # 20 batches
+
+
+class RecordedCaptioner(pipeline.Captioner):
+    """A replica that notes its start and the rows of each batch, and is slow while replicas are still awaited."""
+
+    notes = Path(os.environ.get("NOTES", ""))
+    awaited = int(os.environ.get("AWAITED", "1"))
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.until = time.monotonic() + 90
+        self.note("start")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        while self.notes.read_text().count("start") < self.awaited and time.monotonic() < self.until:
+            time.sleep(0.1)
+        time.sleep(0.3)
+        captioned = super().__call__(table)
+        self.note(*table["id"].to_pylist())
+        return captioned
+
+    def note(self, *words: str) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        with open(self.notes, "a", encoding="utf-8") as file:
+            file.write(" ".join([node, str(os.getpid()), *words]) + "\n")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What the replicas of a run noted: the node of each, and the rows that each has captioned."""
+
+    path: Path
+
+    def lines(self) -> list[list[str]]:
+        return [line.split() for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def replicas(self) -> dict[str, str]:
+        return {pid: node for node, pid, first, *_ in self.lines() if first == "start"}
+
+    def rows(self) -> dict[str, list[str]]:
+        captioned: dict[str, list[str]] = {}
+        for _, pid, *ids in self.lines():
+            if ids != ["start"]:
+                captioned.setdefault(pid, []).extend(ids)
+        return captioned
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    render_dataset(folder, 2 * IMAGES)
+    return folder / "files"
+
+
+def elastic_recipe(images: Path, out: Path) -> dict[str, Any]:
+    # 16 sequences at once: a replica takes one batch of 32 rows at a time, and a second one waits for it.
+    return demo_recipe([images], out) | {
+        "model": {"source": "stub", "engine": {"max_num_seqs": 16}},
+        "prepare": {"max_pixels": 20_000},
+        "replicas": {"min": 1, "max": 3, "gpus": 1},
+    }
+
+
+def start(head: Head, recipe: dict[str, Any], notes: Path, awaited: int, *options: str) -> subprocess.Popen[bytes]:
+    (notes.with_suffix(".yaml")).write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, __file__, notes.with_suffix(".yaml"), *options]
+    environment = head.client | {"RAY_ADDRESS": head.address, "NOTES": str(notes), "AWAITED": str(awaited)}
+    with open(notes.with_suffix(".log"), "wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def finish(head: Head, run: subprocess.Popen[bytes], notes: Path) -> None:
+    try:
+        head.wait(lambda: run.poll() is not None, seconds=150)
+    finally:
+        run.kill()
+    assert run.returncode == 0, notes.with_suffix(".log").read_text()
+
+
+def check_output(document: dict[str, Any], captioned: set[str]) -> None:
+    recipe, storage = parse(document), Storage()
+    out = recipe.output.path
+    balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out))
+    assert balance.balanced and balance.captioned == IMAGES
+    rows = pq.read_table(f"{out}/data").to_pylist()
+    assert {row["id"] for row in rows} == captioned and len(rows) == IMAGES
+    assert all(row["caption"] == expected_caption(Path(row["source"]).read_bytes(), recipe) for row in rows)
+
+
+@pytest.mark.timeout(300)
+def test_the_pool_grows_with_the_backlog_up_to_what_the_recipe_allows(images: Path, tmp_path: Path) -> None:
+    recipe = elastic_recipe(images, tmp_path / "out")
+    first, second = Notes(tmp_path / "first"), Notes(tmp_path / "second")
+    with new_head(cpus=2, gpus=5) as head:  # room for more replicas than the recipe allows
+        finish(head, start(head, recipe, first.path, 1, "--limit", "32"), first.path)
+        assert len(first.replicas()) == 1, "one batch is no backlog"
+        finish(head, start(head, recipe, second.path, 3), second.path)
+    assert len(second.replicas()) == 3
+    assert second.rows().keys() == second.replicas().keys(), "a replica had nothing to do"
+    captioned = [row for notes in (first, second) for rows in notes.rows().values() for row in rows]
+    assert len(captioned) == IMAGES
+    check_output(recipe, set(captioned))
+
+
+@pytest.mark.timeout(300)
+def test_replicas_come_with_a_node_that_joins_a_running_job(images: Path, tmp_path: Path) -> None:
+    recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
+    with new_head(cpus=2, gpus=1) as head:
+        run = start(head, recipe, notes.path, 3)
+        head.wait(notes.replicas)
+        head.join(cpus=0, gpus=2)
+        finish(head, run, notes.path)
+    nodes = list(notes.replicas().values())
+    assert len(nodes) == 3 and nodes.count(nodes[0]) == 1, "two replicas on the node that joined"
+    assert notes.rows().keys() == notes.replicas().keys(), "a replica had nothing to do"
+    check_output(recipe, {row for rows in notes.rows().values() for row in rows})
+
+
+if __name__ == "__main__":
+    pipeline.Captioner = RecordedCaptioner  # type: ignore[misc]
+    sys.exit(cli.main(["caption", *sys.argv[1:]]))

@@ -1,0 +1,195 @@
+"""`ray job submit` against a head node with token authentication: exit, logs, what ships, stop and resume."""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.recipe import parse
+from tests.expected import expected_caption
+from tests.ray_head import RAY, ROOT, Head, new_head
+
+IMAGES = 400
+CANARY = "canary-77c1f0"
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with new_head(cpus=2) as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    render_dataset(folder, 2 * IMAGES)
+    return folder / "files"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout in which a user has worked: with recipes, data, outputs, an environment and secrets."""
+    folder = tmp_path_factory.mktemp("checkout") / "caprl_ray"
+    ignored = shutil.ignore_patterns(".git", ".venv", "demo", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    for name in SHIPPED + KEPT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(CANARY)
+    (folder / "jobs" / "probe.py").write_text(PROBE)
+    return folder
+
+
+SHIPPED = ["recipe.yaml", "recipes/first.yaml", "recipes/news/second.yml"]
+KEPT = [
+    *(".env", ".env.local", ".aws/credentials", ".ray/auth_token", ".netrc", "id_ed25519", "server.pem", "token.txt"),
+    *("credentials.json", "credentials.yaml", "secrets.yml", "recipes/.env", "recipes/secret.yaml", "jobs/gcp.key"),
+    *("demo/images/scene.png", "data/00000.parquet", "rows.parquet", "00000.tar", "recipes/00000.tar.gz", "a", "x.zip"),
+    *("captions/data/0.parquet", "jobs/rows.parquet", "caprl_ray/.env", "caprl_ray/embedded/images.tar", "run.log"),
+    *(".venv/bin/python", "venv/lib/x.py", ".git/config", "node_modules/x.js", "caprl_ray/__pycache__/cli.pyc"),
+]
+PROBE = """
+import json, os, caprl_ray
+files = [os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names]
+print("probe", json.dumps({
+    "files": {os.path.normpath(path): os.path.getsize(path) for path in files},
+    "package": os.path.relpath(caprl_ray.__file__),
+    "environment": dict(os.environ),
+}))
+"""
+
+
+def ray_job(
+    head: Head, *arguments: object, folder: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", *map(str, arguments)],
+        cwd=folder,
+        env=head.client | {"HF_TOKEN": CANARY, "AWS_SECRET_ACCESS_KEY": CANARY} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def submit(head: Head, name: str, *command: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return ray_job(head, "submit", "--working-dir", ".", "--submission-id", name, "--", *command, folder=folder)
+
+
+def job(head: Head, name: str) -> dict[str, Any]:
+    request = urllib.request.Request(f"{head.dashboard}/api/jobs/{name}", headers=head.authorization)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
+
+
+def stub_recipe(images: Path, out: Path, **sections: Any) -> dict[str, Any]:
+    return demo_recipe([images], out) | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}} | sections
+
+
+def verify(out: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "caprl_ray", "verify", str(out), "--json"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    return dict(json.loads(said.stdout))
+
+
+def test_a_submitted_job_captions_everything_and_shows_no_secret(head: Head, images: Path, tmp_path: Path) -> None:
+    recipe, out = stub_recipe(images, tmp_path / "out"), tmp_path / "out"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = submit(head, "whole", "python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.rows_per_object=100")
+    assert run.returncode == 0, run.stdout
+    assert f"{out}: 1 of 1 units balanced; {IMAGES} captioned, 0 failed" in run.stdout
+    assert job(head, "whole")["status"] == "SUCCEEDED" and job(head, "whole")["driver_exit_code"] == 0
+    assert verify(out)["captioned"] == IMAGES and (out / "_SUCCESS").exists()
+    rows = pq.read_table(out / "data").to_pylist()
+    assert len(rows) == len({row["id"] for row in rows}) == IMAGES
+    assert all(row["caption"] == expected_caption(Path(row["source"]).read_bytes(), parse(recipe)) for row in rows)
+    everything = [run.stdout, json.dumps(job(head, "whole"))]
+    everything += [path.read_text() for path in out.rglob("*.json")]
+    assert not [text for text in everything if CANARY in text or head.token_file.read_text() in text]
+
+
+def test_without_the_token_nothing_can_be_submitted(head: Head, tmp_path: Path) -> None:
+    run = ray_job(head, "submit", "--", "true", HOME=str(tmp_path), RAY_AUTH_MODE="disabled")
+    assert run.returncode == 1 and "Unauthorized: Missing authentication token" in run.stdout
+    run = ray_job(head, "submit", "--", "true", RAY_AUTH_TOKEN="0" * 64)
+    assert run.returncode == 1 and "AuthenticationError" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "sentence"),
+    [
+        ("wrong", "replicas.min=0", "replicas.min: 0 is not allowed; it should be greater than or equal to 1."),
+        (
+            "lost",
+            "output.path=captions",
+            "output.path: captions is relative, and Ray removes a job's working directory",
+        ),
+    ],
+)
+def test_a_fault_in_the_recipe_is_a_failed_job_that_says_it(
+    head: Head, images: Path, tmp_path: Path, name: str, override: str, sentence: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stub_recipe(images, tmp_path / "out")))
+    run = submit(head, name, "python", "jobs/caption.py", tmp_path / "recipe.yaml", override)
+    assert run.returncode == 1
+    assert job(head, name)["status"] == "FAILED" and job(head, name)["driver_exit_code"] == 2
+    assert f"\ncaprl-ray: {sentence}" in run.stdout and "Traceback" not in run.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_ships_code_and_recipes_and_neither_data_nor_secrets(head: Head, checkout: Path) -> None:
+    run = submit(head, "probe", "python", "jobs/probe.py", folder=checkout)
+    assert run.returncode == 0, run.stdout
+    seen = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("probe "))[6:])
+    files = seen["files"]
+    assert not files.keys() & set(KEPT)
+    assert files.keys() >= {*SHIPPED, "jobs/caption.py", "caprl_ray/pipeline.py", "caprl_ray/engines/stub.py"}
+    assert files["caprl_ray/embedded/model/model.safetensors"] > 3_000_000
+    assert {name.partition("/")[0] for name in files if "/" in name} == {"caprl_ray", "jobs", "recipes"}
+    assert {Path(name).suffix for name in files if "/" not in name} <= {".yaml", ".yml"}
+    assert sum(files.values()) < 5_000_000
+    assert seen["package"] == "caprl_ray/__init__.py"  # the shipped code, not what the image has installed
+    assert CANARY not in seen["environment"].values()
+
+
+def test_a_stopped_job_is_finished_by_the_same_command(
+    head: Head, images: Path, checkout: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    # Every image is enlarged to a megapixel, which the stub sums up in Python: some 15 seconds.
+    pixels = {"min_pixels": 900_000, "max_pixels": 1_000_000}
+    recipe = stub_recipe(images, out, prepare=pixels, output={"path": str(out), "rows_per_object": 16})
+    (checkout / "recipes" / "slow.yaml").write_text(yaml.safe_dump(recipe))
+    command = ("python", "jobs/caption.py", "recipes/slow.yaml")
+    submitted = ("submit", "--no-wait", "--working-dir", ".", "--submission-id", "stopped", "--", *command)
+    assert ray_job(head, *submitted, folder=checkout).returncode == 0
+    head.wait(lambda: list(out.glob("data/*.parquet")))
+    stop = ray_job(head, "stop", "stopped")
+    assert stop.returncode == 0 and job(head, "stopped")["status"] == "STOPPED", stop.stdout
+    kept = {path.name: os.stat(path).st_mtime_ns for path in out.glob("data/*.parquet")}
+    before = {row["id"] for name in kept for row in pq.read_table(out / "data" / name).to_pylist()}
+    assert 0 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
+    run = submit(head, "resumed", *command, folder=checkout)
+    assert run.returncode == 0, run.stdout
+    balance = verify(out)
+    assert balance["captioned"] == IMAGES and (out / "_SUCCESS").exists()
+    assert kept.items() <= {path.name: os.stat(path).st_mtime_ns for path in out.glob("data/*.parquet")}.items()
+    rows = pq.read_table(out / "data").to_pylist()
+    assert len(rows) == len({row["id"] for row in rows}) == IMAGES
+    first, second = ([row for row in rows if (row["id"] in before) == part] for part in (True, False))
+    assert all(
+        row["caption"] == expected_caption(Path(row["source"]).read_bytes(), parse(recipe))
+        for row in first[::8] + second[::16]
+    )
