@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageDraw, ImageFile
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare import Limits, Prepared, prepare
 from caprl_ray.schema import FAILURE_CODES
-from caprl_ray.sizes import SizeRule
+from caprl_ray.sizes import SizeRule, size_rule
 
 RULE = SizeRule(factor=28, min_pixels=784, max_pixels=1003520, max_aspect=200)
 LIMITS = Limits(max_bytes=2_000_000, max_source_pixels=10_000_000)
@@ -641,3 +641,36 @@ def test_damaged_bytes_fail_as_rows_or_give_pictures_of_the_right_size(file: byt
         size = result.pixel_width, result.pixel_height
         assert size == RULE.settled(result.width, result.height)
         assert len(result.pixels) == size[0] * size[1] * 3
+
+
+def large_picture(kind: str) -> Image.Image:
+    """2400 x 1600 pixels: smooth shapes with noise as a photograph has, or small coloured text, the hardest to keep."""
+    rng = np.random.default_rng(1)
+    if kind == "photograph":
+        coarse = Image.fromarray(rng.integers(0, 256, (50, 75, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((2400, 1600), Image.Resampling.BICUBIC), dtype=np.int16)
+        return Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
+    page = Image.new("RGB", (2400, 1600), "white")
+    draw = ImageDraw.Draw(page)
+    for line in range(0, 1600, 40):
+        colour = tuple(rng.integers(0, 160, 3).tolist())
+        draw.text((10, line), "The quick brown fox jumps over the lazy dog 0123456789 " * 3, fill=colour, font_size=32)
+    return page
+
+
+@pytest.mark.parametrize(("kind", "mean", "most"), [("photograph", 0.5, 6), ("text", 3.0, 60)])
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+def test_a_jpeg_decoded_at_a_fraction_is_close_to_one_decoded_whole(
+    monkeypatch: pytest.MonkeyPatch, kind: str, mean: float, most: int, orientation: int
+) -> None:
+    jpeg = encode(large_picture(kind), "JPEG", quality=90, exif=exif(orientation))
+    rule = size_rule({"image_processor_type": "Qwen2VLImageProcessor"}, min_pixels=3136, max_pixels=200_000)
+    fast = prepare(jpeg, rule, LIMITS)
+    monkeypatch.setattr("caprl_ray.prepare.DECODED_OVER_SEEN", 1000)
+    whole = prepare(jpeg, rule, LIMITS)
+    assert (
+        (fast.width, fast.height) == (whole.width, whole.height) == ((2400, 1600) if orientation == 1 else (1600, 2400))
+    )
+    assert (fast.pixel_width, fast.pixel_height) == (whole.pixel_width, whole.pixel_height)
+    difference = np.abs(np.frombuffer(fast.pixels, np.uint8).astype(int) - np.frombuffer(whole.pixels, np.uint8))
+    assert 0 < difference.mean() < mean and difference.max() <= most

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-from PIL import Image
 
 from caprl_ray import weights
 from caprl_ray.engines import Completion, Picture, gpu, max_num_seqs
@@ -77,15 +76,16 @@ def _on_this_node(recipe: Recipe, model: ModelRef) -> ModelRef:
 class VllmEngine:
     """An Engine on vLLM's AsyncLLM; make one with `start`."""
 
-    def __init__(
-        self, llm: Any, chat: ChatFormat, control_tokens: Sequence[str], sampling: Any, arguments: dict[str, Any]
-    ) -> None:
+    def __init__(self, llm: Any, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]) -> None:
         self.arguments = arguments
+        from caprl_ray.engines.rendering import Renderer  # imports torch
+
+        self._renderer = Renderer(llm, processor.image_processor)
         self._llm = llm
         self._chat = chat
         self._sampling = sampling
         self._requests = itertools.count()
-        self.control_tokens = control_tokens
+        self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
@@ -112,16 +112,14 @@ class VllmEngine:
             return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
         chat = ChatFormat.render(apply, recipe.prompt.system)
-        added = processor.tokenizer.get_added_vocab()
-        return cls(llm, chat, list(added), sampling, arguments)
+        return cls(llm, chat, processor, sampling, arguments)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or SystemFailure when the engine is gone."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
 
-        image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
-        request = {"prompt": self._chat.prompt(prompt), "multi_modal_data": {"image": image}}
         try:
+            request = await self._renderer.render(picture, self._chat.prompt(prompt))
             final = None
             async for output in self._llm.generate(request, self._sampling, f"r{next(self._requests)}"):
                 final = output

@@ -1,0 +1,148 @@
+"""What vLLM's engine core gets of an image, made here rather than by vLLM's frontend, where that is the same.
+
+The frontend tokenizes every prompt and runs the model's Hugging Face processor on every image, one after another
+(vLLM issue 49524). Prepared images have few sizes and most runs one prompt: everything but the pixels' values is then
+the same from image to image. So the first image of a size and prompt is rendered by vLLM; its token ids and positions
+serve for all others, whose pixels are cut into patches here as Qwen2VLImageProcessor of transformers does
+(models/qwen2_vl/image_processing_qwen2_vl.py); vLLM has the model normalise them. Each first image is also the check:
+where our values are not those of vLLM, bit for bit, this model is left to vLLM.
+"""
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from caprl_ray.engines import Picture
+
+Key = tuple[int, int, str]
+
+KEPT_TEMPLATES = 512  # sizes and prompts: a prompt with the row's own columns is a new one each time
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Template:
+    """A rendered request without its pixels: vLLM's token ids and placeholders, and what it says of the image."""
+
+    token_ids: list[int]
+    placeholders: Any
+    grid: Any
+    field: Any
+
+
+class Renderer:
+    """Turns a picture and a prompt into an engine input of vLLM's, on the event loop that it is used on."""
+
+    def __init__(self, llm: Any, image_processor: Any) -> None:
+        self._llm = llm
+        self._patches = _Patches.of(image_processor)
+        self._templates: OrderedDict[Key, _Template] = OrderedDict()
+        self._first_of: dict[Key, asyncio.Event] = {}
+        self._names = itertools.count()
+
+    async def render(self, picture: Picture, prompt: str) -> Any:
+        """An engine input. Raises as vLLM does where it refuses the prompt."""
+        key = picture.width, picture.height, prompt
+        while self._patches and key in self._first_of:
+            await self._first_of[key].wait()
+        if self._patches is None:
+            return await self._by_vllm(picture, prompt)
+        template = self._templates.get(key)
+        if template is None:
+            return await self._first(key, picture, prompt)
+        self._templates.move_to_end(key)
+        return _filled(template, self._patches.of_picture(picture), f"image-{next(self._names)}")
+
+    async def _first(self, key: Key, picture: Picture, prompt: str) -> Any:
+        """Let vLLM render, and keep what serves for other pictures of this size and prompt; these wait meanwhile."""
+        self._first_of[key] = asyncio.Event()
+        try:
+            rendered = await self._by_vllm(picture, prompt)
+            if self._patches:
+                self._keep(key, _template(rendered, self._patches.of_picture(picture)))
+            return rendered
+        finally:
+            self._first_of.pop(key).set()
+
+    def _keep(self, key: Key, template: _Template | None) -> None:
+        if template is None:
+            self._patches = None
+            return
+        self._templates[key] = template
+        if len(self._templates) > KEPT_TEMPLATES:
+            self._templates.popitem(last=False)
+
+    async def _by_vllm(self, picture: Picture, prompt: str) -> Any:
+        image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
+        raw = {"prompt": prompt, "multi_modal_data": {"image": image}}
+        (rendered,) = await self._llm.renderer.render_cmpl_async([_parsed(self._llm.model_config, raw)])
+        return rendered
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Patches:
+    """How a Qwen processor cuts an image of the final size into patches, each seen as several equal frames."""
+
+    patch: int
+    merge: int
+    frames: int
+
+    @classmethod
+    def of(cls, image_processor: Any) -> "_Patches | None":
+        """The processor's own values; None where it is none of the family."""
+        names = ("patch_size", "merge_size", "temporal_patch_size")
+        patch, merge, frames = (getattr(image_processor, name, None) for name in names)
+        return cls(patch=patch, merge=merge, frames=frames) if patch and merge and frames else None
+
+    def of_picture(self, picture: Picture) -> torch.Tensor:
+        """Patches x (3 channels x frames x patch x patch), as the pixels are: the model normalises them."""
+        pixels = torch.frombuffer(bytearray(picture.pixels), dtype=torch.uint8)
+        rows, columns = picture.height // self.patch, picture.width // self.patch
+        blocks = pixels.view(
+            rows // self.merge, self.merge, self.patch, columns // self.merge, self.merge, self.patch, 3
+        )
+        patches = blocks.permute(0, 3, 1, 4, 6, 2, 5).unsqueeze(5)
+        return patches.expand(-1, -1, -1, -1, -1, self.frames, -1, -1).reshape(rows * columns, -1)
+
+
+def _parsed(model_config: Any, raw: dict[str, Any]) -> Any:
+    from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+    return parse_model_prompt(model_config, raw)
+
+
+def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
+    """What of vLLM's own rendering serves for other images; None where our patches are not vLLM's."""
+    if rendered.get("type") != "multimodal" or set(rendered["mm_kwargs"]) != {"image"}:
+        return None
+    (item,) = rendered["mm_kwargs"]["image"]
+    if set(item) != {"pixel_values", "image_grid_thw"}:
+        return None
+    theirs = item["pixel_values"].data
+    if theirs.dtype != patches.dtype or not torch.equal(theirs, patches):
+        return None
+    return _Template(
+        token_ids=rendered["prompt_token_ids"],
+        placeholders=rendered["mm_placeholders"],
+        grid=item["image_grid_thw"],
+        field=item["pixel_values"].field,
+    )
+
+
+def _filled(template: _Template, patches: torch.Tensor, name: str) -> Any:
+    """A rendering with other pixels; `name` stands for the image in the engine's caches and must be its own."""
+    from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalKwargsItem, MultiModalKwargsItems
+
+    values = MultiModalFieldElem(data=patches, field=template.field)
+    item = MultiModalKwargsItem({"pixel_values": values, "image_grid_thw": template.grid})
+    return {
+        "type": "multimodal",
+        "prompt_token_ids": list(template.token_ids),
+        "mm_kwargs": MultiModalKwargsItems({"image": [item]}),
+        "mm_hashes": {"image": [name]},
+        "mm_placeholders": template.placeholders,
+    }
