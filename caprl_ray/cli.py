@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     caption.add_argument(
         "--retry-failed", nargs="?", const="", metavar="CODE,…", help="try failed rows again: all, or those codes"
     )
+    caption.add_argument(
+        "--adopt", default="", metavar="FIELD,…", help="accept these fields where they differ from the stored ones"
+    )
+    caption.add_argument("--extend", action="store_true", help="caption what is new in the input, too")
+    plan = add("plan", _plan, "show the work units of a recipe, without captioning")
+    _add_recipe(plan)
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
     demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
     demo.add_argument(
@@ -87,8 +94,24 @@ def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.recipe import load
 
     recipe = load(args.recipe, args.overrides)
-    ledger = run(recipe, limit=args.limit, retry=_codes(args.retry_failed), debug=args.debug)
+    ledger = run(
+        recipe,
+        limit=args.limit,
+        retry=_codes(args.retry_failed),
+        adopt=frozenset(filter(None, args.adopt.split(","))),
+        extend=args.extend,
+        debug=args.debug,
+    )
     print(f"{recipe.output.path}: {ledger.summary()}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from caprl_ray.plan_overview import overview
+    from caprl_ray.recipe import load
+
+    found = overview(load(args.recipe, args.overrides))
+    print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,6 +12,7 @@ from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import HUB_ID, ModelRef
 from caprl_ray.plan import Plan, Unit
+from caprl_ray.planned_paths import PlannedPaths
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import clashes
 from caprl_ray.sources.source import Access
@@ -68,6 +70,7 @@ class Output:
     recipe: Recipe
     model: ModelRef
     fingerprint: dict[str, Any]
+    adopted: dict[str, Any]
 
     @property
     def path(self) -> str:
@@ -85,38 +88,51 @@ class Output:
         return Access(storage=self.storage, input=self.recipe.input, max_bytes=self.recipe.prepare.max_bytes)
 
     @classmethod
-    def open(cls, recipe: Recipe, model: ModelRef) -> "Output":
-        """Open a new or an existing output. Raises RecipeError where it belongs to another recipe."""
-        output = cls(recipe=recipe, model=model, fingerprint=fingerprint(recipe, model))
+    def open(cls, recipe: Recipe, model: ModelRef, adopt: Collection[str] = ()) -> "Output":
+        """Open a new or an existing output. Raises RecipeError where it belongs to another recipe.
+
+        Fields of the fingerprint in `adopt` may differ: they and their stored values are the output's `adopted`.
+        """
+        output = cls(recipe=recipe, model=model, fingerprint=fingerprint(recipe, model), adopted={})
+        unknown = sorted(set(adopt) - output.fingerprint.keys())
+        if unknown:
+            raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         try:
             stored = read_run(output.storage, output.path)
             planned = bool(output.storage.objects(join(output.path, plan.FOLDER), ".parquet"))
         except OSError as error:
             raise SystemFailure(f"output.path: {output.path} cannot be read ({error.strerror}).") from error
         if stored and planned:
-            _refuse_other(output.path, stored["fingerprint"], json.loads(json.dumps(output.fingerprint)))
+            before, now = stored["fingerprint"], json.loads(json.dumps(output.fingerprint))
+            _refuse_other(output.path, before, now, adopt)
+            output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now[field]})
         elif planned:
             raise RecipeError(f"output.path: {output.path} holds a plan without {RUN}; give an empty or a new folder.")
         return output
 
-    def plan(self) -> Plan:
+    def plan(self, *, extend: bool = False) -> Plan:
         """The stored plan, or a new one stored before it is used.
 
-        Raises RecipeError for an input without images, or with a column that the output needs for itself.
+        `extend` adds units for objects that the stored plan has not. Raises RecipeError for an input without images,
+        or with a column that the output needs for itself.
         """
+        if self.adopted:
+            self._write_run()
         stored = plan.load(self.storage, self.path)
-        if not stored.units:
-            self._store_plan()
-            stored = plan.load(self.storage, self.path)
-        return stored
-
-    def _store_plan(self) -> None:
-        units = map(_without_clash, sources.plan_units(self.access))
+        if stored.units and not extend:
+            return stored
+        known = PlannedPaths(self.storage, self.path)
+        units = map(_without_clash, sources.plan_units(self.access, known))
         first = next(units, None)
-        if first is None:
+        if first is None and not stored.units:
             raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
-        self._write_run()
-        plan.store(self.storage, self.path, itertools.chain([first], units))
+        if first is None:
+            return stored
+        self.storage.delete(join(self.path, SUCCESS))
+        if not stored.units:
+            self._write_run()
+        plan.store(self.storage, self.path, itertools.chain([first], units), stored if stored.units else None)
+        return plan.load(self.storage, self.path)
 
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
@@ -128,7 +144,11 @@ class Output:
     def _write_run(self) -> None:
         settings = self.recipe.model
         model = {"source": settings.source, "revision": settings.revision, "commit": self.model.revision}
-        content = {"recipe": self.recipe.model_dump(), "model": model, "fingerprint": self.fingerprint}
+        before = read_run(self.storage, self.path) or {}
+        adopted = [*before.get("adopted", ()), *([self.adopted] if self.adopted else ())]
+        content: dict[str, Any] = {"recipe": self.recipe.model_dump(), "model": model, "fingerprint": self.fingerprint}
+        if adopted:
+            content["adopted"] = adopted  # what these fields were for the rows before, one object a time
         path = join(self.path, RUN)
         try:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
@@ -160,16 +180,17 @@ def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
     return content
 
 
-def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
     differing = [
         f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
-        for field in sorted(stored.keys() | wanted.keys())
+        for field in sorted((stored.keys() | wanted.keys()) - set(adopt))
         if stored.get(field) != wanted.get(field)
     ]
     if differing:
         raise RecipeError(
             f"output.path: {path} belongs to another recipe: {'; '.join(differing)}. "
-            f"Give the stored values{_moved(stored, wanted)} to resume it, or a new output.path."
+            f"Give the stored values{_moved(stored, wanted)} to resume it, or a new output.path; "
+            "--adopt with the fields' names accepts them as they are now."
         )
 
 

@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator; what each one does is in the module of its n
 """
 
 import math
+from collections.abc import Collection
 
 import ray
 from ray.actor import ActorHandle
@@ -17,6 +18,7 @@ from caprl_ray.committed import failed_attempts, read_committed
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef, resolve
 from caprl_ray.output import Output
+from caprl_ray.plan import Plan
 from caprl_ray.prepare_stage import Prepare
 from caprl_ray.progress import ProgressLine, Start, start_counter
 from caprl_ray.reader import PlannedImages, remaining
@@ -28,29 +30,34 @@ from caprl_ray.storage import Storage
 
 
 def run(
-    recipe: Recipe, *, limit: int | None = None, retry: frozenset[str] = frozenset(), debug: bool = False
+    recipe: Recipe,
+    *,
+    limit: int | None = None,
+    retry: Collection[str] = (),
+    adopt: Collection[str] = (),
+    extend: bool = False,
+    debug: bool = False,
 ) -> Ledger:
     """Caption everything in the plan that no earlier run has finished, and balance the ledger.
 
     Args:
         limit: stop after this many images; the next run goes on from there.
         retry: codes of failed rows that are to be tried again.
+        adopt: fields of the fingerprint that may differ from those of the runs before.
+        extend: plan what is new in the input, too.
         debug: show Ray's own output.
 
     Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed),
     TooManyFailures when it was stopped for its failed rows, and LedgerUnbalanced when it ended and rows are missing.
     """
     model = resolve(recipe)
-    output = Output.open(recipe, model)
+    output = Output.open(recipe, model, adopt)
     with lease.held(output.storage, output.path):
-        return _run(recipe, model, output, limit, retry, debug)
+        return _run(output, output.plan(extend=extend), limit, retry, debug)
 
 
-def _run(
-    recipe: Recipe, model: ModelRef, output: Output, limit: int | None, retry: frozenset[str], debug: bool
-) -> Ledger:
-    storage, path = output.storage, output.path
-    plan = output.plan()
+def _run(output: Output, plan: Plan, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
+    recipe, storage, path = output.recipe, output.storage, output.path
     committed = read_committed(storage, path)
     work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
     if work:
@@ -59,7 +66,7 @@ def _run(
             counter = start_counter()
             start = Start.of(ledger.balance(plan.units, committed), limit)
             with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter, start):
-                commit(captioned(images, recipe, model, counter), recipe)
+                commit(captioned(images, recipe, output.model, counter), recipe)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)

@@ -62,6 +62,11 @@ class Unit:
     row_groups: tuple[int, int] | None = None
     bytes: int | None = None
 
+    @property
+    def size(self) -> int:
+        """The stored bytes that reading the unit costs."""
+        return sum(entry.stored.size for entry in self.entries) if self.bytes is None else self.bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRef:
@@ -93,22 +98,30 @@ class Plan:
 
     units: list[UnitRef]
     columns: pa.Schema
+    objects: int
 
 
-def store(storage: Storage, output: str, units: Iterable[Unit]) -> None:
-    """Write the plan as one object, whole or not at all; the entries of one row group are held at a time.
+def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | None = None) -> None:
+    """Write units as one more object of the plan, whole or not at all; the entries of one row group are held at a time.
 
+    `before` is the plan so far, whose numbers go on and whose columns must suffice.
     Raises SystemFailure when the output cannot be written, RecipeError when a column has two types.
     """
     buffer = io.BytesIO()
-    columns = pa.schema([])
-    numbered = enumerate(units)
+    columns = before.columns if before else pa.schema([])
+    numbered = enumerate(units, len(before.units) if before else 0)
     with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
         while group := list(_row_group(numbered)):
             columns = _unified(columns, [unit for _, unit in group])
             writer.write_table(pa.Table.from_pylist([_row(*item) for item in group], schema=SCHEMA))
         writer.add_key_value_metadata({COLUMNS: base64.b64encode(columns.serialize()).decode()})
-    path = join(output, FOLDER, "00000.parquet")
+    if before and not columns.equals(before.columns):
+        new = next(field for field in columns if field not in before.columns)
+        raise RecipeError(
+            f"input: what is new has the column {new.name} ({new.type}), which the dataset has not; caption it into an "
+            "output of its own."
+        )
+    path = join(output, FOLDER, f"{before.objects if before else 0:05d}.parquet")
     try:
         storage.put(path, buffer.getvalue())
     except OSError as error:
@@ -118,7 +131,8 @@ def store(storage: Storage, output: str, units: Iterable[Unit]) -> None:
 def load(storage: Storage, output: str) -> Plan:
     """The stored plan; without units when there is none."""
     refs, columns = [], [pa.schema([])]
-    for stored in storage.objects(join(output, FOLDER), ".parquet"):
+    objects = storage.objects(join(output, FOLDER), ".parquet")
+    for stored in objects:
         file = pq.ParquetFile(io.BytesIO(storage.read(stored.path)))
         columns.append(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()]))))
         for group in range(file.num_row_groups):
@@ -127,7 +141,8 @@ def load(storage: Storage, output: str) -> Plan:
                 UnitRef(**row, object=stored.path, row_group=group, offset=offset)
                 for offset, row in enumerate(table.to_pylist())
             ]
-    return Plan(units=sorted(refs, key=lambda ref: ref.unit), columns=pa.unify_schemas(columns))
+    units = sorted(refs, key=lambda ref: ref.unit)
+    return Plan(units=units, columns=pa.unify_schemas(columns), objects=len(objects))
 
 
 def _row(number: int, unit: Unit) -> dict[str, object]:
@@ -135,7 +150,7 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
         "unit": number,
         "kind": unit.kind,
         "rows": unit.rows,
-        "bytes": sum(entry.stored.size for entry in unit.entries) if unit.bytes is None else unit.bytes,
+        "bytes": unit.size,
         "row_groups": unit.row_groups,
         "entries": [{**asdict(entry.stored), "key": entry.key} for entry in unit.entries],
     }

@@ -149,6 +149,24 @@ def test_verify_of_a_damaged_object_exits_1_and_names_it(tmp_path: Path, capsys:
     assert damaged.name in capsys.readouterr().err
 
 
+def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(b"x" * 1000)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        json.dumps({"input": {"paths": [str(tmp_path / "images")]}, "output": {"path": str(tmp_path / "out")}})
+    )
+    assert cli.main(["plan", str(recipe), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"stored": False, "kinds": {"files": {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}}}
+    assert not (tmp_path / "out").exists()
+    output(tmp_path / "out", [0], rows=7)
+    assert cli.main(["plan", str(recipe)]) == 0
+    said = capsys.readouterr().out
+    assert "the output holds" in said and "1 units, 7 images" in said
+
+
 def test_verify_of_a_folder_without_a_plan_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "no plan" in capsys.readouterr().err

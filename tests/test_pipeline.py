@@ -1,5 +1,6 @@
 """The whole job with the stub engine, whose captions are computed from the pixels: every mix-up shows."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -174,6 +175,51 @@ def test_a_run_with_another_recipe_into_the_same_output_is_refused(images: Path,
     other = stub_recipe([images / "files"], tmp_path / "out", sampling={"temperature": 0.7})
     with pytest.raises(RecipeError, match=r"sampling\.temperature was 0\.0 and is 0\.7"):
         pipeline.run(other)
+
+
+def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Path, tmp_path: Path) -> None:
+    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"), limit=1)
+    other = stub_recipe([images / "files"], tmp_path / "out", sampling={"temperature": 0.7}, prompt={"user": "Well?"})
+    with pytest.raises(RecipeError, match=r"prompt\.user was"):
+        pipeline.run(other, adopt={"sampling.temperature", "sampling.max_tokens"})
+    with pytest.raises(RecipeError, match=r"--adopt: output\.path is no field"):
+        pipeline.run(other, adopt={"output.path"})
+    assert pipeline.run(other, adopt={"sampling.temperature", "sampling.max_tokens", "prompt.user"}).balanced
+    remembered = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert remembered["fingerprint"]["sampling.temperature"] == 0.7
+    assert remembered["adopted"][0]["sampling.temperature"] == 0.0
+    assert pipeline.run(other).balanced
+    with pytest.raises(RecipeError, match=r"sampling\.temperature was 0\.7 and is 0\.0"):
+        pipeline.run(stub_recipe([images / "files"], tmp_path / "out"))
+
+
+def test_what_is_new_is_captioned_only_on_demand_and_the_rest_is_left_alone(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    paths = sorted((images / "files").iterdir())
+    for path in paths[:10]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    recipe = stub_recipe([folder], tmp_path / "out")
+    pipeline.run(recipe)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    for path in paths[10:25]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert pipeline.run(recipe).captioned == 10
+    wider = stub_recipe([folder, images / "files"], tmp_path / "out")
+    balance = pipeline.run(wider, extend=True)
+    assert balance.balanced and balance.captioned == 25 + len(paths)  # the other folder's files are other files
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    rows = rows_of(tmp_path / "out")
+    assert len({(row["unit"], row["index"]) for row in rows}) == len({row["source"] for row in rows}) == len(rows)
+    assert {row["unit"] for row in rows} == {0, 1, 2}
+    assert pipeline.run(wider, extend=True).captioned == len(rows) and rows_of(tmp_path / "out") == rows
+
+
+def test_an_extension_with_other_columns_is_refused(images: Path, tmp_path: Path) -> None:
+    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"))
+    with pytest.raises(RecipeError, match=r"the column json \(string\), which the dataset has not"):
+        pipeline.run(stub_recipe([images / "files", images / "shards"], tmp_path / "out"), extend=True)
+    assert pipeline.run(stub_recipe([images / "files"], tmp_path / "out")).balanced
 
 
 def test_an_output_that_lost_rows_does_not_pass_for_complete(images: Path, tmp_path: Path) -> None:

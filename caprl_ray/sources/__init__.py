@@ -3,7 +3,7 @@
 A new kind is one module with these functions and one line in `KINDS`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from glob import has_magic
 from itertools import chain, islice
@@ -43,12 +43,14 @@ KINDS = {
 }
 
 
-def plan_units(access: Access) -> Iterator[Unit]:
+def plan_units(access: Access, known: Container[str] = ()) -> Iterator[Unit]:
     """The units of the recipe's input, in the order of its paths; their columns have the names of the output.
+
+    Objects whose paths are in `known` are left out.
 
     Raises RecipeError where nothing is found, SystemFailure where storage cannot be listed.
     """
-    yield from renamed(_planned(access), access.input.rename)
+    yield from renamed(_planned(access, known), access.input.rename)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
@@ -57,23 +59,23 @@ def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | Non
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def _planned(access: Access) -> Iterator[Unit]:
+def _planned(access: Access, known: Container[str]) -> Iterator[Unit]:
     for path in access.input.paths:
         try:
-            yield from _plan_path(path, access)
+            yield from _plan_path(path, access, known)
         except OSError as error:
             raise SystemFailure(
                 f"input.paths: {path} cannot be listed ({error.strerror or type(error).__name__})."
             ) from error
 
 
-def _plan_path(path: str, access: Access) -> Iterator[Unit]:
+def _plan_path(path: str, access: Access, known: Container[str]) -> Iterator[Unit]:
     found = _found(path, access.storage)
     first = list(islice(found, SEEN_FOR_KIND))
     kind = access.input.kind or _infer(path, first)
     source = KINDS[kind]
     wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
-    return source.plan(wanted, access)
+    return source.plan((f for f in wanted if f.stored.path not in known), access)
 
 
 def _found(path: str, storage: Storage) -> Iterator[Found]:
