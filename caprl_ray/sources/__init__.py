@@ -130,4 +130,6 @@ def _infer(path: str, found: list[Found]) -> str:
         raise RecipeError(
             f"input.paths: {path} holds {' and '.join(sorted(seen))}; set input.kind to {kinds}, or name the folders."
         )
-    raise RecipeError(f"input.paths: {path} holds no image, shard or parquet file by its names; set input.kind to {kinds}.")
+    raise RecipeError(
+        f"input.paths: {path} holds no image, shard or parquet file by its names; set input.kind to {kinds}."
+    )
