@@ -22,6 +22,8 @@ from caprl_ray.recipe import Recipe, parse
 FINISHED, READY = "finished.txt", "ready.txt"
 BUCKET = "throughput"
 STOCK_BATCH = 32
+# Without the format the image would come after the text: fewer captions would be right.
+MULTIMODAL = {"enabled": True, "chat_template_content_format": "openai"}
 # The first call of `chat`: it takes what only happens once, and the second call is the steady state.
 FIRST_CALL = 32
 
@@ -67,7 +69,7 @@ def stock(images: Path, out: Path, held: bool) -> None:
 
     Each of them reserves a core, and together they wait for ever on two: Ray is told of more.
     """
-    _stock(images, out, {"prepare_multimodal_stage": {"enabled": True}}, num_cpus=8)
+    _stock(images, out, {"prepare_multimodal_stage": MULTIMODAL}, num_cpus=8)
 
 
 def stock_tuned(images: Path, out: Path, held: bool) -> None:
@@ -77,7 +79,7 @@ def stock_tuned(images: Path, out: Path, held: bool) -> None:
     that reading gets them.
     """
     stages = {
-        "prepare_multimodal_stage": {"enabled": True, "chat_template_content_format": "openai", "num_cpus": 0},
+        "prepare_multimodal_stage": MULTIMODAL | {"num_cpus": 0},
         "chat_template_stage": {"enabled": True, "num_cpus": 0},
         "tokenize_stage": False,
         "detokenize_stage": False,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage.local import sync_folder
 
 CACHE = "CAPRL_RAY_CACHE"
 INDEX = "model.safetensors.index.json"
@@ -131,7 +132,7 @@ def _fetch(model: StoredModel, folder: Path) -> None:
         shutil.rmtree(partial)
         raise SystemFailure(f"model.source: {model.source} {fault}.")
     os.replace(partial, folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _check_room(model: StoredModel, cache: Path) -> None:
@@ -172,14 +173,6 @@ def _copy(storage: Storage, stored: Stored, target: Path, start: int) -> None:
             file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _difference(model: StoredModel, folder: Path) -> str | None:

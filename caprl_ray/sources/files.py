@@ -8,8 +8,8 @@ from caprl_ray.ahead import ahead
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
-from caprl_ray.sources.source import Access, Found
-from caprl_ray.storage import SourceChanged, Stored
+from caprl_ray.sources.source import Access, Found, source_failures
+from caprl_ray.storage import Stored
 
 FILES_PER_UNIT = 1000
 
@@ -49,12 +49,5 @@ def read_image(stored: Stored, access: Access) -> bytes:
     """The bytes of an image that is an object of its own. Raises RowFailure, OSError where storage is at fault."""
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
-    try:
-        with access.storage.open(stored) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise RowFailure("source_missing") from None
-    except SourceChanged:
-        raise RowFailure("source_changed") from None
-    except PermissionError:
-        raise RowFailure("source_unreadable", "permission denied") from None
+    with source_failures(), access.storage.open(stored) as stream:
+        return stream.read()

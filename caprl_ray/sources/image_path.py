@@ -6,7 +6,7 @@ import re
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.sources.files import read_image
-from caprl_ray.sources.source import Access
+from caprl_ray.sources.source import Access, source_failures
 from caprl_ray.storage import Stored
 
 MOST_PATH_BYTES = 1024  # what S3 allows a key, and far below what a local path may have
@@ -42,9 +42,8 @@ def resolve(path: str, parquet: str) -> str:
 def read_named_image(path: str, access: Access) -> bytes:
     """The bytes of the image at a path. Raises RowFailure, OSError where storage is at fault."""
     try:
-        stored = access.storage.lookup(path)
-    except PermissionError:
-        raise RowFailure("source_unreadable", "permission denied") from None
+        with source_failures():
+            stored = access.storage.lookup(path)
     except OSError as error:
         if error.errno in _IMPOSSIBLE:
             raise RowFailure("source_missing") from None

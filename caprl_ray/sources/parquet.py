@@ -22,8 +22,8 @@ from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.samples import Sample
-from caprl_ray.sources.source import Access, Found
-from caprl_ray.storage import SourceChanged, Stored
+from caprl_ray.sources.source import Access, Found, source_failures
+from caprl_ray.storage import Stored
 
 # A unit has at most this many rows and compressed bytes, but at least one row group.
 UNIT_ROWS = 2000
@@ -151,15 +151,9 @@ def _columns(schema: pa.Schema, image: ImageColumn) -> pa.Schema:
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
     """An open file and what pyarrow reads it through. Raises RowFailure where this file is at fault, at any time."""
     try:
-        with access.storage.open(stored) as stream:
+        with source_failures(), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
             yield source, open_file(source)
-    except FileNotFoundError:
-        raise RowFailure("source_missing") from None
-    except SourceChanged:
-        raise RowFailure("source_changed") from None
-    except PermissionError:
-        raise RowFailure("source_unreadable", "permission denied") from None
     except ParquetDamaged as error:
         raise RowFailure("truncated_unit", str(error)) from None
 

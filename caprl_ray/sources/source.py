@@ -1,9 +1,12 @@
 """What every kind of source gets: the objects that were found, and how to reach and read them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from caprl_ray.errors import RowFailure
 from caprl_ray.recipe import Input
-from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage import SourceChanged, Storage, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +29,16 @@ class Access:
     storage: Storage
     input: Input
     max_bytes: int
+
+
+@contextmanager
+def source_failures() -> Iterator[None]:
+    """What storage says of the one object that was asked for, as a RowFailure; faults of the storage itself pass on."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RowFailure("source_missing") from None
+    except SourceChanged:
+        raise RowFailure("source_changed") from None
+    except PermissionError:
+        raise RowFailure("source_unreadable", "permission denied") from None

@@ -8,9 +8,9 @@ from pyroaring import BitMap
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.sources.samples import METADATA, Sample, group_samples, member_limit
-from caprl_ray.sources.source import Access, Found
+from caprl_ray.sources.source import Access, Found, source_failures
 from caprl_ray.sources.tar import TarDamaged, read_members
-from caprl_ray.storage import SourceChanged, Stored
+from caprl_ray.storage import Stored
 
 COMPRESSED = (".tar.gz", ".tgz")
 
@@ -34,16 +34,10 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
     (entry,) = unit.entries
     path = entry.stored.path
     try:
-        with access.storage.open(entry.stored) as stream:
+        with source_failures(), access.storage.open(entry.stored) as stream:
             compressed = path.lower().endswith(COMPRESSED)
             members = read_members(stream, compressed=compressed, limit=member_limit(access.max_bytes))
             for index, sample in enumerate(group_samples(members)):
                 yield None if index in done else replace(sample, source=path)
-    except FileNotFoundError:
-        raise RowFailure("source_missing") from None
-    except SourceChanged:
-        raise RowFailure("source_changed") from None
-    except PermissionError:
-        raise RowFailure("source_unreadable", "permission denied") from None
     except TarDamaged as error:
         raise RowFailure("truncated_unit", str(error)) from None

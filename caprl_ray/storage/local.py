@@ -112,14 +112,15 @@ def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], No
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _stored(path: str, status: os.stat_result) -> Stored:
     return Stored(path=path, size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep a folder's names, as fsync does a file's content."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -606,7 +606,9 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def watch(monkeypatch: pytest.MonkeyPatch, fault: OSError | None, at: int) -> list[tuple[int, int]]:
     noted: list[tuple[int, int]] = []
     opened = local.LocalStore.open
-    monkeypatch.setattr(local.LocalStore, "open", lambda self, stored: Counting(opened(self, stored), noted, fault, at))
+    monkeypatch.setattr(
+        local.LocalStore, "open", lambda self, stored, piece: Counting(opened(self, stored, piece), noted, fault, at)
+    )
     return noted
 
 
