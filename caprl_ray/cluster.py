@@ -105,6 +105,18 @@ def configure(context: DataContext, debug: bool) -> None:
         warnings.filterwarnings("ignore", module="ray")
 
 
+def attempt() -> int | None:
+    """How often Ray has started the task that runs here before; None outside of Ray's workers.
+
+    Ray counts it up whatever ended the worker, the whole node included, and also when it makes a lost block again.
+    Its runtime context does not give the number; `tests/test_prepare_deaths.py` shows that it is right.
+    """
+    if not ray.is_initialized():
+        return None  # asking for the runtime context would start Ray
+    worker = ray.get_runtime_context().worker
+    return worker.core_worker.get_current_task_attempt_number() if worker.mode == ray.WORKER_MODE else None
+
+
 def own_error(error: BaseException) -> CaprlError | None:
     """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none."""
     seen: list[BaseException] = []

@@ -43,6 +43,7 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     fields |= {"input.image_column": recipe.input.image_column, "input.rename": recipe.input.rename or None}
     for name in ("prepare", "prompt", "sampling"):
         fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
+    del fields["prepare.timeout_s"]  # depends on the machine, and changes no pixel
     for key, value in sorted(recipe.model.engine.items()):
         if key not in FREE_ENGINE_ARGUMENTS:
             fields[f"model.engine.{key}"] = value

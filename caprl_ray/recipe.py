@@ -81,6 +81,8 @@ class Prepare(Section):
     """A stored image of more bytes is a failed row."""
     max_source_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 178_956_970
     """A stored image of more pixels is a failed row, never decoded; Pillow itself takes no more than the default."""
+    timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
+    """An image that takes longer than this many seconds is a failed row, after three tries."""
 
     @model_validator(mode="after")
     def _check(self) -> "Prepare":

@@ -79,6 +79,8 @@ FAILURE_CODES = {
     "image_truncated": "The image ends early.",
     "image_corrupt": "The image cannot be decoded.",
     "image_aspect": "The image is more elongated than the model's processor accepts.",
+    "decode_crash": "The image ends the process that decodes it, each time that it is tried.",
+    "decode_timeout": "The image takes longer than prepare.timeout_s, each time that it is tried.",
     # caption
     "prompt_column": "The prompt names a column that this row does not have.",
     "prompt_too_long": "Prompt and image have more tokens than the model's context holds.",
