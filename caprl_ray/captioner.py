@@ -10,9 +10,11 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import ray
 from ray.actor import ActorHandle
 
 from caprl_ray import engines
+from caprl_ray.attempts import Attempts
 from caprl_ray.engines import Completion, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
@@ -23,6 +25,7 @@ from caprl_ray.stages import Changes, run_stage
 
 T = TypeVar("T")
 
+IDENTITY = ("unit", "index")
 PIXELS = ("pixels", "pixel_width", "pixel_height")
 
 
@@ -35,10 +38,13 @@ class Captioner:
     name = "caption"
     drops = PIXELS
 
-    def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None) -> None:
+    def __init__(
+        self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None, begun: ActorHandle | None = None
+    ) -> None:
         self._model = model
         self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter
+        self._attempts = Attempts(begun) if begun else None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._failure: SystemFailure | None = None
@@ -48,10 +54,10 @@ class Captioner:
         except SystemFailure as failure:
             # Said at the first batch: from there Ray carries it to the driver whole, from a constructor as text only.
             self._failure = failure
-        self.needs = (*PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+        self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Caption one batch. Raises SystemFailure when the engine did not start or is gone."""
+        """Caption one batch. Raises SystemFailure when the engine did not start, or dies whatever it captions."""
         if self._failure:
             raise self._failure
         captioned = run_stage(self, table)
@@ -65,6 +71,9 @@ class Captioner:
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
         """Caption rows at the same time; one row's fault is its own."""
+        if self._attempts and rows:
+            task = ray.get_runtime_context().get_task_id()
+            return self._run(self._attempts.caption(task, rows, self._caption_all))
         return self._run(self._caption_all(rows))
 
     async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
@@ -72,7 +81,7 @@ class Captioner:
 
     async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
         picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
-        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name not in PIXELS}
+        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
         try:
             prompt = self._prompt.fill(columns, self._strip)
             return self._kept(await self._engine.caption(picture, prompt))

@@ -98,6 +98,10 @@ def configure(context: DataContext, debug: bool) -> None:
     context.target_max_block_size = TARGET_BLOCK_BYTES
     # Ray's own wrapper loses its cause on the way to the driver, and with it our sentence.
     context.raise_original_map_exception = True
+    # A replica that starts again where the last one's memory is not yet free must not end the run. That replicas which
+    # died come back, with their tasks, without end is Ray Data's default (max_restarts, max_task_retries);
+    # attempts.py bounds what a row may do with it.
+    context.actor_init_retry_on_errors = True
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug
     if not debug:

@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
 from caprl_ray import cluster, engines, lease, ledger
+from caprl_ray.attempts import start_begin_counter
 from caprl_ray.breaker import CircuitBreaker
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
@@ -90,7 +91,12 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
             Captioner,
-            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            fn_constructor_kwargs={
+                "recipe": recipe,
+                "model": model,
+                "counter": counter,
+                "begun": start_begin_counter(),
+            },
             batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(

@@ -140,6 +140,13 @@ class Model(Section):
         return self
 
 
+class Engine(Section):
+    """How an engine that runs here is kept alive."""
+
+    stall_timeout_s: Annotated[float, Field(ge=1)] = 300
+    """Seconds without a step of the engine, while rows wait for it, after which it is ended and started again."""
+
+
 class Replicas(Section):
     """How many copies of the model caption at once."""
 
@@ -234,6 +241,7 @@ class Recipe(Section):
     input: Input
     prepare: Prepare = Prepare()
     model: Model = Model()
+    engine: Engine = Engine()
     replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
     sampling: Sampling = Sampling()

@@ -85,6 +85,7 @@ FAILURE_CODES = {
     "prompt_column": "The prompt names a column that this row does not have.",
     "prompt_too_long": "Prompt and image have more tokens than the model's context holds.",
     "engine_rejected": "The engine refused the request.",
+    "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
     "caption_empty": "The model wrote nothing.",
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from caprl_ray.engines import gpu
@@ -48,6 +49,23 @@ class Engine(Protocol):
         ...
 
 
+class EngineDied(Exception):
+    """An engine's core is gone, or was ended because it hung. Never leaves a replica: `revival` starts another."""
+
+
+class MortalEngine(Engine, Protocol):
+    """An Engine whose core may die: `caption` then raises EngineDied."""
+
+    @property
+    def steps(self) -> int:
+        """Grows with every step that the core has computed for any row, long before a caption is whole."""
+        ...
+
+    def stop(self) -> None:
+        """End the core, dead or alive: afterwards no process of it is left."""
+        ...
+
+
 def rows_in_flight(recipe: Recipe) -> int:
     """How many rows a replica must hold so that its engine, which runs `max_num_seqs` at once, never drains.
 
@@ -69,15 +87,24 @@ def max_num_seqs(recipe: Recipe) -> int:
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
-    """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence."""
+    """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence.
+
+    A service at an endpoint is others' to keep alive; an engine of our own is started again when it dies.
+    """
     if recipe.model.endpoint:
         from caprl_ray.engines.endpoint import EndpointEngine
 
         return await EndpointEngine.start(recipe, model)
-    if model.path == STUB:
-        from caprl_ray.engines.stub import StubEngine
+    from caprl_ray.engines.revival import Revival
 
-        return StubEngine()
+    return await Revival.begin(partial(_start_mortal, recipe, model), recipe.engine.stall_timeout_s)
+
+
+async def _start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
+    if model.path == STUB:
+        from caprl_ray.engines.stub import start_stub
+
+        return await start_stub(recipe)
     from caprl_ray.engines.vllm_engine import VllmEngine
 
     return await VllmEngine.start(recipe, model)

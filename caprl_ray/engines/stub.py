@@ -1,22 +1,103 @@
-"""An engine for tests whose caption is computed from the pixels and the prompt, so that every mix-up still shows."""
+"""An engine for tests whose caption is computed from the pixels and the prompt, so that every mix-up still shows.
+
+Words in a row's prompt make it deadly. They are obeyed here only, where model.source `stub` was allowed by an
+environment variable.
+"""
 
 import asyncio
 import hashlib
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
 
-from caprl_ray.engines import Completion, Picture
+from caprl_ray.engines import Completion, EngineDied, Picture
+from caprl_ray.engines.guard import Guard
+from caprl_ray.recipe import Recipe
+
+# What a row's prompt may say: end the core, stop it without an end, end the replica's whole process.
+DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
+
+# The core answers each line after a moment, one after another, so that rows are in flight together.
+CORE = f"""
+import os, sys, time
+for line in sys.stdin:
+    if "{DIE}" in line:
+        os.kill(os.getpid(), 9)
+    if "{HANG}" in line:
+        time.sleep(3600)
+    time.sleep(0.005)
+    print(line.split()[0], flush=True)
+"""
 
 
 class StubEngine:
     """Answers at once, and nothing like a model: model.source `stub` must be allowed by an environment variable."""
 
-    control_tokens = ("<|im_start|>", "<|im_end|>")
+    control_tokens: Sequence[str] = ("<|im_start|>", "<|im_end|>")
+    steps = 0
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption by `stub_caption`, after one turn of the event loop."""
         await asyncio.sleep(0)
+        if EXIT in prompt:
+            os._exit(1)
         text = stub_caption(bytes(picture.pixels), picture.width, picture.height, prompt)
         words = len(text.split())
         return Completion(text=text, finish_reason="stop", prompt_tokens=len(prompt.split()), caption_tokens=words)
+
+    def stop(self) -> None:
+        """Nothing is left of it."""
+
+
+class StubWithCore(StubEngine):
+    """The same, with a process of its own through which every row goes, as an engine's core."""
+
+    def __init__(self, core: Process, guard: Guard) -> None:
+        self._core, self._guard = core, guard
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls) -> "StubWithCore":
+        """Start the core, marked by a guard as any engine's."""
+        guard = Guard()
+        with guard.marking():
+            core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
+        return cls(core, guard)
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption when the core has answered. Raises EngineDied where it is gone."""
+        assert self._core.stdin
+        if self._reader.done() or self._core.stdin.is_closing():
+            raise EngineDied("the stub's core is gone")
+        answer = asyncio.get_running_loop().create_future()
+        number = str(id(answer))
+        self._waiting[number] = answer
+        self._core.stdin.write(f"{number} {' '.join(prompt.split())}\n".encode())
+        await answer
+        return await super().caption(picture, prompt)
+
+    def stop(self) -> None:
+        self._guard.kill()
+
+    async def _read(self) -> None:
+        assert self._core.stdout
+        async for line in self._core.stdout:
+            self.steps += 1
+            answer = self._waiting.pop(line.decode().strip())
+            if not answer.done():
+                answer.set_result(None)
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(EngineDied("the stub's core is gone"))
+
+
+async def start_stub(recipe: Recipe) -> StubEngine:
+    """The stub; with a core where the recipe asks for an engine of several processes."""
+    if recipe.model.engine.get("distributed_executor_backend") == "mp":
+        return await StubWithCore.start()
+    return StubEngine()
 
 
 def stub_caption(pixels: bytes, width: int, height: int, prompt: str) -> str:

@@ -1,0 +1,99 @@
+"""The search for the row that ends a whole replica: a count, kept outside of it, of what was begun and not finished.
+
+Ray starts a replica that died again and runs its tasks again, without end and without knowing why. So every batch is
+counted before its rows are sent, and one that keeps coming back is taken apart as `revival` does within a replica.
+"""
+
+import collections
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from caprl_ray.errors import RowFailure
+from caprl_ray.room import Room
+from caprl_ray.stages import Changes
+
+Results = Sequence[Changes | RowFailure]
+
+# How many batches may be under way with one that was begun so often and not finished: the first deaths may come from
+# outside, then it is alone in its replica.
+COMPANY = (None, None, 1)
+ALONE = len(COMPANY) - 1
+# From this count on its rows go one at a time, and a row that was under way at so many deaths is not sent again.
+# Invariant: a row ends a replica at most five times: twice with anything, once with its batch, twice alone.
+ROW_BY_ROW, DEATHS_ALONE = 3, 2
+
+
+class BeginCounter:
+    """How often each batch, and each row that is sent alone, was begun since it was last finished."""
+
+    def __init__(self) -> None:
+        self._begun: collections.Counter[str] = collections.Counter()
+
+    def begun(self, key: str) -> int:
+        """How often it was begun and not finished."""
+        return self._begun[key]
+
+    def begin(self, key: str) -> int:
+        """Count one more; returns how often it was begun before."""
+        self._begun[key] += 1
+        return self._begun[key] - 1
+
+    def end(self, keys: list[str]) -> None:
+        """They are finished: forget them."""
+        for key in keys:
+            self._begun.pop(key, None)
+
+
+def start_begin_counter() -> ActorHandle:
+    """A BeginCounter as an actor without resources, on the driver's own node, with which alone the run ends."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Where it dies all the same, the counts begin anew, which costs a deadly row a few more deaths.
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(**options)(BeginCounter).remote()
+
+
+class Attempts:
+    """What a replica tells the counter; used on one event loop."""
+
+    def __init__(self, counter: ActorHandle) -> None:
+        self._counter = counter
+        self._room = Room(COMPANY)
+
+    async def caption(
+        self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
+    ) -> Results:
+        """Caption a batch by `caption`, its rows together as long as that has not ended the replica too often.
+
+        `task` is Ray's id of the task, which stays when the task is run again: datasets without a plan may hold the
+        same rows many times, and none of them may be blamed for another.
+        """
+        keys = [_digest([task, repr((row["unit"], row["index"]))]) for row in rows]
+        key = _digest(keys)
+        begun = await self._counter.begun.remote(key)
+        async with self._room.entered(min(begun, ALONE)):
+            await self._counter.begin.remote(key)
+            if begun < ROW_BY_ROW:
+                results = await caption(rows)
+            else:
+                results = [await self._alone(own, row, caption) for own, row in zip(keys, rows, strict=True)]
+        self._counter.end.remote([key, *(keys if begun >= ROW_BY_ROW else ())])
+        return results
+
+    async def _alone(
+        self, key: str, row: dict[str, Any], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
+    ) -> Changes | RowFailure:
+        """Caption one row, or fail it without another try where that has ended the replica before."""
+        if await self._counter.begin.remote(key) >= DEATHS_ALONE:
+            return RowFailure("engine_crash", "the replica died each time, twice with this row alone")
+        (result,) = await caption([row])
+        await self._counter.end.remote([key])
+        return result
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,86 @@
+"""Ends what an engine leaves behind: no process of a dead engine, or of a dead replica, may keep a GPU's memory.
+
+vLLM's core does not notice that its parent was killed (vLLM issue 55510), and Ray kills the children only of a worker
+that could still say goodbye. So every process of an engine is started with a mark in its environment, which its own
+children inherit, and beside it runs this file as a script with nothing but the standard library: it waits for the end
+of a pipe that the replica holds, whatever ends the replica, and kills all that carry the mark.
+"""
+
+import multiprocessing.resource_tracker
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MARK = "CAPRL_RAY_ENGINE"
+# Where this is set, a process that gives itself a title (setproctitle, as vLLM's do) leaves its environment readable.
+READABLE = "SPT_NOENV"
+# A killed process is gone within milliseconds; one that a driver holds is not waited for any longer.
+KILL_S = 20.0
+
+
+class Guard:
+    """Ends the processes that are started inside of `marking`: at `kill`, or when this process ends in any way."""
+
+    def __init__(self) -> None:
+        self.killed = False
+        self._mark = uuid.uuid4().hex
+        command = [sys.executable, "-I", "-S", __file__, self._mark]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    @contextmanager
+    def marking(self) -> Iterator[None]:
+        """Processes that are spawned (not forked) inside of it carry the mark."""
+        multiprocessing.resource_tracker.ensure_running()  # this process's own, which must not carry it
+        os.environ |= {MARK: self._mark, READABLE: "1"}
+        try:
+            yield
+        finally:
+            del os.environ[MARK]
+
+    def processes(self) -> list[int]:
+        """Ids of the living processes that carry the mark."""
+        return marked(self._mark)
+
+    def kill(self) -> None:
+        """Kill them, and wait until they are gone."""
+        self.killed = True
+        kill_marked(self._mark)
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of the living processes that were started with the mark; a zombie has no environment any more."""
+    sought = f"{MARK}={mark}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if sought in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+        except OSError:
+            continue  # it has ended, or is another user's
+    return found
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that carries the mark, also those that are only being started."""
+    deadline = time.monotonic() + KILL_S
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        for process in left:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    kill_marked(sys.argv[1])

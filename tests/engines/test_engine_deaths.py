@@ -1,0 +1,73 @@
+"""The real engine: its core is ended in three ways, then its replica is killed, and every caption is right."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from caprl_ray import engines, pipeline
+from caprl_ray.demo import check, demo_recipe, render_dataset
+from caprl_ray.engines import vllm_engine
+from caprl_ray.engines.guard import READABLE
+from caprl_ray.errors import SystemFailure
+from caprl_ray.model import resolve
+from caprl_ray.recipe import parse
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
+SCENES = 256  # half of them are captioned: four batches
+SIGNALS = {"told": signal.SIGTERM, "killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "replica": signal.SIGKILL}
+FAULTS = dict(zip((10, 42, 74, 106), SIGNALS, strict=True))  # by a row of each batch
+NOTES = ""
+
+
+class Endangered(pipeline.Captioner):
+    """Captioner of which one row in each batch brings a misfortune, the first time that it comes."""
+
+    async def _caption(self, row: dict[str, Any]) -> Any:
+        fault = FAULTS.get(row["index"])
+        if fault and not os.path.exists(f"{NOTES}/{fault}"):
+            engine = self._engine._engine
+            (core,) = engine._guard.processes()
+            title = psutil.Process(core).cmdline()[0]
+            Path(NOTES, fault).write_text(f"{core} {title}")
+            os.kill(os.getpid() if fault == "replica" else core, SIGNALS[fault])
+        return await super()._caption(row)
+
+
+@pytest.mark.timeout(500)
+def test_captions_are_right_whatever_becomes_of_the_engines_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
+    monkeypatch.setattr(pipeline, "Captioner", Endangered)
+    (tmp_path / "notes").mkdir()
+    captions = render_dataset(tmp_path / "images", SCENES, seed=40)
+    document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
+    document["model"]["engine"] = {"max_num_seqs": 8}  # a replica takes one batch after the other
+    recipe = parse(document | {"engine": {"stall_timeout_s": 8}})
+    balance = pipeline.run(recipe)
+    notes = [(tmp_path / "notes" / fault).read_text().split() for fault in FAULTS.values()]
+    assert balance.balanced and (balance.captioned, balance.failed) == (SCENES // 2, 0)
+    rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert len({row["index"] for row in rows}) == SCENES // 2
+    right, _ = check(tmp_path / "out", captions)
+    assert right >= 0.96 * len(rows)
+    cores = {core for core, _ in notes}
+    assert len(cores) == 4 and {title for _, title in notes} == {"VLLM::EngineCore"}  # each ended another one
+    assert not any(os.path.exists(f"/proc/{core}") for core in cores)
+
+
+def test_an_engine_that_hangs_while_it_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*vllm_engine.CPU_ENVIRONMENT, *vllm_engine.ENVIRONMENT, "OMP_NUM_THREADS", READABLE):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # to be put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(vllm_engine, "START_TIMEOUT_S", 1.0)  # none is so fast
+    recipe = parse(demo_recipe([Path("a")], Path("b")))
+    with pytest.raises(SystemFailure, match="did not start within 1 s"):
+        asyncio.run(engines.start(recipe, resolve(recipe)))
