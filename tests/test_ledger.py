@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyroaring import BitMap
 
-from caprl_ray import ledger, sources
+from caprl_ray import committed, ledger, sources
 from caprl_ray.commit import CommittedRows, object_name
 from caprl_ray.committed import Committed, read_committed
 from caprl_ray.errors import SystemFailure
@@ -297,3 +297,22 @@ def test_an_output_that_cannot_be_written_stops_the_run(unit: Unit, tmp_path: Pa
     (tmp_path / "out").write_bytes(b"a file")
     with pytest.raises(SystemFailure, match=r"^output\.path: .* cannot be written"):
         write(tmp_path / "out", outcome(read(unit)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_many_objects_are_read_in_tasks_to_the_same_end(
+    unit: Unit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, out = read(unit), str(tmp_path)
+    for n in range(4):
+        write(tmp_path, outcome(rows[n : n + 1], failed=[1]))
+        write(tmp_path, outcome(rows[: n + 1], failed=[1]))
+    here = read_committed(Storage(), out)
+    monkeypatch.setattr(committed, "OBJECTS_PER_TASK", 2)
+    assert read_committed(Storage(), out) == here
+    assert (here[7].captioned, here[7].failed, here[7].rows) == (BitMap([0, 2, 3]), BitMap([1]), 4)
+    assert here[7].extra == BitMap(range(4))
+    next((tmp_path / "data").iterdir()).write_bytes(b"no parquet")
+    with pytest.raises(SystemFailure, match="the committed object cannot be read") as caught:
+        read_committed(Storage(), out)
+    assert "\n" not in str(caught.value)
