@@ -1,0 +1,127 @@
+"""The driver killed by SIGKILL at each step of planning and committing; the same command finishes what it left.
+
+Run as a program, this file is `caprl-ray caption` that kills itself at the step that its first argument names.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import cli, ledger, plan
+from caprl_ray.committed import read_committed
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.recipe import parse
+from caprl_ray.storage import Storage, local
+from tests.expected import expected_caption
+
+ROOT = Path(__file__).parent.parent
+IMAGES = 400
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_write(name: str, *, written: bool) -> None:
+    """Die at the write of the object with this name: with its temporary file written, or when it is in place."""
+    write = local._write
+
+    def deadly(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
+        if target.name != name:
+            write(target, content, put_in_place)
+        else:
+            write(target, content, put_in_place if written else die)
+            die()
+
+    local._write = deadly
+
+
+def when(condition: Callable[[], bool]) -> None:
+    """Die as soon as something is so."""
+
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.01)
+        die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def committed(out: Path) -> int:
+    return len(list((out / "data").glob("*.parquet")))
+
+
+STEPS: dict[str, Callable[[Path], None]] = {
+    "the lease is taken": lambda out: at_write("lease.json", written=True),
+    "run.json is being written": lambda out: at_write("run.json", written=False),
+    "run.json is written": lambda out: at_write("run.json", written=True),
+    "the plan is being written": lambda out: at_write("00000.parquet", written=False),
+    "the plan is written": lambda out: at_write("00000.parquet", written=True),
+    "the first object is committed": lambda out: when(lambda: committed(out) > 0),
+    "some objects are committed": lambda out: when(lambda: committed(out) > 3),
+    "the output is being marked complete": lambda out: at_write("_SUCCESS", written=False),
+    "the output is complete": lambda out: at_write("_SUCCESS", written=True),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    render_dataset(folder, 2 * IMAGES)
+    return folder / "files"
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    rows = pq.read_table(out / "data").to_pylist() if committed(out) else []
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", STEPS)
+def test_the_same_command_finishes_what_a_killed_driver_left(images: Path, tmp_path: Path, step: str) -> None:
+    out = tmp_path / "out"
+    document = demo_recipe([images], out) | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}}
+    document["output"]["rows_per_object"] = 32
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(document))
+    killed = command(__file__, step, recipe)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = rows_of(out)
+    ended = command("-m", "caprl_ray", "caption", recipe)
+    assert ended.returncode == 0, ended.stderr
+    after = rows_of(out)
+    units = plan.load(Storage(), str(out)).units
+    balance = ledger.balance(units, read_committed(Storage(), str(out)))
+    assert balance.balanced and balance.captioned == len(after) == IMAGES
+    assert (out / "_SUCCESS").exists() and not (out / "lease.json").exists()
+    if "object" in step:
+        assert 0 < len(before) < IMAGES, "the fault came too late to show anything"
+    assert {id_: after[id_] for id_ in before} == before
+    parsed = parse(document)
+    for row in list(after.values())[::7]:
+        assert row["caption"] == expected_caption(Path(row["source"]).read_bytes(), parsed)
+
+
+if __name__ == "__main__":
+    recipe_path = sys.argv[2]
+    STEPS[sys.argv[1]](Path(yaml.safe_load(Path(recipe_path).read_text())["output"]["path"]))
+    sys.exit(cli.main(["caption", recipe_path]))
