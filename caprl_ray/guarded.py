@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the child starts without Arrow and Ray
 START_S, STARTS = 60.0, 3
 # How much longer than the limit of an image its child is waited for; usually it ends itself, at the limit.
 SLACK_S = 10.0
+ENDING_S = 1.0
 
 
 @contextmanager
@@ -133,6 +134,8 @@ class _Child:
 
     def death(self) -> RowFailure:
         """What the end of the child means for the image that it had."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_S)  # its pipe has ended before its process: a kill now would hide the reason
         code = self.end()
         if self._late or code == -signal.SIGALRM:
             return RowFailure("decode_timeout", f"more than {self._timeout_s:g} s")
