@@ -5,11 +5,9 @@ import os
 import signal
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -20,6 +18,7 @@ from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
 from caprl_ray.recipe import Recipe, parse
 from tests.expected import expected_caption
+from tests.processes import gone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ROWS = 100
@@ -117,18 +116,7 @@ def test_a_replica_that_is_killed_comes_back_and_leaves_no_core(
     assert not run(tmp_path, scenes, {})
     assert len(processes(notes)) == 2
     (core,) = (tmp_path / "notes.killed").read_text().split()
-    deadline = time.monotonic() + 20
-    while living(int(core)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not living(int(core))
-
-
-def living(process: int) -> bool:
-    """Whether a process runs: one that has ended stays in the table until whoever inherited it asks for its end."""
-    try:
-        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    assert gone(int(core))
 
 
 def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_same(scenes: list[bytes]) -> None:

@@ -18,6 +18,7 @@ from caprl_ray.engines.guard import READABLE
 from caprl_ray.errors import SystemFailure
 from caprl_ray.model import resolve
 from caprl_ray.recipe import parse
+from tests.processes import gone
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 SCENES = 256  # half of them are captioned: four batches
@@ -60,7 +61,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     assert right >= 0.96 * len(rows)
     cores = {core for core, _ in notes}
     assert len(cores) == 4 and {title for _, title in notes} == {"VLLM::EngineCore"}  # each ended another one
-    assert not any(os.path.exists(f"/proc/{core}") for core in cores)
+    assert all(gone(int(core)) for core in cores)
 
 
 def test_an_engine_that_hangs_while_it_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
