@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from caprl_ray.engines.guard import MARK, Guard
-from tests.processes import gone
 
 # A core that gives itself a title and starts a worker in a session of its own; both would live for minutes.
 CORE = """
@@ -32,7 +32,17 @@ time.sleep(100)
 """
 
 
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def all_gone(processes: list[int]) -> bool:
+    deadline = time.monotonic() + 20
+    while not all(map(gone, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return all(map(gone, processes))
 
 
