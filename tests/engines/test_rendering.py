@@ -1,0 +1,23 @@
+"""Patches are cut here as the model's own processor cuts them: else every image would go the slow way, unseen."""
+
+import numpy as np
+import pytest
+import torch
+
+from caprl_ray.engines import Picture
+from caprl_ray.engines.rendering import _Patches
+from caprl_ray.model import EMBEDDED_FOLDER
+
+
+@pytest.mark.parametrize(("width", "height"), [(84, 84), (112, 84), (84, 112), (252, 56)])
+def test_patches_are_those_of_the_models_own_processor(width: int, height: int) -> None:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(EMBEDDED_FOLDER).image_processor
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    raw = {"do_resize": False, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    theirs = processor(images=[torch.from_numpy(pixels).permute(2, 0, 1)], **raw)["pixel_values"]
+    patches = _Patches.of(processor)
+    assert patches
+    ours = patches.of_picture(Picture(pixels=memoryview(pixels.tobytes()), width=width, height=height))
+    assert ours.dtype == torch.uint8 and torch.equal(ours, theirs.to(torch.uint8))
