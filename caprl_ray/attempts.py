@@ -9,10 +9,9 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from caprl_ray import cluster
 from caprl_ray.errors import RowFailure
 from caprl_ray.room import Room
 from caprl_ray.stages import Changes
@@ -50,11 +49,8 @@ class BeginCounter:
 
 
 def start_begin_counter() -> ActorHandle:
-    """A BeginCounter as an actor without resources, on the driver's own node, with which alone the run ends."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Where it dies all the same, the counts begin anew, which costs a deadly row a few more deaths.
-    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(**options)(BeginCounter).remote()
+    """A BeginCounter beside the driver; where it dies all the same, a deadly row costs a few more deaths."""
+    return cluster.beside_driver(BeginCounter)
 
 
 class Attempts:

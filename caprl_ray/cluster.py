@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.recipe import Recipe
@@ -107,6 +109,16 @@ def configure(context: DataContext, debug: bool) -> None:
     if not debug:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as our own sentence
         warnings.filterwarnings("ignore", module="ray")
+
+
+def beside_driver(kind: type) -> ActorHandle:
+    """An actor of a class, without resources, on the driver's own node, which no run outlives anyway.
+
+    Where it dies all the same it starts again, with nothing in it, and what it was asked is asked again.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(**options)(kind).remote()
 
 
 def attempt() -> int | None:

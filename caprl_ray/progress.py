@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import ray
 from ray.actor import ActorHandle
 
+from caprl_ray import cluster
 from caprl_ray.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
@@ -51,8 +52,8 @@ class Start:
 
 
 def start_counter() -> ActorHandle:
-    """A Counter as an actor that takes no resources."""
-    return ray.remote(num_cpus=0)(Counter).remote()
+    """A Counter beside the driver."""
+    return cluster.beside_driver(Counter)
 
 
 class ProgressLine:

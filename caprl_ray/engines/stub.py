@@ -18,15 +18,16 @@ from caprl_ray.recipe import Recipe
 # What a row's prompt may say: end the core, stop it without an end, end the replica's whole process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
 
-# The core answers each line after a moment, one after another, so that rows are in flight together.
+# The core answers each line after a pause (of environment), one after another, so that rows are in flight together.
 CORE = f"""
 import os, sys, time
+pause = float(os.environ.get("CAPRL_RAY_STUB_PAUSE_S", "0.005"))
 for line in sys.stdin:
     if "{DIE}" in line:
         os.kill(os.getpid(), 9)
     if "{HANG}" in line:
         time.sleep(3600)
-    time.sleep(0.005)
+    time.sleep(pause)
     print(line.split()[0], flush=True)
 """
 

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -201,9 +201,22 @@ class S3Store:
 
     def _put_if(self, path: str, content: bytes, **condition: str) -> Stored:
         bucket, key = _parts(path)
-        with _faults(path):
-            put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        try:
+            with _faults(path):
+                put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        except SourceChanged:
+            if carried_out := self._holding(path, content):
+                return carried_out  # at an earlier try, whose answer was lost
+            raise
         return Stored(path=path, size=len(content), version=_version(put["ETag"]))
+
+    def _holding(self, path: str, content: bytes) -> Stored | None:
+        """The object, if this is what it holds."""
+        with suppress(FileNotFoundError, SourceChanged):
+            there = self._head(path)
+            with self.open(there) as stream:
+                return there if stream.read() == content else None
+        return None
 
     def delete(self, path: str) -> None:
         bucket, key = _parts(path)

@@ -217,6 +217,24 @@ def test_one_denied_object_is_its_own_fault_and_a_denied_bucket_the_systems(s3: 
     assert not isinstance(caught.value, PermissionError)
 
 
+def test_a_conditional_write_whose_answer_was_lost_is_known_as_our_own(s3: S3Server, storage: Storage) -> None:
+    path = f"s3://{BUCKET}/lease"
+
+    def lose_one(request: Request) -> str | None:
+        return "lost_answer" if request.method == "PUT" and not s3.faulted else None
+
+    s3.fault = lose_one
+    created = storage.create(path, b"mine")
+    assert s3.faulted and created == planned(storage, path)
+    s3.faulted.clear()
+    replaced = storage.replace(created, b"mine still")
+    assert s3.faulted and replaced == planned(storage, path)
+    with pytest.raises(FileExistsError):
+        storage.create(path, b"another's")
+    with pytest.raises(SourceChanged):
+        storage.replace(created, b"another's")
+
+
 def test_an_object_is_one_put(s3: S3Server, storage: Storage) -> None:
     s3.requests.clear()
     storage.put(f"s3://{BUCKET}/out/object", b"x" * 20_000_000)
