@@ -1,6 +1,7 @@
 # make demo        caption rendered scenes with the embedded model on this machine
 # make test        the test suite
 # make lint        ruff and mypy
+# make chaos       N=200: so many runs in which drawn parts of the job are killed, and a table of them
 # make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
 # make lock        resolve requirements/cpu.lock anew from pyproject.toml
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
@@ -11,7 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 
-.PHONY: demo test lint setup lock embedded clean
+N ?= 20
+
+.PHONY: demo test lint chaos setup lock embedded clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
@@ -23,6 +26,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --runs $(N)
 
 setup: $(READY)
 

@@ -28,7 +28,10 @@ class Head:
     folder: Path
     cpus: int
     gpus: int
+    settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: int = 0
+    workers: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __enter__(self) -> "Head":
         """Start the head node and wait until its dashboard answers."""
@@ -65,7 +68,7 @@ class Head:
         """The environment of the cluster's own processes: an image with the package, nothing of this session's Ray."""
         outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{RAY.parent}{os.pathsep}{outer.get('PATH', '')}"
-        return outer | {"HOME": str(self.folder / "home"), "PATH": path, "PYTHONPATH": str(ROOT)}
+        return outer | self.settings | {"HOME": str(self.folder / "home"), "PATH": path, "PYTHONPATH": str(ROOT)}
 
     @property
     def client(self) -> dict[str, str]:
@@ -75,9 +78,21 @@ class Head:
     def join(self, *, cpus: int, gpus: int) -> None:
         """Add a worker node; it is there some seconds later."""
         self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
+        self.workers[self.processes[-1].pid] = (cpus, gpus)
+
+    def lose(self, pid: int) -> None:
+        """Kill a worker node's raylet, see the rest of the node end by itself, and let another one join."""
+        node = next(process for process in self.processes if process.pid == pid)
+        self.processes.remove(node)
+        family = psutil.Process(node.pid).children(recursive=True)
+        next(process for process in family if process.name() == "raylet").kill()
+        node.wait(timeout=30)
+        end_all(family, patience=10)
+        cpus, gpus = self.workers.pop(pid)
+        self.join(cpus=cpus, gpus=gpus)
 
     def node(self, environment: dict[str, str], *arguments: str) -> None:
-        number = len(self.processes)
+        number, self.started = self.started, self.started + 1
         command = [RAY, "start", "--block", *arguments, f"--node-ip-address={LOOPBACK}", "--disable-usage-stats"]
         # Ports of its own and a short folder (a socket's path has at most 107 characters) keep two clusters apart.
         command += [f"--temp-dir={self.folder}/{number}", "--min-worker-port=0", "--max-worker-port=0"]
@@ -109,13 +124,21 @@ class Head:
         """End the processes that were started here, and theirs, by their ids."""
         family = [psutil.Process(process.pid) for process in self.processes if process.poll() is None]
         family += [child for process in family for child in process.children(recursive=True)]
-        for signal_all in (psutil.Process.terminate, psutil.Process.kill):
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    signal_all(process)
-            _, family = psutil.wait_procs(family, timeout=2)
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        end_all(family, patience=2)
         for started in self.processes:
             started.wait(timeout=10)
+
+
+def end_all(processes: list[psutil.Process], *, patience: float) -> None:
+    """Wait so many seconds for processes that are ending, and kill those that do not."""
+    _, left = psutil.wait_procs(processes, timeout=patience)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=2)
 
 
 def free_ports(count: int) -> list[int]:
@@ -127,10 +150,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def new_head(*, cpus: int, gpus: int = 0) -> Iterator[Head]:
+def new_head(*, cpus: int, gpus: int = 0, settings: dict[str, str] | None = None) -> Iterator[Head]:
     """A head of its own, in a short folder, that ends with the block."""
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
-        Head(folder=Path(folder), cpus=cpus, gpus=gpus) as head,
+        Head(folder=Path(folder), cpus=cpus, gpus=gpus, settings=settings or {}) as head,
     ):
         yield head

@@ -11,9 +11,18 @@ import boto3
 from botocore.config import Config
 from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
+
+
+class _Quiet(WSGIRequestHandler):
+    """Writes no line for each request."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        pass
+
+
 Fault = Callable[["Request"], str | None]
 
 
@@ -39,7 +48,7 @@ class S3Server:
     def __post_init__(self) -> None:
         app = DomainDispatcherApplication(create_backend_app)
         self._app = app
-        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
+        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True, request_handler=_Quiet)
         self.endpoint = f"http://127.0.0.1:{self._server.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.client = boto3.client(
@@ -124,4 +133,17 @@ def _reset(_: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
     return iter([])
 
 
-FAULTS = {"slow_down": _slow_down, "denied": _denied, "expired": _expired, "short": _short, "reset": _reset}
+def _lost_answer(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+    """The request is carried out, and nobody hears of it."""
+    b"".join(app(environ, lambda *_: None))
+    return _reset(app, environ, start_response)
+
+
+FAULTS = {
+    "slow_down": _slow_down,
+    "denied": _denied,
+    "expired": _expired,
+    "short": _short,
+    "reset": _reset,
+    "lost_answer": _lost_answer,
+}

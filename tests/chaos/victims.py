@@ -1,0 +1,62 @@
+"""The processes of a run, found from outside by what they are, and how each is ended."""
+
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+
+from caprl_ray.engines.guard import MARK
+from tests.processes import gone
+from tests.ray_head import Head
+
+CAPTIONER, PREPARE = "ray::MapWorker(MapBatches(Captioner))", "ray::MapBatches(Prepare)"
+
+
+def strike(kind: str, head: Head, driver: subprocess.Popen[bytes], chance: random.Random) -> str | None:
+    """End one process of a kind; says which, or None while there is none. The processes ended are seen to be gone."""
+    if kind == "driver killed":
+        driver.kill()
+        driver.wait()
+        return f"driver {driver.pid}"
+    if kind == "node lost":
+        node = chance.choice(list(head.workers))
+        head.lose(node)
+        return f"node {node}"
+    part, deed = kind.split()
+    candidates = list({"core": cores, "replica": _replicas, "prepare": _preparing}[part](head))
+    if not candidates:
+        return None
+    victim = chance.choice(candidates)
+    with suppress(psutil.NoSuchProcess):
+        victim.send_signal(signal.SIGSTOP if deed == "stopped" else signal.SIGKILL)
+        assert deed == "stopped" or gone(victim.pid)
+        return f"{part} {victim.pid}"
+    return None
+
+
+def _workers(head: Head, title: str) -> Iterator[psutil.Process]:
+    for node in head.processes:
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith(title):
+                    yield process
+
+
+def _replicas(head: Head) -> Iterator[psutil.Process]:
+    return _workers(head, CAPTIONER)
+
+
+def _preparing(head: Head) -> Iterator[psutil.Process]:
+    return _workers(head, PREPARE)
+
+
+def cores(head: Head) -> Iterator[psutil.Process]:
+    """The engine cores that are not stopped."""
+    for replica in _replicas(head):
+        with suppress(psutil.NoSuchProcess):
+            for process in replica.children():
+                if MARK in process.environ() and process.status() != psutil.STATUS_STOPPED:
+                    yield process
