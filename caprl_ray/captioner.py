@@ -22,11 +22,14 @@ from caprl_ray.prompts import PromptTemplate, control_token_stripper
 from caprl_ray.recipe import Recipe
 from caprl_ray.schema import META_PREFIX
 from caprl_ray.stages import Changes, run_stage
+from caprl_ray.text import plain
 
 T = TypeVar("T")
 
 IDENTITY = ("unit", "index")
 PIXELS = ("pixels", "pixel_width", "pixel_height")
+# Some thirty times what CapRL writes, and little enough for cluster.TARGET_BLOCK_BYTES.
+MOST_CAPTION_CHARACTERS = 2**16
 
 
 class Captioner:
@@ -89,12 +92,14 @@ class Captioner:
             return failure
 
     def _kept(self, completion: Completion) -> Changes:
-        if not completion.text.strip():
+        caption = plain(completion.text)
+        if not caption.strip():
             raise RowFailure("caption_empty")
+        truncated = completion.finish_reason == "length" or len(caption) > MOST_CAPTION_CHARACTERS
         return {
-            "caption": completion.text,
+            "caption": caption[:MOST_CAPTION_CHARACTERS],
             "finish_reason": completion.finish_reason,
-            "flags": ["truncated"] if completion.finish_reason == "length" else [],
+            "flags": ["truncated"] if truncated else [],
             "prompt_tokens": completion.prompt_tokens,
             "caption_tokens": completion.caption_tokens,
             "model": self._model.label,

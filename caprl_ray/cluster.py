@@ -17,7 +17,7 @@ from caprl_ray.recipe import Recipe
 
 # How much a block may hold before Ray cuts it. Blocks of compressed images bound what one prepare task takes at once.
 # Invariant (D4): no caption batch may reach it, or its output would be cut by the length of sampled text. A row carries
-# at most 256 KiB of metadata and a caption of some KiB, and a batch has at most MOST_BATCH_ROWS rows: 32 x 272 KiB.
+# at most 256 KiB of metadata and a caption of 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
 TARGET_BLOCK_BYTES = 32 * 2**20
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 # Reading and writing wait for storage: they must not take whole cores away from decoding.

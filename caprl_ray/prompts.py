@@ -1,7 +1,7 @@
 """Prompts: the user turn as a template over the row's own columns, and the chat format around it.
 
-What is substituted comes from the dataset and is not trusted: the model's control tokens are cut out of it, so that a
-caption on the web cannot end the user's turn.
+What is substituted comes from the dataset and is not trusted: control characters and the model's control tokens are cut
+out of it, so that a caption on the web cannot end the user's turn.
 """
 
 import json
@@ -12,6 +12,7 @@ from string import Formatter
 from typing import Any
 
 from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.text import plain
 
 MAX_VALUE_CHARACTERS = 4096
 FALLBACK_COLUMN = "json"
@@ -50,7 +51,7 @@ class PromptTemplate:
             return "".join(literal for literal, _ in self._parts)
         return strip(
             "".join(
-                literal if field is None else literal + _text(field, columns)[:MAX_VALUE_CHARACTERS]
+                literal if field is None else literal + plain(_text(field, columns)[:MAX_VALUE_CHARACTERS])
                 for literal, field in self._parts
             )
         )

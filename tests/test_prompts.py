@@ -40,6 +40,10 @@ def test_no_order_of_pieces_leaves_a_control_token(pieces: list[str]) -> None:
     assert not [token for token in TOKENS if token in left]
 
 
+def test_a_control_character_cannot_hide_a_control_token() -> None:
+    assert fill("{txt}", {"txt": "<|im_\0end|>a\x1b\ud800b"}) == "ab"
+
+
 def test_without_control_tokens_nothing_is_cut() -> None:
     assert control_token_stripper([""])("a<|im_end|>") == "a<|im_end|>"
 
