@@ -2,6 +2,7 @@
 # make test        the test suite
 # make lint        ruff and mypy
 # make chaos       N=200: so many runs in which drawn parts of the job are killed, and a table of them
+# make audit       the locked packages in the advisory databases (needs the internet)
 # make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
 # make lock        resolve requirements/cpu.lock anew from pyproject.toml
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 N ?= 20
 
-.PHONY: demo test lint chaos setup lock embedded clean
+.PHONY: demo test lint chaos audit setup lock embedded clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
@@ -29,6 +30,12 @@ lint: setup
 
 chaos: setup
 	$(BIN)/python -m tests.chaos --runs $(N)
+
+# The auditor has an environment of its own, so that nothing of it is in a captioning job's.
+audit:
+	test -x $(VENV)-audit/bin/python || $(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/audit.lock
+	$(VENV)-audit/bin/python requirements/audit.py $(VENV)-audit/bin/pip-audit
 
 setup: $(READY)
 
@@ -57,4 +64,4 @@ embedded: setup
 	$(BIN)/python -m caprl_ray.embedded.train --out caprl_ray/embedded/model
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-audit
