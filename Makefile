@@ -2,6 +2,7 @@
 # make test        the test suite
 # make lint        ruff and mypy
 # make chaos       N=200: so many runs in which drawn parts of the job are killed, and a table of them
+# make fuzz        ten minutes of coverage-guided fuzzing of the tar reader and the image guard
 # make audit       the locked packages in the advisory databases (needs the internet)
 # make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
 # make lock        resolve requirements/cpu.lock anew from pyproject.toml
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 N ?= 20
 
-.PHONY: demo test lint chaos audit setup lock embedded clean
+.PHONY: demo test lint chaos fuzz audit setup lock embedded clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
@@ -30,6 +31,10 @@ lint: setup
 
 chaos: setup
 	$(BIN)/python -m tests.chaos --runs $(N)
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz tar -max_total_time=300
+	$(BIN)/python -m tests.fuzz image -max_total_time=300
 
 # The auditor has an environment of its own, so that nothing of it is in a captioning job's.
 audit:
