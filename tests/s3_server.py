@@ -2,6 +2,8 @@
 
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 BUCKET = "bucket"
+HANG_S = 3.0
 Fault = Callable[["Request"], str | None]
 
 
@@ -35,6 +38,7 @@ class S3Server:
     requests: list[Request] = field(default_factory=list)
     fault: Fault | None = None
     faulted: list[Request] = field(default_factory=list)
+    fired: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         app = DomainDispatcherApplication(create_backend_app)
@@ -61,6 +65,7 @@ class S3Server:
         self._backend.buckets[BUCKET].keys.clear()
         self.requests.clear()
         self.faulted.clear()
+        self.fired.clear()
 
     @property
     def _backend(self) -> Any:
@@ -93,6 +98,7 @@ class S3Server:
         fault = self.fault(request) if self.fault else None
         if fault:
             self.faulted.append(request)
+            self.fired[fault] += 1
             return FAULTS[fault](self._app, environ, start_response)
         return self._app(environ, start_response)
 
@@ -124,4 +130,24 @@ def _reset(_: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
     return iter([])
 
 
-FAULTS = {"slow_down": _slow_down, "denied": _denied, "expired": _expired, "short": _short, "reset": _reset}
+def _lost(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+    """What was asked for is done, and the connection closes before the answer."""
+    b"".join(app(environ, lambda *_: None))
+    return _reset(app, environ, start_response)
+
+
+def _hang(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+    """No answer for longer than HANG_S."""
+    time.sleep(HANG_S)
+    return _reset(app, environ, start_response)
+
+
+FAULTS = {
+    "slow_down": _slow_down,
+    "denied": _denied,
+    "expired": _expired,
+    "short": _short,
+    "reset": _reset,
+    "lost": _lost,
+    "hang": _hang,
+}

@@ -30,8 +30,11 @@ RANGE_BYTES = 8 * 2**20
 JUMP_BYTES = 2 * 2**20
 RANGE_BYTES_AFTER_JUMP, RANGE_GROWTH = 64 * 2**10, 4
 LISTED_AHEAD = 16  # sub-prefixes listed at once, a page of a thousand keys each
-ATTEMPTS = 8  # of one request, by botocore's own backoff with jitter: about a minute in all
-BODY_ATTEMPTS = 5  # of one range whose body breaks off, each of them with ATTEMPTS of its own
+# Attempts of one request, where AWS_MAX_ATTEMPTS or the profile says no other number: about a minute of waiting in all
+# by botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
+# each) to all threads of a process together, which a store that is away uses up within a second.
+ATTEMPTS = 8
+BODY_ATTEMPTS = 5  # of one range whose answer breaks off
 
 # The request was refused for what its sender is, not for what it asked: every other one would be, too.
 DENIED_SENDERS = frozenset(
@@ -45,14 +48,18 @@ def _client(settings: recipe.Storage) -> Any:
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
+    from botocore.session import Session
 
     path_style = settings.endpoint is not None if settings.path_style is None else settings.path_style
     # Stores that are not Amazon's may refuse the checksums that botocore adds where nothing requires them.
     checksums = "when_required" if settings.endpoint else "when_supported"
+    session = Session(profile=settings.profile)
+    with _faults("storage"):
+        attempts = session.get_config_variable("max_attempts") or ATTEMPTS
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        connect_timeout=10,
-        read_timeout=60,
+        retries={"mode": "legacy", "total_max_attempts": attempts},
+        connect_timeout=min(10, settings.timeout_s),
+        read_timeout=settings.timeout_s,
         max_pool_connections=2 * LISTED_AHEAD,
         s3={"addressing_style": "path" if path_style else "auto"},
         signature_version=UNSIGNED if settings.anonymous else None,
@@ -60,8 +67,8 @@ def _client(settings: recipe.Storage) -> Any:
         response_checksum_validation=checksums,
     )
     with _faults("storage"):
-        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
-        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+        connected = boto3.Session(botocore_session=session, region_name=settings.region)
+        return connected.client("s3", endpoint_url=settings.endpoint, config=config)
 
 
 class S3Store:
@@ -313,12 +320,11 @@ class _Ranges(io.RawIOBase):
         return content
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`; a body that breaks off is asked for again."""
-        from botocore.exceptions import HTTPClientError
+        """The bytes from `start` to before `end`; an answer that breaks off is asked for again."""
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         retrying = Retrying(
-            retry=retry_if_exception_type(HTTPClientError),
+            retry=retry_if_exception_type(_BrokenOff),
             stop=stop_after_attempt(BODY_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.5, max=20),
             reraise=True,
@@ -340,14 +346,23 @@ class _Ranges(io.RawIOBase):
             raise OSError(errno.EIO, "S3 denies access to the bucket", self._stored.path) from None
 
     def _request(self, start: int, end: int) -> bytes:
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
         bucket, key = _parts(self._stored.path)
         etag = self._stored.version.removeprefix("etag:")
         response = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
-        with closing(response["Body"]) as body:
-            content: bytes = body.read()  # raises where the connection ends before Content-Length
+        try:
+            with closing(response["Body"]) as body:
+                content: bytes = body.read()  # raises where the connection ends before Content-Length
+        except (HTTPClientError, IncompleteReadError) as error:
+            raise _BrokenOff(errno.EIO, f"S3's answer broke off: {type(error).__name__}", self._stored.path) from None
         if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
             raise _changed(self._stored.path)
         return content
+
+
+class _BrokenOff(OSError):
+    """An answer began and did not end: botocore, which has seen its beginning, does not ask again."""
 
 
 @contextmanager
