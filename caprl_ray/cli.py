@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from caprl_ray.errors import CaprlError, RecipeError
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
 
 
@@ -27,8 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaprlError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (the last line of defence: a sentence and an exit code, --debug re-raises)
-        lines = str(error).strip().splitlines() or [""]
-        return _fail(f"{type(error).__name__}: {lines[-1].strip()} (--debug shows where)", 1)
+        return _fail(_sentence(error), 1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return str(SystemFailure.of(error))
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1].strip()} (--debug shows where)"
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -134,7 +134,10 @@ def attempt() -> int | None:
 
 
 def own_error(error: BaseException) -> CaprlError | None:
-    """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none."""
+    """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none.
+
+    An OSError that names its path, as those of `Storage` do, is one too.
+    """
     seen: list[BaseException] = []
     queue: list[Any] = [error]
     while queue:
@@ -147,4 +150,11 @@ def own_error(error: BaseException) -> CaprlError | None:
             return type(current)(str(current).partition("\n")[0])
         seen.append(current)
         queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
-    return None
+    return _named_fault(error)
+
+
+def _named_fault(error: BaseException | None) -> SystemFailure | None:
+    """The sentence for an OSError that names its path, as all of `Storage` do, where it is what a worker raised."""
+    while isinstance(error, ray.exceptions.RayError):
+        error = getattr(error, "cause", None)
+    return SystemFailure.of(error) if isinstance(error, OSError) and error.filename else None

@@ -22,6 +22,11 @@ class SystemFailure(CaprlError):
 
     exit_code = 1
 
+    @classmethod
+    def of(cls, fault: OSError) -> "SystemFailure":
+        """The sentence for a path that could not be read or written, and for why not."""
+        return cls(f"{fault.filename}: {fault.strerror}; run the same command again to resume.")
+
 
 class TooManyFailures(CaprlError):
     """So many rows failed that the run was stopped: `failures.max_fraction`."""

@@ -5,22 +5,28 @@ was read (conditional writes), so that of two drivers one wins. The holder renew
 EXPIRY_S, or whose holder was a process of this machine that is gone, is taken over.
 """
 
+import errno
 import json
 import os
 import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.stopping import stoppable
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
+
+T = TypeVar("T")
 
 NAME = "lease.json"
 # A holder that pauses for less than EXPIRY_S - RENEWAL_S keeps its lease. Clocks of two machines may differ by less.
@@ -97,6 +103,8 @@ def _take(storage: Storage, path: str, holder: Holder) -> Stored:
         return storage.create(path, holder.renewed())
     try:
         other = _read(storage, found)
+        if other is not None and other.run == holder.run:  # it was written, and the answer that says so was lost
+            return found
         if other is None or other.expired:
             return storage.replace(found, holder.renewed())
     except (SourceChanged, FileNotFoundError):
@@ -140,26 +148,57 @@ class _Renewal:
         self._thread.join()
         if not self._lost:
             with suppress(OSError):  # it ends by itself
-                self._storage.delete(self._stored.path)
+                _within(RENEWAL_S, partial(self._storage.delete, self._stored.path))
 
     def _work(self) -> None:
+        keep_for = timedelta(seconds=EXPIRY_S - RENEWAL_S)
         renewed = datetime.now(UTC)
         while not self._ended.wait(RENEWAL_S):
+            began = datetime.now(UTC)
             try:
-                self._stored = self._storage.replace(self._stored, self._holder.renewed())
-                renewed = datetime.now(UTC)
+                self._stored = _within((renewed + keep_for - began).total_seconds(), self._renew)
+                renewed = began
             except (SourceChanged, FileNotFoundError):
                 self._lose("another run has taken its lease")
                 return
             except OSError as error:  # storage may answer again before the lease ends
-                if datetime.now(UTC) - renewed > timedelta(seconds=EXPIRY_S - RENEWAL_S):
+                if datetime.now(UTC) - renewed >= keep_for:
                     self._lose(f"its lease cannot be renewed: {error.strerror}")
                     return
+
+    def _renew(self) -> Stored:
+        try:
+            return self._storage.replace(self._stored, self._holder.renewed())
+        except SourceChanged:
+            found = self._storage.lookup(self._stored.path)
+            other = _read(self._storage, found) if isinstance(found, Stored) else None
+            if isinstance(found, Stored) and other and other.run == self._holder.run:
+                return found  # it was renewed, and the answer that says so was lost
+            raise
 
     def _lose(self, reason: str) -> None:
         self._lost = True
         output = self._stored.path.removesuffix("/" + NAME)
         self._stop_run(SystemFailure(f"output.path: {output} is no longer held by this run ({reason})."))
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """What a function returns or raises. Raises TimeoutError when it takes longer; it is then left to itself."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (raised where the result is waited for)
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="lease request", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError as error:
+        if future.done():
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, "the storage did not take it in time") from error
 
 
 def _boot() -> str:

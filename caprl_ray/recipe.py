@@ -233,6 +233,8 @@ class Storage(Section):
     """Read public buckets without credentials."""
     path_style: bool | None = None
     """Buckets in the path rather than the host name; where left out, true when there is an endpoint."""
+    timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
+    """Seconds without an answer, or without more of it, after which a request is made again."""
 
 
 class Recipe(Section):

@@ -17,6 +17,7 @@ os.environ.pop("RAY_ADDRESS", None)
 # For the S3 server on loopback; set here, before Ray starts, so that its workers have them too.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 os.environ.pop("AWS_PROFILE", None)
+os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a fault that stays costs seconds instead of a minute
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
+HANG_S = 3.0
+Fault = Callable[["Request"], str | None]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -21,9 +25,6 @@ class _Quiet(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
-
-
-Fault = Callable[["Request"], str | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class S3Server:
     requests: list[Request] = field(default_factory=list)
     fault: Fault | None = None
     faulted: list[Request] = field(default_factory=list)
+    fired: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         app = DomainDispatcherApplication(create_backend_app)
@@ -70,6 +72,7 @@ class S3Server:
         self._backend.buckets[BUCKET].keys.clear()
         self.requests.clear()
         self.faulted.clear()
+        self.fired.clear()
 
     @property
     def _backend(self) -> Any:
@@ -102,6 +105,7 @@ class S3Server:
         fault = self.fault(request) if self.fault else None
         if fault:
             self.faulted.append(request)
+            self.fired[fault] += 1
             return FAULTS[fault](self._app, environ, start_response)
         return self._app(environ, start_response)
 
@@ -133,9 +137,15 @@ def _reset(_: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
     return iter([])
 
 
-def _lost_answer(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
-    """The request is carried out, and nobody hears of it."""
+def _lost(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+    """What was asked for is done, and the connection closes before the answer."""
     b"".join(app(environ, lambda *_: None))
+    return _reset(app, environ, start_response)
+
+
+def _hang(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
+    """No answer for longer than HANG_S."""
+    time.sleep(HANG_S)
     return _reset(app, environ, start_response)
 
 
@@ -145,5 +155,6 @@ FAULTS = {
     "expired": _expired,
     "short": _short,
     "reset": _reset,
-    "lost_answer": _lost_answer,
+    "lost": _lost,
+    "hang": _hang,
 }

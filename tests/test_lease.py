@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from caprl_ray import lease, recipe
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.lease import NAME, held
 from caprl_ray.storage import Storage, join
-from tests.s3_server import BUCKET, S3Server
+from tests.s3_server import BUCKET, Request, S3Server
 
 Place = tuple[Storage, str]
 
@@ -115,6 +116,25 @@ def test_it_is_renewed_while_it_is_held(place: Place, monkeypatch: pytest.Monkey
         assert now["until"] > first["until"] and now["run"] == first["run"]
         with pytest.raises(RecipeError), held(*place):
             pytest.fail("it would have been taken from a living driver")
+
+
+def test_a_lost_answer_to_its_own_write_is_not_taken_for_another_drivers(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
+    storage = Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    asked = Counter[str]()
+
+    def every_other(request: Request) -> str | None:
+        asked[request.method] += 1
+        return "lost" if request.method == "PUT" and asked["PUT"] % 2 else None
+
+    s3.fault = every_other
+    with held(storage, f"s3://{BUCKET}/out"):
+        until = time.monotonic() + 30
+        while s3.fired["lost"] < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert s3.fired["lost"] >= 3
 
 
 def test_a_driver_whose_lease_was_taken_stops_and_leaves_the_others_alone(

@@ -1,6 +1,8 @@
 """The whole job with input and output on a real S3 server on loopback, by the stub engine's captions."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from caprl_ray import cli, pipeline
 from caprl_ray.demo import demo_recipe, render_dataset
@@ -110,6 +113,36 @@ def test_sources_that_changed_since_the_plan_are_failed_and_never_joined(
     }
     assert balance.balanced and balance.captioned == IMAGES // 2 - 2
     assert failed["shards/00000.tar"]["unit_rows"] == failed["shards/00000.tar"]["index"] + 1
+
+
+def test_a_shard_that_is_partly_done_is_not_fetched_where_it_is(s3: S3Server) -> None:
+    content = bitmaps_in_a_shard(14)
+    s3.put("large/0.tar", content)
+    recipe = recipe_of(s3, "large")
+    assert pipeline.run(recipe, limit=10).captioned == 10
+    s3.requests.clear()
+    assert pipeline.run(recipe).captioned == 14
+    ranges = [(request.range or "").removeprefix("bytes=").split("-") for request in s3.of("GET", "large/")]
+    assert sum(int(end) + 1 - int(start) for start, end in ranges) < 0.6 * len(content)
+    rows = sorted(rows_of(s3), key=lambda row: row["index"])
+    assert [(row["key"], row["unit_rows"]) for row in rows] == [
+        (f"{n:05d}", 14 if n == 13 else None) for n in range(14)
+    ]
+    for row in rows:
+        assert row["caption"] == expected_caption(image_in_shard(content, row["key"]), recipe)
+
+
+def bitmaps_in_a_shard(images: int) -> bytes:
+    """A shard of images of 3 MB, no two of which are the same."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(images):
+            image = io.BytesIO()
+            Image.new("RGB", (1000, 1000), (number, 2 * number, 255 - number)).save(image, "BMP")
+            info = tarfile.TarInfo(f"{number:05d}.bmp")
+            info.size = len(image.getvalue())
+            tar.addfile(info, io.BytesIO(image.getvalue()))
+    return buffer.getvalue()
 
 
 def test_reads_that_break_off_are_tried_again_and_lose_nothing(s3: S3Server, uploaded: dict[str, bytes]) -> None:

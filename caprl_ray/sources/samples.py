@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.sources.tar import Member
@@ -55,35 +56,59 @@ class Sample:
     source: str = ""
 
 
-def member_limit(max_image_bytes: int) -> Callable[[str], int]:
-    """How many bytes of a member to hold, by its name: what `group_samples` has a use for, and no more."""
+def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:
+    """How many bytes of a member to hold, by its name: what `group_samples` has a use for, and no more.
+
+    To be asked for every member in the archive's order. Of samples whose index is in `done` nothing is held: what
+    `group_samples` makes of them is of no use but for their number.
+    """
+    numbering = _Numbering()
 
     def limit(name: str) -> int:
-        kind = _kind(_split(name)[1])
+        key, extension = _split(name)
+        if not key or numbering.index(key) in done:
+            return 0
+        kind = _kind(extension)
         return max_image_bytes if kind in IMAGE_EXTENSIONS else MAX_METADATA_BYTES * (kind in METADATA_EXTENSIONS)
 
     return limit
 
 
 def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
-    """Samples, in order: consecutive members with one key. A key that comes again later is another sample.
+    """Samples, in order.
 
     In: members read with `member_limit`. The image is the first member with an image's extension. A fault of a sample
     is its `failure` (the first found) beside its key and all valid metadata. TarDamaged passes through after all
     samples that are known to be complete: those that another key, or the archive's end, came after.
     """
+    numbering = _Numbering()
     current: _Assembly | None = None
     for member in members:
         key, extension = _split(member.name)
         if not key:
             continue
-        if current is None or current.key != key:
+        index = numbering.index(key)
+        if current is None or current.index != index:
             if current is not None:
                 yield current.sample()
-            current = _Assembly(key)
+            current = _Assembly(key, index)
         current.add(extension, member)
     if current is not None:
         yield current.sample()
+
+
+class _Numbering:
+    """Which sample a member is of: consecutive members with one key are one; a key that comes again is another."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._index = -1
+
+    def index(self, key: str) -> int:
+        """The index of the sample of a member with this key; asked in order, for every member that has one."""
+        if key != self._key:
+            self._key, self._index = key, self._index + 1
+        return self._index
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -107,8 +132,9 @@ def _kind(extension: str) -> str:
 class _Assembly:
     """A sample in the making; what it holds is bounded, however many members come."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, index: int) -> None:
         self.key = key
+        self.index = index
         self._image: Member | None = None
         self._columns: dict[str, str | int | None] = {"json": None, "txt": None, "cls": None}
         self._extra: dict[str, str] = {}

@@ -2,10 +2,12 @@
 
 The formats are those of POSIX (`pax`, "ustar Interchange Format" and "pax Interchange Format") and of the GNU tar
 manual ("Basic Tar Format", "Storing Sparse Files"): v7, ustar, GNU long names and pax headers, as is or in gzip.
-Nothing is sought, written to disk or believed: a size only says how much to read on, and a name is only text.
+Nothing is written to disk or believed: a name is only text, and a size only says how much to read on, or to seek over
+where nobody wants it: forward, and never past the length that the stream is known to have.
 """
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -39,7 +41,7 @@ class TarDamaged(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A regular file of an archive. `content` is null when the file is larger than its limit: it was read past."""
+    """A regular file of an archive. `content` is null when the file is larger than its limit: it was passed over."""
 
     name: str
     size: int
@@ -69,10 +71,17 @@ class _Header:
 
 
 class _Tape:
-    """The uncompressed bytes in order, with the offset reached."""
+    """The uncompressed bytes in order, with the offset reached.
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    `seek` moves the stream by so many bytes, and is there where the stream's `length` is.
+    """
+
+    def __init__(
+        self, read: Callable[[int], bytes], seek: Callable[[int, int], int] | None = None, length: int = 0
+    ) -> None:
         self._read = read
+        self._seek = seek
+        self._length = length
         self.offset = 0
 
     def read(self, size: int) -> bytes:
@@ -91,7 +100,13 @@ class _Tape:
         return content
 
     def skip(self, size: int, what: str) -> None:
-        """Read past `size` bytes and hold none."""
+        """Get past `size` bytes, all of which must be there, and hold none."""
+        if self._seek:
+            if size > self._length - self.offset:
+                raise TarDamaged(f"the archive ends in {what} at byte {self._length}")
+            self._seek(size, os.SEEK_CUR)
+            self.offset += size
+            return
         while size > 0:
             size -= len(self.take(min(size, CHUNK), what))
 
@@ -104,15 +119,23 @@ class _Tape:
         return part
 
 
-def read_members(stream: BinaryIO, *, compressed: bool, limit: Callable[[str], int]) -> Iterator[Member]:
+def read_members(
+    stream: BinaryIO, *, compressed: bool, limit: Callable[[str], int], length: int | None = None
+) -> Iterator[Member]:
     """The regular files of a tar archive, in order.
 
-    In: a stream at the archive's start, of which only `read` is used and which stays open; whether it is gzip; the
-    largest size in bytes to hold for a member's name, 0 for none of its content. Raises TarDamaged, also when no zero
-    block ends the archive or when gzip's own checksum, read after it, is wrong; a fault of the stream itself
-    (OSError) is passed on. Links, folders, devices and sparse files are left out.
+    Raises TarDamaged, also when no zero block ends the archive or when gzip's own checksum, read after it, is wrong; a
+    fault of the stream itself (OSError) is passed on. Links, folders, devices and sparse files are left out.
+
+    Args:
+        stream: at the archive's start; only read, unless `length` is given, and left open.
+        compressed: whether it is gzip.
+        limit: the largest size in bytes to hold, by a member's name, 0 for none of its content. Asked once for every
+            member, in their order, before any of its content is read.
+        length: how many bytes the stream has, where it can be sought in: what is not held is then sought over. Nothing
+            is in gzip.
     """
-    tape = _Tape(gzip.GzipFile(fileobj=stream, mode="rb").read if compressed else stream.read)
+    tape = _tape(stream, compressed, length)
     extended: dict[bytes, bytes] = {}
     while (header := _read_header(tape)) is not None:
         if header.kind in EXTENSION_KINDS:
@@ -127,6 +150,12 @@ def read_members(stream: BinaryIO, *, compressed: bool, limit: Callable[[str], i
         raise TarDamaged(f"an extension header without its member ends at byte {tape.offset - BLOCK}")
     while compressed and tape.read(CHUNK):
         pass
+
+
+def _tape(stream: BinaryIO, compressed: bool, length: int | None) -> _Tape:
+    if compressed:
+        return _Tape(gzip.GzipFile(fileobj=stream, mode="rb").read)
+    return _Tape(stream.read) if length is None else _Tape(stream.read, stream.seek, length)
 
 
 def _read_header(tape: _Tape) -> _Header | None:
@@ -209,19 +238,16 @@ def _extend(header: _Header, extended: dict[bytes, bytes]) -> _Header:
 
 
 def _read_member(tape: _Tape, header: _Header, limit: Callable[[str], int]) -> Member:
-    """A file, its content read or read past. Bytes of a name that are not UTF-8 are shown as `\\xff`."""
+    """A file, its content read or passed over. Bytes of a name that are not UTF-8 are shown as `\\xff`."""
     name = header.name.decode("utf-8", "backslashreplace")
-    content = None
-    if header.size <= limit(name):
-        content = tape.take(header.size, "a member")
-    else:
-        tape.skip(header.size, "a member")
-    tape.skip(-header.size % BLOCK, "a member")
+    padding = -header.size % BLOCK
+    content = tape.take(header.size, "a member") if header.size <= limit(name) else None
+    tape.skip(padding if content is not None else header.size + padding, "a member")
     return Member(name=name, size=header.size, content=content)
 
 
 def _skip_data(tape: _Tape, header: _Header) -> None:
-    """Read past what is not a regular file; a GNU sparse file may have blocks of map before its data."""
+    """Get past what is not a regular file; a GNU sparse file may have blocks of map before its data."""
     continues = header.sparse_map_continues
     while continues:
         continues = tape.take(BLOCK, "a sparse map")[504] != 0

@@ -1,4 +1,7 @@
-"""WebDataset shards: a unit is one tar, streamed once from its start and never unpacked."""
+"""WebDataset shards: a unit is one tar, streamed once from its start and never unpacked.
+
+A tar has no index: its headers must be walked. What need not be read between them is sought over, unless it is gzip.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +30,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The shard's samples in order; those in `done` come as None.
+    """The shard's samples in order; those in `done` come as None, and their content is not read.
 
     Raises RowFailure where the shard cannot be read any further: everything before that point has been yielded.
     """
@@ -35,8 +38,12 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
     path = entry.stored.path
     try:
         with source_failures(), access.storage.open(entry.stored) as stream:
-            compressed = path.lower().endswith(COMPRESSED)
-            members = read_members(stream, compressed=compressed, limit=member_limit(access.max_bytes))
+            members = read_members(
+                stream,
+                compressed=path.lower().endswith(COMPRESSED),
+                limit=member_limit(access.max_bytes, done),
+                length=entry.stored.size,
+            )
             for index, sample in enumerate(group_samples(members)):
                 yield None if index in done else replace(sample, source=path)
     except TarDamaged as error:

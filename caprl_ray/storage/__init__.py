@@ -102,10 +102,7 @@ class Storage:
         self._store(path).put(path, content)
 
     def create(self, path: str, content: bytes) -> Stored:
-        """Write a new object. Raises FileExistsError where there is one, also one that another process just wrote.
-
-        Here and in `replace` the content must be the writer's alone: by it a write whose answer was lost is known.
-        """
+        """Write a new object. Raises FileExistsError where there is one, also one that another process just wrote."""
         return self._store(path).create(path, content)
 
     def replace(self, stored: Stored, content: bytes) -> Stored:

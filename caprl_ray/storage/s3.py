@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -23,9 +23,18 @@ from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
 # One request of a stream: large enough that its latency does not count, small enough to be held for each read task.
 RANGE_BYTES = 8 * 2**20
+# A stream that jumps this far forward, or back, does so again, as over the members of a tar that nobody wants: its next
+# range is a small one, enough for headers. A store sends about as much as the jump in the time of one request more
+# (30 ms at 70 MB/s). Ranges that follow on one another grow until they are whole again: what is fetched and not used
+# stays below a few times what is, and reading on costs four requests more.
+JUMP_BYTES = 2 * 2**20
+RANGE_BYTES_AFTER_JUMP, RANGE_GROWTH = 64 * 2**10, 4
 LISTED_AHEAD = 16  # sub-prefixes listed at once, a page of a thousand keys each
-ATTEMPTS = 8  # of one request, by botocore's own backoff with jitter: about a minute in all
-BODY_ATTEMPTS = 5  # of one range whose body breaks off, each of them with ATTEMPTS of its own
+# Attempts of one request, where AWS_MAX_ATTEMPTS or the profile says no other number: about a minute of waiting in all
+# by botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
+# each) to all threads of a process together, which a store that is away uses up within a second.
+ATTEMPTS = 8
+BODY_ATTEMPTS = 5  # of one range whose answer breaks off
 
 # The request was refused for what its sender is, not for what it asked: every other one would be, too.
 DENIED_SENDERS = frozenset(
@@ -39,14 +48,18 @@ def _client(settings: recipe.Storage) -> Any:
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
+    from botocore.session import Session
 
     path_style = settings.endpoint is not None if settings.path_style is None else settings.path_style
     # Stores that are not Amazon's may refuse the checksums that botocore adds where nothing requires them.
     checksums = "when_required" if settings.endpoint else "when_supported"
+    session = Session(profile=settings.profile)
+    with _faults("storage"):
+        attempts = session.get_config_variable("max_attempts") or ATTEMPTS
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        connect_timeout=10,
-        read_timeout=60,
+        retries={"mode": "legacy", "total_max_attempts": attempts},
+        connect_timeout=min(10, settings.timeout_s),
+        read_timeout=settings.timeout_s,
         max_pool_connections=2 * LISTED_AHEAD,
         s3={"addressing_style": "path" if path_style else "auto"},
         signature_version=UNSIGNED if settings.anonymous else None,
@@ -54,8 +67,8 @@ def _client(settings: recipe.Storage) -> Any:
         response_checksum_validation=checksums,
     )
     with _faults("storage"):
-        session = boto3.Session(profile_name=settings.profile, region_name=settings.region)
-        return session.client("s3", endpoint_url=settings.endpoint, config=config)
+        connected = boto3.Session(botocore_session=session, region_name=settings.region)
+        return connected.client("s3", endpoint_url=settings.endpoint, config=config)
 
 
 class S3Store:
@@ -179,7 +192,8 @@ class S3Store:
     def open(self, stored: Stored, piece: int | None = None) -> BinaryIO:
         if stored.size == 0 and self._head(stored.path) != stored:  # there is no range to ask for
             raise _changed(stored.path)
-        return cast("BinaryIO", io.BufferedReader(_Ranges(self._s3, stored), piece or RANGE_BYTES))
+        ranges = _Ranges(self._s3, stored)
+        return cast("BinaryIO", io.BufferedReader(ranges, piece) if piece else _Stream(ranges, RANGE_BYTES))
 
     def read(self, path: str) -> bytes:
         with self.open(self._head(path)) as stream:
@@ -201,22 +215,9 @@ class S3Store:
 
     def _put_if(self, path: str, content: bytes, **condition: str) -> Stored:
         bucket, key = _parts(path)
-        try:
-            with _faults(path):
-                put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
-        except SourceChanged:
-            if carried_out := self._holding(path, content):
-                return carried_out  # at an earlier try, whose answer was lost
-            raise
+        with _faults(path):
+            put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
         return Stored(path=path, size=len(content), version=_version(put["ETag"]))
-
-    def _holding(self, path: str, content: bytes) -> Stored | None:
-        """The object, if this is what it holds."""
-        with suppress(FileNotFoundError, SourceChanged):
-            there = self._head(path)
-            with self.open(there) as stream:
-                return there if stream.read() == content else None
-        return None
 
     def delete(self, path: str) -> None:
         bucket, key = _parts(path)
@@ -253,13 +254,36 @@ def _objects(found: "Stored | _Pages") -> Iterator[Stored]:
             yield stored
 
 
+class _Stream(io.BufferedReader):
+    """An object's ranges, buffered; notices jumps, also those that stay inside the buffer."""
+
+    raw: "_Ranges"
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        before = self.tell()
+        position = super().seek(offset, whence)
+        if not 0 <= position - before < JUMP_BYTES:
+            self.raw.jumped()
+        return position
+
+
 class _Ranges(io.RawIOBase):
-    """One version of an object as a raw stream, each read one request for exactly its bytes."""
+    """One version of an object as a raw stream, each read one request for exactly its bytes.
+
+    A buffer that is to be filled may get less than it has room for, as any raw stream's: see JUMP_BYTES.
+    """
 
     def __init__(self, client: Any, stored: Stored) -> None:
         self._s3 = client
         self._stored = stored
         self._position = 0
+        self._begun = False
+        self._most: int | None = None
+
+    def jumped(self) -> None:
+        """Fetch little the next time that a buffer is filled; where a reader begins is no jump."""
+        if self._begun:
+            self._most = RANGE_BYTES_AFTER_JUMP
 
     def readable(self) -> bool:
         return True
@@ -276,8 +300,11 @@ class _Ranges(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        content = self.read(len(buffer))
+        wanted = len(buffer) if self._most is None else min(len(buffer), self._most)
+        content = self.read(wanted)
         buffer[: len(content)] = content
+        if self._most is not None:
+            self._most = self._most * RANGE_GROWTH if wanted < len(buffer) else None
         return len(content)
 
     def readall(self) -> bytes:
@@ -288,16 +315,16 @@ class _Ranges(io.RawIOBase):
         if self._position >= end:
             return b""
         content = self._fetch(self._position, end)
+        self._begun = True
         self._position = end
         return content
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`; a body that breaks off is asked for again."""
-        from botocore.exceptions import HTTPClientError
+        """The bytes from `start` to before `end`; an answer that breaks off is asked for again."""
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         retrying = Retrying(
-            retry=retry_if_exception_type(HTTPClientError),
+            retry=retry_if_exception_type(_BrokenOff),
             stop=stop_after_attempt(BODY_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.5, max=20),
             reraise=True,
@@ -319,14 +346,23 @@ class _Ranges(io.RawIOBase):
             raise OSError(errno.EIO, "S3 denies access to the bucket", self._stored.path) from None
 
     def _request(self, start: int, end: int) -> bytes:
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
         bucket, key = _parts(self._stored.path)
         etag = self._stored.version.removeprefix("etag:")
         response = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
-        with closing(response["Body"]) as body:
-            content: bytes = body.read()  # raises where the connection ends before Content-Length
+        try:
+            with closing(response["Body"]) as body:
+                content: bytes = body.read()  # raises where the connection ends before Content-Length
+        except (HTTPClientError, IncompleteReadError) as error:
+            raise _BrokenOff(errno.EIO, f"S3's answer broke off: {type(error).__name__}", self._stored.path) from None
         if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
             raise _changed(self._stored.path)
         return content
+
+
+class _BrokenOff(OSError):
+    """An answer began and did not end: botocore, which has seen its beginning, does not ask again."""
 
 
 @contextmanager

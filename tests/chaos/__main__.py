@@ -4,6 +4,7 @@ Exits with 1 when an output is not as it must be after any run, or when a kind o
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="seed of the first run (default: 0)")
     parser.add_argument("--model", default="stub", choices=["stub", "embedded"], help="what captions (default: stub)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster ends with this process
     outcomes = []
     print(f"{'seed':>6} {'seconds':>8} {'drivers':>8} {'S3 faults':>10} {'read again':>11}  faults")
     with tempfile.TemporaryDirectory() as folder, new_arena(Path(folder), args.model) as arena:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 KILLS = ("core killed", "core stopped", "replica killed", "prepare killed", "node lost", "driver killed")
 STORAGE = "storage faults"
 KINDS = (*KILLS, STORAGE)
-STORAGE_FAULTS = ("slow_down", "reset", "short", "lost_answer")
+STORAGE_FAULTS = ("slow_down", "reset", "short", "lost")
 
 
 @dataclass(frozen=True)

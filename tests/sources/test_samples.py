@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyroaring import BitMap
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from caprl_ray.schema import FAILURE_CODES
@@ -107,6 +108,29 @@ ANY_NAME = st.text(alphabet="a./_J", min_size=1, max_size=12).filter(lambda name
 def test_keys_extensions_and_groups_are_those_of_webdataset(names: list[str]) -> None:
     content = archive(names)
     assert [as_tuple(sample) for sample in samples_of(content)] == [as_ours(s) for s in by_webdataset(content)]
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(names=st.lists(DOTTED, min_size=1, max_size=12), done=st.sets(st.integers(0, 6)))
+@example(names=["a.jpg", "a.txt", "b.jpg", ".jpg", "b.txt", "a.jpg", "c.jpg"], done={1, 3})
+def test_samples_that_are_done_are_not_held_and_the_others_are_what_they_would_be(
+    names: list[str], done: set[int]
+) -> None:
+    content, held = archive(names), []
+
+    def members() -> Iterator[Member]:
+        limit = member_limit(MAX_IMAGE, BitMap(done))
+        for member in read_members(io.BytesIO(content), compressed=False, limit=limit, length=len(content)):
+            held.append(member.content)
+            yield member
+
+    def rest(samples: Iterator[Sample]) -> list[tuple[object, ...]]:
+        return [as_tuple(sample) if index not in done else () for index, sample in enumerate(samples)]
+
+    whole = list(samples_of(content))
+    assert rest(group_samples(members())) == rest(iter(whole))
+    if done.issuperset(range(len(whole))):
+        assert not any(held)
 
 
 @settings(max_examples=300, deadline=None, database=None)

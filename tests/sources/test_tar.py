@@ -6,6 +6,8 @@ import random
 import tarfile
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from typing import BinaryIO, cast
 
 import pytest
@@ -359,6 +361,61 @@ def test_changed_archives_with_right_checksums_are_read_or_damage(
     for member in found:
         assert member.name.encode("utf-8") is not None  # a lone surrogate would raise here
         assert member.content is None or len(member.content) == member.size
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    changes=st.lists(st.tuples(st.sampled_from(HEADERS), st.integers(100, 511), st.integers(0, 255)), max_size=2),
+    end=st.just(len(GOOD)) | st.integers(0, len(GOOD)),
+    wanted=st.sets(st.integers(0, len(NAMES) + 1 + len(LONG_NAMES))),
+)
+def test_what_is_sought_over_changes_nothing_in_what_is_read(
+    changes: list[tuple[int, int, int]], end: int, wanted: set[int]
+) -> None:
+    content = bytearray(GOOD)
+    for start, at, value in changes:
+        content[start + at] = value
+        content[start : start + 512] = resummed(bytes(content[start : start + 512]))
+    whole, damage = readable_part(bytes(content[:end]))
+    expected = [replace(m, content=m.content if n in wanted or not m.size else None) for n, m in enumerate(whole)]
+    assert sought_part(bytes(content[:end]), wanted) == (expected, damage)
+
+
+def sought_part(content: bytes, wanted: set[int]) -> tuple[list[Member], str | None]:
+    """As `readable_part`, of the members with these numbers only, from a stream that can be sought in."""
+    numbers = count()
+    found: list[Member] = []
+    try:
+        for member in read_members(
+            io.BytesIO(content),
+            compressed=False,
+            limit=lambda name: 100_000 if next(numbers) in wanted else 0,
+            length=len(content),
+        ):
+            found.append(member)
+    except TarDamaged as damage:
+        return found, str(damage)
+    return found, None
+
+
+def test_what_is_not_wanted_is_not_read() -> None:
+    size = 10_000_000
+    content = header(b"big.jpg", b"%o" % size) + padded(bytes(size)) + header(b"b.jpg", b"1") + padded(b"b") + END
+    given = 0
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            nonlocal given
+            part = super().read(size)
+            given += len(part)
+            return part
+
+    limit = {"big.jpg": 0, "b.jpg": 1}.__getitem__
+    found = list(read_members(Counted(content), compressed=False, limit=limit, length=len(content)))
+    assert [(m.name, m.size, m.content) for m in found] == [("big.jpg", size, None), ("b.jpg", 1, b"b")]
+    assert given == 3 * 512 + 1
+    with pytest.raises(TarDamaged, match="ends in a member at byte 9000000"):
+        list(read_members(io.BytesIO(content[:9_000_000]), compressed=False, limit=limit, length=9_000_000))
 
 
 @settings(max_examples=300, deadline=None, database=None)

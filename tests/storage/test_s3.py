@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from itertools import islice
 
@@ -15,7 +16,7 @@ from caprl_ray.sources import plan_units
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Folder, SourceChanged, Storage, Stored
 from caprl_ray.storage import s3 as s3_storage
-from tests.s3_server import BUCKET, Request, S3Server
+from tests.s3_server import BUCKET, HANG_S, Request, S3Server
 
 ODD_NAMES = [
     "a b.jpg",
@@ -198,12 +199,23 @@ def test_a_fault_that_stays_is_the_systems_and_says_no_secret(
 ) -> None:
     monkeypatch.setattr(s3_storage, "BODY_ATTEMPTS", 2)
     stored = planned(storage, s3.put("object", b"x" * 100))
-    for fault, said in (("short", "S3 gave no answer"), ("expired", "S3 answers ExpiredToken")):
+    for fault, said in (("short", "S3's answer broke off"), ("expired", "S3 answers ExpiredToken")):
         s3.fault = lambda request, fault=fault: fault
         with pytest.raises(OSError, match=said) as caught, storage.open(stored) as stream:
             stream.read()
         assert not isinstance(caught.value, FileNotFoundError | PermissionError | SourceChanged)
         assert "AKID" not in str(caught.value) and "Signature" not in str(caught.value)
+
+
+def test_how_often_and_how_long_is_the_users_to_say(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = s3.put("object", b"x")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    storage = Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.3))
+    s3.fault = lambda request: "hang"
+    began = time.monotonic()
+    with pytest.raises(OSError, match="S3 gave no answer: ReadTimeoutError"):
+        storage.lookup(path)
+    assert s3.fired["hang"] == 2 and time.monotonic() - began < HANG_S
 
 
 def test_one_denied_object_is_its_own_fault_and_a_denied_bucket_the_systems(s3: S3Server, storage: Storage) -> None:
@@ -215,24 +227,6 @@ def test_one_denied_object_is_its_own_fault_and_a_denied_bucket_the_systems(s3: 
     with pytest.raises(OSError, match="denies access to the bucket") as caught, storage.open(stored) as stream:
         stream.read()
     assert not isinstance(caught.value, PermissionError)
-
-
-def test_a_conditional_write_whose_answer_was_lost_is_known_as_our_own(s3: S3Server, storage: Storage) -> None:
-    path = f"s3://{BUCKET}/lease"
-
-    def lose_one(request: Request) -> str | None:
-        return "lost_answer" if request.method == "PUT" and not s3.faulted else None
-
-    s3.fault = lose_one
-    created = storage.create(path, b"mine")
-    assert s3.faulted and created == planned(storage, path)
-    s3.faulted.clear()
-    replaced = storage.replace(created, b"mine still")
-    assert s3.faulted and replaced == planned(storage, path)
-    with pytest.raises(FileExistsError):
-        storage.create(path, b"another's")
-    with pytest.raises(SourceChanged):
-        storage.replace(created, b"another's")
 
 
 def test_an_object_is_one_put(s3: S3Server, storage: Storage) -> None:
