@@ -10,13 +10,17 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 BLOCK = 512
 CHUNK = 1 << 20  # the most that is read at once, so that a size in a header costs no memory
 MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records
 MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems stop at 4 KiB
 MAX_SIZE = 2**63 - 1  # what a 64-bit file offset can hold
+
+# Deflate packs up to 1030 to 1, so that a few megabytes of gzip can hold hours of zeros. Images hardly pack at all, and
+# flat pictures in raw formats 20 to 50 to 1: the stream may inflate so far and by such a factor, over all that is read.
+FREE_INFLATION, MOST_INFLATION = 32 << 20, 100
 
 FILE_KINDS = b"0\0" + b"7"
 DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: whatever their size says, no data follows
@@ -68,11 +72,27 @@ class _Header:
         return self.kind == b"\0" and self.name.endswith(b"/")
 
 
-class _Tape:
-    """The uncompressed bytes in order, with the offset reached."""
+class _Packed:
+    """The compressed bytes in order, counted. Reads are whole, so that what was read when depends on no network."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.offset = 0
+
+    def read(self, size: int) -> bytes:
+        content = b""
+        while len(content) < size and (part := self._stream.read(size - len(content))):
+            content += part
+        self.offset += len(content)
+        return content
+
+
+class _Tape:
+    """The uncompressed bytes in order, with the offset reached; bounded by the `packed` bytes that they come from."""
+
+    def __init__(self, read: Callable[[int], bytes], packed: _Packed | None = None) -> None:
         self._read = read
+        self._packed = packed
         self.offset = 0
 
     def read(self, size: int) -> bytes:
@@ -101,6 +121,8 @@ class _Tape:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TarDamaged(f"the gzip stream is damaged or ends early after byte {self.offset}") from error
         self.offset += len(part)
+        if self._packed and self.offset > FREE_INFLATION + MOST_INFLATION * self._packed.offset:
+            raise TarDamaged(f"the gzip stream inflates more than {MOST_INFLATION} to 1 by byte {self.offset}")
         return part
 
 
@@ -112,7 +134,7 @@ def read_members(stream: BinaryIO, *, compressed: bool, limit: Callable[[str], i
     block ends the archive or when gzip's own checksum, read after it, is wrong; a fault of the stream itself
     (OSError) is passed on. Links, folders, devices and sparse files are left out.
     """
-    tape = _Tape(gzip.GzipFile(fileobj=stream, mode="rb").read if compressed else stream.read)
+    tape = _unpacking(stream) if compressed else _Tape(stream.read)
     extended: dict[bytes, bytes] = {}
     while (header := _read_header(tape)) is not None:
         if header.kind in EXTENSION_KINDS:
@@ -127,6 +149,11 @@ def read_members(stream: BinaryIO, *, compressed: bool, limit: Callable[[str], i
         raise TarDamaged(f"an extension header without its member ends at byte {tape.offset - BLOCK}")
     while compressed and tape.read(CHUNK):
         pass
+
+
+def _unpacking(stream: BinaryIO) -> _Tape:
+    packed = _Packed(stream)
+    return _Tape(gzip.GzipFile(fileobj=cast(BinaryIO, packed), mode="rb").read, packed)
 
 
 def _read_header(tape: _Tape) -> _Header | None:
@@ -149,9 +176,9 @@ def _check_sum(block: bytes, start: int) -> None:
     """The sum of the header's bytes with the checksum itself as spaces; some old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
-    stated = _OCTAL.fullmatch(block[148:156])
-    signed = unsigned - 256 * sum(byte > 127 for byte in summed)
-    if stated is None or int(stated[1] or b"0", 8) not in (unsigned, signed):
+    octal = _OCTAL.fullmatch(block[148:156])
+    stated = int(octal[1] or b"0", 8) if octal else None
+    if stated != unsigned and stated != unsigned - 256 * sum(byte > 127 for byte in summed):
         raise TarDamaged(f"wrong header checksum at byte {start}")
 
 
