@@ -1,8 +1,8 @@
 """Compressed image bytes to RGB pixels at exactly the size that the model sees.
 
-Pure functions on untrusted bytes. The order is: number of bytes, first bytes against the list of formats, size in the
-header, and only then decoding. Only the first picture of a file is read. Colour profiles are not applied and JPEGs are
-decoded at full size, as the model's own processor does with an opened image.
+Pure functions on untrusted bytes. The order is: number of bytes, first bytes against the list of formats, extent of the
+headers, size in the header, and only then decoding. Only the first picture of a file is read. Colour profiles are not
+applied, as the model's own processor does with an opened image.
 
 Pillow's process-wide settings are left alone. Plugins are called directly, not through `Image.open`: its check of
 MAX_IMAGE_PIXELS would stand before our own limit, and it does not tell a damaged PNG from a text file. Pillow still
@@ -11,6 +11,7 @@ stops WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels) by itself,
 
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from PIL import (
 )
 
 from caprl_ray.errors import RowFailure
+from caprl_ray.image_headers import check_scans, without_extras
 from caprl_ray.sizes import SizeRule
 
 # What Pillow's plugins raise on damaged files, found by reading them and by mutating files: OSError for most; at
@@ -100,6 +102,8 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 # A JPEG's blocks can be decoded to fewer pixels (DCT scaling), for a fraction of the cost. What is left to the bicubic
 # resize is at least this factor, so that the result stays within a grey level or so of that from all pixels.
 DECODED_OVER_SEEN: Final = 2
+# A tile of a TIFF is decoded whole, however little of it the picture needs; usual sides are 128 to 1024 pixels.
+MOST_TILE: Final = 4096 * 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +135,20 @@ def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     A picture that already has this size keeps its pixels bit for bit. RowFailure with one of the image_ codes of
     `schema.FAILURE_CODES`.
     """
+    with warnings.catch_warnings(action="ignore"):  # Pillow has one for each damaged tag: thousands of lines of log
+        return _prepare(image, rule, limits)
+
+
+def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     _check_bytes(image, limits)
     kind, plugin = _format(image)
     ends_early = _ends_early(kind, image)
+    image = without_extras(kind, image)
     with _decoding(kind, ends_early):
         picture = plugin(BytesIO(image))
     _check_header(kind, picture, rule, limits)
+    if kind == "JPEG":
+        check_scans(image, *picture.size)
     if ends_early:
         raise RowFailure("image_truncated", kind)
     stored_size = picture.size
@@ -205,9 +217,18 @@ def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limit
     if width * height > limits.max_source_pixels:
         detail = f"{kind} of {width} x {height} pixels, at most {limits.max_source_pixels}"
         raise RowFailure("image_too_many_pixels", detail)
+    if _tile_pixels(picture) > max(width * height, MOST_TILE):
+        raise RowFailure("image_too_many_pixels", f"{kind} of {width} x {height} pixels in tiles that are far larger")
     if picture.mode not in _OPAQUE_MODES | _ALPHA_MODES | _GREY16_MODES:
         raise RowFailure("image_mode", f"{kind} of mode {picture.mode}")
     rule.settled(width, height)
+
+
+def _tile_pixels(picture: ImageFile.ImageFile) -> int:
+    """Pixels of one tile of a TIFF; 0 without tiles."""
+    tags = getattr(picture, "tag_v2", {})
+    width, height = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 def _decode(kind: str, picture: ImageFile.ImageFile) -> Image.Image:
@@ -255,11 +276,12 @@ def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in _GREY16_MODES:
         return _grey16(picture)
     if picture.has_transparency_data:
-        rgba = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+        grey = picture.convert("LA") if picture.mode == "La" else picture
+        rgba = grey if grey.mode == "RGBA" else grey.convert("RGBA")
         white = Image.new("RGB", picture.size, (255, 255, 255))
         white.paste(rgba, mask=rgba)
         return white
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _grey16(picture: Image.Image) -> Image.Image:

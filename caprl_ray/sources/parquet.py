@@ -33,6 +33,11 @@ UNIT_BYTES = 256 * 2**20
 BATCH_BYTES = 8 * 2**20
 SHARED_BYTES = 32 * 2**20
 BATCH_ROWS = 256
+PAGE_BYTES = 2**20  # of a usual page
+
+# Each row that a footer claims becomes a row of the output, a failed one at least: they are believed up to the file's
+# size in bytes, and some more, since rows without an image, or with one and the same, take hardly any.
+FREE_ROWS = 2**16
 
 FILES_AT_ONCE = 16  # footers read at once while planning
 ROWS_LOOKED_AT = 64  # in planning, to find web addresses
@@ -81,6 +86,8 @@ def _footer(found: Found, access: Access) -> _Footer | None:
             groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
             if any(rows < 0 for rows, _ in groups):
                 raise ParquetDamaged("a row group has fewer than no rows")
+            if sum(rows for rows, _ in groups) > FREE_ROWS + found.stored.size:
+                raise ParquetDamaged("the parquet file claims more rows than it has bytes")
             return _Footer(schema=plain_schema(file.schema_arrow), groups=groups)
     except RowFailure:
         return None
@@ -118,7 +125,7 @@ def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) ->
     """Raise RecipeError where the file's first images are all web addresses; a damaged file is left to its reading."""
     try:
         with _opened(stored, access) as (source, file):
-            first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT), None)
+            first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT, access.max_bytes), None)
             named = [] if first is None else _texts(first.column(image.name))
     except RowFailure:
         return
@@ -194,7 +201,7 @@ def _row_group(
     metadata = file.metadata.row_group(group)
     end = start + metadata.num_rows
     columns = [*rows.image.columns, *rows.columns.names]
-    for batch in batches(file, source, group, columns, _batch_rows(metadata)):
+    for batch in batches(file, source, group, columns, _batch_rows(metadata), rows.access.max_bytes):
         if start + batch.num_rows > end:
             break
         known = done.range_cardinality(start, start + batch.num_rows) == batch.num_rows
@@ -213,9 +220,12 @@ def _batch_rows(group: pq.RowGroupMetaData) -> int:
 
 
 def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
-    """The most that one row can have of a column's dictionary, whose values take room in each row once decoded."""
+    """The most that one row can have of values that rows share, which take room in each of them once decoded.
+
+    These are a dictionary's, or those of a page whose values begin as the ones before them do.
+    """
     if not column.has_dictionary_page:
-        return 0
+        return min(PAGE_BYTES, column.total_uncompressed_size) if "DELTA_BYTE_ARRAY" in column.encodings else 0
     dictionary = max(0, column.data_page_offset - column.dictionary_page_offset)
     inflated = dictionary * column.total_uncompressed_size // max(1, column.total_compressed_size)
     return int(max(dictionary, inflated) * max(1, column.num_values // rows))

@@ -13,6 +13,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from caprl_ray.sources.parquet_pages import PageRefused, Watch, watch
+
 # The end of the file that is read first, and whole: in most files it holds the footer.
 TAIL_BYTES = 64 * 2**10
 MOST_FOOTER = 256 * 2**20  # the footer is held whole; its length is what the file claims
@@ -33,6 +35,8 @@ class ParquetDamaged(Exception):
 class ParquetStream:
     """A stored file as pyarrow reads it: every read is one exact range, and the fault of a read is remembered.
 
+    `watch` looks at what is read, where it is set.
+
     The footer is changed on the way so that no extension type is looked up: pyarrow calls the registered type's own
     code with what the file says, whatever it is told. Such columns come as the type that they are stored as.
     """
@@ -45,6 +49,7 @@ class ParquetStream:
         self._size = size
         self._position = 0
         self.fault: Exception | None = None
+        self.watch: Watch | None = None
         self._tail_start, self._tail = self._load_tail()
 
     def readable(self) -> bool:
@@ -73,7 +78,17 @@ class ParquetStream:
         if end > self._tail_start:
             content += self._tail[max(0, start - self._tail_start) : end - self._tail_start]
         self._position = start + len(content)
+        if self.watch:
+            self._look_at(start, content)
         return content
+
+    def _look_at(self, start: int, content: bytes) -> None:
+        try:
+            assert self.watch
+            self.watch.feed(start, content)
+        except PageRefused as refused:
+            self.fault = ParquetDamaged(str(refused))
+            raise self.fault from None
 
     def _load_tail(self) -> tuple[int, bytes]:
         """Where the tail begins, and the tail with the footer changed."""
@@ -133,6 +148,8 @@ def decoding(source: ParquetStream) -> Iterator[None]:
     """Around every call of pyarrow on a file: raises the storage's own fault, or else ParquetDamaged."""
     try:
         yield
+    except PageRefused as refused:
+        raise ParquetDamaged(str(refused)) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if source.fault:
             raise source.fault from None
@@ -162,10 +179,11 @@ def _opened(source: ParquetStream, **options: object) -> pq.ParquetFile:
 
 
 def batches(
-    file: pq.ParquetFile, source: ParquetStream, row_group: int, columns: list[str], rows: int
+    file: pq.ParquetFile, source: ParquetStream, row_group: int, columns: list[str], rows: int, max_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """One row group in batches of `rows`, each decoded only when it is asked for."""
+    """One row group in batches of `rows`, each decoded only when it is asked for; `max_bytes` are one image's."""
     with decoding(source):
+        source.watch = watch(file, row_group, rows, max_bytes)
         found = file.iter_batches(rows, row_groups=[row_group], columns=columns, use_threads=False)
     while True:
         with decoding(source):

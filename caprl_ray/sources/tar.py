@@ -12,13 +12,17 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 BLOCK = 512
 CHUNK = 1 << 20  # the most that is read at once, so that a size in a header costs no memory
 MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records
 MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems stop at 4 KiB
 MAX_SIZE = 2**63 - 1  # what a 64-bit file offset can hold
+
+# Deflate packs up to 1030 to 1, so that a few megabytes of gzip can hold hours of zeros. Images hardly pack at all, and
+# flat pictures in raw formats 20 to 50 to 1: the stream may inflate so far and by such a factor, over all that is read.
+FREE_INFLATION, MOST_INFLATION = 32 << 20, 100
 
 FILE_KINDS = b"0\0" + b"7"
 DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: whatever their size says, no data follows
@@ -71,17 +75,10 @@ class _Header:
 
 
 class _Tape:
-    """The uncompressed bytes in order, with the offset reached.
+    """The bytes of an archive in order, with the offset reached."""
 
-    `seek` moves the stream by so many bytes, and is there where the stream's `length` is.
-    """
-
-    def __init__(
-        self, read: Callable[[int], bytes], seek: Callable[[int, int], int] | None = None, length: int = 0
-    ) -> None:
+    def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
-        self._seek = seek
-        self._length = length
         self.offset = 0
 
     def read(self, size: int) -> bytes:
@@ -101,22 +98,60 @@ class _Tape:
 
     def skip(self, size: int, what: str) -> None:
         """Get past `size` bytes, all of which must be there, and hold none."""
-        if self._seek:
-            if size > self._length - self.offset:
-                raise TarDamaged(f"the archive ends in {what} at byte {self._length}")
-            self._seek(size, os.SEEK_CUR)
-            self.offset += size
-            return
         while size > 0:
             size -= len(self.take(min(size, CHUNK), what))
 
     def _chunk(self, size: int) -> bytes:
-        try:
-            part = self._read(size)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise TarDamaged(f"the gzip stream is damaged or ends early after byte {self.offset}") from error
+        part = self._read(size)
         self.offset += len(part)
         return part
+
+
+class _SoughtTape(_Tape):
+    """The bytes of a stream of known length that can be sought in."""
+
+    def __init__(self, stream: BinaryIO, length: int) -> None:
+        super().__init__(stream.read)
+        self._stream = stream
+        self._length = length
+
+    def skip(self, size: int, what: str) -> None:
+        if size > self._length - self.offset:
+            raise TarDamaged(f"the archive ends in {what} at byte {self._length}")
+        self._stream.seek(size, os.SEEK_CUR)
+        self.offset += size
+
+
+class _UnpackedTape(_Tape):
+    """The bytes that a gzip stream inflates to, within FREE_INFLATION and MOST_INFLATION of those that it has."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._packed = _Packed(stream)
+        super().__init__(gzip.GzipFile(fileobj=cast(BinaryIO, self._packed), mode="rb").read)
+
+    def _chunk(self, size: int) -> bytes:
+        try:
+            part = super()._chunk(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TarDamaged(f"the gzip stream is damaged or ends early after byte {self.offset}") from error
+        if self.offset > FREE_INFLATION + MOST_INFLATION * self._packed.offset:
+            raise TarDamaged(f"the gzip stream inflates more than {MOST_INFLATION} to 1 by byte {self.offset}")
+        return part
+
+
+class _Packed:
+    """The compressed bytes in order, counted. Reads are whole, so that what was read when depends on no network."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.offset = 0
+
+    def read(self, size: int) -> bytes:
+        content = b""
+        while len(content) < size and (part := self._stream.read(size - len(content))):
+            content += part
+        self.offset += len(content)
+        return content
 
 
 def read_members(
@@ -154,8 +189,8 @@ def read_members(
 
 def _tape(stream: BinaryIO, compressed: bool, length: int | None) -> _Tape:
     if compressed:
-        return _Tape(gzip.GzipFile(fileobj=stream, mode="rb").read)
-    return _Tape(stream.read) if length is None else _Tape(stream.read, stream.seek, length)
+        return _UnpackedTape(stream)
+    return _Tape(stream.read) if length is None else _SoughtTape(stream, length)
 
 
 def _read_header(tape: _Tape) -> _Header | None:
@@ -178,9 +213,9 @@ def _check_sum(block: bytes, start: int) -> None:
     """The sum of the header's bytes with the checksum itself as spaces; some old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
-    stated = _OCTAL.fullmatch(block[148:156])
-    signed = unsigned - 256 * sum(byte > 127 for byte in summed)
-    if stated is None or int(stated[1] or b"0", 8) not in (unsigned, signed):
+    octal = _OCTAL.fullmatch(block[148:156])
+    stated = int(octal[1] or b"0", 8) if octal else None
+    if stated != unsigned and stated != unsigned - 256 * sum(byte > 127 for byte in summed):
         raise TarDamaged(f"wrong header checksum at byte {start}")
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caprl_ray.sources.tar import CHUNK, MAX_EXTENSION, MAX_NAME, Member, TarDamaged, read_members
+from caprl_ray.sources.tar import CHUNK, FREE_INFLATION, MAX_EXTENSION, MAX_NAME, Member, TarDamaged, read_members
+from tests.hostile.shards import END, GIB, header, padded, pax, resummed
 
-GIB = 1 << 30
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 # A name of 150 bytes fits ustar with its prefix; the others need a long name or pax.
 PREFIXED = "d" * 90 + "/" + "n" * 55 + ".jpg"
@@ -69,32 +69,14 @@ def archive(names: list[str], form: str = "ustar", *, others: bool = False) -> b
     return buffer.getvalue()
 
 
-def header(name: bytes = b"a.jpg", size: bytes = b"", kind: bytes = b"0", rest: bytes = b"") -> bytes:
-    """A header block made by hand, `rest` from its magic on; the checksum is right."""
-    block = name.ljust(100, b"\0") + b"0000644\0" * 3 + size.ljust(12, b"\0") + b"0" * 12 + b" " * 8 + kind
-    return resummed((block.ljust(257, b"\0") + rest).ljust(512, b"\0"))
-
-
-def resummed(block: bytes) -> bytes:
-    total = sum(block[:148]) + 8 * 32 + sum(block[156:])
-    return block[:148] + b"%06o\0 " % total + block[156:]
-
-
-def pax(*records: tuple[str, str]) -> bytes:
-    """A pax header and its padded data."""
-    content = b""
-    for keyword, value in records:
-        record = f" {keyword}={value}\n".encode()
-        length = next(n for n in range(len(record), len(record) + 9) if len(str(n)) + len(record) == n)
-        content += b"%d" % length + record
-    return header(b"pax", b"%o" % len(content), b"x") + padded(content)
-
-
-def padded(content: bytes) -> bytes:
-    return content + bytes(-len(content) % 512)
-
-
-END = bytes(1024)
+def archive_of(contents: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def members_of(content: bytes, *, compressed: bool = False, limit: int = GIB) -> list[Member]:
@@ -287,7 +269,7 @@ def test_a_size_that_is_only_claimed_costs_no_memory_even_under_its_limit() -> N
 
 
 def test_a_gzip_bomb_over_its_limit_is_read_past_and_its_neighbour_read() -> None:
-    size = 64 << 20
+    size = 30 << 20
     bomb = header(b"bomb.jpg", b"%o" % size) + bytes(size) + header(b"good.jpg", b"1") + padded(b"1") + END
     packed = gzip.compress(bomb, 1)
     del bomb
@@ -298,6 +280,32 @@ def test_a_gzip_bomb_over_its_limit_is_read_past_and_its_neighbour_read() -> Non
     expected = [("bomb.jpg", size, None), ("good.jpg", 1, b"1")]
     assert [(m.name, m.size, m.content) for m in found] == expected
     assert peak < 8 * CHUNK
+
+
+def test_a_gzip_stream_that_inflates_without_end_is_damage_however_it_trickles_in() -> None:
+    front = archive(NAMES).removesuffix(bytes(10240))
+    size = 100 * GIB
+    bomb = front + header(b"bomb.npy", b"\x80" + size.to_bytes(11, "big")) + bytes(2 * FREE_INFLATION)
+    packed = gzip.compress(bomb, 9)
+    assert len(packed) < FREE_INFLATION // 100
+    said = set()
+    for seed in range(3):
+        members = read_members(cast(BinaryIO, Trickle(packed, seed)), compressed=True, limit=lambda name: 9999)
+        assert [next(members).name for _ in NAMES] == NAMES
+        with pytest.raises(TarDamaged, match="inflates more than 100 to 1") as damage:
+            next(members)
+        said.add(str(damage.value))
+    assert len(said) == 1
+
+
+def test_what_packs_well_but_not_that_well_is_read() -> None:
+    """A hundred members of raw pixels that pack 50 to 1, far over the free part."""
+    content = random.Random(1).randbytes(20_000).ljust(1 << 20, b"\0")
+    written = archive_of({f"{n}.bmp": content for n in range(64)})
+    assert len(written) > 1.9 * FREE_INFLATION
+    packed = gzip.compress(written, 1)
+    assert 40 < len(written) / len(packed) < 60
+    assert len(members_of(packed, compressed=True)) == 64
 
 
 def test_many_extension_headers_before_one_member_cost_no_memory() -> None:

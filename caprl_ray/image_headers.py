@@ -1,0 +1,167 @@
+"""What an image file carries around its pixels, bounded and mostly left out before a decoder meets it.
+
+Pillow reads headers one marker, chunk or block at a time and keeps what it finds: a file of some megabytes can hold
+millions of them. Here they are walked first. What has no bearing on the pixels (profiles, texts, comments, animation)
+is left out, so that neither its size nor damage in it costs the picture; what is left of headers is bounded.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from caprl_ray.errors import RowFailure
+
+# A JPEG's header is left as it is up to this size, in which Pillow takes a fifth of a second at most.
+SMALL_HEADER: Final = 256 * 2**10
+# Segments of a JPEG before its first scan. The most that are meant: 255 of a profile, and a depth map of 60 MB in XMP.
+MOST_SEGMENTS: Final = 10_000
+# A progressive JPEG can pass over all of its pixels with each few bytes. Twelve scans are many.
+MOST_SCANNED: Final = 2 * 2**30  # pixels times scans
+# Chunks of a PNG that are looked at: encoders write at least 4 KiB of pixels into each but the last.
+CHUNKS_OF_ANY_PNG, BYTES_OF_A_CHUNK = 1000, 1024
+# Blocks of a GIF before its first picture: 255 bytes each, or some 60 where XMP is stored as it is.
+MOST_GIF_BLOCKS: Final = 10_000
+
+_MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
+_NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
+_SOS, _EOI = 0xDA, 0xD9
+_WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
+_USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn but JFIF's, EXIF's and Adobe's; comments
+
+_GIF_NEXT, _GIF_EXTENSION = re.compile(rb"[!,;]"), ord("!")
+
+_PNG_CHUNK, _PNG_END = struct.Struct(">I4s"), b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_PIXELS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf"})
+_PNG_TEXTS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+# Texts in which Pillow finds an orientation.
+_PNG_ORIENTATION: Final = re.compile(rb"(Raw profile type exif|XML:com\.adobe\.xmp)\0", re.DOTALL)
+
+
+def without_extras(kind: str, image: bytes) -> bytes:
+    """The file with all that bears on its first picture, upright. Raises RowFailure where its headers have no end."""
+    if kind == "JPEG":
+        return _jpeg(image)
+    if kind == "PNG":
+        return _png(image)
+    if kind == "GIF":
+        _check_gif(image)
+    return image
+
+
+def check_scans(image: bytes, width: int, height: int) -> None:
+    """Refuse a JPEG whose scans pass over more pixels than MOST_SCANNED."""
+    start = b"\xff\xda"
+    if image.count(start) * width * height <= MOST_SCANNED:  # counts those of thumbnails and of data that follows, too
+        return
+    for scans, _ in enumerate(_scans(image), 1):
+        if scans * width * height > MOST_SCANNED:
+            raise RowFailure("image_too_many_pixels", f"JPEG of {width} x {height} pixels in {scans} scans or more")
+
+
+def _jpeg(image: bytes) -> bytes:
+    """The JPEG; where its header is large, without segments that are of no use, and without what is in no segment."""
+    if len(image) <= SMALL_HEADER:
+        return image
+    kept, orientation = [image[:2]], {b"Exif", b"http"}
+    for code, start, end in _segments(image):
+        if code == _SOS:
+            if start <= SMALL_HEADER:
+                return image
+            return b"".join([*kept, memoryview(image)[start:]])
+        segment = image[start:end]
+        if code == 0xE1:
+            if segment[4:8] in orientation:
+                orientation.remove(segment[4:8])
+                kept.append(segment)
+        elif code not in _USELESS:
+            kept.append(segment)
+    return b"".join(kept)
+
+
+def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
+    """Code, start and end of each segment, to the first scan or to where no other begins."""
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        marker = _MARKER.match(image, at)
+        if marker is None:
+            return
+        code, start, at = marker[1][0], marker.start(1) - 1, marker.end()
+        if code != 0 and code not in _WITHOUT_LENGTH:
+            length = int.from_bytes(image[at : at + 2], "big")
+            if length < 2 and at + 2 <= len(image):
+                raise RowFailure("image_corrupt", "JPEG")
+            at += length
+        yield code, start, at
+        if code == _SOS:
+            return
+    raise RowFailure("image_corrupt", f"JPEG of more than {MOST_SEGMENTS} segments")
+
+
+def _scans(image: bytes) -> Iterator[int]:
+    """Where each scan's coded data begins, of the first picture."""
+    at = next((end for code, _, end in _segments(image) if code == _SOS), None)
+    while at is not None:
+        yield at
+        code = None
+        while code != _SOS:
+            marker = _NEXT_SCAN.search(image, at)
+            if marker is None or (code := image[marker.start() + 1]) == _EOI:
+                return
+            at = marker.end()
+            if code not in _WITHOUT_LENGTH:
+                at += int.from_bytes(image[at : at + 2], "big")
+
+
+def _png(image: bytes) -> bytes:
+    """The PNG's chunks that bear on the pixels of its default picture."""
+    most = CHUNKS_OF_ANY_PNG + len(image) // BYTES_OF_A_CHUNK
+    view, at, copied, has_pixels = memoryview(image), 8, 8, False
+    kept = [view[:8]]
+    for name, end in islice(_chunks(image), most):
+        if name in _PNG_PIXELS or (name in _PNG_TEXTS and _is_orientation(image, at, end)):
+            kept.append(view[at:end])
+            copied += end - at
+            has_pixels = has_pixels or name == b"IDAT"
+        at = end
+        most -= 1
+    if most == 0 and not has_pixels:
+        raise RowFailure("image_corrupt", "PNG of too many chunks before its pixels")
+    rest = view[at:] if most else _PNG_END  # an animation may have as many chunks as it likes after its first picture
+    return image if copied == at and most else b"".join([*kept, rest])
+
+
+def _chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
+    """Name and end of each whole chunk before the last."""
+    at = 8
+    while at + 12 <= len(image):
+        size, name = _PNG_CHUNK.unpack_from(image, at)
+        at += 12 + size
+        if name == b"IEND" or at > len(image):
+            return
+        yield name, at
+
+
+def _is_orientation(image: bytes, start: int, end: int) -> bool:
+    """Whether a text chunk may hold an orientation, and is sound: otherwise it would cost the picture."""
+    sound = zlib.crc32(memoryview(image)[start + 4 : end - 4]) == int.from_bytes(image[end - 4 : end], "big")
+    return sound and _PNG_ORIENTATION.match(image, start + 8, end) is not None
+
+
+def _check_gif(image: bytes) -> None:
+    """Walk what is before the first picture: blocks, and bytes outside of them, which Pillow skips one by one."""
+    palette = 3 << (image[10] & 7) + 1 if len(image) > 10 and image[10] > 127 else 0
+    at, blocks = 13 + palette, 0
+    while blocks <= MOST_GIF_BLOCKS:
+        start = _GIF_NEXT.search(image, at)
+        if start is None or image[start.start()] != _GIF_EXTENSION:
+            blocks += (len(image) if start is None else start.start()) - at
+            break
+        blocks, at = blocks + start.start() - at, start.start() + 2
+        while at < len(image) and image[at] and blocks <= MOST_GIF_BLOCKS:
+            at, blocks = at + 1 + image[at], blocks + 1
+        at, blocks = at + 1, blocks + 1
+    if blocks > MOST_GIF_BLOCKS:
+        raise RowFailure("image_corrupt", f"GIF of more than {MOST_GIF_BLOCKS} blocks before its picture")
