@@ -22,6 +22,7 @@ TARGET_BLOCK_BYTES = 32 * 2**20
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 # Reading and writing wait for storage: they must not take whole cores away from decoding.
 READ_CPUS, WRITE_CPUS = 0.25, 0.25
+SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
 
 
 def batch_rows(max_pixels: int) -> int:
@@ -43,7 +44,8 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
 def connected(debug: bool) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards.
 
-    An exception of ours that a worker raised leaves as itself, without what Ray wraps around it.
+    An exception of ours that a worker raised leaves as itself, without what Ray wraps around it; so does the sentence
+    for a disk that is full of Ray's own objects.
     """
     started_here = not ray.is_initialized()
     if started_here:
@@ -51,7 +53,7 @@ def connected(debug: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = own_error(error)
+        own = own_error(error) or _full_disk(error)
         if own is None:
             raise
         raise own from error
@@ -67,11 +69,24 @@ def _connect(debug: bool) -> None:
     if not (address or debug):
         # Ray's C++ side writes to this terminal, for instance a warning about each actor of Ray Data's own.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray._private.worker._worker_logs_enabled = False  # or tracebacks of the processes that spill
     local = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=debug, logging_level=level, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).") from error
+
+
+def _full_disk(error: Exception) -> SystemFailure | None:
+    """The sentence for blocks that neither Ray's object store nor the disk that it spills to had room for."""
+    if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
+        return None
+    folder = os.environ.get(SPILL_FOLDER) or ray.get_runtime_context().worker.node.get_session_dir_path()
+    where = " on one of the nodes, unless they were started with another" if os.environ.get("RAY_ADDRESS") else ""
+    return SystemFailure(
+        f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "
+        f"start Ray with {SPILL_FOLDER} naming a folder on a larger disk, and run the same command again to resume."
+    )
 
 
 def _check_gpus(recipe: Recipe) -> None:
@@ -138,19 +153,24 @@ def own_error(error: BaseException) -> CaprlError | None:
 
     An OSError that names its path, as those of `Storage` do, is one too.
     """
+    for cause in _causes(error):
+        # Ray's own errors may also look like their causes: the cause itself comes after them.
+        if isinstance(cause, CaprlError) and not isinstance(cause, ray.exceptions.RayError):
+            # Ray adds lines of advice to the message of whatever passes through it.
+            return type(cause)(str(cause).partition("\n")[0])
+    return _named_fault(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that stands behind it, nearest first."""
     seen: list[BaseException] = []
     queue: list[Any] = [error]
     while queue:
         current = queue.pop(0)
-        if not isinstance(current, BaseException) or current in seen:
-            continue
-        wrapped = isinstance(current, ray.exceptions.RayError)  # may also look like its cause: take the cause itself
-        if isinstance(current, CaprlError) and not wrapped:
-            # Ray adds lines of advice to the message of whatever passes through it.
-            return type(current)(str(current).partition("\n")[0])
-        seen.append(current)
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
-    return _named_fault(error)
+        if isinstance(current, BaseException) and current not in seen:
+            yield current
+            seen.append(current)
+            queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
 
 
 def _named_fault(error: BaseException | None) -> SystemFailure | None:

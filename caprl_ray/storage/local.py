@@ -100,17 +100,20 @@ def local_path(path: str) -> str:
 
 
 def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
-    """Write to a temporary name, to disk, then to its own."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Write to a temporary name, to disk, then to its own. An OSError names the target, whichever step it is of."""
     temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         put_in_place(temporary, target)
+    except OSError as error:
+        error.filename, error.filename2 = str(target), None
+        raise
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
     sync_folder(target.parent)
 
