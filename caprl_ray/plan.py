@@ -9,8 +9,10 @@ noticed. The plan lies in parquet objects whose row groups bound what a read tas
 import base64
 import io
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ T = TypeVar("T")
 FOLDER = "plan"
 COLUMNS = "caprl_ray.columns"  # in a plan object's metadata: the source's own columns, as an Arrow schema in base64
 ENTRIES_PER_ROW_GROUP = 4096
+# What is asked for at once to load a unit: a footer, or the whole of a row group.
+PIECE = 256 * 1024
 
 ENTRY = pa.struct([("path", pa.string()), ("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 SCHEMA = pa.schema(
@@ -68,21 +72,25 @@ class Unit:
         return sum(entry.stored.size for entry in self.entries) if self.bytes is None else self.bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UnitRef:
-    """Where a unit stands in the plan, and what the driver needs to know of it."""
+    """Where a unit stands in the plan, and what the driver needs to know of it; all units of an object share `object`.
+
+    The driver holds one for each unit: about 200 bytes.
+    """
 
     unit: int
     kind: str
     rows: int | None
     bytes: int
-    object: str
+    object: Stored
     row_group: int
     offset: int
 
     def load(self, storage: Storage) -> Unit:
-        """Read the unit's entries; one row group of the plan is held for it."""
-        table = pq.ParquetFile(io.BytesIO(storage.read(self.object))).read_row_group(self.row_group)
+        """Read the unit's entries; one row group of the plan is read for it. Raises SystemFailure."""
+        with _opened(storage, self.object, PIECE) as file:
+            table = file.read_row_group(self.row_group, use_threads=False)
         row = table.slice(self.offset, 1).to_pylist()[0]
         entries = [
             Entry(stored=Stored(path=e["path"], size=e["size"], version=e["version"]), key=e["key"])
@@ -110,7 +118,8 @@ def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | N
     buffer = io.BytesIO()
     columns = before.columns if before else pa.schema([])
     numbered = enumerate(units, len(before.units) if before else 0)
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+    # Nobody asks for statistics, and every read task reads the footer, which would be twice as large with them.
+    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd", write_statistics=False) as writer:
         while group := list(_row_group(numbered)):
             columns = _unified(columns, [unit for _, unit in group])
             writer.write_table(pa.Table.from_pylist([_row(*item) for item in group], schema=SCHEMA))
@@ -129,20 +138,35 @@ def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | N
 
 
 def load(storage: Storage, output: str) -> Plan:
-    """The stored plan; without units when there is none."""
-    refs, columns = [], [pa.schema([])]
+    """The stored plan; without units when there is none. Raises SystemFailure where it cannot be read."""
+    refs: list[UnitRef] = []
+    columns = [pa.schema([])]
     objects = storage.objects(join(output, FOLDER), ".parquet")
     for stored in objects:
-        file = pq.ParquetFile(io.BytesIO(storage.read(stored.path)))
-        columns.append(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()]))))
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["unit", "kind", "rows", "bytes"])
-            refs += [
-                UnitRef(**row, object=stored.path, row_group=group, offset=offset)
-                for offset, row in enumerate(table.to_pylist())
-            ]
+        with _opened(storage, stored) as file:
+            columns.append(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()]))))
+            for group in range(file.num_row_groups):
+                refs += _refs(file, stored, group)
     units = sorted(refs, key=lambda ref: ref.unit)
     return Plan(units=units, columns=pa.unify_schemas(columns), objects=len(objects))
+
+
+@contextmanager
+def _opened(storage: Storage, stored: Stored, piece: int | None = None) -> Iterator[pq.ParquetFile]:
+    """An object of the plan, of which only what is read is fetched; a plan of a million files has tens of megabytes."""
+    try:
+        with storage.open(stored, piece=piece) as stream:
+            yield pq.ParquetFile(stream, pre_buffer=False)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SystemFailure(f"{stored.path}: the plan cannot be read ({reason}).") from error
+
+
+def _refs(file: pq.ParquetFile, stored: Stored, group: int) -> Iterator[UnitRef]:
+    table = file.read_row_group(group, columns=["unit", "kind", "rows", "bytes"], use_threads=False)
+    for offset, row in enumerate(table.to_pylist()):
+        kind = sys.intern(row.pop("kind"))
+        yield UnitRef(**row, kind=kind, object=stored, row_group=group, offset=offset)
 
 
 def _row(number: int, unit: Unit) -> dict[str, object]:
@@ -152,7 +176,10 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
         "rows": unit.rows,
         "bytes": unit.size,
         "row_groups": unit.row_groups,
-        "entries": [{**asdict(entry.stored), "key": entry.key} for entry in unit.entries],
+        "entries": [
+            {"path": e.stored.path, "key": e.key, "size": e.stored.size, "version": e.stored.version}
+            for e in unit.entries
+        ],
     }
 
 

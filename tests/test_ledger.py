@@ -26,9 +26,10 @@ from caprl_ray.repair import repair
 from caprl_ray.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage
+from caprl_ray.storage import Storage, Stored
 
 SCHEMA = row_schema(METADATA)
+NOWHERE = Stored(path="", size=0, version="")  # the plan's object, which is not read here
 
 
 def shard(path: Path, samples: int) -> bytes:
@@ -154,7 +155,7 @@ def write(output: Path, *blocks: pa.Table) -> None:
 
 
 def balance(output: Path, rows: int | None = None) -> Ledger:
-    ref = UnitRef(unit=7, kind="webdataset", rows=rows, bytes=0, object="", row_group=0, offset=0)
+    ref = UnitRef(unit=7, kind="webdataset", rows=rows, bytes=0, object=NOWHERE, row_group=0, offset=0)
     return ledger.balance([ref], read_committed(Storage(), str(output)))
 
 
@@ -182,7 +183,7 @@ def test_any_row_that_is_lost_unbalances_the_ledger(unit: Unit, tmp_path: Path, 
     write(tmp_path / "out", outcome(rows[:lost] + rows[lost + 1 :]))
     assert not balance(tmp_path / "out").balanced
     work = remaining(
-        [UnitRef(unit=7, kind=unit.kind, rows=unit.rows, bytes=0, object="", row_group=0, offset=0)],
+        [UnitRef(unit=7, kind=unit.kind, rows=unit.rows, bytes=0, object=NOWHERE, row_group=0, offset=0)],
         read_committed(Storage(), str(tmp_path / "out")),
     )
     assert told(read(unit, work[0].done, work[0].rows)) == [(lost, None, 4 if lost == 3 else None)]
@@ -231,7 +232,7 @@ def repaired(output: Path) -> int:
 
 def test_a_finished_unit_is_not_read_again(tmp_path: Path) -> None:
     refs = [
-        UnitRef(unit=n, kind="webdataset", rows=rows, bytes=0, object="", row_group=0, offset=0)
+        UnitRef(unit=n, kind="webdataset", rows=rows, bytes=0, object=NOWHERE, row_group=0, offset=0)
         for n, rows in enumerate([2, 2, None, None])
     ]
     committed = {
@@ -297,6 +298,22 @@ def test_an_output_that_cannot_be_written_stops_the_run(unit: Unit, tmp_path: Pa
     (tmp_path / "out").write_bytes(b"a file")
     with pytest.raises(SystemFailure, match=r"^output\.path: .* cannot be written"):
         write(tmp_path / "out", outcome(read(unit)))
+
+
+@pytest.mark.parametrize("most", [1, 3, 2**22])
+def test_rows_are_the_same_in_however_many_parts_they_are_read(
+    unit: Unit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(committed, "ROWS_AT_ONCE", most)
+    rows, other = read(unit), [row | {"unit": 70_000, "index": row["index"] + 2**31} for row in read(unit)]
+    write(tmp_path, outcome(rows[:3], failed=[1]), outcome(other[:2]))
+    write(tmp_path, outcome(rows[1:], failed=[2]), outcome(other[1:] + other[1:2]))
+    found = read_committed(Storage(), str(tmp_path))
+    assert found.keys() == {7, 70_000}
+    assert (found[7].captioned, found[7].failed, found[7].rows) == (BitMap([0, 1, 2, 3]), BitMap(), 4)
+    assert found[7].extra == BitMap([1, 2])
+    far = BitMap(range(2**31, 2**31 + 4))
+    assert (found[70_000].captioned, found[70_000].extra) == (far, BitMap([2**31 + 1]))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,18 +1,20 @@
 """The plan: which units an input becomes, and that they are kept as they are."""
 
 import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from caprl_ray import plan, sources
+from caprl_ray import plan, recipe, sources
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.recipe import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage import local as local_storage
+from tests.s3_server import BUCKET, S3Server
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -121,6 +123,44 @@ def test_a_plan_is_read_back_as_it_was_stored(tmp_path: Path, monkeypatch: pytes
     assert [(r.kind, r.rows, r.bytes) for r in refs] == [
         (u.kind, u.rows, sum(e.stored.size for e in u.entries)) for u in units
     ]
+
+
+def test_loading_a_unit_fetches_one_row_group_of_a_large_plan(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PIECE", 8 * 1024)
+    storage, out = Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
+    rng = random.Random(1)
+    units = [
+        Unit(kind="files", rows=1000, entries=[entry(f"{n}/{rng.random()}") for n in range(1000)]) for _ in range(40)
+    ]
+    plan.store(storage, out, iter(units))
+    size = storage.objects(f"{out}/plan", ".parquet")[0].size
+    refs = plan.load(storage, out).units
+    s3.requests.clear()
+    assert refs[21].load(storage) == units[21]
+    fetched = sum(length(request.range) for request in s3.requests)
+    assert {request.method for request in s3.requests} == {"GET"}
+    assert 0 < fetched < size / 3
+
+
+def test_a_plan_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    plan.store(Storage(), str(tmp_path), [Unit(kind="files", rows=1, entries=[entry("a")])])
+    (ref,) = plan.load(Storage(), str(tmp_path)).units
+    (tmp_path / "plan/00000.parquet").write_bytes(b"no parquet")
+    with pytest.raises(SystemFailure, match=r"plan/00000\.parquet: the plan cannot be read"):
+        plan.load(Storage(), str(tmp_path))
+    with pytest.raises(SystemFailure, match=r"the plan cannot be read \(changed since it was planned\)"):
+        ref.load(Storage())
+
+
+def entry(name: str) -> Entry:
+    return Entry(stored=Stored(path=f"/images/{name}", size=1, version="v"), key=name)
+
+
+def length(range_: str | None) -> int:
+    first, last = str(range_).removeprefix("bytes=").split("-")
+    return int(last) - int(first) + 1
 
 
 def test_a_plan_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:

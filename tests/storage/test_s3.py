@@ -14,7 +14,7 @@ from caprl_ray.plan import Unit
 from caprl_ray.recipe import Input
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Folder, SourceChanged, Storage, Stored
+from caprl_ray.storage import Folder, SourceChanged, Storage, Stored, listing
 from caprl_ray.storage import s3 as s3_storage
 from tests.s3_server import BUCKET, HANG_S, Request, S3Server
 
@@ -83,6 +83,34 @@ def test_a_flat_prefix_of_many_pages_is_listed_whole_and_lazily(s3: S3Server, st
     assert [s.path.rpartition("/")[2] for s in first] == [f"{n:05d}.jpg" for n in range(5)]
     assert len(s3.of("GET")) <= 4  # a look at the folder, a page, and one ahead
     assert len(list(storage.walk(f"s3://{BUCKET}/flat"))) == 3_500
+
+
+@pytest.mark.parametrize("name", ["{:09d}.jpg", "{}.jpg", "~{:x} ü写.png"])
+def test_a_long_flat_prefix_is_listed_from_several_keys_on(
+    s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(listing, "FIRST_PAGES", 1)
+    monkeypatch.setattr(listing, "AIMED_KEYS", 1500)
+    names = [f"long/images/{name.format(n)}" for n in range(9_000)]
+    names += [f"long/images/{folder}/{n}.jpg" for folder in ("000005000", "5", "~5") for n in range(3)]
+    s3.fill([*names, "long/images/5/"])
+    found = [stored.path for stored in storage.walk(f"s3://{BUCKET}/long")]
+    assert found == [f"s3://{BUCKET}/{name}" for name in sorted(names)]
+    starts = [request for request in s3.of("GET") if "start-after" in request.query]
+    assert 2 <= len(starts) <= len(s3.of("GET")) <= 50
+
+
+def test_times_are_what_botocore_reads() -> None:
+    from botocore.utils import parse_timestamp
+
+    for text in (
+        "2026-01-02T03:04:05.678Z",
+        "2026-01-02T03:04:05Z",
+        "Fri, 02 Jan 2026 03:04:05 GMT",
+        "1767323045",
+        "20260102",
+    ):
+        assert s3_storage._moment(text) == parse_timestamp(text)
 
 
 def test_folders_are_listed_at_the_same_time(s3: S3Server, storage: Storage) -> None:

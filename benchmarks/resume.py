@@ -1,0 +1,177 @@
+"""Seconds and memory from the start of a resumed run to its first new row, beside Ray Data's own checkpoint.
+
+    python benchmarks/resume.py [--rows 1 10] [--layout mixed sorted] [--folder DIR] [--keep] [--json FILE]
+
+Outputs of so many million rows in 10,000 units, of which 100 are half done, are made by the job's own plan and sink (at
+the default of 2,048 rows an object), and then resumed on local disk by each way in a process of its own, up to the
+first row that leaves the reader:
+
+    caprl_ray        plan, identity columns of all objects, remaining units, read
+    ray_checkpoint   ray.data's CheckpointConfig on the same rows, `id` being the id column, with the checkpoint files
+                     that its own writer made of the same objects, reading the same units; up to ten million rows
+
+Layouts: `mixed`, in which an object holds batches of 32 rows of 64 units that were read at the same time, as runs write
+them, and `sorted`, in which it holds consecutive rows of one unit. Files are dropped from the page cache first.
+
+Seconds count from the start of the way's process, imports and the start of Ray included. Memory: the highest resident
+memory of the driver and of the largest Ray worker (shared pages in full), and the highest sum of the proportional
+shares of all processes together, Ray's own among them. Requests are what a bucket would be asked for, counted over
+the first thousand objects: each read of an object's stream is one.
+
+A hundred million rows (--rows 100) take 4 GB of disk and some minutes to make; --keep leaves them in the folder for
+the next time.
+
+Keys of the JSON, where <case> is <layout>_<millions>m such as `mixed_10m`:
+
+    <case>_s, <case>_driver_mib, <case>_worker_mib, <case>_together_mib      caprl_ray
+    <case>_plan_s, <case>_committed_s, <case>_session_s, <case>_read_s       the parts of <case>_s, after the imports
+    <case>_requests, <case>_request_bytes                                    of each object, without the listing
+    <case>_objects, <case>_done                                              objects in the output, and rows in them
+    <case>_ray_s, <case>_ray_driver_mib, <case>_ray_worker_mib, <case>_ray_together_mib    ray_checkpoint
+    <case>_ratio, <case>_together_ratio                                      seconds and memory, ours over Ray's
+    load                                                                     of the machine at the start, a minute's
+"""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import synthetic_output
+from counted import Counted
+from resume_ways import FIRST_ROW, NOTES
+from synthetic_output import LAYOUTS, Synthetic
+from watched import Watched, watched
+
+from caprl_ray import committed
+from caprl_ray.storage import Storage
+
+MOST_MILLIONS_OF_RAY = 10
+COUNTED = 1000  # objects whose requests are counted
+MIB = 2**20
+
+
+def requests(output: Synthetic) -> tuple[float, float, int]:
+    """Requests and bytes of one object's identity columns, and how many objects there are."""
+    storage = Counted()
+    objects = [
+        stored for folder in ("data", "failed") for stored in storage.objects(str(output.out / folder), ".parquet")
+    ]
+    for stored in objects[:COUNTED]:
+        committed.identity_columns(storage, stored, committed.COLUMNS)
+    counted = len(objects[:COUNTED])
+    return len(storage.sizes) / counted, sum(storage.sizes) / counted, len(objects)
+
+
+def write_checkpoint(output: Synthetic, checkpoint: Path) -> None:
+    """The checkpoint that Ray Data would have written with the same objects, by its own writer."""
+    if checkpoint.exists():
+        return
+    from ray.data.block import BlockAccessor
+    from ray.data.checkpoint import CheckpointConfig
+    from ray.data.checkpoint.checkpoint_writer import CheckpointWriter
+
+    writer = CheckpointWriter.create(CheckpointConfig(id_column="id", checkpoint_path=str(checkpoint)))
+    for folder in ("data", "failed"):
+        for stored in Storage().objects(str(output.out / folder), ".parquet"):
+            writer.write_block_checkpoint(BlockAccessor.for_block(pq.read_table(stored.path, columns=["id"])))
+    os.sync()
+
+
+def drop_from_cache(folder: Path) -> None:
+    """Have the system read the files of a folder from disk again."""
+    for file in folder.rglob("*.parquet"):
+        handle = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def measure(way: str, output: Synthetic, checkpoint: Path) -> tuple[Watched, dict[str, float]]:
+    """One way, alone: what it used, and the moments that it noted."""
+    drop_from_cache(checkpoint if way == "ray_checkpoint" else output.out)
+    with tempfile.TemporaryDirectory(prefix="resume-") as temporary:
+        notes = Path(temporary) / NOTES
+        script = Path(__file__).with_name("resume_ways.py")
+        command = [sys.executable, str(script), way, *map(str, (output.out, output.shards, checkpoint, notes))]
+        seen = watched(command, Path(temporary) / "log.txt")
+        moments = dict(reversed([line.split() for line in notes.read_text().splitlines()]))
+    return seen, {name: float(moment) for name, moment in moments.items()}
+
+
+def figures_of(output: Synthetic, case: str, with_ray: bool) -> dict[str, float]:
+    """Every figure of one case."""
+    done = synthetic_output.write(output)
+    checkpoint = output.out.with_name(f"{output.out.name}-checkpoint")
+    seen, moments = measure("caprl_ray", output, checkpoint)
+    figures = {f"{case}_s": moments[FIRST_ROW] - seen.began, f"{case}_done": done, **memory(case, seen)}
+    parts = ("imported", "plan", "committed", "session", FIRST_ROW)
+    for before, part in itertools.pairwise(parts):
+        figures[f"{case}_{'read' if part == FIRST_ROW else part}_s"] = moments[part] - moments[before]
+    asked, size, objects = requests(output)
+    figures |= {f"{case}_requests": asked, f"{case}_request_bytes": size, f"{case}_objects": objects}
+    if with_ray:
+        write_checkpoint(output, checkpoint)
+        seen, moments = measure("ray_checkpoint", output, checkpoint)
+        figures |= {f"{case}_ray_s": moments[FIRST_ROW] - seen.began, **memory(f"{case}_ray", seen)}
+        figures[f"{case}_ratio"] = figures[f"{case}_s"] / figures[f"{case}_ray_s"]
+        figures[f"{case}_together_ratio"] = figures[f"{case}_together_mib"] / figures[f"{case}_ray_together_mib"]
+    return figures
+
+
+def memory(case: str, seen: Watched) -> dict[str, float]:
+    """The memory that a way used, in MiB."""
+    return {
+        f"{case}_driver_mib": seen.driver / MIB,
+        f"{case}_worker_mib": seen.worker / MIB,
+        f"{case}_together_mib": seen.together / MIB,
+    }
+
+
+def table(figures: dict[str, float], cases: list[str]) -> None:
+    """Print the figures, a case a line."""
+    columns = ("objects", "first row", "committed", "driver", "worker", "together", "requests", "ratio")
+    print(f"{'':<28}" + "".join(f"{name:>11}" for name in columns))
+    for case in cases:
+        f = {name.removeprefix(f"{case}_"): value for name, value in figures.items()}
+        cells = [f"{f['objects']:.0f}", f"{f['s']:.1f} s", f"{f['committed_s']:.1f} s"]
+        cells += [f"{f[name]:.0f} MiB" for name in ("driver_mib", "worker_mib", "together_mib")]
+        print(f"{case:<28}" + "".join(f"{cell:>11}" for cell in [*cells, f"{f['requests']:.1f}"]))
+        if "ray_s" in f:
+            cells = ["", f"{f['ray_s']:.1f} s", ""]
+            cells += [f"{f[name]:.0f} MiB" for name in ("ray_driver_mib", "ray_worker_mib", "ray_together_mib")]
+            print(f"{case + ' ray_checkpoint':<28}" + "".join(f"{c:>11}" for c in [*cells, "", f"{f['ratio']:.2f}"]))
+
+
+def main() -> None:
+    """Make and resume every case, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 10], metavar="N", help="millions of planned rows")
+    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="fewer than all")
+    parser.add_argument("--folder", type=Path, help="where outputs are made (default: a temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="leave the outputs in --folder")
+    parser.add_argument("--without-ray", action="store_true", help="measure caprl_ray alone")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    if min(args.rows) < 1 or (args.keep and not args.folder):
+        parser.error("--rows is at least 1, and --keep needs --folder")
+    figures, cases = {"load": os.getloadavg()[0]}, []
+    with tempfile.TemporaryDirectory(prefix="resume-", dir=args.folder) as temporary:
+        folder = args.folder if args.keep else Path(temporary)
+        for millions in args.rows:
+            for layout in args.layout:
+                output = Synthetic(folder=folder, rows=millions * 1_000_000, layout=layout)
+                cases.append(f"{layout}_{millions}m")
+                with_ray = millions <= MOST_MILLIONS_OF_RAY and not args.without_ray
+                figures |= figures_of(output, cases[-1], with_ray)
+                print({k: round(v, 2) for k, v in figures.items() if k.startswith(cases[-1])}, file=sys.stderr)
+    table(figures, cases)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

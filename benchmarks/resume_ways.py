@@ -1,0 +1,100 @@
+"""The ways that resume.py measures, each run alone in a process of its own, to the first row that is not done yet.
+
+Both read the same plan, and their rows come from the same reader, through the same Ray. Into `notes` a way writes, a
+line each, names and wall-clock seconds of what it has finished.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from synthetic_output import UNDONE
+
+NOTES, FIRST_ROW = "notes.txt", "first_row"
+
+
+def note(file: str, name: str) -> None:
+    """One line: this is finished now. Short appends are whole, also from several processes."""
+    with open(file, "a", encoding="ascii") as lines:
+        lines.write(f"{name} {time.time():.3f}\n")
+
+
+def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """What `pipeline.run` does before the first row is prepared."""
+    from caprl_ray import cluster, pipeline, plan
+    from caprl_ray.committed import read_committed
+    from caprl_ray.reader import PlannedImages, remaining
+    from caprl_ray.schema import row_schema
+
+    recipe, access = _input(out, shards)
+    note(notes, "imported")
+    stored = plan.load(access.storage, recipe.output.path)
+    note(notes, "plan")
+    committed = read_committed(access.storage, recipe.output.path)
+    note(notes, "committed")
+    work = remaining(stored.units, committed)
+    with cluster.session(recipe, debug=False):
+        note(notes, "session")
+        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access), None)
+        row = next(iter(rows.iter_rows()))
+        note(notes, FIRST_ROW)
+        assert row["index"] not in committed[row["unit"]].done, "a row that is done was read again"
+        os._exit(0)
+
+
+def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """Ray Data's checkpoint of the same rows by their `id`.
+
+    It reads the same units as the other way does: what else it would read again of the input does not count.
+    """
+    import pyarrow as pa
+    from pyroaring import BitMap
+    from ray.data import DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    from caprl_ray import cluster, pipeline, plan
+    from caprl_ray.reader import PlannedImages, Work
+    from caprl_ray.schema import row_schema
+
+    def first(rows: pa.Table) -> pa.Table:
+        if rows.num_rows:
+            note(notes, FIRST_ROW)
+        return rows.select(["id"])
+
+    recipe, access = _input(out, shards)
+    note(notes, "imported")
+    stored = plan.load(access.storage, recipe.output.path)
+    note(notes, "plan")
+    work = [Work(ref=ref, done=BitMap(), rows=None) for ref in stored.units if ref.unit % UNDONE == 0]
+    with cluster.session(recipe, debug=False):
+        note(notes, "session")
+        DataContext.get_current().checkpoint_config = CheckpointConfig(
+            id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
+        )
+        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access), None)
+        rows = rows.map_batches(first, batch_size=None, batch_format="pyarrow")
+        writing = threading.Thread(target=rows.write_parquet, args=(f"{notes}.rows",), daemon=True)
+        writing.start()
+        while FIRST_ROW not in Path(notes).read_text():
+            assert writing.is_alive(), "Ray Data ended without a new row"
+            time.sleep(0.02)
+        os._exit(0)
+
+
+def _input(out: Path, shards: Path) -> tuple[Any, Any]:
+    from caprl_ray.recipe import parse
+    from caprl_ray.sources.source import Access
+    from caprl_ray.storage import Storage
+
+    recipe = parse({"input": {"paths": [str(shards)]}, "output": {"path": str(out)}, "replicas": {"gpus": 0}})
+    return recipe, Access(storage=Storage(), input=recipe.input, max_bytes=recipe.prepare.max_bytes)
+
+
+WAYS: dict[str, Callable[[Path, Path, Path, str], None]] = {"caprl_ray": caprl_ray, "ray_checkpoint": ray_checkpoint}
+
+if __name__ == "__main__":
+    WAYS[sys.argv[1]](*map(Path, sys.argv[2:5]), sys.argv[5])

@@ -1,0 +1,171 @@
+"""Outputs that no run wrote, as a run would have left them: a plan of shards, and the objects of a part of their rows.
+
+Everything goes through the job's own code: `plan.store` and the sink `CommittedRows`, with rows of the job's
+own schema. Captions are one constant text, and hashes repeat in every object, so that a hundred million rows fit on a
+disk: neither is read on resume. Shards are hard links to one tar, so that every unit can be opened.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from caprl_ray import plan
+from caprl_ray.commit import CommittedRows
+from caprl_ray.plan import Entry, Unit
+from caprl_ray.schema import row_id, row_schema
+from caprl_ray.sources.samples import METADATA
+from caprl_ray.storage import Storage
+
+UNITS = 10_000
+UNDONE = 100  # of each so many units one is half done, the first of all among them
+ROWS_PER_OBJECT = 2048  # the default of output.rows_per_object
+BATCH = 32  # rows of one unit that reach a write task together: a caption batch
+OPEN_UNITS = 64  # units whose batches come mixed: as many are read at the same time
+FAILED_OBJECTS = 10  # of each so many write tasks one has a failed row
+LAYOUTS = ("mixed", "sorted")
+SCHEMA = row_schema(METADATA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """One output: its folder, how many rows are planned, and whether each object holds rows of one unit or of many."""
+
+    folder: Path
+    rows: int
+    layout: str
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows of one unit."""
+        return self.rows // UNITS
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self.folder / f"{self.layout}-{self.rows}"
+
+    @property
+    def shards(self) -> Path:
+        """The input folder."""
+        return self.folder / f"shards-{self.rows}"
+
+    def done(self, unit: int) -> int:
+        """How many of a unit's rows are in the output: the first ones."""
+        return self.unit_rows // 2 if unit % UNDONE == 0 else self.unit_rows
+
+
+class Unsynced(Storage):
+    """Local storage that leaves it to the system when its objects are on disk: a million files need no fsync each."""
+
+    def put(self, path: str, content: bytes) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content)
+
+
+def write(output: Synthetic, processes: int = 2) -> int:
+    """Write shards, plan and rows where they are not there yet; returns how many rows are done."""
+    done = sum(output.done(unit) for unit in range(UNITS))
+    if (output.out / "data").exists():
+        return done
+    shards(output)
+    plan.store(Storage(), str(output.out), planned(output))
+    parts = [range(n * UNITS // processes, (n + 1) * UNITS // processes) for n in range(processes)]
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(commit, [output] * processes, parts))
+    os.sync()
+    return done
+
+
+def shards(output: Synthetic) -> None:
+    """A tar for each unit, all of them the same file."""
+    if output.shards.exists():
+        return
+    output.shards.mkdir(parents=True)
+    first = output.shards / f"{0:05d}.tar"
+    with tarfile.open(first, "w") as tar:
+        for number in range(output.unit_rows):
+            info = tarfile.TarInfo(f"{number:08d}.jpg")
+            info.size = 400
+            tar.addfile(info, io.BytesIO(hashlib.sha512(b"%d" % number).digest().ljust(400)))
+    for number in range(1, UNITS):
+        os.link(first, output.shards / f"{number:05d}.tar")
+
+
+def planned(output: Synthetic) -> Iterator[Unit]:
+    """The units as `sources.plan_units` would find them."""
+    for number in range(UNITS):
+        stored = Storage().lookup(str(output.shards / f"{number:05d}.tar"))
+        yield Unit(
+            kind="webdataset", rows=None, entries=[Entry(stored=stored, key=f"{number:05d}.tar")], columns=METADATA
+        )
+
+
+def commit(output: Synthetic, units: range) -> None:
+    """Write the rows of some units, an object at a time."""
+    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT)
+    for number, (unit, index) in enumerate(objects(output, units)):
+        sink.write([rows(output, unit, index, failed=number % FAILED_OBJECTS == 0)], None)
+
+
+def objects(output: Synthetic, units: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Unit and index of each object's rows."""
+    left = np.empty((2, 0), dtype=np.int64)
+    together = OPEN_UNITS if output.layout == "mixed" else 1
+    for first in range(units.start, units.stop, together):
+        left = np.hstack([left, mixed(output, range(first, min(first + together, units.stop)))])
+        whole = left.shape[1] // ROWS_PER_OBJECT * ROWS_PER_OBJECT
+        for start in range(0, whole, ROWS_PER_OBJECT):
+            yield left[0, start : start + ROWS_PER_OBJECT], left[1, start : start + ROWS_PER_OBJECT]
+        left = left[:, whole:]
+    if left.shape[1]:
+        yield left[0], left[1]
+
+
+def mixed(output: Synthetic, units: range) -> np.ndarray:
+    """The rows of units that are read at the same time, batch by batch in the order in which they are captioned."""
+    rng = np.random.default_rng(units.start)
+    batches = [
+        (start + rng.uniform(0, 4 * BATCH), unit, start, min(start + BATCH, output.done(unit)))
+        for unit in units
+        for start in range(0, output.done(unit), BATCH)
+    ]
+    if output.layout == "mixed":
+        batches.sort()
+    unit = np.repeat([unit for _, unit, _, _ in batches], [end - start for _, _, start, end in batches])
+    return np.vstack([unit, np.concatenate([np.arange(start, end) for _, _, start, end in batches])])
+
+
+def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, *, failed: bool) -> pa.Table:
+    """Rows as the caption stage hands them on; with `failed`, the first of them has failed."""
+    numbers, positions, count, shards = unit.tolist(), index.tolist(), len(unit), str(output.shards)
+    columns = {
+        "id": [row_id(u, i) for u, i in zip(numbers, positions, strict=True)],
+        "unit": unit,
+        "index": index,
+        "unit_rows": pa.array(np.full(count, output.unit_rows), mask=index != output.unit_rows - 1),
+        "source": [f"{shards}/{u:05d}.tar" for u in numbers],
+        "key": [f"{i:08d}" for i in positions],
+        "sha256": HASHES[:count],
+        "caption": ["A red circle."] * count,
+        "finish_reason": ["stop"] * count,
+        "flags": [[]] * count,
+        "model": ["internlm/CapRL-3B@0123456789abcdef"] * count,
+        "code": ["caption_empty" if failed else None, *[None] * (count - 1)],
+        **{name: np.full(count, value) for name, value in NUMBERS.items()},
+    }
+    return pa.table(
+        [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(count, f.type) for f in SCHEMA],
+        schema=SCHEMA,
+    )
+
+
+NUMBERS = {"width": 640, "height": 480, "attempts": 1, "prompt_tokens": 400, "caption_tokens": 4}
+HASHES = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(ROWS_PER_OBJECT)]

@@ -1,0 +1,88 @@
+"""Run a command alone and watch the memory of it and of every process that it starts."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+SAMPLED_S = 0.5
+MOST_SECONDS = 3600
+
+
+@dataclass
+class Watched:
+    """What a command used, in bytes: its own peak, that of the largest Ray worker, and that of all processes together.
+
+    The first two are the kernel's own high-water marks of resident memory, which counts shared pages in full;
+    `together` is the highest sum, of those sampled, of proportional shares.
+    """
+
+    began: float = 0
+    ended: float = 0
+    driver: int = 0
+    worker: int = 0
+    together: int = 0
+    processes: set[psutil.Process] = field(default_factory=set)
+
+
+def watched(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Watched:
+    """Run a command to its end; it ends us, with the end of its log, where it fails or takes too long."""
+    seen = Watched(began=time.time())
+    with open(log, "wb") as output:
+        child = subprocess.Popen(
+            command, env=os.environ | (environment or {}), stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            while child.poll() is None:
+                _sample(child.pid, seen)
+                time.sleep(SAMPLED_S)
+                if time.time() - seen.began > MOST_SECONDS:
+                    sys.exit(f"{' '.join(command)} takes longer than {MOST_SECONDS} s.")
+            seen.ended = time.time()
+        finally:
+            child.kill()
+            child.wait()
+            _end(seen.processes)
+    if child.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-4000:]}")
+    return seen
+
+
+def _sample(root: int, seen: Watched) -> None:
+    together = 0
+    for process in _tree(root):
+        with suppress(psutil.Error, OSError):  # it has just ended
+            peak, share = _status(process.pid, "status", "VmHWM"), _status(process.pid, "smaps_rollup", "Pss")
+            together += share
+            seen.processes.add(process)
+            if process.pid == root:
+                seen.driver = max(seen.driver, peak)
+            elif process.cmdline()[0].startswith("ray::"):
+                seen.worker = max(seen.worker, peak)
+    seen.together = max(seen.together, together)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Ray's own end by themselves, a little later than the next command would start."""
+    for process in psutil.wait_procs(processes, timeout=10)[1]:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _tree(root: int) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _status(process: int, file: str, name: str) -> int:
+    for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
