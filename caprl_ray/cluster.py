@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import ray
@@ -40,16 +41,32 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         yield
 
 
+_lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one
+
+
 @contextmanager
-def connected(debug: bool) -> Iterator[None]:
+def lasting(debug: bool) -> Iterator[None]:
+    """A connection made inside of it is left at its end only: Ray takes seconds to start, and may not be needed."""
+    there_before = ray.is_initialized()
+    token = _lasting.set(debug)
+    try:
+        yield
+    finally:
+        _lasting.reset(token)
+        if not there_before:
+            ray.shutdown()
+
+
+@contextmanager
+def connected(debug: bool = False) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards.
 
     An exception of ours that a worker raised leaves as itself, without what Ray wraps around it; so does the sentence
     for a disk that is full of Ray's own objects.
     """
-    started_here = not ray.is_initialized()
+    started_here, lasts = not ray.is_initialized(), _lasting.get()
     if started_here:
-        _connect(debug)
+        _connect(debug if lasts is None else lasts)
     try:
         yield
     except Exception as error:
@@ -58,7 +75,7 @@ def connected(debug: bool) -> Iterator[None]:
             raise
         raise own from error
     finally:
-        if started_here:
+        if started_here and lasts is None:
             ray.shutdown()
 
 

@@ -80,7 +80,7 @@ def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
         for folder, objects in found.items():
             _take_in(units, _read(storage, folder, objects))
     else:
-        with cluster.connected(debug=False):
+        with cluster.connected():
             for part in _in_tasks(storage, found):
                 _take_in(units, part)
     for unit in units.values():

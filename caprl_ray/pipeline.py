@@ -53,7 +53,7 @@ def run(
     """
     model = resolve(recipe)
     output = Output.open(recipe, model, adopt)
-    with lease.held(output.storage, output.path):
+    with cluster.lasting(debug), lease.held(output.storage, output.path):
         return _run(output, output.plan(extend=extend), limit, retry, debug)
 
 

@@ -80,6 +80,7 @@ def test_every_image_gets_its_own_caption_and_a_second_run_opens_nothing(
     sources = [request for request in s3.of("GET") if request.key in uploaded]
     assert len(sources) == len(uploaded) and all(request.if_match for request in sources)
     puts = [request.key for request in s3.of("PUT")]
+    puts = [key for key in puts if key != "out/lease.json"]  # which is renewed where a run takes longer
     assert len(puts) == len(set(puts)) and "out/_SUCCESS" in puts
 
     s3.requests.clear()
