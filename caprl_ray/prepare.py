@@ -102,6 +102,8 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 # A JPEG's blocks can be decoded to fewer pixels (DCT scaling), for a fraction of the cost. What is left to the bicubic
 # resize is at least this factor, so that the result stays within a grey level or so of that from all pixels.
 DECODED_OVER_SEEN: Final = 2
+# EXIF data is looked into up to this size; a JPEG's segment has 64 KiB.
+MOST_EXIF: Final = 2**20
 # A tile of a TIFF is decoded whole, however little of it the picture needs; usual sides are 128 to 1024 pixels.
 MOST_TILE: Final = 4096 * 4096
 
@@ -248,6 +250,8 @@ def _orientation(picture: Image.Image) -> int:
     Pillow turns a TIFF itself when it loads it, and takes the tag away; it reports the rotation that an AVIF has in its
     container as if it were EXIF.
     """
+    if len(picture.info.get("exif") or b"") > MOST_EXIF:
+        return 1
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation)
     except DECODE_ERRORS:
