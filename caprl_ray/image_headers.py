@@ -24,6 +24,10 @@ MOST_SCANNED: Final = 2 * 2**30  # pixels times scans
 CHUNKS_OF_ANY_PNG, BYTES_OF_A_CHUNK = 1000, 1024
 # Blocks of a GIF before its first picture: 255 bytes each, or some 60 where XMP is stored as it is.
 MOST_GIF_BLOCKS: Final = 10_000
+# Tags of a TIFF, and numbers in one of them, which become a tuple: at most, where each row of pixels is stored.
+MOST_TAGS, MOST_NUMBERS = 4096, 2**20
+# A BMP in runs, which Pillow decodes in Python at some megabytes a second; those that are meant are small.
+MOST_BMP_RUNS: Final = 4 * 2**20
 
 _MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
 _NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
@@ -32,6 +36,9 @@ _WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
 _USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn but JFIF's, EXIF's and Adobe's; comments
 
 _GIF_NEXT, _GIF_EXTENSION = re.compile(rb"[!,;]"), ord("!")
+
+_BMP_RUNS: Final = (b"\1", b"\2")  # biCompression: BI_RLE8, BI_RLE4
+_TIFF_BYTES: Final = frozenset({1, 2, 7})  # types that stay bytes: BYTE, ASCII, UNDEFINED
 
 _PNG_CHUNK, _PNG_END = struct.Struct(">I4s"), b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_PIXELS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf"})
@@ -48,6 +55,10 @@ def without_extras(kind: str, image: bytes) -> bytes:
         return _png(image)
     if kind == "GIF":
         _check_gif(image)
+    if kind == "TIFF":
+        _check_tiff(image)
+    if kind == "BMP" and image[30:31] in _BMP_RUNS and len(image) > MOST_BMP_RUNS:
+        raise RowFailure("image_too_large", f"BMP of {len(image)} bytes of runs, at most {MOST_BMP_RUNS}")
     return image
 
 
@@ -165,3 +176,18 @@ def _check_gif(image: bytes) -> None:
         at, blocks = at + 1, blocks + 1
     if blocks > MOST_GIF_BLOCKS:
         raise RowFailure("image_corrupt", f"GIF of more than {MOST_GIF_BLOCKS} blocks before its picture")
+
+
+def _check_tiff(image: bytes) -> None:
+    """Look at the tags of the first picture; one that ends early is left to the plugin."""
+    order, big = "<" if image.startswith(b"I") else ">", b"+" in image[:4]
+    offset, number, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
+    try:
+        (start,) = struct.unpack_from(order + offset, image, 8 if big else 4)
+        (tags,) = struct.unpack_from(order + number, image, start)
+        first = start + struct.calcsize(order + number)
+        counts = [struct.unpack_from(order + entry, image, first + size * n) for n in range(min(tags, MOST_TAGS))]
+    except struct.error:
+        return
+    if tags > MOST_TAGS or any(count > MOST_NUMBERS and kind not in _TIFF_BYTES for _, kind, count in counts):
+        raise RowFailure("image_corrupt", f"TIFF of more than {MOST_TAGS} tags, or {MOST_NUMBERS} numbers in one")

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -102,6 +102,10 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 # A JPEG's blocks can be decoded to fewer pixels (DCT scaling), for a fraction of the cost. What is left to the bicubic
 # resize is at least this factor, so that the result stays within a grey level or so of that from all pixels.
 DECODED_OVER_SEEN: Final = 2
+# Pictures of more pixels become RGB in bands: decoded pixels take up to four bytes each, and copies as much again.
+MOST_AT_ONCE, BAND_PIXELS = 16 * 2**20, 2**20
+# EXIF data is looked into up to this size; a JPEG's segment has 64 KiB.
+MOST_EXIF: Final = 2**20
 # A tile of a TIFF is decoded whole, however little of it the picture needs; usual sides are 128 to 1024 pixels.
 MOST_TILE: Final = 4096 * 4096
 
@@ -155,10 +159,11 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     if kind == "JPEG":
         _decode_smaller(picture, rule)
     smaller = picture.size != stored_size
-    rgb = _decode(kind, picture)
-    width, height = _displayed(picture, stored_size) if smaller else rgb.size
+    _decode(kind, picture)
+    orientation = _orientation(picture)
+    width, height = _turned(orientation, stored_size if smaller else picture.size)
     size = rule.settled(width, height)
-    pixels = rgb.resize(size, Image.Resampling.BICUBIC).tobytes()
+    pixels = _seen(picture, orientation, size).tobytes()
     return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
 
 
@@ -168,10 +173,10 @@ def _decode_smaller(picture: ImageFile.ImageFile, rule: SizeRule) -> None:
     picture.draft(None, (DECODED_OVER_SEEN * width, DECODED_OVER_SEEN * height))
 
 
-def _displayed(picture: Image.Image, stored_size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a stored picture that is turned upright."""
-    width, height = stored_size
-    return (height, width) if _orientation(picture) in _ON_ITS_SIDE else (width, height)
+def _turned(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height of a stored picture once it is upright, and the other way round."""
+    width, height = size
+    return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
 
 
 def _check_bytes(image: bytes, limits: Limits) -> None:
@@ -231,15 +236,43 @@ def _tile_pixels(picture: ImageFile.ImageFile) -> int:
     return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
-def _decode(kind: str, picture: ImageFile.ImageFile) -> Image.Image:
-    """Upright RGB pixels of an opened picture, at its own size."""
+def _decode(kind: str, picture: ImageFile.ImageFile) -> None:
+    """Decode the pixels of an opened picture."""
     if kind == "PNG":
         _match_transparency(picture)
     with _decoding(kind):
         picture.load()
-    turn = _UPRIGHT.get(_orientation(picture))
-    rgb = _rgb(picture)
-    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _seen(picture: ImageFile.ImageFile, orientation: int, size: tuple[int, int]) -> Image.Image:
+    """A decoded picture upright, as RGB of `size`."""
+    turn = _UPRIGHT.get(orientation)
+    if picture.width * picture.height > MOST_AT_ONCE:
+        rgb = _resized_by_bands(picture, _turned(orientation, size))
+        return rgb if turn is None else rgb.transpose(turn)
+    rgb = _rgb(picture, _tags(picture))
+    upright = rgb if turn is None else rgb.transpose(turn)
+    return upright.resize(size, Image.Resampling.BICUBIC)
+
+
+def _resized_by_bands(picture: ImageFile.ImageFile, size: tuple[int, int]) -> Image.Image:
+    """As RGB of `size`, without the whole of it as RGB: first across, a band of rows at a time, and then down.
+
+    Pillow resizes in the same two steps, so that the pixels are the same.
+    """
+    narrow = Image.new("RGB", (size[0], picture.height))
+    rows = max(1, BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(picture.height, top + rows)))
+        across = _rgb(band, _tags(picture)).resize((size[0], band.height), Image.Resampling.BICUBIC)
+        narrow.paste(across, (0, top))
+    return narrow.resize(size, Image.Resampling.BICUBIC)
+
+
+def _tags(picture: ImageFile.ImageFile) -> Mapping[int, object]:
+    """The tags of a TIFF, none for other formats."""
+    tags: Mapping[int, object] = getattr(picture, "tag_v2", {})
+    return tags
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -248,6 +281,8 @@ def _orientation(picture: Image.Image) -> int:
     Pillow turns a TIFF itself when it loads it, and takes the tag away; it reports the rotation that an AVIF has in its
     container as if it were EXIF.
     """
+    if len(picture.info.get("exif") or b"") > MOST_EXIF:
+        return 1
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation)
     except DECODE_ERRORS:
@@ -271,10 +306,10 @@ def _match_transparency(picture: ImageFile.ImageFile) -> None:
         picture.info["transparency"] = (key & highest) * (255 // highest)
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """A loaded picture of an accepted mode as RGB; what is transparent shows white."""
+def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
+    """A loaded picture of an accepted mode as RGB; what is transparent shows white. `tags` are its TIFF's."""
     if picture.mode in _GREY16_MODES:
-        return _grey16(picture)
+        return _grey16(picture, tags)
     if picture.has_transparency_data:
         grey = picture.convert("LA") if picture.mode == "La" else picture
         rgba = grey if grey.mode == "RGBA" else grey.convert("RGBA")
@@ -284,14 +319,13 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _grey16(picture: Image.Image) -> Image.Image:
+def _grey16(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
     """16 bit grey as RGB, by the high byte: what Pillow does to 16 bit colour, so grey and colour files agree.
 
     Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12; one that says WhiteIsZero is inverted,
     which Pillow does for 8 bits and not for 16.
     """
     values = np.asarray(picture)
-    tags = getattr(picture, "tag_v2", {})
     grey = (values >> (4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8)).astype(np.uint8)
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         grey = 255 - grey

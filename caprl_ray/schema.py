@@ -64,7 +64,8 @@ FAILURE_CODES = {
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
     "source_unreadable": "The file exists and cannot be read.",
     "source_refused": "The row names its image by a web address, in other storage, or outside the parquet's folder.",
-    "truncated_unit": "The shard or parquet file ends early or is damaged from here on; counts as the unit's last row.",
+    "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
+    "as the unit's last row.",
     "empty_unit": "The shard holds no sample.",
     "no_image": "The sample has no image member, or the row no image.",
     "duplicate_member": "The sample has two members of the same name.",
@@ -73,7 +74,7 @@ FAILURE_CODES = {
     # prepare
     "image_empty": "The image has no bytes.",
     "image_too_large": "The image has more bytes than prepare.max_bytes.",
-    "image_too_many_pixels": "The image has more pixels than prepare.max_source_pixels.",
+    "image_too_many_pixels": "The image has, or makes its decoder pass over, more than prepare.max_source_pixels.",
     "image_format": "The bytes are not an image of a supported format.",
     "image_mode": "The image's pixels are of a kind that has no defined conversion to RGB.",
     "image_truncated": "The image ends early.",

@@ -608,3 +608,36 @@ def test_a_jpeg_decoded_at_a_fraction_is_close_to_one_decoded_whole(
     assert (fast.pixel_width, fast.pixel_height) == (whole.pixel_width, whole.pixel_height)
     difference = np.abs(np.frombuffer(fast.pixels, np.uint8).astype(int) - np.frombuffer(whole.pixels, np.uint8))
     assert 0 < difference.mean() < mean and difference.max() <= most
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        encode(smooth_noise(333, 222), "PNG"),
+        encode(smooth_noise(333, 222)[:, :, 0], "TIFF"),
+        encode(Image.fromarray(smooth_noise(333, 222)).quantize(9), "PNG", transparency=3),
+        encode(Image.fromarray(smooth_noise(333, 222)).convert("RGBA").rotate(45), "WEBP", lossless=True),
+        encode(Image.fromarray(smooth_noise(333, 222)[:, :, 0] > 99), "TIFF"),
+        encode(Image.fromarray(smooth_noise(333, 222)).convert("CMYK"), "TIFF"),
+        png(84, 56, 16, 0, png_rows(SIXTEEN.astype(">u2")), chunk(b"tRNS", b"\x40\0")),
+        tiff("<", SIXTEEN.astype(np.uint16), {262: 0}),
+        encode(smooth_noise(84, 56), "PNG"),
+    ],
+    ids=["RGB", "L", "P", "RGBA", "1", "CMYK", "16 bit", "16 bit TIFF", "of the model's size"],
+)
+def test_a_large_picture_by_bands_has_the_same_pixels(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(file, RULE, LIMITS)
+    monkeypatch.setattr("caprl_ray.prepare.MOST_AT_ONCE", 0)
+    monkeypatch.setattr("caprl_ray.prepare.BAND_PIXELS", 3000)
+    assert prepare(file, RULE, LIMITS) == whole
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_large_picture_by_bands_is_turned(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = encode(smooth_noise(333, 222), "PNG", exif=exif(orientation))
+    whole = prepare(file, RULE, LIMITS)
+    monkeypatch.setattr("caprl_ray.prepare.MOST_AT_ONCE", 0)
+    monkeypatch.setattr("caprl_ray.prepare.BAND_PIXELS", 3000)
+    bands = prepare(file, RULE, LIMITS)
+    assert (bands.width, bands.height) == (whole.width, whole.height)
+    assert np.abs(pixels(bands).astype(int) - pixels(whole)).max() <= 2  # across and down in the other order

@@ -33,7 +33,6 @@ UNIT_BYTES = 256 * 2**20
 BATCH_BYTES = 8 * 2**20
 SHARED_BYTES = 32 * 2**20
 BATCH_ROWS = 256
-PAGE_BYTES = 2**20  # of a usual page
 
 # Each row that a footer claims becomes a row of the output, a failed one at least: they are believed up to the file's
 # size in bytes, and some more, since rows without an image, or with one and the same, take hardly any.
@@ -225,7 +224,7 @@ def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
     These are a dictionary's, or those of a page whose values begin as the ones before them do.
     """
     if not column.has_dictionary_page:
-        return min(PAGE_BYTES, column.total_uncompressed_size) if "DELTA_BYTE_ARRAY" in column.encodings else 0
+        return max(0, column.total_uncompressed_size) if "DELTA_BYTE_ARRAY" in column.encodings else 0
     dictionary = max(0, column.data_page_offset - column.dictionary_page_offset)
     inflated = dictionary * column.total_uncompressed_size // max(1, column.total_compressed_size)
     return int(max(dictionary, inflated) * max(1, column.num_values // rows))

@@ -163,6 +163,25 @@ def exif_bomb() -> bytes:
     return jpeg_with(segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 5000) + entries + bytes(4)))
 
 
+def exif_of(orientations: int) -> bytes:
+    """EXIF data in which the orientation is so many numbers."""
+    return b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, orientations, 26) + bytes(4 + 2 * orientations)
+
+
+def tiff_tag_bomb() -> bytes:
+    """Bits per sample, of fifteen million samples."""
+    whole = tiff_of({273: 8, 279: WIDTH * HEIGHT}, bytes(30_000_000))
+    bits = struct.pack("<HHII", 258, 4, 1, 8)
+    assert whole.count(bits) == 1
+    return whole.replace(bits, struct.pack("<HHII", 258, 3, 15_000_000, 8))
+
+
+def bmp_runs() -> bytes:
+    """Five million runs of a pixel each."""
+    header = struct.pack("<IiiHHIIiiII", 40, 2500, 2000, 1, 8, 1, 10_000_000, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 10_001_078, 0, 0, 1078) + header + bytes(1024) + b"\1\0" * 5_000_000
+
+
 def tiff_of(tags: dict[int, int], data: bytes) -> bytes:
     """A TIFF by hand: `data` at byte 8, and the least tags that there must be."""
     least = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 277: 1}
@@ -261,6 +280,10 @@ def cases() -> list[Case]:
         _case("jpeg_padding_10mb", lambda: jpeg_with(b"\xff" * 10_000_000), OK, like=jpeg),
         _case("jpeg_photoshop_20mb", lambda: jpeg_with(photoshop() * 300), OK, like=jpeg),
         _case("gif_million_blocks", lambda: plain("GIF")[:13] + b"!\xfe" + b"\1a" * 1_000_000, "image_corrupt"),
+        _case("png_exif_of_30mb", lambda: png_with(chunk(b"eXIf", exif_of(15_000_000))), OK, like=rgb),
+        _case("tiff_tag_of_30mb", tiff_tag_bomb, "image_corrupt"),
+        _case("tiff_65535_tags", lambda: b"II*\0\x08\0\0\0\xff\xff" + bytes(12) * 65_535, "image_corrupt"),
+        _case("bmp_10mb_of_runs", bmp_runs, "image_too_large"),
         # further pictures
         _case("apng_10000_frames", partial(apng, 10_000), OK, like=rgb),
         _case("gif_10000_frames", partial(gif, 10_000), OK, like=partial(plain, "GIF")),

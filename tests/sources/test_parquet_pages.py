@@ -1,4 +1,4 @@
-"""The look at pages as they are read: it finds every page of honest files, and refuses what takes too much room."""
+"""The look at pages as they are read: it finds all those of honest files, and refuses what would take too much room."""
 
 import io
 import random
