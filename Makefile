@@ -5,7 +5,7 @@
 # make fuzz        ten minutes of coverage-guided fuzzing of the tar reader and the image guard
 # make audit       the locked packages in the advisory databases (needs the internet)
 # make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
-# make lock        resolve requirements/cpu.lock anew from pyproject.toml
+# make lock        resolve requirements/cpu.lock anew from pyproject.toml; EXTRA=gpu: gpu.lock, of a cluster's nodes
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
 
 PYTHON ?= python3.11
@@ -63,7 +63,7 @@ $(VENV)/.ready-gpu: pyproject.toml
 
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python requirements/lock.py
+	$(BIN)/python requirements/lock.py $(EXTRA)
 
 embedded: setup
 	$(BIN)/python -m caprl_ray.embedded.train --out caprl_ray/embedded/model
