@@ -217,7 +217,7 @@ class Arena:
             look()
             time.sleep(0.05)
         late = driver.poll() is None
-        driver.kill()
+        driver.send_signal(signal.SIGABRT)  # not the signal by which it is killed on purpose
         if driver.wait() == 0:
             return None
         ended = f"did not end in {DRIVER_S:g} s" if late else f"ended with {driver.returncode}"
@@ -237,25 +237,25 @@ class Arena:
             "output": {"path": f"s3://{BUCKET}/out", "rows_per_object": 32},
         }
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The committed rows by id, of both folders; a row that stands twice in one object is an error here."""
-        found = {}
+    def rows(self) -> list[dict[str, Any]]:
+        """The committed rows of both folders. Until a run has ended, a row may stand twice."""
+        found = []
         for folder in ("data", "failed"):
             for key in self._keys(f"out/{folder}/"):
                 body = self.server.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-                for row in pq.read_table(pa.BufferReader(body)).to_pylist():
-                    assert row["id"] not in found, f"{row['id']} stands twice"
-                    found[row["id"]] = row | {"folder": folder}
+                found += [row | {"folder": folder} for row in pq.read_table(pa.BufferReader(body)).to_pylist()]
         return found
 
     def _keys(self, prefix: str) -> list[str]:
         listed = self.server.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
         return [entry["Key"] for entry in listed.get("Contents", ())]
 
-    def _changed(self, before: dict[str, dict[str, Any]]) -> str | None:
-        """A committed row stays as it is, whatever happens after it."""
-        after = self.rows()
-        lost = [id_ for id_, row in before.items() if after.get(id_) != row]
+    def _changed(self, before: list[dict[str, Any]]) -> str | None:
+        """What became of committed rows that are not as they were, whatever happened since."""
+        after = collections.defaultdict(list)
+        for row in self.rows():
+            after[row["id"]].append(row)
+        lost = [row["id"] for row in before if row not in after[row["id"]]]
         return f"{len(lost)} committed rows changed or went: {lost[:5]}" if lost else None
 
     def read_again(self) -> int:
@@ -266,7 +266,7 @@ class Arena:
     def check(self, document: dict[str, Any]) -> str | None:
         """What is wrong with the finished output; None where all is well."""
         recipe = parse(document)
-        rows = list(self.rows().values())
+        rows = self.rows()
         failed = [row for row in rows if row["folder"] == "failed"]
         if failed:
             return (
