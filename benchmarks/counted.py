@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from caprl_ray.storage import Storage, Stored
-from caprl_ray.storage.s3 import RANGE_BYTES
+from caprl_ray.storage.s3_stream import RANGE_BYTES
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.model import EMBEDDED_FOLDER, ModelRef, resolve
 from caprl_ray.output import Output
 from caprl_ray.recipe import parse
-from caprl_ray.storage import Storage, Stored, s3
+from caprl_ray.storage import Storage, Stored, s3_stream
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 MOVED = "fedcba9876543210fedcba9876543210fedcba98"
@@ -167,9 +167,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from caprl_ray import recipe, weights
-from caprl_ray.storage import Storage, Stored, s3
+from caprl_ray.storage import Storage, Stored, s3_stream
 source, endpoint, cache = sys.argv[1:]
-weights.PIECE_BYTES, weights.READ_BYTES, s3.RANGE_BYTES = 2**19, 2**18, 2**18
+weights.PIECE_BYTES, weights.READ_BYTES, s3_stream.RANGE_BYTES = 2**19, 2**18, 2**18
 model = weights.list_model(source, Storage(recipe.Storage(endpoint=endpoint, region="us-east-1")))
 print(weights.fetch(model, Path(cache)))
 """
@@ -216,7 +216,7 @@ def test_replicas_that_start_together_fetch_a_model_once(model_bucket: Bucket, t
     assert sizes == {name: size for name, size in wanted.items() if size and name != "training_args.bin"}
     assert len(fetched) > 2 * len(sizes)  # large files came in pieces
     # The pieces of the real sizes do not overlap either.
-    assert weights.READ_BYTES == s3.RANGE_BYTES and weights.PIECE_BYTES % weights.READ_BYTES == 0
+    assert weights.READ_BYTES == s3_stream.RANGE_BYTES and weights.PIECE_BYTES % weights.READ_BYTES == 0
 
 
 def test_a_replica_that_is_killed_while_it_fetches_leaves_nothing_that_looks_complete(

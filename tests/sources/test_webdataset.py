@@ -16,7 +16,7 @@ from caprl_ray.sources import plan_units
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
-from caprl_ray.storage.s3 import RANGE_BYTES, RANGE_BYTES_AFTER_JUMP
+from caprl_ray.storage.s3_stream import RANGE_BYTES, RANGE_BYTES_AFTER_JUMP
 from tests.s3_server import BUCKET, S3Server
 
 MEMBER = 3_000_000

@@ -14,8 +14,7 @@ from caprl_ray.plan import Unit
 from caprl_ray.recipe import Input
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Folder, SourceChanged, Storage, Stored, listing
-from caprl_ray.storage import s3 as s3_storage
+from caprl_ray.storage import Folder, SourceChanged, Storage, Stored, listing, s3_client, s3_stream
 from tests.s3_server import BUCKET, HANG_S, Request, S3Server
 
 ODD_NAMES = [
@@ -110,7 +109,7 @@ def test_times_are_what_botocore_reads() -> None:
         "1767323045",
         "20260102",
     ):
-        assert s3_storage._moment(text) == parse_timestamp(text)
+        assert s3_client._moment(text) == parse_timestamp(text)
 
 
 def test_folders_are_listed_at_the_same_time(s3: S3Server, storage: Storage) -> None:
@@ -165,7 +164,7 @@ def test_what_is_not_there_is_one_sentence(s3: S3Server, storage: Storage) -> No
 def test_an_object_that_changed_is_noticed_also_in_the_middle(
     s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 1000)
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 1000)
     path = s3.put("shard.tar", b"a" * 5000)
     stored = planned(storage, path)
     with storage.open(stored) as stream:
@@ -189,7 +188,7 @@ def test_an_object_that_changed_is_noticed_also_in_the_middle(
 def test_a_stream_reads_and_seeks_as_a_file_does(
     s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 512)
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 512)
     content = random.Random(2).randbytes(5000)
     with storage.open(planned(storage, s3.put("object", content))) as stream:
         assert stream.read(10) == content[:10]
@@ -207,7 +206,7 @@ def test_a_stream_reads_and_seeks_as_a_file_does(
 def test_a_passing_fault_is_tried_again_and_never_taken_for_the_end(
     s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(s3_storage, "RANGE_BYTES", 1000)
+    monkeypatch.setattr(s3_stream, "RANGE_BYTES", 1000)
     content = random.Random(3).randbytes(4500)
     stored = planned(storage, s3.put("object", content))
     asked: Counter[str | None] = Counter()
@@ -225,7 +224,7 @@ def test_a_passing_fault_is_tried_again_and_never_taken_for_the_end(
 def test_a_fault_that_stays_is_the_systems_and_says_no_secret(
     s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_storage, "BODY_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_stream, "BODY_ATTEMPTS", 2)
     stored = planned(storage, s3.put("object", b"x" * 100))
     for fault, said in (("short", "S3's answer broke off"), ("expired", "S3 answers ExpiredToken")):
         s3.fault = lambda request, fault=fault: fault

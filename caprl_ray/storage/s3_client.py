@@ -1,0 +1,116 @@
+"""The connection to S3: one client a process, what its refusals mean, and the names of objects."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
+from typing import Any, cast
+
+from caprl_ray import recipe
+from caprl_ray.storage.stored import SourceChanged
+
+CONNECTIONS = 32  # of a process at once: twice as many as are used by a listing
+# Attempts of one request, where AWS_MAX_ATTEMPTS or the profile says no other number: about a minute of waiting in all
+# by botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
+# each) to all threads of a process together, which a store that is away uses up within a second.
+ATTEMPTS = 8
+
+# The request was refused for what its sender is, not for what it asked: every other one would be, too.
+DENIED_SENDERS = frozenset(
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+)
+
+
+@cache
+def client(settings: recipe.Storage) -> Any:
+    """One client a process; boto3's clients may be used by several threads. Credentials: boto3's usual chain."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.session import Session
+
+    path_style = settings.endpoint is not None if settings.path_style is None else settings.path_style
+    # Stores that are not Amazon's may refuse the checksums that botocore adds where nothing requires them.
+    checksums = "when_required" if settings.endpoint else "when_supported"
+    session = Session(profile=settings.profile)
+    with faults("storage"):
+        attempts = session.get_config_variable("max_attempts") or ATTEMPTS
+    config = Config(
+        retries={"mode": "legacy", "total_max_attempts": attempts},
+        connect_timeout=min(10, settings.timeout_s),
+        read_timeout=settings.timeout_s,
+        max_pool_connections=CONNECTIONS,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        signature_version=UNSIGNED if settings.anonymous else None,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
+    )
+    with faults("storage"):
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+        connected = boto3.Session(botocore_session=session, region_name=settings.region)
+        return connected.client("s3", endpoint_url=settings.endpoint, config=config)
+
+
+def _moment(value: Any) -> datetime:
+    """A time as S3 writes it; botocore's own parser takes two thirds of the time that a listing costs."""
+    from botocore.utils import parse_timestamp
+
+    with suppress(TypeError, ValueError):
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo:
+            return moment
+    return cast("datetime", parse_timestamp(value))
+
+
+@contextmanager
+def faults(path: str) -> Iterator[None]:
+    """botocore's exceptions as OSErrors; their own texts may hold signed addresses and are not passed on."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
+    try:
+        yield
+    except ClientError as error:
+        raise _answer(error, path) from None
+    except NoCredentialsError:
+        reason = "no S3 credentials were found; give them in the usual ways, or set storage.anonymous"
+        raise OSError(errno.EIO, reason, path) from None
+    except ProfileNotFound:
+        raise OSError(errno.EIO, "storage.profile names no profile of this machine", path) from None
+    except BotoCoreError as error:
+        raise OSError(errno.EIO, f"S3 gave no answer: {type(error).__name__}", path) from None
+
+
+def _answer(error: Any, path: str) -> OSError:
+    """What S3's refusal means."""
+    code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
+    if status in (409, 412):  # 409: another conditional write of the same object is under way
+        return changed(path)
+    if code == "NoSuchBucket":
+        return OSError(errno.EIO, "the bucket does not exist", path)
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, "no such object", path)
+    if status == 403 and code not in DENIED_SENDERS:
+        return PermissionError(errno.EACCES, "S3 denies access", path)
+    return OSError(errno.EIO, f"S3 answers {code}", path)
+
+
+def changed(path: str) -> SourceChanged:
+    """What is raised where an object is not the version that was asked for."""
+    return SourceChanged(errno.ESTALE, "changed since it was planned", path)
+
+
+def version_of(etag: str) -> str:
+    """The version of an object as it is planned."""
+    return f"etag:{etag}"
+
+
+def bucket_and_key(path: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def path_of(bucket: str, key: str) -> str:
+    """The path of an object."""
+    return f"s3://{bucket}/{key}"
