@@ -187,7 +187,7 @@ def _check_tiff(image: bytes) -> None:
         (tags,) = struct.unpack_from(order + number, image, start)
         first = start + struct.calcsize(order + number)
         counts = [struct.unpack_from(order + entry, image, first + size * n) for n in range(min(tags, MOST_TAGS))]
-    except struct.error:
+    except (struct.error, OverflowError):  # the second for an offset of more than 63 bits
         return
     if tags > MOST_TAGS or any(count > MOST_NUMBERS and kind not in _TIFF_BYTES for _, kind, count in counts):
         raise RowFailure("image_corrupt", f"TIFF of more than {MOST_TAGS} tags, or {MOST_NUMBERS} numbers in one")
