@@ -63,7 +63,7 @@ def test_the_real_engine_outlives_it_too(arena: Arena, schedule: Schedule) -> No
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     """A node that prepares and a node that captions."""
-    with new_arena(tmp_path_factory.mktemp("apart"), workers=((2, 0), (0, 1))) as arena:
+    with new_arena(tmp_path_factory.mktemp("apart"), workers=((1, 0), (0, 1)), pause_s=0.05) as arena:
         yield arena
 
 
@@ -89,10 +89,12 @@ def test_blocks_that_are_lost_are_made_again_and_no_row_is_lost_or_repeated(apar
     document["output"]["rows_per_object"] = 2048  # no caption is committed before the last
     driver = apart.start(document)
     preparing, captioning = apart.head.workers
+    wait(lambda: list(victims.cores(apart.head)))
+    (core,) = victims.cores(apart.head)
     if lost == "pixels":  # the engine stands still until they are lost
-        wait(lambda: list(victims.cores(apart.head)))
-        (core,) = victims.cores(apart.head)
         core.send_signal(signal.SIGSTOP)
+    else:  # some blocks are captioned, and the pixels that they were made of are gone
+        time.sleep(5)
     wait(lambda: rests(apart))
     assert driver.poll() is None and apart.read_again() == 0
     apart.head.lose(preparing if lost == "pixels" else captioning)

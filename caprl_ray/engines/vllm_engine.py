@@ -23,8 +23,7 @@ from caprl_ray.recipe import Recipe
 DEFAULT_CONTEXT = 8192
 # An engine that has not started by then hangs: the largest models load and compile in a third of it.
 START_TIMEOUT_S = 1800.0
-# vLLM's words where a process that it starts has died: its core, or the one in which it looks at a model's class.
-DIED = ("core initialization failed", "failed to be inspected")
+CORE_DIED = "core initialization failed"  # vLLM's words
 
 # The same for every model and machine; the recipe's own values win.
 COMMON: dict[str, Any] = {
@@ -123,7 +122,7 @@ class VllmEngine:
         # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
-            if _has_died(error):
+            if CORE_DIED in str(error):
                 raise EngineDied(sentence) from error
             raise SystemFailure(f"{sentence}.") from error
 
@@ -218,13 +217,9 @@ def _rejected(error: Exception) -> RowFailure:
     return RowFailure("engine_rejected", type(error).__name__)
 
 
-def _has_died(error: BaseException) -> bool:
-    return any(words in str(error) for words in DIED)
-
-
 def _first_line(error: BaseException) -> str:
-    if _has_died(error):
-        return "a process of it died; its log says why: run caprl-ray preflight with --debug"
+    if CORE_DIED in str(error):
+        return "its core process died; its log says why: run caprl-ray preflight with --debug"
     if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ").partition(". ")[0][:300].rstrip(".")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

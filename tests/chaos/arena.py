@@ -38,11 +38,12 @@ from tests.ray_head import Head, new_head
 from tests.s3_server import BUCKET, Request, S3Server
 
 FILES, SHARDS, TABLES, ROWS_EACH = 100, 5, 5, 20  # 100 loose files, and shards and tables of 20 rows
-WORKERS = ((2, 1), (2, 1))  # CPUs and GPUs of each
+WORKERS = ((1, 1), (1, 1))  # CPUs and GPUs of each
 DRIVERS, DRIVER_S = 5, 240.0
 # A node's death is noticed in three seconds; captions take a while, so that a fault finds rows under way.
 SETTINGS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-SETTINGS |= {"CAPRL_RAY_STUB_PAUSE_S": "0.02"}
+SETTINGS |= {"AWS_MAX_ATTEMPTS": "8"}  # as where nothing is said: other tests give up sooner
+PAUSE_S = 0.02  # the stub's, for each row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +300,9 @@ class Arena:
 
 
 @contextmanager
-def new_arena(folder: Path, model: str = "stub", workers: Sequence[tuple[int, int]] = WORKERS) -> Iterator[Arena]:
+def new_arena(
+    folder: Path, model: str = "stub", workers: Sequence[tuple[int, int]] = WORKERS, pause_s: float = PAUSE_S
+) -> Iterator[Arena]:
     """An arena of several nodes: a head that takes no tasks, and workers of so many CPUs and logical GPUs each."""
     engine = {"stub": {"distributed_executor_backend": "mp", "max_num_seqs": 16}}.get(model, {})
     rendered = render(FILES + (SHARDS + TABLES) * ROWS_EACH)
@@ -307,7 +310,7 @@ def new_arena(folder: Path, model: str = "stub", workers: Sequence[tuple[int, in
     server = S3Server()
     try:
         store(server, rendered)
-        with new_head(cpus=0, settings=SETTINGS) as head:
+        with new_head(cpus=0, settings=SETTINGS | {"CAPRL_RAY_STUB_PAUSE_S": str(pause_s)}) as head:
             for cpus, gpus in workers:
                 head.join(cpus=cpus, gpus=gpus)
             yield Arena(head, server, rendered, folder, {"source": model, "engine": engine})

@@ -63,8 +63,10 @@ def draw(seed: int) -> Schedule:
 
 
 def _point(kind: str, chance: random.Random) -> Point:
-    """Where rows are under way; a driver may end at any step."""
-    points = [Point("GET", "in/", chance.randint(5, 90)), Point("PUT", "out/data/", chance.randint(1, 5))]
+    """Where rows are under way: all are prepared before many are committed. A driver may end at any step."""
+    points = [Point("GET", "in/", chance.randint(5, 90))]
+    if kind != "prepare killed":
+        points.append(Point("PUT", "out/data/", chance.randint(1, 3)))
     if kind == "driver killed":
         steps = ("lease.json", "run.json", "plan/", "data/", "_SUCCESS")
         points += [Point("PUT", f"out/{step}", 1) for step in steps]

@@ -12,6 +12,8 @@ from caprl_ray.engines.guard import MARK
 from tests.processes import gone
 from tests.ray_head import Head
 
+# How Ray and vLLM title their processes, and a line of the stub's core.
+CORES = ("VLLM::EngineCore", "for line in sys.stdin")
 CAPTIONER, PREPARE = "ray::MapWorker(MapBatches(Captioner))", "ray::MapBatches(Prepare)"
 
 
@@ -58,5 +60,6 @@ def cores(head: Head) -> Iterator[psutil.Process]:
     for replica in _replicas(head):
         with suppress(psutil.NoSuchProcess):
             for process in replica.children():
-                if MARK in process.environ() and process.status() != psutil.STATUS_STOPPED:
+                marked = MARK in process.environ() and process.status() != psutil.STATUS_STOPPED
+                if marked and any(words in " ".join(process.cmdline()) for words in CORES):
                     yield process

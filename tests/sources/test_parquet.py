@@ -34,7 +34,7 @@ from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
 from caprl_ray.sources.samples import MAX_METADATA_BYTES
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage, local, s3
+from caprl_ray.storage import Storage, local, s3_stream
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -908,13 +908,13 @@ def test_on_s3_footers_and_columns_are_exact_ranges_and_paths_begin_at_the_files
     path = write(tmp_path / "a.parquet", columns, compression="none", row_group_size=20, **SMALL_PAGES)
     bucket.put_object(Bucket="bucket", Key="set/a.parquet", Body=path.read_bytes())
     requested: list[int] = []
-    fetch = s3._Ranges._request
+    fetch = s3_stream._Ranges._request
 
     def noted(self: Any, start: int, end: int) -> Any:
         requested.append(end - start)
         return fetch(self, start, end)
 
-    monkeypatch.setattr(s3._Ranges, "_request", noted)
+    monkeypatch.setattr(s3_stream._Ranges, "_request", noted)
     access = access_to("s3://bucket/set/a.parquet", storage=storage)
     planned(access)
     assert requested == [2**16]
