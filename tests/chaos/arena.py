@@ -38,6 +38,8 @@ from tests.ray_head import Head, new_head
 from tests.s3_server import BUCKET, Request, S3Server
 
 FILES, SHARDS, TABLES, ROWS_EACH = 100, 5, 5, 20  # 100 loose files, and shards and tables of 20 rows
+# A shard's own text: with it a block of captions is too large for Ray to keep it with the driver, and can be lost.
+WORDS = b"words " * 1500
 WORKERS = ((1, 1), (1, 1))  # CPUs and GPUs of each
 DRIVERS, DRIVER_S = 5, 240.0
 # A node's death is noticed in three seconds; captions take a while, so that a fault finds rows under way.
@@ -75,10 +77,10 @@ def store(server: S3Server, rendered: list[Scene]) -> None:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for row in range(ROWS_EACH):
-                content = next(images)
-                member = tarfile.TarInfo(f"{row:05d}.png")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+                for extension, content in (("png", next(images)), ("txt", WORDS)):
+                    member = tarfile.TarInfo(f"{row:05d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
         server.put(f"in/shards/{number:05d}.tar", buffer.getvalue())
     for number in range(TABLES):
         table, buffer = pa.table({"image": [next(images) for _ in range(ROWS_EACH)]}), io.BytesIO()
