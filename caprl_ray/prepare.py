@@ -163,7 +163,8 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     orientation = _orientation(picture)
     width, height = _turned(orientation, stored_size if smaller else picture.size)
     size = rule.settled(width, height)
-    pixels = _seen(picture, orientation, size).tobytes()
+    with _decoding(kind):  # Pillow trusts what it has decoded, such as a palette that is not there
+        pixels = _seen(picture, orientation, size).tobytes()
     return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
 
 
@@ -205,7 +206,7 @@ def _ends_early(kind: str, image: bytes) -> bool:
 
 @contextmanager
 def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
-    """Turn what a plugin raises on a damaged file into RowFailure; only calls into Pillow's decoders belong inside."""
+    """Turn what a plugin raises on a damaged file into RowFailure; only calls into Pillow belong inside."""
     try:
         yield
     except Image.DecompressionBombError as error:
