@@ -30,6 +30,7 @@ def test_no_property_breaks_in_some_seconds_of_fuzzing(target: str, tmp_path: Pa
         "tests.fuzz",
         target,
         f"-max_total_time={SECONDS}",
+        "-seed=1",
         f"-artifact_prefix={tmp_path}/",
     ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
