@@ -53,7 +53,8 @@ def run(
     """
     model = resolve(recipe)
     output = Output.open(recipe, model, adopt)
-    with cluster.lasting(debug), lease.held(output.storage, output.path):
+    # Ray is left first, and with it whatever a stopped run still writes; then another driver may begin.
+    with lease.held(output.storage, output.path), cluster.lasting(debug):
         return _run(output, output.plan(extend=extend), limit, retry, debug)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 # Runs in a process of its own: the others of this session share one cluster.
 SCRIPT = """
@@ -21,7 +22,41 @@ with cluster.connected():
 assert not ray.is_initialized()
 """
 
+STOPPED = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+import ray
+from caprl_ray import cluster, lease, pipeline
+from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.recipe import parse
+folder, there = Path(sys.argv[1]), []
+render_dataset(folder, 2)
+give_back = lease._Renewal.stop
+lease._Renewal.stop = lambda self: (there.append(ray.is_initialized()), give_back(self))
+def stopped(*_):
+    with cluster.connected():
+        there.append(ray.is_initialized())
+        raise KeyboardInterrupt
+pipeline._run = stopped
+try:
+    pipeline.run(parse(demo_recipe([folder / "files"], folder / "out")))
+except KeyboardInterrupt:
+    assert there == [True, False], there
+else:
+    sys.exit("it was not stopped")
+"""
+
 
 def test_ray_is_started_when_it_is_needed_and_once_in_what_lasts() -> None:
-    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=200, check=False)
+    succeeds(SCRIPT)
+
+
+def test_a_stopped_run_leaves_ray_before_another_driver_may_write(tmp_path: Path) -> None:
+    succeeds(STOPPED, str(tmp_path))
+
+
+def succeeds(script: str, *arguments: str) -> None:
+    command = [sys.executable, "-c", script, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
