@@ -46,7 +46,10 @@ def test_every_image_is_captioned_once_whatever_dies(arena: Arena, seed: int) ->
     [
         Schedule(
             seed=0,
-            kills=(Kill("core killed", Point("GET", "in/", 60)), Kill("driver killed", Point("PUT", "out/data/", 4))),
+            kills=(
+                Kill("core killed", Point("PUT", "out/data/", 1)),
+                Kill("driver killed", Point("PUT", "out/data/", 4)),
+            ),
             share=0.0,
         ),
         Schedule(seed=1, kills=(Kill("replica killed", Point("PUT", "out/data/", 2)),), share=0.05),
