@@ -23,6 +23,9 @@ TARGET_BLOCK_BYTES = 32 * 2**20
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 # Reading and writing wait for storage: they must not take whole cores away from decoding.
 READ_CPUS, WRITE_CPUS = 0.25, 0.25
+# Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
+# and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
+QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
 
 
@@ -136,6 +139,7 @@ def configure(context: DataContext, debug: bool) -> None:
     # died come back, with their tasks, without end is Ray Data's default (max_restarts, max_task_retries);
     # attempts.py bounds what a row may do with it.
     context.actor_init_retry_on_errors = True
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWN_OVER_TAKEN
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug
     if not debug:

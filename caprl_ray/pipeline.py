@@ -86,7 +86,7 @@ def read(images: PlannedImages, limit: int | None) -> Dataset:
 def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:
     """Compressed images -> pixels -> captions; a block of pixels is a caption batch is a block of captions (D4)."""
     batch = cluster.batch_rows(model.size_rule.max_pixels)
-    batches_in_flight = math.ceil(engines.rows_in_flight(recipe) / batch)
+    in_flight = engines.batches_in_flight(recipe, batch)
     return (
         rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
         .repartition(target_num_rows_per_block=batch, strict=True)
@@ -103,9 +103,8 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
             compute=ActorPoolStrategy(
                 min_size=recipe.replicas.min,
                 max_size=recipe.replicas.most,
-                max_concurrent_calls_per_actor=batches_in_flight,
-                # The pool grows only when replicas have twice as much waiting as they take at once.
-                max_tasks_in_flight_per_actor=2 * batches_in_flight,
+                max_concurrent_calls_per_actor=in_flight,
+                max_tasks_in_flight_per_actor=math.ceil(cluster.QUEUED_OVER_TAKEN * in_flight),
                 enable_true_multi_threading=True,
             ),
             num_gpus=recipe.replicas.gpus,

@@ -156,6 +156,11 @@ def unit_rows(
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
+    empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
+
+    def row(index: int, sample: Sample) -> Row:
+        return empty | _row(number, index, sample, metadata)
+
     samples = sources.read_unit(unit, done, access)
     pending: Row | None = None
     position = 0
@@ -163,7 +168,7 @@ def unit_rows(
         for position, sample in zip(count(1), samples, strict=False):
             if pending:
                 yield pending
-            pending = _row(number, position - 1, sample, schema) if sample else None
+            pending = row(position - 1, sample) if sample else None
         if position == 0:
             raise RowFailure("empty_unit")
     except RowFailure as failure:
@@ -172,10 +177,8 @@ def unit_rows(
         rows = rows or max(position, done.max() + 1 if done else 0) + 1
         for index in range(position, rows):  # more than one only where an earlier run has read further
             if index not in done:
-                rest = _row(
-                    number, index, Sample(source=source, key="", image=None, metadata={}, failure=failure), schema
-                )
-                yield rest | {"unit_rows": rows if index == rows - 1 else None}
+                rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
+                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
     except OSError as error:
         raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
     else:
@@ -183,9 +186,9 @@ def unit_rows(
             yield pending | {"unit_rows": position}
 
 
-def _row(unit: int, index: int, sample: Sample, schema: pa.Schema) -> Row:
-    row: Row = dict.fromkeys(schema.names)
-    row |= {
+def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
+    """What a sample says of its row; `metadata` are the names and types of the source's own columns."""
+    row: Row = {
         "id": row_id(unit, index),
         "unit": unit,
         "index": index,
@@ -195,7 +198,7 @@ def _row(unit: int, index: int, sample: Sample, schema: pa.Schema) -> Row:
     }
     failure = sample.failure
     try:
-        row |= {META_PREFIX + f.name: _fitted(sample.metadata.get(f.name), f.type) for f in metadata_schema(schema)}
+        row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
     if failure:

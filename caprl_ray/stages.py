@@ -4,9 +4,10 @@ A stage is a class with one verb, `apply`. It gets the rows that have not failed
 `needs`, and gives back for each of them, in order, the columns that it changes, or the RowFailure that ends it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from caprl_ray.errors import RowFailure
@@ -59,7 +60,18 @@ def _rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
 def _values(column: pa.ChunkedArray) -> list[Any]:
     if not pa.types.is_large_binary(column.type):
         return list(column.to_pylist())
-    return [memoryview(value.as_buffer()) if value.is_valid else None for value in column]
+    return [view for chunk in column.chunks for view in _views(chunk)]
+
+
+def _views(array: pa.LargeBinaryArray) -> Iterator[memoryview | None]:
+    """The bytes of each value where they lie: a scalar of Arrow's would copy them."""
+    if not len(array):
+        return  # and perhaps without buffers
+    _, offsets, content = array.buffers()
+    ends = np.frombuffer(offsets, np.int64, len(array) + 1, offset=8 * array.offset).tolist()
+    whole = memoryview(content or b"")
+    for start, end, valid in zip(ends[:-1], ends[1:], array.is_valid().to_pylist(), strict=True):
+        yield whole[start:end] if valid else None
 
 
 def _changes(stage: Stage, result: Changes | RowFailure) -> Changes:

@@ -104,7 +104,7 @@ def test_the_driver_keeps_at_least_as_many_rows_in_flight_as_any_engine_runs(
     monkeypatch: pytest.MonkeyPatch, gpus: float, engine: dict[str, Any]
 ) -> None:
     document = {"input": {"paths": "a"}, "output": {"path": "o"}, "model": {"source": "embedded", "engine": engine}}
-    in_flight = engines.rows_in_flight(parse(document | {"replicas": {"gpus": gpus}}))
+    in_flight = 11 * engines.batches_in_flight(parse(document | {"replicas": {"gpus": gpus}}), 11)
     for mebibytes in GPUS:
         monkeypatch.setattr(gpu, "memory_bytes", lambda size=mebibytes * 2**20: size)
         assert in_flight >= 2 * arguments(gpus, **engine)["max_num_seqs"]

@@ -157,6 +157,7 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
 
 def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:
     counter = BeginCounter()
-    assert [counter.begin("a"), counter.begin("a"), counter.begin("b"), counter.begun("a")] == [0, 1, 0, 2]
+    assert [counter.begin("a"), counter.begin("a"), counter.begin("b")] == [0, 1, 0]
     counter.end(["a", "never"])
-    assert (counter.begun("a"), counter.begun("b")) == (0, 1)
+    counter.put_off("b")
+    assert [counter.begin("a"), counter.begin("b"), counter.begin("b")] == [0, 0, 1]

@@ -1,5 +1,6 @@
 """Engines: what turns one image and one prompt into a caption. The rest of the job cannot tell them apart (D9)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,12 +67,17 @@ class MortalEngine(Engine, Protocol):
         ...
 
 
-def rows_in_flight(recipe: Recipe) -> int:
-    """How many rows a replica must hold so that its engine, which runs `max_num_seqs` at once, never drains.
+def batches_in_flight(recipe: Recipe, rows: int) -> int:
+    """How many batches of `rows` a replica must hold so that its engine, which runs `max_num_seqs` at once, never
+    drains.
 
-    Twice as many: while one full set decodes, the next is already on its way through the frontend.
+    A batch is held until its longest caption is written, while its other rows' places go to rows of other batches. The
+    longest of n lengths that vary as much as an exponential distribution's is 1 + 1/2 + ... + 1/n times their mean:
+    so many times `max_num_seqs` rows keep every place taken. With twice as many, a third of an engine of 64 idles where
+    one caption in twenty runs to the limit (benchmarks/flow.py).
     """
-    return 2 * max_num_seqs(recipe)
+    longest = sum(1 / n for n in range(1, rows + 1))
+    return math.ceil(max_num_seqs(recipe) * longest / rows)
 
 
 def max_num_seqs(recipe: Recipe) -> int:

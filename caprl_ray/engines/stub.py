@@ -11,12 +11,17 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
-from caprl_ray.engines import Completion, EngineDied, Picture
+import numpy as np
+
+from caprl_ray.engines import Completion, EngineDied, Picture, max_num_seqs
 from caprl_ray.engines.guard import Guard
 from caprl_ray.recipe import Recipe
 
 # What a row's prompt may say: end the core, stop it without an end, end the replica's whole process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
+
+# Of environment: seconds of the shortest and of the longest caption, such as "2-8".
+SECONDS = "CAPRL_RAY_STUB_CAPTION_S"
 
 # The core answers each line after a pause (of environment), one after another, so that rows are in flight together.
 CORE = f"""
@@ -49,6 +54,20 @@ class StubEngine:
 
     def stop(self) -> None:
         """Nothing is left of it."""
+
+
+class StubWithPlaces(StubEngine):
+    """The same, with as many places as an engine runs sequences at once, and captions that take their time."""
+
+    def __init__(self, places: int, seconds: tuple[float, float]) -> None:
+        self._places, self._seconds = asyncio.Semaphore(places), seconds
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption after the picture's own time in one of the places."""
+        async with self._places:
+            await asyncio.sleep(stub_seconds(bytes(picture.pixels), *self._seconds))
+            self.steps += 1
+            return await super().caption(picture, prompt)
 
 
 class StubWithCore(StubEngine):
@@ -95,14 +114,25 @@ class StubWithCore(StubEngine):
 
 
 async def start_stub(recipe: Recipe) -> StubEngine:
-    """The stub; with a core where the recipe asks for an engine of several processes."""
+    """The stub; with a core where the recipe asks for an engine of several processes, or as slow as SECONDS says."""
+    if os.environ.get(SECONDS):
+        shortest, longest = map(float, os.environ[SECONDS].split("-"))
+        return StubWithPlaces(max_num_seqs(recipe), (shortest, longest))
     if recipe.model.engine.get("distributed_executor_backend") == "mp":
         return await StubWithCore.start()
     return StubEngine()
 
 
+def stub_seconds(pixels: bytes, shortest: float, longest: float) -> float:
+    """How long a caption takes: most are short, as a model's are, and one in twenty takes over 80 % of the longest."""
+    even = int.from_bytes(hashlib.sha256(pixels).digest()[:4], "big") / 2**32
+    return shortest + (longest - shortest) * even**4
+
+
 def stub_caption(pixels: bytes, width: int, height: int, prompt: str) -> str:
     """The stub's caption: size, mean of each channel, a hash of the exact pixels, and the prompt."""
-    red, green, blue = (round(sum(pixels[channel::3]) / max(1, width * height)) for channel in range(3))
+    values = np.frombuffer(pixels, np.uint8)
+    sums = (int(values[channel::3].sum(dtype=np.int64)) for channel in range(3))
+    red, green, blue = (round(total / max(1, width * height)) for total in sums)
     digest = hashlib.sha256(pixels).hexdigest()[:16]
     return f"{width}x{height} rgb({red},{green},{blue}) {digest} | {prompt}"

@@ -1,0 +1,42 @@
+"""How many batches a replica holds: enough that long captions do not keep the engine's places from short ones."""
+
+import heapq
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from caprl_ray import engines
+from caprl_ray.demo import demo_recipe
+from caprl_ray.recipe import parse
+
+BATCHES = 400
+
+
+def taken(places: int, rows: int, batches: int, lengths: list[float]) -> float:
+    """The share of an engine's places that are taken until the last batch comes, in first come, first served."""
+    waiting = [(length, number // rows) for number, length in enumerate(lengths)][::-1]
+    here, running, left = batches * rows, list[tuple[float, int]](), Counter[int]()
+    now = area = 0.0
+    while waiting:
+        while waiting and here and len(running) < places:
+            length, batch = waiting.pop()
+            here -= 1
+            heapq.heappush(running, (now + length, batch))
+        ended, batch = heapq.heappop(running)
+        area += (ended - now) * (len(running) + 1)
+        now, left[batch] = ended, left[batch] + 1
+        here += rows * (left[batch] == rows)
+    return area / (now * places)
+
+
+@pytest.mark.parametrize("places", [16, 64, 256])
+@pytest.mark.parametrize("rows", [4, 11, 32])
+def test_hardly_a_place_is_empty_though_a_batch_waits_for_its_longest_caption(places: int, rows: int) -> None:
+    recipe = parse(
+        demo_recipe([Path("a")], Path("o")) | {"model": {"source": "embedded", "engine": {"max_num_seqs": places}}}
+    )
+    batches, chance = engines.batches_in_flight(recipe, rows), random.Random(1)
+    lengths = [chance.expovariate(1) for _ in range(places * BATCHES)]
+    assert taken(places, rows, batches, lengths) > 0.93
