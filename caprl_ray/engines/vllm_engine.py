@@ -3,7 +3,8 @@
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,19 +184,35 @@ def _launched(arguments: dict[str, Any]) -> tuple[Any, Guard]:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     guard = Guard()
-    limit = threading.Timer(START_TIMEOUT_S, guard.kill)  # vLLM waits for a core that hangs without end
-    limit.daemon = True
-    limit.start()
     try:
-        with guard.marking():
+        with guard.marking(), _time_limit(guard):
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), guard
     except Exception as error:
         if guard.killed:
             raise TimeoutError(f"it did not start within {START_TIMEOUT_S:g} s") from error
         guard.kill()
         raise
+
+
+@contextmanager
+def _time_limit(guard: Guard) -> Iterator[None]:
+    """Kill the processes of an engine that takes too long to start: vLLM waits without end for a core that hangs.
+
+    Again and again, for vLLM may come to starting its core only then.
+    """
+    started = threading.Event()
+
+    def watch() -> None:
+        seconds = START_TIMEOUT_S
+        while not started.wait(seconds):
+            guard.kill()
+            seconds = 0.5
+
+    threading.Thread(target=watch, name="start", daemon=True).start()
+    try:
+        yield
     finally:
-        limit.cancel()
+        started.set()
 
 
 def _prepare_environment() -> None:

@@ -50,7 +50,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     (tmp_path / "notes").mkdir()
     captions = render_dataset(tmp_path / "images", SCENES, seed=40)
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
-    document["model"]["engine"] = {"max_num_seqs": 8}  # a replica takes one batch after the other
+    document["model"]["engine"] = {"max_num_seqs": 7}  # a replica takes one batch after the other
     recipe = parse(document | {"engine": {"stall_timeout_s": 8}})
     balance = pipeline.run(recipe)
     notes = [(tmp_path / "notes" / fault).read_text().split() for fault in FAULTS.values()]

@@ -1,0 +1,190 @@
+"""CPU time of the engine's frontend for an image: what one process must do for every image, however fast its GPU is.
+
+    python benchmarks/frontend.py [--images 40] [--tokens 65] [--json FILE]
+
+The frontend is the replica's own process: it makes engine inputs of images, sends them to the engine's core, a process
+of its own, and turns the core's tokens into text. All of it is Python in one process, so that its CPU time is the
+limit of a replica. The embedded model captions noise at three sizes; the largest is what CapRL-3B sees of most
+photographs. Parts are measured apart, each as CPU time of this process by all of its threads:
+
+    render    an image's pixels to an engine input, in one of the ways below
+    send      a request of one token, less what the token costs
+    token     the same request with --tokens tokens, a token more; `at the end`: detokenized when whole
+
+    vllm      vLLM renders each image: tokenizer and the model's Hugging Face processor
+    caprl_ray as the package does: patches are cut here, the rest is that of the first image of the size
+    workers   as if CPU workers had cut the patches (each once: the frames are made here, or twice as much would travel)
+
+`together` is render + send + 500 tokens, and `a core` how many images a second one core carries.
+
+Keys of the JSON: `<size>_<way>_render_ms`, `<size>_send_ms`, `<size>_token_us`, `<size>_token_at_the_end_us`,
+`<size>_<way>_together_ms`; sizes are `small`, `photo` and `megapixel`.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections.abc import Awaitable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from caprl_ray.demo import demo_recipe
+from caprl_ray.engines import Picture
+from caprl_ray.engines.rendering import _filled
+from caprl_ray.engines.vllm_engine import VllmEngine
+from caprl_ray.model import resolve
+from caprl_ray.recipe import parse
+
+SIZES = {"small": (112, 84), "photo": (644, 476), "megapixel": (1148, 868)}
+WAYS = ("vllm", "caprl_ray", "workers")
+CAPTION_TOKENS = 500
+PROMPT = "Please describe this image in detail."
+
+Figures = dict[str, float]
+
+
+class Frontend:
+    """An engine with its frontend in this process, and the ways to feed it."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._llm, self._renderer = engine._llm, engine._renderer
+        self._prompt = engine._chat.prompt(PROMPT)
+        self._numbers = itertools.count()
+
+    async def render(self, way: str, pictures: list[Picture]) -> tuple[float, list[Any]]:
+        """Engine inputs of pictures of one size, and the CPU seconds that each took."""
+        first = await self._renderer.render(pictures[0], self._prompt)  # from here on the size is known
+        assert first["type"] == "multimodal"
+        if way == "vllm":
+            return await spent(self._renderer._by_vllm(picture, self._prompt) for picture in pictures)
+        if way == "caprl_ray":
+            return await spent(self._renderer.render(picture, self._prompt) for picture in pictures)
+        return await spent(itertools.starmap(self._fill, [(p, self._cut(p)) for p in pictures]))
+
+    def _cut(self, picture: Picture) -> np.ndarray:
+        """What a worker would hand over: each patch once."""
+        patches = self._renderer._patches
+        assert patches
+        cut = patches.of_picture(picture).numpy()
+        return np.ascontiguousarray(cut.reshape(len(cut), 3, patches.frames, -1)[:, :, :1])
+
+    async def _fill(self, picture: Picture, once: np.ndarray) -> Any:
+        patches = self._renderer._patches
+        assert patches
+        repeated = np.repeat(once, patches.frames, axis=2).reshape(len(once), -1)
+        template = self._renderer._templates[(picture.width, picture.height, self._prompt)]
+        return _filled(template, torch.from_numpy(repeated), f"worker-{next(self._numbers)}")
+
+    async def generate(self, inputs: list[Any], tokens: int, *, detokenize: bool = True) -> float:
+        """CPU seconds of each caption of exactly so many tokens."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=detokenize,
+        )
+
+        async def one(request: Any) -> None:
+            async for _ in self._llm.generate(request, sampling, f"request-{next(self._numbers)}"):
+                pass
+
+        return (await spent(map(one, inputs)))[0]
+
+
+async def spent(work: Iterable[Awaitable[Any]]) -> tuple[float, list[Any]]:
+    """CPU seconds of this process for each, done together, and their results."""
+    began = time.process_time()
+    results = await asyncio.gather(*work)
+    return (time.process_time() - began) / len(results), results
+
+
+def noise(width: int, height: int, count: int) -> list[Picture]:
+    """Different pictures."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (count, 3 * width * height), dtype=np.uint8)
+    return [Picture(pixels=memoryview(row.tobytes()), width=width, height=height) for row in pixels]
+
+
+async def measure(frontend: Frontend, size: str, images: int, tokens: int) -> Figures:
+    """All figures of one size."""
+    pictures, figures, inputs = noise(*SIZES[size], images), Figures(), []
+    for way in WAYS:
+        seconds, inputs = await frontend.render(way, pictures)
+        figures[f"{size}_{way}_render_ms"] = 1e3 * seconds
+
+    async def fresh() -> list[Any]:  # the engine takes an image's tensors once
+        return (await frontend.render("caprl_ray", pictures))[1]
+
+    await frontend.generate(inputs, 1)  # takes what only happens once
+    for end in ("", "_at_the_end"):
+        one = await frontend.generate(await fresh(), 1, detokenize=not end)
+        many = await frontend.generate(await fresh(), tokens, detokenize=not end)
+        figures[f"{size}_token{end}_us"] = 1e6 * (many - one) / (tokens - 1)
+        if not end:
+            figures[f"{size}_send_ms"] = 1e3 * one - figures[f"{size}_token_us"] / 1e3
+    rest = figures[f"{size}_send_ms"] + CAPTION_TOKENS * figures[f"{size}_token_us"] / 1e3
+    for way in WAYS:
+        figures[f"{size}_{way}_together_ms"] = figures[f"{size}_{way}_render_ms"] + rest
+    return figures
+
+
+def table(figures: Figures) -> None:
+    """Print the figures, a way of a size a line."""
+    print(
+        f"{'seen':<12}{'way':<11}{'render':>10}{'send':>9}{'token':>9}{'at the end':>12}{'together':>11}{'a core':>10}"
+    )
+    for size, (width, height) in SIZES.items():
+        for way in WAYS:
+            together = figures[f"{size}_{way}_together_ms"]
+            cells = (
+                f"{figures[f'{size}_{way}_render_ms']:>7.2f} ms{figures[f'{size}_send_ms']:>6.2f} ms"
+                f"{figures[f'{size}_token_us']:>6.1f} us{figures[f'{size}_token_at_the_end_us']:>9.1f} us"
+                f"{together:>8.1f} ms{1e3 / together:>8.0f}/s"
+            )
+            print(f"{f'{width} x {height}':<12}{way:<11}{cells}")
+
+
+async def run(images: int, tokens: int) -> Figures:
+    """Start the engine, for pictures up to a megapixel, and measure every size."""
+    recipe = parse(demo_recipe([Path("-")], Path("-")))
+    model = resolve(recipe)
+    model = replace(model, size_rule=replace(model.size_rule, max_pixels=1_003_520))
+    engine = await VllmEngine.start(recipe, model)
+    try:
+        figures = Figures()
+        for size in SIZES:
+            figures |= await measure(Frontend(engine), size, images, tokens)
+        return figures
+    finally:
+        engine.stop()
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=40, help="pictures of each size")
+    parser.add_argument("--tokens", type=int, default=65, help="tokens of a caption when tokens are measured")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    if args.images < 2 or args.tokens < 2:
+        parser.error("--images and --tokens are at least 2")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    figures = asyncio.run(run(args.images, args.tokens))
+    table(figures)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
