@@ -134,12 +134,11 @@ WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
 
 def _run(recipe: dict[str, Any], out: Path, held: bool) -> None:
     """Run the pipeline with a progress counter that also writes down when each batch left its replica."""
-    import ray
 
     from caprl_ray import pipeline
     from caprl_ray.captioner import Captioner
+    from caprl_ray.counter import Counter
     from caprl_ray.prepare_stage import Prepare
-    from caprl_ray.progress import Counter
 
     class TimedCounter(Counter):
         def add(self, rows: int, *others: Any) -> None:
@@ -156,7 +155,7 @@ def _run(recipe: dict[str, Any], out: Path, held: bool) -> None:
             wait_for(str(out / READY))
             return super().__call__(table)
 
-    pipeline.start_counter = lambda: ray.remote(num_cpus=0)(TimedCounter).remote()
+    pipeline.Counter = TimedCounter
     if held:
         pipeline.Captioner, pipeline.Prepare = ReadyCaptioner, HeldPrepare
     pipeline.run(parse(recipe))

@@ -4,14 +4,12 @@ Ray starts a replica that died again and runs its tasks again, without end and w
 counted before its rows are sent, and one that keeps coming back is taken apart as `revival` does within a replica.
 """
 
-import collections
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from ray.actor import ActorHandle
 
-from caprl_ray import cluster
 from caprl_ray.errors import RowFailure
 from caprl_ray.room import Room
 from caprl_ray.stages import Changes
@@ -27,34 +25,8 @@ ALONE = len(COMPANY) - 1
 ROW_BY_ROW, DEATHS_ALONE = 3, 2
 
 
-class BeginCounter:
-    """How often each batch, and each row that is sent alone, was begun since it was last finished."""
-
-    def __init__(self) -> None:
-        self._begun: collections.Counter[str] = collections.Counter()
-
-    def begin(self, key: str) -> int:
-        """Count one more; returns how often it was begun before."""
-        self._begun[key] += 1
-        return self._begun[key] - 1
-
-    def put_off(self, key: str) -> None:
-        """It is not begun after all."""
-        self._begun[key] -= 1
-
-    def end(self, keys: list[str]) -> None:
-        """They are finished: forget them."""
-        for key in keys:
-            self._begun.pop(key, None)
-
-
-def start_begin_counter() -> ActorHandle:
-    """A BeginCounter beside the driver; where it dies all the same, a deadly row costs a few more deaths."""
-    return cluster.beside_driver(BeginCounter)
-
-
 class Attempts:
-    """What a replica tells the counter; used on one event loop."""
+    """What a replica tells the counter (counter.py); used on one event loop."""
 
     def __init__(self, counter: ActorHandle) -> None:
         self._counter = counter

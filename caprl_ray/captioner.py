@@ -41,13 +41,11 @@ class Captioner:
     name = "caption"
     drops = PIXELS
 
-    def __init__(
-        self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None, begun: ActorHandle | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None) -> None:
         self._model = model
         self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter
-        self._attempts = Attempts(begun) if begun else None
+        self._attempts = Attempts(counter) if counter else None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._failure: SystemFailure | None = None

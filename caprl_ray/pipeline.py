@@ -11,17 +11,17 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
 from caprl_ray import cluster, engines, lease, ledger
-from caprl_ray.attempts import start_begin_counter
 from caprl_ray.breaker import CircuitBreaker
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
 from caprl_ray.committed import failed_attempts, read_committed
+from caprl_ray.counter import Counter
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef, resolve
 from caprl_ray.output import Output
 from caprl_ray.plan import Plan
 from caprl_ray.prepare_stage import Prepare
-from caprl_ray.progress import ProgressLine, Start, start_counter
+from caprl_ray.progress import ProgressLine, Start
 from caprl_ray.reader import PlannedImages, remaining
 from caprl_ray.recipe import Recipe
 from caprl_ray.repair import repair
@@ -65,7 +65,7 @@ def _run(output: Output, plan: Plan, limit: int | None, retry: Collection[str], 
     if work:
         with cluster.session(recipe, debug):
             images = read(PlannedImages(work, row_schema(plan.columns), output.access), limit)
-            counter = start_counter()
+            counter = cluster.beside_driver(Counter)
             start = Start.of(ledger.balance(plan.units, committed), limit)
             with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter, start):
                 commit(captioned(images, recipe, output.model, counter), recipe)
@@ -95,8 +95,7 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
             fn_constructor_kwargs={
                 "recipe": recipe,
                 "model": model,
-                "counter": counter,
-                "begun": start_begin_counter(),
+                "counter": counter or cluster.beside_driver(Counter),
             },
             batch_size=batch,
             batch_format="pyarrow",

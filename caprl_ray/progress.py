@@ -1,6 +1,5 @@
 """The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
 
-import collections
 import sys
 import threading
 import time
@@ -8,29 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import ray
-from ray.actor import ActorHandle
 
-from caprl_ray import cluster
 from caprl_ray.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
-
-
-class Counter:
-    """Counts what the replicas have finished. A task that Ray runs again counts again: the ledger has the truth."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.failed: collections.Counter[str] = collections.Counter()
-
-    def add(self, rows: int, codes: list[str]) -> None:
-        """One batch has left a replica; `codes` are those of its failed rows."""
-        self.rows += rows
-        self.failed.update(codes)
-
-    def read(self) -> tuple[int, dict[str, int]]:
-        """Rows so far, and failed rows by code."""
-        return self.rows, dict(self.failed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +29,6 @@ class Start:
         if limit is not None:
             planned = done + limit if planned is None else min(planned, done + limit)
         return cls(done=done, failed=ledger.failed, planned=planned)
-
-
-def start_counter() -> ActorHandle:
-    """A Counter beside the driver."""
-    return cluster.beside_driver(Counter)
 
 
 class ProgressLine:

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from caprl_ray import caption_dataset, pipeline
-from caprl_ray.attempts import BeginCounter
+from caprl_ray.counter import Counter
 from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
 from caprl_ray.recipe import Recipe, parse
@@ -156,7 +156,7 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
 
 
 def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:
-    counter = BeginCounter()
+    counter = Counter()
     assert [counter.begin("a"), counter.begin("a"), counter.begin("b")] == [0, 1, 0]
     counter.end(["a", "never"])
     counter.put_off("b")

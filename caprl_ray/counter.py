@@ -1,0 +1,38 @@
+"""What the replicas tell one actor outside of them: how far the run is, and which batches may have ended a replica.
+
+It imports nothing of the package, for an actor is a process that starts with every run.
+"""
+
+import collections
+
+
+class Counter:
+    """Counts on the driver's node. A task that Ray runs again counts again: the ledger has the truth."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.failed: collections.Counter[str] = collections.Counter()
+        self._begun: collections.Counter[str] = collections.Counter()
+
+    def add(self, rows: int, codes: list[str]) -> None:
+        """One batch has left a replica; `codes` are those of its failed rows."""
+        self.rows += rows
+        self.failed.update(codes)
+
+    def read(self) -> tuple[int, dict[str, int]]:
+        """Rows so far, and failed rows by code."""
+        return self.rows, dict(self.failed)
+
+    def begin(self, key: str) -> int:
+        """A batch, or a row that is sent alone, is begun; returns how often it was before, and never finished."""
+        self._begun[key] += 1
+        return self._begun[key] - 1
+
+    def put_off(self, key: str) -> None:
+        """It is not begun after all."""
+        self._begun[key] -= 1
+
+    def end(self, keys: list[str]) -> None:
+        """They are finished: forget them."""
+        for key in keys:
+            self._begun.pop(key, None)
