@@ -200,7 +200,7 @@ def _ends_early(kind: str, image: bytes) -> bool:
     Pillow accepts a PNG without its last chunk, and calls every fault of a WebP by one name.
     """
     if kind == "PNG":
-        return b"IEND\xaeB`\x82" not in image
+        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: a search from the start would be 3 % of the whole
     return kind == "WebP" and len(image) < 8 + int.from_bytes(image[4:8], "little")
 
 
