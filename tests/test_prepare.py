@@ -3,18 +3,19 @@
 import io
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFile
+from PIL import Image, ImageDraw, ImageFile, ImageFont
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare import Limits, Prepared, prepare
 from caprl_ray.schema import FAILURE_CODES
-from caprl_ray.sizes import SizeRule, size_rule
+from caprl_ray.sizes import SizeRule
 from tests.hostile.images import HEIGHT, PICTURE, WIDTH, chunk, encode, png, png_rows, smooth_noise
 
 RULE = SizeRule(factor=28, min_pixels=784, max_pixels=1003520, max_aspect=200)
@@ -577,37 +578,86 @@ def test_damaged_bytes_fail_as_rows_or_give_pictures_of_the_right_size(file: byt
         assert len(result.pixels) == size[0] * size[1] * 3
 
 
-def large_picture(kind: str) -> Image.Image:
-    """2400 x 1600 pixels: smooth shapes with noise as a photograph has, or small coloured text, the hardest to keep."""
-    rng = np.random.default_rng(1)
-    if kind == "photograph":
-        coarse = Image.fromarray(rng.integers(0, 256, (50, 75, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((2400, 1600), Image.Resampling.BICUBIC), dtype=np.int16)
-        return Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
-    page = Image.new("RGB", (2400, 1600), "white")
-    draw = ImageDraw.Draw(page)
-    for line in range(0, 1600, 40):
-        colour = tuple(rng.integers(0, 160, 3).tolist())
-        draw.text((10, line), "The quick brown fox jumps over the lazy dog 0123456789 " * 3, fill=colour, font_size=32)
-    return page
+def page_of_text(ink: str, paper: str, subsampling: int) -> bytes:
+    """1600 x 1200 pixels of letters 10 to 32 pixels high, which is the hardest to keep."""
+    page = Image.new("RGB", (1600, 1200), paper)
+    draw, top = ImageDraw.Draw(page), 6
+    for height, lines in ((10, 8), (12, 8), (14, 8), (18, 8), (24, 4), (32, 4)):
+        for _ in range(lines):
+            words = "The quick brown fox jumps over the lazy dog 0123456789 (Sphinx of black quartz) " * 3
+            draw.text((10, top), words, fill=ink, font=ImageFont.load_default(height))
+            top += height * 4 // 3
+    return encode(page, "JPEG", quality=90, subsampling=subsampling)
 
 
-@pytest.mark.parametrize(("kind", "mean", "most"), [("photograph", 0.5, 6), ("text", 3.0, 60)])
-@pytest.mark.parametrize("orientation", [1, 6, 7])
-def test_a_jpeg_decoded_at_a_fraction_is_close_to_one_decoded_whole(
-    monkeypatch: pytest.MonkeyPatch, kind: str, mean: float, most: int, orientation: int
+PHOTOGRAPHS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "photographs").glob("*.jpg")}
+PAGES = {
+    "black on white, 4:2:0": page_of_text("black", "white", 2),
+    "black on white, 4:4:4": page_of_text("black", "white", 0),
+    "light on dark, 4:2:0": page_of_text("#ffd890", "#101840", 2),
+    "light on dark, 4:4:4": page_of_text("#ffd890", "#101840", 0),
+}
+
+
+def seen_as(width: int, height: int, reduction: float) -> SizeRule:
+    return SizeRule(factor=None, min_pixels=0, max_pixels=int(width * height / reduction**2), max_aspect=200)
+
+
+@pytest.mark.parametrize(
+    "reduction", [3.41, 3.47, 5, 6.81, 13.61]
+)  # the least for a half, a quarter and an eighth, too
+@pytest.mark.parametrize(
+    ("jpeg", "mean", "most"),
+    [
+        *(pytest.param(jpeg, 1.3, 25, id=name) for name, jpeg in PHOTOGRAPHS.items()),
+        *(pytest.param(jpeg, 3.2, 45, id=name) for name, jpeg in PAGES.items()),
+    ],
+)
+def test_a_jpeg_decoded_at_a_fraction_is_close_to_a_resize_of_all_pixels(
+    jpeg: bytes, mean: float, most: int, reduction: float
 ) -> None:
-    jpeg = encode(large_picture(kind), "JPEG", quality=90, exif=exif(orientation))
-    rule = size_rule({"image_processor_type": "Qwen2VLImageProcessor"}, min_pixels=3136, max_pixels=200_000)
+    whole = Image.open(io.BytesIO(jpeg))
+    prepared = prepare(jpeg, seen_as(*whole.size, reduction), LIMITS)
+    expected = whole.resize((prepared.pixel_width, prepared.pixel_height), Image.Resampling.BICUBIC)
+    difference = np.abs(pixels(prepared).astype(int) - np.asarray(expected))
+    assert (prepared.width, prepared.height) == whole.size
+    assert 0 < difference.mean() < mean and difference.max() <= most
+
+
+def test_a_jpeg_of_which_less_would_be_left_is_decoded_whole() -> None:
+    for jpeg in PHOTOGRAPHS.values():
+        whole = Image.open(io.BytesIO(jpeg))
+        prepared = prepare(jpeg, seen_as(*whole.size, 3.3), LIMITS)
+        expected = whole.resize((prepared.pixel_width, prepared.pixel_height), Image.Resampling.BICUBIC)
+        assert prepared.pixels == expected.tobytes()
+
+
+ODD = Image.open(io.BytesIO(PHOTOGRAPHS["rocket"])).crop((0, 0, 639, 427))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_jpeg_decoded_at_a_fraction_is_turned_and_keeps_its_place(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of an odd size ends half a pixel beyond the picture: on the side to which that is turned."""
+    jpeg = encode(ODD, "JPEG", quality=90, exif=exif(orientation))
+    rule = seen_as(*ODD.size, 3.5)
     fast = prepare(jpeg, rule, LIMITS)
     monkeypatch.setattr("caprl_ray.prepare.DECODED_OVER_SEEN", 1000)
     whole = prepare(jpeg, rule, LIMITS)
-    assert (
-        (fast.width, fast.height) == (whole.width, whole.height) == ((2400, 1600) if orientation == 1 else (1600, 2400))
-    )
-    assert (fast.pixel_width, fast.pixel_height) == (whole.pixel_width, whole.pixel_height)
-    difference = np.abs(np.frombuffer(fast.pixels, np.uint8).astype(int) - np.frombuffer(whole.pixels, np.uint8))
-    assert 0 < difference.mean() < mean and difference.max() <= most
+    assert (fast.width, fast.height) == (whole.width, whole.height)
+    assert (fast.width, fast.height) == (ODD.size if orientation < 5 else ODD.size[::-1])
+    difference = np.abs(pixels(fast).astype(int) - pixels(whole))
+    assert 0 < difference.mean() < 1.3 and difference.max() <= 25
+
+
+def test_a_jpeg_decoded_at_a_fraction_has_the_same_pixels_by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg = encode(ODD, "JPEG", exif=exif(6))
+    rule = seen_as(*ODD.size, 3.5)
+    whole = prepare(jpeg, rule, LIMITS)
+    monkeypatch.setattr("caprl_ray.prepare.MOST_AT_ONCE", 0)
+    monkeypatch.setattr("caprl_ray.prepare.BAND_PIXELS", 3000)
+    assert prepare(jpeg, rule, LIMITS) == whole
 
 
 @pytest.mark.parametrize(
