@@ -77,7 +77,8 @@ def chat(recipe: Recipe, images: Mapping[str, dict[str, Any]], out: Path, **more
 def run_pipeline(recipe: dict[str, Any], out: Path, held: bool) -> None:
     """Run the pipeline with a progress counter that also notes when each batch left its replica.
 
-    With `held` the images are held back until the engine is ready, so that none is prepared while it starts.
+    With `held` the images are held back until the engine is ready, so that none is prepared while it starts. Ray's
+    workers import this module, from the folder of the script that is run: it must lie beside this one.
     """
     import ray
 

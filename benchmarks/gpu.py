@@ -1,4 +1,4 @@
-"""Captions of a GPU's full speed: what of the engine's ceiling `vllm.LLM.chat` and this pipeline reach.
+"""How much of the engine's ceiling `vllm.LLM.chat` and this pipeline reach on a GPU.
 
     python benchmarks/gpu.py [--images 1000] [--repeat 1] [--ways engine chat caprl_ray] [--json FILE]
 
@@ -7,7 +7,8 @@ photographic noise as JPEGs of 640 x 480 to 4000 x 3000, seen at up to 1,003,520
 temperature 1, by the engine arguments that the pipeline takes for this GPU. Without a GPU: the embedded model and
 fewer, smaller images, greedily, on the CPU. Three ways, each in a process of its own, one after another:
 
-    engine      the engine alone (AsyncLLM), fed with requests that were rendered beforehand: the ceiling
+    engine      the engine alone (AsyncLLM), fed with requests that were rendered beforehand: the ceiling; it holds
+                them all, of the largest images 6 MB each, or 24 where vLLM's processor makes them float32
     chat        vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
     caprl_ray   caprl_ray.pipeline.run on the folder, with one replica
 

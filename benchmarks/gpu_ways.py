@@ -17,7 +17,6 @@ import captioning
 from captioning import FINISHED, FIRST_CALL, READY, note, write_captions
 
 from caprl_ray import engines
-from caprl_ray.demo import demo_recipe
 from caprl_ray.engines import Completion, Picture
 from caprl_ray.model import resolve
 from caprl_ray.prepare import Limits, prepare
@@ -32,6 +31,8 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
     """The recipe of every way, as the pipeline is given it."""
     model = images.with_name(MODEL)
     if not model.exists():
+        from caprl_ray.demo import demo_recipe  # imports Ray, which the other ways do without
+
         return demo_recipe([images], out)
     return {
         "input": {"paths": [str(images)]},
