@@ -40,7 +40,6 @@ import argparse
 import io
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -50,98 +49,39 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-from throughput_ways import BUCKET, FINISHED, FIRST_CALL, READY, WAYS
+import noisy_scenes
+from alone import ENVIRONMENT, Captions, captions_in, medians, run_alone, steady
+from throughput_ways import BUCKET, WAYS
 
-from caprl_ray.embedded import scenes
-
-Captions = dict[str, tuple[str, int]]
-
-WIDTH, HEIGHT, QUALITY = 640, 480, 90
+SCRIPT = "throughput_ways.py"
+WIDTH, HEIGHT = 640, 480
 LOCAL, S3 = ("chat", "stock", "stock_tuned", "caprl_ray"), "caprl_ray_s3"
 FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
-MOST_SECONDS = 3600
-# Where the engine's KV cache would otherwise take half of the memory, and libraries would ask hubs that nobody needs.
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "AWS_ACCESS_KEY_ID": "loopback",
-    "AWS_SECRET_ACCESS_KEY": "loopback",
-}
-
-
-def render(folder: Path, images: int) -> dict[str, str]:
-    """Write scenes as JPEG, with noise so that they compress about as photographs do; the right caption of each."""
-    folder.mkdir()
-    draw, rng = random.Random(1), np.random.default_rng(1)
-    noise = rng.normal(0, 5, (2 * HEIGHT, 2 * WIDTH, 3)).astype(np.int16)
-    captions = {}
-    for number in range(images):
-        scene = scenes.sample_scene(draw)
-        top, left = draw.randrange(HEIGHT), draw.randrange(WIDTH)
-        pixels = np.asarray(scenes.render(scene, WIDTH, HEIGHT, rng=draw, supersample=1), dtype=np.int16)
-        pixels = np.clip(pixels + noise[top : top + HEIGHT, left : left + WIDTH], 0, 255)
-        key = f"scene-{number:05d}.jpg"
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / key, "JPEG", quality=QUALITY)
-        captions[key] = scenes.caption(scene)
-    return captions
 
 
 def measure(way: str, images: Path, out: Path) -> tuple[dict[str, float], Captions]:
     """Measure one way: its figures, and caption and tokens of each image."""
-    began, finished, ended = run_alone(way, images, out)
+    began, finished, ended = run_alone(SCRIPT, way, images, out)
     first = FIRST_CAPTION.get(way, f"{way}_first_caption_s")
     figures = {first: finished[0] - began, f"{way}_whole_s": ended - began}
     if way == "chat":
-        figures[way] = (len(finished) - FIRST_CALL) / (finished[-1] - finished[0])
+        figures[way] = steady(out, finished)
     elif way.startswith("stock"):
         figures[way] = middle(finished)
     else:
         held = out.with_name(f"{out.name}-held")
-        finished = run_alone(way, images, held, "held")[1]
-        figures[way] = len(finished) / (finished[-1] - moments(held / READY)[0][0])
-    return figures, captions_in(way, out)
+        figures[way] = steady(held, run_alone(SCRIPT, way, images, held, "held")[1])
+    written = s3_objects(f"{out.name}/data/") if way == S3 else (out / "data").glob("*.parquet")
+    return figures, captions_in(written)
 
 
 def middle(finished: list[float]) -> float:
     """Rows a second between 20 % and 90 % of them; rows that finish at one moment count as one step."""
     start, end = finished[len(finished) // 5], finished[len(finished) * 9 // 10]
     return sum(start < moment <= end for moment in finished) / (end - start)
-
-
-def run_alone(way: str, images: Path, out: Path, *held: str) -> tuple[float, list[float], float]:
-    """Run one way in a process of its own: when it began, when each image was captioned in order, when it had ended."""
-    out.mkdir()
-    command = [sys.executable, str(Path(__file__).with_name("throughput_ways.py")), way, str(images), str(out), *held]
-    began = time.time()
-    with open(out / "log.txt", "wb") as log:
-        child = subprocess.run(
-            command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log, timeout=MOST_SECONDS, check=False
-        )
-    ended = time.time()
-    if child.returncode:
-        sys.exit(f"{way} failed:\n{(out / 'log.txt').read_text(errors='replace')[-4000:]}")
-    return began, sorted(when for when, rows in moments(out / FINISHED) for _ in range(rows)), ended
-
-
-def moments(file: Path) -> list[tuple[float, int]]:
-    """What `note` wrote down."""
-    return [(float(when), int(rows)) for when, rows in map(str.split, file.read_text().splitlines())]
-
-
-def captions_in(way: str, out: Path) -> Captions:
-    """Caption and tokens of each image in what a way wrote."""
-    files: list[Any] = s3_objects(f"{out.name}/data/") if way == S3 else list((out / "data").glob("*.parquet"))
-    rows = pa.concat_tables(pq.read_table(file, columns=["key", "caption", "caption_tokens"]) for file in files)
-    return {row["key"]: (row["caption"], row["caption_tokens"]) for row in rows.to_pylist()}
 
 
 @contextmanager
@@ -252,16 +192,15 @@ def main() -> None:
 def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """All rounds of all ways: the medians, and the ways in order."""
     images = folder / "images"
-    right = render(images, args.images)
+    right = noisy_scenes.write(images, args.images, [(WIDTH, HEIGHT)])
     size = mean(file.stat().st_size for file in images.iterdir())
     print(f"{args.images} JPEGs of {WIDTH} x {HEIGHT}, {size / 1e3:.0f} kB each", file=sys.stderr)
-    rounds: dict[str, list[float]] = {}
+    rounds: list[dict[str, float]] = []
     captions = {}
 
     def one(way: str, number: int) -> None:
         measured, captions[way] = measure(way, images, folder / f"{way}-{number}")
-        for name, value in measured.items():
-            rounds.setdefault(name, []).append(value)
+        rounds.append(measured)
         print(", ".join(f"{name} {value:.1f}" for name, value in measured.items()), file=sys.stderr)
 
     for number in range(args.repeat):
@@ -270,7 +209,7 @@ def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[
         if args.s3:
             with s3_server(images):
                 one(S3, number)
-    figures = {name: median(values) for name, values in rounds.items()}
+    figures = medians(rounds)
     compare(figures, captions, right)
     return figures | {"images": args.images, "image_bytes": size}, [way for way in WAYS if way in captions]
 

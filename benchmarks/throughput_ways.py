@@ -1,67 +1,33 @@
 """The ways that throughput.py measures, each run alone in a process of its own.
 
 Every way gets the same files, prompt, pixel limits, sampling and engine arguments (those of the demonstration's
-recipe), and writes its captions as parquet with the columns `key`, `caption` and `caption_tokens`. Into its folder it
-also writes when rows were captioned (`FINISHED`: lines of wall-clock seconds and rows) and, with `held`, when its
-engine was ready (`READY`); `held` keeps the images back until then, so that none is prepared while the engine starts.
+recipe); captioning.py says what it writes. With `held` the images are held back until its engine is ready.
 """
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import captioning
+from captioning import FINISHED, messages, note
 
 from caprl_ray.demo import demo_recipe
 from caprl_ray.engines.vllm_engine import engine_arguments
 from caprl_ray.model import resolve
 from caprl_ray.recipe import Recipe, parse
 
-FINISHED, READY = "finished.txt", "ready.txt"
 BUCKET = "throughput"
 STOCK_BATCH = 32
 # Without the format the image would come after the text: fewer captions would be right.
 MULTIMODAL = {"enabled": True, "chat_template_content_format": "openai"}
-# The first call of `chat`: it takes what only happens once, and the second call is the steady state.
-FIRST_CALL = 32
-
-
-def note(file: str, rows: int) -> None:
-    """One line: so many more rows are captioned now. Short appends are whole, also from several processes."""
-    with open(file, "a", encoding="ascii") as lines:
-        lines.write(f"{time.time():.3f} {rows}\n")
-
-
-def wait_for(file: str) -> None:
-    """Return when the file exists."""
-    while not os.path.exists(file):
-        time.sleep(0.02)
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
     """`vllm.LLM.chat` over the files: a first call of a few images, then one call with all the others."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from vllm import LLM, SamplingParams
-
-    recipe, arguments = _engine(images, out)
-    llm = LLM(**arguments, allowed_local_media_path=str(images))
-    files = sorted(images.iterdir())
-    asked = [_messages(recipe, {"type": "image_url", "image_url": {"url": file.as_uri()}}) for file in files]
-    sampling = SamplingParams(**recipe.sampling.model_dump())
-    outputs = llm.chat(asked[:FIRST_CALL], sampling, use_tqdm=False)
-    note(str(out / FINISHED), FIRST_CALL)
-    outputs += llm.chat(asked[FIRST_CALL:], sampling, use_tqdm=False)
-    note(str(out / FINISHED), len(asked) - FIRST_CALL)
-    columns = {
-        "key": [file.name for file in files],
-        "caption": [output.outputs[0].text for output in outputs],
-        "caption_tokens": [len(output.outputs[0].token_ids) for output in outputs],
-    }
-    (out / "data").mkdir()
-    pq.write_table(pa.table(columns), out / "data" / "captions.parquet")
+    captioning.chat_over_files(parse(demo_recipe([images], out)), images, out)
 
 
 def stock(images: Path, out: Path, held: bool) -> None:
@@ -92,7 +58,8 @@ def _stock(images: Path, out: Path, stages: dict[str, Any], num_cpus: int | None
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    recipe, arguments = _engine(images, out)
+    recipe = parse(demo_recipe([images], out))
+    arguments = engine_arguments(recipe, resolve(recipe))
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     config = vLLMEngineProcessorConfig(
@@ -111,7 +78,7 @@ def _stock(images: Path, out: Path, stages: dict[str, Any], num_cpus: int | None
 
 def caprl_ray(images: Path, out: Path, held: bool) -> None:
     """This pipeline on the files, as `caprl-ray caption` runs it."""
-    _run(demo_recipe([images], out), out, held)
+    captioning.run_pipeline(demo_recipe([images], out), out, held)
 
 
 def caprl_ray_s3(images: Path, out: Path, held: bool) -> None:
@@ -120,7 +87,7 @@ def caprl_ray_s3(images: Path, out: Path, held: bool) -> None:
     recipe = demo_recipe([], out) | {"storage": storage}
     recipe["input"] = {"paths": [f"s3://{BUCKET}/{images.name}/"]}
     recipe["output"] = {"path": f"s3://{BUCKET}/{out.name}"}
-    _run(recipe, out, held)
+    captioning.run_pipeline(recipe, out, held)
 
 
 WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
@@ -132,58 +99,17 @@ WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
 }
 
 
-def _run(recipe: dict[str, Any], out: Path, held: bool) -> None:
-    """Run the pipeline with a progress counter that also writes down when each batch left its replica."""
-
-    from caprl_ray import pipeline
-    from caprl_ray.captioner import Captioner
-    from caprl_ray.counter import Counter
-    from caprl_ray.prepare_stage import Prepare
-
-    class TimedCounter(Counter):
-        def add(self, rows: int, *others: Any) -> None:
-            note(str(out / FINISHED), rows)
-            super().add(rows, *others)
-
-    class ReadyCaptioner(Captioner):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            note(str(out / READY), 0)
-
-    class HeldPrepare(Prepare):
-        def __call__(self, table: Any) -> Any:
-            wait_for(str(out / READY))
-            return super().__call__(table)
-
-    pipeline.Counter = TimedCounter
-    if held:
-        pipeline.Captioner, pipeline.Prepare = ReadyCaptioner, HeldPrepare
-    pipeline.run(parse(recipe))
-
-
-def _engine(images: Path, out: Path) -> tuple[Recipe, dict[str, Any]]:
-    """The demonstration's recipe and the engine arguments that the pipeline makes of it."""
-    recipe = parse(demo_recipe([images], out))
-    return recipe, engine_arguments(recipe, resolve(recipe))
-
-
-def _messages(recipe: Recipe, image: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recipe's prompt in the chat format of OpenAI, with one image before the text."""
-    content = [image, {"type": "text", "text": recipe.prompt.user}]
-    return [{"role": "system", "content": recipe.prompt.system}, {"role": "user", "content": content}]
-
-
 def _asked(recipe: Recipe, row: dict[str, Any]) -> dict[str, Any]:
     """The stock processor's request for one row of `read_images`."""
     from PIL import Image
 
     image = {"type": "image_pil", "image_pil": Image.fromarray(row["image"])}
-    return {"messages": _messages(recipe, image), "sampling_params": recipe.sampling.model_dump(), "image": None}
+    return {"messages": messages(recipe, image), "sampling_params": recipe.sampling.model_dump(), "image": None}
 
 
 def _kept(out: Path, row: dict[str, Any]) -> dict[str, Any]:
     """The stock processor's answer for one row."""
-    note(str(out / FINISHED), 1)
+    note(out / FINISHED, 1)
     key, tokens = os.path.basename(row["path"]), int(row["num_generated_tokens"])
     return {"key": key, "caption": row["generated_text"], "caption_tokens": tokens}
 

@@ -1,0 +1,38 @@
+"""The two ways that parity.py compares, each run alone in a process of its own; captioning.py says what they write."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import captioning
+from PIL import Image
+
+from caprl_ray.demo import demo_recipe
+from caprl_ray.model import resolve
+from caprl_ray.prepare import Limits, prepare
+from caprl_ray.recipe import parse
+
+
+def chat(images: Path, out: Path) -> None:
+    """`vllm.LLM.chat` over the pixels that the pipeline's `prepare` makes of the files."""
+    recipe = parse(demo_recipe([images], out))
+    rule = resolve(recipe).size_rule
+    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
+    asked = {}
+    for file in sorted(images.iterdir()):
+        seen = prepare(file.read_bytes(), rule, limits)
+        image = Image.frombytes("RGB", (seen.pixel_width, seen.pixel_height), seen.pixels)
+        asked[file.name] = {"type": "image_pil", "image_pil": image}
+    captioning.chat(recipe, asked, out)
+
+
+def caprl_ray(images: Path, out: Path) -> None:
+    """This pipeline on the files, as `caprl-ray caption` runs it."""
+    captioning.run_pipeline(demo_recipe([images], out), out, held=False)
+
+
+WAYS: dict[str, Callable[[Path, Path], None]] = {"chat": chat, "caprl_ray": caprl_ray}
+
+
+if __name__ == "__main__":
+    WAYS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
