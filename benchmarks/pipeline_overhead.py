@@ -1,0 +1,99 @@
+"""Rows/s of the pipeline itself, from read to commit, and where the time goes.
+
+    python benchmarks/pipeline_overhead.py [--images 20000] [--repeat 1] [--json FILE]
+
+Images of 101 kB, as WebDataset shards and as loose files, go through the whole pipeline with the stub engine, which
+answers at once; prepare passes them on without decoding (stub_ways.py). Rows/s are all rows over the seconds from a
+ready engine, until when every image is held back, to the last object that is committed: the start of Ray's workers is
+in them. `steady` is from the first committed object to the last one, of as many rows each.
+
+Where the time goes is CPU time of this machine's processes in the same span, by what Ray titles them, sampled from
+outside; what a process spent under one title before it took another one may be counted with either. Medians over the
+rounds of --repeat.
+
+Keys of the JSON: `<input>`, `<input>_steady` in rows/s and `<input>_<part>_ms`, CPU ms a row; inputs are `shards` and
+`files`, parts those of sampled.PARTS, `driver` and `other`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from alone import medians, moments, run_alone
+from captioning import READY
+from sampled import DRIVER, OTHER, PARTS, sampled
+from stub_ways import write_files, write_shards
+
+WRITERS = {"shards": write_shards, "files": write_files}
+SAMPLED_S = 0.2
+
+Figures = dict[str, float]
+
+
+class Spent:
+    """CPU seconds by part, from when a file exists."""
+
+    def __init__(self, ready: Path) -> None:
+        self._ready = ready
+        self._before: dict[int, float] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def __call__(self, part: str, process: psutil.Process) -> None:
+        so_far = sum(process.cpu_times()[:2])
+        if self._ready.exists():
+            self.seconds[part] += so_far - self._before.get(process.pid, 0.0)
+        self._before[process.pid] = so_far
+
+
+def measure(kind: str, images: Path, out: Path, count: int) -> Figures:
+    """One run over images of one kind."""
+    spent = Spent(out / READY)
+    with sampled(spent, SAMPLED_S):
+        run_alone("stub_ways.py", "overhead", images, out)
+    committed = sorted(file.stat().st_mtime for file in (out / "data").iterdir())
+    ready = moments(out / READY)[0][0]
+    figures = {kind: count / (committed[-1] - ready)}
+    if len(committed) > 2:
+        figures[f"{kind}_steady"] = count * (1 - 1 / len(committed)) / (committed[-1] - committed[0])
+    return figures | {f"{kind}_{part}_ms": 1e3 * seconds / count for part, seconds in spent.seconds.items()}
+
+
+def table(figures: Figures) -> None:
+    """Print the rates, and below them the parts."""
+    print(f"{'':<20}" + "".join(f"{kind:>14}" for kind in WRITERS))
+    rates = {"rows/s": "", "rows/s, steady": "_steady"}
+    for name, key in rates.items():
+        print(f"{name:<20}" + "".join(f"{figures.get(kind + key, 0):>14.0f}" for kind in WRITERS))
+    for part in (DRIVER, *PARTS, OTHER):
+        cells = (figures.get(f"{kind}_{part}_ms", 0) for kind in WRITERS)
+        print(f"{part:<20}" + "".join(f"{cell:>11.3f} ms" for cell in cells))
+
+
+def main() -> None:
+    """Measure both kinds of input, in turns, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    rounds: list[Figures] = []
+    with tempfile.TemporaryDirectory(prefix="overhead-") as temporary:
+        folder = Path(temporary)
+        for kind, write in WRITERS.items():
+            write(folder / kind, args.images)
+        for number in range(args.repeat):
+            for kind in WRITERS:
+                rounds.append(measure(kind, folder / kind, folder / f"{kind}-{number}", args.images))
+                time.sleep(2)  # what the last run leaves is gone
+    figures = medians(rounds)
+    table(figures)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

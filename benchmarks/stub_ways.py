@@ -1,0 +1,100 @@
+"""The pipeline with the stub engine on images that nothing looks into: what is left is the pipeline itself.
+
+The images are random bytes, PIXEL_WIDTH x PIXEL_HEIGHT x 3 of them, which prepare passes on as the pixels that they are
+taken for. Each way runs alone in a process of its own (alone.py); everything else is as in any run.
+"""
+
+import io
+import math
+import os
+import random
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from captioning import run_pipeline
+
+from caprl_ray import engines
+from caprl_ray.prepare import Prepared
+from caprl_ray.prepare_stage import Prepare
+
+PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
+SHARD_ROWS = 500
+
+
+class PassThrough(Prepare):
+    """Prepare without decoding."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._decode = passed_through
+
+
+def passed_through(image: bytes) -> Prepared:
+    """The image's bytes as its pixels."""
+    return Prepared(
+        pixels=image, pixel_width=PIXEL_WIDTH, pixel_height=PIXEL_HEIGHT, width=PIXEL_WIDTH, height=PIXEL_HEIGHT
+    )
+
+
+def images(count: int) -> Iterator[bytes]:
+    """The same ones each time."""
+    chance = random.Random(1)
+    return (chance.randbytes(3 * PIXEL_WIDTH * PIXEL_HEIGHT) for _ in range(count))
+
+
+def write_shards(folder: Path, count: int) -> None:
+    """The images as WebDataset shards."""
+    folder.mkdir(parents=True)
+    content = images(count)
+    for first in range(0, count, SHARD_ROWS):
+        with tarfile.open(folder / f"{first // SHARD_ROWS:05d}.tar", "w") as tar:
+            for row, image in zip(range(first, min(count, first + SHARD_ROWS)), content, strict=False):
+                member = tarfile.TarInfo(f"{row:08d}.jpg")
+                member.size = len(image)
+                tar.addfile(member, io.BytesIO(image))
+
+
+def write_files(folder: Path, count: int) -> None:
+    """The images as loose files."""
+    folder.mkdir(parents=True)
+    for row, image in enumerate(images(count)):
+        (folder / f"{row:08d}.jpg").write_bytes(image)
+
+
+def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
+    """The stub's recipe; the model sees no more than the images have, so that a batch is as large as it would be."""
+    return {
+        "input": {"paths": [str(images)]},
+        "prepare": {"max_pixels": PIXEL_WIDTH * PIXEL_HEIGHT},
+        "model": {"source": "stub", "engine": engine},
+        "replicas": {"gpus": 0},
+        "output": {"path": str(out)},
+    }
+
+
+def overhead(images: Path, out: Path) -> None:
+    """The stub answers at once."""
+    run_pipeline(recipe(images, out), out, held=True, prepare=PassThrough)
+
+
+def flow(images: Path, out: Path) -> None:
+    """The stub takes its time in as many places as PLACES says."""
+    places = {"max_num_seqs": int(os.environ["PLACES"])}
+    run_pipeline(recipe(images, out, **places), out, held=True, prepare=PassThrough)
+
+
+def flow_twice(images: Path, out: Path) -> None:
+    """The same with no more rows in flight than twice the places."""
+    engines.batches_in_flight = lambda recipe, rows: math.ceil(2 * engines.max_num_seqs(recipe) / rows)
+    flow(images, out)
+
+
+WAYS: dict[str, Callable[[Path, Path], None]] = {"overhead": overhead, "flow": flow, "flow_twice": flow_twice}
+
+
+if __name__ == "__main__":
+    os.environ["CAPRL_RAY_ALLOW_STUB"] = "1"
+    WAYS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
