@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext
+from ray.data._internal.execution import metadata_fetcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
@@ -26,7 +27,8 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 # Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
 # and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
-SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
+METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
+SPILL_FOLDER = "RAY_object_spilling_directory"
 
 
 def batch_rows(max_pixels: int) -> int:
@@ -139,6 +141,10 @@ def configure(context: DataContext, debug: bool) -> None:
     # died come back, with their tasks, without end is Ray Data's default (max_restarts, max_task_retries);
     # attempts.py bounds what a row may do with it.
     context.actor_init_retry_on_errors = True
+    # Where a thread of its own asks for the metadata of blocks, a task hands over the two blocks that it may have ready
+    # in every second turn of Ray's loop only: some eight a second, and the engine waits (benchmarks/results.md).
+    if METADATA_THREAD not in os.environ:
+        metadata_fetcher._PREFETCH_ON_THREAD = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWN_OVER_TAKEN
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug

@@ -4,6 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from ray.data import DataContext
+from ray.data._internal.execution import metadata_fetcher
+
+from caprl_ray import cluster
+
 # Runs in a process of its own: the others of this session share one cluster.
 SCRIPT = """
 import ray
@@ -60,3 +66,16 @@ def succeeds(script: str, *arguments: str) -> None:
     command = [sys.executable, "-c", script, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(("given", "kind"), [(None, "Inline"), ("1", "Threaded")])
+def test_a_tasks_blocks_are_handed_over_in_every_turn(
+    given: str | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private to Ray: where it goes by another name, blocks wait again and nothing else would say so."""
+    monkeypatch.setattr(metadata_fetcher, "_PREFETCH_ON_THREAD", True)
+    monkeypatch.delenv(cluster.METADATA_THREAD, raising=False)
+    if given:
+        monkeypatch.setenv(cluster.METADATA_THREAD, given)
+    cluster.configure(DataContext.get_current().copy(), debug=True)
+    assert type(metadata_fetcher.make_metadata_fetcher()).__name__ == f"{kind}MetadataFetcher"
