@@ -1,8 +1,9 @@
 """Images/s of this pipeline beside `vllm.LLM.chat` and the stock `ray.data.llm` processor: same images, same model.
 
-    python benchmarks/throughput.py [--images 3000] [--repeat 1] [--s3] [--json FILE]
+    python benchmarks/throughput.py [--images 1500] [--size 640x480] [--repeat 1] [--s3] [--json FILE]
+    python benchmarks/throughput.py --images 300 --size 4000x3000
 
-Rendered scenes (JPEG, 640 x 480) are captioned greedily by the embedded model on this machine's CPU, by each way in a
+Rendered scenes (JPEGs of one size) are captioned greedily by the embedded model on this machine's CPU, by each way in a
 process of its own, one after another:
 
     chat          vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
@@ -57,7 +58,6 @@ from alone import ENVIRONMENT, Captions, captions_in, medians, run_alone, steady
 from throughput_ways import BUCKET, WAYS
 
 SCRIPT = "throughput_ways.py"
-WIDTH, HEIGHT = 640, 480
 LOCAL, S3 = ("chat", "stock", "stock_tuned", "caprl_ray"), "caprl_ray_s3"
 FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
 
@@ -171,10 +171,17 @@ def table(figures: dict[str, float], ways: list[str]) -> None:
         print(f"{way:<13}" + "".join(f"{cell:>14}" for cell in cells))
 
 
+def size(text: str) -> tuple[int, int]:
+    """Width and height, as in 640x480."""
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
 def main() -> None:
     """Measure every way, in turns, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=3000, help="number of images, at least 100")
+    parser.add_argument("--images", type=int, default=1500, help="number of images, at least 100")
+    parser.add_argument("--size", type=size, default=(640, 480), metavar="WxH", help="their width and height in pixels")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
     parser.add_argument("--ways", nargs="+", choices=LOCAL, default=LOCAL, metavar="WAY", help="fewer than all")
     parser.add_argument("--s3", action="store_true", help="measure caprl_ray on a loopback S3 server too")
@@ -192,9 +199,10 @@ def main() -> None:
 def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     """All rounds of all ways: the medians, and the ways in order."""
     images = folder / "images"
-    right = noisy_scenes.write(images, args.images, [(WIDTH, HEIGHT)])
-    size = mean(file.stat().st_size for file in images.iterdir())
-    print(f"{args.images} JPEGs of {WIDTH} x {HEIGHT}, {size / 1e3:.0f} kB each", file=sys.stderr)
+    right = noisy_scenes.write(images, args.images, [args.size])
+    image_bytes = mean(file.stat().st_size for file in images.iterdir())
+    width, height = args.size
+    print(f"{args.images} JPEGs of {width} x {height}, {image_bytes / 1e3:.0f} kB each", file=sys.stderr)
     rounds: list[dict[str, float]] = []
     captions = {}
 
@@ -211,7 +219,7 @@ def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[
                 one(S3, number)
     figures = medians(rounds)
     compare(figures, captions, right)
-    return figures | {"images": args.images, "image_bytes": size}, [way for way in WAYS if way in captions]
+    return figures | {"images": args.images, "image_bytes": image_bytes}, [way for way in WAYS if way in captions]
 
 
 if __name__ == "__main__":
