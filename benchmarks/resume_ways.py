@@ -39,7 +39,7 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     work = remaining(stored.units, committed)
     with cluster.session(recipe, debug=False):
         note(notes, "session")
-        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access), None)
+        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access))
         row = next(iter(rows.iter_rows()))
         note(notes, FIRST_ROW)
         assert row["index"] not in committed[row["unit"]].done, "a row that is done was read again"
@@ -75,7 +75,7 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
         DataContext.get_current().checkpoint_config = CheckpointConfig(
             id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
         )
-        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access), None)
+        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access))
         rows = rows.map_batches(first, batch_size=None, batch_format="pyarrow")
         writing = threading.Thread(target=rows.write_parquet, args=(f"{notes}.rows",), daemon=True)
         writing.start()

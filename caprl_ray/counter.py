@@ -1,4 +1,4 @@
-"""What the replicas tell one actor outside of them: how far the run is, and which batches may have ended a replica.
+"""What one actor beside the driver is told: how far the run is, which batches may have ended a replica, and the plan.
 
 It imports nothing of the package, for an actor is a process that starts with every run.
 """
@@ -13,6 +13,7 @@ class Counter:
         self.rows = 0
         self.failed: collections.Counter[str] = collections.Counter()
         self._begun: collections.Counter[str] = collections.Counter()
+        self._work: list[bytes] | None = None
 
     def add(self, rows: int, codes: list[str]) -> None:
         """One batch has left a replica; `codes` are those of its failed rows."""
@@ -36,3 +37,11 @@ class Counter:
         """They are finished: forget them."""
         for key in keys:
             self._begun.pop(key, None)
+
+    def plan(self, work: list[bytes]) -> None:
+        """The plan is there: what each read task is to read."""
+        self._work = work
+
+    def work(self) -> list[bytes] | None:
+        """What each read task is to read; None while the input is listed."""
+        return self._work

@@ -28,6 +28,10 @@ class SystemFailure(CaprlError):
         return cls(f"{fault.filename}: {fault.strerror}; run the same command again to resume.")
 
 
+class Abandoned(CaprlError):
+    """The run has ended for another reason, which is the one to be told."""
+
+
 class TooManyFailures(CaprlError):
     """So many rows failed that the run was stopped: `failures.max_fraction`."""
 

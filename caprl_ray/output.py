@@ -2,13 +2,13 @@
 
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from caprl_ray import plan, sources
-from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
+from caprl_ray.errors import Abandoned, LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import HUB_ID, ModelRef
 from caprl_ray.plan import Plan, Unit
@@ -72,6 +72,8 @@ class Output:
     model: ModelRef
     fingerprint: dict[str, Any]
     adopted: dict[str, Any]
+    planned: bool
+    """Whether an earlier run has stored the plan."""
 
     @property
     def path(self) -> str:
@@ -94,15 +96,16 @@ class Output:
 
         Fields of the fingerprint in `adopt` may differ: they and their stored values are the output's `adopted`.
         """
-        output = cls(recipe=recipe, model=model, fingerprint=fingerprint(recipe, model), adopted={})
-        unknown = sorted(set(adopt) - output.fingerprint.keys())
+        storage, path, ours = Storage(recipe.storage), recipe.output.path, fingerprint(recipe, model)
+        unknown = sorted(set(adopt) - ours.keys())
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         try:
-            stored = read_run(output.storage, output.path)
-            planned = bool(output.storage.objects(join(output.path, plan.FOLDER), ".parquet"))
+            stored = read_run(storage, path)
+            planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
         except OSError as error:
-            raise SystemFailure(f"output.path: {output.path} cannot be read ({error.strerror}).") from error
+            raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
+        output = cls(recipe=recipe, model=model, fingerprint=ours, adopted={}, planned=planned)
         if stored and planned:
             before, now = stored["fingerprint"], json.loads(json.dumps(output.fingerprint))
             _refuse_other(output.path, before, now, adopt)
@@ -111,11 +114,11 @@ class Output:
             raise RecipeError(f"output.path: {output.path} holds a plan without {RUN}; give an empty or a new folder.")
         return output
 
-    def plan(self, *, extend: bool = False) -> Plan:
+    def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
         """The stored plan, or a new one stored before it is used.
 
         `extend` adds units for objects that the stored plan has not. Raises RecipeError for an input without images,
-        or with a column that the output needs for itself.
+        or with a column that the output needs for itself, and Abandoned when `left` says that the run has ended.
         """
         if self.adopted:
             self._write_run()
@@ -123,7 +126,7 @@ class Output:
         if stored.units and not extend:
             return stored
         known = PlannedPaths(self.storage, self.path)
-        units = map(_without_clash, sources.plan_units(self.access, known))
+        units = _until(left, map(_without_clash, sources.plan_units(self.access, known)))
         first = next(units, None)
         if first is None and not stored.units:
             raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
@@ -155,6 +158,14 @@ class Output:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
+
+
+def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
+    for unit in itertools.chain(units, [None]):
+        if left():
+            raise Abandoned("the run ended while its input was listed.")
+        if unit:
+            yield unit
 
 
 def _without_clash(unit: Unit) -> Unit:

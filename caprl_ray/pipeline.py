@@ -4,17 +4,21 @@ Every arrow is a Ray Data operator; what each one does is in the module of its n
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
-from caprl_ray import cluster, engines, lease, ledger
+from caprl_ray import cluster, engines, lease, ledger, planning
 from caprl_ray.breaker import CircuitBreaker
 from caprl_ray.captioner import Captioner
 from caprl_ray.commit import CommittedRows
-from caprl_ray.committed import failed_attempts, read_committed
+from caprl_ray.committed import Committed, failed_attempts, read_committed
 from caprl_ray.counter import Counter
 from caprl_ray.ledger import Ledger
 from caprl_ray.model import ModelRef, resolve
@@ -22,7 +26,7 @@ from caprl_ray.output import Output
 from caprl_ray.plan import Plan
 from caprl_ray.prepare_stage import Prepare
 from caprl_ray.progress import ProgressLine, Start
-from caprl_ray.reader import PlannedImages, remaining
+from caprl_ray.reader import PlannedImages, Work, remaining
 from caprl_ray.recipe import Recipe
 from caprl_ray.repair import repair
 from caprl_ray.schema import row_schema
@@ -54,21 +58,24 @@ def run(
     model = resolve(recipe)
     output = Output.open(recipe, model, adopt)
     # Ray is left first, and with it whatever a stopped run still writes; then another driver may begin.
-    with lease.held(output.storage, output.path), cluster.lasting(debug):
-        return _run(output, output.plan(extend=extend), limit, retry, debug)
+    with (
+        lease.held(output.storage, output.path),
+        cluster.lasting(debug),
+        planning.begun(partial(output.plan, extend=extend)) as planned,
+    ):
+        return _run(output, planned, limit, retry, debug)
 
 
-def _run(output: Output, plan: Plan, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    recipe, storage, path = output.recipe, output.storage, output.path
-    committed = read_committed(storage, path)
-    work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
-    if work:
-        with cluster.session(recipe, debug):
-            images = read(PlannedImages(work, row_schema(plan.columns), output.access), limit)
-            counter = cluster.beside_driver(Counter)
-            start = Start.of(ledger.balance(plan.units, committed), limit)
-            with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter, start):
-                commit(captioned(images, recipe, output.model, counter), recipe)
+def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
+    storage, path = output.storage, output.path
+    if output.planned or wait([planned], planning.HEAD_START_S).done:
+        plan, committed = planned.result(), read_committed(storage, path)
+        work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
+        if work:
+            _caption(output, plan, committed, work, limit, debug)
+            committed = read_committed(storage, path)
+    else:
+        plan = _caption_while_planning(output, planned, limit, debug)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
@@ -77,10 +84,55 @@ def _run(output: Output, plan: Plan, limit: int | None, retry: Collection[str], 
     return balance
 
 
-def read(images: PlannedImages, limit: int | None) -> Dataset:
+def _caption(
+    output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
+) -> None:
+    with cluster.session(output.recipe, debug), _watched(output.recipe) as run:
+        run.line.start = Start.of(ledger.balance(plan.units, committed), limit)
+        rows = read(PlannedImages(work, row_schema(plan.columns), output.access))
+        _finish(rows, output, limit, run)
+
+
+def _caption_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
+    """Caption a new output whose input takes long to list: the engines start meanwhile."""
+    with cluster.session(output.recipe, debug), _watched(output.recipe) as run:
+
+        def hand_over(planned: "Future[Plan]") -> None:
+            try:
+                run.line.start = Start.of(ledger.balance(planned.result().units, {}), limit)
+                planning.hand_over(planned.result(), run.counter)
+            except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
+                run.stop(error)
+
+        planned.add_done_callback(hand_over)
+        _finish(planning.read(run.counter, output.access), output, limit, run)
+    return planned.result()
+
+
+@dataclass(frozen=True)
+class _Watch:
+    counter: ActorHandle
+    line: ProgressLine
+    stop: Callable[[Exception], None]
+
+
+@contextmanager
+def _watched(recipe: Recipe) -> Iterator[_Watch]:
+    """What looks at a run while it goes on."""
+    counter = cluster.beside_driver(Counter)
+    with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter) as line:
+        yield _Watch(counter, line, stop)
+
+
+def _finish(rows: Dataset, output: Output, limit: int | None, run: _Watch) -> None:
+    if limit is not None:
+        rows = rows.limit(limit)
+    commit(captioned(rows, output.recipe, output.model, run.counter), output.recipe)
+
+
+def read(images: PlannedImages) -> Dataset:
     """Plan -> rows of compressed images."""
-    rows = ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=cluster.READ_CPUS)
-    return rows if limit is None else rows.limit(limit)
+    return ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=cluster.READ_CPUS)
 
 
 def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:

@@ -34,9 +34,9 @@ class Start:
 class ProgressLine:
     """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
 
-    def __init__(self, counter: Any, start: Start, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr) -> None:
+        self.start = start or Start(done=0, failed=0, planned=None)
         self._counter = counter
-        self._start = start
         self._stream = stream
         self._terminal = stream.isatty()
         self._stop = threading.Event()
@@ -65,7 +65,7 @@ class ProgressLine:
         now = time.monotonic()
         if rows and self._began is None:
             self._began = now  # the rate is that of captioning, without the engines' start
-        line = describe(self._start, rows, failed, now - self._began if self._began else 0.0)
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0)
         self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -70,40 +71,48 @@ class PlannedImages(Datasource):  # type: ignore[misc]
 
     def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
         super().__init__()
-        self._work = work
+        self._groups = groups(work)
         self._schema = schema
         self._access = access
 
     @property
     def tasks(self) -> int:
         """How many read tasks there are; pass it as `override_num_blocks`, or Ray cuts the blocks again."""
-        return min(len(self._work), MOST_READ_TASKS)
+        return len(self._groups)
 
     def get_name(self) -> str:
         return "Images"
 
     def estimate_inmemory_data_size(self) -> int:
-        return sum(work.ref.bytes for work in self._work)
+        return sum(map(_bytes, self._groups))
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        groups = np.array_split(np.arange(len(self._work)), self.tasks)
-        return [self._task([self._work[n] for n in group], per_task_row_limit) for group in groups]
+        return [self._task(group, per_task_row_limit) for group in self._groups]
 
     def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
-        schema, access = self._schema, self._access
+        metadata = BlockMetadata(num_rows=None, size_bytes=_bytes(group), exec_stats=None, input_files=None)
+        read = partial(read_units, group, self._schema, self._access)
+        return ReadTask(read, metadata, self._schema, row_limit)
 
-        def read() -> Iterator[pa.Table]:
-            for work in group:
-                unit = work.ref.load(access.storage)
-                rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
-                yield from tables((_tried_again(row, work) for row in rows), schema)
 
-        metadata = BlockMetadata(
-            num_rows=None, size_bytes=sum(work.ref.bytes for work in group), exec_stats=None, input_files=None
-        )
-        return ReadTask(read, metadata, schema, row_limit)
+def groups(work: list[Work]) -> list[list[Work]]:
+    """What each read task reads."""
+    tasks = min(len(work), MOST_READ_TASKS)
+    return [[work[n] for n in group] for group in np.array_split(np.arange(len(work)), tasks)]
+
+
+def _bytes(group: list[Work]) -> int:
+    return sum(work.ref.bytes for work in group)
+
+
+def read_units(group: list[Work], schema: pa.Schema, access: Access) -> Iterator[pa.Table]:
+    """One read task: the rows of its units, one unit after another."""
+    for work in group:
+        unit = work.ref.load(access.storage)
+        rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
+        yield from tables((_tried_again(row, work) for row in rows), schema)
 
 
 def _tried_again(row: Row, work: Work) -> Row:

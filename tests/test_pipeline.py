@@ -288,7 +288,7 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))
     work = remaining(plan.load(Storage(), recipe.output.path).units, {})
     with cluster.session(recipe, debug=False):
-        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access), None)
+        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access))
         captions = pipeline.captioned(rows, recipe, model).materialize()
     batch = cluster.batch_rows(model.size_rule.max_pixels)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
