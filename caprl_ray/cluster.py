@@ -12,6 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
+from ray.data._internal.execution.operators import map_operator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
@@ -43,7 +44,20 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
+        with _without_statistics():
+            yield
+
+
+@contextmanager
+def _without_statistics() -> Iterator[None]:
+    """Ray Data keeps statistics of every block for a summary at the end, 3.6 kB each: gigabytes in the driver for some
+    millions of images (benchmarks/memory.py). Nobody reads it; a caller's own datasets keep theirs."""
+    kept = map_operator.to_stats
+    map_operator.to_stats = lambda blocks: []
+    try:
         yield
+    finally:
+        map_operator.to_stats = kept
 
 
 _lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one

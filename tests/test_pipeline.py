@@ -1,5 +1,6 @@
 """The whole job with the stub engine, whose captions are computed from the pixels: every mix-up shows."""
 
+import gc
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from caprl_ray import cluster, ledger, pipeline, plan, sources
 from caprl_ray.committed import read_committed
@@ -290,6 +292,9 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     with cluster.session(recipe, debug=False):
         rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access))
         captions = pipeline.captioned(rows, recipe, model).materialize()
+        operators = [op for op in gc.get_objects() if isinstance(op, MapOperator)]
+    # The driver's memory must not grow with the images.
+    assert operators and not any(op.get_stats()[op.name] for op in operators)
     batch = cluster.batch_rows(model.size_rule.max_pixels)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     processes = {stage: {pid for s, pid, _ in notes if s == stage} for stage in ("prepare", "caption")}
