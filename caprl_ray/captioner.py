@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray import engines
+from caprl_ray import cluster, engines
 from caprl_ray.attempts import Attempts
 from caprl_ray.engines import Completion, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
@@ -42,6 +42,7 @@ class Captioner:
     drops = PIXELS
 
     def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None) -> None:
+        recipe = recipe.model_copy(update={"model": recipe.model.landed(cluster.accelerators())})
         self._model = model
         self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter

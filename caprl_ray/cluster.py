@@ -28,6 +28,7 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 # Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
 # and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
+ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 SPILL_FOLDER = "RAY_object_spilling_directory"
 
@@ -127,11 +128,16 @@ def _full_disk(error: Exception) -> SystemFailure | None:
 
 def _check_gpus(recipe: Recipe) -> None:
     """On this machine's own cluster, which never grows, a missing GPU would be waited for without end."""
-    gpus = ray.cluster_resources().get("GPU", 0)
+    resources, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
+    gpus = resources.get("GPU", 0)
     if not os.environ.get("RAY_ADDRESS") and gpus < recipe.replicas.gpus * recipe.replicas.min:
         raise RecipeError(
             f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
             f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
+        )
+    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in resources:
+        raise RecipeError(
+            f"replicas.accelerator_type: {pinned}, but this machine has {', '.join(sorted(accelerators())) or 'none'}."
         )
 
 
@@ -175,6 +181,21 @@ def beside_driver(kind: type) -> ActorHandle:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     return ray.remote(**options)(kind).remote()
+
+
+def replica_resources(recipe: Recipe) -> dict[str, Any]:
+    """What Ray reserves for a replica. Its processor time is left to the engine, and to whoever prepares beside it."""
+    pinned = recipe.replicas.accelerator_type
+    return {"num_gpus": recipe.replicas.gpus, "num_cpus": 0} | ({"accelerator_type": pinned} if pinned else {})
+
+
+def accelerators() -> set[str]:
+    """The types of GPU of the node that this runs on, by all of Ray's names for each; nothing outside of Ray."""
+    if not ray.is_initialized():
+        return set()
+    here = ray.get_runtime_context().get_node_id()
+    resources: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    return {name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)}
 
 
 def attempt() -> int | None:

@@ -47,6 +47,10 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     for key, value in sorted(recipe.model.engine.items()):
         if key not in FREE_ENGINE_ARGUMENTS:
             fields[f"model.engine.{key}"] = value
+    for accelerator, arguments in sorted(recipe.model.engine_by_accelerator.items()):
+        for key, value in sorted(arguments.items()):
+            if key not in FREE_ENGINE_ARGUMENTS:
+                fields[f"model.engine_by_accelerator.{accelerator}.{key}"] = value
     if recipe.model.endpoint:
         # Without these a hub that cannot be reached for once would change, unseen, at which size images are sent.
         fields |= {f"model.size_rule.{key}": value for key, value in asdict(model.size_rule).items()}

@@ -158,8 +158,7 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
                 max_tasks_in_flight_per_actor=math.ceil(cluster.QUEUED_OVER_TAKEN * in_flight),
                 enable_true_multi_threading=True,
             ),
-            num_gpus=recipe.replicas.gpus,
-            num_cpus=0,
+            **cluster.replica_resources(recipe),
         )
     )
 

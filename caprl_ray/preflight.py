@@ -70,7 +70,7 @@ def _try_output(storage: Storage, path: str) -> None:
 
 
 def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
-    actor = ray.remote(num_gpus=recipe.replicas.gpus, num_cpus=0)(Captioner)
+    actor = ray.remote(**cluster.replica_resources(recipe))(Captioner)
     replica, seconds = _timed(_start, actor, recipe, model, prepared.slice(0, 0))
     print(f"model: {model.label} started in {seconds:.1f} s")
     arguments = ray.get(replica.engine_arguments.remote())

@@ -6,7 +6,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -24,11 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-from caprl_ray import vllm_names
+from caprl_ray import accelerators, vllm_names
 from caprl_ray.errors import RecipeError
 from caprl_ray.prompts import PromptTemplate
 
 Positive = Annotated[int, Field(ge=1)]
+Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.check)]
+PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
 def _service_url(url: Any) -> str | None:
@@ -111,6 +113,8 @@ class Model(Section):
     """Where each node keeps models from `s3://`; $CAPRL_RAY_CACHE/models or ~/.cache/caprl_ray/models if left out."""
     engine: dict[str, Any] = {}
     """Engine arguments by vLLM's own names."""
+    engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
+    """More of them, over those of `engine`, for replicas on nodes with a type of GPU, by Ray's name for it: H100."""
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
     """The base URL of an OpenAI-compatible service that captions in place of an engine here: http://host:8000/v1."""
     api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
@@ -122,17 +126,32 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Model":
-        vllm_names.check("model.engine", self.engine, vllm_names.engine_arguments())
-        refused = {"model", "revision", "tokenizer", "trust_remote_code"} & self.engine.keys()
-        if refused:
-            raise ValueError(
-                f"{sorted(refused)[0]} cannot be given here; model.source and model.revision name the model"
-            )
+        for arguments in (self.engine, *self.engine_by_accelerator.values()):
+            vllm_names.check("model.engine", arguments, vllm_names.engine_arguments())
+            refused = {"model", "revision", "tokenizer", "trust_remote_code"} & arguments.keys()
+            if refused:
+                raise ValueError(
+                    f"{sorted(refused)[0]} cannot be given here; model.source and model.revision name the model"
+                )
+        for accelerator, arguments in self.engine_by_accelerator.items():
+            for name in PARALLEL_SIZES & arguments.keys():
+                raise ValueError(
+                    f"{name} cannot differ for {accelerator}; every replica has replicas.gpus GPUs, so it belongs in "
+                    "model.engine"
+                )
         return self
+
+    def landed(self, types: Container[str]) -> "Model":
+        """The same with the arguments for a node that has GPUs of these types, by all the names of each."""
+        engine = dict(self.engine)
+        for name, arguments in self.engine_by_accelerator.items():
+            if name in types:
+                engine |= arguments
+        return self.model_copy(update={"engine": engine})
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> "Model":
-        if self.endpoint and self.engine:
+        if self.endpoint and (self.engine or self.engine_by_accelerator):
             raise ValueError("engine cannot be given together with endpoint; engine arguments are the service's own")
         for name in ("api_key_env", "served_name", "concurrency"):
             if not self.endpoint and getattr(self, name) is not None:
@@ -156,6 +175,8 @@ class Replicas(Section):
     """Replicas to grow to while there is work and room: 8 on GPUs, 1 on a CPU where it is left out."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
     """GPUs of one replica: 0 runs on the CPU, a fraction shares one, more than 1 must be whole."""
+    accelerator_type: Accelerator | None = None
+    """The type of GPU that replicas must have, by Ray's name for it, such as L40S; any where it is left out."""
 
     @property
     def most(self) -> int:
@@ -168,6 +189,8 @@ class Replicas(Section):
             raise ValueError(f"max is {self.max}; it must be at least min, which is {self.min}")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus}; above 1 it must be a whole number")
+        if self.accelerator_type and not self.gpus:
+            raise ValueError(f"accelerator_type is {self.accelerator_type}, but gpus is 0; leave it out on the CPU")
         return self
 
 
@@ -256,7 +279,8 @@ class Recipe(Section):
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
         """An endpoint's replicas only send requests: whatever the recipe says, they ask for no GPU."""
         model = others.data.get("model")
-        return replicas.model_copy(update={"gpus": 0}) if model and model.endpoint else replicas
+        gpus = {"gpus": 0, "accelerator_type": None}
+        return replicas.model_copy(update=gpus) if model and model.endpoint else replicas
 
     @model_validator(mode="after")
     def _check_system_turn(self) -> "Recipe":
@@ -269,7 +293,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_parallelism(self) -> "Recipe":
-        sizes = {name: self.model.engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")}
+        sizes = {name: self.model.engine.get(name, 1) for name in sorted(PARALLEL_SIZES)}
         for name, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(

@@ -75,9 +75,10 @@ class Head:
         """The environment of whatever connects: Ray looks for a token only where RAY_AUTH_MODE says so."""
         return self.environment | {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_AUTH_MODE": "token"}
 
-    def join(self, *, cpus: int, gpus: int) -> None:
-        """Add a worker node; it is there some seconds later."""
-        self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
+    def join(self, *, cpus: int, gpus: int, accelerator: str | None = None) -> None:
+        """Add a worker node, its GPUs of a type that Ray has a name for; it is there some seconds later."""
+        typed = [f'--resources={{"accelerator_type:{accelerator}": 1}}'] if accelerator else []
+        self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *typed)
         self.workers[self.processes[-1].pid] = (cpus, gpus)
 
     def lose(self, pid: int) -> None:

@@ -37,7 +37,7 @@ class RecordedCaptioner(pipeline.Captioner):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.until = time.monotonic() + 90
-        self.note("start")
+        self.note("start", str(self.engine_arguments()["max_num_seqs"]))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         while self.notes.read_text().count("start") < self.awaited and time.monotonic() < self.until:
@@ -65,10 +65,14 @@ class Notes:
     def replicas(self) -> dict[str, str]:
         return {pid: node for node, pid, first, *_ in self.lines() if first == "start"}
 
+    def engines(self) -> list[tuple[str, int]]:
+        """The node of each replica, and how many sequences its engine runs."""
+        return sorted((node, int(rest[0])) for node, _, first, *rest in self.lines() if first == "start")
+
     def rows(self) -> dict[str, list[str]]:
         captioned: dict[str, list[str]] = {}
         for _, pid, *ids in self.lines():
-            if ids != ["start"]:
+            if ids[0] != "start":
                 captioned.setdefault(pid, []).extend(ids)
         return captioned
 
@@ -142,6 +146,25 @@ def test_replicas_come_with_a_node_that_joins_a_running_job(images: Path, tmp_pa
     assert len(nodes) == 3 and nodes.count(nodes[0]) == 1, "two replicas on the node that joined"
     assert notes.rows().keys() == notes.replicas().keys(), "a replica had nothing to do"
     check_output(recipe, {row for rows in notes.rows().values() for row in rows})
+
+
+@pytest.mark.timeout(300)
+def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where_it_lands(
+    images: Path, tmp_path: Path
+) -> None:
+    any_type = elastic_recipe(images, tmp_path / "any")
+    any_type["model"]["engine_by_accelerator"] = {"L40S": {"max_num_seqs": 7}, "H100": {"max_num_seqs": 9}}
+    any_type["replicas"] |= {"min": 2, "max": 2}
+    pinned = any_type | {"replicas": {"accelerator_type": "H100"}, "output": {"path": str(tmp_path / "pinned")}}
+    both, one = Notes(tmp_path / "both"), Notes(tmp_path / "one")
+    with new_head(cpus=2, gpus=0) as head:
+        head.join(cpus=0, gpus=1, accelerator="L40S")
+        head.join(cpus=0, gpus=1, accelerator="H100")
+        finish(head, start(head, any_type, both.path, 2), both.path)
+        finish(head, start(head, pinned, one.path, 1, "--limit", "32"), one.path)
+    assert sorted(sequences for _, sequences in both.engines()) == [7, 9] and len({n for n, _ in both.engines()}) == 2
+    assert one.engines() == [engine for engine in both.engines() if engine[1] == 9]
+    check_output(any_type, {row for rows in both.rows().values() for row in rows})
 
 
 if __name__ == "__main__":

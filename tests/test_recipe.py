@@ -7,7 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from caprl_ray import vllm_names
+from caprl_ray.engines import max_num_seqs
 from caprl_ray.errors import RecipeError
+from caprl_ray.model import resolve
+from caprl_ray.output import fingerprint
 from caprl_ray.recipe import Recipe, load, parse
 
 MINIMAL: dict[str, Any] = {"input": {"paths": ["images"]}, "output": {"path": "out"}}
@@ -112,6 +115,44 @@ def test_names_are_those_of_the_installed_vllm() -> None:
 def test_the_model_cannot_be_replaced_through_its_engine_arguments(name: str) -> None:
     with pytest.raises(RecipeError, match=f"{name} cannot be given here"):
         parse(MINIMAL | {"model": {"engine": {name: "x"}}})
+
+
+def test_engine_arguments_by_type_of_gpu_go_before_the_others() -> None:
+    engine, by_type = {"max_num_seqs": 5, "seed": 1}, {"H100": {"max_num_seqs": 9}, "NEW-GPU": {"max_num_seqs": 3}}
+    recipe = parse(MINIMAL | {"model": {"engine": engine, "engine_by_accelerator": by_type}})
+    assert recipe.model.landed({"A100", "A100-80G"}).engine == engine
+    assert recipe.model.landed({"H100"}).engine == engine | {"max_num_seqs": 9}
+    assert max_num_seqs(recipe) == 9
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"model": {"engine_by_accelerator": {"h100": {}}}}, "h100 is not how Ray spells this type of GPU; give H100"),
+        ({"replicas": {"accelerator_type": "NVIDIA A100-80G"}}, "replicas.accelerator_type: .* give A100-80G"),
+        ({"replicas": {"accelerator_type": "L40S", "gpus": 0}}, "accelerator_type is L40S, but gpus is 0"),
+        ({"model": {"engine_by_accelerator": {"H100": {"bogus": 1}}}}, "bogus is not a name that vLLM knows"),
+        ({"model": {"engine_by_accelerator": {"H100": {"revision": 1}}}}, "revision cannot be given here"),
+        (
+            {"model": {"engine_by_accelerator": {"H100": {"tensor_parallel_size": 2}}}},
+            "tensor_parallel_size cannot differ for H100",
+        ),
+        (
+            {"model": {"endpoint": "http://host:1/v1", "engine_by_accelerator": {"H100": {"seed": 1}}}},
+            "engine cannot be given together with endpoint",
+        ),
+    ],
+)
+def test_types_of_gpu_are_checked(sections: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        parse(MINIMAL | sections)
+
+
+def test_what_changes_captions_on_one_type_of_gpu_is_in_the_fingerprint() -> None:
+    by_type = {"H100": {"quantization": "fp8", "max_num_seqs": 9}}
+    recipe = parse(MINIMAL | {"model": {"source": "embedded", "engine_by_accelerator": by_type}})
+    fields = [field for field in fingerprint(recipe, resolve(recipe)) if "engine" in field]
+    assert fields == ["model.engine_by_accelerator.H100.quantization"]
 
 
 def test_parallel_sizes_must_multiply_to_the_gpus_of_a_replica() -> None:

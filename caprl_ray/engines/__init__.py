@@ -89,7 +89,10 @@ def max_num_seqs(recipe: Recipe) -> int:
     """
     if recipe.model.endpoint:
         return recipe.model.concurrency or ENDPOINT_CONCURRENCY
-    return int(recipe.model.engine.get("max_num_seqs", gpu.MOST_SEQUENCES if recipe.replicas.gpus else CPU_SEQUENCES))
+    most = recipe.model.engine.get("max_num_seqs", gpu.MOST_SEQUENCES if recipe.replicas.gpus else CPU_SEQUENCES)
+    return max(
+        int(most), *(int(more.get("max_num_seqs", 0)) for more in recipe.model.engine_by_accelerator.values()), 0
+    )
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class StubEngine:
     """Answers at once, and nothing like a model: model.source `stub` must be allowed by an environment variable."""
 
     control_tokens: Sequence[str] = ("<|im_start|>", "<|im_end|>")
+    arguments: Mapping[str, Any] = {}
     steps = 0
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
@@ -115,12 +117,14 @@ class StubWithCore(StubEngine):
 
 async def start_stub(recipe: Recipe) -> StubEngine:
     """The stub; with a core where the recipe asks for an engine of several processes, or as slow as SECONDS says."""
+    stub = StubEngine()
     if os.environ.get(SECONDS):
         shortest, longest = map(float, os.environ[SECONDS].split("-"))
-        return StubWithPlaces(max_num_seqs(recipe), (shortest, longest))
-    if recipe.model.engine.get("distributed_executor_backend") == "mp":
-        return await StubWithCore.start()
-    return StubEngine()
+        stub = StubWithPlaces(max_num_seqs(recipe), (shortest, longest))
+    elif recipe.model.engine.get("distributed_executor_backend") == "mp":
+        stub = await StubWithCore.start()
+    stub.arguments = recipe.model.engine
+    return stub
 
 
 def stub_seconds(pixels: bytes, shortest: float, longest: float) -> float:
