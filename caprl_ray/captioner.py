@@ -6,6 +6,7 @@ Ray's backpressure nor a slow batch holds up another batch's rows.
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from ray.actor import ActorHandle
 
 from caprl_ray import cluster, engines
 from caprl_ray.attempts import Attempts
+from caprl_ray.counter import HERE_S
 from caprl_ray.engines import Completion, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
@@ -49,6 +51,8 @@ class Captioner:
         self._attempts = Attempts(counter) if counter else None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        if counter:
+            threading.Thread(target=_say_here, args=(counter,), name="here", daemon=True).start()
         self._failure: SystemFailure | None = None
         try:
             self._engine = self._run(engines.start(recipe, model))
@@ -106,3 +110,10 @@ class Captioner:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _say_here(counter: ActorHandle) -> None:
+    """In a thread of its own: an engine that starts keeps the loop for minutes."""
+    while True:
+        counter.here.remote()
+        time.sleep(HERE_S)

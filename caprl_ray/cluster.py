@@ -28,6 +28,7 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 # Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
 # and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
+NO_PROGRESS_S = 1800.0  # Ray Data's default
 ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 SPILL_FOLDER = "RAY_object_spilling_directory"
@@ -45,6 +46,8 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
+        # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
+        DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
         with _without_statistics():
             yield
 
@@ -90,7 +93,7 @@ def connected(debug: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = own_error(error) or _full_disk(error)
+        own = own_error(error) or _full_disk(error) or _stuck(error)
         if own is None:
             raise
         raise own from error
@@ -123,6 +126,16 @@ def _full_disk(error: Exception) -> SystemFailure | None:
     return SystemFailure(
         f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "
         f"start Ray with {SPILL_FOLDER} naming a folder on a larger disk, and run the same command again to resume."
+    )
+
+
+def _stuck(error: Exception) -> SystemFailure | None:
+    """The sentence for a run in which nothing moved for longer than replicas may be waited for."""
+    if not isinstance(error, ray.data.exceptions.ExecutionTimeoutError):
+        return None
+    return SystemFailure(
+        "Ray: nothing was read, prepared, captioned or written for longer than replicas.wait_s and half an hour; see "
+        "that the cluster has CPUs for reading and prepare, and run the same command again to resume."
     )
 
 

@@ -4,6 +4,10 @@ It imports nothing of the package, for an actor is a process that starts with ev
 """
 
 import collections
+import time
+
+# Every replica says so often that it is there: a thousand of them are 33 messages a second.
+HERE_S = 30.0
 
 
 class Counter:
@@ -14,15 +18,21 @@ class Counter:
         self.failed: collections.Counter[str] = collections.Counter()
         self._begun: collections.Counter[str] = collections.Counter()
         self._work: list[bytes] | None = None
+        self._began = time.monotonic()
+        self._seen: float | None = None
 
     def add(self, rows: int, codes: list[str]) -> None:
         """One batch has left a replica; `codes` are those of its failed rows."""
         self.rows += rows
         self.failed.update(codes)
 
-    def read(self) -> tuple[int, dict[str, int]]:
-        """Rows so far, and failed rows by code."""
-        return self.rows, dict(self.failed)
+    def read(self) -> tuple[int, dict[str, int], float]:
+        """Rows so far, failed rows by code, and for how many seconds there was no replica.
+
+        One is taken to be there while it has not missed two messages.
+        """
+        since = self._began if self._seen is None else self._seen + 2 * HERE_S
+        return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
 
     def begin(self, key: str) -> int:
         """A batch, or a row that is sent alone, is begun; returns how often it was before, and never finished."""
@@ -37,6 +47,10 @@ class Counter:
         """They are finished: forget them."""
         for key in keys:
             self._begun.pop(key, None)
+
+    def here(self) -> None:
+        """A replica has its GPU, whether or not its engine has started."""
+        self._seen = time.monotonic()
 
     def plan(self, work: list[bytes]) -> None:
         """The plan is there: what each read task is to read."""

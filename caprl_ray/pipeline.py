@@ -120,7 +120,7 @@ class _Watch:
 def _watched(recipe: Recipe) -> Iterator[_Watch]:
     """What looks at a run while it goes on."""
     counter = cluster.beside_driver(Counter)
-    with stoppable() as stop, CircuitBreaker(counter, recipe.failures, stop), ProgressLine(counter) as line:
+    with stoppable() as stop, CircuitBreaker(counter, recipe, stop), ProgressLine(counter) as line:
         yield _Watch(counter, line, stop)
 
 

@@ -11,6 +11,7 @@ import ray
 from caprl_ray.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
+ABSENT_S = 10.0  # a replica's process takes seconds to start where there is room for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +57,29 @@ class ProgressLine:
     def _work(self) -> None:
         while not self._stop.wait(TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
             try:
-                rows, failed = ray.get(self._counter.read.remote(), timeout=10)
+                rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
             except ray.exceptions.RayError:
                 continue  # the line is not worth a run; whatever is wrong shows elsewhere
-            self._show(rows, sum(failed.values()))
+            self._show(rows, sum(failed.values()), absent)
 
-    def _show(self, rows: int, failed: int) -> None:
+    def _show(self, rows: int, failed: int, absent: float = 0.0) -> None:
         now = time.monotonic()
         if rows and self._began is None:
             self._began = now  # the rate is that of captioning, without the engines' start
-        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0)
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent)
         self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
 
-def describe(start: Start, rows: int, failed: int, seconds: float) -> str:
-    """The line for `rows` more rows in `seconds` of captioning."""
+def describe(start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0) -> str:
+    """The line for `rows` more rows in `seconds` of captioning; there has been no replica for `absent` seconds."""
     done = start.done + rows
     parts = [f"{done:,} / {start.planned:,} images" if start.planned is not None else f"{done:,} images"]
     rate = rows / seconds if seconds > 0 else 0.0
-    parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
+    if absent > ABSENT_S:
+        parts.append(f"waiting for a replica's node, {_clock(absent)} so far")
+    else:
+        parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
     parts.append(f"{start.failed + failed:,} failed")
     if rate and start.planned is not None:
         parts.append(f"ETA {_clock(max(0, start.planned - done) / rate)}")

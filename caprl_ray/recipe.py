@@ -177,6 +177,8 @@ class Replicas(Section):
     """GPUs of one replica: 0 runs on the CPU, a fraction shares one, more than 1 must be whole."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S; any where it is left out."""
+    wait_s: Annotated[float, Field(ge=1)] = 3600
+    """Seconds that a run waits while no replica has a GPU, at its start or when all were taken away, before it ends."""
 
     @property
     def most(self) -> int:

@@ -167,6 +167,21 @@ def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where
     check_output(any_type, {row for rows in both.rows().values() for row in rows})
 
 
+@pytest.mark.timeout(300)
+def test_a_run_waits_for_gpus_so_long_and_is_resumed_where_there_are_some(images: Path, tmp_path: Path) -> None:
+    recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
+    recipe["replicas"] |= {"wait_s": 20}
+    with new_head(cpus=2, gpus=0) as head:
+        run = start(head, recipe, notes.path, 1)
+        head.wait(lambda: run.poll() is not None)
+        said = notes.path.with_suffix(".log").read_text()
+        assert run.returncode == 1 and "no node had room for a replica (1 GPUs) for 20 seconds" in said
+        assert "waiting for a replica's node" in said and not notes.replicas()
+        head.join(cpus=0, gpus=1)
+        finish(head, start(head, recipe, notes.path, 1), notes.path)
+    check_output(recipe, {row for rows in notes.rows().values() for row in rows})
+
+
 if __name__ == "__main__":
     pipeline.Captioner = RecordedCaptioner  # type: ignore[misc]
     sys.exit(cli.main(["caption", *sys.argv[1:]]))

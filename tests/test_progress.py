@@ -19,6 +19,12 @@ def test_an_unknown_plan_promises_no_end() -> None:
     assert line == "100 images  10.0 images/s  0 failed"
 
 
+def test_a_run_without_a_replica_says_for_how_long() -> None:
+    line = describe(START, rows=0, failed=0, seconds=0, absent=200)
+    assert line == "1,000 / 5,000 images  waiting for a replica's node, 0:03:20 so far  3 failed"
+    assert "starting engines" in describe(START, rows=0, failed=0, seconds=0, absent=5)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
