@@ -90,7 +90,7 @@ def _caption(
     with cluster.session(output.recipe, debug), _watched(output.recipe) as run:
         run.line.start = Start.of(ledger.balance(plan.units, committed), limit)
         rows = read(PlannedImages(work, row_schema(plan.columns), output.access))
-        _finish(rows, output, limit, run)
+        _caption_rows(rows, output, limit, run)
 
 
 def _caption_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
@@ -105,7 +105,7 @@ def _caption_while_planning(output: Output, planned: "Future[Plan]", limit: int 
                 run.stop(error)
 
         planned.add_done_callback(hand_over)
-        _finish(planning.read(run.counter, output.access), output, limit, run)
+        _caption_rows(planning.read(run.counter, output.access), output, limit, run)
     return planned.result()
 
 
@@ -124,7 +124,7 @@ def _watched(recipe: Recipe) -> Iterator[_Watch]:
         yield _Watch(counter, line, stop)
 
 
-def _finish(rows: Dataset, output: Output, limit: int | None, run: _Watch) -> None:
+def _caption_rows(rows: Dataset, output: Output, limit: int | None, run: _Watch) -> None:
     if limit is not None:
         rows = rows.limit(limit)
     commit(captioned(rows, output.recipe, output.model, run.counter), output.recipe)
