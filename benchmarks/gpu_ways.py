@@ -4,24 +4,15 @@ Every way gets the same files and the same recipe: that of the model beside them
 the demonstration's for this machine's CPU.
 """
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import captioning
-from captioning import FINISHED, FIRST_CALL, READY, note, write_captions
+import engine_alone
 
-from caprl_ray import engines
-from caprl_ray.engines import Completion, Picture
-from caprl_ray.model import resolve
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.recipe import Recipe, parse
-from caprl_ray.sizes import SizeRule
+from caprl_ray.recipe import parse
 
 MODEL = "model"
 CAPTION_TOKENS = 500
@@ -45,7 +36,7 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
 
 def engine(images: Path, out: Path, held: bool) -> None:
     """The pipeline's engine alone, fed with requests that were rendered beforehand."""
-    asyncio.run(_engine(parse(recipe_for(images, out)), sorted(images.iterdir()), out))
+    engine_alone.caption(parse(recipe_for(images, out)), images, out)
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
@@ -59,61 +50,6 @@ def caprl_ray(images: Path, out: Path, held: bool) -> None:
 
 
 WAYS: dict[str, Callable[[Path, Path, bool], None]] = {"engine": engine, "chat": chat, "caprl_ray": caprl_ray}
-
-
-class _Rendered:
-    """In the place of the engine's renderer: requests rendered beforehand, each given out once."""
-
-    def __init__(self, renderer: Any) -> None:
-        self._renderer = renderer
-        self._requests: dict[int, Any] = {}
-
-    async def add(self, picture: Picture, prompt: str) -> None:
-        self._requests[id(picture)] = await self._renderer.render(picture, prompt)
-
-    async def render(self, picture: Picture, prompt: str) -> Any:
-        return self._requests.pop(id(picture))
-
-
-async def _engine(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
-    from caprl_ray.engines.vllm_engine import VllmEngine
-
-    model = resolve(recipe)
-    llm: Any = await VllmEngine.start(recipe, model)
-    rendered = llm._renderer = _Rendered(llm._renderer)
-    prompt = llm._chat.prompt(recipe.prompt.user)
-    room = asyncio.Semaphore(engines.rows_in_flight(recipe))  # as many as a replica gives to its engine
-
-    async def one(picture: Picture) -> Completion:
-        async with room:
-            completion: Completion = await llm.caption(picture, recipe.prompt.user)
-        note(out / FINISHED, 1)
-        return completion
-
-    async def ready(part: Sequence[Path]) -> list[Picture]:
-        pictures = _pictures(part, model.size_rule, recipe)
-        await asyncio.gather(*(rendered.add(picture, prompt) for picture in pictures))
-        return pictures
-
-    completions = await asyncio.gather(*map(one, await ready(files[:FIRST_CALL])))
-    pictures = await ready(files[FIRST_CALL:])
-    note(out / READY, 0)
-    completions += await asyncio.gather(*map(one, pictures))
-    llm.stop()
-    captions = zip(files, completions, strict=True)
-    write_captions(out, {file.name: (c.text, c.caption_tokens or 0) for file, c in captions})
-
-
-def _pictures(files: Sequence[Path], rule: SizeRule, recipe: Recipe) -> list[Picture]:
-    """The pixels that the pipeline's workers make of the files, by all cores."""
-    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(partial(_picture, rule=rule, limits=limits), files))
-
-
-def _picture(file: Path, rule: SizeRule, limits: Limits) -> Picture:
-    prepared = prepare(file.read_bytes(), rule, limits)
-    return Picture(pixels=memoryview(prepared.pixels), width=prepared.pixel_width, height=prepared.pixel_height)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 Rendered scenes (JPEGs of one size) are captioned greedily by the embedded model on this machine's CPU, by each way in a
 process of its own, one after another:
 
+    engine        the pipeline's engine on requests that were rendered beforehand: the ceiling of every way
     chat          vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
     stock         ray.data.read_images, ray.data.llm.build_processor with batches of 32, write_parquet
     stock_tuned   the same, made as fast as the processor's options allow
@@ -24,13 +25,14 @@ replica (`caprl_ray`), the return of the first call (`chat`). Medians over the r
 
 Keys of the JSON:
 
-    chat, stock, stock_tuned, caprl_ray, caprl_ray_s3    images/s in steady state
+    engine, chat, stock, stock_tuned, caprl_ray, caprl_ray_s3
+                                                         images/s in steady state
     first_caption_s, stock_first_caption_s, stock_tuned_first_caption_s, chat_first_caption_s, first_caption_s3_s
                                                          seconds to the first caption (the first is caprl_ray's)
     chat_whole_s, stock_whole_s, stock_tuned_whole_s, caprl_ray_whole_s, caprl_ray_s3_whole_s
                                                          seconds of the whole run
-    over_chat, over_stock, over_stock_tuned, s3_over_local
-                                                         ratios of steady states: caprl_ray / chat, caprl_ray / stock,
+    over_engine, over_chat, over_stock, over_stock_tuned, s3_over_local
+                                                         ratios of steady states: caprl_ray / engine, / chat, / stock,
                                                          caprl_ray / stock_tuned, caprl_ray_s3 / caprl_ray
     <way>_tokens, <way>_right, <way>_equal               mean tokens of a caption; share of captions that are right
                                                          to the letter; share that are equal to those of caprl_ray
@@ -58,7 +60,7 @@ from alone import ENVIRONMENT, Captions, captions_in, medians, run_alone, steady
 from throughput_ways import BUCKET, WAYS
 
 SCRIPT = "throughput_ways.py"
-LOCAL, S3 = ("chat", "stock", "stock_tuned", "caprl_ray"), "caprl_ray_s3"
+LOCAL, S3 = ("engine", "chat", "stock", "stock_tuned", "caprl_ray"), "caprl_ray_s3"
 FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
 
 
@@ -67,7 +69,7 @@ def measure(way: str, images: Path, out: Path) -> tuple[dict[str, float], Captio
     began, finished, ended = run_alone(SCRIPT, way, images, out)
     first = FIRST_CAPTION.get(way, f"{way}_first_caption_s")
     figures = {first: finished[0] - began, f"{way}_whole_s": ended - began}
-    if way == "chat":
+    if way in ("engine", "chat"):
         figures[way] = steady(out, finished)
     elif way.startswith("stock"):
         figures[way] = middle(finished)
@@ -140,6 +142,7 @@ def s3_objects(prefix: str) -> list[io.BytesIO]:
 def compare(figures: dict[str, float], captions: dict[str, Captions], right: dict[str, str]) -> None:
     """Add the ratios, and what shows that every way did the same work."""
     for name, over, under in (
+        ("over_engine", "caprl_ray", "engine"),
         ("over_chat", "caprl_ray", "chat"),
         ("over_stock", "caprl_ray", "stock"),
         ("over_stock_tuned", "caprl_ray", "stock_tuned"),
@@ -159,12 +162,22 @@ def compare(figures: dict[str, float], captions: dict[str, Captions], right: dic
 
 def table(figures: dict[str, float], ways: list[str]) -> None:
     """Print the figures, a way a line."""
-    columns = ("images/s", "x chat", "x stock", "first caption", "whole run", "tokens", "right", "as caprl_ray")
+    columns = (
+        "images/s",
+        "x engine",
+        "x chat",
+        "x stock",
+        "first caption",
+        "whole run",
+        "tokens",
+        "right",
+        "as caprl_ray",
+    )
     print(f"{'':<13}" + "".join(f"{name:>14}" for name in columns))
     for way in ways:
         rate = figures[way]
         first = figures[FIRST_CAPTION.get(way, f"{way}_first_caption_s")]
-        ratios = [f"{rate / figures[peer]:.2f}" if peer in figures else "" for peer in ("chat", "stock")]
+        ratios = [f"{rate / figures[peer]:.2f}" if peer in figures else "" for peer in ("engine", "chat", "stock")]
         shares = [f"{100 * figures[n]:.1f} %" if n in figures else "" for n in (f"{way}_right", f"{way}_equal")]
         seconds = [f"{first:.1f} s", f"{figures[f'{way}_whole_s']:.1f} s"]
         cells = [f"{rate:.1f}", *ratios, *seconds, f"{figures[f'{way}_tokens']:.1f}", *shares]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import captioning
+import engine_alone
 from captioning import FINISHED, messages, note
 
 from caprl_ray.demo import demo_recipe
@@ -90,7 +91,13 @@ def caprl_ray_s3(images: Path, out: Path, held: bool) -> None:
     captioning.run_pipeline(recipe, out, held)
 
 
+def engine(images: Path, out: Path, held: bool) -> None:
+    """The pipeline's engine on requests that were rendered beforehand."""
+    engine_alone.caption(parse(demo_recipe([images], out)), images, out)
+
+
 WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
+    "engine": engine,
     "chat": chat,
     "stock": stock,
     "stock_tuned": stock_tuned,

@@ -1,0 +1,82 @@
+"""The pipeline's engine alone, fed with requests that were rendered beforehand: its own ceiling.
+
+captioning.py says what is written.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from captioning import FINISHED, FIRST_CALL, READY, note, write_captions
+
+from caprl_ray import cluster, engines
+from caprl_ray.engines import Completion, Picture
+from caprl_ray.model import resolve
+from caprl_ray.prepare import Limits, prepare
+from caprl_ray.recipe import Recipe
+from caprl_ray.sizes import SizeRule
+
+
+class _Rendered:
+    """In the place of the engine's renderer: requests rendered beforehand, each given out once."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+        self._requests: dict[int, Any] = {}
+
+    async def add(self, picture: Picture, prompt: str) -> None:
+        self._requests[id(picture)] = await self._renderer.render(picture, prompt)
+
+    async def render(self, picture: Picture, prompt: str) -> Any:
+        return self._requests.pop(id(picture))
+
+
+def caption(recipe: Recipe, images: Path, out: Path) -> None:
+    """Caption the files of a folder: a first call of a few, which is not counted, then all others at once."""
+    asyncio.run(_caption(recipe, sorted(images.iterdir()), out))
+
+
+async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
+    from caprl_ray.engines.vllm_engine import VllmEngine
+
+    model = resolve(recipe)
+    llm: Any = await VllmEngine.start(recipe, model)
+    rendered = llm._renderer = _Rendered(llm._renderer)
+    prompt = llm._chat.prompt(recipe.prompt.user)
+    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    room = asyncio.Semaphore(batch * engines.batches_in_flight(recipe, batch))  # as many as a replica gives its engine
+
+    async def one(picture: Picture) -> Completion:
+        async with room:
+            completion: Completion = await llm.caption(picture, recipe.prompt.user)
+        note(out / FINISHED, 1)
+        return completion
+
+    async def ready(part: Sequence[Path]) -> list[Picture]:
+        pictures = _pictures(part, model.size_rule, recipe)
+        await asyncio.gather(*(rendered.add(picture, prompt) for picture in pictures))
+        return pictures
+
+    completions = await asyncio.gather(*map(one, await ready(files[:FIRST_CALL])))
+    pictures = await ready(files[FIRST_CALL:])
+    note(out / READY, 0)
+    completions += await asyncio.gather(*map(one, pictures))
+    llm.stop()
+    captions = zip(files, completions, strict=True)
+    write_captions(out, {file.name: (c.text, c.caption_tokens or 0) for file, c in captions})
+
+
+def _pictures(files: Sequence[Path], rule: SizeRule, recipe: Recipe) -> list[Picture]:
+    """The pixels that the pipeline's workers make of the files, by all cores."""
+    limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(partial(_picture, rule=rule, limits=limits), files))
+
+
+def _picture(file: Path, rule: SizeRule, limits: Limits) -> Picture:
+    prepared = prepare(file.read_bytes(), rule, limits)
+    return Picture(pixels=memoryview(prepared.pixels), width=prepared.pixel_width, height=prepared.pixel_height)
