@@ -15,9 +15,9 @@ process of its own, one after another:
 
 Steady state of `caprl_ray` is all images over the seconds from a ready engine to the last caption: all work on the
 images, nothing of the start. What it prepares while its engine starts would count as done for nothing, so this is
-measured in a run of its own in which the images are held back until the engine is ready. For `chat` it is the second
-call. For the stock processor it is the middle of the one run, from 20 % to 90 % of the rows: what it prepared
-beforehand counts in its favour, and most of these images may be such.
+measured in a run of its own in which the images are held back until the engine is ready. For `chat` and `engine` it is
+the second call. For the stock processor it is the middle of the one run, from 20 % to 90 % of the rows: what it
+prepared beforehand counts in its favour, and most of these images may be such.
 
 First caption and whole run are seconds from the start of the way's process, imports and engine included, in a
 run where nothing is held back: to the first row in the postprocess function (`stock`), the first batch that leaves a
@@ -61,6 +61,7 @@ from throughput_ways import BUCKET, WAYS
 
 SCRIPT = "throughput_ways.py"
 LOCAL, S3 = ("engine", "chat", "stock", "stock_tuned", "caprl_ray"), "caprl_ray_s3"
+PEERS = ("engine", "chat", "stock")
 FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
 
 
@@ -162,22 +163,13 @@ def compare(figures: dict[str, float], captions: dict[str, Captions], right: dic
 
 def table(figures: dict[str, float], ways: list[str]) -> None:
     """Print the figures, a way a line."""
-    columns = (
-        "images/s",
-        "x engine",
-        "x chat",
-        "x stock",
-        "first caption",
-        "whole run",
-        "tokens",
-        "right",
-        "as caprl_ray",
-    )
+    ratios = [f"x {peer}" for peer in PEERS]
+    columns = ("images/s", *ratios, "first caption", "whole run", "tokens", "right", "as caprl_ray")
     print(f"{'':<13}" + "".join(f"{name:>14}" for name in columns))
     for way in ways:
         rate = figures[way]
         first = figures[FIRST_CAPTION.get(way, f"{way}_first_caption_s")]
-        ratios = [f"{rate / figures[peer]:.2f}" if peer in figures else "" for peer in ("engine", "chat", "stock")]
+        ratios = [f"{rate / figures[peer]:.2f}" if peer in figures else "" for peer in PEERS]
         shares = [f"{100 * figures[n]:.1f} %" if n in figures else "" for n in (f"{way}_right", f"{way}_equal")]
         seconds = [f"{first:.1f} s", f"{figures[f'{way}_whole_s']:.1f} s"]
         cells = [f"{rate:.1f}", *ratios, *seconds, f"{figures[f'{way}_tokens']:.1f}", *shares]
