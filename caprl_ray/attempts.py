@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.errors import RowFailure
@@ -30,6 +31,7 @@ class Attempts:
 
     def __init__(self, counter: ActorHandle) -> None:
         self._counter = counter
+        self._node = ray.get_runtime_context().get_node_id()
         self._room = Room(COMPANY)
 
     async def caption(
@@ -43,14 +45,14 @@ class Attempts:
         keys = [_digest([task, repr((row["unit"], row["index"]))]) for row in rows]
         key = _digest(keys)
         async with self._room.entered(0):
-            begun = await self._counter.begin.remote(key)
+            begun = await self._counter.begin.remote(key, self._node)
             if not begun:  # as nearly always: one question is all that it costs
                 results = await caption(rows)
                 self._counter.end.remote([key])
                 return results
         await self._counter.put_off.remote(key)
         async with self._room.entered(min(begun, ALONE)):
-            await self._counter.begin.remote(key)
+            await self._counter.begin.remote(key, self._node)
             if begun < ROW_BY_ROW:
                 results = await caption(rows)
             else:
@@ -62,7 +64,7 @@ class Attempts:
         self, key: str, row: dict[str, Any], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
     ) -> Changes | RowFailure:
         """Caption one row, or fail it without another try where that has ended the replica before."""
-        if await self._counter.begin.remote(key) >= DEATHS_ALONE:
+        if await self._counter.begin.remote(key, self._node) >= DEATHS_ALONE:
             return RowFailure("engine_crash", "the replica died each time, twice with this row alone")
         (result,) = await caption([row])
         await self._counter.end.remote([key])

@@ -6,8 +6,12 @@ It imports nothing of the package, for an actor is a process that starts with ev
 import collections
 import time
 
+import ray
+
 # Every replica says so often that it is there: a thousand of them are 33 messages a second.
 HERE_S = 30.0
+# So many lost nodes are held against no row; one that goes on ending nodes must be found all the same.
+FORGIVEN = 10
 
 
 class Counter:
@@ -16,7 +20,7 @@ class Counter:
     def __init__(self) -> None:
         self.rows = 0
         self.failed: collections.Counter[str] = collections.Counter()
-        self._begun: collections.Counter[str] = collections.Counter()
+        self._begun: dict[str, list[str]] = {}
         self._work: list[bytes] | None = None
         self._began = time.monotonic()
         self._seen: float | None = None
@@ -34,14 +38,19 @@ class Counter:
         since = self._began if self._seen is None else self._seen + 2 * HERE_S
         return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
 
-    def begin(self, key: str) -> int:
-        """A batch, or a row that is sent alone, is begun; returns how often it was before, and never finished."""
-        self._begun[key] += 1
-        return self._begun[key] - 1
+    def begin(self, key: str, node: str) -> int:
+        """A batch, or a row that is sent alone, is begun on a node; returns how often it was before and not ended.
+
+        What was lost with its node is not counted: nodes are taken away, and no row is to blame for it.
+        """
+        begun = self._begun.setdefault(key, [])
+        before = len(begun) - min(_gone(begun), FORGIVEN) if begun else 0
+        begun.append(node)
+        return before
 
     def put_off(self, key: str) -> None:
         """It is not begun after all."""
-        self._begun[key] -= 1
+        self._begun[key].pop()
 
     def end(self, keys: list[str]) -> None:
         """They are finished: forget them."""
@@ -59,3 +68,9 @@ class Counter:
     def work(self) -> list[bytes] | None:
         """What each read task is to read; None while the input is listed."""
         return self._work
+
+
+def _gone(nodes: list[str]) -> int:
+    """How many of these nodes the cluster no longer has."""
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return sum(node not in alive for node in nodes)

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from caprl_ray import caption_dataset, pipeline
-from caprl_ray.counter import Counter
+from caprl_ray.counter import FORGIVEN, Counter
 from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
 from caprl_ray.recipe import Recipe, parse
@@ -156,8 +156,14 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
 
 
 def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:
-    counter = Counter()
-    assert [counter.begin("a"), counter.begin("a"), counter.begin("b")] == [0, 1, 0]
+    counter, here = Counter(), ray.get_runtime_context().get_node_id()
+    assert [counter.begin(key, here) for key in "aab"] == [0, 1, 0]
     counter.end(["a", "never"])
     counter.put_off("b")
-    assert [counter.begin("a"), counter.begin("b"), counter.begin("b")] == [0, 0, 1]
+    assert [counter.begin(key, here) for key in "abb"] == [0, 0, 1]
+
+
+def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
+    counter, here = Counter(), ray.get_runtime_context().get_node_id()
+    assert [counter.begin("row", f"{n:056x}") for n in range(FORGIVEN + 2)] == [0] * (FORGIVEN + 1) + [1]
+    assert [counter.begin("row", here), counter.begin("row", here)] == [2, 3]
