@@ -11,16 +11,28 @@ def stoppable() -> Iterator[Callable[[Exception], None]]:
     """Hands out a function that ends the block with an error, the first that it is called with, from any thread.
 
     Only Python's main thread can be interrupted: elsewhere the error is raised when the block ends by itself. After the
-    block the function does nothing.
+    block the function does nothing. Where the process ignores SIGINT, as shells have it of what they run in the
+    background, it goes on to ignore those that come from others.
     """
     reasons: list[Exception] = []
+
+    def interrupt(*_: object) -> None:
+        if reasons:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+        ignored = True
+    else:
+        ignored = False
     lock, over = threading.Lock(), False
 
     def stop(error: Exception) -> None:
         with lock:
             if not over:
                 reasons.append(error)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                if len(reasons) == 1:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     try:
         try:
@@ -28,6 +40,8 @@ def stoppable() -> Iterator[Callable[[Exception], None]]:
         finally:
             with lock:
                 over = True
+            if ignored:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         if not reasons:
             raise
