@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
@@ -15,16 +16,17 @@ def stoppable() -> Iterator[Callable[[Exception], None]]:
     background, it goes on to ignore those that come from others.
     """
     reasons: list[Exception] = []
+    before = signal.getsignal(signal.SIGINT)
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         if reasons:
             raise KeyboardInterrupt
+        if callable(before):
+            before(number, frame)  # Ctrl-C, or the block around this one
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    installed = threading.current_thread() is threading.main_thread() and (callable(before) or before == signal.SIG_IGN)
+    if installed:
         signal.signal(signal.SIGINT, interrupt)
-        ignored = True
-    else:
-        ignored = False
     lock, over = threading.Lock(), False
 
     def stop(error: Exception) -> None:
@@ -40,8 +42,8 @@ def stoppable() -> Iterator[Callable[[Exception], None]]:
         finally:
             with lock:
                 over = True
-            if ignored:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if installed:
+                signal.signal(signal.SIGINT, before)
     except KeyboardInterrupt:
         if not reasons:
             raise

@@ -41,6 +41,27 @@ def test_the_block_that_has_ended_is_not_ended_again(handler: object) -> None:
     time.sleep(0.05)
 
 
+@pytest.mark.parametrize("which", ["inner", "outer"])
+def test_a_block_within_a_block(handler: object, which: str) -> None:
+    passed = []
+
+    def block() -> None:
+        with stoppable() as outer:
+            try:
+                with stoppable() as inner:
+                    threading.Timer(0.2, {"inner": inner, "outer": outer}[which], (ValueError(which),)).start()
+                    time.sleep(30)
+            finally:
+                passed.append(signal.getsignal(signal.SIGINT))
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=which):
+        block()
+    assert time.monotonic() - began < 20
+    assert passed != [handler], "the outer block can still be stopped when the inner one is over"
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
 def test_ctrl_c_means_what_it_did_before(handler: object) -> None:
     def block() -> None:
         with stoppable():
