@@ -4,17 +4,21 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.data import DataContext
+from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
 from ray.data._internal.execution import metadata_fetcher
 from ray.data._internal.execution.operators import map_operator
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.recipe import Recipe
 
@@ -48,20 +52,35 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
-        with _without_statistics():
+        with _without_statistics(), _own_demand(recipe):
             yield
 
 
-@contextmanager
-def _without_statistics() -> Iterator[None]:
+def _without_statistics() -> AbstractContextManager[None]:
     """Ray Data keeps statistics of every block for a summary at the end, 3.6 kB each: gigabytes in the driver for some
     millions of images (benchmarks/memory.py). Nobody reads it; a caller's own datasets keep theirs."""
-    kept = map_operator.to_stats
-    map_operator.to_stats = lambda blocks: []
+    return _replaced(map_operator, "to_stats", lambda blocks: [])
+
+
+def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:
+    """Nodes with GPUs come and go with the replicas (demand.py)."""
+    if not recipe.replicas.gpus:
+        return nullcontext()
+    replica: dict[str, Any] = {"GPU": recipe.replicas.gpus}
+    if recipe.replicas.accelerator_type:
+        replica[ACCELERATOR + recipe.replicas.accelerator_type] = 0.001  # as Ray has it of an actor
+    own = partial(Demand, replica=replica, full=GROWN_OVER_TAKEN)
+    return _replaced(rate_based_cluster_autoscaler, "RateBasedClusterAutoscaler", own)
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, own: object) -> Iterator[None]:
+    kept = getattr(module, name)
+    setattr(module, name, own)
     try:
         yield
     finally:
-        map_operator.to_stats = kept
+        setattr(module, name, kept)
 
 
 _lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one

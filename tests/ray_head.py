@@ -41,7 +41,7 @@ class Head:
         self.token_file.write_text(secrets.token_hex(32))
         self.node(
             self.environment,
-            *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}"),
+            *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}", *self.options()),
             *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
         )
         try:
@@ -53,6 +53,10 @@ class Head:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+    def options(self) -> list[str]:
+        """More of them for the head's `ray start`."""
+        return []
 
     @property
     def address(self) -> str:

@@ -36,7 +36,7 @@ class RecordedCaptioner(pipeline.Captioner):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.until = time.monotonic() + 90
+        self.until = time.monotonic() + 120
         self.note("start", str(self.engine_arguments()["max_num_seqs"]))
 
     def __call__(self, table: pa.Table) -> pa.Table:
