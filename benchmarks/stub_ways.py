@@ -5,6 +5,7 @@ taken for. Each way runs alone in a process of its own (alone.py); everything el
 """
 
 import io
+import logging
 import math
 import os
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from captioning import run_pipeline
 
 from caprl_ray import engines
@@ -92,7 +94,20 @@ def flow_twice(images: Path, out: Path) -> None:
     flow(images, out)
 
 
-WAYS: dict[str, Callable[[Path, Path], None]] = {"overhead": overhead, "flow": flow, "flow_twice": flow_twice}
+def scale(images: Path, out: Path) -> None:
+    """As `flow`, with as many replicas as REPLICAS says, each on a GPU that Ray takes for there."""
+    replicas, places = int(os.environ["REPLICAS"]), int(os.environ["PLACES"])
+    ray.init("local", num_gpus=replicas, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    pool = {"replicas": {"gpus": 1, "min": replicas, "max": replicas}}
+    run_pipeline(recipe(images, out, max_num_seqs=places) | pool, out, held=True, prepare=PassThrough)
+
+
+WAYS: dict[str, Callable[[Path, Path], None]] = {
+    "overhead": overhead,
+    "flow": flow,
+    "flow_twice": flow_twice,
+    "scale": scale,
+}
 
 
 if __name__ == "__main__":

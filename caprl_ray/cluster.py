@@ -16,15 +16,18 @@ from ray.data import DataContext
 from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
 from ray.data._internal.execution import metadata_fetcher
 from ray.data._internal.execution.operators import map_operator
+from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
+from ray.data._internal.output_buffer import OutputBlockSizeOption
+from ray.data._internal.planner import plan_udf_map_op
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.recipe import Recipe
 
-# How much a block may hold before Ray cuts it. Blocks of compressed images bound what one prepare task takes at once.
-# Invariant (D4): no caption batch may reach it, or its output would be cut by the length of sampled text. A row carries
-# at most 256 KiB of metadata and a caption of 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
+# How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at once,
+# and by batch_rows of pixels. A block of captions is less: a row carries at most 256 KiB of metadata and a caption of
+# 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
 TARGET_BLOCK_BYTES = 32 * 2**20
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 # Reading and writing wait for storage: they must not take whole cores away from decoding.
@@ -52,7 +55,7 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
-        with _without_statistics(), _own_demand(recipe):
+        with _without_statistics(), _own_demand(recipe), _batches_as_they_come():
             yield
 
 
@@ -60,6 +63,14 @@ def _without_statistics() -> AbstractContextManager[None]:
     """Ray Data keeps statistics of every block for a summary at the end, 3.6 kB each: gigabytes in the driver for some
     millions of images (benchmarks/memory.py). Nobody reads it; a caller's own datasets keep theirs."""
     return _replaced(map_operator, "to_stats", lambda blocks: [])
+
+
+def _batches_as_they_come() -> AbstractContextManager[None]:
+    """Each batch that prepare or a replica returns is a block as it is (D4), at once: Ray would hold pixels back until
+    there are TARGET_BLOCK_BYTES of them, and the engine would wait."""
+    unshaped = {"output_block_size_option": OutputBlockSizeOption(disable_block_shaping=True)}
+    own = lambda *arguments, **named: BatchMapTransformFn(*arguments, **named | unshaped)  # noqa: E731
+    return _replaced(plan_udf_map_op, "BatchMapTransformFn", own)
 
 
 def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:

@@ -1,0 +1,163 @@
+"""How the rate grows with the replicas, with and without losses, and what the driver needs for it.
+
+    python benchmarks/scale.py [--replicas 1 4 16 32] [--places 64] [--seconds 2-8] [--window 60] [--json FILE]
+
+Replicas are stub engines with as many places as an engine runs sequences at once; every caption takes its own time
+(flow.py). A perfect pool captions `replicas x places / mean seconds` images/s. Everything else is as in any run, on one
+machine: Ray Data, the object store, prepare without decoding (stub_ways.py), the driver, and its parquet.
+
+`efficiency` is the rate over the perfect one in the window, which begins when the last replica has had time for its
+first captions, and ends with its seconds or where rows run out. `with losses` is the same while a replica's process is
+killed every LOST_S seconds, from half of that on. `driver` and `all` are cores in use from the first ready replica to
+the last caption, sampled from outside; `driver MiB` is its own memory, at most.
+
+Keys of the JSON: `<replicas>_rate`, `_perfect`, `_efficiency`, `_lost_efficiency`, `_driver_cores`, `_cores`,
+`_driver_mib`, and `_<part>_ms`, CPU ms a row; parts are those of sampled.PARTS, `driver` and `other`.
+"""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean
+
+import psutil
+from alone import moments, run_alone
+from captioning import READY
+from pipeline_overhead import SAMPLED_S, Spent
+from sampled import DRIVER, PARTS, sampled
+from stub_ways import SHARD_ROWS, images, write_shards
+
+from caprl_ray.engines.stub import SECONDS, stub_seconds
+
+LOST_S = 30.0
+FILL_S = 20.0  # what replicas take to start one after another and to fill, at most
+DIFFERENT = 4 * SHARD_ROWS
+MIB = 2**20
+
+Figures = dict[str, float]
+
+
+class Used(Spent):
+    """CPU seconds by part, and the most memory of the driver's own."""
+
+    driver = 0
+
+    def __call__(self, part: str, process: psutil.Process) -> None:
+        super().__call__(part, process)
+        if part == DRIVER:
+            self.driver = max(self.driver, process.memory_full_info().uss)
+
+
+def write(folder: Path, count: int) -> None:
+    """Shards of the same images under other names."""
+    write_shards(folder, DIFFERENT)
+    shards = sorted(folder.iterdir())
+    for number in range(len(shards), -(-count // SHARD_ROWS)):
+        os.link(shards[number % len(shards)], folder / f"{number:05d}.tar")
+
+
+@contextmanager
+def losses(ready: Path, replicas: int) -> Iterator[None]:
+    """Kill one replica after the other, in an order that is the same each time."""
+    over, chance = threading.Event(), random.Random(1)
+
+    def work() -> None:
+        while not (ready.exists() and len(moments(ready)) >= replicas):
+            if over.wait(0.5):
+                return
+        pause = LOST_S / 2
+        while not over.wait(pause):
+            pause = LOST_S
+            processes = psutil.Process().children(recursive=True)
+            running = [process for process in processes if process.name().startswith(PARTS["replica"][:15])]
+            if running:
+                chance.choice(running).kill()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def measure(replicas: int, places: int, seconds: str, window: float, folder: Path, lost: bool) -> Figures:
+    """One run."""
+    shortest, longest = map(float, seconds.split("-"))
+    perfect = replicas * places / mean(stub_seconds(image, shortest, longest) for image in images(DIFFERENT))
+    name = f"{replicas}{'-lost' if lost else ''}"
+    shards, out = folder / f"{name}-shards", folder / name
+    write(shards, int(perfect * (window + longest + FILL_S)))
+    os.environ |= {SECONDS: seconds, "PLACES": str(places), "REPLICAS": str(replicas)}
+    used = Used(out / READY)
+    with sampled(used, SAMPLED_S):
+        if lost:
+            with losses(out / READY, replicas):
+                _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
+        else:
+            _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
+    ready = [moment for moment, _ in moments(out / READY)]
+    begin = ready[replicas - 1] + longest
+    end = min(begin + window, finished[-1] - longest)
+    rate = sum(begin < moment <= end for moment in finished) / (end - begin)
+    span = finished[-1] - ready[0]
+    cores = {f"{part}_ms": 1e3 * spent / len(finished) for part, spent in used.seconds.items()}
+    return cores | {
+        "rate": rate,
+        "perfect": perfect,
+        "efficiency": rate / perfect,
+        "driver_cores": used.seconds[DRIVER] / span,
+        "cores": used.seconds.total() / span,
+        "driver_mib": used.driver / MIB,
+    }
+
+
+def table(figures: Figures, numbers: list[int]) -> None:
+    """Print a line for each number of replicas."""
+    columns = ("images/s", "perfect", "efficiency", "with losses", "driver", "all", "driver MiB")
+    print(f"{'replicas':<10}" + "".join(f"{name:>13}" for name in columns))
+    for n in numbers:
+        rates = f"{figures[f'{n}_rate']:>13.1f}{figures[f'{n}_perfect']:>13.1f}"
+        shares = "".join(f"{100 * figures[f'{n}_{key}']:>11.1f} %" for key in ("efficiency", "lost_efficiency"))
+        needs = (
+            f"{figures[f'{n}_driver_cores']:>13.2f}{figures[f'{n}_cores']:>13.2f}{figures[f'{n}_driver_mib']:>13.0f}"
+        )
+        print(f"{n:<10}{rates}{shares}{needs}")
+    for part in (DRIVER, *PARTS):
+        cells = [f"{figures.get(f'{n}_{part}_ms', 0):>10.3f} ms" for n in numbers]
+        print(f"{part:<17}" + "".join(cells))
+
+
+def main() -> None:
+    """Measure each number of replicas twice, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 32], metavar="N")
+    parser.add_argument("--places", type=int, default=64, help="sequences that an engine runs at once")
+    parser.add_argument("--seconds", default="2-8", help="of the shortest and of the longest caption")
+    parser.add_argument("--window", type=float, default=60, help="seconds")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    figures = Figures()
+    with tempfile.TemporaryDirectory(prefix="scale-") as temporary:
+        for n in args.replicas:
+            for lost in (False, True):
+                seen = measure(n, args.places, args.seconds, args.window, Path(temporary), lost)
+                figures |= (
+                    {f"{n}_lost_efficiency": seen["efficiency"]} if lost else {f"{n}_{k}": v for k, v in seen.items()}
+                )
+                time.sleep(2)  # what the last run leaves is gone
+    table(figures, args.replicas)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
