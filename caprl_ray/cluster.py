@@ -25,9 +25,9 @@ from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.recipe import Recipe
 
-# How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at once,
-# and by batch_rows of pixels. A block of captions is less: a row carries at most 256 KiB of metadata and a caption of
-# 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
+# How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at
+# once, and of pixels (batch_rows). A block of captions holds less: a row carries at most 256 KiB of metadata and a
+# caption of 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
 TARGET_BLOCK_BYTES = 32 * 2**20
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 # Reading and writing wait for storage: they must not take whole cores away from decoding.
@@ -68,9 +68,12 @@ def _without_statistics() -> AbstractContextManager[None]:
 def _batches_as_they_come() -> AbstractContextManager[None]:
     """Each batch that prepare or a replica returns is a block as it is (D4), at once: Ray would hold pixels back until
     there are TARGET_BLOCK_BYTES of them, and the engine would wait."""
-    unshaped = {"output_block_size_option": OutputBlockSizeOption(disable_block_shaping=True)}
-    own = lambda *arguments, **named: BatchMapTransformFn(*arguments, **named | unshaped)  # noqa: E731
-    return _replaced(plan_udf_map_op, "BatchMapTransformFn", own)
+
+    def unshaped(*arguments: Any, **named: Any) -> BatchMapTransformFn:
+        named["output_block_size_option"] = OutputBlockSizeOption(disable_block_shaping=True)
+        return BatchMapTransformFn(*arguments, **named)
+
+    return _replaced(plan_udf_map_op, "BatchMapTransformFn", unshaped)
 
 
 def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,31 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
         "MapBatches(RecordedPrepare)->StreamingRepartition",
         "MapBatches(RecordedCaptioner)",
     ]
+
+
+class WaitingPrepare(RecordedPrepare):
+    """Prepare that goes on after two batches when one is with the captioner."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        until = time.monotonic() + 20
+        while len(noted := Path(NOTES).read_text().splitlines()) >= 2 and time.monotonic() < until:
+            if any(line.startswith("caption") for line in noted):
+                break
+            time.sleep(0.1)
+        return super().__call__(table)
+
+
+def test_captions_begin_while_the_same_block_of_images_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render_dataset(tmp_path / "images", 10 * cluster.MOST_BATCH_ROWS)  # half of them as files
+    (tmp_path / "notes").touch()
+    monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
+    monkeypatch.setattr(pipeline, "Prepare", WaitingPrepare)
+    monkeypatch.setattr(pipeline, "Captioner", RecordedCaptioner)
+    assert pipeline.run(stub_recipe([tmp_path / "images" / "files"], tmp_path / "out")).balanced
+    stages = [line.split()[0] for line in (tmp_path / "notes").read_text().splitlines()]
+    assert stages[:3] == ["prepare", "prepare", "caption"]
 
 
 class Shortened:
