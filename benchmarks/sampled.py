@@ -32,7 +32,7 @@ def sampled(look: Look, seconds: float) -> Iterator[None]:
         while not over.wait(seconds):
             for child in psutil.Process().children():
                 _look(look, child, DRIVER)
-                for process in child.children(recursive=True):
+                for process in _below(child):
                     _look(look, process, None)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -42,6 +42,12 @@ def sampled(look: Look, seconds: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):  # it, or one of them, has just ended
+        return process.children(recursive=True)
+    return []
 
 
 def _look(look: Look, process: psutil.Process, part: str | None) -> None:

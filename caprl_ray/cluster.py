@@ -21,6 +21,7 @@ from ray.data._internal.output_buffer import OutputBlockSizeOption
 from ray.data._internal.planner import plan_udf_map_op
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from caprl_ray import cores
 from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.recipe import Recipe
@@ -101,16 +102,21 @@ _lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `
 
 
 @contextmanager
-def lasting(debug: bool) -> Iterator[None]:
-    """A connection made inside of it is left at its end only: Ray takes seconds to start, and may not be needed."""
+def lasting(debug: bool, engine_on_cpu: bool = False) -> Iterator[None]:
+    """A connection made inside of it is left at its end only: Ray takes seconds to start, and may not be needed.
+
+    Where Ray is started on this machine for an engine that computes on its cores, some are kept for that.
+    """
     there_before = ray.is_initialized()
+    apart = engine_on_cpu and not there_before and not os.environ.get("RAY_ADDRESS")
     token = _lasting.set(debug)
-    try:
-        yield
-    finally:
-        _lasting.reset(token)
-        if not there_before:
-            ray.shutdown()
+    with cores.apart() if apart else nullcontext():
+        try:
+            yield
+        finally:
+            _lasting.reset(token)
+            if not there_before:
+                ray.shutdown()
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def run(
     # Ray is left first, and with it whatever a stopped run still writes; then another driver may begin.
     with (
         lease.held(output.storage, output.path),
-        cluster.lasting(debug),
+        cluster.lasting(debug, engines.computes_on_cpu(recipe)),
         planning.begun(partial(output.plan, extend=extend)) as planned,
     ):
         return _run(output, planned, limit, retry, debug)

@@ -1,15 +1,23 @@
 """The whole job with the real engine and the embedded model, as a user runs it: right captions for right images."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from caprl_ray.demo import demo_recipe, render_dataset
+from tests.processes import gone
 
 ROOT = Path(__file__).parent.parent
 IMAGES = 1800  # half of them loose files, half in a shard, three in five of them square
@@ -22,13 +30,53 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[frozenset[int]]]]:
+    """The cores that the processes started inside of it were seen on, by title; in the end all have ended."""
+    seen: dict[str, set[frozenset[int]]] = defaultdict(set)
+    over, mark = threading.Event(), uuid.uuid4().hex
+    monkeypatch.setenv("MARK", mark)
+
+    def running() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("MARK") == mark and process.pid != os.getpid():
+                    found.append(process)
+        return found
+
+    def look() -> None:
+        while not over.wait(1):
+            for process in running():
+                with suppress(psutil.Error, IndexError):
+                    seen[process.cmdline()[0]].add(frozenset(process.cpu_affinity() or ()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+    assert all(gone(process.pid) for process in running())
+
+
 @pytest.mark.timeout(1200)
-def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(tmp_path: Path) -> None:
+def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     captions = render_dataset(tmp_path / "images", IMAGES, seed=20)
     recipe = demo_recipe([tmp_path / "images" / "files", tmp_path / "images" / "shards"], tmp_path / "out")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
+    with watched(monkeypatch) as seen:
+        run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
     assert run.returncode == 0, run.stderr
+    if len(os.sched_getaffinity(0)) > 1:
+        engine, replica = (
+            min((cores for title in seen if title.startswith(words) for cores in seen[title]), key=len)
+            for words in ("VLLM::EngineCore", "ray::MapWorker")
+        )
+        assert engine and replica and not engine & replica
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert len({row["id"] for row in rows}) == len(rows) == IMAGES
     for unit in (0, 1):

@@ -95,6 +95,11 @@ def max_num_seqs(recipe: Recipe) -> int:
     )
 
 
+def computes_on_cpu(recipe: Recipe) -> bool:
+    """Whether replicas run a model on the cores of their nodes."""
+    return not (recipe.replicas.gpus or recipe.model.endpoint or recipe.model.source == STUB)
+
+
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
     """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence.
 

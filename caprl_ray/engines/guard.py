@@ -1,9 +1,10 @@
 """Ends what an engine leaves behind: no process of a dead engine, or of a dead replica, may keep a GPU's memory.
 
 vLLM's core does not notice that its parent was killed (vLLM issue 55510), and Ray kills the children only of a worker
-that could still say goodbye. So every process of an engine is started with a mark in its environment, which its own
-children inherit, and beside it runs this file as a script with nothing but the standard library: it waits for the end
-of a pipe that the replica holds, whatever ends the replica, and kills all that carry the mark.
+that could still say goodbye, and not theirs. So every process of an engine is started with a mark in its environment,
+which its own children inherit, and beside it runs this file as a script with nothing but the standard library: it waits
+for the end of a pipe that the replica holds, whatever ends the replica, and kills all that carry the mark. It is
+nobody's child, or Ray would kill it first.
 """
 
 import multiprocessing.resource_tracker
@@ -14,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARK = "CAPRL_RAY_ENGINE"
@@ -31,7 +32,9 @@ class Guard:
         self.killed = False
         self._mark = uuid.uuid4().hex
         command = [sys.executable, "-I", "-S", __file__, self._mark]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        started.wait()  # what was started has left a process of its own behind
+        self._pipe = started.stdin
 
     @contextmanager
     def marking(self) -> Iterator[None]:
@@ -51,9 +54,8 @@ class Guard:
         """Kill them, and wait until they are gone."""
         self.killed = True
         kill_marked(self._mark)
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        assert self._pipe
+        self._pipe.close()
 
 
 def marked(mark: str) -> list[int]:
@@ -70,17 +72,28 @@ def marked(mark: str) -> list[int]:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill every process that carries the mark, also those that are only being started."""
+    """Kill every process that carries the mark, also those that are only being started, and see them end."""
     deadline = time.monotonic() + KILL_S
-    while (left := marked(mark)) and time.monotonic() < deadline:
-        for process in left:
-            try:
+    killed: set[int] = set()
+    while (found := marked(mark)) or any(map(_lives, killed)):
+        if time.monotonic() > deadline:
+            return
+        for process in found:
+            with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        killed.update(found)
         time.sleep(0.02)
 
 
+def _lives(process: int) -> bool:
+    """A killed process loses its environment first, and what it has open (a GPU) only then."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
 if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)
     sys.stdin.buffer.read()
     kill_marked(sys.argv[1])

@@ -1,5 +1,6 @@
 """vLLM in this process (D8): one AsyncLLM whose core, a process of its own, runs the model."""
 
+import gc
 import itertools
 import os
 import threading
@@ -11,8 +12,8 @@ from typing import Any
 
 import pydantic
 
-from caprl_ray import weights
-from caprl_ray.engines import Completion, EngineDied, Picture, gpu, max_num_seqs
+from caprl_ray import cores, weights
+from caprl_ray.engines import Completion, EngineDied, Picture, core_process, gpu, max_num_seqs
 from caprl_ray.engines.guard import Guard
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
@@ -106,11 +107,27 @@ class VllmEngine:
 
         Raises SystemFailure where something of it does not fit, EngineDied where its core died while it started.
         """
-        model = _on_this_node(recipe, model)
         if recipe.replicas.gpus == 0:
             _prepare_environment()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        guard = Guard()
+        try:
+            with guard.marking():
+                core_process.import_ahead()
+            engine = cls._loaded(recipe, _on_this_node(recipe, model), guard)
+            cores.take(guard.processes())
+            # What was imported stays. Without this Python looks through all of it a moment after the first requests,
+            # a second or two in which no other is sent (vLLM's own server does the same).
+            gc.collect()
+            gc.freeze()
+            return engine
+        except BaseException:
+            guard.kill()
+            raise
+
+    @classmethod
+    def _loaded(cls, recipe: Recipe, model: ModelRef, guard: Guard) -> "VllmEngine":
         from transformers import AutoProcessor
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -119,7 +136,7 @@ class VllmEngine:
             sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
-            llm, guard = _launched(arguments)
+            llm = _launched(arguments, guard)
         # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
@@ -178,19 +195,17 @@ class VllmEngine:
         self._llm.engine_core.get_output_async = counted
 
 
-def _launched(arguments: dict[str, Any]) -> tuple[Any, Guard]:
-    """An AsyncLLM, and the guard of its processes. Raises what vLLM raises, and leaves no process of it then."""
+def _launched(arguments: dict[str, Any], guard: Guard) -> Any:
+    """An AsyncLLM whose processes are the guard's. Raises what vLLM raises."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    guard = Guard()
     try:
-        with guard.marking(), _time_limit(guard):
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), guard
+        with guard.marking(), core_process.forked(), _time_limit(guard):
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except Exception as error:
         if guard.killed:
             raise TimeoutError(f"it did not start within {START_TIMEOUT_S:g} s") from error
-        guard.kill()
         raise
 
 
@@ -218,13 +233,14 @@ def _time_limit(guard: Guard) -> Iterator[None]:
 def _prepare_environment() -> None:
     """What vLLM reads from the environment on a CPU; the user's own values win, but for the number of threads.
 
-    One core is left to the rest of the pipeline, as vLLM does for its worker process. Ray has already set the variable
-    to the cores that the actor reserves, so a value found here says nothing.
+    Where no cores are kept for the engine, one is left to the rest of the pipeline, as vLLM does for its worker
+    process. Ray has already set the variable to the cores that the actor reserves, so a value found here says nothing.
     """
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
-        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
+        threads = len(cores.kept()) or len(os.sched_getaffinity(0)) - 1
+        os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
 
 
 def _rejected(error: Exception) -> RowFailure:

@@ -59,7 +59,7 @@ def cores(head: Head) -> Iterator[psutil.Process]:
     """The engine cores that are not stopped."""
     for replica in _replicas(head):
         with suppress(psutil.NoSuchProcess):
-            for process in replica.children():
+            for process in replica.children(recursive=True):
                 marked = MARK in process.environ() and process.status() != psutil.STATUS_STOPPED
                 if marked and any(words in " ".join(process.cmdline()) for words in CORES):
                     yield process

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from caprl_ray.engines.guard import MARK, Guard
@@ -48,11 +49,14 @@ def all_gone(processes: list[int]) -> bool:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_outlives_a_process_that_is_killed(fault: signal.Signals) -> None:
+@pytest.mark.parametrize("children_first", [True, False], ids=["after its children", "alone"])
+def test_nothing_outlives_a_process_that_is_killed(fault: signal.Signals, children_first: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         processes = [int(process) for process in parent.stdout.readline().split()]
         assert len(processes) == 2 and not any(map(gone, processes))
+        for child in psutil.Process(parent.pid).children() if children_first else ():
+            child.kill()  # as Ray does with a worker's, and not with theirs
         parent.send_signal(fault)
         assert all_gone(processes)
 

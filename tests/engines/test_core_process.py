@@ -1,0 +1,40 @@
+"""The process that a core is forked from has imported ahead, and does not show in what the core sees."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# In a process of its own: multiprocessing keeps one server for each process.
+SCRIPT = """
+import os, sys
+from caprl_ray.engines import core_process
+core_process.IMPORTED = ["wave"]
+core_process.import_ahead()
+os.environ |= {"LATER": "yes", "CHANGED": "after"}
+core = core_process._Context().Process(target=exec, args=(sys.argv[1],))
+core.start()
+core.join()
+sys.exit(core.exitcode)
+"""
+CORE = """
+import json, os, sys, setproctitle
+setproctitle.setproctitle("core")
+title = open("/proc/self/cmdline").read().rstrip(chr(0))
+print(json.dumps(["wave" in sys.modules, os.environ["LATER"], os.environ["CHANGED"], title]))
+"""
+
+
+def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_a_title() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, CORE],
+        env=os.environ | {"CHANGED": "before", "SPT_NOENV": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [True, "yes", "after", "core"]

@@ -1,0 +1,44 @@
+"""The engine's cores are its own from when it runs, and everybody's again afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, os, subprocess, sys
+from caprl_ray import cores
+
+def sleeper():
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+os.sched_setaffinity(0, json.loads(sys.argv[1]))
+with cores.apart():
+    engine, other = sleeper(), sleeper()
+    cores.take([engine.pid])
+    during = [sorted(os.sched_getaffinity(pid)) for pid in (engine.pid, other.pid, 0)]
+    later = sleeper()
+    during.append(sorted(os.sched_getaffinity(later.pid)))
+for process in engine, other, later:
+    process.communicate(b"\\n")
+print(json.dumps([during, sorted(os.sched_getaffinity(0)), cores.kept() == set()]))
+"""
+
+
+def bound(allowed: list[int]) -> object:
+    command = [sys.executable, "-c", SCRIPT, json.dumps(allowed)]
+    return json.loads(subprocess.check_output(command, cwd=Path(__file__).parents[1], timeout=60))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
+def test_an_engine_takes_its_cores_from_all_others_of_the_run() -> None:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    assert bound([first, second]) == [[[first], [second], [second], [second]], [first, second], True]
+
+
+def test_one_core_is_shared() -> None:
+    only = min(os.sched_getaffinity(0))
+    assert bound([only]) == [[[only]] * 4, [only], True]
