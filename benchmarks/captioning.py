@@ -19,6 +19,7 @@ from caprl_ray.recipe import Recipe, parse
 FINISHED, READY = "finished.txt", "ready.txt"
 # The first call of an engine: it takes what only happens once, and the second call is the steady state.
 FIRST_CALL = 32
+FIRST_SIZE = (640, 480)
 
 
 def note(file: Path, rows: int) -> None:
@@ -78,8 +79,9 @@ def chat(recipe: Recipe, images: Mapping[str, dict[str, Any]], out: Path, **more
 def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Prepare] = Prepare) -> None:
     """Run the pipeline with a progress counter that also notes when each batch left its replica.
 
-    With `held` the images are held back until the engine is ready, so that none is prepared while it starts. Ray's
-    workers import this module, from the folder of the script that is run: it must lie beside this one.
+    With `held` all images are held back until an engine is ready, so that none is prepared while it starts; and each
+    engine then has had a first call, as that of `chat`, of as many grey pictures. Ray's workers import this module,
+    from the folder of the script that is run: it must lie beside this one.
     """
     from caprl_ray import pipeline
     from caprl_ray.captioner import Captioner
@@ -93,6 +95,10 @@ def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Pr
     class ReadyCaptioner(Captioner):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
+            width, height = self._model.size_rule.settled(*FIRST_SIZE)
+            grey = memoryview(bytes([128]) * (3 * width * height))
+            picture = {"pixels": grey, "pixel_width": width, "pixel_height": height}
+            self._run(self._caption_all([picture] * FIRST_CALL))
             note(out / READY, 0)
 
     class HeldPrepare(prepare):  # type: ignore[misc, valid-type]

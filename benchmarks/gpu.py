@@ -13,9 +13,9 @@ fewer, smaller images, greedily, on the CPU. Three ways, each in a process of it
     caprl_ray   caprl_ray.pipeline.run on the folder, with one replica
 
 Steady state is all images over the seconds in which they were captioned, the first and the last ones included: of
-`engine` and `chat` those after a first call of 32, of `caprl_ray` all, in a run of its own in which the images are
-held back until the engine is ready (throughput.py says why). Few images for a GPU therefore measure how it fills and
-empties: 1,000 are twice what it runs at once.
+`engine` and `chat` those after a first call of 32, of `caprl_ray` all, in a run of its own in which they are held back
+until the engine is ready and has had such a call (throughput.py says why). Few images for a GPU therefore measure how
+it fills and empties: 1,000 are twice what it runs at once.
 
 First caption and whole run are seconds from the start of the way's process, imports and engine included, in a run
 where nothing is held back; of `engine`, its requests' rendering too. Where vLLM has not compiled this model on this

@@ -13,11 +13,12 @@ process of its own, one after another:
     caprl_ray     caprl_ray.pipeline.run on the folder
     caprl_ray_s3  the same from and to an S3 server on loopback (with --s3)
 
-Steady state of `caprl_ray` is all images over the seconds from a ready engine to the last caption: all work on the
-images, nothing of the start. What it prepares while its engine starts would count as done for nothing, so this is
-measured in a run of its own in which the images are held back until the engine is ready. For `chat` and `engine` it is
-the second call. For the stock processor it is the middle of the one run, from 20 % to 90 % of the rows: what it
-prepared beforehand counts in its favour, and most of these images may be such.
+Steady state of `chat` and `engine` is their second call, after a first one of 32 images that takes what happens only
+once. For `caprl_ray` it is all images over the seconds from an engine that is ready, and has had such a first call of
+grey pictures, to the last caption. What it prepares while its engine starts would count as done for nothing, so this is
+measured in a run of its own in which the images are held back until then. For the stock processor it is the middle of
+the one run, from 20 % to 90 % of the rows: what it prepared beforehand counts in its favour, and most of these images
+may be such.
 
 First caption and whole run are seconds from the start of the way's process, imports and engine included, in a
 run where nothing is held back: to the first row in the postprocess function (`stock`), the first batch that leaves a
