@@ -36,10 +36,18 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 # Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
 # and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
+# Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
+# task of small pictures hands over 12 to 20 batches a second and no more, however many replicas wait for them
+# (benchmarks/results.md, Scale).
+BLOCKS_READY = 4
+# Idle workers that Ray keeps on this machine. Its own bound is the number of cores: on two of them workers for reading,
+# prepare and commit are ended and started again all the time, seconds each.
+IDLE_WORKERS = "16"
 NO_PROGRESS_S = 1800.0  # Ray Data's default
 ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 SPILL_FOLDER = "RAY_object_spilling_directory"
+IDLE_WORKERS_VARIABLE = "RAY_num_workers_soft_limit"
 
 
 def batch_rows(max_pixels: int) -> int:
@@ -149,6 +157,8 @@ def _connect(debug: bool) -> None:
         # Ray's C++ side writes to this terminal, for instance a warning about each actor of Ray Data's own.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray._private.worker._worker_logs_enabled = False  # or tracebacks of the processes that spill
+    if not address:
+        os.environ.setdefault(IDLE_WORKERS_VARIABLE, IDLE_WORKERS)
     local = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=debug, logging_level=level, **local)
@@ -207,6 +217,7 @@ def _check_output(recipe: Recipe) -> None:
 def configure(context: DataContext, debug: bool) -> None:
     """Set what the pipeline needs of Ray Data."""
     context.target_max_block_size = TARGET_BLOCK_BYTES
+    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_READY
     # Ray's own wrapper loses its cause on the way to the driver, and with it our sentence.
     context.raise_original_map_exception = True
     # A replica that starts again where the last one's memory is not yet free must not end the run. That replicas which
