@@ -36,7 +36,7 @@ class RecordedCaptioner(pipeline.Captioner):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.until = time.monotonic() + 120
+        self.until = time.monotonic() + 240
         self.note("start", str(self.engine_arguments()["max_num_seqs"]))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -109,12 +109,16 @@ def finish(head: Head, run: subprocess.Popen[bytes], notes: Path) -> None:
     assert run.returncode == 0, notes.with_suffix(".log").read_text()
 
 
-def check_output(document: dict[str, Any], captioned: set[str]) -> None:
-    recipe, storage = parse(document), Storage()
-    out = recipe.output.path
+def check_ledger(document: dict[str, Any]) -> None:
+    out, storage = parse(document).output.path, Storage()
     balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out))
     assert balance.balanced and balance.captioned == IMAGES
-    rows = pq.read_table(f"{out}/data").to_pylist()
+
+
+def check_output(document: dict[str, Any], captioned: set[str]) -> None:
+    check_ledger(document)
+    recipe = parse(document)
+    rows = pq.read_table(f"{recipe.output.path}/data").to_pylist()
     assert {row["id"] for row in rows} == captioned and len(rows) == IMAGES
     assert all(row["caption"] == expected_caption(Path(row["source"]).read_bytes(), recipe) for row in rows)
 
