@@ -40,7 +40,7 @@ def kept() -> set[int]:
 
 
 def take(engine: Iterable[int]) -> None:
-    """Bind an engine's processes to its cores, and all other processes of the run to what is left, if it keeps any."""
+    """Bind an engine's processes to the engines' cores, if the run keeps any, and all others of it to what is left."""
     own = kept()
     if not own:
         return
@@ -48,7 +48,14 @@ def take(engine: Iterable[int]) -> None:
     engine = set(engine)
     others = {process.pid for process in [run, *run.children(recursive=True)]} - engine
     _bind(engine, own)
-    _bind(others, os.sched_getaffinity(run.pid) - own)
+    _bind((process for process in others if not _is_on(own, process)), os.sched_getaffinity(run.pid) - own)
+
+
+def _is_on(cores: set[int], process: int) -> bool:
+    """Whether it is another engine's."""
+    with suppress(ProcessLookupError):
+        return os.sched_getaffinity(process) == cores
+    return False
 
 
 def _bind(processes: Iterable[int], cores: set[int]) -> None:
