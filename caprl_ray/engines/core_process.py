@@ -2,7 +2,7 @@
 
 vLLM spawns its core from the replica, so that one imports vLLM after the other: several seconds in which nothing else
 happens. Here a server of Python's own (multiprocessing's forkserver) imports it beside the replica, and the core is
-forked from there. The server starts no thread of its own and touches no GPU; it ends with the replica.
+forked from there. The server only imports, and touches no GPU; it ends with the replica.
 """
 
 import multiprocessing
