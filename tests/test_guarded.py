@@ -79,7 +79,14 @@ def shown(result: object) -> object:
 
 def children() -> list[psutil.Process]:
     """Our living children that guard; dead ones that nobody reaped would show as well."""
-    return [child for child in psutil.Process().children() if "caprl_ray.guarded" in " ".join(child.cmdline() or ["?"])]
+    return [child for child in psutil.Process().children() if guards(child)]
+
+
+def guards(process: psutil.Process) -> bool:
+    try:
+        return "caprl_ray.guarded" in " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return True
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
