@@ -7,12 +7,13 @@ Replicas are stub engines with as many places as an engine runs sequences at onc
 machine: Ray Data, the object store, prepare without decoding (stub_ways.py), the driver, and its parquet.
 
 `efficiency` is the rate over the perfect one in the window, which begins when the last replica has had time for its
-first captions, and ends with its seconds or where rows run out. `with losses` is the same while a replica's process is
-killed every LOST_S seconds, from half of that on. `driver` and `all` are cores in use from the first ready replica to
-the last caption, sampled from outside; `driver MiB` is its own memory, at most.
+first captions, and ends with its seconds or where rows run out; `busy` is how many of the machine's cores were in it.
+`with losses` is the same while a replica's process is killed every LOST_S seconds, from half of that on; `lost` is how
+many were in the window. `driver` is cores in use from the first ready replica to the last caption, sampled from
+outside; `driver MiB` is its own memory, at most.
 
-Keys of the JSON: `<replicas>_rate`, `_perfect`, `_efficiency`, `_lost_efficiency`, `_driver_cores`, `_cores`,
-`_driver_mib`, and `_<part>_ms`, CPU ms a row; parts are those of sampled.PARTS, `driver` and `other`.
+Keys of the JSON: `<replicas>_rate`, `_perfect`, `_efficiency`, `_busy`, `_lost_efficiency`, `_lost_busy`, `_lost`,
+`_driver_cores`, `_driver_mib`, and `_<part>_ms`, CPU ms a row; parts are those of sampled.PARTS, `driver` and `other`.
 """
 
 import argparse
@@ -23,14 +24,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import mean
 
 import psutil
 from alone import moments, run_alone
 from captioning import READY
-from pipeline_overhead import SAMPLED_S, Spent
+from pipeline_overhead import Spent
 from sampled import DRIVER, PARTS, sampled
 from stub_ways import SHARD_ROWS, images, write_shards
 
@@ -39,20 +40,31 @@ from caprl_ray.engines.stub import SECONDS, stub_seconds
 LOST_S = 30.0
 FILL_S = 20.0  # what replicas take to start one after another and to fill, at most
 DIFFERENT = 4 * SHARD_ROWS
+SAMPLED_S = 2.0  # seldom: to look at so many processes takes CPU from them
 MIB = 2**20
 
 Figures = dict[str, float]
 
 
 class Used(Spent):
-    """CPU seconds by part, and the most memory of the driver's own."""
+    """CPU seconds by part, the machine's idle ones so far at each moment, and the most memory of the driver's own."""
 
-    driver = 0
+    def __init__(self, ready: Path) -> None:
+        super().__init__(ready)
+        self.driver = 0
+        self._idle: list[tuple[float, float]] = []
 
     def __call__(self, part: str, process: psutil.Process) -> None:
         super().__call__(part, process)
         if part == DRIVER:
+            self._idle.append((time.time(), psutil.cpu_times().idle))
             self.driver = max(self.driver, process.memory_full_info().uss)
+
+    def busy(self, begin: float, end: float) -> float:
+        """The cores that were not idle between two moments."""
+        seen = [sample for sample in self._idle if begin <= sample[0] <= end]
+        (first, idle), (last, idle_then) = seen[0], seen[-1]
+        return float(psutil.cpu_count()) - (idle_then - idle) / (last - first)
 
 
 def write(folder: Path, count: int) -> None:
@@ -64,9 +76,10 @@ def write(folder: Path, count: int) -> None:
 
 
 @contextmanager
-def losses(ready: Path, replicas: int) -> Iterator[None]:
-    """Kill one replica after the other, in an order that is the same each time."""
+def losses(ready: Path, replicas: int) -> Iterator[list[float]]:
+    """Kill one replica after the other, in an order that is the same each time; the moments at which it was done."""
     over, chance = threading.Event(), random.Random(1)
+    killed: list[float] = []
 
     def work() -> None:
         while not (ready.exists() and len(moments(ready)) >= replicas):
@@ -79,11 +92,12 @@ def losses(ready: Path, replicas: int) -> Iterator[None]:
             running = [process for process in processes if process.name().startswith(PARTS["replica"][:15])]
             if running:
                 chance.choice(running).kill()
+                killed.append(time.time())
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield
+        yield killed
     finally:
         over.set()
         thread.join()
@@ -98,12 +112,8 @@ def measure(replicas: int, places: int, seconds: str, window: float, folder: Pat
     write(shards, int(perfect * (window + longest + FILL_S)))
     os.environ |= {SECONDS: seconds, "PLACES": str(places), "REPLICAS": str(replicas)}
     used = Used(out / READY)
-    with sampled(used, SAMPLED_S):
-        if lost:
-            with losses(out / READY, replicas):
-                _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
-        else:
-            _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
+    with sampled(used, SAMPLED_S), losses(out / READY, replicas) if lost else nullcontext([]) as killed:
+        _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
     ready = [moment for moment, _ in moments(out / READY)]
     begin = ready[replicas - 1] + longest
     end = min(begin + window, finished[-1] - longest)
@@ -114,23 +124,29 @@ def measure(replicas: int, places: int, seconds: str, window: float, folder: Pat
         "rate": rate,
         "perfect": perfect,
         "efficiency": rate / perfect,
+        "busy": used.busy(begin, end),
+        "lost": sum(begin < moment <= end for moment in killed),
         "driver_cores": used.seconds[DRIVER] / span,
-        "cores": used.seconds.total() / span,
         "driver_mib": used.driver / MIB,
     }
 
 
 def table(figures: Figures, numbers: list[int]) -> None:
     """Print a line for each number of replicas."""
-    columns = ("images/s", "perfect", "efficiency", "with losses", "driver", "all", "driver MiB")
+    columns = {
+        "images/s": ("rate", "{:.1f}"),
+        "perfect": ("perfect", "{:.1f}"),
+        "efficiency": ("efficiency", "{:.1%}"),
+        "busy": ("busy", "{:.2f}"),
+        "with losses": ("lost_efficiency", "{:.1%}"),
+        "busy then": ("lost_busy", "{:.2f}"),
+        "lost": ("lost", "{:.0f}"),
+        "driver": ("driver_cores", "{:.2f}"),
+        "driver MiB": ("driver_mib", "{:.0f}"),
+    }
     print(f"{'replicas':<10}" + "".join(f"{name:>13}" for name in columns))
     for n in numbers:
-        rates = f"{figures[f'{n}_rate']:>13.1f}{figures[f'{n}_perfect']:>13.1f}"
-        shares = "".join(f"{100 * figures[f'{n}_{key}']:>11.1f} %" for key in ("efficiency", "lost_efficiency"))
-        needs = (
-            f"{figures[f'{n}_driver_cores']:>13.2f}{figures[f'{n}_cores']:>13.2f}{figures[f'{n}_driver_mib']:>13.0f}"
-        )
-        print(f"{n:<10}{rates}{shares}{needs}")
+        print(f"{n:<10}" + "".join(f"{form.format(figures[f'{n}_{key}']):>13}" for key, form in columns.values()))
     for part in (DRIVER, *PARTS):
         cells = [f"{figures.get(f'{n}_{part}_ms', 0):>10.3f} ms" for n in numbers]
         print(f"{part:<17}" + "".join(cells))
@@ -150,9 +166,9 @@ def main() -> None:
         for n in args.replicas:
             for lost in (False, True):
                 seen = measure(n, args.places, args.seconds, args.window, Path(temporary), lost)
-                figures |= (
-                    {f"{n}_lost_efficiency": seen["efficiency"]} if lost else {f"{n}_{k}": v for k, v in seen.items()}
-                )
+                if lost:
+                    seen = {"lost_efficiency": seen["efficiency"], "lost_busy": seen["busy"], "lost": seen["lost"]}
+                figures |= {f"{n}_{key}": value for key, value in seen.items()}
                 time.sleep(2)  # what the last run leaves is gone
     table(figures, args.replicas)
     if args.json:

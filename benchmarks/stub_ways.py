@@ -5,7 +5,6 @@ taken for. Each way runs alone in a process of its own (alone.py); everything el
 """
 
 import io
-import logging
 import math
 import os
 import random
@@ -15,10 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ray
 from captioning import run_pipeline
 
-from caprl_ray import cluster, engines
+from caprl_ray import engines, own_ray
 from caprl_ray.prepare import Prepared
 from caprl_ray.prepare_stage import Prepare
 
@@ -97,8 +95,7 @@ def flow_twice(images: Path, out: Path) -> None:
 def scale(images: Path, out: Path) -> None:
     """As `flow`, with as many replicas as REPLICAS says, each on a GPU that Ray takes for there."""
     replicas, places = int(os.environ["REPLICAS"]), int(os.environ["PLACES"])
-    os.environ[cluster.IDLE_WORKERS_VARIABLE] = cluster.IDLE_WORKERS
-    ray.init("local", num_gpus=replicas, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    own_ray.start(num_gpus=replicas)
     pool = {"replicas": {"gpus": 1, "min": replicas, "max": replicas}}
     run_pipeline(recipe(images, out, max_num_seqs=places) | pool, out, held=True, prepare=PassThrough)
 

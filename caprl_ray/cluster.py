@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import ray
@@ -21,9 +20,10 @@ from ray.data._internal.output_buffer import OutputBlockSizeOption
 from ray.data._internal.planner import plan_udf_map_op
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from caprl_ray import cores
+from caprl_ray import cores, own_ray
 from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.own_ray import replaced
 from caprl_ray.recipe import Recipe
 
 # How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at
@@ -40,14 +40,10 @@ QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 # task of small pictures hands over 12 to 20 batches a second and no more, however many replicas wait for them
 # (benchmarks/results.md, Scale).
 BLOCKS_READY = 4
-# Idle workers that Ray keeps on this machine. Its own bound is the number of cores: on two of them workers for reading,
-# prepare and commit are ended and started again all the time, seconds each.
-IDLE_WORKERS = "16"
 NO_PROGRESS_S = 1800.0  # Ray Data's default
 ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 SPILL_FOLDER = "RAY_object_spilling_directory"
-IDLE_WORKERS_VARIABLE = "RAY_num_workers_soft_limit"
 
 
 def batch_rows(max_pixels: int) -> int:
@@ -64,14 +60,15 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
-        with _without_statistics(), _own_demand(recipe), _batches_as_they_come():
+        plain = own_ray.plain_data() if own_ray.connected() else nullcontext()
+        with _without_statistics(), _own_demand(recipe), _batches_as_they_come(), plain:
             yield
 
 
 def _without_statistics() -> AbstractContextManager[None]:
     """Ray Data keeps statistics of every block for a summary at the end, 3.6 kB each: gigabytes in the driver for some
     millions of images (benchmarks/memory.py). Nobody reads it; a caller's own datasets keep theirs."""
-    return _replaced(map_operator, "to_stats", lambda blocks: [])
+    return replaced(map_operator, "to_stats", lambda blocks: [])
 
 
 def _batches_as_they_come() -> AbstractContextManager[None]:
@@ -82,7 +79,7 @@ def _batches_as_they_come() -> AbstractContextManager[None]:
         named["output_block_size_option"] = OutputBlockSizeOption(disable_block_shaping=True)
         return BatchMapTransformFn(*arguments, **named)
 
-    return _replaced(plan_udf_map_op, "BatchMapTransformFn", unshaped)
+    return replaced(plan_udf_map_op, "BatchMapTransformFn", unshaped)
 
 
 def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:
@@ -93,17 +90,7 @@ def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:
     if recipe.replicas.accelerator_type:
         replica[ACCELERATOR + recipe.replicas.accelerator_type] = 0.001  # as Ray has it of an actor
     own = partial(Demand, replica=replica, full=GROWN_OVER_TAKEN)
-    return _replaced(rate_based_cluster_autoscaler, "RateBasedClusterAutoscaler", own)
-
-
-@contextmanager
-def _replaced(module: ModuleType, name: str, own: object) -> Iterator[None]:
-    kept = getattr(module, name)
-    setattr(module, name, own)
-    try:
-        yield
-    finally:
-        setattr(module, name, kept)
+    return replaced(rate_based_cluster_autoscaler, "RateBasedClusterAutoscaler", own)
 
 
 _lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one
@@ -157,11 +144,11 @@ def _connect(debug: bool) -> None:
         # Ray's C++ side writes to this terminal, for instance a warning about each actor of Ray Data's own.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray._private.worker._worker_logs_enabled = False  # or tracebacks of the processes that spill
-    if not address:
-        os.environ.setdefault(IDLE_WORKERS_VARIABLE, IDLE_WORKERS)
-    local = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=debug, logging_level=level, **local)
+        if address:
+            ray.init(address, log_to_driver=debug, logging_level=level)
+        else:
+            own_ray.start(debug=debug)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).") from error
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 os.environ["CAPRL_RAY_ALLOW_STUB"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# As for the Ray that a run starts itself (cluster.IDLE_WORKERS).
-os.environ["RAY_num_workers_soft_limit"] = "16"  # noqa: SIM112 (Ray's own spelling)
 os.environ.pop("RAY_ADDRESS", None)
 # For the S3 server on loopback; set here, before Ray starts, so that its workers have them too.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -27,10 +25,12 @@ def ray_cluster() -> Iterator[None]:
     import ray
     from ray import cloudpickle
 
+    from caprl_ray import own_ray
+
     for name, module in list(sys.modules.items()):
         if name.startswith(("tests.", "test_")):
             cloudpickle.register_pickle_by_value(module)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    own_ray.start(num_cpus=2)
     yield
     ray.shutdown()
 

@@ -41,6 +41,11 @@ def import_ahead() -> None:
     forkserver.ensure_running()
 
 
+def end() -> None:
+    """End the server, if there is one, and reap it; its cores are seen to elsewhere (guard.py)."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 @contextmanager
 def forked() -> Iterator[None]:
     """Cores that vLLM starts inside of it are forked from the server's process."""

@@ -124,6 +124,7 @@ class VllmEngine:
             return engine
         except BaseException:
             guard.kill()
+            core_process.end()
             raise
 
     @classmethod
@@ -178,6 +179,7 @@ class VllmEngine:
         """Kill the core and its workers, and release what belongs to them here."""
         self._guard.kill()  # first: a core that hangs would be waited for
         self._llm.shutdown()
+        core_process.end()
 
     def _count_steps(self) -> None:
         """Count what the core sends: something for each step that gave any row a token, though no caption is whole.

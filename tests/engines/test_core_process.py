@@ -1,4 +1,4 @@
-"""The process that a core is forked from has imported ahead, and does not show in what the core sees."""
+"""The process that a core is forked from has imported ahead, does not show in what the core sees, and ends."""
 
 import json
 import os
@@ -16,6 +16,10 @@ os.environ |= {"LATER": "yes", "CHANGED": "after"}
 core = core_process._Context().Process(target=exec, args=(sys.argv[1],))
 core.start()
 core.join()
+server = core_process.forkserver._forkserver._forkserver_pid
+core_process.end()
+core_process.end()
+print(os.path.exists(f"/proc/{server}"))
 sys.exit(core.exitcode)
 """
 CORE = """
@@ -37,4 +41,6 @@ def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == [True, "yes", "after", "core"]
+    core, server_is_there = run.stdout.splitlines()
+    assert json.loads(core) == [True, "yes", "after", "core"]
+    assert server_is_there == "False"
