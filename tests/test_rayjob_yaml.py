@@ -283,13 +283,14 @@ def at(document: Document, path: tuple[str | int, ...]) -> Document:
 
 
 def test_an_unknown_field_at_any_level_is_refused() -> None:
-    everywhere = list(places(read()))
+    job, validator = read(), jsonschema.validators.validator_for(RAYJOB)(RAYJOB)
+    everywhere = list(places(job))
     assert len(everywhere) > 80
     for path in everywhere:
-        broken = read()
-        at(broken, path)["misspelt"] = "x"
-        with pytest.raises(jsonschema.ValidationError, match="misspelt"):
-            jsonschema.validate(broken, RAYJOB)
+        at(job, path)["misspelt"] = "x"
+        assert any("misspelt" in error.message for error in validator.iter_errors(job)), path
+        del at(job, path)["misspelt"]
+    assert validator.is_valid(job)
 
 
 def cluster(job: Document) -> Document:

@@ -12,7 +12,8 @@ from caprl_ray.recipe import Recipe
 
 # Requests to an endpoint at once, where the recipe is silent: what one service of a 3B model carries well.
 ENDPOINT_CONCURRENCY = 64
-CPU_SEQUENCES = 64
+# On a CPU: half as many take the embedded model 1.4 times as long, its steps being mostly Python (benchmarks/results.md).
+CPU_SEQUENCES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
