@@ -1,12 +1,14 @@
-"""The pipeline's engine alone, fed with requests that were rendered beforehand: its own ceiling.
+"""The pipeline's engine alone, fed with requests that were rendered beforehand: its own ceiling, and its own start.
 
-captioning.py says what is written.
+captioning.py says what is written. The engine is started as vLLM starts it, its core spawned: that the core is forked
+from a process that imports beside the replica is the pipeline's doing.
 """
 
 import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from captioning import FINISHED, FIRST_CALL, READY, note, write_captions
 
 from caprl_ray import cluster, engines
-from caprl_ray.engines import Completion, Picture
+from caprl_ray.engines import Completion, Picture, core_process
 from caprl_ray.model import resolve
 from caprl_ray.prepare import Limits, prepare
 from caprl_ray.recipe import Recipe
@@ -43,6 +45,7 @@ def caption(recipe: Recipe, images: Path, out: Path) -> None:
 async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
     from caprl_ray.engines.vllm_engine import VllmEngine
 
+    core_process.import_ahead, core_process.forked = lambda: None, nullcontext
     model = resolve(recipe)
     llm: Any = await VllmEngine.start(recipe, model)
     rendered = llm._renderer = _Rendered(llm._renderer)

@@ -6,7 +6,7 @@
 Rendered scenes (JPEGs of one size) are captioned greedily by the embedded model on this machine's CPU, by each way in a
 process of its own, one after another:
 
-    engine        the pipeline's engine on requests that were rendered beforehand: the ceiling of every way
+    engine        the pipeline's engine, started as vLLM does it, on requests that were rendered beforehand: the ceiling
     chat          vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
     stock         ray.data.read_images, ray.data.llm.build_processor with batches of 32, write_parquet
     stock_tuned   the same, made as fast as the processor's options allow
@@ -28,13 +28,15 @@ Keys of the JSON:
 
     engine, chat, stock, stock_tuned, caprl_ray, caprl_ray_s3
                                                          images/s in steady state
-    first_caption_s, stock_first_caption_s, stock_tuned_first_caption_s, chat_first_caption_s, first_caption_s3_s
+    first_caption_s, first_caption_s3_s, engine_first_caption_s, chat_first_caption_s, stock_first_caption_s,
+    stock_tuned_first_caption_s
                                                          seconds to the first caption (the first is caprl_ray's)
     chat_whole_s, stock_whole_s, stock_tuned_whole_s, caprl_ray_whole_s, caprl_ray_s3_whole_s
                                                          seconds of the whole run
     over_engine, over_chat, over_stock, over_stock_tuned, s3_over_local
                                                          ratios of steady states: caprl_ray / engine, / chat, / stock,
                                                          caprl_ray / stock_tuned, caprl_ray_s3 / caprl_ray
+    first_over_engine                                    ratio of seconds to the first caption: caprl_ray / engine
     <way>_tokens, <way>_right, <way>_equal               mean tokens of a caption; share of captions that are right
                                                          to the letter; share that are equal to those of caprl_ray
     images, image_bytes                                  how many images, and their mean size as stored
@@ -148,6 +150,7 @@ def compare(figures: dict[str, float], captions: dict[str, Captions], right: dic
         ("over_chat", "caprl_ray", "chat"),
         ("over_stock", "caprl_ray", "stock"),
         ("over_stock_tuned", "caprl_ray", "stock_tuned"),
+        ("first_over_engine", "first_caption_s", "engine_first_caption_s"),
         ("s3_over_local", S3, "caprl_ray"),
     ):
         if {over, under} <= figures.keys():

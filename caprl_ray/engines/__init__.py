@@ -12,7 +12,8 @@ from caprl_ray.recipe import Recipe
 
 # Requests to an endpoint at once, where the recipe is silent: what one service of a 3B model carries well.
 ENDPOINT_CONCURRENCY = 64
-# On a CPU: half as many take the embedded model 1.4 times as long, its steps being mostly Python (benchmarks/results.md).
+# On a CPU. With half as many the embedded model takes 1.4 times as long, for vLLM's steps are mostly Python then
+# (benchmarks/results.md).
 CPU_SEQUENCES = 128
 
 

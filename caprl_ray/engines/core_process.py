@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-# What the core needs before it has read its configuration.
-IMPORTED = ["vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor", "vllm.v1.worker.gpu_worker"]
+# What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
+# (its default outside of Ray), for a process that has touched a GPU cannot be forked.
+IMPORTED = ["vllm.v1.engine.core"]
 
 
 class CoreProcess(ForkServerProcess):
