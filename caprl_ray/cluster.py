@@ -138,15 +138,10 @@ def connected(debug: bool = False) -> Iterator[None]:
 
 def _connect(debug: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray would warn about its own future default
-    level = logging.INFO if debug else logging.ERROR
     address = os.environ.get("RAY_ADDRESS")
-    if not (address or debug):
-        # Ray's C++ side writes to this terminal, for instance a warning about each actor of Ray Data's own.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray._private.worker._worker_logs_enabled = False  # or tracebacks of the processes that spill
     try:
         if address:
-            ray.init(address, log_to_driver=debug, logging_level=level)
+            ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
         else:
             own_ray.start(debug=debug)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """A Ray of this process's own, on this machine alone, without the processes that only a cluster needs.
 
 Each is a Python of one to three seconds of CPU, and they start when the engine does: where cores are few, the first
-caption waits for them (benchmarks/results.md, Start).
+caption waits for them (benchmarks/results.md).
 """
 
 import logging
@@ -31,14 +31,17 @@ def start(*, debug: bool = False, **more: Any) -> None:
     """Start it and connect to it; with `debug` its own and its workers' output is shown. `more` is ray.init's."""
     os.environ.setdefault(IDLE_WORKERS_VARIABLE, IDLE_WORKERS)
     os.environ.setdefault(USAGE_VARIABLE, "0")
+    level = logging.INFO if debug else logging.ERROR
     with ExitStack() as stack:
-        # It serves a web page, which was not asked for.
-        stack.enter_context(replaced(services, "start_api_server", lambda *arguments, **named: ("", None)))
-        # It starts and ends machines.
-        stack.enter_context(replaced(Node, "start_monitor", lambda node: None))
-        if not debug:  # it sends workers' output here
-            stack.enter_context(replaced(Node, "start_log_monitor", lambda node: None))
-        level = logging.INFO if debug else logging.ERROR
+        # What serves a web page, which was not asked for, and what starts and ends machines.
+        stack.enter_context(replaced(services, "start_api_server", lambda *_, **__: ("", None)))
+        stack.enter_context(replaced(Node, "start_monitor", lambda _: None))
+        if not debug:
+            # What brings the workers' output here; and what Ray's C++ side and the processes that spill write to this
+            # terminal, for instance a warning about each actor of Ray Data's own.
+            stack.enter_context(replaced(Node, "start_log_monitor", lambda _: None))
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            ray._private.worker._worker_logs_enabled = False
         ray.init("local", include_dashboard=False, log_to_driver=debug, logging_level=level, **more)
     _sessions.add(ray.get_runtime_context().get_session_name())
 
