@@ -8,7 +8,7 @@ forked from there. The server only imports, and touches no GPU; it ends with the
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -44,7 +44,8 @@ def import_ahead() -> None:
 
 def end() -> None:
     """End the server, if there is one, and reap it; its cores are seen to elsewhere (guard.py)."""
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    with suppress(OSError):  # its socket lies in a temporary folder, which somebody may have cleaned
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -17,9 +17,10 @@ core = core_process._Context().Process(target=exec, args=(sys.argv[1],))
 core.start()
 core.join()
 server = core_process.forkserver._forkserver._forkserver_pid
+os.unlink(core_process.forkserver._forkserver._forkserver_address)
 core_process.end()
 core_process.end()
-print(os.path.exists(f"/proc/{server}"))
+print(os.path.exists(f"/proc/{int(server)}"))
 sys.exit(core.exitcode)
 """
 CORE = """
