@@ -20,7 +20,7 @@ from ray.data._internal.output_buffer import OutputBlockSizeOption
 from ray.data._internal.planner import plan_udf_map_op
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from caprl_ray import cores, own_ray
+from caprl_ray import cores, own_ray, ray_messages
 from caprl_ray.demand import Demand
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.own_ray import replaced
@@ -122,10 +122,12 @@ def connected(debug: bool = False) -> Iterator[None]:
     for a disk that is full of Ray's own objects.
     """
     started_here, lasts = not ray.is_initialized(), _lasting.get()
+    debug = debug if lasts is None else lasts
     if started_here:
-        _connect(debug if lasts is None else lasts)
+        _connect(debug)
     try:
-        yield
+        with nullcontext() if debug else ray_messages.briefly():
+            yield
     except Exception as error:
         own = own_error(error) or _full_disk(error) or _stuck(error)
         if own is None:

@@ -19,6 +19,8 @@ import psutil
 RAY = Path(sys.executable).with_name("ray")
 ROOT = Path(__file__).parent.parent
 LOOPBACK = "127.0.0.1"
+# A node that is lost is so after three seconds.
+NOTICED_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
 @dataclass(kw_only=True)
@@ -85,16 +87,27 @@ class Head:
         self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *typed)
         self.workers[self.processes[-1].pid] = (cpus, gpus)
 
+    def drain(self, node: str) -> None:
+        """Say of a node that it will be taken away in a minute, as a cloud's notice has Ray do."""
+        command = [RAY, "drain-node", f"--address={self.address}", f"--node-id={node}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=60"]
+        subprocess.run(command, env=self.client, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    def replace(self, pid: int) -> None:
+        """Lose a worker node, and let another one join."""
+        cpus, gpus = self.workers[pid]
+        self.lose(pid)
+        self.join(cpus=cpus, gpus=gpus)
+
     def lose(self, pid: int) -> None:
-        """Kill a worker node's raylet, see the rest of the node end by itself, and let another one join."""
+        """Kill a worker node's raylet, and see the rest of the node end by itself."""
         node = next(process for process in self.processes if process.pid == pid)
         self.processes.remove(node)
         family = psutil.Process(node.pid).children(recursive=True)
         next(process for process in family if process.name() == "raylet").kill()
         node.wait(timeout=30)
         end_all(family, patience=10)
-        cpus, gpus = self.workers.pop(pid)
-        self.join(cpus=cpus, gpus=gpus)
+        del self.workers[pid]
 
     def node(self, environment: dict[str, str], *arguments: str) -> None:
         number, self.started = self.started, self.started + 1

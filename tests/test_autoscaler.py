@@ -19,14 +19,16 @@ import pytest
 import yaml
 
 from caprl_ray import cli, demand, pipeline
+from caprl_ray.cluster import ACCELERATOR
 from caprl_ray.demo import check, demo_recipe, render_dataset
 from tests.process_provider import HEAD_ID, HEAD_TYPE, LOG
-from tests.ray_head import RAY, Head
+from tests.ray_head import NOTICED_SOON, RAY, Head
 from tests.test_elastic import IMAGES, Notes, RecordedCaptioner, check_ledger, check_output
 
 NODES = 3
 MOST_LAUNCHES = NODES + 2  # one in place of the lost one, and one that Ray asks for before it knows of the other
 CPU = {"CPU": 2, "memory": 2**30}  # clouds add the memory by themselves; Ray Data asks for some
+PINNED, OTHER = "H100", "L40S"  # of the two types of GPU that the stub's cluster may have
 LAST = f"scene-{2 * IMAGES - 1:05d}"
 
 
@@ -53,9 +55,19 @@ class ScaledCaptioner(RecordedCaptioner):
 
 @dataclass(kw_only=True)
 class ScaledHead(Head):
-    """A head whose autoscaler launches GPU nodes as processes (process_provider.py)."""
+    """A head whose autoscaler launches GPU nodes as processes (process_provider.py); of two types if `typed`."""
+
+    typed: bool
 
     def options(self) -> list[str]:
+        gpu = CPU | {"GPU": 1} | ({ACCELERATOR + PINNED: 1} if self.typed else {})
+        types = {
+            HEAD_TYPE: {"resources": {"CPU": self.cpus}, "max_workers": 0},
+            "cpu": {"resources": CPU, "max_workers": 1},
+            "gpu": {"resources": gpu, "max_workers": NODES},
+        }
+        if self.typed:
+            types["another"] = {"resources": CPU | {"GPU": 1, ACCELERATOR + OTHER: 1}, "max_workers": NODES}
         document = {
             "cluster_name": "scaled",
             "max_workers": NODES + 1,
@@ -79,9 +91,7 @@ class ScaledHead(Head):
             "upscaling_speed": 1.0,
             "head_node_type": HEAD_TYPE,
             "available_node_types": {
-                HEAD_TYPE: {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0},
-                "cpu": {"resources": CPU, "node_config": {}, "min_workers": 0, "max_workers": 1},
-                "gpu": {"resources": CPU | {"GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": NODES},
+                name: {"node_config": {}, "min_workers": 0} | kind for name, kind in types.items()
             },
         }
         config = self.folder / "autoscaling.json"
@@ -89,9 +99,10 @@ class ScaledHead(Head):
         return [f"--autoscaling-config={config}"]
 
     def launches(self) -> Counter[str]:
-        """How many GPU nodes were launched, ended and lost."""
+        """How many GPU nodes were launched, ended and lost; none of another type."""
         log = self.folder / LOG
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+        assert "another" not in {kind for _, kind, _ in lines}
         return Counter(event for event, kind, _ in lines if kind == "gpu")
 
     def kill(self, node: str) -> None:
@@ -118,8 +129,7 @@ SETTINGS = {
     "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
     "RAY_NODE_TYPE_NAME": HEAD_TYPE,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
+    **NOTICED_SOON,
 }
 
 
@@ -143,11 +153,12 @@ def test_nodes_come_for_a_job_are_replaced_and_go(tmp_path: Path, model: str) ->
     }
     if model == "stub":
         recipe["prepare"] = {"max_pixels": 20_000}
+        recipe["replicas"]["accelerator_type"] = PINNED
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     notes = Notes(tmp_path / "notes")
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
-        ScaledHead(folder=Path(folder), cpus=0, gpus=0, settings=SETTINGS | CORES) as head,
+        ScaledHead(folder=Path(folder), cpus=0, gpus=0, settings=SETTINGS | CORES, typed=model == "stub") as head,
     ):
         command = [
             RAY,

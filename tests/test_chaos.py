@@ -101,7 +101,7 @@ def test_blocks_that_are_lost_are_made_again_and_no_row_is_lost_or_repeated(apar
     wait(lambda: rests(apart))
     asked = len(apart.server.of("GET", "in/"))
     assert driver.poll() is None
-    apart.head.lose(nodes[lost])
+    apart.head.replace(nodes[lost])
     if lost == "pixels":
         core.send_signal(signal.SIGCONT)
     assert apart.finish(driver) is None

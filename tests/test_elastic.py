@@ -23,9 +23,10 @@ from caprl_ray.demo import demo_recipe, render_dataset
 from caprl_ray.recipe import parse
 from caprl_ray.storage import Storage
 from tests.expected import expected_caption
-from tests.ray_head import Head, new_head
+from tests.ray_head import NOTICED_SOON, Head, new_head
 
 IMAGES = 640  # 20 batches
+LET_GO = "start"  # a line that counts as one more replica
 
 
 class RecordedCaptioner(pipeline.Captioner):
@@ -60,7 +61,8 @@ class Notes:
     path: Path
 
     def lines(self) -> list[list[str]]:
-        return [line.split() for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        written = self.path.read_text().splitlines() if self.path.exists() else []
+        return [line.split() for line in written if line != LET_GO]
 
     def replicas(self) -> dict[str, str]:
         return {pid: node for node, pid, first, *_ in self.lines() if first == "start"}
@@ -139,17 +141,28 @@ def test_the_pool_grows_with_the_backlog_up_to_what_the_recipe_allows(images: Pa
 
 
 @pytest.mark.timeout(300)
-def test_replicas_come_with_a_node_that_joins_a_running_job(images: Path, tmp_path: Path) -> None:
+def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: Path, tmp_path: Path) -> None:
     recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
-    with new_head(cpus=2, gpus=1) as head:
-        run = start(head, recipe, notes.path, 3)
+    with new_head(cpus=2, gpus=1, settings=NOTICED_SOON) as head:
+        run = start(head, recipe, notes.path, 4)
         head.wait(notes.replicas)
+        (stays,) = notes.replicas().values()
         head.join(cpus=0, gpus=2)
+        head.wait(lambda: len(notes.replicas()) == 3)
+        leaving = {pid for pid, node in notes.replicas().items() if node != stays}
+        assert len(leaving) == 2, "two replicas on the node that joined"
+        (drained,) = {notes.replicas()[pid] for pid in leaving}
+        head.drain(drained)
+        with open(notes.path, "a", encoding="utf-8") as file:
+            file.write(LET_GO + "\n")
+        head.wait(lambda: leaving <= notes.rows().keys())
+        (worker,) = head.workers
+        head.lose(worker)
         finish(head, run, notes.path)
-    nodes = list(notes.replicas().values())
-    assert len(nodes) == 3 and nodes.count(nodes[0]) == 1, "two replicas on the node that joined"
-    assert notes.rows().keys() == notes.replicas().keys(), "a replica had nothing to do"
     check_output(recipe, {row for rows in notes.rows().values() for row in rows})
+    log = notes.path.with_suffix(".log").read_text()
+    of_ray = [line for line in log.splitlines() if line.startswith("Ray: ")]
+    assert any("dead" in line for line in of_ray) and len(log.splitlines()) < 20, log
 
 
 @pytest.mark.timeout(300)

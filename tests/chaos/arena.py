@@ -34,7 +34,7 @@ from caprl_ray.storage import Storage
 from tests.chaos import victims
 from tests.chaos.schedule import STORAGE_FAULTS, Kill, Schedule
 from tests.expected import expected_caption
-from tests.ray_head import Head, new_head
+from tests.ray_head import NOTICED_SOON, Head, new_head
 from tests.s3_server import BUCKET, Request, S3Server
 
 FILES, SHARDS, TABLES, ROWS_EACH = 100, 5, 5, 20  # 100 loose files, and shards and tables of 20 rows
@@ -43,8 +43,7 @@ WORDS = b"words " * 1500
 WORKERS = ((1, 1), (1, 1))  # CPUs and GPUs of each
 DRIVERS, DRIVER_S = 5, 240.0
 # A node's death is noticed in three seconds; captions take a while, so that a fault finds rows under way.
-SETTINGS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-SETTINGS |= {"AWS_MAX_ATTEMPTS": "8"}  # as where nothing is said: other tests give up sooner
+SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "8"}  # as where nothing is said: other tests give up sooner
 PAUSE_S = 0.02  # the stub's, for each row
 
 

@@ -25,7 +25,7 @@ def strike(kind: str, head: Head, driver: subprocess.Popen[bytes], chance: rando
         return f"driver {driver.pid}"
     if kind == "node lost":
         node = chance.choice(list(head.workers))
-        head.lose(node)
+        head.replace(node)
         return f"node {node}"
     part, deed = kind.split()
     candidates = list({"core": cores, "replica": _replicas, "prepare": _preparing}[part](head))
