@@ -45,7 +45,7 @@ def caption(recipe: Recipe, images: Path, out: Path) -> None:
 async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
     from caprl_ray.engines.vllm_engine import VllmEngine
 
-    core_process.import_ahead, core_process.forked = lambda: None, nullcontext
+    core_process.import_ahead, core_process.forked = lambda: None, partial(nullcontext, Path(os.devnull, "none"))
     model = resolve(recipe)
     llm: Any = await VllmEngine.start(recipe, model)
     rendered = llm._renderer = _Rendered(llm._renderer)

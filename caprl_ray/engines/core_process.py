@@ -7,10 +7,14 @@ forked from there. The server only imports, and touches no GPU; it ends with the
 
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
 
 # What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
 # (its default outside of Ray), for a process that has touched a GPU cannot be forked.
@@ -18,7 +22,12 @@ IMPORTED = ["vllm.v1.engine.core"]
 
 
 class CoreProcess(ForkServerProcess):
-    """A forked process with the environment of the one that starts it: that of the server is older."""
+    """A forked process with the environment of the one that starts it: that of the server is older.
+
+    What it fails with while it starts is written to a file, for vLLM tells its parent only that it failed.
+    """
+
+    fault: Path  # the file
 
     def start(self) -> None:
         self._environment = dict(os.environ)
@@ -29,11 +38,23 @@ class CoreProcess(ForkServerProcess):
             # What is set anew moves, and where all has moved setproctitle finds no place for the core's title.
             if os.environ.get(name) != value:
                 os.environ[name] = value
-        super().run()
+        try:
+            super().run()
+        except Exception as error:
+            with suppress(OSError):  # gone where it had started, and nobody asks
+                self.fault.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+            raise
 
 
 class _Context(ForkServerContext):
-    Process = CoreProcess
+    def __init__(self, fault: Path) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def Process(self, *arguments: Any, **named: Any) -> CoreProcess:  # type: ignore[override]  # noqa: N802
+        process = CoreProcess(*arguments, **named)
+        process.fault = self._fault
+        return process
 
 
 def import_ahead() -> None:
@@ -49,13 +70,15 @@ def end() -> None:
 
 
 @contextmanager
-def forked() -> Iterator[None]:
-    """Cores that vLLM starts inside of it are forked from the server's process."""
+def forked() -> Iterator[Path]:
+    """Cores that vLLM starts inside of it are forked from the server's process; the file that says why one failed."""
     from vllm.v1.engine import utils
 
     spawning = utils.get_mp_context
-    utils.get_mp_context = _Context
-    try:
-        yield
-    finally:
-        utils.get_mp_context = spawning
+    with tempfile.TemporaryDirectory(prefix="core-", ignore_cleanup_errors=True) as folder:
+        fault = Path(folder) / "fault"
+        utils.get_mp_context = partial(_Context, fault)
+        try:
+            yield fault
+        finally:
+            utils.get_mp_context = spawning

@@ -203,8 +203,13 @@ def _launched(arguments: dict[str, Any], guard: Guard) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        with guard.marking(), core_process.forked(), _time_limit(guard):
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        with guard.marking(), core_process.forked() as fault, _time_limit(guard):
+            try:
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            except Exception as error:
+                if CORE_DIED in str(error) and fault.exists():
+                    raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error
+                raise
     except Exception as error:
         if guard.killed:
             raise TimeoutError(f"it did not start within {START_TIMEOUT_S:g} s") from error
@@ -254,8 +259,13 @@ def _rejected(error: Exception) -> RowFailure:
 
 def _first_line(error: BaseException) -> str:
     if CORE_DIED in str(error):
-        return "its core process died; its log says why: run caprl-ray preflight with --debug"
+        said = _lines(str(error).partition(f"{CORE_DIED}: ")[2])
+        return f"its core process died{': ' + said[0] if said else ''}; caprl-ray preflight --debug shows its log"
     if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ").partition(". ")[0][:300].rstrip(".")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+    lines = _lines(str(error))
+    return lines[0] if lines else type(error).__name__
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip()[:300].rstrip(".") for line in text.splitlines() if line.strip()]

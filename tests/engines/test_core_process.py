@@ -9,11 +9,12 @@ from pathlib import Path
 # In a process of its own: multiprocessing keeps one server for each process.
 SCRIPT = """
 import os, sys
+from pathlib import Path
 from caprl_ray.engines import core_process
 core_process.IMPORTED = ["wave"]
 core_process.import_ahead()
 os.environ |= {"LATER": "yes", "CHANGED": "after"}
-core = core_process._Context().Process(target=exec, args=(sys.argv[1],))
+core = core_process._Context(Path(sys.argv[2])).Process(target=exec, args=(sys.argv[1],))
 core.start()
 core.join()
 server = core_process.forkserver._forkserver._forkserver_pid
@@ -27,13 +28,16 @@ CORE = """
 import json, os, sys, setproctitle
 setproctitle.setproctitle("core")
 title = open("/proc/self/cmdline").read().rstrip(chr(0))
-print(json.dumps(["wave" in sys.modules, os.environ["LATER"], os.environ["CHANGED"], title]))
+print(json.dumps(["wave" in sys.modules, os.environ["LATER"], os.environ["CHANGED"], title]), flush=True)
+raise OSError("no such luck")
 """
 
 
-def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_a_title() -> None:
+def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_a_title_and_says_its_fault(
+    tmp_path: Path,
+) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, CORE],
+        [sys.executable, "-c", SCRIPT, CORE, tmp_path / "fault"],
         env=os.environ | {"CHANGED": "before", "SPT_NOENV": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -41,7 +45,7 @@ def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_
         timeout=60,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 1 and (tmp_path / "fault").read_text() == "OSError: no such luck", run.stderr
     core, server_is_there = run.stdout.splitlines()
     assert json.loads(core) == [True, "yes", "after", "core"]
     assert server_is_there == "False"

@@ -13,7 +13,7 @@ import pytest
 
 from caprl_ray import engines, pipeline
 from caprl_ray.demo import check, demo_recipe, render_dataset
-from caprl_ray.engines import vllm_engine
+from caprl_ray.engines import EngineDied, vllm_engine
 from caprl_ray.engines.guard import READABLE
 from caprl_ray.errors import SystemFailure
 from caprl_ray.model import resolve
@@ -63,10 +63,24 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     assert all(map(gone, cores))
 
 
-def test_an_engine_that_hangs_while_it_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*vllm_engine.CPU_ENVIRONMENT, *vllm_engine.ENVIRONMENT, "OMP_NUM_THREADS", READABLE):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # to be put back
+        monkeypatch.setenv(name, os.environ.get(name, ""))
         monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_environment_is_put_back")
+def test_what_only_the_core_finds_wrong_is_said() -> None:
+    document = demo_recipe([Path("a")], Path("b"))
+    document["model"]["engine"] = {"num_gpu_blocks_override": 1}
+    recipe = parse(document)
+    with pytest.raises(EngineDied, match="its core process died: ValueError: No available memory for the cache"):
+        asyncio.run(vllm_engine.VllmEngine.start(recipe, resolve(recipe)))
+
+
+@pytest.mark.usefixtures("_environment_is_put_back")
+def test_an_engine_that_hangs_while_it_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_engine, "START_TIMEOUT_S", 1.0)  # none is so fast
     recipe = parse(demo_recipe([Path("a")], Path("b")))
     with pytest.raises(SystemFailure, match="did not start within 1 s"):
