@@ -42,7 +42,7 @@ class CoreProcess(ForkServerProcess):
             super().run()
         except Exception as error:
             with suppress(OSError):  # gone where it had started, and nobody asks
-                self.fault.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+                self.fault.write_text(f"{type(error).__name__}: {error}", encoding="utf-8", errors="replace")
             raise
 
 
