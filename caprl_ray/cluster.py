@@ -126,7 +126,8 @@ def connected(debug: bool = False) -> Iterator[None]:
     if started_here:
         _connect(debug)
     try:
-        with nullcontext() if debug else ray_messages.briefly():
+        # A Ray that was started here says nothing of itself unless `debug` is given.
+        with nullcontext() if debug or own_ray.connected() else ray_messages.briefly():
             yield
     except Exception as error:
         own = own_error(error) or _full_disk(error) or _stuck(error)

@@ -6,8 +6,8 @@ lines of a log: pages for a pool on spot capacity, in which the progress line is
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from ray._private import worker
@@ -19,29 +19,32 @@ LONGEST = 240
 
 
 class EachKindOnce:
-    """In the place of Ray's function that prints on the driver: what comes from workers goes there all the same."""
+    """In the place of Ray's function that prints such a message on the driver."""
 
-    def __init__(self, prints: Callable[..., None], stream: TextIO = sys.stderr) -> None:
-        self._prints = prints
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._said: set[str] = set()
 
     def __call__(self, data: dict[str, Any], ignore_prefix: bool) -> None:
-        if data["pid"] != "raylet":
-            self._prints(data, ignore_prefix)
-            return
         for message in data["lines"]:
-            sentence = message.strip().partition("\n")[0].partition(". ")[0][:LONGEST]
-            kind = NAMES.sub("", sentence)
+            line = message.strip().partition("\n")[0][:LONGEST]
+            kind = NAMES.sub("", line)
             if kind not in self._said:
                 self._said.add(kind)
-                clear = "\r\x1b[K" if self._stream.isatty() else ""  # of the progress line
-                self._stream.write(f"{clear}Ray: {sentence}\n")
-                self._stream.flush()
+                with suppress(OSError, ValueError):  # closed; Ray's thread would end with it
+                    self._say(line, self._stream or sys.stderr)
+
+    def _say(self, line: str, stream: TextIO) -> None:
+        clear = "\r\x1b[K" if stream.isatty() else ""  # of the progress line
+        stream.write(f"{clear}Ray: {line}\n")
+        stream.flush()
+
+
+_say_once = EachKindOnce()
 
 
 @contextmanager
 def briefly() -> Iterator[None]:
-    """Inside of it Ray says each kind of thing once."""
-    with replaced(worker, "print_to_stdstream", EachKindOnce(worker.print_to_stdstream)):
+    """Inside of it Ray says each kind of thing once; again in this process, it does not say it again."""
+    with replaced(worker, "print_to_stdstream", _say_once):
         yield

@@ -13,14 +13,19 @@ DEAD = (
 )
 
 
-def test_a_thousand_lost_replicas_are_two_lines() -> None:
-    stream, of_workers = io.StringIO(), []
-    say = EachKindOnce(lambda data, _: of_workers.append(data["pid"]), stream)
-    for number in range(1000):
-        for message in (RETRIED.format(f"{number:032x}", number), DEAD.format(number, number, number)):
-            say({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
-    say({"lines": ["mine"], "pid": 7, "is_err": False}, ignore_prefix=False)
-    first, second = stream.getvalue().splitlines()
-    assert first == "Ray: Task MapWorker(MapBatches(Captioner)).submit failed"
-    assert second.startswith("Ray: The node with node id: 000") and second.endswith("has been marked dead")
-    assert of_workers == [7]
+def test_a_thousand_lost_replicas_are_two_lines_and_another_cause_is_a_third() -> None:
+    stream = io.StringIO()
+    say = EachKindOnce(stream)
+    messages = [RETRIED.format(f"{n:032x}", n) for n in range(1000)] + [DEAD.format(n, n, n) for n in range(1000)]
+    for message in [*messages, RETRIED.format(0, 0).replace("connection refused", "out of memory")]:
+        say({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    retried, dead, other = stream.getvalue().splitlines()
+    assert retried.startswith("Ray: Task MapWorker(MapBatches(Captioner)).submit failed. There are infinite retries")
+    assert dead.startswith("Ray: The node with node id: 000") and dead.endswith("has been marked dead")
+    assert other.endswith("out of memory")
+
+
+def test_a_stream_that_is_closed_does_not_end_rays_thread() -> None:
+    stream = io.StringIO()
+    stream.close()
+    EachKindOnce(stream)({"lines": [DEAD.format(1, 1, 1)]}, ignore_prefix=False)

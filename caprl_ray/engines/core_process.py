@@ -24,7 +24,8 @@ IMPORTED = ["vllm.v1.engine.core"]
 class CoreProcess(ForkServerProcess):
     """A forked process with the environment of the one that starts it: that of the server is older.
 
-    What it fails with while it starts is written to a file, for vLLM tells its parent only that it failed.
+    What it fails with while it starts is written to a file, for vLLM tells its parent only that it failed. Where it has
+    workers of its own, on several GPUs, it knows no more of them than that one failed.
     """
 
     fault: Path  # the file
@@ -42,7 +43,8 @@ class CoreProcess(ForkServerProcess):
             super().run()
         except Exception as error:
             with suppress(OSError):  # gone where it had started, and nobody asks
-                self.fault.write_text(f"{type(error).__name__}: {error}", encoding="utf-8", errors="replace")
+                said = ": ".join(filter(None, (type(error).__name__, str(error).strip())))
+                self.fault.write_text(said, encoding="utf-8", errors="replace")
             raise
 
 

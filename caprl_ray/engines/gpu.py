@@ -33,14 +33,13 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
         24 GB    21.6 GB   7.5 GB    2.7 GB      11.4 GB    80  (89 fit, in steps of 16)
         48 GB    45.6 GB   7.5 GB    4.0 GB      34.1 GB   256  (268)
         80 GB    76.0 GB   7.5 GB    4.0 GB      64.5 GB   496  (506)
-        141 GB   134 GB    7.5 GB    4.0 GB      122 GB    512  (962: MOST_SEQUENCES)
+        151 GB   143 GB    7.5 GB    4.0 GB      132 GB    512  (1,034: MOST_SEQUENCES)
 
     MOST_SEQUENCES: at the 36 images/s that an H200 is estimated to reach, a caption of 500 tokens takes 10 to 15 s
     beside the prompts of others, so 360 to 540 are under way. For a larger model the number is too high: vLLM then runs
     as many as its memory holds.
 
-    On an H200 vLLM had 132 GB left for sequences with these arguments, so computing takes less than was estimated
-    (benchmarks/results.md, On a GPU). No other GPU has been measured.
+    The last is an H200, and there vLLM had as much left (benchmarks/results.md, On a GPU). No other has been measured.
 
     max_model_len is no part of it: which prompts are too long must not depend on the node.
     """
