@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from ray._private import worker
 
 from caprl_ray.own_ray import replaced
+from caprl_ray.text import plain
 
 NAMES = re.compile(r"[0-9a-f]{8,}|\d[\d.:]*")  # ids, addresses and counts, which do not make another kind
 LONGEST = 240
@@ -27,7 +28,7 @@ class EachKindOnce:
 
     def __call__(self, data: dict[str, Any], ignore_prefix: bool) -> None:
         for message in data["lines"]:
-            line = message.strip().partition("\n")[0][:LONGEST]
+            line = plain(message).strip().partition("\n")[0][:LONGEST]
             kind = NAMES.sub("", line)
             if kind not in self._said:
                 self._said.add(kind)

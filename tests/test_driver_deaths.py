@@ -72,8 +72,8 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "the output is being marked complete": lambda out: at_write("_SUCCESS", written=False),
     "the output is complete": lambda out: at_write("_SUCCESS", written=True),
 }
-# Deaths one after another, each of the command that went on after the last one; then it is left to finish. A death that
-# would have captioned everything again for nothing shares its run.
+# Deaths one after another: each ends the command that went on after the last and must come to the next step; then one
+# is left to finish. Those while nothing is captioned yet share the run that captions, and those when all is.
 CHAINS = (tuple(STEPS)[:5], tuple(STEPS)[5:6], tuple(STEPS)[6:7], tuple(STEPS)[7:])
 
 

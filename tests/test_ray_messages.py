@@ -17,12 +17,12 @@ def test_a_thousand_lost_replicas_are_two_lines_and_another_cause_is_a_third() -
     stream = io.StringIO()
     say = EachKindOnce(stream)
     messages = [RETRIED.format(f"{n:032x}", n) for n in range(1000)] + [DEAD.format(n, n, n) for n in range(1000)]
-    for message in [*messages, RETRIED.format(0, 0).replace("connection refused", "out of memory")]:
+    for message in [*messages, RETRIED.format(0, 0).replace("connection refused", "\x1b[2Jout of memory")]:
         say({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     retried, dead, other = stream.getvalue().splitlines()
     assert retried.startswith("Ray: Task MapWorker(MapBatches(Captioner)).submit failed. There are infinite retries")
     assert dead.startswith("Ray: The node with node id: 000") and dead.endswith("has been marked dead")
-    assert other.endswith("out of memory")
+    assert other.endswith(": [2Jout of memory"), "what a terminal would obey"
 
 
 def test_a_stream_that_is_closed_does_not_end_rays_thread() -> None:

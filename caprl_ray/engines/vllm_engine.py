@@ -19,6 +19,7 @@ from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.model import ModelRef
 from caprl_ray.prompts import ChatFormat
 from caprl_ray.recipe import Recipe
+from caprl_ray.text import plain
 
 # An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt. One
 # such sequence has 302 MB of keys and values, so that every GPU that holds the model has room for it.
@@ -268,4 +269,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip()[:300].rstrip(".") for line in text.splitlines() if line.strip()]
+    return [line.strip()[:300].rstrip(".") for line in plain(text).splitlines() if line.strip()]
