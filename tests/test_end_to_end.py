@@ -6,9 +6,9 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.engines import guard
 from tests.processes import gone
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +33,20 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@dataclass
+class Seen:
+    """What was seen of a process: its titles, the cores that it may run on, and whether it is of an engine."""
+
+    parent: int
+    engine: bool = False
+    titles: set[str] = field(default_factory=set)
+    cores: set[frozenset[int]] = field(default_factory=set)
+
+
 @contextmanager
-def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[frozenset[int]]]]:
-    """The cores that the processes started inside of it were seen on, by title; in the end all have ended."""
-    seen: dict[str, set[frozenset[int]]] = defaultdict(set)
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Seen]]:
+    """What was seen of the processes started inside of it, by their ids; in the end all have ended."""
+    seen: dict[int, Seen] = {}
     over, mark = threading.Event(), uuid.uuid4().hex
     monkeypatch.setenv("MARK", mark)
 
@@ -51,7 +62,10 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[frozenset
         while not over.wait(1):
             for process in running():
                 with suppress(psutil.Error):
-                    seen[" ".join(process.cmdline())].add(frozenset(process.cpu_affinity() or ()))
+                    one = seen.setdefault(process.pid, Seen(process.ppid()))
+                    one.engine |= guard.MARK in process.environ()
+                    one.titles.add(" ".join(process.cmdline()))
+                    one.cores.add(frozenset(process.cpu_affinity() or ()))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -74,12 +88,15 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
         run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
     assert run.returncode == 0, run.stderr
     if len(os.sched_getaffinity(0)) > 1:
+        of_engine = [one for one in seen.values() if one.engine]
+        around_it = [seen[one.parent] for one in of_engine if not seen[one.parent].engine]
         engine, replica = (
-            min((cores for title in seen if title.startswith(words) for cores in seen[title]), key=len)
-            for words in ("VLLM::EngineCore", "ray::MapWorker")
+            min((cores for one in part for cores in one.cores), key=len) for part in (of_engine, around_it)
         )
         assert engine and replica and not engine & replica
-    assert not [title for title in seen if any(word in title for word in CLUSTERS_ONLY)]
+    titles = set().union(*(one.titles for one in seen.values()))
+    assert any(title.startswith("VLLM::EngineCore") for title in titles)
+    assert not [title for title in titles if any(word in title for word in CLUSTERS_ONLY)]
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert len({row["id"] for row in rows}) == len(rows) == IMAGES
     for unit in (0, 1):

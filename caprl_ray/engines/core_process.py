@@ -19,6 +19,7 @@ from typing import Any
 # What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
 # (its default outside of Ray), for a process that has touched a GPU cannot be forked.
 IMPORTED = ["vllm.v1.engine.core"]
+TITLE = "caprl_ray.core_title"  # before them, and outside of this package, which imports more
 
 
 class CoreProcess(ForkServerProcess):
@@ -35,10 +36,7 @@ class CoreProcess(ForkServerProcess):
         super().start()
 
     def run(self) -> None:
-        for name, value in self._environment.items():
-            # What is set anew moves, and where all has moved setproctitle finds no place for the core's title.
-            if os.environ.get(name) != value:
-                os.environ[name] = value
+        os.environ.update(self._environment)
         try:
             super().run()
         except Exception as error:
@@ -61,7 +59,7 @@ class _Context(ForkServerContext):
 
 def import_ahead() -> None:
     """Begin to import what a core needs, in the server's process; returns at once."""
-    multiprocessing.set_forkserver_preload(IMPORTED)
+    multiprocessing.set_forkserver_preload([TITLE, *IMPORTED])
     forkserver.ensure_running()
 
 

@@ -38,7 +38,7 @@ def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_
 ) -> None:
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, CORE, tmp_path / "fault"],
-        env=os.environ | {"CHANGED": "before", "SPT_NOENV": "1"},
+        env={"CHANGED": "before"} | os.environ | {"SPT_NOENV": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
