@@ -14,8 +14,10 @@ from ray.actor import ActorHandle
 from ray.data import DataContext
 from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
 from ray.data._internal.execution import metadata_fetcher
+from ray.data._internal.execution.interfaces import PhysicalOperator
 from ray.data._internal.execution.operators import map_operator
 from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
+from ray.data._internal.execution.streaming_executor_state import OutputBackpressureGuard
 from ray.data._internal.output_buffer import OutputBlockSizeOption
 from ray.data._internal.planner import plan_udf_map_op
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -61,7 +63,7 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
         plain = own_ray.plain_data() if own_ray.connected() else nullcontext()
-        with _without_statistics(), _own_demand(recipe), _batches_as_they_come(), plain:
+        with _without_statistics(), _own_demand(recipe), _batches_as_they_come(), _fed(), plain:
             yield
 
 
@@ -80,6 +82,24 @@ def _batches_as_they_come() -> AbstractContextManager[None]:
         return BatchMapTransformFn(*arguments, **named)
 
     return replaced(plan_udf_map_op, "BatchMapTransformFn", unshaped)
+
+
+def _fed() -> AbstractContextManager[None]:
+    """An operator that runs nothing and cannot begin with what it has gets its next block, at once.
+
+    Where an object store is small, Ray lets an operator have no more blocks while one is left with the next, and that
+    one may wait for more rows to make a whole batch. Both would wait ten seconds, for each batch, Ray's loop turning as
+    fast as it can (benchmarks/results.md).
+    """
+    unblocks = OutputBackpressureGuard._evaluate_unblock_raw
+
+    def starves(guard: OutputBackpressureGuard, operator: PhysicalOperator) -> bool:
+        return unblocks(guard, operator) or any(
+            not after.num_active_tasks() and not guard._topology[after].has_pending_bundles()
+            for after in guard._resource_manager.get_downstream_eligible_ops(operator)
+        )
+
+    return replaced(OutputBackpressureGuard, "_evaluate_unblock_raw", starves)
 
 
 def _own_demand(recipe: Recipe) -> AbstractContextManager[None]:
