@@ -14,6 +14,8 @@ os.environ["CAPRL_RAY_ALLOW_STUB"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+# Each of hundreds of processes would compile the package for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # For the S3 server on loopback; set here, before Ray starts, so that its workers have them too.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 os.environ.pop("AWS_PROFILE", None)

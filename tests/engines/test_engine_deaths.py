@@ -1,4 +1,7 @@
-"""The real engine: its core is ended in three ways, then its replica is killed, and every caption is right."""
+"""The real engine: its core is told to end, then stands still, then its replica is killed; every caption is right.
+
+A core that is killed is one of test_chaos.
+"""
 
 import asyncio
 import os
@@ -21,9 +24,9 @@ from caprl_ray.recipe import parse
 from tests.processes import gone
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
-SCENES = 256  # half of them are captioned: four batches
-SIGNALS = {"told": signal.SIGTERM, "killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "replica": signal.SIGKILL}
-FAULTS = dict(zip((10, 42, 74, 106), SIGNALS, strict=True))  # by a row of each batch
+SCENES = 192  # half of them are captioned: three batches
+SIGNALS = {"told": signal.SIGTERM, "stopped": signal.SIGSTOP, "replica": signal.SIGKILL}
+FAULTS = dict(zip((10, 42, 74), SIGNALS, strict=True))  # by a row of each batch
 CORE = "VLLM::EngineCore"
 NOTES = ""
 
@@ -59,7 +62,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     assert len({row["index"] for row in rows}) == SCENES // 2
     right, _ = check(tmp_path / "out", captions)
     assert right >= 0.96 * len(rows)
-    assert len(cores) == 4  # each ended another one
+    assert len(cores) == len(FAULTS)  # each ended another one
     assert all(map(gone, cores))
 
 
