@@ -11,12 +11,13 @@ import random
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from captioning import run_pipeline
 
-from caprl_ray import engines, own_ray
+from caprl_ray import cluster, engines, own_ray
 from caprl_ray.prepare import Prepared
 from caprl_ray.prepare_stage import Prepare
 
@@ -100,11 +101,24 @@ def scale(images: Path, out: Path) -> None:
     run_pipeline(recipe(images, out, max_num_seqs=places) | pool, out, held=True, prepare=PassThrough)
 
 
+def fed(images: Path, out: Path) -> None:
+    """Real pictures, seen at the default size."""
+    run_pipeline(recipe(images, out) | {"prepare": {}}, out, held=False)
+
+
+def as_ray_feeds(images: Path, out: Path) -> None:
+    """The same where an operator waits for the rest of a batch as Ray has it."""
+    cluster._fed = nullcontext
+    fed(images, out)
+
+
 WAYS: dict[str, Callable[[Path, Path], None]] = {
     "overhead": overhead,
     "flow": flow,
     "flow_twice": flow_twice,
     "scale": scale,
+    "fed": fed,
+    "as_ray_feeds": as_ray_feeds,
 }
 
 
