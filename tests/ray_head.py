@@ -119,6 +119,11 @@ class Head:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.processes.append(process)
 
+    def settled(self) -> bool:
+        """Whether all nodes are there. Two that start at once on one machine race for a socket, and one ends."""
+        logs = (self.folder / f"{number}.log" for number in range(self.started))
+        return all("Ray runtime started." in log.read_text() for log in logs)
+
     def answers(self) -> bool:
         request = urllib.request.Request(f"{self.dashboard}/api/version", headers=self.authorization)
         with suppress(URLError, OSError), urllib.request.urlopen(request, timeout=5) as answer:

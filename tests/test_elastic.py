@@ -182,6 +182,7 @@ def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where
     both, one = Notes(tmp_path / "both"), Notes(tmp_path / "one")
     with new_head(cpus=2, gpus=0) as head:
         head.join(cpus=0, gpus=1, accelerator="L40S")
+        head.wait(head.settled)
         head.join(cpus=0, gpus=1, accelerator="H100")
         finish(head, start(head, any_type, both.path, 2), both.path)
         finish(head, start(head, pinned, one.path, 1, "--limit", "32"), one.path)

@@ -314,6 +314,7 @@ def new_arena(
         with new_head(cpus=0, settings=SETTINGS | {"CAPRL_RAY_STUB_PAUSE_S": str(pause_s)}) as head:
             for cpus, gpus in workers:
                 head.join(cpus=cpus, gpus=gpus)
+                head.wait(head.settled)
             yield Arena(head, server, rendered, folder, {"source": model, "engine": engine})
     finally:
         server.stop()
