@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from caprl_ray.engines.vllm_engine import engine_arguments
-from caprl_ray.model import resolve
-from caprl_ray.prepare_stage import Prepare
-from caprl_ray.recipe import Recipe, parse
+from caprl_ray.models.resolve import resolve
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
 
 FINISHED, READY = "finished.txt", "ready.txt"
 # The first call of an engine: it takes what only happens once, and the second call is the steady state.
@@ -84,8 +85,8 @@ def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Pr
     from the folder of the script that is run: it must lie beside this one.
     """
     from caprl_ray import pipeline
-    from caprl_ray.captioner import Captioner
-    from caprl_ray.counter import Counter
+    from caprl_ray.caption.stage import Captioner
+    from caprl_ray.watch.counter import Counter
 
     class TimedCounter(Counter):
         def add(self, rows: int, *others: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_ray.embedded.architecture import PROCESSOR, SPECIAL_TOKENS
-from caprl_ray.model import EMBEDDED_FOLDER
+from caprl_ray.models.resolve import EMBEDDED_FOLDER
 
 # CapRL-3B is a Qwen2.5-VL-3B: the config.json that is published with it, 3,754,622,976 parameters. The special tokens
 # have the numbers from FIRST_SPECIAL on, in the order of SPECIAL_TOKENS; what is below are words.

@@ -15,12 +15,13 @@ from typing import Any
 
 from captioning import FINISHED, FIRST_CALL, READY, note, write_captions
 
-from caprl_ray import cluster, engines
-from caprl_ray.engines import Completion, Picture, core_process
-from caprl_ray.model import resolve
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.recipe import Recipe
-from caprl_ray.sizes import SizeRule
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency, core_process
+from caprl_ray.engines.protocol import Completion, Picture
+from caprl_ray.models.resolve import resolve
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.prepare.sizes import SizeRule
+from caprl_ray.recipe.sections import Recipe
 
 
 class _Rendered:
@@ -50,8 +51,10 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
     llm: Any = await VllmEngine.start(recipe, model)
     rendered = llm._renderer = _Rendered(llm._renderer)
     prompt = llm._chat.prompt(recipe.prompt.user)
-    batch = cluster.batch_rows(model.size_rule.max_pixels)
-    room = asyncio.Semaphore(batch * engines.batches_in_flight(recipe, batch))  # as many as a replica gives its engine
+    batch = resources.batch_rows(model.size_rule.max_pixels)
+    room = asyncio.Semaphore(
+        batch * concurrency.batches_in_flight(recipe, batch)
+    )  # as many as a replica gives its engine
 
     async def one(picture: Picture) -> Completion:
         async with room:

@@ -35,12 +35,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from caprl_ray.demo import demo_recipe
-from caprl_ray.engines import Picture
+from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.engines.protocol import Picture
 from caprl_ray.engines.rendering import _filled
 from caprl_ray.engines.vllm_engine import VllmEngine
-from caprl_ray.model import resolve
-from caprl_ray.recipe import parse
+from caprl_ray.models.resolve import resolve
+from caprl_ray.recipe.load import parse
 
 SIZES = {"small": (112, 84), "photo": (644, 476), "megapixel": (1148, 868)}
 WAYS = ("vllm", "caprl_ray", "workers")

@@ -51,8 +51,8 @@ from alone import Captions, captions_in, medians, run_alone, steady
 from gpu_ways import MODEL, WAYS, recipe_for
 from PIL import Image
 
-from caprl_ray.model import resolve
-from caprl_ray.recipe import parse
+from caprl_ray.models.resolve import resolve
+from caprl_ray.recipe.load import parse
 
 SCRIPT = "gpu_ways.py"
 GPU_SIZES = ((640, 480), (1024, 768), (768, 1024), (1920, 1080), (2048, 1536), (4000, 3000))

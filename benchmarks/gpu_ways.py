@@ -12,7 +12,7 @@ from typing import Any
 import captioning
 import engine_alone
 
-from caprl_ray.recipe import parse
+from caprl_ray.recipe.load import parse
 
 MODEL = "model"
 CAPTION_TOKENS = 500
@@ -22,7 +22,7 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
     """The recipe of every way, as the pipeline is given it."""
     model = images.with_name(MODEL)
     if not model.exists():
-        from caprl_ray.demo import demo_recipe  # imports Ray, which the other ways do without
+        from caprl_ray.commands.demo import demo_recipe  # imports Ray, which the other ways do without
 
         return demo_recipe([images], out)
     return {

@@ -45,8 +45,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 
 from prepare import picture  # noqa: E402 (the paths above are needed to find these)
 
-from caprl_ray import prepare as preparing  # noqa: E402
-from caprl_ray.guarded import limited, outcome  # noqa: E402
+from caprl_ray.prepare import decode as preparing  # noqa: E402
+from caprl_ray.prepare.sandbox import limited, outcome  # noqa: E402
 from tests.hostile import case as hostile  # noqa: E402
 from tests.hostile import images, shards, tables  # noqa: E402
 from tests.hostile.case import Case  # noqa: E402

@@ -7,10 +7,10 @@ from pathlib import Path
 import captioning
 from PIL import Image
 
-from caprl_ray.demo import demo_recipe
-from caprl_ray.model import resolve
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.recipe import parse
+from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.models.resolve import resolve
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.recipe.load import parse
 
 
 def chat(images: Path, out: Path) -> None:

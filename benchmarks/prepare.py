@@ -32,8 +32,8 @@ from PIL import Image
 from ray.data._internal.datasource.image_datasource import ImageDatasource
 from ray.data._internal.size_estimator import SizeEstimator
 
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.sizes import SizeRule, size_rule
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.prepare.sizes import SizeRule, size_rule
 
 RULE = size_rule({"image_processor_type": "Qwen2VLImageProcessor"}, min_pixels=3136, max_pixels=1_003_520)
 LIMITS = Limits(max_bytes=2**30, max_source_pixels=178_956_970)

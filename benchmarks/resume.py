@@ -47,7 +47,7 @@ from resume_ways import FIRST_ROW, NOTES
 from synthetic_output import LAYOUTS, Synthetic
 from watched import Watched, watched
 
-from caprl_ray import committed
+from caprl_ray.output import committed
 from caprl_ray.storage import Storage
 
 MOST_MILLIONS_OF_RAY = 10

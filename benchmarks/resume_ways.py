@@ -25,10 +25,11 @@ def note(file: str, name: str) -> None:
 
 def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     """What `pipeline.run` does before the first row is prepared."""
-    from caprl_ray import cluster, pipeline, plan
-    from caprl_ray.committed import read_committed
-    from caprl_ray.reader import PlannedImages, remaining
-    from caprl_ray.schema import row_schema
+    from caprl_ray import pipeline, plan
+    from caprl_ray.cluster import session
+    from caprl_ray.output.committed import read_committed
+    from caprl_ray.read.datasource import PlannedImages, remaining
+    from caprl_ray.rows.schema import row_schema
 
     recipe, access = _input(out, shards)
     note(notes, "imported")
@@ -37,7 +38,7 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     committed = read_committed(access.storage, recipe.output.path)
     note(notes, "committed")
     work = remaining(stored.units, committed)
-    with cluster.session(recipe, debug=False):
+    with session.session(recipe, debug=False):
         note(notes, "session")
         rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access))
         row = next(iter(rows.iter_rows()))
@@ -56,9 +57,10 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
     from ray.data import DataContext
     from ray.data.checkpoint import CheckpointConfig
 
-    from caprl_ray import cluster, pipeline, plan
-    from caprl_ray.reader import PlannedImages, Work
-    from caprl_ray.schema import row_schema
+    from caprl_ray import pipeline, plan
+    from caprl_ray.cluster import session
+    from caprl_ray.read.datasource import PlannedImages, Work
+    from caprl_ray.rows.schema import row_schema
 
     def first(rows: pa.Table) -> pa.Table:
         if rows.num_rows:
@@ -70,7 +72,7 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
     stored = plan.load(access.storage, recipe.output.path)
     note(notes, "plan")
     work = [Work(ref=ref, done=BitMap(), rows=None) for ref in stored.units if ref.unit % UNDONE == 0]
-    with cluster.session(recipe, debug=False):
+    with session.session(recipe, debug=False):
         note(notes, "session")
         DataContext.get_current().checkpoint_config = CheckpointConfig(
             id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
@@ -86,7 +88,7 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
 
 
 def _input(out: Path, shards: Path) -> tuple[Any, Any]:
-    from caprl_ray.recipe import parse
+    from caprl_ray.recipe.load import parse
     from caprl_ray.sources.source import Access
     from caprl_ray.storage import Storage
 

@@ -4,7 +4,7 @@
 
 Pictures of 4000 x 3000, the stub engine, and Ray's object store bounded. The ways, one after the other:
 
-    caprl_ray   an operator that cannot begin with what it has gets its next block at once (cluster.py)
+    caprl_ray   an operator that cannot begin with what it has gets its next block at once (cluster/internals.py)
     ray         Ray's own way: it waits until ten seconds have gone by without a block
 
 Keys of the JSON: `<way>_s`, from the first caption to the last, for both ways.

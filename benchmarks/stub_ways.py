@@ -17,9 +17,10 @@ from typing import Any
 
 from captioning import run_pipeline
 
-from caprl_ray import cluster, engines, own_ray
-from caprl_ray.prepare import Prepared
-from caprl_ray.prepare_stage import Prepare
+from caprl_ray.cluster import local, session
+from caprl_ray.engines import concurrency
+from caprl_ray.prepare.decode import Prepared
+from caprl_ray.prepare.stage import Prepare
 
 PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
 SHARD_ROWS = 500
@@ -89,14 +90,14 @@ def flow(images: Path, out: Path) -> None:
 
 def flow_twice(images: Path, out: Path) -> None:
     """The same with no more rows in flight than twice the places."""
-    engines.batches_in_flight = lambda recipe, rows: math.ceil(2 * engines.max_num_seqs(recipe) / rows)
+    concurrency.batches_in_flight = lambda recipe, rows: math.ceil(2 * concurrency.max_num_seqs(recipe) / rows)
     flow(images, out)
 
 
 def scale(images: Path, out: Path) -> None:
     """As `flow`, with as many replicas as REPLICAS says, each on a GPU that Ray takes for there."""
     replicas, places = int(os.environ["REPLICAS"]), int(os.environ["PLACES"])
-    own_ray.start(num_gpus=replicas)
+    local.start(num_gpus=replicas)
     pool = {"replicas": {"gpus": 1, "min": replicas, "max": replicas}}
     run_pipeline(recipe(images, out, max_num_seqs=places) | pool, out, held=True, prepare=PassThrough)
 
@@ -108,7 +109,7 @@ def fed(images: Path, out: Path) -> None:
 
 def as_ray_feeds(images: Path, out: Path) -> None:
     """The same where an operator waits for the rest of a batch as Ray has it."""
-    cluster._fed = nullcontext
+    session._fed = nullcontext
     fed(images, out)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from caprl_ray import plan
-from caprl_ray.commit import CommittedRows
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.schema import row_id, row_schema
+from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage
 

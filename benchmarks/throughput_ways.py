@@ -15,10 +15,11 @@ import captioning
 import engine_alone
 from captioning import FINISHED, messages, note
 
-from caprl_ray.demo import demo_recipe
+from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.engines.vllm_engine import engine_arguments
-from caprl_ray.model import resolve
-from caprl_ray.recipe import Recipe, parse
+from caprl_ray.models.resolve import resolve
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
 
 BUCKET = "throughput"
 STOCK_BATCH = 32

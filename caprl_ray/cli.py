@@ -97,7 +97,7 @@ def _positive(text: str) -> int:
 
 def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.pipeline import run
-    from caprl_ray.recipe import load
+    from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
     ledger = run(
@@ -113,8 +113,8 @@ def _caption(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from caprl_ray.plan_overview import overview
-    from caprl_ray.recipe import load
+    from caprl_ray.commands.plan import overview
+    from caprl_ray.recipe.load import load
 
     found = overview(load(args.recipe, args.overrides))
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
@@ -123,7 +123,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _codes(text: str | None) -> frozenset[str]:
     """The codes of failed rows to try again: none without the option, all where it names none."""
-    from caprl_ray.schema import FAILURE_CODES
+    from caprl_ray.rows.schema import FAILURE_CODES
 
     codes = frozenset(FAILURE_CODES if text == "" else text.split(",") if text else ())
     unknown = sorted(codes - FAILURE_CODES.keys())
@@ -133,16 +133,17 @@ def _codes(text: str | None) -> frozenset[str]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from caprl_ray.demo import run_demo
+    from caprl_ray.commands.demo import run_demo
 
     return run_demo(args.out, args.images, debug=args.debug)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from caprl_ray import lease, ledger, plan
-    from caprl_ray.committed import read_committed
-    from caprl_ray.recipe import parse_storage
-    from caprl_ray.repair import repair
+    from caprl_ray import plan
+    from caprl_ray.output import lease, ledger
+    from caprl_ray.output.committed import read_committed
+    from caprl_ray.output.repair import repair
+    from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
 
     storage = Storage(parse_storage(args.overrides))
@@ -158,15 +159,15 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
-    from caprl_ray.recipe import Recipe
+    from caprl_ray.recipe.sections import Recipe
 
     print(json.dumps(Recipe.model_json_schema(), indent=1))
     return 0
 
 
 def _preflight(args: argparse.Namespace) -> int:
-    from caprl_ray.preflight import preflight
-    from caprl_ray.recipe import load
+    from caprl_ray.commands.preflight import preflight
+    from caprl_ray.recipe.load import load
 
     return preflight(load(args.recipe, args.overrides), debug=args.debug)
 

@@ -6,11 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import DataContext, Dataset
 
-from caprl_ray import cluster, recipe
+from caprl_ray.cluster import resources, session
 from caprl_ray.errors import RecipeError
-from caprl_ray.model import resolve
+from caprl_ray.models.resolve import resolve
 from caprl_ray.pipeline import captioned
-from caprl_ray.schema import CAPTION, FAILURE, META_PREFIX, row_schema
+from caprl_ray.recipe import load
+from caprl_ray.rows.schema import CAPTION, FAILURE, META_PREFIX, row_schema
 
 ADDED = (*CAPTION, *FAILURE)
 
@@ -32,11 +33,11 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     Raises:
         RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
     """
-    parsed = recipe.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
+    parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     model = resolve(parsed)
     _check_columns(rows, image_column)
-    cluster.configure(DataContext.get_current(), debug=True)
-    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    session.configure(DataContext.get_current(), debug=True)
+    batch = resources.batch_rows(model.size_rule.max_pixels)
     arranged = rows.map_batches(
         _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
     )

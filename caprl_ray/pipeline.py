@@ -14,24 +14,27 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
-from caprl_ray import cluster, engines, lease, ledger, planning
-from caprl_ray.breaker import CircuitBreaker
-from caprl_ray.captioner import Captioner
-from caprl_ray.commit import CommittedRows
-from caprl_ray.committed import Committed, failed_attempts, read_committed
-from caprl_ray.counter import Counter
-from caprl_ray.ledger import Ledger
-from caprl_ray.model import ModelRef, resolve
-from caprl_ray.output import Output
+from caprl_ray.caption.stage import Captioner
+from caprl_ray.cluster import resources, session
+from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.engines import concurrency, launch
+from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.output import lease, ledger
+from caprl_ray.output.commit import CommittedRows
+from caprl_ray.output.committed import Committed, failed_attempts, read_committed
+from caprl_ray.output.folder import Output
+from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
-from caprl_ray.prepare_stage import Prepare
-from caprl_ray.progress import ProgressLine, Start
-from caprl_ray.reader import PlannedImages, Work, remaining
-from caprl_ray.recipe import Recipe
-from caprl_ray.repair import repair
-from caprl_ray.schema import row_schema
-from caprl_ray.stopping import stoppable
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read import while_planning
+from caprl_ray.read.datasource import PlannedImages, Work, remaining
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage
+from caprl_ray.watch.breaker import CircuitBreaker
+from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.progress import ProgressLine, Start
 
 
 def run(
@@ -60,15 +63,15 @@ def run(
     # Ray is left first, and with it whatever a stopped run still writes; then another driver may begin.
     with (
         lease.held(output.storage, output.path),
-        cluster.lasting(debug, engines.computes_on_cpu(recipe)),
-        planning.begun(partial(output.plan, extend=extend)) as planned,
+        session.lasting(debug, launch.computes_on_cpu(recipe)),
+        while_planning.begun(partial(output.plan, extend=extend)) as planned,
     ):
         return _run(output, planned, limit, retry, debug)
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
     storage, path = output.storage, output.path
-    if output.planned or wait([planned], planning.HEAD_START_S).done:
+    if output.planned or wait([planned], while_planning.HEAD_START_S).done:
         plan, committed = planned.result(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
@@ -87,7 +90,7 @@ def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Coll
 def _caption(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
 ) -> None:
-    with cluster.session(output.recipe, debug), _watched(output.recipe) as run:
+    with session.session(output.recipe, debug), _watched(output.recipe) as run:
         run.line.start = Start.of(ledger.balance(plan.units, committed), limit)
         rows = read(PlannedImages(work, row_schema(plan.columns), output.access))
         _caption_rows(rows, output, limit, run)
@@ -95,17 +98,17 @@ def _caption(
 
 def _caption_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
     """Caption a new output whose input takes long to list: the engines start meanwhile."""
-    with cluster.session(output.recipe, debug), _watched(output.recipe) as run:
+    with session.session(output.recipe, debug), _watched(output.recipe) as run:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 run.line.start = Start.of(ledger.balance(planned.result().units, {}), limit)
-                planning.hand_over(planned.result(), run.counter)
+                while_planning.hand_over(planned.result(), run.counter)
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 run.stop(error)
 
         planned.add_done_callback(hand_over)
-        _caption_rows(planning.read(run.counter, output.access), output, limit, run)
+        _caption_rows(while_planning.read(run.counter, output.access), output, limit, run)
     return planned.result()
 
 
@@ -119,8 +122,8 @@ class _Watch:
 @contextmanager
 def _watched(recipe: Recipe) -> Iterator[_Watch]:
     """What looks at a run while it goes on."""
-    counter = cluster.beside_driver(Counter)
-    with stoppable() as stop, CircuitBreaker(counter, recipe, stop), ProgressLine(counter) as line:
+    counter = resources.beside_driver(Counter)
+    with interruptible() as stop, CircuitBreaker(counter, recipe, stop), ProgressLine(counter) as line:
         yield _Watch(counter, line, stop)
 
 
@@ -132,13 +135,13 @@ def _caption_rows(rows: Dataset, output: Output, limit: int | None, run: _Watch)
 
 def read(images: PlannedImages) -> Dataset:
     """Plan -> rows of compressed images."""
-    return ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=cluster.READ_CPUS)
+    return ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=resources.READ_CPUS)
 
 
 def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:
     """Compressed images -> pixels -> captions; a block of pixels is a caption batch is a block of captions (D4)."""
-    batch = cluster.batch_rows(model.size_rule.max_pixels)
-    in_flight = engines.batches_in_flight(recipe, batch)
+    batch = resources.batch_rows(model.size_rule.max_pixels)
+    in_flight = concurrency.batches_in_flight(recipe, batch)
     return (
         rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
         .repartition(target_num_rows_per_block=batch, strict=True)
@@ -147,7 +150,7 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
             fn_constructor_kwargs={
                 "recipe": recipe,
                 "model": model,
-                "counter": counter or cluster.beside_driver(Counter),
+                "counter": counter or resources.beside_driver(Counter),
             },
             batch_size=batch,
             batch_format="pyarrow",
@@ -155,10 +158,10 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
                 min_size=recipe.replicas.min,
                 max_size=recipe.replicas.most,
                 max_concurrent_calls_per_actor=in_flight,
-                max_tasks_in_flight_per_actor=math.ceil(cluster.QUEUED_OVER_TAKEN * in_flight),
+                max_tasks_in_flight_per_actor=math.ceil(resources.QUEUED_OVER_TAKEN * in_flight),
                 enable_true_multi_threading=True,
             ),
-            **cluster.replica_resources(recipe),
+            **resources.replica_resources(recipe),
         )
     )
 
@@ -166,4 +169,4 @@ def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHand
 def commit(rows: Dataset, recipe: Recipe) -> None:
     """Captions -> parquet objects."""
     sink = CommittedRows(Storage(recipe.storage), recipe.output.path, recipe.output.rows_per_object)
-    rows.write_datasink(sink, ray_remote_args={"num_cpus": cluster.WRITE_CPUS})
+    rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

@@ -27,12 +27,12 @@ def ray_cluster() -> Iterator[None]:
     import ray
     from ray import cloudpickle
 
-    from caprl_ray import own_ray
+    from caprl_ray.cluster import local
 
     for name, module in list(sys.modules.items()):
         if name.startswith(("tests.", "test_")):
             cloudpickle.register_pickle_by_value(module)
-    own_ray.start(num_cpus=2)
+    local.start(num_cpus=2)
     yield
     ray.shutdown()
 

@@ -4,9 +4,9 @@ import io
 import tarfile
 
 from caprl_ray.engines.stub import stub_caption
-from caprl_ray.model import resolve
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.recipe import Recipe
+from caprl_ray.models.resolve import resolve
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.recipe.sections import Recipe
 
 
 def expected_caption(image: bytes, recipe: Recipe) -> str:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from caprl_ray import prepare as real
-from caprl_ray.prepare import Prepared
+from caprl_ray.prepare import decode as real
+from caprl_ray.prepare.decode import Prepared
 
 DEEDS: Final[dict[bytes, Callable[[], Any]]] = {
     b"<segfault>": lambda: ctypes.string_at(0),

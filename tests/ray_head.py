@@ -16,8 +16,9 @@ from urllib.error import URLError
 
 import psutil
 
+from tests.checkout import ROOT
+
 RAY = Path(sys.executable).with_name("ray")
-ROOT = Path(__file__).parent.parent
 LOOPBACK = "127.0.0.1"
 # A node that is lost is so after three seconds.
 NOTICED_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from caprl_ray import cli, plan
-from caprl_ray.commit import CommittedRows
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.schema import row_schema
+from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.version import __version__
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from caprl_ray.demo import demo_recipe, render_dataset
-from caprl_ray.engines import guard
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.engines import reaper
+from tests.checkout import ROOT
 from tests.processes import gone
 
-ROOT = Path(__file__).parent.parent
 IMAGES = 1800  # half of them loose files, half in a shard, three in five of them square
 # Processes that Ray starts for a cluster; on one machine they only keep the engine from its start.
 CLUSTERS_ONLY = ("StatsActor", "AutoscalingCoordinator", "UsageCollection", "dashboard.py", "monitor.py")
@@ -63,7 +63,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Seen]]:
             for process in running():
                 with suppress(psutil.Error):
                     one = seen.setdefault(process.pid, Seen(process.ppid()))
-                    one.engine |= guard.MARK in process.environ()
+                    one.engine |= reaper.MARK in process.environ()
                     one.titles.add(" ".join(process.cmdline()))
                     one.cores.add(frozenset(process.cpu_affinity() or ()))
 

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from caprl_ray.demo import demo_recipe, render_dataset
-from caprl_ray.recipe import parse
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.recipe.load import parse
+from tests.checkout import ROOT
 from tests.expected import expected_caption
-from tests.ray_head import RAY, ROOT, Head, new_head
+from tests.ray_head import RAY, Head, new_head
 
 IMAGES = 400
 CANARY = "canary-77c1f0"

@@ -13,18 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
-from caprl_ray import cluster, ledger, pipeline, plan, sources
-from caprl_ray.committed import read_committed
-from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray import pipeline, plan, sources
+from caprl_ray.cluster import resources, session
+from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
-from caprl_ray.model import resolve
-from caprl_ray.output import Output
-from caprl_ray.prepare_stage import Prepare
-from caprl_ray.reader import PlannedImages, remaining
-from caprl_ray.recipe import Recipe, parse
-from caprl_ray.schema import data_schema, failed_schema, row_schema
+from caprl_ray.models.resolve import resolve
+from caprl_ray.output import ledger
+from caprl_ray.output.committed import read_committed
+from caprl_ray.output.folder import Output
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read.datasource import PlannedImages, remaining
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.schema import data_schema, failed_schema, row_schema
+from caprl_ray.rows.stage import run_stage
 from caprl_ray.sources.samples import METADATA
-from caprl_ray.stages import run_stage
 from caprl_ray.storage import Storage
 from tests.expected import expected_caption, image_in_shard
 
@@ -290,13 +293,13 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     model, access = resolve(recipe), Output.open(recipe, resolve(recipe)).access
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))
     work = remaining(plan.load(Storage(), recipe.output.path).units, {})
-    with cluster.session(recipe, debug=False):
+    with session.session(recipe, debug=False):
         rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access))
         captions = pipeline.captioned(rows, recipe, model).materialize()
         operators = [op for op in gc.get_objects() if isinstance(op, MapOperator)]
     # The driver's memory must not grow with the images.
     assert operators and not any(op.get_stats()[op.name] for op in operators)
-    batch = cluster.batch_rows(model.size_rule.max_pixels)
+    batch = resources.batch_rows(model.size_rule.max_pixels)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     processes = {stage: {pid for s, pid, _ in notes if s == stage} for stage in ("prepare", "caption")}
     assert processes["prepare"] and processes["caption"] and not processes["prepare"] & processes["caption"]
@@ -329,7 +332,7 @@ class WaitingPrepare(RecordedPrepare):
 def test_captions_begin_while_the_same_block_of_images_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    render_dataset(tmp_path / "images", 10 * cluster.MOST_BATCH_ROWS)  # half of them as files
+    render_dataset(tmp_path / "images", 10 * resources.MOST_BATCH_ROWS)  # half of them as files
     (tmp_path / "notes").touch()
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(pipeline, "Prepare", WaitingPrepare)

@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 
 from caprl_ray import cli, pipeline
-from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import SystemFailure
-from caprl_ray.recipe import Recipe, parse
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
 from tests.expected import expected_caption, image_in_shard
 from tests.s3_server import BUCKET, Request, S3Server
 

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from caprl_ray.demo import demo_recipe, render_dataset
+from caprl_ray.commands.demo import demo_recipe, render_dataset
 from tests.engines.test_endpoint import KEY, Reply, chat, refusal, serving
 from tests.ray_head import Head, new_head
 from tests.s3_server import BUCKET, S3Server
 
-ROOT = Path(__file__).parent.parent
 IMAGES = 12
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "canary-id-4c1a",

@@ -7,13 +7,13 @@ from pathlib import Path
 from ray import cloudpickle
 
 from caprl_ray import plan, sources
-from caprl_ray.demo import demo_recipe, render_dataset
-from caprl_ray.model import resolve
-from caprl_ray.output import Output
-from caprl_ray.prepare_stage import Prepare
-from caprl_ray.reader import PlannedImages, remaining
-from caprl_ray.recipe import parse
-from caprl_ray.schema import row_schema
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.models.resolve import resolve
+from caprl_ray.output.folder import Output
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read.datasource import PlannedImages, remaining
+from caprl_ray.recipe.load import parse
+from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage
 
 IMAGES = 4

@@ -19,7 +19,7 @@ from typing import Any
 # What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
 # (its default outside of Ray), for a process that has touched a GPU cannot be forked.
 IMPORTED = ["vllm.v1.engine.core"]
-TITLE = "caprl_ray.core_title"  # before them, and outside of this package, which imports more
+TITLE = "caprl_ray.engines.title"  # before them
 
 
 class CoreProcess(ForkServerProcess):
@@ -64,7 +64,7 @@ def import_ahead() -> None:
 
 
 def end() -> None:
-    """End the server, if there is one, and reap it; its cores are seen to elsewhere (guard.py)."""
+    """End the server, if there is one, and reap it; its cores are seen to elsewhere (reaper.py)."""
     with suppress(OSError):  # its socket lies in a temporary folder, which somebody may have cleaned
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
 

@@ -14,11 +14,12 @@ import openai
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from caprl_ray.engines import Completion, Picture, max_num_seqs
+from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import Pace, PacedClient
+from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
-from caprl_ray.model import ModelRef, service_key
-from caprl_ray.recipe import Recipe, Sampling
+from caprl_ray.models.resolve import ModelRef, service_key
+from caprl_ray.recipe.sections import Recipe, Sampling
 
 # Attempts at one request, about 40 s of backoff; waiting that the service asks for (Retry-After) comes on top.
 ATTEMPTS = 9

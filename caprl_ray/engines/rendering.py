@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from caprl_ray.engines import Picture
+from caprl_ray.engines.protocol import Picture
 
 Key = tuple[int, int, str]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from caprl_ray.engines import Completion, EngineDied, MortalEngine, Picture
+from caprl_ray.engines.admission import Admission
+from caprl_ray.engines.protocol import Completion, EngineDied, MortalEngine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
-from caprl_ray.room import Room
 
 # How many rows may be under way with a row that has seen so many deaths of the engine. Most deaths have their cause
 # outside (the OOM killer, a GPU that fell off the bus), so all go again together once. Whoever is there when it dies
@@ -37,7 +37,7 @@ class Revival:
         self._stall_timeout_s = stall_timeout_s
         self._engine: MortalEngine | None = None
         self._starting = asyncio.Lock()
-        self._room = Room(COMPANY)
+        self._admission = Admission(COMPANY)
         self._calls: set[asyncio.Task[Completion]] = set()
         self._finished = 0
         self._fruitless = 0
@@ -68,7 +68,7 @@ class Revival:
         """Caption one picture. Raises RowFailure `engine_crash` where this row ends the engine, SystemFailure where
         every row would."""
         for deaths in range(len(COMPANY)):
-            async with self._room.entered(deaths):
+            async with self._admission.admitted(deaths):
                 try:
                     return await self._attempt(picture, prompt)
                 except EngineDied:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from caprl_ray.engines import Completion, EngineDied, Picture, max_num_seqs
-from caprl_ray.engines.guard import Guard
-from caprl_ray.recipe import Recipe
+from caprl_ray.engines.concurrency import max_num_seqs
+from caprl_ray.engines.protocol import Completion, EngineDied, Picture
+from caprl_ray.engines.reaper import Reaper
+from caprl_ray.recipe.sections import Recipe
 
 # What a row's prompt may say: end the core, stop it without an end, end the replica's whole process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
@@ -75,18 +76,18 @@ class StubWithPlaces(StubEngine):
 class StubWithCore(StubEngine):
     """The same, with a process of its own through which every row goes, as an engine's core."""
 
-    def __init__(self, core: Process, guard: Guard) -> None:
-        self._core, self._guard = core, guard
+    def __init__(self, core: Process, reaper: Reaper) -> None:
+        self._core, self._reaper = core, reaper
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
     async def start(cls) -> "StubWithCore":
-        """Start the core, marked by a guard as any engine's."""
-        guard = Guard()
-        with guard.marking():
+        """Start the core, marked by a reaper as any engine's."""
+        reaper = Reaper()
+        with reaper.marking():
             core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
-        return cls(core, guard)
+        return cls(core, reaper)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption when the core has answered. Raises EngineDied where it is gone."""
@@ -101,7 +102,7 @@ class StubWithCore(StubEngine):
         return await super().caption(picture, prompt)
 
     def stop(self) -> None:
-        self._guard.kill()
+        self._reaper.kill()
 
     async def _read(self) -> None:
         assert self._core.stdout

@@ -12,13 +12,16 @@ from typing import Any
 
 import pydantic
 
-from caprl_ray import cores, weights
-from caprl_ray.engines import Completion, EngineDied, Picture, core_process, gpu, max_num_seqs
-from caprl_ray.engines.guard import Guard
+from caprl_ray.cluster import cores
+from caprl_ray.engines import core_process, gpu
+from caprl_ray.engines.chat import ChatFormat
+from caprl_ray.engines.concurrency import max_num_seqs
+from caprl_ray.engines.protocol import Completion, EngineDied, Picture
+from caprl_ray.engines.reaper import Reaper
 from caprl_ray.errors import RowFailure, SystemFailure
-from caprl_ray.model import ModelRef
-from caprl_ray.prompts import ChatFormat
-from caprl_ray.recipe import Recipe
+from caprl_ray.models import weights
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.text import plain
 
 # An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt. One
@@ -48,7 +51,7 @@ CPU_ENVIRONMENT = {
     # of all CPU time on two cores (benchmarks/throughput.py).
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-# In Ray's actors vLLM spawns anyway; a forked core would not carry the mark of its guard.
+# In Ray's actors vLLM spawns anyway; a forked core would not carry the mark of its reaper.
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 
@@ -87,7 +90,7 @@ class VllmEngine:
     """A MortalEngine on vLLM's AsyncLLM; make one with `start`."""
 
     def __init__(
-        self, llm: Any, guard: Guard, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]
+        self, llm: Any, reaper: Reaper, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]
     ) -> None:
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
@@ -95,7 +98,7 @@ class VllmEngine:
         self.steps = 0
         self._renderer = Renderer(llm, processor.image_processor)
         self._llm = llm
-        self._guard = guard
+        self._reaper = reaper
         self._chat = chat
         self._sampling = sampling
         self._requests = itertools.count()
@@ -112,24 +115,24 @@ class VllmEngine:
             _prepare_environment()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        guard = Guard()
+        reaper = Reaper()
         try:
-            with guard.marking():
+            with reaper.marking():
                 core_process.import_ahead()
-            engine = cls._loaded(recipe, _on_this_node(recipe, model), guard)
-            cores.take(guard.processes())
+            engine = cls._loaded(recipe, _on_this_node(recipe, model), reaper)
+            cores.take(reaper.processes())
             # What was imported stays. Without this Python looks through all of it a moment after the first requests,
             # a second or two in which no other is sent (vLLM's own server does the same).
             gc.collect()
             gc.freeze()
             return engine
         except BaseException:
-            guard.kill()
+            reaper.kill()
             core_process.end()
             raise
 
     @classmethod
-    def _loaded(cls, recipe: Recipe, model: ModelRef, guard: Guard) -> "VllmEngine":
+    def _loaded(cls, recipe: Recipe, model: ModelRef, reaper: Reaper) -> "VllmEngine":
         from transformers import AutoProcessor
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -138,7 +141,7 @@ class VllmEngine:
             sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
-            llm = _launched(arguments, guard)
+            llm = _launched(arguments, reaper)
         # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
@@ -150,7 +153,7 @@ class VllmEngine:
             return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
         chat = ChatFormat.render(apply, recipe.prompt.system)
-        return cls(llm, guard, chat, processor, sampling, arguments)
+        return cls(llm, reaper, chat, processor, sampling, arguments)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
@@ -178,7 +181,7 @@ class VllmEngine:
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""
-        self._guard.kill()  # first: a core that hangs would be waited for
+        self._reaper.kill()  # first: a core that hangs would be waited for
         self._llm.shutdown()
         core_process.end()
 
@@ -198,13 +201,13 @@ class VllmEngine:
         self._llm.engine_core.get_output_async = counted
 
 
-def _launched(arguments: dict[str, Any], guard: Guard) -> Any:
-    """An AsyncLLM whose processes are the guard's. Raises what vLLM raises."""
+def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
+    """An AsyncLLM whose processes are the reaper's. Raises what vLLM raises."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        with guard.marking(), core_process.forked() as fault, _time_limit(guard):
+        with reaper.marking(), core_process.forked() as fault, _time_limit(reaper):
             try:
                 return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             except Exception as error:
@@ -212,13 +215,13 @@ def _launched(arguments: dict[str, Any], guard: Guard) -> Any:
                     raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error
                 raise
     except Exception as error:
-        if guard.killed:
+        if reaper.killed:
             raise TimeoutError(f"it did not start within {START_TIMEOUT_S:g} s") from error
         raise
 
 
 @contextmanager
-def _time_limit(guard: Guard) -> Iterator[None]:
+def _time_limit(reaper: Reaper) -> Iterator[None]:
     """Kill the processes of an engine that takes too long to start: vLLM waits without end for a core that hangs.
 
     Again and again, for vLLM may come to starting its core only then.
@@ -228,7 +231,7 @@ def _time_limit(guard: Guard) -> Iterator[None]:
     def watch() -> None:
         seconds = START_TIMEOUT_S
         while not started.wait(seconds):
-            guard.kill()
+            reaper.kill()
             seconds = 0.5
 
     threading.Thread(target=watch, name="start", daemon=True).start()

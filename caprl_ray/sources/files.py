@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from pyroaring import BitMap
 
-from caprl_ray.ahead import ahead
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found, source_failures
 from caprl_ray.storage import Stored
+from caprl_ray.storage.prefetch import prefetched
 
 FILES_PER_UNIT = 1000
 
@@ -33,7 +33,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
         index, entry = numbered
         return None if index in done else _read(entry, access)
 
-    return ahead(sample, enumerate(unit.entries))
+    return prefetched(sample, enumerate(unit.entries))
 
 
 def _read(entry: Entry, access: Access) -> Sample:

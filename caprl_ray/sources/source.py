@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from caprl_ray.errors import RowFailure
-from caprl_ray.recipe import Input
+from caprl_ray.recipe.sections import Input
 from caprl_ray.storage import SourceChanged, Storage, Stored
 
 

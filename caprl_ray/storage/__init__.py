@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from caprl_ray import recipe
 from caprl_ray.errors import RecipeError
+from caprl_ray.recipe import sections
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.s3 import S3Store
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
@@ -58,7 +58,7 @@ class Storage:
     itself is at fault; `strerror` then says what was seen, in words that hold no secret. RecipeError for other schemes.
     """
 
-    settings: recipe.Storage = field(default_factory=recipe.Storage)
+    settings: sections.Storage = field(default_factory=sections.Storage)
 
     def lookup(self, path: str) -> Stored | Folder | None:
         """What is at a path: an object, a folder, or nothing."""

@@ -10,7 +10,7 @@ from glob import has_magic
 from itertools import islice
 from typing import Any, BinaryIO
 
-from caprl_ray import recipe
+from caprl_ray.recipe import sections
 from caprl_ray.storage.listing import Listing, Page
 from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults, path_of, version_of
 from caprl_ray.storage.s3_stream import opened
@@ -22,7 +22,7 @@ LISTED_AHEAD = 16  # listings at once, of sub-prefixes or of ranges of one prefi
 class S3Store:
     """The objects of S3 buckets; a path is `s3://bucket/key` with the key as it is, nothing in it encoded."""
 
-    def __init__(self, settings: recipe.Storage) -> None:
+    def __init__(self, settings: sections.Storage) -> None:
         self._settings = settings
 
     @property

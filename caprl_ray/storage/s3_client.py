@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
-from caprl_ray import recipe
+from caprl_ray.recipe import sections
 from caprl_ray.storage.stored import SourceChanged
 
 CONNECTIONS = 32  # of a process at once: twice as many as are used by a listing
@@ -23,7 +23,7 @@ DENIED_SENDERS = frozenset(
 
 
 @cache
-def client(settings: recipe.Storage) -> Any:
+def client(settings: sections.Storage) -> Any:
     """One client a process; boto3's clients may be used by several threads. Credentials: boto3's usual chain."""
     import boto3
     from botocore import UNSIGNED

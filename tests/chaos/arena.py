@@ -25,11 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from caprl_ray import ledger, plan
-from caprl_ray.committed import read_committed
-from caprl_ray.demo import demo_recipe
+from caprl_ray import plan
+from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.embedded import scenes
-from caprl_ray.recipe import Recipe, parse
+from caprl_ray.output import ledger
+from caprl_ray.output.committed import read_committed
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 from tests.chaos import victims
 from tests.chaos.schedule import STORAGE_FAULTS, Kill, Schedule

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-from caprl_ray.engines.guard import MARK
+from caprl_ray.engines.reaper import MARK
 from tests.processes import gone
 from tests.ray_head import Head
 

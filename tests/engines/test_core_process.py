@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.checkout import ROOT
+
 # In a process of its own: multiprocessing keeps one server for each process.
 SCRIPT = """
 import os, sys
@@ -26,6 +28,7 @@ sys.exit(core.exitcode)
 """
 CORE = """
 import json, os, sys, setproctitle
+
 setproctitle.setproctitle("core")
 title = open("/proc/self/cmdline").read().rstrip(chr(0))
 print(json.dumps(["wave" in sys.modules, os.environ["LATER"], os.environ["CHANGED"], title]), flush=True)
@@ -39,7 +42,7 @@ def test_a_core_has_the_imports_of_the_server_the_environment_of_its_parent_and_
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, CORE, tmp_path / "fault"],
         env={"CHANGED": "before"} | os.environ | {"SPT_NOENV": "1"},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,

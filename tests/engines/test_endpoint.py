@@ -31,18 +31,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from caprl_ray import engines
-from caprl_ray.captioner import MOST_CAPTION_CHARACTERS
-from caprl_ray.demo import demo_recipe, render_dataset
-from caprl_ray.engines import Completion, Picture, endpoint
+from caprl_ray.caption.stage import MOST_CAPTION_CHARACTERS
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.engines import concurrency, endpoint, launch
 from caprl_ray.engines.pace import Pace
+from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
-from caprl_ray.model import EMBEDDED_FOLDER, resolve
-from caprl_ray.output import fingerprint
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.recipe import Recipe, parse
+from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve
+from caprl_ray.output.fingerprint import fingerprint
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "canary-5f21c07e"
 KEY_ENV = "CAPRL_TEST_KEY"
 Reply = tuple[int, dict[str, str], bytes]
@@ -145,7 +146,7 @@ def sent_pixels(body: dict[str, Any]) -> bytes:
 
 def captions(recipe: Recipe, pictures: list[Picture], prompt: str = "Describe.") -> list[Completion | BaseException]:
     async def all_of_them() -> list[Completion | BaseException]:
-        engine = await engines.start(recipe, resolve(recipe))
+        engine = await launch.start(recipe, resolve(recipe))
         return await asyncio.gather(*(engine.caption(p, prompt) for p in pictures), return_exceptions=True)
 
     return asyncio.run(all_of_them())
@@ -421,7 +422,7 @@ def test_an_endpoint_asks_for_no_gpu_and_one_replica_unless_told() -> None:
     replicas = parse(document | {"replicas": {"gpus": 2, "max": 4}}).replicas
     assert (replicas.gpus, replicas.most) == (0, 4)
     recipe = recipe_for("http://host/v1", concurrency=5)
-    assert engines.batches_in_flight(recipe, 5) == 3  # the longest of five: 2.28 times the mean
+    assert concurrency.batches_in_flight(recipe, 5) == 3  # the longest of five: 2.28 times the mean
     assert parse(recipe.model_dump()) == recipe == pickle.loads(pickle.dumps(recipe))
 
 

@@ -14,13 +14,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_ray import engines, pipeline
-from caprl_ray.demo import check, demo_recipe, render_dataset
-from caprl_ray.engines import EngineDied, vllm_engine
-from caprl_ray.engines.guard import READABLE
+from caprl_ray import pipeline
+from caprl_ray.commands.demo import check, demo_recipe, render_dataset
+from caprl_ray.engines import launch, vllm_engine
+from caprl_ray.engines.protocol import EngineDied
+from caprl_ray.engines.reaper import READABLE
 from caprl_ray.errors import SystemFailure
-from caprl_ray.model import resolve
-from caprl_ray.recipe import parse
+from caprl_ray.models.resolve import resolve
+from caprl_ray.recipe.load import parse
 from tests.processes import gone
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
@@ -87,4 +88,4 @@ def test_an_engine_that_hangs_while_it_starts_is_ended(monkeypatch: pytest.Monke
     monkeypatch.setattr(vllm_engine, "START_TIMEOUT_S", 1.0)  # none is so fast
     recipe = parse(demo_recipe([Path("a")], Path("b")))
     with pytest.raises(SystemFailure, match="did not start within 1 s"):
-        asyncio.run(engines.start(recipe, resolve(recipe)))
+        asyncio.run(launch.start(recipe, resolve(recipe)))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from caprl_ray import engines
-from caprl_ray.demo import demo_recipe
-from caprl_ray.recipe import parse
+from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.engines import concurrency
+from caprl_ray.recipe.load import parse
 
 BATCHES = 400
 
@@ -37,6 +37,6 @@ def test_hardly_a_place_is_empty_though_a_batch_waits_for_its_longest_caption(pl
     recipe = parse(
         demo_recipe([Path("a")], Path("o")) | {"model": {"source": "embedded", "engine": {"max_num_seqs": places}}}
     )
-    batches, chance = engines.batches_in_flight(recipe, rows), random.Random(1)
+    batches, chance = concurrency.batches_in_flight(recipe, rows), random.Random(1)
     lengths = [chance.expovariate(1) for _ in range(places * BATCHES)]
     assert taken(places, rows, batches, lengths) > 0.93

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from caprl_ray.engines import Picture
+from caprl_ray.engines.protocol import Picture
 from caprl_ray.engines.rendering import _Patches
-from caprl_ray.model import EMBEDDED_FOLDER
+from caprl_ray.models.resolve import EMBEDDED_FOLDER
 
 
 @pytest.mark.parametrize(("width", "height"), [(84, 84), (112, 84), (84, 112), (252, 56)])

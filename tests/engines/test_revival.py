@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caprl_ray.engines import Completion, EngineDied, Picture, revival
+from caprl_ray.engines import revival
+from caprl_ray.engines.protocol import Completion, EngineDied, Picture
 from caprl_ray.engines.revival import Revival
 from caprl_ray.errors import RowFailure, SystemFailure
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["caprl_ray.prepare", "caprl_ray.reader", "caprl_ray.sources", "PIL"]):
+with atheris.instrument_imports(include=["caprl_ray.prepare", "caprl_ray.read", "caprl_ray.sources", "PIL"]):
     from tests.fuzz.targets import TARGETS, mended
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -12,13 +12,13 @@ from typing import Any
 from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
-from caprl_ray.guarded import outcome
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.prepare import Limits, Prepared, prepare
-from caprl_ray.reader import unit_rows
-from caprl_ray.recipe import Input
-from caprl_ray.schema import FAILURE_CODES, META_PREFIX, row_schema
-from caprl_ray.sizes import size_rule
+from caprl_ray.prepare.decode import Limits, Prepared, prepare
+from caprl_ray.prepare.sandbox import outcome
+from caprl_ray.prepare.sizes import size_rule
+from caprl_ray.read.datasource import unit_rows
+from caprl_ray.recipe.sections import Input
+from caprl_ray.rows.schema import FAILURE_CODES, META_PREFIX, row_schema
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, METADATA
 from caprl_ray.sources.source import Access
 from caprl_ray.sources.tar import BLOCK

@@ -10,15 +10,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from caprl_ray import plan, recipe, sources
+from caprl_ray import plan, sources
 from caprl_ray.errors import RecipeError, RowFailure
-from caprl_ray.guarded import Guard
-from caprl_ray.prepare_stage import Prepare
-from caprl_ray.reader import tables, unit_rows
-from caprl_ray.schema import row_schema
-from caprl_ray.sizes import size_rule
+from caprl_ray.prepare.sandbox import Sandbox
+from caprl_ray.prepare.sizes import size_rule
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.recipe import sections
+from caprl_ray.rows.schema import row_schema
+from caprl_ray.rows.stage import Changes
 from caprl_ray.sources.source import Access
-from caprl_ray.stages import Changes
 from caprl_ray.storage import Storage
 from tests import poison
 
@@ -69,8 +70,8 @@ class Guarded(Prepare):
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         decode = partial(poison.prepare, **self._decode.keywords)
-        with Guard(decode, self._timeout_s) as guard:
-            return [guard(bytes(row["image"])) for row in rows]
+        with Sandbox(decode, self._timeout_s) as sandbox:
+            return [sandbox(bytes(row["image"])) for row in rows]
 
 
 def outcome(path: Path, *, guarded: bool = False) -> str:
@@ -85,8 +86,8 @@ def outcome(path: Path, *, guarded: bool = False) -> str:
 
 def codes(path: Path, *, guarded: bool = False) -> Iterator[str]:
     """The outcome of each row."""
-    settings = recipe.Prepare(timeout_s=HANGS_S) if guarded else recipe.Prepare()
-    access = Access(storage=Storage(), input=recipe.Input(paths=[str(path)]), max_bytes=settings.max_bytes)
+    settings = sections.Prepare(timeout_s=HANGS_S) if guarded else sections.Prepare()
+    access = Access(storage=Storage(), input=sections.Input(paths=[str(path)]), max_bytes=settings.max_bytes)
     units = list(sources.plan_units(access))
     schema = row_schema(plan._unified(pa.schema([]), units))
     prepare = (Guarded if guarded else Prepare)(RULE, settings)

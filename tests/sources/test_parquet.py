@@ -18,18 +18,19 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from caprl_ray import pipeline, plan, sources
-from caprl_ray.demo import demo_recipe, encode_scene
+from caprl_ray.commands.demo import demo_recipe, encode_scene
 from caprl_ray.embedded.scenes import sample_scene
 from caprl_ray.engines.stub import stub_caption
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.model import resolve
-from caprl_ray.output import Output
+from caprl_ray.models.resolve import resolve
+from caprl_ray.output.folder import Output
 from caprl_ray.plan import Unit
-from caprl_ray.prepare import Limits, prepare
-from caprl_ray.reader import tables, unit_rows
-from caprl_ray.recipe import Input, Recipe, parse
-from caprl_ray.recipe import Storage as StorageSettings
-from caprl_ray.schema import META_PREFIX, metadata_schema, row_schema
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Input, Recipe
+from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
 from caprl_ray.sources.samples import MAX_METADATA_BYTES
@@ -706,7 +707,7 @@ PEAK = """
 import sys
 from pyroaring import BitMap
 from caprl_ray import sources
-from caprl_ray.recipe import Input
+from caprl_ray.recipe.sections import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 access = Access(storage=Storage(), input=Input(paths=[sys.argv[1]]), max_bytes=2**26)

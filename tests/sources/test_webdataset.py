@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from pyroaring import BitMap
 
-from caprl_ray import recipe
 from caprl_ray.plan import Unit
-from caprl_ray.reader import Row, unit_rows
-from caprl_ray.schema import row_schema
+from caprl_ray.read.datasource import Row, unit_rows
+from caprl_ray.recipe import sections
+from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.sources.source import Access
@@ -42,8 +42,8 @@ def large() -> bytes:
 
 
 def access_to(s3: S3Server) -> Access:
-    storage = Storage(recipe.Storage(endpoint=s3.endpoint, region="us-east-1"))
-    return Access(storage=storage, input=recipe.Input(paths=[f"s3://{BUCKET}/shards"]), max_bytes=2 * MEMBER)
+    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    return Access(storage=storage, input=sections.Input(paths=[f"s3://{BUCKET}/shards"]), max_bytes=2 * MEMBER)
 
 
 def unit_of(s3: S3Server, content: bytes, name: str = "0.tar") -> Unit:

@@ -1,0 +1,121 @@
+"""Caption: the actor that holds one engine and captions batches of rows (D8).
+
+Ray calls the actor from several threads, a batch each. The engine runs on its own event loop and thread, so neither
+Ray's backpressure nor a slow batch holds up another batch's rows.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.caption.attempts import Attempts
+from caprl_ray.cluster import resources
+from caprl_ray.engines import launch
+from caprl_ray.engines.chat import control_token_stripper
+from caprl_ray.engines.protocol import Completion, Picture
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.recipe.prompts import PromptTemplate
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.schema import META_PREFIX
+from caprl_ray.rows.stage import Changes, run_stage
+from caprl_ray.text import plain
+from caprl_ray.watch.counter import HERE_S
+
+T = TypeVar("T")
+
+IDENTITY = ("unit", "index")
+PIXELS = ("pixels", "pixel_width", "pixel_height")
+# Some thirty times what CapRL writes, and little enough for cluster.TARGET_BLOCK_BYTES.
+MOST_CAPTION_CHARACTERS = 2**16
+
+
+class Captioner:
+    """One replica, as Ray Data's actor: rows with pixels go in, the same rows with captions come out.
+
+    A task puts out one table with exactly the rows that it was given, in their order (D4).
+    """
+
+    name = "caption"
+    drops = PIXELS
+
+    def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None) -> None:
+        recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
+        self._model = model
+        self._prompt = PromptTemplate(recipe.prompt.user)
+        self._counter = counter
+        self._attempts = Attempts(counter) if counter else None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        if counter:
+            threading.Thread(target=_say_here, args=(counter,), name="here", daemon=True).start()
+        self._failure: SystemFailure | None = None
+        try:
+            self._engine = self._run(launch.start(recipe, model))
+            self._strip = control_token_stripper(self._engine.control_tokens)
+        except SystemFailure as failure:
+            # Said at the first batch: from there Ray carries it to the driver whole, from a constructor as text only.
+            self._failure = failure
+        self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Caption one batch. Raises SystemFailure when the engine did not start, or dies whatever it captions."""
+        if self._failure:
+            raise self._failure
+        captioned = run_stage(self, table)
+        if self._counter:
+            self._counter.add.remote(captioned.num_rows, captioned["code"].drop_null().to_pylist())
+        return captioned
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What the engine was started with on this node; nothing where it takes no arguments."""
+        return dict(getattr(self._engine, "arguments", {}))
+
+    def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        """Caption rows at the same time; one row's fault is its own."""
+        if self._attempts and rows:
+            task = ray.get_runtime_context().get_task_id()
+            return self._run(self._attempts.caption(task, rows, self._caption_all))
+        return self._run(self._caption_all(rows))
+
+    async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        return await asyncio.gather(*map(self._caption, rows))
+
+    async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
+        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
+        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
+        try:
+            prompt = self._prompt.fill(columns, self._strip)
+            return self._kept(await self._engine.caption(picture, prompt))
+        except RowFailure as failure:
+            return failure
+
+    def _kept(self, completion: Completion) -> Changes:
+        caption = plain(completion.text)
+        if not caption.strip():
+            raise RowFailure("caption_empty")
+        truncated = completion.finish_reason == "length" or len(caption) > MOST_CAPTION_CHARACTERS
+        return {
+            "caption": caption[:MOST_CAPTION_CHARACTERS],
+            "finish_reason": completion.finish_reason,
+            "flags": ["truncated"] if truncated else [],
+            "prompt_tokens": completion.prompt_tokens,
+            "caption_tokens": completion.caption_tokens,
+            "model": self._model.label,
+        }
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _say_here(counter: ActorHandle) -> None:
+    """In a thread of its own: an engine that starts keeps the loop for minutes."""
+    while True:
+        counter.here.remote()
+        time.sleep(HERE_S)

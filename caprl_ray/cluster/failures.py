@@ -1,0 +1,65 @@
+"""Our own sentence for what Ray raises."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from caprl_ray.errors import CaprlError, SystemFailure
+
+SPILL_FOLDER = "RAY_object_spilling_directory"
+
+
+def full_disk(error: Exception) -> SystemFailure | None:
+    """The sentence for blocks that neither Ray's object store nor the disk that it spills to had room for."""
+    if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
+        return None
+    folder = os.environ.get(SPILL_FOLDER) or ray.get_runtime_context().worker.node.get_session_dir_path()
+    where = " on one of the nodes, unless they were started with another" if os.environ.get("RAY_ADDRESS") else ""
+    return SystemFailure(
+        f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "
+        f"start Ray with {SPILL_FOLDER} naming a folder on a larger disk, and run the same command again to resume."
+    )
+
+
+def stuck(error: Exception) -> SystemFailure | None:
+    """The sentence for a run in which nothing moved for longer than replicas may be waited for."""
+    if not isinstance(error, ray.data.exceptions.ExecutionTimeoutError):
+        return None
+    return SystemFailure(
+        "Ray: nothing was read, prepared, captioned or written for longer than replicas.wait_s and half an hour; see "
+        "that the cluster has CPUs for reading and prepare, and run the same command again to resume."
+    )
+
+
+def own_error(error: BaseException) -> CaprlError | None:
+    """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none.
+
+    An OSError that names its path, as those of `Storage` do, is one too.
+    """
+    for cause in _causes(error):
+        # Ray's own errors may also look like their causes: the cause itself comes after them.
+        if isinstance(cause, CaprlError) and not isinstance(cause, ray.exceptions.RayError):
+            # Ray adds lines of advice to the message of whatever passes through it.
+            return type(cause)(str(cause).partition("\n")[0])
+    return _named_fault(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that stands behind it, nearest first."""
+    seen: list[BaseException] = []
+    queue: list[Any] = [error]
+    while queue:
+        current = queue.pop(0)
+        if isinstance(current, BaseException) and current not in seen:
+            yield current
+            seen.append(current)
+            queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+
+
+def _named_fault(error: BaseException | None) -> SystemFailure | None:
+    """The sentence for an OSError that names its path, as all of `Storage` do, where it is what a worker raised."""
+    while isinstance(error, ray.exceptions.RayError):
+        error = getattr(error, "cause", None)
+    return SystemFailure.of(error) if isinstance(error, OSError) and error.filename else None

@@ -1,0 +1,59 @@
+"""What the job's operators and actors ask of Ray: sizes of blocks and batches, shares of CPUs, places."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from caprl_ray.recipe.sections import Recipe
+
+# How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at
+# once, and of pixels (batch_rows). A block of captions holds less: a row carries at most 256 KiB of metadata and a
+# caption of 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
+TARGET_BLOCK_BYTES = 32 * 2**20
+
+
+MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
+
+
+# Reading and writing wait for storage: they must not take whole cores away from decoding.
+READ_CPUS, WRITE_CPUS = 0.25, 0.25
+
+
+# Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
+# and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
+QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
+
+
+ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
+
+
+def batch_rows(max_pixels: int) -> int:
+    """Rows of one block of pixels, which is one caption batch: at most TARGET_BLOCK_BYTES of them."""
+    return max(FEWEST_BATCH_ROWS, min(MOST_BATCH_ROWS, TARGET_BLOCK_BYTES // (3 * max_pixels)))
+
+
+def beside_driver(kind: type) -> ActorHandle:
+    """An actor of a class, without resources, on the driver's own node, which no run outlives anyway.
+
+    Where it dies all the same it starts again, with nothing in it, and what it was asked is asked again.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(**options)(kind).remote()
+
+
+def replica_resources(recipe: Recipe) -> dict[str, Any]:
+    """What Ray reserves for a replica. Its processor time is left to the engine, and to whoever prepares beside it."""
+    pinned = recipe.replicas.accelerator_type
+    return {"num_gpus": recipe.replicas.gpus, "num_cpus": 0} | ({"accelerator_type": pinned} if pinned else {})
+
+
+def accelerators() -> set[str]:
+    """The types of GPU of the node that this runs on, by all of Ray's names for each; nothing outside of Ray."""
+    if not ray.is_initialized():
+        return set()
+    here = ray.get_runtime_context().get_node_id()
+    resources: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    return {name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)}

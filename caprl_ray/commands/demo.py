@@ -1,0 +1,107 @@
+"""The demonstration: render scenes, caption them with the embedded model by the main job, and count the right ones."""
+
+import io
+import json
+import random
+import shutil
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from caprl_ray.embedded import scenes
+from caprl_ray.errors import RecipeError
+from caprl_ray.pipeline import run
+from caprl_ray.recipe.load import parse
+
+# Sizes of the sources (pixels), all resized to what the model sees, and the formats they are stored in.
+SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
+FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("png", "PNG", {}),
+    ("jpg", "JPEG", {"quality": 92}),
+    ("webp", "WEBP", {"lossless": True}),
+)
+MARKER = ".caprl-ray-demo"
+
+
+def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
+    """Render `images` scenes below `folder`, half as loose files and half in a WebDataset shard, and caption them."""
+    _clear(folder)
+    captions = render_dataset(folder / "images", images)
+    out = folder / "captions"
+    recipe = parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out))
+    print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
+    began = time.monotonic()
+    ledger = run(recipe, debug=debug)
+    seconds = time.monotonic() - began
+    right, shown = check(out, captions)
+    for name, caption in shown:
+        print(f"  {name}: {caption}")
+    print(f"captions: {out / 'data'}")
+    print(f"{ledger.summary()}; {ledger.captioned / seconds:.1f} images/s with the engine's start")
+    print(f"{right} of {images} captions are right to the letter")
+    return 0
+
+
+def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]:
+    """A recipe for the embedded model on this machine's CPU, greedy unless told otherwise."""
+    return {
+        "input": {"paths": [str(path) for path in paths]},
+        "model": {"source": "embedded"},
+        "replicas": {"gpus": 0},
+        "sampling": {"temperature": 0, "max_tokens": 96} | sampling,
+        "output": {"path": str(out)},
+    }
+
+
+def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
+    """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`; returns the right caption of each key."""
+    rng = random.Random(seed)
+    captions = {}
+    files, shards = folder / "files", folder / "shards"
+    files.mkdir(parents=True)
+    shards.mkdir()
+    with tarfile.open(shards / "00000.tar", "w") as tar:
+        for number in range(images):
+            scene = scenes.sample_scene(rng)
+            extension, content = encode_scene(scene, rng)
+            if number % 2:
+                key = f"scene-{number:05d}.{extension}"
+                (files / key).write_bytes(content)
+            else:
+                key = f"scene-{number:05d}"
+                meta = json.dumps({"scene": number, "background": scene.background}).encode()
+                for name, data in ((f"{key}.{extension}", content), (f"{key}.json", meta)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+            captions[key] = scenes.caption(scene)
+    return captions
+
+
+def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
+    """A scene at a random size in a random format: file extension and bytes."""
+    width, height = rng.choice(SIZES)
+    extension, kind, options = rng.choice(FORMATS)
+    buffer = io.BytesIO()
+    scenes.render(scene, width, height, rng=rng).save(buffer, kind, **options)
+    return extension, buffer.getvalue()
+
+
+def check(out: Path, captions: dict[str, str], show: int = 5) -> tuple[int, list[tuple[str, str]]]:
+    """How many captions in an output are the right ones, and a few of them by key."""
+    rows = pq.read_table(out / "data", columns=["key", "caption"]).to_pylist()
+    right = sum(captions[row["key"]] == row["caption"] for row in rows)
+    return right, [(row["key"], row["caption"]) for row in rows[:: max(1, len(rows) // show)][:show]]
+
+
+def _clear(folder: Path) -> None:
+    """Empty the demonstration's own folder of an earlier one; never any other."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise RecipeError(f"--out: {folder} is not empty and not an earlier demonstration; name another folder.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()

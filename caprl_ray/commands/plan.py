@@ -1,0 +1,63 @@
+"""`caprl-ray plan`: what a recipe's input is cut into, or was, without a model and without writing anything."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caprl_ray import plan, sources
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
+
+
+@dataclass
+class Totals:
+    """Units of one kind: how many, their images as far as they are known, units of unknown length, and bytes."""
+
+    units: int = 0
+    images: int = 0
+    unknown: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """A plan in numbers; `stored` says whether it is the output's own."""
+
+    stored: bool
+    kinds: dict[str, Totals]
+
+    def report(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {"stored": self.stored, "kinds": {kind: asdict(totals) for kind, totals in self.kinds.items()}}
+
+    def summary(self) -> str:
+        """A line for each kind, for people."""
+        lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
+        for kind, totals in self.kinds.items():
+            images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
+            lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
+        return "\n".join(lines)
+
+
+def overview(recipe: Recipe) -> Overview:
+    """The stored plan's numbers, or those of the plan that a first run would make. Raises as planning does."""
+    storage = Storage(recipe.storage)
+    stored = plan.load(storage, recipe.output.path).units
+    if stored:
+        return Overview(stored=True, kinds=_totals((ref.kind, ref.rows, ref.bytes) for ref in stored))
+    access = Access(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes)
+    units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(access))
+    return Overview(stored=False, kinds=_totals(units))
+
+
+def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:
+    kinds: dict[str, Totals] = defaultdict(Totals)
+    for kind, rows, size in units:
+        totals = kinds[kind]
+        totals.units += 1
+        totals.images += rows or 0
+        totals.unknown += rows is None
+        totals.bytes += size
+    return dict(kinds)

@@ -1,0 +1,75 @@
+"""The model's chat format around the user's text, and how control tokens are kept out of that text."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray.errors import SystemFailure
+
+# Stands where the row's text goes while the chat template is rendered once.
+SLOT = "caprl-ray-user-text"
+
+
+def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
+    """A function that cuts every one of `tokens` out of a text, also those that a cut would put together."""
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    if not longest_first:
+        return lambda text: text
+    pattern = re.compile("|".join(re.escape(token) for token in longest_first))
+
+    def strip(text: str) -> str:
+        count = 1
+        while count:
+            text, count = pattern.subn("", text)
+        return text
+
+    return strip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """A model's chat format with an image and a slot for the user's text, rendered once."""
+
+    prefix: str
+    suffix: str
+
+    def prompt(self, text: str) -> str:
+        """The whole prompt for one user text."""
+        return self.prefix + text + self.suffix
+
+    @classmethod
+    def render(cls, apply: Callable[[Sequence[Mapping[str, Any]]], str], system: str | None) -> "ChatFormat":
+        """Render the model's chat template through `apply` (messages -> text, with the generation prompt).
+
+        `system` None leaves no system turn, also where the template adds one of its own; a template whose turns
+        cannot be told apart is refused with SystemFailure.
+        """
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
+        turns: list[dict[str, Any]] = [user] if system is None else [{"role": "system", "content": system}, user]
+        text = apply(turns)
+        if system is None:
+            text = _without_system_turn(text, apply)
+        prefix, found, suffix = text.rpartition(SLOT)
+        if not found:
+            raise SystemFailure("prompt.user: the model's chat template leaves the user's text out of the prompt.")
+        return cls(prefix=prefix, suffix=suffix)
+
+
+def _without_system_turn(text: str, apply: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
+    """Cut a system turn that the template added by itself.
+
+    Rendered with a marked system turn, the template shows how turns begin (the text before the marker, naming the
+    role) and so where the user's turn starts in a rendering with a system turn that nobody asked for.
+    """
+    marker = "caprl-ray-system-text"
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
+    before, _, after = apply([{"role": "system", "content": marker}, user]).partition(marker)
+    system_header = before[before.find("<") :] if "<" in before else before
+    user_header = system_header.replace("system", "user")
+    if user_header == system_header or user_header not in after:
+        raise SystemFailure(
+            "prompt.system: this model's chat template gives no way to leave the system turn out; give it a text."
+        )
+    preamble = before.removesuffix(system_header)
+    return preamble + user_header + text.partition(user_header)[2]

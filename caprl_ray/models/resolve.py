@@ -1,0 +1,204 @@
+"""Which model captions: where its files are, how large it sees images, and how its name stands in the output."""
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caprl_ray.errors import CaprlError, RecipeError
+from caprl_ray.models import hub, weights
+from caprl_ray.models.weights import StoredModel
+from caprl_ray.prepare.sizes import SizeRule, size_rule
+from caprl_ray.recipe.sections import Model, Recipe
+from caprl_ray.storage import Storage
+
+EMBEDDED = "embedded"
+STUB = "stub"
+ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
+API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # those of vLLM's that load, or fall back to, *.bin and *.pt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """A model found and looked at: `path` is a folder or a hub id, `label` what rows say in their column `model`.
+
+    `revision` is the commit of a hub id. A model in a bucket is `stored`; its path is a folder once a node has it. At
+    an endpoint `path` is the name by which the service knows the model, and `control_tokens` are those of its
+    tokenizer, empty where nobody here knows them.
+    """
+
+    path: str
+    revision: str | None
+    label: str
+    config: dict[str, Any]
+    size_rule: SizeRule
+    control_tokens: tuple[str, ...] = ()
+    stored: StoredModel | None = None
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model was made for, in tokens, where its configuration says."""
+        text = self.config.get("text_config", self.config)
+        length = text.get("max_position_embeddings")
+        return length if isinstance(length, int) else None
+
+
+def resolve(recipe: Recipe) -> ModelRef:
+    """Find the recipe's model and read its configuration.
+
+    Raises RecipeError where the model is missing, damaged or sees no images, SystemFailure where the hub or the storage
+    does not answer.
+    """
+    source = recipe.model.source
+    if recipe.model.endpoint:
+        return _served(recipe)
+    if source == STUB:
+        return _stub(recipe)
+    stored, revision = None, None
+    if source == EMBEDDED:
+        path, label = str(EMBEDDED_FOLDER), EMBEDDED
+    elif source.startswith("s3://"):
+        stored = weights.list_model(source, Storage(recipe.storage))
+        path, label = stored.source, stored.label
+    elif HUB_ID.fullmatch(source) and not os.path.exists(source):
+        path, revision = source, _commit(source, recipe.model.revision or hub.MAIN)
+        label = f"{source}@{revision}"
+    else:
+        path, label = os.path.abspath(os.path.expanduser(source)), source
+        if not os.path.isdir(path):
+            raise RecipeError(f"model.source: {source} is no folder, s3:// prefix or hub id such as internlm/CapRL-3B.")
+    config = _configuration(stored or path, revision, "config.json")
+    if config is None:
+        raise RecipeError(f"model.source: {source} has no config.json, so it is not a model folder.")
+    processor = _processor(stored or path, revision)
+    if processor is None or "vision_config" not in config:
+        raise RecipeError(f"model.source: {source} is not a vision-language model (no vision configuration was found).")
+    _check_weights(recipe, stored or path)
+    rule = _size_rule(recipe, processor)
+    return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=rule, stored=stored)
+
+
+def _commit(source: str, revision: str) -> str:
+    """The commit that every replica loads; where the recipe does not pin it, a line on stderr says which it is."""
+    if hub.COMMIT.fullmatch(revision):
+        return revision
+    commit = hub.commit_of(source, revision)
+    sys.stderr.write(
+        f"caprl-ray: model.revision: {revision} of {source} is not pinned and now means {commit}, which this run uses; "
+        f"give model.revision={commit} to stay with it.\n"
+    )
+    return commit
+
+
+def _check_weights(recipe: Recipe, place: str | StoredModel) -> None:
+    """Raise RecipeError for weights that are missing, cut short or pickled, as far as the driver can see them."""
+    source, load_format = recipe.model.source, recipe.model.engine.get("load_format")
+    if load_format in PICKLED_FORMATS:
+        raise RecipeError(
+            f"model.engine.load_format: {load_format} may load pickled weights, which can run code; leave it out."
+        )
+    fault = None
+    if isinstance(place, StoredModel):
+        index = place.read(weights.INDEX)
+        fault = weights.missing_shard(index, place.files) if index is not None else None
+    elif os.path.isdir(place):
+        fault = weights.fault_of(Path(place))
+    if fault:
+        raise RecipeError(f"model.source: {source} {fault}.")
+
+
+def service_key(model: Model) -> str | None:
+    """The endpoint's key, out of this process's environment; None for a service without keys.
+
+    Raises RecipeError, which never says what the variable holds, where the recipe names one that has no key.
+    """
+    name = model.api_key_env or API_KEY_ENV
+    key = os.environ.get(name, "").strip()
+    if model.api_key_env and not key:
+        raise RecipeError(
+            f"model.api_key_env: the environment variable {name} is not set here; it must be set where the command "
+            "runs and, on a cluster, for every worker."
+        )
+    if not re.fullmatch("[!-~]*", key):
+        raise RecipeError(f"model.api_key_env: what the environment variable {name} holds cannot be a key.")
+    return key or None
+
+
+def _served(recipe: Recipe) -> ModelRef:
+    """A model at an endpoint. Its rows say that, but not where: the service may move while the dataset grows."""
+    service_key(recipe.model)
+    source, revision = recipe.model.source, recipe.model.revision
+    folder = str(EMBEDDED_FOLDER) if source == EMBEDDED else os.path.abspath(os.path.expanduser(source))
+    if os.path.isdir(folder):
+        files = _served_files(folder, None)
+    else:
+        files = _served_files(source, revision) if HUB_ID.fullmatch(source) else ({}, {}, ())
+    config, processor, control_tokens = files
+    name = recipe.model.served_name or source
+    return ModelRef(
+        path=name,
+        revision=None,
+        label=f"endpoint:{name}",
+        config=config,
+        size_rule=_size_rule(recipe, processor),
+        control_tokens=control_tokens,
+    )
+
+
+def _served_files(path: str, revision: str | None) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """What a model's files say of it: configuration, image processor, control tokens; nothing where there are none.
+
+    A service may know its model by a name that is on no hub: then images are only capped at prepare.max_pixels.
+    """
+    try:
+        config, processor = _configuration(path, revision, "config.json"), _processor(path, revision)
+        tokenizer = _configuration(path, revision, "tokenizer.json") or {}
+    except CaprlError:
+        return {}, {}, ()
+    return config or {}, processor or {}, tuple(token["content"] for token in tokenizer.get("added_tokens", ()))
+
+
+def _size_rule(recipe: Recipe, processor: dict[str, Any]) -> SizeRule:
+    return size_rule(processor, min_pixels=recipe.prepare.min_pixels, max_pixels=recipe.prepare.max_pixels)
+
+
+def _processor(place: str | StoredModel, revision: str | None) -> dict[str, Any] | None:
+    """The image processor's configuration: a file of its own, or a part of the newer processor_config.json."""
+    processor = _configuration(place, revision, "preprocessor_config.json")
+    if processor is None:
+        processor = (_configuration(place, revision, "processor_config.json") or {}).get("image_processor")
+    return processor
+
+
+def _configuration(place: str | StoredModel, revision: str | None, name: str) -> dict[str, Any] | None:
+    """One of a model's JSON files; None where the model has no such file."""
+    try:
+        text = _content(place, revision, name)
+        content = None if text is None else json.loads(text)
+    except (OSError, ValueError) as error:
+        where = place.source if isinstance(place, StoredModel) else place
+        raise RecipeError(f"model.source: {where}/{name} cannot be read as JSON ({type(error).__name__}).") from None
+    return content if isinstance(content, dict) else None
+
+
+def _content(place: str | StoredModel, revision: str | None, name: str) -> bytes | None:
+    if isinstance(place, StoredModel):
+        return place.read(name)
+    if os.path.isdir(place):
+        file = Path(place) / name
+        return file.read_bytes() if file.exists() else None
+    found = hub.file(place, revision or hub.MAIN, name)
+    return None if found is None else Path(found).read_bytes()
+
+
+def _stub(recipe: Recipe) -> ModelRef:
+    if os.environ.get(ALLOW_STUB) != "1":
+        raise RecipeError(f"model.source: stub writes no real captions; it is for tests, which set {ALLOW_STUB}=1.")
+    rule = _size_rule(recipe, {"image_processor_type": "Qwen2VLImageProcessor"})
+    return ModelRef(path=STUB, revision=None, label=STUB, config={}, size_rule=rule)

@@ -1,0 +1,172 @@
+"""The output folder: run.json (recipe, model, fingerprint), the plan, and _SUCCESS at the end (DESIGN, Output)."""
+
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray import plan, sources
+from caprl_ray.errors import Abandoned, LedgerUnbalanced, RecipeError, SystemFailure
+from caprl_ray.models.resolve import HUB_ID, ModelRef
+from caprl_ray.output.fingerprint import fingerprint
+from caprl_ray.output.ledger import Ledger
+from caprl_ray.plan import Plan, Unit
+from caprl_ray.plan.known import PlannedPaths
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.schema import clashes
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage, join
+
+RUN, SUCCESS = "run.json", "_SUCCESS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One dataset's output folder, opened for the recipe that it belongs to."""
+
+    recipe: Recipe
+    model: ModelRef
+    fingerprint: dict[str, Any]
+    adopted: dict[str, Any]
+    planned: bool
+    """Whether an earlier run has stored the plan."""
+
+    @property
+    def path(self) -> str:
+        """The folder."""
+        return self.recipe.output.path
+
+    @property
+    def storage(self) -> Storage:
+        """The storage that it lies in."""
+        return Storage(self.recipe.storage)
+
+    @property
+    def access(self) -> Access:
+        """How its input is read."""
+        return Access(storage=self.storage, input=self.recipe.input, max_bytes=self.recipe.prepare.max_bytes)
+
+    @classmethod
+    def open(cls, recipe: Recipe, model: ModelRef, adopt: Collection[str] = ()) -> "Output":
+        """Open a new or an existing output. Raises RecipeError where it belongs to another recipe.
+
+        Fields of the fingerprint in `adopt` may differ: they and their stored values are the output's `adopted`.
+        """
+        storage, path, ours = Storage(recipe.storage), recipe.output.path, fingerprint(recipe, model)
+        unknown = sorted(set(adopt) - ours.keys())
+        if unknown:
+            raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
+        try:
+            stored = read_run(storage, path)
+            planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
+        except OSError as error:
+            raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
+        output = cls(recipe=recipe, model=model, fingerprint=ours, adopted={}, planned=planned)
+        if stored and planned:
+            before, now = stored["fingerprint"], json.loads(json.dumps(output.fingerprint))
+            _refuse_other(output.path, before, now, adopt)
+            output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now[field]})
+        elif planned:
+            raise RecipeError(f"output.path: {output.path} holds a plan without {RUN}; give an empty or a new folder.")
+        return output
+
+    def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
+        """The stored plan, or a new one stored before it is used.
+
+        `extend` adds units for objects that the stored plan has not. Raises RecipeError for an input without images,
+        or with a column that the output needs for itself, and Abandoned when `left` says that the run has ended.
+        """
+        if self.adopted:
+            self._write_run()
+        stored = plan.load(self.storage, self.path)
+        if stored.units and not extend:
+            return stored
+        known = PlannedPaths(self.storage, self.path)
+        units = _until(left, map(_without_clash, sources.plan_units(self.access, known)))
+        first = next(units, None)
+        if first is None and not stored.units:
+            raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
+        if first is None:
+            return stored
+        self.storage.delete(join(self.path, SUCCESS))
+        if not stored.units:
+            self._write_run()
+        plan.store(self.storage, self.path, itertools.chain([first], units), stored if stored.units else None)
+        return plan.load(self.storage, self.path)
+
+    def finish(self, ledger: Ledger, *, limited: bool) -> None:
+        """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
+        if ledger.balanced:
+            self.storage.put(join(self.path, SUCCESS), b"")
+        elif not limited:
+            raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
+
+    def _write_run(self) -> None:
+        settings = self.recipe.model
+        model = {"source": settings.source, "revision": settings.revision, "commit": self.model.revision}
+        before = read_run(self.storage, self.path) or {}
+        adopted = [*before.get("adopted", ()), *([self.adopted] if self.adopted else ())]
+        content: dict[str, Any] = {"recipe": self.recipe.model_dump(), "model": model, "fingerprint": self.fingerprint}
+        if adopted:
+            content["adopted"] = adopted  # what these fields were for the rows before, one object a time
+        path = join(self.path, RUN)
+        try:
+            self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
+        except OSError as error:
+            raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
+
+
+def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
+    for unit in itertools.chain(units, [None]):
+        if left():
+            raise Abandoned("the run ended while its input was listed.")
+        if unit:
+            yield unit
+
+
+def _without_clash(unit: Unit) -> Unit:
+    taken = clashes(unit.columns.names)
+    if taken:
+        raise RecipeError(
+            f"input: {unit.entries[0].stored.path} has a column {taken[0]}, a name that the output needs for itself; "
+            f"rename it, for instance with input.rename={{{taken[0]}: source_{taken[0]}}}."
+        )
+    return unit
+
+
+def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
+    """The contents of an output's run.json; None where there is none."""
+    name = join(path, RUN)
+    try:
+        content = json.loads(storage.read(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or "fingerprint" not in content:
+        raise RecipeError(f"{name}: is not the run.json of a captioning run; give an empty or a new output.path.")
+    return content
+
+
+def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
+    differing = [
+        f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
+        for field in sorted((stored.keys() | wanted.keys()) - set(adopt))
+        if stored.get(field) != wanted.get(field)
+    ]
+    if differing:
+        raise RecipeError(
+            f"output.path: {path} belongs to another recipe: {'; '.join(differing)}. "
+            f"Give the stored values{_moved(stored, wanted)} to resume it, or a new output.path; "
+            "--adopt with the fields' names accepts them as they are now."
+        )
+
+
+def _moved(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What a model's stored value means where the model has the same name and is another one by now."""
+    name, _, was = str(stored.get("model.source")).rpartition("@")
+    now = str(wanted.get("model.source"))
+    if now == f"{name}@{was}" or not now.startswith(f"{name}@"):
+        return ""
+    return f" (pin model.revision={was})" if HUB_ID.fullmatch(name) else ""

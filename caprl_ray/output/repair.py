@@ -1,0 +1,78 @@
+"""Repair: remove rows that another row supersedes (D7), so that every row stands in the output once.
+
+Captioned before failed, then the highest `attempts`, then the first object by name. Only such rows are removed and
+every object is replaced whole, so that a repair that is cut short loses nothing and can be run again.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyroaring import BitMap
+
+from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
+from caprl_ray.output.committed import Committed, identity_columns
+from caprl_ray.storage import Storage, Stored, join
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """One of several rows of one identity: where it stands, and how it ranks."""
+
+    stored: Stored
+    position: int
+    captioned: bool
+    attempts: int
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        return self.captioned, self.attempts
+
+
+def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int:
+    """Remove superseded rows; returns how many. Raises SystemFailure or OSError as reading and writing do."""
+    extra = {number: unit.extra for number, unit in units.items() if unit.extra}
+    if not extra:
+        return 0
+    rows: dict[tuple[int, int], list[_Standing]] = defaultdict(list)
+    for folder in (DATA, FAILED):
+        for stored in storage.objects(join(output, folder), ".parquet"):
+            for identity, standing in _standing(storage, stored, extra, captioned=folder == DATA):
+                rows[identity].append(standing)
+    superseded: dict[Stored, list[int]] = defaultdict(list)
+    for several in rows.values():
+        kept = max(several, key=lambda standing: standing.rank)  # the first of equals
+        for standing in several:
+            if standing is not kept:
+                superseded[standing.stored].append(standing.position)
+    for stored, positions in superseded.items():
+        _remove(storage, stored, positions)
+    return sum(map(len, superseded.values()))
+
+
+def _standing(
+    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, captioned: bool
+) -> Iterator[tuple[tuple[int, int], _Standing]]:
+    """The rows of an object whose identities stand more than once."""
+    table = identity_columns(storage, stored, ["unit", "index", "attempts"])
+    numbers = table["unit"].to_numpy()
+    for position in np.flatnonzero(np.isin(numbers, list(extra))).tolist():
+        number, index = int(numbers[position]), table["index"][position].as_py()
+        if index in extra[number]:
+            attempts = table["attempts"][position].as_py() or 0
+            yield (number, index), _Standing(stored, position, captioned, attempts)
+
+
+def _remove(storage: Storage, stored: Stored, positions: list[int]) -> None:
+    with storage.open(stored) as stream:
+        table = pq.read_table(io.BytesIO(stream.read()))
+    keep = np.ones(table.num_rows, dtype=bool)
+    keep[positions] = False
+    if keep.any():
+        storage.put(stored.path, parquet_bytes(table.filter(pa.array(keep))))
+    else:
+        storage.delete(stored.path)

@@ -1,0 +1,1 @@
+"""Image bytes to pixels at the size that the model sees."""

@@ -1,0 +1,343 @@
+"""Compressed image bytes to RGB pixels at exactly the size that the model sees.
+
+Pure functions on untrusted bytes. The order is: number of bytes, first bytes against the list of formats, extent of the
+headers, size in the header, and only then decoding. Only the first picture of a file is read. Colour profiles are not
+applied, as the model's own processor does with an opened image.
+
+Pillow's process-wide settings are left alone. Plugins are called directly, not through `Image.open`: its check of
+MAX_IMAGE_PIXELS would stand before our own limit, and it does not tell a damaged PNG from a text file. Pillow still
+stops WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels) by itself, whatever our limit says.
+"""
+
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from caprl_ray.errors import RowFailure
+from caprl_ray.prepare.headers import check_scans, without_extras
+from caprl_ray.prepare.sizes import SizeRule
+
+# What Pillow's plugins raise on damaged files, found by reading them and by mutating files: OSError for most; at
+# opening SyntaxError, which the base class also makes of IndexError, KeyError, TypeError, EOFError and struct.error;
+# RuntimeError from AVIF; the rest where a plugin trusts a field. MemoryError is missing on purpose: it is the
+# machine's fault, not the row's.
+DECODE_ERRORS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)
+_ENDS_EARLY: Final = (EOFError, IndexError, struct.error)
+
+# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). It says nothing that is used here, as an AVIF is
+# turned by its container's irot and imir, and a damaged one would cost the picture: the plugin refuses it at opening.
+_AVIF_EXIF: Final = re.compile(rb"(infe[\2\3].{7}(?:..)?)Exif", re.DOTALL)
+
+
+def _avif(file: BytesIO) -> ImageFile.ImageFile:
+    return AvifImagePlugin.AvifImageFile(BytesIO(_AVIF_EXIF.sub(rb"\1skip", file.getvalue())))
+
+
+# The allow-list: what a file starts with, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
+# one that counts and is read as JPEG. AVIF is told from HEIC by the brands in its first box.
+_FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], ImageFile.ImageFile]], ...]] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    ("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    (
+        "AVIF",
+        re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL),
+        _avif,
+    ),
+    ("GIF", re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    ("BMP", re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+)
+
+_OPAQUE_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
+_ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_GREY16_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+# EXIF orientation to what makes the picture upright (EXIF 2.32, tag 0x0112), as in PIL.ImageOps.exif_transpose.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
+
+Extent = tuple[float, float, float, float]  # left, upper, right, lower
+
+# A JPEG's blocks can be decoded to fewer pixels (DCT scaling), for a fraction of the cost. What is left to the bicubic
+# resize is at least this factor: 12 megapixels seen as one leave 1.74. Beside a resize of all pixels photographs differ
+# by less than 1.3 grey levels of 255 in the mean and 25 anywhere, pages of small text by 3.2 and 45, which
+# tests/prepare/test_decode.py holds to. Factors of 2 and more differ less, but then 12 megapixels are decoded whole.
+DECODED_OVER_SEEN: Final = 1.7
+# Pictures of more pixels become RGB in bands: decoded pixels take up to four bytes each, and copies as much again.
+MOST_AT_ONCE, BAND_PIXELS = 16 * 2**20, 2**20
+# EXIF data is looked into up to this size; a JPEG's segment has 64 KiB.
+MOST_EXIF: Final = 2**20
+# A tile of a TIFF is decoded whole, however little of it the picture needs; usual sides are 128 to 1024 pixels.
+MOST_TILE: Final = 4096 * 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one source image may cost: `max_bytes` compressed, `max_source_pixels` (width * height) decoded."""
+
+    max_bytes: int
+    max_source_pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An image as the model sees it.
+
+    `pixels`: RGB, uint8, C order, pixel_height x pixel_width x 3. `width`, `height`: the source as displayed, that is
+    after its EXIF orientation.
+    """
+
+    pixels: bytes
+    pixel_width: int
+    pixel_height: int
+    width: int
+    height: int
+
+
+def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
+    """The first picture in `image` as upright RGB at `rule.settled` of its size, resized bicubically.
+
+    A picture that already has this size keeps its pixels bit for bit. RowFailure with one of the image_ codes of
+    `schema.FAILURE_CODES`.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Pillow has one for each damaged tag: thousands of lines of log
+        return _prepare(image, rule, limits)
+
+
+def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
+    _check_bytes(image, limits)
+    kind, plugin = _format(image)
+    ends_early = _ends_early(kind, image)
+    image = without_extras(kind, image)
+    with _decoding(kind, ends_early):
+        picture = plugin(BytesIO(image))
+    _check_header(kind, picture, rule, limits)
+    if kind == "JPEG":
+        check_scans(image, *picture.size)
+    if ends_early:
+        raise RowFailure("image_truncated", kind)
+    stored_size = picture.size
+    extent = _decode_smaller(picture, rule) if kind == "JPEG" else None
+    _decode(kind, picture)
+    orientation = _orientation(picture)
+    width, height = _turned(orientation, stored_size if extent else picture.size)
+    size = rule.settled(width, height)
+    with _decoding(kind):  # Pillow trusts what it has decoded, such as a palette that is not there
+        pixels = _seen(picture, extent, orientation, size).tobytes()
+    return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
+
+
+def _decode_smaller(picture: ImageFile.ImageFile, rule: SizeRule) -> Extent | None:
+    """Have a JPEG decoded at a half, a quarter or an eighth, where that leaves DECODED_OVER_SEEN times what is seen.
+
+    Gives what the file's pixels take of the decoded ones: the last of these are in part beyond its right or lower edge.
+    """
+    width, height = rule.settled(*picture.size)
+    drafted = picture.draft(None, (math.ceil(DECODED_OVER_SEEN * width), math.ceil(DECODED_OVER_SEEN * height)))
+    return drafted[1] if drafted else None
+
+
+def _turned(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height of a stored picture once it is upright, and the other way round."""
+    width, height = size
+    return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
+
+
+def _check_bytes(image: bytes, limits: Limits) -> None:
+    if not image:
+        raise RowFailure("image_empty")
+    if len(image) > limits.max_bytes:
+        raise RowFailure("image_too_large", f"{len(image)} bytes, at most {limits.max_bytes}")
+
+
+def _format(image: bytes) -> tuple[str, Callable[[BytesIO], ImageFile.ImageFile]]:
+    for kind, start, plugin in _FORMATS:
+        if start.match(image):
+            return kind, plugin
+    raise RowFailure("image_format")
+
+
+def _ends_early(kind: str, image: bytes) -> bool:
+    """Whether the file lacks its end, for the formats whose plugin does not tell.
+
+    Pillow accepts a PNG without its last chunk, and calls every fault of a WebP by one name.
+    """
+    if kind == "PNG":
+        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: a search from the start would be 3 % of the whole
+    return kind == "WebP" and len(image) < 8 + int.from_bytes(image[4:8], "little")
+
+
+@contextmanager
+def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
+    """Turn what a plugin raises on a damaged file into RowFailure; only calls into Pillow belong inside."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise RowFailure("image_too_many_pixels", f"{kind}, more than Pillow decodes") from error
+    except DECODE_ERRORS as error:
+        early = ends_early or "truncated" in str(error).lower()
+        early = early or isinstance(error, _ENDS_EARLY) or isinstance(error.__cause__, _ENDS_EARLY)
+        raise RowFailure("image_truncated" if early else "image_corrupt", kind) from error
+
+
+def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limits: Limits) -> None:
+    """Refuse by size and kind of pixels, before anything is decoded. Pillow has refused sides below 1 already."""
+    width, height = picture.size
+    if width * height > limits.max_source_pixels:
+        detail = f"{kind} of {width} x {height} pixels, at most {limits.max_source_pixels}"
+        raise RowFailure("image_too_many_pixels", detail)
+    if _tile_pixels(picture) > max(width * height, MOST_TILE):
+        raise RowFailure("image_too_many_pixels", f"{kind} of {width} x {height} pixels in tiles that are far larger")
+    if picture.mode not in _OPAQUE_MODES | _ALPHA_MODES | _GREY16_MODES:
+        raise RowFailure("image_mode", f"{kind} of mode {picture.mode}")
+    rule.settled(width, height)
+
+
+def _tile_pixels(picture: ImageFile.ImageFile) -> int:
+    """Pixels of one tile of a TIFF; 0 without tiles."""
+    tags = getattr(picture, "tag_v2", {})
+    width, height = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
+
+
+def _decode(kind: str, picture: ImageFile.ImageFile) -> None:
+    """Decode the pixels of an opened picture."""
+    if kind == "PNG":
+        _match_transparency(picture)
+    with _decoding(kind):
+        picture.load()
+
+
+def _seen(picture: ImageFile.ImageFile, extent: Extent | None, orientation: int, size: tuple[int, int]) -> Image.Image:
+    """A decoded picture upright, as RGB of `size`: turned last, when its pixels are fewest."""
+    stored_size = _turned(orientation, size)
+    if picture.width * picture.height > MOST_AT_ONCE:
+        rgb = _resized_by_bands(picture, extent, stored_size)
+    else:
+        rgb = _rgb(picture, _tags(picture)).resize(stored_size, Image.Resampling.BICUBIC, extent)
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _resized_by_bands(picture: ImageFile.ImageFile, extent: Extent | None, size: tuple[int, int]) -> Image.Image:
+    """As RGB of `size`, without the whole of it as RGB: first across, a band of rows at a time, and then down.
+
+    Pillow resizes in the same two steps, so that the pixels are the same.
+    """
+    _, _, right, bottom = extent or (0, 0, *picture.size)
+    narrow = Image.new("RGB", (size[0], picture.height))
+    rows = max(1, BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        band = _rgb(picture.crop((0, top, picture.width, min(picture.height, top + rows))), _tags(picture))
+        across = band.resize((size[0], band.height), Image.Resampling.BICUBIC, (0, 0, right, band.height))
+        narrow.paste(across, (0, top))
+    return narrow.resize(size, Image.Resampling.BICUBIC, (0, 0, size[0], bottom))
+
+
+def _tags(picture: ImageFile.ImageFile) -> Mapping[int, object]:
+    """The tags of a TIFF, none for other formats."""
+    tags: Mapping[int, object] = getattr(picture, "tag_v2", {})
+    return tags
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation that a loaded picture still needs; 1 where there is none or the EXIF data is damaged.
+
+    Pillow turns a TIFF itself when it loads it, and takes the tag away; it reports the rotation that an AVIF has in its
+    container as if it were EXIF.
+    """
+    if len(picture.info.get("exif") or b"") > MOST_EXIF:
+        return 1
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation)
+    except DECODE_ERRORS:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _match_transparency(picture: ImageFile.ImageFile) -> None:
+    """Bring a PNG's transparent colour (tRNS) to the 8 bits a sample that Pillow gives the pixels; call before load.
+
+    Pillow leaves the colour at the file's depth (PNG specification 11.3.1.1) when it scales 2 and 4 bit greys up and
+    cuts 16 bit colours to their high byte.
+    """
+    key = picture.info.get("transparency")
+    depth = picture.tile[0].args if picture.tile else None
+    if isinstance(key, tuple):
+        shift = 8 if depth == "RGB;16B" else 0
+        picture.info["transparency"] = tuple(value >> shift & 255 for value in key)
+    elif isinstance(key, int) and picture.mode == "L":
+        highest = {"L;2": 3, "L;4": 15}.get(str(depth), 255)
+        picture.info["transparency"] = (key & highest) * (255 // highest)
+
+
+def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
+    """A loaded picture of an accepted mode as RGB; what is transparent shows white. `tags` are its TIFF's."""
+    if picture.mode in _GREY16_MODES:
+        return _grey16(picture, tags)
+    if picture.has_transparency_data:
+        grey = picture.convert("LA") if picture.mode == "La" else picture
+        rgba = grey if grey.mode == "RGBA" else grey.convert("RGBA")
+        white = Image.new("RGB", picture.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba)
+        return white
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _grey16(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
+    """16 bit grey as RGB, by the high byte: what Pillow does to 16 bit colour, so grey and colour files agree.
+
+    Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12; one that says WhiteIsZero is inverted,
+    which Pillow does for 8 bits and not for 16.
+    """
+    values = np.asarray(picture)
+    grey = (values >> (4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8)).astype(np.uint8)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey
+    if (key := picture.info.get("transparency")) is not None:
+        grey[values == key] = 255
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,198 @@
+"""Images that may kill their process: decoded in a child process, one after another, each within a time limit (D11).
+
+Also the time limit itself, which the common path shares: the kernel's own timer, because no thread of Python runs while
+a decoder in C holds the interpreter's lock.
+"""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from caprl_ray.errors import RowFailure, SystemFailure
+
+if TYPE_CHECKING:  # the child starts without Arrow and Ray
+    from caprl_ray.prepare.decode import Prepared
+    from caprl_ray.rows.stage import Changes
+
+# How long a child may take to import Pillow on a busy machine, and how often one is started before the run is ended.
+START_S, STARTS = 60.0, 3
+# How much longer than the limit of an image its child is waited for; usually it ends itself, at the limit.
+SLACK_S = 10.0
+ENDING_S = 1.0
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """End this process with SIGALRM when the block takes longer than `seconds`. Not for a process with a user in it."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def outcome(decode: "Callable[[bytes], Prepared]", image: bytes) -> "Changes | RowFailure":
+    """What an image becomes: the columns of its pixels, or the failure that `decode` raised."""
+    try:
+        return vars(decode(image))
+    except RowFailure as failure:
+        return failure
+
+
+class Sandbox:
+    """Context manager: `outcome` in a child process, which starts with the first image and ends with the block.
+
+    An image in which the child dies is tried once more, alone in a new child, so that neither a kill from outside nor
+    what an earlier image left behind fails a row. Then it is `decode_crash`, or `decode_timeout` after `timeout_s`
+    seconds: two children at most for each image, whatever the image does.
+    """
+
+    def __init__(self, decode: "Callable[[bytes], Prepared]", timeout_s: float) -> None:
+        self._decode = decode
+        self._timeout_s = timeout_s
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child:
+            self._child.end()
+
+    def __call__(self, image: bytes) -> "Changes | RowFailure":
+        """Prepare one image. Raises SystemFailure where no child starts, or where one meets what is no row's fault."""
+        result = self._try(image)
+        return result if self._child else self._try(image)
+
+    def _try(self, image: bytes) -> "Changes | RowFailure":
+        self._child = child = self._child or self._started()
+        try:
+            return child.outcome(image)
+        except (EOFError, ConnectionError):
+            self._child = None
+            return child.death()
+
+    def _started(self) -> "_Child":
+        for _ in range(STARTS):
+            child = _Child(self._timeout_s)
+            with suppress(EOFError, ConnectionError):
+                child.begin(self._decode)
+                return child
+            detail = child.death().detail
+        raise SystemFailure(
+            f"prepare: the process for sandboxed decoding does not start ({detail}); see the worker's log."
+        )
+
+
+class _Child:
+    """One child process. Its methods raise EOFError or ConnectionError when it is gone."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._late = False
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # Ray adds paths of its own to a worker's
+            )
+
+    def begin(self, decode: "Callable[[bytes], Prepared]") -> None:
+        """Hand over the function to run, which is pickled by its import path."""
+        with self._ended_after(START_S):
+            self._connection.send_bytes(pickle.dumps((decode, self._timeout_s)))
+            self._connection.recv_bytes()
+
+    def outcome(self, image: bytes) -> "Changes | RowFailure":
+        """One image's outcome."""
+        with self._ended_after(self._timeout_s + SLACK_S):
+            self._connection.send_bytes(image)
+            answer = json.loads(self._connection.recv_bytes())
+            if "error" in answer:
+                raise SystemFailure(f"prepare: {answer['error']} while an image was decoded; see the worker's log.")
+            if "failure" in answer:
+                return RowFailure(*answer["failure"])
+            columns: Changes = answer["columns"]
+            return columns | {"pixels": self._connection.recv_bytes()}
+
+    def end(self) -> int:
+        """End and reap the child; gives its exit code, which stays as it is where it is dead already."""
+        self._connection.close()
+        self._process.kill()
+        return self._process.wait()
+
+    def death(self) -> RowFailure:
+        """What the end of the child means for the image that it had."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_S)  # its pipe has ended before its process: a kill now would hide the reason
+        code = self.end()
+        if self._late or code == -signal.SIGALRM:
+            return RowFailure("decode_timeout", f"more than {self._timeout_s:g} s")
+        names = {-number: number.name for number in signal.Signals}
+        return RowFailure("decode_crash", names.get(code, f"exit code {code}"))
+
+    @contextmanager
+    def _ended_after(self, seconds: float) -> Iterator[None]:
+        """A thread's limit to each wait for the child, which may be stopped or have lost its own timer."""
+        timer = threading.Timer(seconds, self._end_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end_late(self) -> None:
+        self._late = True
+        self._process.kill()
+
+
+def serve(connection: Connection) -> None:
+    """The child: outcomes for images until the parent is gone. An image that hangs ends it as well, at its limit."""
+    with suppress(EOFError, ConnectionError):
+        decode, timeout_s = pickle.loads(connection.recv_bytes())
+        connection.send_bytes(b"ready")
+        while True:
+            image = connection.recv_bytes()
+            try:
+                with limited(timeout_s):
+                    result = outcome(decode, image)
+            except BaseException as error:
+                connection.send_bytes(json.dumps({"error": type(error).__name__}).encode())
+                raise
+            _answer(connection, result)
+
+
+def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
+    """As JSON and plain bytes: where an image has taken over this process, the parent must not unpickle its words."""
+    if isinstance(result, RowFailure):
+        connection.send_bytes(json.dumps({"failure": [result.code, result.detail]}).encode())
+        return
+    columns = {name: value for name, value in result.items() if name != "pixels"}
+    connection.send_bytes(json.dumps({"columns": columns}).encode())
+    connection.send_bytes(result["pixels"])
+
+
+def _as_first_victim() -> None:
+    """Where memory runs out, the kernel is to end this process and not its worker (proc(5), oom_score_adj)."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
+if __name__ == "__main__":
+    # A worker's own signal settings are inherited: the limit needs SIGALRM as the system has it.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    _as_first_victim()
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,63 @@
+"""Prepare as a stage of the pipeline: compressed images in, pixels at the size that the model sees out."""
+
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from caprl_ray.cluster import internals
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.prepare.decode import Limits, prepare
+from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
+from caprl_ray.prepare.sizes import SizeRule
+from caprl_ray.recipe import sections
+from caprl_ray.rows.stage import Changes, run_stage
+
+# Ray runs a task again without end. From the second attempt on no image can end the worker, so what still does is the
+# machine: nodes that are taken away now and then, or one that lacks memory and would go round for ever.
+MOST_ATTEMPTS = 20
+
+
+class Prepare:
+    """Decodes and resizes a batch in a CPU worker, away from the engine's process (P5).
+
+    The first attempt of a task decodes in the worker itself, which ends where an image takes longer than `timeout_s`.
+    Later attempts, after whatever ended the worker, decode in a child process that may die (D11).
+    """
+
+    name = "prepare"
+    needs = ("image",)
+    drops = ("image",)
+    most_attempts = MOST_ATTEMPTS
+
+    def __init__(self, rule: SizeRule, limits: sections.Prepare) -> None:
+        bounds = Limits(max_bytes=limits.max_bytes, max_source_pixels=limits.max_source_pixels)
+        self._decode = partial(prepare, rule=rule, limits=bounds)
+        self._timeout_s = limits.timeout_s
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Prepare one batch."""
+        return run_stage(self, table)
+
+    def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
+        """Prepare rows one after another."""
+        attempt = internals.attempt()
+        images = (bytes(row["image"]) for row in rows)
+        if attempt is None:  # no task of Ray's, such as preflight: nobody would run it again
+            return [outcome(self._decode, image) for image in images]
+        if attempt == 0:
+            return [self._within_limit(image) for image in images]
+        self._check(attempt)
+        with Sandbox(self._decode, self._timeout_s) as sandbox:
+            return [sandbox(image) for image in images]
+
+    def _within_limit(self, image: bytes) -> Changes | RowFailure:
+        with limited(self._timeout_s):
+            return outcome(self._decode, image)
+
+    def _check(self, attempt: int) -> None:
+        if attempt >= self.most_attempts:
+            raise SystemFailure(
+                f"prepare: the worker of one task ended {attempt} times, though its images were decoded in a process "
+                "of their own; look for nodes that lack memory, and run again to resume."
+            )

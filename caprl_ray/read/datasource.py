@@ -1,0 +1,221 @@
+"""Read: the Ray datasource that streams the plan's units as rows of compressed images with identity and metadata."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap
+from ray.data import DataContext, Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from caprl_ray import sources
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.output.committed import Committed
+from caprl_ray.plan import Unit, UnitRef
+from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
+
+# One read task streams one unit while there are few; beyond this many tasks, neighbours share one, so that the driver's
+# work for them stays bounded.
+MOST_READ_TASKS = 4096
+# Rows are handed on in tables of about this size, so that a unit is never held whole.
+TABLE_BYTES = 4 * 2**20
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A unit with what earlier runs did of it: the set of finished indices, and its length where that is known.
+
+    `tried` says of rows that failed before, and are to be tried again, how often they were.
+    """
+
+    ref: UnitRef
+    done: BitMap
+    rows: int | None
+    tried: Mapping[int, int] = field(default_factory=dict)
+
+
+def remaining(
+    units: Iterable[UnitRef],
+    committed: Mapping[int, Committed],
+    again: Mapping[int, Mapping[int, int]] | None = None,
+) -> list[Work]:
+    """The units that are not finished, each with what is done of it.
+
+    `again`: by unit and index, the failed rows to try again, with how often they were tried.
+    """
+    work = []
+    for ref in units:
+        unit = committed.get(ref.unit) or Committed()
+        rows = ref.rows if unit.rows is None else unit.rows
+        tried = {i: n for i, n in (again or {}).get(ref.unit, {}).items() if i in unit.failed}
+        if rows is not None and rows - 1 in tried:
+            rows = ref.rows  # the row that said how long the unit is may have been one where reading failed
+        done = unit.done - BitMap(tried)
+        if rows is None or len(done) < rows:
+            work.append(Work(ref=ref, done=done, rows=rows, tried=tried))
+    return work
+
+
+class PlannedImages(Datasource):  # type: ignore[misc]
+    """Ray datasource over the units that are left to do; finished units are not in `work` and are never opened."""
+
+    def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
+        super().__init__()
+        self._groups = groups(work)
+        self._schema = schema
+        self._access = access
+
+    @property
+    def tasks(self) -> int:
+        """How many read tasks there are; pass it as `override_num_blocks`, or Ray cuts the blocks again."""
+        return len(self._groups)
+
+    def get_name(self) -> str:
+        return "Images"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(map(_bytes, self._groups))
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        return [self._task(group, per_task_row_limit) for group in self._groups]
+
+    def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
+        metadata = BlockMetadata(num_rows=None, size_bytes=_bytes(group), exec_stats=None, input_files=None)
+        read = partial(read_units, group, self._schema, self._access)
+        return ReadTask(read, metadata, self._schema, row_limit)
+
+
+def groups(work: list[Work]) -> list[list[Work]]:
+    """What each read task reads."""
+    tasks = min(len(work), MOST_READ_TASKS)
+    return [[work[n] for n in group] for group in np.array_split(np.arange(len(work)), tasks)]
+
+
+def _bytes(group: list[Work]) -> int:
+    return sum(work.ref.bytes for work in group)
+
+
+def read_units(group: list[Work], schema: pa.Schema, access: Access) -> Iterator[pa.Table]:
+    """One read task: the rows of its units, one unit after another."""
+    for work in group:
+        unit = work.ref.load(access.storage)
+        rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
+        yield from tables((_tried_again(row, work) for row in rows), schema)
+
+
+def _tried_again(row: Row, work: Work) -> Row:
+    row["attempts"] += work.tried.get(row["index"], 0)
+    return row
+
+
+def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows as Arrow tables of about TABLE_BYTES; deterministic, since it counts the input's bytes only."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["image"] or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
+        if size >= TABLE_BYTES:
+            yield _table(batch, schema)
+            batch, size = [], 0
+    if batch:
+        yield _table(batch, schema)
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    return pa.table([_column([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values as one array; those that came from a file of Arrow's types are one-row arrays themselves."""
+    if not any(isinstance(value, pa.Array) for value in values):
+        return pa.array(values, kind)
+    return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
+
+
+def unit_rows(
+    number: int,
+    unit: Unit,
+    *,
+    schema: pa.Schema,
+    access: Access,
+    done: BitMap | None = None,
+    rows: int | None = None,
+) -> Iterator[Row]:
+    """The rows of one unit that are not done, in order; the unit's last row carries `unit_rows` (D5).
+
+    A unit that cannot be read any further ends with a failed row at that place, which counts as its last.
+
+    Args:
+        number: the unit's number in the plan.
+        done: indices that an earlier run has finished.
+        rows: the unit's length, where an earlier run has found it.
+    """
+    done = BitMap() if done is None else done
+    source = unit.entries[0].stored.path
+    empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
+
+    def row(index: int, sample: Sample) -> Row:
+        return empty | _row(number, index, sample, metadata)
+
+    samples = sources.read_unit(unit, done, access)
+    pending: Row | None = None
+    position = 0
+    try:
+        for position, sample in zip(count(1), samples, strict=False):
+            if pending:
+                yield pending
+            pending = row(position - 1, sample) if sample else None
+        if position == 0:
+            raise RowFailure("empty_unit")
+    except RowFailure as failure:
+        if pending:
+            yield pending
+        rows = rows or max(position, done.max() + 1 if done else 0) + 1
+        for index in range(position, rows):  # more than one only where an earlier run has read further
+            if index not in done:
+                rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
+                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
+    except OSError as error:
+        raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
+    else:
+        if pending:
+            yield pending | {"unit_rows": position}
+
+
+def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
+    """What a sample says of its row; `metadata` are the names and types of the source's own columns."""
+    row: Row = {
+        "id": row_id(unit, index),
+        "unit": unit,
+        "index": index,
+        "source": sample.source,
+        "key": sample.key,
+        "attempts": 1,
+    }
+    failure = sample.failure
+    try:
+        row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
+    if failure:
+        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
+    assert sample.image is not None
+    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """A value with the type that the plan's files have in common for its column."""
+    return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

@@ -1,0 +1,89 @@
+"""Read a recipe: a YAML file and overrides, checked, every fault in one sentence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.sections import Recipe, Storage
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `section.field=value` overrides, whose values are YAML."""
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: the recipe is not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections such as input, model and output.")
+    for override in overrides:
+        _override(document, override)
+    return parse(document)
+
+
+def parse_storage(overrides: Sequence[str]) -> Storage:
+    """The section `storage` alone, for commands that have no recipe, from `storage.field=value` overrides."""
+    document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
+    for override in overrides:
+        if not override.startswith("storage."):
+            raise RecipeError(f"{override!r}: only fields of storage can be given here, for instance storage.region=…")
+        _override(document, override)
+    return parse(document).storage
+
+
+def parse(document: dict[str, Any]) -> Recipe:
+    """A recipe from plain data. Raises RecipeError for the first thing that is wrong."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error)) from None
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    names = name.split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise RecipeError(f"{override!r}: an override looks like section.field=value, for instance replicas.gpus=0.")
+    place = document
+    for part in names[:-1]:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise RecipeError(f"{override!r}: {part} is a value in this recipe, not a section.")
+    try:
+        place[names[-1]] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise RecipeError(f"{override!r}: {text!r} is not a YAML value.") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """One sentence for the first fault: field, value, and what is allowed."""
+    fault = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section = _section(fault["loc"][:-1])
+        return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."
+    if fault["type"] == "missing":
+        return f"{field}: missing; it has no default, so the recipe must give it."
+    if fault["type"] == "value_error":
+        return ": ".join(filter(None, [field, str(fault["ctx"]["error"])])) + "."
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{field}: {fault['input']!r} is not allowed; it should be a section, a mapping of fields."
+    message = fault["msg"].removeprefix("Input ").removeprefix("List ").removeprefix("String ")
+    return f"{field}: {fault['input']!r} is not allowed; it {message}."
+
+
+def _section(location: Sequence[int | str]) -> type[BaseModel]:
+    """The model class of a section of the recipe."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return section

@@ -1,0 +1,1 @@
+"""Observers of a running job: progress line, counters and the circuit breaker."""

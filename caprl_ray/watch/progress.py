@@ -1,0 +1,92 @@
+"""The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import ray
+
+from caprl_ray.output.ledger import Ledger
+
+TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
+ABSENT_S = 10.0  # a replica's process takes seconds to start where there is room for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: rows already done, those of them that failed, and planned rows where they are known."""
+
+    done: int
+    failed: int
+    planned: int | None
+
+    @classmethod
+    def of(cls, ledger: Ledger, limit: int | None) -> "Start":
+        """The start of a run on top of `ledger` that captions at most `limit` images."""
+        done = ledger.captioned + ledger.failed
+        planned = None if ledger.unknown else ledger.planned
+        if limit is not None:
+            planned = done + limit if planned is None else min(planned, done + limit)
+        return cls(done=done, failed=ledger.failed, planned=planned)
+
+
+class ProgressLine:
+    """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
+
+    def __init__(self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr) -> None:
+        self.start = start or Start(done=0, failed=0, planned=None)
+        self._counter = counter
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+        self._began: float | None = None
+
+    def __enter__(self) -> "ProgressLine":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._terminal:
+            self._stream.write("\n")
+
+    def _work(self) -> None:
+        while not self._stop.wait(TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
+            try:
+                rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
+            except ray.exceptions.RayError:
+                continue  # the line is not worth a run; whatever is wrong shows elsewhere
+            self._show(rows, sum(failed.values()), absent)
+
+    def _show(self, rows: int, failed: int, absent: float = 0.0) -> None:
+        now = time.monotonic()
+        if rows and self._began is None:
+            self._began = now  # the rate is that of captioning, without the engines' start
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent)
+        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        self._stream.flush()
+
+
+def describe(start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0) -> str:
+    """The line for `rows` more rows in `seconds` of captioning; there has been no replica for `absent` seconds."""
+    done = start.done + rows
+    parts = [f"{done:,} / {start.planned:,} images" if start.planned is not None else f"{done:,} images"]
+    rate = rows / seconds if seconds > 0 else 0.0
+    if absent > ABSENT_S:
+        parts.append(f"waiting for a replica's node, {_clock(absent)} so far")
+    else:
+        parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
+    parts.append(f"{start.failed + failed:,} failed")
+    if rate and start.planned is not None:
+        parts.append(f"ETA {_clock(max(0, start.planned - done) / rate)}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,46 @@
+"""The engine's cores are its own from when it runs, and everybody's again afterwards."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.checkout import ROOT
+
+SCRIPT = """
+import json, os, subprocess, sys
+from caprl_ray.cluster import cores
+
+
+def sleeper():
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+os.sched_setaffinity(0, json.loads(sys.argv[1]))
+with cores.apart():
+    engine, other = sleeper(), sleeper()
+    cores.take([engine.pid])
+    second, later = sleeper(), sleeper()
+    cores.take([second.pid])
+    during = [sorted(os.sched_getaffinity(pid)) for pid in (engine.pid, second.pid, other.pid, later.pid, 0)]
+for process in engine, second, other, later:
+    process.communicate(b"\\n")
+print(json.dumps([during, sorted(os.sched_getaffinity(0)), cores.kept() == set()]))
+"""
+
+
+def bound(allowed: list[int]) -> object:
+    command = [sys.executable, "-c", SCRIPT, json.dumps(allowed)]
+    return json.loads(subprocess.check_output(command, cwd=ROOT, timeout=60))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
+def test_engines_take_their_cores_from_all_others_of_the_run() -> None:
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    assert bound([first, second]) == [[[first]] * 2 + [[second]] * 3, [first, second], True]
+
+
+def test_one_core_is_shared() -> None:
+    only = min(os.sched_getaffinity(0))
+    assert bound([only]) == [[[only]] * 5, [only], True]

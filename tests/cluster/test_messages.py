@@ -1,0 +1,31 @@
+"""What Ray says of its cluster comes to a few lines, however many replicas it says it of."""
+
+import io
+
+from caprl_ray.cluster.messages import EachKindOnce
+
+RETRIED = (
+    "Task MapWorker(MapBatches(Captioner)).submit failed. There are infinite retries remaining, so the task will be "
+    "retried. Error: The actor {} is temporarily unavailable: ipv4:10.0.{}.7:39631: connection refused"
+)
+DEAD = (
+    "The node with node id: {:056x} and address: 10.0.{}.7 and node name: 10.0.{}.7 has been marked dead\n\t(1) raylet"
+)
+
+
+def test_a_thousand_lost_replicas_are_two_lines_and_another_cause_is_a_third() -> None:
+    stream = io.StringIO()
+    say = EachKindOnce(stream)
+    messages = [RETRIED.format(f"{n:032x}", n) for n in range(1000)] + [DEAD.format(n, n, n) for n in range(1000)]
+    for message in [*messages, RETRIED.format(0, 0).replace("connection refused", "\x1b[2Jout of memory")]:
+        say({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    retried, dead, other = stream.getvalue().splitlines()
+    assert retried.startswith("Ray: Task MapWorker(MapBatches(Captioner)).submit failed. There are infinite retries")
+    assert dead.startswith("Ray: The node with node id: 000") and dead.endswith("has been marked dead")
+    assert other.endswith(": [2Jout of memory"), "what a terminal would obey"
+
+
+def test_a_stream_that_is_closed_does_not_end_rays_thread() -> None:
+    stream = io.StringIO()
+    stream.close()
+    EachKindOnce(stream)({"lines": [DEAD.format(1, 1, 1)]}, ignore_prefix=False)

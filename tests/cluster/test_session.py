@@ -1,0 +1,83 @@
+"""The connection to Ray, in a process that has none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.data import DataContext
+from ray.data._internal.execution import metadata_fetcher
+
+from caprl_ray.cluster import session
+
+# Runs in a process of its own: the others of this session share one cluster.
+SCRIPT = """
+import ray
+from caprl_ray.cluster import session
+connect, asked = session._connect, []
+session._connect = lambda debug: (asked.append(debug), connect(debug))
+with session.lasting(False):
+    assert not ray.is_initialized()
+    with session.connected():
+        node = ray.get_runtime_context().get_node_id()
+    with session.connected():
+        assert ray.get_runtime_context().get_node_id() == node
+assert asked == [False] and not ray.is_initialized()
+with session.connected():
+    assert ray.get_runtime_context().get_node_id() != node
+assert not ray.is_initialized()
+"""
+
+STOPPED = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+import ray
+from caprl_ray import pipeline
+from caprl_ray.cluster import session
+from caprl_ray.output import lease
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.recipe.load import parse
+folder, there = Path(sys.argv[1]), []
+render_dataset(folder, 2)
+give_back = lease._Renewal.stop
+lease._Renewal.stop = lambda self: (there.append(ray.is_initialized()), give_back(self))
+def stopped(*_):
+    with session.connected():
+        there.append(ray.is_initialized())
+        raise KeyboardInterrupt
+pipeline._run = stopped
+try:
+    pipeline.run(parse(demo_recipe([folder / "files"], folder / "out")))
+except KeyboardInterrupt:
+    assert there == [True, False], there
+else:
+    sys.exit("it was not stopped")
+"""
+
+
+def test_ray_is_started_when_it_is_needed_and_once_in_what_lasts() -> None:
+    succeeds(SCRIPT)
+
+
+def test_a_stopped_run_leaves_ray_before_another_driver_may_write(tmp_path: Path) -> None:
+    succeeds(STOPPED, str(tmp_path))
+
+
+def succeeds(script: str, *arguments: str) -> None:
+    command = [sys.executable, "-c", script, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(("given", "kind"), [(None, "Inline"), ("1", "Threaded")])
+def test_a_tasks_blocks_are_handed_over_in_every_turn(
+    given: str | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private to Ray: where it goes by another name, blocks wait again and nothing else would say so."""
+    monkeypatch.setattr(metadata_fetcher, "_PREFETCH_ON_THREAD", True)
+    monkeypatch.delenv(session.METADATA_THREAD, raising=False)
+    if given:
+        monkeypatch.setenv(session.METADATA_THREAD, given)
+    session.configure(DataContext.get_current().copy(), debug=True)
+    assert type(metadata_fetcher.make_metadata_fetcher()).__name__ == f"{kind}MetadataFetcher"

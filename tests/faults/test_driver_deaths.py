@@ -1,0 +1,126 @@
+"""The driver killed by SIGKILL at each step of planning and committing; the same command goes on with what it left.
+
+Run as a program, this file is `caprl-ray caption` that kills itself at the step that its first argument names.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import cli, plan
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.output import ledger
+from caprl_ray.output.committed import read_committed
+from caprl_ray.recipe.load import parse
+from caprl_ray.storage import Storage, local
+from tests.checkout import ROOT
+from tests.expected import expected_caption
+
+IMAGES = 400
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_write(name: str, *, written: bool) -> None:
+    """Die at the write of the object with this name: with its temporary file written, or when it is in place."""
+    write = local._write
+
+    def deadly(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
+        if target.name != name:
+            write(target, content, put_in_place)
+        else:
+            write(target, content, put_in_place if written else die)
+            die()
+
+    local._write = deadly
+
+
+def at_commits(out: Path, count: int) -> None:
+    """Die as soon as so many more objects are committed."""
+    enough = committed(out) + count
+
+    def watch() -> None:
+        while committed(out) < enough:
+            time.sleep(0.01)
+        die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def committed(out: Path) -> int:
+    return len(list((out / "data").glob("*.parquet")))
+
+
+STEPS: dict[str, Callable[[Path], None]] = {
+    "the lease is taken": lambda out: at_write("lease.json", written=True),
+    "run.json is being written": lambda out: at_write("run.json", written=False),
+    "run.json is written": lambda out: at_write("run.json", written=True),
+    "the plan is being written": lambda out: at_write("00000.parquet", written=False),
+    "the plan is written": lambda out: at_write("00000.parquet", written=True),
+    "the first object is committed": lambda out: at_commits(out, 1),
+    "more objects are committed": lambda out: at_commits(out, 3),
+    "the output is being marked complete": lambda out: at_write("_SUCCESS", written=False),
+    "the output is complete": lambda out: at_write("_SUCCESS", written=True),
+}
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    rows = pq.read_table(out / "data").to_pylist() if committed(out) else []
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+@pytest.mark.timeout(500)
+def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) -> None:
+    """Each death ends the command that went on after the last, and comes when that one is at the next step."""
+    render_dataset(tmp_path / "images", 2 * IMAGES)
+    out = tmp_path / "out"
+    document = demo_recipe([tmp_path / "images" / "files"], out)
+    document |= {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}}
+    document["output"]["rows_per_object"] = 32
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(document))
+    found: dict[str, dict[str, Any]] = {}
+    for step in STEPS:
+        killed = command(__file__, step, recipe)
+        assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
+        before, found = found, rows_of(out)
+        assert {id_: found[id_] for id_ in before} == before, step
+        if "object" in step:
+            assert len(before) < len(found) < IMAGES, f"{step}: too early or too late to show anything"
+    ended = command("-m", "caprl_ray", "caption", recipe)
+    assert ended.returncode == 0, ended.stderr
+    assert rows_of(out) == found
+    units = plan.load(Storage(), str(out)).units
+    balance = ledger.balance(units, read_committed(Storage(), str(out)))
+    assert balance.balanced and balance.captioned == len(found) == IMAGES
+    assert (out / "_SUCCESS").exists() and not (out / "lease.json").exists()
+    parsed = parse(document)
+    for row in list(found.values())[::7]:
+        assert row["caption"] == expected_caption(Path(row["source"]).read_bytes(), parsed)
+
+
+if __name__ == "__main__":
+    recipe_path = sys.argv[2]
+    STEPS[sys.argv[1]](Path(yaml.safe_load(Path(recipe_path).read_text())["output"]["path"]))
+    sys.exit(cli.main(["caption", recipe_path]))

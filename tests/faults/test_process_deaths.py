@@ -1,0 +1,170 @@
+"""The whole job, with rows and hands from outside that end its processes: only the rows that are deadly fail."""
+
+import io
+import os
+import signal
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from caprl_ray import caption_dataset, pipeline
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.engines.stub import DIE, EXIT, HANG
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.watch.counter import FORGIVEN, Counter
+from tests.expected import expected_caption
+from tests.processes import gone
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+ROWS = 100
+NOTES, KILLING = "", False
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("scenes")
+    render_dataset(folder, 2 * ROWS)
+    return [path.read_bytes() for path in sorted((folder / "files").iterdir())]
+
+
+def shard(path: Path, images: list[bytes], words: dict[int, str]) -> list[str]:
+    """A shard whose texts go into the prompt; returns the texts."""
+    texts = [f"number {number} {words.get(number, 'harmless')}" for number in range(len(images))]
+    with tarfile.open(path, "w") as tar:
+        for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+            for extension, content in (("png", image), ("txt", text.encode())):
+                member = tarfile.TarInfo(f"{number:05d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return texts
+
+
+def stub_recipe(path: Path, out: Path, **sections: Any) -> Recipe:
+    model = {"source": "stub", "engine": {"distributed_executor_backend": "mp"}}  # mp: the stub has a core
+    document = demo_recipe([path], out) | {"model": model, "prepare": {"max_pixels": 20_000}}
+    return parse(document | {"prompt": {"user": "Say: {txt}"}} | sections)
+
+
+def run(tmp_path: Path, images: list[bytes], words: dict[int, str], **sections: Any) -> dict[int, str]:
+    """Run, and check all that holds whatever dies; returns the details of the failed rows by number."""
+    texts = shard(tmp_path / "0.tar", images, words)
+    recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", **sections)
+    balance = pipeline.run(recipe)
+    assert balance.balanced and (balance.captioned, balance.failed) == (len(images) - len(words), len(words))
+    rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert sorted(row["index"] for row in rows) == [n for n in range(len(images)) if n not in words]
+    for row in rows:
+        number = row["index"]
+        assert row["caption"] == expected_caption(images[number], recipe).replace("{txt}", texts[number])
+    if not words:
+        return {}
+    failed = pq.read_table(tmp_path / "out" / "failed").to_pylist()
+    assert {(row["stage"], row["code"]) for row in failed} == {("caption", "engine_crash")}
+    return {row["index"]: row["detail"] for row in failed}
+
+
+def test_rows_that_end_the_engine_or_the_replica_fail_and_their_neighbours_do_not(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = noting(tmp_path, monkeypatch)
+    details = run(tmp_path, scenes, {5: DIE, 6: DIE, 40: EXIT, 99: DIE})
+    assert details.keys() == {5, 6, 40, 99}
+    assert [number for number, detail in details.items() if "replica" in detail] == [40]
+    assert len(processes(notes)) == 6  # the row ended five of them
+
+
+def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], tmp_path: Path) -> None:
+    details = run(tmp_path, scenes[:40], {17: HANG}, engine={"stall_timeout_s": 1})
+    assert details.keys() == {17}
+
+
+class NotingCaptioner(pipeline.Captioner):
+    """Captioner that notes its process, and that somebody kills in the middle of its second batch, once."""
+
+    def apply(self, rows: list[dict[str, Any]]) -> Any:
+        with open(NOTES, "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+        return super().apply(rows)
+
+    async def _caption(self, row: dict[str, Any]) -> Any:
+        if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
+            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._guard.processes())))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super()._caption(row)
+
+
+def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killing: bool = False) -> Path:
+    monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
+    monkeypatch.setattr(sys.modules[__name__], "KILLING", killing)
+    monkeypatch.setattr(pipeline, "Captioner", NotingCaptioner)
+    return tmp_path / "notes"
+
+
+def processes(notes: Path) -> set[str]:
+    return set(notes.read_text().split())
+
+
+def test_a_replica_that_is_killed_comes_back_and_leaves_no_core(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = noting(tmp_path, monkeypatch, killing=True)
+    assert not run(tmp_path, scenes, {})
+    assert len(processes(notes)) == 2
+    (core,) = (tmp_path / "notes.killed").read_text().split()
+    assert gone(int(core))
+
+
+def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_same(scenes: list[bytes]) -> None:
+    rows = [{"image": scenes[0], "txt": "harmless", "n": n} for n in range(150)]
+    rows[70]["txt"] = EXIT
+    settings = {
+        "model": {"source": "stub"},
+        "replicas": {"gpus": 0},
+        "prepare": {"max_pixels": 20_000},
+        "prompt": {"user": "Say: {txt}"},
+    }
+    out = caption_dataset(ray.data.from_items(rows), settings).take_all()
+    assert [row["n"] for row in out if row["code"]] == [70] and len(out) == 150
+    assert {row["code"] for row in out} == {None, "engine_crash"}
+
+
+class Unlucky(pipeline.Captioner):
+    """Captioner whose constructor fails once: as it is told, with its whole process or without."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        if not os.path.exists(NOTES):
+            Path(NOTES).touch()
+            if KILLING:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("no memory")
+        super().__init__(*arguments, **named)
+
+
+@pytest.mark.parametrize("killing", [False, True])
+def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killing: bool
+) -> None:
+    notes = noting(tmp_path, monkeypatch, killing=killing)
+    monkeypatch.setattr(pipeline, "Captioner", Unlucky)
+    assert not run(tmp_path, scenes[:5], {})
+    assert notes.exists()
+
+
+def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:
+    counter, here = Counter(), ray.get_runtime_context().get_node_id()
+    assert [counter.begin(key, here) for key in "aab"] == [0, 1, 0]
+    counter.end(["a", "never"])
+    counter.put_off("b")
+    assert [counter.begin(key, here) for key in "abb"] == [0, 0, 1]
+
+
+def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
+    counter, here = Counter(), ray.get_runtime_context().get_node_id()
+    assert [counter.begin("row", f"{n:056x}") for n in range(FORGIVEN + 2)] == [0] * (FORGIVEN + 1) + [1]
+    assert [counter.begin("row", here), counter.begin("row", here)] == [2, 3]

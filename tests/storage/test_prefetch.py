@@ -1,0 +1,36 @@
+"""Fetching ahead keeps the order, the bound and the faults of what it fetches."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from caprl_ray.storage.prefetch import FETCHED_AHEAD, prefetched
+
+
+def test_results_come_in_order_whatever_finishes_first() -> None:
+    assert list(prefetched(lambda n: time.sleep(0.002 * (7 - n % 8)) or n, range(50))) == list(range(50))
+
+
+def test_as_many_as_allowed_are_under_way_and_no_more_are_asked_for() -> None:
+    all_at_once = threading.Barrier(FETCHED_AHEAD)
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    results = prefetched(lambda n: all_at_once.wait(10) if n < FETCHED_AHEAD else n, items())
+    next(results)
+    assert len(taken) == FETCHED_AHEAD
+    results.close()
+    assert len(taken) == FETCHED_AHEAD
+
+
+def test_a_fault_comes_at_its_place() -> None:
+    results = prefetched(lambda n: 1 // (n - 3), range(10))
+    assert [next(results) for _ in range(3)] == [-1, -1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
