@@ -96,12 +96,13 @@ def _positive(text: str) -> int:
 
 
 def _caption(args: argparse.Namespace) -> int:
+    from caprl_ray.caption.job import caption_job
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
     ledger = run(
-        recipe,
+        caption_job(recipe),
         limit=args.limit,
         retry=_codes(args.retry_failed),
         adopt=frozenset(filter(None, args.adopt.split(","))),
@@ -123,12 +124,12 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _codes(text: str | None) -> frozenset[str]:
     """The codes of failed rows to try again: none without the option, all where it names none."""
-    from caprl_ray.rows.schema import FAILURE_CODES
+    from caprl_ray.caption.columns import CODES
 
-    codes = frozenset(FAILURE_CODES if text == "" else text.split(",") if text else ())
-    unknown = sorted(codes - FAILURE_CODES.keys())
+    codes = frozenset(CODES if text == "" else text.split(",") if text else ())
+    unknown = sorted(codes - CODES.keys())
     if unknown:
-        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(FAILURE_CODES)}.")
+        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(CODES)}.")
     return codes
 
 
@@ -142,6 +143,7 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray import plan
     from caprl_ray.output import lease, ledger
     from caprl_ray.output.committed import read_committed
+    from caprl_ray.output.folder import read_run, stored_job
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
@@ -153,7 +155,8 @@ def _verify(args: argparse.Namespace) -> int:
     if args.repair:
         with lease.held(storage, args.output):
             repair(storage, args.output, read_committed(storage, args.output))
-    balance = ledger.balance(units, read_committed(storage, args.output))
+    done = stored_job(read_run(storage, args.output) or {})["done"]
+    balance = ledger.balance(units, read_committed(storage, args.output), done)
     print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
     return 0 if balance.balanced else 3
 

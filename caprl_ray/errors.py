@@ -45,7 +45,7 @@ class LedgerUnbalanced(CaprlError):
 
 
 class RowFailure(Exception):
-    """A fault of one row: `code` is a key of `schema.FAILURE_CODES`, `detail` is safe to store and show."""
+    """A fault of one row: `code` is a key of `rows.codes.FAILURE_CODES`, `detail` is safe to store and show."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code, detail)

@@ -26,6 +26,7 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.text import plain
+from caprl_ray.watch.counted import counted
 from caprl_ray.watch.counter import HERE_S
 
 T = TypeVar("T")
@@ -69,9 +70,7 @@ class Captioner:
         if self._failure:
             raise self._failure
         captioned = run_stage(self, table)
-        if self._counter:
-            self._counter.add.remote(captioned.num_rows, captioned["code"].drop_null().to_pylist())
-        return captioned
+        return counted(captioned, self._counter) if self._counter else captioned
 
     def engine_arguments(self) -> dict[str, Any]:
         """What the engine was started with on this node; nothing where it takes no arguments."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from caprl_ray.caption.job import caption_job
 from caprl_ray.embedded import scenes
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
@@ -34,13 +35,13 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     recipe = parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out))
     print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
     began = time.monotonic()
-    ledger = run(recipe, debug=debug)
+    ledger = run(caption_job(recipe), debug=debug)
     seconds = time.monotonic() - began
     right, shown = check(out, captions)
     for name, caption in shown:
         print(f"  {name}: {caption}")
     print(f"captions: {out / 'data'}")
-    print(f"{ledger.summary()}; {ledger.captioned / seconds:.1f} images/s with the engine's start")
+    print(f"{ledger.summary()}; {ledger.finished / seconds:.1f} images/s with the engine's start")
     print(f"{right} of {images} captions are right to the letter")
     return 0
 

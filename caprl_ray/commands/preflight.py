@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray import sources
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session
 from caprl_ray.errors import RecipeError, SystemFailure
@@ -47,12 +48,12 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
 
 def _first_images(recipe: Recipe) -> pa.Table:
-    access = Access(storage=Storage(recipe.storage), input=recipe.input, max_bytes=recipe.prepare.max_bytes)
+    access = Access.of(recipe)
     units = sources.plan_units(access)
     first = next(units, None)
     if first is None:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(first.columns)
+    schema = row_schema(first.columns, CAPTION)
     rows = chain.from_iterable(
         unit_rows(number, unit, schema=schema, access=access)
         for number, unit in enumerate(chain([first], units))

@@ -1,7 +1,7 @@
 """Commit: each write task's rows become one parquet object in `data/` and, for failed rows, one in `failed/` (D6).
 
 An object is built in memory and put once. Its name is a hash of the identities of all rows of the write task, the
-captioned and the failed ones: a task that Ray runs again overwrites both of its objects, also when a row fails in one
+finished and the failed ones: a task that Ray runs again overwrites both of its objects, also when a row fails in one
 run and not in the other, and it can never overwrite another task's.
 """
 
@@ -16,7 +16,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.rows.schema import META_PREFIX, data_schema, failed_schema, metadata_schema
+from caprl_ray.rows.schema import META_PREFIX, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
@@ -25,10 +25,11 @@ DATA, FAILED = "data", "failed"
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes a write task's rows whole or not at all."""
 
-    def __init__(self, storage: Storage, output: str, rows_per_object: int) -> None:
+    def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields) -> None:
         self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
+        self._adds = adds
 
     @property
     def min_rows_per_write(self) -> int:
@@ -39,15 +40,16 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         rows = pa.concat_tables([table for table in tables if table.num_rows])
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
-        name, captioned = object_name(rows), pc.is_null(rows["code"])
+        name, finished = object_name(rows), pc.is_null(rows["code"])
         metadata = metadata_schema(rows.schema)
-        self._put(DATA, name, rows.filter(captioned), data_schema(metadata))
-        self._put(FAILED, name, rows.filter(pc.invert(captioned)), failed_schema(metadata))
+        self._put(DATA, name, rows.filter(finished), data_schema(metadata, self._adds), metadata)
+        self._put(FAILED, name, rows.filter(pc.invert(finished)), failed_schema(metadata), metadata)
 
-    def _put(self, folder: str, name: str, rows: pa.Table, schema: pa.Schema) -> None:
+    def _put(self, folder: str, name: str, rows: pa.Table, schema: pa.Schema, metadata: pa.Schema) -> None:
         if not rows.num_rows:
             return
-        names = [n if n in rows.schema.names else META_PREFIX + n for n in schema.names]
+        ours = schema.names[: len(schema) - len(metadata)]
+        names = [*ours, *(META_PREFIX + name for name in metadata.names)]
         path = join(self._output, folder, f"{name}.parquet")
         try:
             self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))

@@ -1,4 +1,4 @@
-"""What an output holds, read from its own rows (D3): bitmaps of captioned and of failed rows for each unit.
+"""What an output holds, read from its own rows (D3): bitmaps of finished and of failed rows for each unit.
 
 Only the identity columns are read, in Ray tasks where there are many objects. Time and memory grow with the objects and
 one bit a row; no id is ever held.
@@ -35,12 +35,12 @@ PIECE = 64 * 1024
 class Committed:
     """What the output holds of one unit.
 
-    A row that stands in `data` and in `failed` counts as captioned; among failed rows the highest `attempts` counts
+    A row that stands in `data` and in `failed` counts as finished; among failed rows the highest `attempts` counts
     (D7). `extra` are the indices that stand more than once, in whichever way. `rows` is the unit's length where a row
     says it; a later row may say that the unit is longer than an earlier one could read.
     """
 
-    captioned: BitMap = field(default_factory=BitMap)
+    finished: BitMap = field(default_factory=BitMap)
     failed: BitMap = field(default_factory=BitMap)
     extra: BitMap = field(default_factory=BitMap)
     rows: int | None = None
@@ -48,14 +48,14 @@ class Committed:
     @property
     def done(self) -> BitMap:
         """The indices that need no more work."""
-        return self.captioned | self.failed
+        return self.finished | self.failed
 
     def settle(self) -> None:
         """Let each row stand in one bitmap, when all objects are read."""
-        both = self.captioned & self.failed
+        both = self.finished & self.failed
         self.extra |= both
         self.failed -= both
-        for rows in (self.captioned, self.failed, self.extra):
+        for rows in (self.finished, self.failed, self.extra):
             rows.run_optimize()
 
 
@@ -111,7 +111,7 @@ def _take_in(units: defaultdict[int, Committed], parts: Iterable[Part]) -> None:
     for part in parts:
         for number, content in part.rows.items():
             unit, rows = units[number], BitMap.deserialize(content)
-            before = unit.captioned if part.folder == DATA else unit.failed
+            before = unit.finished if part.folder == DATA else unit.failed
             if before.intersect(rows):
                 unit.extra |= before & rows
             before |= rows

@@ -25,12 +25,12 @@ class _Standing:
 
     stored: Stored
     position: int
-    captioned: bool
+    finished: bool
     attempts: int
 
     @property
     def rank(self) -> tuple[bool, int]:
-        return self.captioned, self.attempts
+        return self.finished, self.attempts
 
 
 def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int:
@@ -41,7 +41,7 @@ def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int
     rows: dict[tuple[int, int], list[_Standing]] = defaultdict(list)
     for folder in (DATA, FAILED):
         for stored in storage.objects(join(output, folder), ".parquet"):
-            for identity, standing in _standing(storage, stored, extra, captioned=folder == DATA):
+            for identity, standing in _standing(storage, stored, extra, finished=folder == DATA):
                 rows[identity].append(standing)
     superseded: dict[Stored, list[int]] = defaultdict(list)
     for several in rows.values():
@@ -55,7 +55,7 @@ def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int
 
 
 def _standing(
-    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, captioned: bool
+    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, finished: bool
 ) -> Iterator[tuple[tuple[int, int], _Standing]]:
     """The rows of an object whose identities stand more than once."""
     table = identity_columns(storage, stored, ["unit", "index", "attempts"])
@@ -64,7 +64,7 @@ def _standing(
         number, index = int(numbers[position]), table["index"][position].as_py()
         if index in extra[number]:
             attempts = table["attempts"][position].as_py() or 0
-            yield (number, index), _Standing(stored, position, captioned, attempts)
+            yield (number, index), _Standing(stored, position, finished, attempts)
 
 
 def _remove(storage: Storage, stored: Stored, positions: list[int]) -> None:

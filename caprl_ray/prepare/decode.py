@@ -142,7 +142,7 @@ def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     """The first picture in `image` as upright RGB at `rule.settled` of its size, resized bicubically.
 
     A picture that already has this size keeps its pixels bit for bit. RowFailure with one of the image_ codes of
-    `schema.FAILURE_CODES`.
+    `rows.codes.FAILURE_CODES`.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow has one for each damaged tag: thousands of lines of log
         return _prepare(image, rule, limits)

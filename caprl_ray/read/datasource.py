@@ -1,4 +1,4 @@
-"""Read: the Ray datasource that streams the plan's units as rows of compressed images with identity and metadata."""
+"""Read: the Ray datasource that streams the plan's units as rows with identity, metadata and compressed images."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ def remaining(
     return work
 
 
-class PlannedImages(Datasource):  # type: ignore[misc]
+class PlannedRows(Datasource):  # type: ignore[misc]
     """Ray datasource over the units that are left to do; finished units are not in `work` and are never opened."""
 
     def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
@@ -81,7 +81,7 @@ class PlannedImages(Datasource):  # type: ignore[misc]
         return len(self._groups)
 
     def get_name(self) -> str:
-        return "Images"
+        return "Rows"
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(map(_bytes, self._groups))
@@ -126,7 +126,7 @@ def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row["image"] or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
+        size += len(row.get("image") or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
         if size >= TABLE_BYTES:
             yield _table(batch, schema)
             batch, size = [], 0
@@ -212,7 +212,8 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
         failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
     if failure:
         return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
-    assert sample.image is not None
+    if sample.image is None:  # the job needs none; for other jobs the source has failed the row
+        return row
     return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
 
 

@@ -21,7 +21,6 @@ from ray.data.datasource import ReadTask
 from caprl_ray.cluster import resources
 from caprl_ray.plan import Plan
 from caprl_ray.read.datasource import groups, read_units, remaining
-from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
 
 # Most inputs are listed in less, and have their mistakes found: nothing is started for those.
@@ -72,7 +71,7 @@ class PlannedWork(Datasource):  # type: ignore[misc]
         return [ReadTask(read, metadata, WORK)]
 
 
-class ReadImages:
+class ReadRows:
     """A read task by the plan: its row in, its units' rows out."""
 
     def __init__(self, access: Access) -> None:
@@ -86,15 +85,14 @@ class ReadImages:
 
 
 def read(counter: ActorHandle, access: Access) -> Dataset:
-    """The plan, when it is there -> rows of compressed images."""
+    """The plan, when it is there -> rows."""
     work = ray.data.read_datasource(PlannedWork(counter), override_num_blocks=1, num_cpus=0)
     return work.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        ReadImages(access), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
+        ReadRows(access), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
     )
 
 
-def hand_over(plan: Plan, counter: ActorHandle) -> None:
-    """Let the task that waits have what the plan of a new output says."""
-    schema = row_schema(plan.columns)
+def hand_over(plan: Plan, schema: pa.Schema, counter: ActorHandle) -> None:
+    """Give the plan of a new output to the waiting task; `schema` is that of its rows."""
     work = [pickle.dumps((group, schema)) for group in groups(remaining(plan.units, {}))]
     ray.get(counter.plan.remote(work))

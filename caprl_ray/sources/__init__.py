@@ -73,6 +73,8 @@ def _plan_path(path: str, access: Access, known: Container[str]) -> Iterator[Uni
     found = _found(path, access.storage)
     first = list(islice(found, SEEN_FOR_KIND))
     kind = access.input.kind or _infer(path, first)
+    if not access.images and kind != "parquet":
+        raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
     source = KINDS[kind]
     wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
     return source.plan((f for f in wanted if f.stored.path not in known), access)

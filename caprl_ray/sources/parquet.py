@@ -70,8 +70,8 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                     yield Unit(kind="parquet", rows=None, entries=[entry])
                 elif any(rows for rows, _ in footer.groups):
                     _refuse_twins(footer.schema, file.stored.path)
-                    image = image_column(footer.schema, access.input.image_column, file.stored.path)
-                    if not image.has_bytes and not web_addresses_checked:
+                    image = _image_column(footer.schema, file.stored.path, access)
+                    if image and not image.has_bytes and not web_addresses_checked:
                         _refuse_web_addresses(file.stored, image, access)
                         web_addresses_checked = True
                     yield from _units(entry, footer, image)
@@ -104,7 +104,11 @@ def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
     return sum(max(0, group.column(number).total_compressed_size) for number in range(group.num_columns))
 
 
-def _units(entry: Entry, footer: _Footer, image: ImageColumn) -> Iterator[Unit]:
+def _image_column(schema: pa.Schema, path: str, access: Access) -> ImageColumn | None:
+    return image_column(schema, access.input.image_column, path) if access.images else None
+
+
+def _units(entry: Entry, footer: _Footer, image: ImageColumn | None) -> Iterator[Unit]:
     columns = _columns(footer.schema, image)
     first = rows = size = 0
     for number, (group_rows, group_size) in enumerate(footer.groups):
@@ -144,12 +148,12 @@ def _texts(column: pa.Array) -> list[str]:
     return [text for text in column.to_pylist() if text]
 
 
-def _columns(schema: pa.Schema, image: ImageColumn) -> pa.Schema:
+def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
     """Every column but the images, as the output describes it."""
     return pa.schema(
         field.with_metadata({"description": f"The source's column {field.name}."})
         for field in schema
-        if field.name != image.name
+        if not image or field.name != image.name
     )
 
 
@@ -175,7 +179,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             raise ParquetDamaged("the parquet file could not be read when it was planned")
         lengths = [file.metadata.row_group(number).num_rows for number in range(unit.row_groups[1])]
         schema = plain_schema(file.schema_arrow)
-        image = image_column(schema, access.input.image_column, entry.stored.path)
+        image = _image_column(schema, entry.stored.path, access)
         rows = Rows(
             entry=entry,
             access=access,
@@ -199,7 +203,7 @@ def _row_group(
     """The samples of one row group, the first of which has the index `start` in the unit."""
     metadata = file.metadata.row_group(group)
     end = start + metadata.num_rows
-    columns = [*rows.image.columns, *rows.columns.names]
+    columns = [*(rows.image.columns if rows.image else ()), *rows.columns.names]
     for batch in batches(file, source, group, columns, _batch_rows(metadata), rows.access.max_bytes):
         if start + batch.num_rows > end:
             break

@@ -23,11 +23,14 @@ IMAGES_AT_ONCE = 8  # images of one unit read at once, where the rows hold their
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of one unit; `rows_before` is how many the file has before it, `columns` are the output's."""
+    """The rows of one unit. The file has `rows_before` rows before it. `columns` are the output's.
+
+    `image` is None if the job needs no images.
+    """
 
     entry: Entry
     access: Access
-    image: ImageColumn
+    image: ImageColumn | None
     columns: pa.Schema
     rows_before: int
     pool: ThreadPoolExecutor
@@ -41,8 +44,8 @@ class Rows:
             index = start + number
             return None if index in done else self._sample(batch.slice(number, 1), index, sound=sound)
 
-        content, _ = self.image.parts(batch)
-        if content is not None and not content.null_count:
+        content = self.image.parts(batch)[0] if self.image else None
+        if self.image is None or (content is not None and not content.null_count):
             yield from map(sample, numbers)
             return
         for few in batched(numbers, IMAGES_AT_ONCE):
@@ -67,6 +70,9 @@ class Rows:
 
     def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
         """Give the sample what the row has, metadata first. Raises RowFailure where it has not all."""
+        if self.image is None:
+            sample.metadata = self._metadata(row, 0)
+            return
         contents, paths = self.image.parts(row)
         path = paths[0].as_py() if paths is not None else None
         sample.metadata = self._metadata(row, len(path or ""))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from caprl_ray.errors import RowFailure
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.sections import Input, Recipe
 from caprl_ray.storage import SourceChanged, Storage, Stored
 
 
@@ -24,11 +24,21 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a source is planned and read: its storage, the recipe's section, and the most bytes of one image."""
+    """How a source is planned and read: its storage, the recipe's section, and the most bytes of one image.
+
+    `images` says whether the job needs images. If it does not, the rows of parquet files are read without any.
+    """
 
     storage: Storage
     input: Input
     max_bytes: int
+    images: bool = True
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, images: bool = True) -> "Access":
+        """How a recipe's input is read."""
+        storage = Storage(recipe.storage)
+        return cls(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes, images=images)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from typing import Any
 import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
-from caprl_ray.recipe.sections import Failures, Recipe, Replicas
+from caprl_ray.job import Job
+from caprl_ray.recipe.sections import Failures, Replicas
 
 POLL_S = 1.0
 SHOWN_REASONS = 3
@@ -16,9 +17,9 @@ SHOWN_REASONS = 3
 class CircuitBreaker:
     """Context manager that watches a run's counter and calls `stop` when the recipe's limits are passed."""
 
-    def __init__(self, counter: Any, recipe: Recipe, stop: Callable[[CaprlError], None]) -> None:
+    def __init__(self, counter: Any, job: Job, stop: Callable[[CaprlError], None]) -> None:
         self._counter = counter
-        self._recipe = recipe
+        self._job = job
         self._stop_run = stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
@@ -37,7 +38,9 @@ class CircuitBreaker:
                 rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
             except ray.exceptions.RayError:
                 continue  # asked again in a second
-            error = tripped(rows, failed, self._recipe.failures) or without_replica(absent, self._recipe.replicas)
+            error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
+            if error is None and self._job.has_replicas:
+                error = without_replica(absent, self._job.recipe.replicas)
             if error:
                 self._stop_run(error)
                 return

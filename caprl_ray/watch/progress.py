@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import ray
 
+from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
@@ -24,20 +25,37 @@ class Start:
 
     @classmethod
     def of(cls, ledger: Ledger, limit: int | None) -> "Start":
-        """The start of a run on top of `ledger` that captions at most `limit` images."""
-        done = ledger.captioned + ledger.failed
+        """The start of a run on top of `ledger` that processes at most `limit` rows."""
+        done = ledger.finished + ledger.failed
         planned = None if ledger.unknown else ledger.planned
         if limit is not None:
             planned = done + limit if planned is None else min(planned, done + limit)
         return cls(done=done, failed=ledger.failed, planned=planned)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The words of the line: what it counts, and what it says before the first row is through."""
+
+    noun: str = "images"
+    starting: str = "starting engines"
+
+    @classmethod
+    def of(cls, job: Job) -> "Words":
+        """The words for a job."""
+        noun = "images" if job.needs_image else "rows"
+        return cls(noun=noun, starting="starting engines" if job.has_replicas else "starting")
+
+
 class ProgressLine:
     """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
 
-    def __init__(self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr, words: Words | None = None
+    ) -> None:
         self.start = start or Start(done=0, failed=0, planned=None)
         self._counter = counter
+        self._words = words or Words()
         self._stream = stream
         self._terminal = stream.isatty()
         self._stop = threading.Event()
@@ -66,20 +84,23 @@ class ProgressLine:
         now = time.monotonic()
         if rows and self._began is None:
             self._began = now  # the rate is that of captioning, without the engines' start
-        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent)
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, self._words)
         self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
 
-def describe(start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0) -> str:
+def describe(
+    start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0, words: Words | None = None
+) -> str:
     """The line for `rows` more rows in `seconds` of captioning; there has been no replica for `absent` seconds."""
-    done = start.done + rows
-    parts = [f"{done:,} / {start.planned:,} images" if start.planned is not None else f"{done:,} images"]
+    words = words or Words()
+    noun, done = words.noun, start.done + rows
+    parts = [f"{done:,} / {start.planned:,} {noun}" if start.planned is not None else f"{done:,} {noun}"]
     rate = rows / seconds if seconds > 0 else 0.0
     if absent > ABSENT_S:
         parts.append(f"waiting for a replica's node, {_clock(absent)} so far")
     else:
-        parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
+        parts.append(f"{rate:,.1f} {noun}/s" if rate else words.starting if not rows else "running")
     parts.append(f"{start.failed + failed:,} failed")
     if rate and start.planned is not None:
         parts.append(f"ETA {_clock(max(0, start.planned - done) / rate)}")

@@ -2,7 +2,8 @@
 
 import re
 
-from caprl_ray.rows.schema import CAPTION, FAILURE_CODES, IDENTITY
+from caprl_ray.caption.columns import CAPTION, CODES
+from caprl_ray.rows.schema import IDENTITY
 from tests.checkout import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -10,7 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_every_failure_code_is_listed_with_its_meaning() -> None:
     listed = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
-    assert {code: listed.get(code) for code in FAILURE_CODES} == FAILURE_CODES
+    assert {code: listed.get(code) for code in CODES} == CODES
 
 
 def test_every_column_of_the_output_is_listed() -> None:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import pipeline
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
 from caprl_ray.engines import launch, vllm_engine
 from caprl_ray.engines.protocol import EngineDied
@@ -32,7 +34,7 @@ CORE = "VLLM::EngineCore"
 NOTES = ""
 
 
-class Endangered(pipeline.Captioner):
+class Endangered(job.Captioner):
     """Captioner of which one row in each batch brings a misfortune, the first time that it comes."""
 
     async def _caption(self, row: dict[str, Any]) -> Any:
@@ -50,15 +52,15 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr(pipeline, "Captioner", Endangered)
+    monkeypatch.setattr(job, "Captioner", Endangered)
     (tmp_path / "notes").mkdir()
     captions = render_dataset(tmp_path / "images", SCENES, seed=40)
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
     document["model"]["engine"] = {"max_num_seqs": 7}  # a replica takes one batch after the other
     recipe = parse(document | {"engine": {"stall_timeout_s": 8}})
-    balance = pipeline.run(recipe)
+    balance = pipeline.run(caption_job(recipe))
     cores = {int((tmp_path / "notes" / fault).read_text()) for fault in FAULTS.values()}
-    assert balance.balanced and (balance.captioned, balance.failed) == (SCENES // 2, 0)
+    assert balance.balanced and (balance.finished, balance.failed) == (SCENES // 2, 0)
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert len({row["index"] for row in rows}) == SCENES // 2
     right, _ = check(tmp_path / "out", captions)

@@ -1,0 +1,58 @@
+"""The job `caption`: images in, prepare, caption, captions out."""
+
+import math
+from functools import partial
+
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, Dataset
+
+from caprl_ray.caption.columns import CAPTION, CODES
+from caprl_ray.caption.fingerprint import fingerprint
+from caprl_ray.caption.stage import Captioner
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency, launch
+from caprl_ray.job import Job
+from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.recipe.sections import Recipe
+
+
+def caption_job(recipe: Recipe) -> Job:
+    """Captioning by a recipe. Raises as `models.resolve` does where the model cannot be found."""
+    model = resolve(recipe)
+    settings = recipe.model
+    return Job(
+        name="caption",
+        done="captioned",
+        recipe=recipe,
+        adds=CAPTION,
+        codes=CODES,
+        stages=partial(captioned, recipe=recipe, model=model),
+        engine_on_cpu=launch.computes_on_cpu(recipe),
+        fingerprint=fingerprint(recipe, model),
+        record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
+    )
+
+
+def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
+    """Compressed images -> pixels -> captions. One block of pixels is one caption batch and one block of captions."""
+    batch = resources.batch_rows(model.size_rule.max_pixels)
+    in_flight = concurrency.batches_in_flight(recipe, batch)
+    return (
+        rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
+        .repartition(target_num_rows_per_block=batch, strict=True)
+        .map_batches(
+            Captioner,
+            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            batch_size=batch,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=recipe.replicas.min,
+                max_size=recipe.replicas.most,
+                max_concurrent_calls_per_actor=in_flight,
+                max_tasks_in_flight_per_actor=math.ceil(resources.QUEUED_OVER_TAKEN * in_flight),
+                enable_true_multi_threading=True,
+            ),
+            **resources.replica_resources(recipe),
+        )
+    )
