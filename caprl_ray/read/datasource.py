@@ -126,7 +126,9 @@ def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row.get("image") or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
+        size += len(row.get("image") or b"") + sum(
+            value.nbytes for value in row.values() if isinstance(value, pa.Array)
+        )
         if size >= TABLE_BYTES:
             yield _table(batch, schema)
             batch, size = [], 0
