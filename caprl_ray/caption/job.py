@@ -1,10 +1,9 @@
 """The job `caption`: images in, prepare, caption, captions out."""
 
-import math
 from functools import partial
 
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 
 from caprl_ray.caption.columns import CAPTION, CODES
 from caprl_ray.caption.fingerprint import fingerprint
@@ -37,22 +36,16 @@ def caption_job(recipe: Recipe) -> Job:
 def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
     """Compressed images -> pixels -> captions. One block of pixels is one caption batch and one block of captions."""
     batch = resources.batch_rows(model.size_rule.max_pixels)
+    prepare = Prepare(model.size_rule, recipe.prepare, counter)
     in_flight = concurrency.batches_in_flight(recipe, batch)
     return (
-        rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
+        rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
             Captioner,
             fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
             batch_size=batch,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=recipe.replicas.min,
-                max_size=recipe.replicas.most,
-                max_concurrent_calls_per_actor=in_flight,
-                max_tasks_in_flight_per_actor=math.ceil(resources.QUEUED_OVER_TAKEN * in_flight),
-                enable_true_multi_threading=True,
-            ),
-            **resources.replica_resources(recipe),
+            **resources.replica_pool(recipe, in_flight),
         )
     )

@@ -8,14 +8,15 @@ import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure
 
-SPILL_FOLDER = "RAY_object_spilling_directory"
+SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
+DEFAULT_FOLDER = "/tmp/ray"
 
 
 def full_disk(error: Exception) -> SystemFailure | None:
     """The sentence for blocks that neither Ray's object store nor the disk that it spills to had room for."""
     if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
         return None
-    folder = os.environ.get(SPILL_FOLDER) or ray.get_runtime_context().worker.node.get_session_dir_path()
+    folder = os.environ.get(SPILL_FOLDER) or f"that of Ray's temporary folder, {DEFAULT_FOLDER} unless it has another"
     where = " on one of the nodes, unless they were started with another" if os.environ.get("RAY_ADDRESS") else ""
     return SystemFailure(
         f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "
@@ -25,7 +26,8 @@ def full_disk(error: Exception) -> SystemFailure | None:
 
 def stuck(error: Exception) -> SystemFailure | None:
     """The sentence for a run in which nothing moved for longer than replicas may be waited for."""
-    if not isinstance(error, ray.data.exceptions.ExecutionTimeoutError):
+    timeout = getattr(ray.data.exceptions, "ExecutionTimeoutError", None)  # Ray 2.58 and later
+    if timeout is None or not isinstance(error, timeout):
         return None
     return SystemFailure(
         "Ray: nothing was read, prepared, captioned or written for longer than replicas.wait_s and half an hour; see "

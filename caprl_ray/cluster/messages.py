@@ -1,7 +1,7 @@
-"""What Ray says of its cluster while a run goes on: a line of each kind, once.
+"""What Ray says about its cluster while a run goes on: one line of each kind, once.
 
-It tells every driver of each task that it runs again, each worker and each node that is lost, the latter with twenty
-lines of a log: pages for a pool on spot capacity, in which the progress line is not found again.
+Ray tells every driver of each task that it runs again and of each lost worker. For a lost node it adds twenty lines of
+a log. On spot capacity these are pages, and the progress line is lost among them.
 """
 
 import re
@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from ray._private import worker
-
-from caprl_ray.cluster.local import replaced
+from caprl_ray.cluster import internals
 from caprl_ray.text import plain
 
-NAMES = re.compile(r"[0-9a-f]{8,}|\d[\d.:]*")  # ids, addresses and counts, which do not make another kind
+NAMES = re.compile(r"[0-9a-f]{8,}|\d[\d.:]*")  # ids, addresses and counts: they do not make another kind
 LONGEST = 240
 
 
@@ -46,6 +44,6 @@ _say_once = EachKindOnce()
 
 @contextmanager
 def briefly() -> Iterator[None]:
-    """Inside of it Ray says each kind of thing once; again in this process, it does not say it again."""
-    with replaced(worker, "print_to_stdstream", _say_once):
+    """Let Ray say each kind of thing once in this process, while the block runs."""
+    with internals.messages_to(_say_once):
         yield

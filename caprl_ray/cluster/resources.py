@@ -1,9 +1,12 @@
 """What the job's operators and actors ask of Ray: sizes of blocks and batches, shares of CPUs, places."""
 
+import inspect
+import math
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.recipe.sections import Recipe
@@ -48,6 +51,29 @@ def replica_resources(recipe: Recipe) -> dict[str, Any]:
     """What Ray reserves for a replica. Its processor time is left to the engine, and to whoever prepares beside it."""
     pinned = recipe.replicas.accelerator_type
     return {"num_gpus": recipe.replicas.gpus, "num_cpus": 0} | ({"accelerator_type": pinned} if pinned else {})
+
+
+def replica_bundle(recipe: Recipe) -> dict[str, float]:
+    """The resources of a replica, as Ray's autoscaler names them."""
+    replica: dict[str, float] = {"GPU": recipe.replicas.gpus}
+    if recipe.replicas.accelerator_type:
+        replica[ACCELERATOR + recipe.replicas.accelerator_type] = 0.001  # as Ray counts it for an actor
+    return replica
+
+
+def replica_pool(recipe: Recipe, in_flight: int) -> dict[str, Any]:
+    """Arguments of `map_batches` for the pool of replicas, each of which takes `in_flight` batches at once."""
+    # Before Ray 2.59 the number of concurrent calls is an option of the actor, not of the strategy.
+    in_strategy = "max_concurrent_calls_per_actor" in inspect.signature(ActorPoolStrategy).parameters
+    strategy = ActorPoolStrategy(
+        min_size=recipe.replicas.min,
+        max_size=recipe.replicas.most,
+        max_tasks_in_flight_per_actor=math.ceil(QUEUED_OVER_TAKEN * in_flight),
+        enable_true_multi_threading=True,
+        **({"max_concurrent_calls_per_actor": in_flight} if in_strategy else {}),
+    )
+    options = {} if in_strategy else {"max_concurrency": in_flight}
+    return {"compute": strategy, **options, **replica_resources(recipe)}
 
 
 def accelerators() -> set[str]:

@@ -4,24 +4,18 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import ray
 from ray.data import DataContext
-from ray.data._internal.execution import metadata_fetcher
 
-from caprl_ray.cluster import cores, failures, internals, local, messages
+from caprl_ray.cluster import cores, failures, internals, local, messages, resources
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.sections import Recipe
 
-# Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
-# task of small pictures hands over 12 to 20 batches a second and no more, however many replicas wait for them
-# (benchmarks/results.md, Scale).
-BLOCKS_READY = 4
 NO_PROGRESS_S = 1800.0  # Ray Data's default
-METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 
 
 @contextmanager
@@ -33,15 +27,21 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
-        plain = local.plain_data() if local.connected() else nullcontext()
-        with (
-            internals.without_statistics(),
-            internals.own_demand(recipe),
-            internals.batches_as_they_come(),
-            internals.fed(),
-            plain,
-        ):
+        with ExitStack() as patches:
+            for patch in _patches(recipe):
+                patches.enter_context(patch)
+            internals.say_missing()
             yield
+
+
+def _patches(recipe: Recipe) -> Iterator[AbstractContextManager[None]]:
+    yield internals.without_statistics()
+    yield internals.batches_as_they_come()
+    yield internals.fed()
+    if recipe.replicas.gpus:
+        yield internals.replicas_demand(resources.replica_bundle(recipe), GROWN_OVER_TAKEN)
+    if local.connected():
+        yield internals.lean_data()
 
 
 _lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one
@@ -104,14 +104,14 @@ def _connect(debug: bool) -> None:
 
 def _check_gpus(recipe: Recipe) -> None:
     """On this machine's own cluster, which never grows, a missing GPU would be waited for without end."""
-    resources, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
-    gpus = resources.get("GPU", 0)
+    there, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
+    gpus = there.get("GPU", 0)
     if not os.environ.get("RAY_ADDRESS") and gpus < recipe.replicas.gpus * recipe.replicas.min:
         raise RecipeError(
             f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
             f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
         )
-    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in resources:
+    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in there:
         raise RecipeError(
             f"replicas.accelerator_type: {pinned}, but this machine has {', '.join(sorted(accelerators())) or 'none'}."
         )
@@ -131,17 +131,14 @@ def _check_output(recipe: Recipe) -> None:
 def configure(context: DataContext, debug: bool) -> None:
     """Set what the pipeline needs of Ray Data."""
     context.target_max_block_size = TARGET_BLOCK_BYTES
-    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_READY
+    internals.more_blocks_ready(context)
+    internals.metadata_at_once()
     # Ray's own wrapper loses its cause on the way to the driver, and with it our sentence.
     context.raise_original_map_exception = True
     # A replica that starts again where the last one's memory is not yet free must not end the run. That replicas which
     # died come back, with their tasks, without end is Ray Data's default (max_restarts, max_task_retries);
     # attempts.py bounds what a row may do with it.
     context.actor_init_retry_on_errors = True
-    # Where a thread of its own asks for the metadata of blocks, a task hands over the two blocks that it may have ready
-    # in every second turn of Ray's loop only: some eight a second, and the engine waits (benchmarks/results.md).
-    if METADATA_THREAD not in os.environ:
-        metadata_fetcher._PREFETCH_ON_THREAD = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWN_OVER_TAKEN
     context.enable_progress_bars = debug  # our own line says it
     context.print_on_execution_start = debug

@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from ray.actor import ActorHandle
 
-from caprl_ray.cluster import internals
+from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
@@ -30,10 +31,12 @@ class Prepare:
     drops = ("image",)
     most_attempts = MOST_ATTEMPTS
 
-    def __init__(self, rule: SizeRule, limits: sections.Prepare) -> None:
+    def __init__(self, rule: SizeRule, limits: sections.Prepare, counter: ActorHandle | None = None) -> None:
         bounds = Limits(max_bytes=limits.max_bytes, max_source_pixels=limits.max_source_pixels)
         self._decode = partial(prepare, rule=rule, limits=bounds)
         self._timeout_s = limits.timeout_s
+        self._counter = counter
+        self._task: tuple[str, int] | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prepare one batch."""
@@ -41,7 +44,7 @@ class Prepare:
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         """Prepare rows one after another."""
-        attempt = internals.attempt()
+        attempt = self._attempt()
         images = (bytes(row["image"]) for row in rows)
         if attempt is None:  # no task of Ray's, such as preflight: nobody would run it again
             return [outcome(self._decode, image) for image in images]
@@ -50,6 +53,15 @@ class Prepare:
         self._check(attempt)
         with Sandbox(self._decode, self._timeout_s) as sandbox:
             return [sandbox(image) for image in images]
+
+    def _attempt(self) -> int | None:
+        """How many earlier attempts this task has had; None outside of Ray's tasks. A task has several batches."""
+        task = current_task()
+        if task is None:
+            return None
+        if self._task is None or self._task[0] != task:
+            self._task = task, earlier_attempts(task, self._counter)
+        return self._task[1]
 
     def _within_limit(self, image: bytes) -> Changes | RowFailure:
         with limited(self._timeout_s):

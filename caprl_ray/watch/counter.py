@@ -12,6 +12,8 @@ import ray
 HERE_S = 30.0
 # So many lost nodes are held against no row; one that goes on ending nodes must be found all the same.
 FORGIVEN = 10
+# Tasks whose attempts are counted: a task that died runs again soon.
+MOST_TASKS = 2**16
 
 
 class Counter:
@@ -21,6 +23,7 @@ class Counter:
         self.rows = 0
         self.failed: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
+        self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._work: list[bytes] | None = None
         self._began = time.monotonic()
         self._seen: float | None = None
@@ -56,6 +59,14 @@ class Counter:
         """They are finished: forget them."""
         for key in keys:
             self._begun.pop(key, None)
+
+    def attempt(self, task: str) -> int:
+        """How often a task was begun before. Each of its attempts asks once; the last tasks are remembered."""
+        before = self._attempts.pop(task, 0)
+        self._attempts[task] = before + 1
+        if len(self._attempts) > MOST_TASKS:
+            self._attempts.popitem(last=False)
+        return before
 
     def here(self) -> None:
         """A replica has its GPU, whether or not its engine has started."""

@@ -8,7 +8,7 @@ import pytest
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
 
-from caprl_ray.cluster import session
+from caprl_ray.cluster import internals, session
 
 # Runs in a process of its own: the others of this session share one cluster.
 SCRIPT = """
@@ -76,8 +76,8 @@ def test_a_tasks_blocks_are_handed_over_in_every_turn(
 ) -> None:
     """Private to Ray: where it goes by another name, blocks wait again and nothing else would say so."""
     monkeypatch.setattr(metadata_fetcher, "_PREFETCH_ON_THREAD", True)
-    monkeypatch.delenv(session.METADATA_THREAD, raising=False)
+    monkeypatch.delenv(internals.METADATA_THREAD, raising=False)
     if given:
-        monkeypatch.setenv(session.METADATA_THREAD, given)
+        monkeypatch.setenv(internals.METADATA_THREAD, given)
     session.configure(DataContext.get_current().copy(), debug=True)
     assert type(metadata_fetcher.make_metadata_fetcher()).__name__ == f"{kind}MetadataFetcher"

@@ -16,7 +16,7 @@ import pytest
 from caprl_ray import pipeline
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
-from caprl_ray.cluster import internals
+from caprl_ray.cluster.attempts import current_task
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.fingerprint import fingerprint
@@ -39,7 +39,7 @@ class PoisonedPrepare(Prepare):
         sys.path.insert(0, str(ROOT))
         from tests import poison
 
-        poison.note(NOTES, f"attempt {os.getpid()} {internals.attempt()} {signal.getsignal(signal.SIGALRM).name}")
+        poison.note(NOTES, f"attempt {os.getpid()} {self._attempt()} {signal.getsignal(signal.SIGALRM).name}")
         self._decode = partial(poison.prepare, **self._decode.keywords | {"notes": NOTES})
         return super().__call__(table)
 
@@ -173,7 +173,9 @@ def test_a_limit_that_the_kernels_timer_would_take_for_none_is_refused(limit: ob
 
 
 def test_outside_of_a_task_there_is_no_attempt_and_ray_is_not_started() -> None:
-    assert internals.attempt() is None  # the driver of the tests' cluster
-    code = "import ray; from caprl_ray.cluster import internals; print(internals.attempt(), ray.is_initialized())"
+    assert current_task() is None  # the driver of the tests' cluster
+    code = (
+        "import ray; from caprl_ray.cluster.attempts import current_task; print(current_task(), ray.is_initialized())"
+    )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True, cwd=ROOT)
     assert done.stdout.split() == [b"None", b"False"]
