@@ -16,7 +16,8 @@ from tests.checkout import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RAY_VERSION = next(text.split("==")[1] for text in PROJECT["dependencies"] if text.startswith("ray["))
+LOCK = (ROOT / "requirements" / "gpu.lock").read_text(encoding="utf-8").splitlines()
+RAY_VERSION = next(line.split()[0].removeprefix("ray==") for line in LOCK if line.startswith("ray=="))
 RAY_ACCELERATORS = {value for name, value in vars(accelerators).items() if name.isupper()}
 
 
