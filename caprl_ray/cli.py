@@ -16,7 +16,7 @@ from caprl_ray.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
         return command(args)
@@ -42,10 +42,11 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images and write nothing that stays")
     _add_recipe(preflight)
-    return parser
+    return top
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

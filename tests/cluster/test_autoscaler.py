@@ -147,6 +147,7 @@ CORES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", ["stub", pytest.param("embedded", marks=pytest.mark.engine)])
+@pytest.mark.slow
 def test_nodes_come_for_a_job_are_replaced_and_go(tmp_path: Path, model: str) -> None:
     right = render_dataset(tmp_path / "images", 2 * IMAGES)
     recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out") | {

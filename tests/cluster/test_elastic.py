@@ -174,6 +174,7 @@ def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: P
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where_it_lands(
     images: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_run_waits_for_gpus_so_long_and_is_resumed_where_there_are_some(images: Path, tmp_path: Path) -> None:
     recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
     recipe["replicas"] |= {"wait_s": 20}

@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import ray
 from caprl_ray import pipeline
+from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import session
 from caprl_ray.output import lease
 from caprl_ray.commands.demo import demo_recipe, render_dataset
@@ -48,7 +49,7 @@ def stopped(*_):
         raise KeyboardInterrupt
 pipeline._run = stopped
 try:
-    pipeline.run(parse(demo_recipe([folder / "files"], folder / "out")))
+    pipeline.run(caption_job(parse(demo_recipe([folder / "files"], folder / "out"))))
 except KeyboardInterrupt:
     assert there == [True, False], there
 else:
@@ -56,6 +57,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_ray_is_started_when_it_is_needed_and_once_in_what_lasts() -> None:
     succeeds(SCRIPT)
 

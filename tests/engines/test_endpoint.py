@@ -602,6 +602,7 @@ def await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_vllm_serve_gives_the_same_greedy_captions_as_the_engine_in_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

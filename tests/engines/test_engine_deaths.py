@@ -41,7 +41,7 @@ class Endangered(job.Captioner):
         fault = FAULTS.get(row["index"])
         if fault and not os.path.exists(f"{NOTES}/{fault}"):
             engine = self._engine._engine
-            (core,) = (pid for pid in engine._guard.processes() if psutil.Process(pid).cmdline()[0] == CORE)
+            (core,) = (pid for pid in engine._reaper.processes() if psutil.Process(pid).cmdline()[0] == CORE)
             Path(NOTES, fault).write_text(str(core))
             os.kill(os.getpid() if fault == "replica" else core, SIGNALS[fault])
         return await super()._caption(row)

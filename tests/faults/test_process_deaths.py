@@ -96,7 +96,7 @@ class NotingCaptioner(job.Captioner):
 
     async def _caption(self, row: dict[str, Any]) -> Any:
         if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
-            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._guard.processes())))
+            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._reaper.processes())))
             os.kill(os.getpid(), signal.SIGKILL)
         return await super()._caption(row)
 
