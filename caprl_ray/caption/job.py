@@ -18,6 +18,7 @@ from caprl_ray.recipe.sections import Recipe
 
 def caption_job(recipe: Recipe) -> Job:
     """Captioning by a recipe. Raises as `models.resolve` does where the model cannot be found."""
+    launch.check_engine(recipe)
     model = resolve(recipe)
     settings = recipe.model
     return Job(

@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
 from caprl_ray.cluster import resources
+from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import launch
 from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Completion, Picture
@@ -60,6 +61,9 @@ class Captioner:
         try:
             self._engine = self._run(launch.start(recipe, model))
             self._strip = control_token_stripper(self._engine.control_tokens)
+            without = missed()
+            if counter and without:
+                counter.note.remote(f"a replica runs {without}")
         except SystemFailure as failure:
             # Said at the first batch: from there Ray carries it to the driver whole, from a constructor as text only.
             self._failure = failure

@@ -1,18 +1,17 @@
 """Everything that reaches into Ray's internals. Each function makes the job faster, quieter or cheaper; none is needed.
 
 A function looks for its place in Ray by name. If this Ray has no such place, or CAPRL_RAY_PLAIN=1 is set, the function
-does nothing and remembers what is missing; a run says so once. All imports of private modules are inside functions, so
+does nothing and a run says once what is missing (optional.py). All imports of private modules are inside functions, so
 that this module imports under every version of Ray.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-PLAIN = "CAPRL_RAY_PLAIN"
+from caprl_ray.cluster.optional import optional
 
 # Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
 # task of small pictures hands over 12 to 20 batches a second, however many replicas wait for them
@@ -23,47 +22,15 @@ METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
 Place = tuple[Any, str, object]
 Patch = AbstractContextManager[None]
 
-_missing: dict[str, None] = {}  # in the order in which they were missed
-_said: set[str] = set()
-
-
-def plain() -> bool:
-    """Whether the user has switched the internals off."""
-    return os.environ.get(PLAIN) == "1"
-
-
-def say_missing() -> None:
-    """Write one line about all internals that this process has missed and not yet said."""
-    new = [name for name in _missing if name not in _said]
-    if not new:
-        return
-    _said.update(new)
-    why = f"{PLAIN}=1 switches them off" if plain() else "this version of Ray does not have them"
-    sys.stderr.write(f"caprl-ray: without {', '.join(new)}: {why}; the run may be slower.\n")
-
-
-def _miss(name: str) -> None:
-    _missing.setdefault(name)
-
-
-def _optional(name: str, reach: Callable[[], Any]) -> Any:
-    """What `reach` returns; None if this Ray lacks what it needs."""
-    if not plain():
-        try:
-            return reach()
-        except (ImportError, AttributeError, TypeError):
-            pass
-    _miss(name)
-    return None
-
 
 def _replaced(name: str, *places: Callable[[], Place]) -> Patch:
     """Put our objects where Ray looks for its own, while the block runs. `name` says what is missing without them.
 
     Each place gives the owner, the attribute and our object.
     """
-    patches = [_optional(name, partial(_found, place)) for place in places]
-    return _all(patches) if all(patches) else nullcontext()
+    found = [optional(name, partial(_found, place)) for place in places]
+    patches = [patch for patch in found if patch]
+    return _all(patches) if len(patches) == len(places) else nullcontext()
 
 
 def _found(place: Callable[[], Place]) -> Patch:
@@ -161,7 +128,7 @@ def more_blocks_ready(context: Any) -> None:
         setattr(context, name, BLOCKS_READY)
         return True
 
-    _optional("more blocks of a task at each turn of Ray's loop", reach)
+    optional("more blocks of a task at each turn of Ray's loop", reach)
 
 
 def metadata_at_once() -> None:
@@ -180,7 +147,7 @@ def metadata_at_once() -> None:
         module._PREFETCH_ON_THREAD = False
         return True
 
-    _optional("blocks that are handed over in each turn of Ray's loop", reach)
+    optional("blocks that are handed over in each turn of Ray's loop", reach)
 
 
 # The cluster's autoscaler
@@ -277,5 +244,4 @@ def attempt_number() -> int | None:
 
         return int(ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number())
 
-    number: int | None = _optional("Ray's own count of a task's attempts", reach)
-    return number
+    return optional("Ray's own count of a task's attempts", reach)

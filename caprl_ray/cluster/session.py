@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -11,6 +12,7 @@ import ray
 from ray.data import DataContext
 
 from caprl_ray.cluster import cores, failures, internals, local, messages, resources
+from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.sections import Recipe
@@ -30,7 +32,9 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
         with ExitStack() as patches:
             for patch in _patches(recipe):
                 patches.enter_context(patch)
-            internals.say_missing()
+            without = missed()
+            if without:
+                sys.stderr.write(f"caprl-ray: {without}.\n")
             yield
 
 

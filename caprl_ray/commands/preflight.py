@@ -13,6 +13,7 @@ from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session
+from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
@@ -33,6 +34,7 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
     Returns 0 when at least one image was captioned, else 3. Raises RecipeError or SystemFailure as a run would.
     """
+    launch.check_engine(recipe)
     model = resolve(recipe)
     images, seconds = _timed(_first_images, recipe)
     print(f"input: {images.num_rows} images read in {seconds:.2f} s, {_failures(images)}")

@@ -16,6 +16,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from caprl_ray.cluster.optional import plain
+from caprl_ray.engines import internals
+
 # What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
 # (its default outside of Ray), for a process that has touched a GPU cannot be forked.
 IMPORTED = ["vllm.v1.engine.core"]
@@ -59,26 +62,15 @@ class _Context(ForkServerContext):
 
 def import_ahead() -> None:
     """Begin to import what a core needs, in the server's process; returns at once."""
-    multiprocessing.set_forkserver_preload([TITLE, *IMPORTED])
-    forkserver.ensure_running()
-
-
-def end() -> None:
-    """End the server, if there is one, and reap it; its cores are seen to elsewhere (reaper.py)."""
-    with suppress(OSError):  # its socket lies in a temporary folder, which somebody may have cleaned
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    if not plain():
+        multiprocessing.set_forkserver_preload([TITLE, *IMPORTED])
+        forkserver.ensure_running()
 
 
 @contextmanager
 def forked() -> Iterator[Path]:
-    """Cores that vLLM starts inside of it are forked from the server's process; the file that says why one failed."""
-    from vllm.v1.engine import utils
-
-    spawning = utils.get_mp_context
+    """Fork the cores that vLLM starts, while the block runs; gives the file that says why a core failed."""
     with tempfile.TemporaryDirectory(prefix="core-", ignore_cleanup_errors=True) as folder:
         fault = Path(folder) / "fault"
-        utils.get_mp_context = partial(_Context, fault)
-        try:
+        with internals.core_context(partial(_Context, fault)):
             yield fault
-        finally:
-            utils.get_mp_context = spawning

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from caprl_ray.engines import internals
+
 # CapRL-3B is Qwen2.5-VL-3B: 3.75 B parameters with the vision tower, in bfloat16; and for each token keys and values of
 # 36 layers x 2 heads x 128 numbers.
 WEIGHT_BYTES = 7_500_000_000
@@ -56,13 +58,5 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
 
 
 def memory_bytes() -> int:
-    """The memory of this process's first GPU; SMALL_BYTES where it cannot be told, as what fits there fits anywhere.
-
-    vLLM's platform asks the driver's management library, so that this process gets no CUDA context of its own: the
-    engine's processes could not be forked then.
-    """
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cuda_alike():
-        return SMALL_BYTES
-    return int(current_platform.get_device_total_memory())
+    """The memory of this process's first GPU; SMALL_BYTES where it cannot be told, as what fits there fits anywhere."""
+    return internals.gpu_memory() or SMALL_BYTES

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from caprl_ray.cluster.optional import ABSENT, miss
+from caprl_ray.engines import internals
 from caprl_ray.engines.protocol import Picture
 
 Key = tuple[int, int, str]
@@ -34,6 +36,10 @@ class _Template:
     grid: Any
     field: Any
 
+    def image(self, patches: torch.Tensor) -> dict[str, Any]:
+        """The image's values as vLLM knows them: each under its name, `pixel_values` with vLLM's field."""
+        return {"pixel_values": (patches, self.field), "image_grid_thw": self.grid}
+
 
 class Renderer:
     """Turns a picture and a prompt into an engine input of vLLM's, on the event loop that it is used on."""
@@ -44,9 +50,10 @@ class Renderer:
         self._templates: OrderedDict[Key, _Template] = OrderedDict()
         self._first_of: dict[Key, asyncio.Event] = {}
         self._names = itertools.count()
+        self.by_us, self.by_vllm = 0, 0  # images rendered in each way
 
     async def render(self, picture: Picture, prompt: str) -> Any:
-        """An engine input. Raises as vLLM does where it refuses the prompt."""
+        """An engine input, or a raw prompt for vLLM. Raises as vLLM does where it refuses the prompt."""
         key = picture.width, picture.height, prompt
         while self._patches and key in self._first_of:
             await self._first_of[key].wait()
@@ -56,7 +63,7 @@ class Renderer:
         if template is None:
             return await self._first(key, picture, prompt)
         self._templates.move_to_end(key)
-        return _filled(template, self._patches.of_picture(picture), f"image-{next(self._names)}")
+        return await self._fill(template, self._patches.of_picture(picture), picture, prompt)
 
     async def _first(self, key: Key, picture: Picture, prompt: str) -> Any:
         """Let vLLM render, and keep what serves for other pictures of this size and prompt; these wait meanwhile."""
@@ -77,11 +84,23 @@ class Renderer:
         if len(self._templates) > KEPT_TEMPLATES:
             self._templates.popitem(last=False)
 
+    async def _fill(self, template: _Template, patches: torch.Tensor, picture: Picture, prompt: str) -> Any:
+        """The template with this picture's pixels."""
+        try:
+            name = f"image-{next(self._names)}"
+            request = internals.engine_input(template.token_ids, template.placeholders, template.image(patches), name)
+        except ABSENT:  # this vLLM builds its inputs in another way
+            miss(internals.RENDERED)
+            self._patches = None
+            return await self._by_vllm(picture, prompt)
+        self.by_us += 1
+        return request
+
     async def _by_vllm(self, picture: Picture, prompt: str) -> Any:
+        self.by_vllm += 1
         image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
         raw = {"prompt": prompt, "multi_modal_data": {"image": image}}
-        (rendered,) = await self._llm.renderer.render_cmpl_async([_parsed(self._llm.model_config, raw)])
-        return rendered
+        return await internals.rendered(self._llm, raw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +129,18 @@ class _Patches:
         return torch.from_numpy(np.repeat(once, self.frames, axis=1).reshape(rows * columns, -1))
 
 
-def _parsed(model_config: Any, raw: dict[str, Any]) -> Any:
-    from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-    return parse_model_prompt(model_config, raw)
-
-
 def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
-    """What of vLLM's own rendering serves for other images; None where our patches are not vLLM's."""
+    """The parts of vLLM's own rendering that serve for other images; None where our patches are not vLLM's.
+
+    A rendering of any other shape is left to vLLM, too.
+    """
+    try:
+        return _matching(rendered, patches)
+    except (*ABSENT, ValueError):
+        return None
+
+
+def _matching(rendered: Any, patches: torch.Tensor) -> _Template | None:
     if rendered.get("type") != "multimodal" or set(rendered["mm_kwargs"]) != {"image"}:
         return None
     (item,) = rendered["mm_kwargs"]["image"]
@@ -132,18 +155,3 @@ def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
         grid=item["image_grid_thw"],
         field=item["pixel_values"].field,
     )
-
-
-def _filled(template: _Template, patches: torch.Tensor, name: str) -> Any:
-    """A rendering with other pixels; `name` stands for the image in the engine's caches and must be its own."""
-    from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalKwargsItem, MultiModalKwargsItems
-
-    values = MultiModalFieldElem(data=patches, field=template.field)
-    item = MultiModalKwargsItem({"pixel_values": values, "image_grid_thw": template.grid})
-    return {
-        "type": "multimodal",
-        "prompt_token_ids": list(template.token_ids),
-        "mm_kwargs": MultiModalKwargsItems({"image": [item]}),
-        "mm_hashes": {"image": [name]},
-        "mm_placeholders": template.placeholders,
-    }

@@ -13,9 +13,10 @@ from typing import Any
 import pydantic
 
 from caprl_ray.cluster import cores
-from caprl_ray.engines import core_process, gpu
+from caprl_ray.engines import core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
+from caprl_ray.engines.internals import CORE_DIED, core_died
 from caprl_ray.engines.protocol import Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.errors import RowFailure, SystemFailure
@@ -29,7 +30,6 @@ from caprl_ray.text import plain
 DEFAULT_CONTEXT = 8192
 # An engine that has not started by then hangs: the largest models load and compile in a third of it.
 START_TIMEOUT_S = 1800.0
-CORE_DIED = "core initialization failed"  # vLLM's words
 
 # The same for every model and machine; the recipe's own values win.
 COMMON: dict[str, Any] = {
@@ -92,6 +92,8 @@ class VllmEngine:
     def __init__(
         self, llm: Any, reaper: Reaper, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]
     ) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
         self.arguments = arguments
@@ -103,7 +105,9 @@ class VllmEngine:
         self._sampling = sampling
         self._requests = itertools.count()
         self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
-        self._count_steps()
+        # Without a count of the core's answers each request counts its own: then it must get every token at once.
+        self._counted = internals.count_answers(llm, self._step)
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY if self._counted else RequestOutputKind.DELTA
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
@@ -128,24 +132,23 @@ class VllmEngine:
             return engine
         except BaseException:
             reaper.kill()
-            core_process.end()
+            internals.end_forkserver()
             raise
 
     @classmethod
     def _loaded(cls, recipe: Recipe, model: ModelRef, reaper: Reaper) -> "VllmEngine":
         from transformers import AutoProcessor
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
         try:
-            sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
+            sampling = SamplingParams(**recipe.sampling.model_dump())
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
             llm = _launched(arguments, reaper)
         # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
-            if CORE_DIED in str(error):
+            if core_died(error):
                 raise EngineDied(sentence) from error
             raise SystemFailure(f"{sentence}.") from error
 
@@ -161,44 +164,34 @@ class VllmEngine:
 
         try:
             request = await self._renderer.render(picture, self._chat.prompt(prompt))
-            final = None
+            outputs = []
             async for output in self._llm.generate(request, self._sampling, f"r{next(self._requests)}"):
-                final = output
+                outputs.append(output)
+                if not self._counted:
+                    self._step()
         except (ValueError, VLLMClientError) as error:  # this request is at fault, not the engine
             raise _rejected(error) from None
         except VLLMServerError as error:
             raise EngineDied(_first_line(error)) from error
-        assert final is not None and final.finished
-        (choice,) = final.outputs
-        if choice.finish_reason == "abort":  # a core that is told to end gives back what it has
+        assert outputs and outputs[-1].finished
+        choices = [choice for output in outputs for choice in output.outputs]
+        if choices[-1].finish_reason == "abort":  # a core that is told to end gives back what it has
             raise EngineDied("its core process was told to end")
         return Completion(
-            text=choice.text,
-            finish_reason=str(choice.finish_reason),
-            prompt_tokens=len(final.prompt_token_ids),
-            caption_tokens=len(choice.token_ids),
+            text="".join(choice.text for choice in choices),
+            finish_reason=str(choices[-1].finish_reason),
+            prompt_tokens=len(outputs[-1].prompt_token_ids),
+            caption_tokens=sum(len(choice.token_ids) for choice in choices),
         )
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""
         self._reaper.kill()  # first: a core that hangs would be waited for
         self._llm.shutdown()
-        core_process.end()
+        internals.end_forkserver()
 
-    def _count_steps(self) -> None:
-        """Count what the core sends: something for each step that gave any row a token, though no caption is whole.
-
-        vLLM's own way, a logger of its statistics, has it compute them for every token and keep Prometheus' metrics
-        too: for the embedded model's 23 tokens 0.4 ms an image more in this process, a fifth of all its work.
-        """
-        receive = self._llm.engine_core.get_output_async
-
-        async def counted() -> Any:
-            outputs = await receive()
-            self.steps += 1
-            return outputs
-
-        self._llm.engine_core.get_output_async = counted
+    def _step(self) -> None:
+        self.steps += 1
 
 
 def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
@@ -211,7 +204,7 @@ def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
             try:
                 return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             except Exception as error:
-                if CORE_DIED in str(error) and fault.exists():
+                if core_died(error) and fault.exists():
                     raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error
                 raise
     except Exception as error:
@@ -262,7 +255,7 @@ def _rejected(error: Exception) -> RowFailure:
 
 
 def _first_line(error: BaseException) -> str:
-    if CORE_DIED in str(error):
+    if core_died(error):
         said = _lines(str(error).partition(f"{CORE_DIED}: ")[2])
         return f"its core process died{': ' + said[0] if said else ''}; caprl-ray preflight --debug shows its log"
     if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults

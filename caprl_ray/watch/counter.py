@@ -24,6 +24,7 @@ class Counter:
         self.failed: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
         self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
+        self._notes: dict[str, None] = {}
         self._work: list[bytes] | None = None
         self._began = time.monotonic()
         self._seen: float | None = None
@@ -67,6 +68,14 @@ class Counter:
         if len(self._attempts) > MOST_TASKS:
             self._attempts.popitem(last=False)
         return before
+
+    def note(self, line: str) -> None:
+        """Something that the user should read once, whichever replica says it."""
+        self._notes.setdefault(line)
+
+    def notes(self) -> list[str]:
+        """All notes so far, in order."""
+        return list(self._notes)
 
     def here(self) -> None:
         """A replica has its GPU, whether or not its engine has started."""

@@ -12,6 +12,7 @@ from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
+CLEAR = "\r\x1b[K"  # the line on a terminal
 ABSENT_S = 10.0  # a replica's process takes seconds to start where there is room for it
 
 
@@ -61,6 +62,7 @@ class ProgressLine:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
         self._began: float | None = None
+        self._told = 0
 
     def __enter__(self) -> "ProgressLine":
         self._thread.start()
@@ -76,16 +78,23 @@ class ProgressLine:
         while not self._stop.wait(TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
             try:
                 rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
+                self._tell(ray.get(self._counter.notes.remote(), timeout=10))
             except ray.exceptions.RayError:
                 continue  # the line is not worth a run; whatever is wrong shows elsewhere
             self._show(rows, sum(failed.values()), absent)
+
+    def _tell(self, notes: list[str]) -> None:
+        """Write what replicas have noted since the last time."""
+        for note in notes[self._told :]:
+            self._stream.write(f"{CLEAR if self._terminal else ''}caprl-ray: {note}.\n")
+        self._told = len(notes)
 
     def _show(self, rows: int, failed: int, absent: float = 0.0) -> None:
         now = time.monotonic()
         if rows and self._began is None:
             self._began = now  # the rate is that of captioning, without the engines' start
         line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, self._words)
-        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        self._stream.write(f"{CLEAR}{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
 

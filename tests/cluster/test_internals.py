@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray.data import DataContext
 
-from caprl_ray.cluster import internals
+from caprl_ray.cluster import internals, optional
 from tests.checkout import ROOT
 
 HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
@@ -54,29 +54,25 @@ def patches() -> Iterator[internals.Patch]:
 
 def test_the_locked_ray_has_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new Ray that moves one of them would only be slower. This test says so."""
-    monkeypatch.setattr(internals, "_missing", {})
-    monkeypatch.delenv(internals.PLAIN, raising=False)
+    monkeypatch.setattr(optional, "_missing", {})
+    monkeypatch.delenv(optional.PLAIN, raising=False)
     internals.more_blocks_ready(DataContext.get_current().copy())
     internals.metadata_at_once()
     with ExitStack() as stack:
         for patch in patches():
             stack.enter_context(patch)
-    assert not internals._missing
+    assert not optional._missing
 
 
-def test_without_them_nothing_is_replaced_and_it_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(internals, "_missing", {})
-    monkeypatch.setattr(internals, "_said", set())
-    monkeypatch.setenv(internals.PLAIN, "1")
+def test_without_them_nothing_is_replaced_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
+    monkeypatch.setattr(optional, "_said", set())
+    monkeypatch.setenv(optional.PLAIN, "1")
     with ExitStack() as stack:
         for patch in [*patches(), *patches()]:
             stack.enter_context(patch)
-    internals.say_missing()
-    internals.say_missing()
-    said = capsys.readouterr().err
-    assert said.count("caprl-ray: without ") == 1 and "steady flow through a small object store" in said
+    assert "steady flow through a small object store" in str(optional.missed())
+    assert optional.missed() is None
 
 
 PLAIN_RUN = """
@@ -110,7 +106,7 @@ print(balance.balanced, balance.finished, balance.failed)
 
 def test_a_run_without_them_captions_everything_and_ends_a_deadly_image(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PLAIN_RUN, str(tmp_path)]
-    environment = os.environ | {internals.PLAIN: "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {optional.PLAIN: "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.stdout.split()[-3:] == ["True", "159", "1"], run.stderr
-    assert run.stderr.count(f"{internals.PLAIN}=1 switches them off") == 1
+    assert run.stderr.count(f"{optional.PLAIN}=1 switches them off") == 1

@@ -38,6 +38,8 @@ class Endangered(job.Captioner):
     """Captioner of which one row in each batch brings a misfortune, the first time that it comes."""
 
     async def _caption(self, row: dict[str, Any]) -> Any:
+        renderer, steps = self._engine._engine._renderer, self._engine._engine.steps
+        Path(NOTES, f"meter-{os.getpid()}").write_text(f"{renderer.by_us} {renderer.by_vllm} {steps}")
         fault = FAULTS.get(row["index"])
         if fault and not os.path.exists(f"{NOTES}/{fault}"):
             engine = self._engine._engine
@@ -66,6 +68,9 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     right, _ = check(tmp_path / "out", captions)
     assert right >= 0.96 * len(rows)
     assert len(cores) == len(FAULTS)  # each ended another one
+    meters = [tuple(map(int, path.read_text().split())) for path in (tmp_path / "notes").glob("meter-*")]
+    by_us, by_vllm, steps = max(meters)  # of the engine that captioned most
+    assert by_us > by_vllm and steps > 0, meters
     assert all(map(gone, cores))
 
 
