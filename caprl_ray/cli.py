@@ -1,7 +1,7 @@
-"""The command line: parse, build, run; every failure is one sentence on stderr and an exit code.
+"""The command line: parse, build, run. Every failure is one sentence on stderr and an exit code.
 
-0 done and balanced; 1 the system failed, run again to resume; 2 the recipe or the command is wrong; 3 the run ended
-and the ledger does not balance.
+0: done and balanced. 1: the system failed, run again to resume. 2: the recipe or the command is wrong. 3: the ledger
+does not balance, or too many rows failed. 130: interrupted.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _codes(text: str | None) -> frozenset[str]:
-    """The codes of failed rows to try again: none without the option, all where it names none."""
+    """The codes of failed rows to retry: none without the option, all if the option names none."""
     from caprl_ray.caption.columns import CODES
 
     codes = frozenset(CODES if text == "" else text.split(",") if text else ())

@@ -1,4 +1,4 @@
-"""Captions inside one's own Ray Data pipeline: a Dataset with images goes in, the same rows come out captioned."""
+"""Captions inside your own Ray Data pipeline: a Dataset with images in, the same rows with captions out."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def _check_columns(rows: Dataset, image_column: str) -> None:
 
 
 def _arrange(table: pa.Table, image_column: str) -> pa.Table:
-    """The user's rows as the pipeline's: their columns travel under META_PREFIX, beside a copy of the image."""
+    """The user's rows as rows of the pipeline: their columns under META_PREFIX, and a copy of the image."""
     image = table[image_column].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = pc.struct_field(image, "bytes")

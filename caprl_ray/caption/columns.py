@@ -1,4 +1,4 @@
-"""The columns that captioning adds to a row, and the reasons for which a caption can fail."""
+"""The columns that captioning adds to a row, and its failure codes."""
 
 import pyarrow as pa
 

@@ -7,7 +7,7 @@ from caprl_ray.models.resolve import ModelRef
 from caprl_ray.output.fingerprint import installed
 from caprl_ray.recipe.sections import Recipe
 
-# Engine arguments that change how fast captions come and not what they say: runs of one dataset may differ in them.
+# Engine arguments that change the speed of captions and not their text. Runs of one dataset may differ in them.
 FREE_ENGINE_ARGUMENTS = frozenset(
     {
         "disable_log_stats",
@@ -28,7 +28,7 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     fields: dict[str, Any] = {"model.source": model.label}
     for name in ("prepare", "prompt", "sampling"):
         fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
-    del fields["prepare.timeout_s"]  # depends on the machine, and changes no pixel
+    del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
     fields |= _engine_fields("model.engine", recipe.model.engine)
     for accelerator, arguments in recipe.model.engine_by_accelerator.items():
         fields |= _engine_fields(f"model.engine_by_accelerator.{accelerator}", arguments)

@@ -1,4 +1,4 @@
-"""The job `caption`: images in, prepare, caption, captions out."""
+"""The job `caption`: images -> prepare -> caption -> captions."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from caprl_ray.recipe.sections import Recipe
 
 
 def caption_job(recipe: Recipe) -> Job:
-    """Captioning by a recipe. Raises as `models.resolve` does where the model cannot be found."""
+    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` does."""
     launch.check_engine(recipe)
     model = resolve(recipe)
     settings = recipe.model
@@ -35,7 +35,10 @@ def caption_job(recipe: Recipe) -> Job:
 
 
 def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
-    """Compressed images -> pixels -> captions. One block of pixels is one caption batch and one block of captions."""
+    """Compressed images -> pixels -> captions.
+
+    One block of pixels is one caption batch and one block of captions (docs/design.md, D4).
+    """
     batch = resources.batch_rows(model.size_rule.max_pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
     in_flight = concurrency.batches_in_flight(recipe, batch)

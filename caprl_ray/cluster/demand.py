@@ -1,4 +1,4 @@
-"""What a run asks Ray's autoscaler for: the GPUs that its replicas have, and twice as many while all are full.
+"""GPU requests to Ray's autoscaler: for the replicas that run, and for twice as many while all are saturated.
 
 Ray Data's requests for CPUs are right. Its requests for GPUs are wrong in four ways. They persist until the run ends,
 so that GPUs idle while the last shard is read. They assume that more input will come. They ignore the type of GPU. They
@@ -32,7 +32,8 @@ def demand_class(base: type, replica: dict[str, float], full: float) -> type:
             pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
             replicas = [replica] * sum(map(self._pool.wanted, pools))
             super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + replicas)
-            # Ray would repeat it where little of the cluster is used: then the replicas are all that is wanted.
+            # Ray would repeat the last request while little of the cluster is used. The replicas are all that is wanted
+            # then.
             self._last_resource_request: list[dict[str, Any]] = []
 
     return Demand
@@ -43,10 +44,10 @@ class _Pool:
 
     def __init__(self, full: float) -> None:
         self._full = full
-        self._size, self._since = 0, 0.0  # the pool's replicas, and since when they have been full (time.monotonic())
+        self._size, self._since = 0, 0.0  # number of replicas, and since when all are saturated (time.monotonic())
 
     def wanted(self, pool: Any) -> int:
-        """Twice as many as there are while all are full, then one more; never more than the recipe allows."""
+        """Twice as many as there are while all are saturated, later one more; never more than the recipe allows."""
         now, size, full = time.monotonic(), pool.current_size(), pool.get_pool_util() >= self._full
         if size != self._size or not full:
             self._size, self._since = size, now

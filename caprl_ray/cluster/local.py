@@ -1,7 +1,7 @@
-"""A Ray of this process's own, on this machine alone, without the processes that only a cluster needs.
+"""Start Ray on this machine alone, without the processes that only a cluster needs.
 
-Each such process costs one to three seconds of CPU, at the time when the engine starts. On few cores the first caption
-waits for them (benchmarks/results.md).
+Each such process costs one to three seconds of CPU while the engine starts. On few cores the first caption waits for
+them (benchmarks/results.md).
 """
 
 import logging
@@ -12,7 +12,7 @@ import ray
 
 from caprl_ray.cluster import internals
 
-# Idle workers that Ray keeps on this machine. Ray's own limit is the number of cores. On two cores it would end and
+# Idle workers that Ray keeps on this machine. Ray's own limit is the number of cores. On two cores Ray would stop and
 # restart workers for reading, prepare and commit all the time, seconds each.
 IDLE_WORKERS = "16"
 IDLE_WORKERS_VARIABLE = "RAY_num_workers_soft_limit"  # Ray's own variables
@@ -39,7 +39,7 @@ def connected() -> bool:
 
 
 def this_machine(base: type) -> type:
-    """Ray Data's coordinator of resources, `base`, for one dataset that has this whole machine."""
+    """A coordinator of resources, derived from Ray Data's `base`, for one dataset that has this whole machine."""
 
     class ThisMachine(base):  # type: ignore[misc]
         def __init__(self, **_: Any) -> None:
@@ -58,7 +58,7 @@ def this_machine(base: type) -> type:
 
 
 class NoStatistics:
-    """In the place of Ray Data's client of the dashboard's statistics."""
+    """Replaces Ray Data's client of the dashboard's statistics."""
 
     @staticmethod
     def register_dataset_to_stats_actor(*_: Any, **__: Any) -> None:

@@ -1,7 +1,7 @@
-"""The switch for everything that reaches into the internals of other libraries, and what this process has missed.
+"""The switch for all code that uses internals of other libraries, and the list of what this process lacks.
 
-`cluster/internals.py` reaches into Ray, `engines/internals.py` into vLLM. If a library has no such place, or
-CAPRL_RAY_PLAIN=1 is set, the job uses public means instead and says once what it is without.
+`cluster/internals.py` uses internals of Ray, `engines/internals.py` those of vLLM. If a library has no such place, or
+CAPRL_RAY_PLAIN=1 is set, the job uses public interfaces and says once what it lacks.
 """
 
 import os
@@ -11,22 +11,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PLAIN = "CAPRL_RAY_PLAIN"
-# What an absent name, attribute or parameter of another version raises.
+# Exceptions for a name, attribute or parameter that another version lacks.
 ABSENT = (ImportError, AttributeError, TypeError, KeyError)
 
-_missing: dict[str, None] = {}  # in the order in which they were missed
+_missing: dict[str, None] = {}  # in order
 _said: set[str] = set()
 
 
 def plain() -> bool:
-    """Whether the user has switched the internals off."""
+    """Whether internals are switched off."""
     return os.environ.get(PLAIN) == "1"
 
 
 def optional(name: str, reach: Callable[[], T]) -> T | None:
-    """What `reach` returns; None if it is switched off, or if the library lacks what it needs.
+    """What `reach` returns; None if internals are switched off or the library lacks what it needs.
 
-    `name` says to people what the job is without then.
+    `name` tells people what the job lacks then.
     """
     if not plain():
         try:
@@ -38,12 +38,12 @@ def optional(name: str, reach: Callable[[], T]) -> T | None:
 
 
 def miss(name: str) -> None:
-    """Remember that the job is without this."""
+    """Remember that the job lacks this."""
     _missing.setdefault(name)
 
 
 def missed() -> str | None:
-    """One line about everything that was missed and not yet said; None where there is nothing new."""
+    """One line about everything that is missing and was not reported yet; None if there is nothing new."""
     new = [name for name in _missing if name not in _said]
     if not new:
         return None

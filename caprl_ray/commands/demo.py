@@ -1,4 +1,4 @@
-"""The demonstration: render scenes, caption them with the embedded model by the main job, and count the right ones."""
+"""The demonstration: render scenes, caption them with the embedded model and count the correct captions."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.load import parse
 
-# Sizes of the sources (pixels), all resized to what the model sees, and the formats they are stored in.
+# Sizes of the sources in pixels, all resized to what the model sees, and their file formats.
 SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
 FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("png", "PNG", {}),
@@ -28,7 +28,7 @@ MARKER = ".caprl-ray-demo"
 
 
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
-    """Render `images` scenes below `folder`, half as loose files and half in a WebDataset shard, and caption them."""
+    """Render `images` scenes below `folder`, half as files and half in a WebDataset shard, and caption them."""
     _clear(folder)
     captions = render_dataset(folder / "images", images)
     out = folder / "captions"
@@ -47,7 +47,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
 
 
 def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]:
-    """A recipe for the embedded model on this machine's CPU, greedy unless told otherwise."""
+    """A recipe for the embedded model on this machine's CPU, greedy by default."""
     return {
         "input": {"paths": [str(path) for path in paths]},
         "model": {"source": "embedded"},
@@ -58,7 +58,7 @@ def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]
 
 
 def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
-    """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`; returns the right caption of each key."""
+    """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`; returns the correct caption by key."""
     rng = random.Random(seed)
     captions = {}
     files, shards = folder / "files", folder / "shards"
@@ -92,14 +92,14 @@ def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
 
 
 def check(out: Path, captions: dict[str, str], show: int = 5) -> tuple[int, list[tuple[str, str]]]:
-    """How many captions in an output are the right ones, and a few of them by key."""
+    """The number of correct captions in an output, and a few captions by key."""
     rows = pq.read_table(out / "data", columns=["key", "caption"]).to_pylist()
     right = sum(captions[row["key"]] == row["caption"] for row in rows)
     return right, [(row["key"], row["caption"]) for row in rows[:: max(1, len(rows) // show)][:show]]
 
 
 def _clear(folder: Path) -> None:
-    """Empty the demonstration's own folder of an earlier one; never any other."""
+    """Empty the folder of an earlier demonstration; never any other folder."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             raise RecipeError(f"--out: {folder} is not empty and not an earlier demonstration; name another folder.")

@@ -1,4 +1,4 @@
-"""`caprl-ray plan`: what a recipe's input is cut into, or was, without a model and without writing anything."""
+"""`caprl-ray plan`: the work units of a recipe's input, without a model and without writing anything."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from caprl_ray.storage import Storage
 
 @dataclass
 class Totals:
-    """Units of one kind: how many, their images as far as they are known, units of unknown length, and bytes."""
+    """Units of one kind: their number, known images, units of unknown length, and bytes."""
 
     units: int = 0
     images: int = 0
@@ -23,7 +23,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A plan in numbers; `stored` says whether it is the output's own."""
+    """A plan in numbers; `stored` says whether the output holds it."""
 
     stored: bool
     kinds: dict[str, Totals]
@@ -33,7 +33,7 @@ class Overview:
         return {"stored": self.stored, "kinds": {kind: asdict(totals) for kind, totals in self.kinds.items()}}
 
     def summary(self) -> str:
-        """A line for each kind, for people."""
+        """One line per kind, for people."""
         lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
         for kind, totals in self.kinds.items():
             images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
@@ -42,7 +42,7 @@ class Overview:
 
 
 def overview(recipe: Recipe) -> Overview:
-    """The stored plan's numbers, or those of the plan that a first run would make. Raises as planning does."""
+    """The numbers of the stored plan, or of the plan that a first run would make. Raises as planning does."""
     storage = Storage(recipe.storage)
     stored = plan.load(storage, recipe.output.path).units
     if stored:

@@ -1,4 +1,4 @@
-"""Preflight: everything that a run needs, tried on a few images in a minute or two, with nothing left behind."""
+"""Preflight: try everything that a run needs on a few images, in a minute or two, and leave nothing behind."""
 
 import time
 from collections.abc import Callable
@@ -30,9 +30,9 @@ TEST_OBJECT = ".caprl-ray-preflight"
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
-    """Try a recipe and print what was seen and the rates.
+    """Try a recipe; print the results and the rates.
 
-    Returns 0 when at least one image was captioned, else 3. Raises RecipeError or SystemFailure as a run would.
+    Returns 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a run would.
     """
     launch.check_engine(recipe)
     model = resolve(recipe)
@@ -88,7 +88,7 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
 
 
 def _start(actor: Any, recipe: Recipe, model: ModelRef, nothing: pa.Table) -> ActorHandle:
-    """A replica that has answered: one that did not start says so at its first batch."""
+    """A replica that has answered. One that did not start raises at its first batch."""
     replica = actor.remote(recipe, model, None)
     ray.get(replica.__call__.remote(nothing))
     return replica

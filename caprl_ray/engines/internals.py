@@ -1,6 +1,7 @@
-"""Everything that reaches into vLLM's internals, and into those of Python's forkserver. Each makes an engine faster.
+"""Everything that reaches into internals of vLLM and of Python's forkserver. Each function makes an engine faster; none
+is needed.
 
-None is needed. Where this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLLM's public interface
+If this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLLM's public interface
 (cluster/optional.py). All imports of vLLM are inside functions.
 """
 
@@ -15,12 +16,12 @@ FORKED = "an engine core that is forked with its imports done"
 RENDERED = "images rendered beside vLLM's frontend"
 COUNTED = "steps counted where the core's answers arrive"
 
-# How vLLM says that its core process died while it started.
+# vLLM's words for a core process that died while it started.
 CORE_DIED = "core initialization failed"
 
 
 def core_died(error: BaseException) -> bool:
-    """Whether vLLM's error says that the core died while it started. vLLM has no exception of its own for that."""
+    """Whether the core died while it started. vLLM has no exception of its own for that."""
     return CORE_DIED in str(error)
 
 
@@ -47,17 +48,17 @@ def core_context(context: Callable[[], Any]) -> Iterator[None]:
 
 
 def end_forkserver() -> None:
-    """End this process's forkserver and reap it. Python ends it only together with its parent."""
+    """End this process's forkserver and reap it. Python ends it only with its parent."""
     with suppress(OSError, AttributeError):  # its socket lies in a temporary folder, which may have been cleaned
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def count_answers(llm: Any, count: Callable[[], None]) -> bool:
-    """Call `count` whenever the core of an AsyncLLM sends something: each step that gave any row a token.
+    """Call `count` whenever the core of an AsyncLLM sends something: at each step that gave any row a token.
 
-    Returns whether that can be had. vLLM's public way, a logger of its statistics, computes them for every token and
-    keeps Prometheus metrics: 0.4 ms an image more for the 23 tokens of the embedded model, a fifth of all the work in
-    this process.
+    Returns whether this vLLM has the place. vLLM's public way is a logger of its statistics. It computes them for every
+    token and keeps Prometheus metrics: 0.4 ms an image more for the 23 tokens of the embedded model, a fifth of all the
+    work in this process.
     """
 
     def reach() -> bool:
@@ -75,7 +76,7 @@ def count_answers(llm: Any, count: Callable[[], None]) -> bool:
 
 
 async def rendered(llm: Any, raw: dict[str, Any]) -> Any:
-    """A raw prompt as vLLM's frontend renders it for its core; the raw prompt itself where that cannot be had."""
+    """A raw prompt as vLLM's frontend renders it for its core; the raw prompt itself if this vLLM has no such place."""
     if plain():
         optional(RENDERED, lambda: None)
         return raw
@@ -97,9 +98,9 @@ def engine_input(token_ids: list[int], placeholders: Any, image: dict[str, Any],
 
     Args:
         token_ids: the prompt's tokens.
-        placeholders: where the image stands among them.
+        placeholders: the place of the image among them.
         image: `pixel_values` as a tensor and the field by which vLLM batches it; the rest as vLLM rendered it.
-        name: stands for the image in the engine's caches; each image must have its own.
+        name: the image's name in the engine's caches; it must be unique.
     """
     from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalKwargsItem, MultiModalKwargsItems
 
@@ -115,9 +116,9 @@ def engine_input(token_ids: list[int], placeholders: Any, image: dict[str, Any],
 
 
 def gpu_memory() -> int | None:
-    """The bytes of this process's first GPU; None where it cannot be told.
+    """The bytes of this process's first GPU; None if they cannot be told.
 
-    vLLM's platform asks the driver's management library. This process then gets no CUDA context of its own, with which
+    vLLM's platform asks the driver's management library. So this process gets no CUDA context of its own, with which
     the engine's processes could not be forked.
     """
 

@@ -1,4 +1,4 @@
-"""Which engine a recipe names, and how it starts."""
+"""Choose and start the engine that a recipe names."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ NO_ENGINE = (
 
 
 def computes_on_cpu(recipe: Recipe) -> bool:
-    """Whether replicas run a model on the cores of their nodes."""
+    """Whether replicas run a model on the CPU cores of their nodes."""
     return needs_engine(recipe) and not recipe.replicas.gpus
 
 
@@ -37,9 +37,9 @@ def check_engine(recipe: Recipe) -> None:
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
-    """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence.
+    """Start the recipe's engine on the running event loop. Raises SystemFailure in one sentence.
 
-    A service at an endpoint is others' to keep alive; an engine of our own is started again when it dies.
+    An engine of our own is restarted when it dies. A service at an endpoint is not.
     """
     if recipe.model.endpoint:
         from caprl_ray.engines.endpoint import EndpointEngine

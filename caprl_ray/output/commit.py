@@ -1,8 +1,8 @@
-"""Commit: each write task's rows become one parquet object in `data/` and, for failed rows, one in `failed/` (D6).
+"""Commit: each write task puts one parquet object into `data/` and, for failed rows, one into `failed/`.
 
-An object is built in memory and put once. Its name is a hash of the identities of all rows of the write task, the
-finished and the failed ones: a task that Ray runs again overwrites both of its objects, also when a row fails in one
-run and not in the other, and it can never overwrite another task's.
+An object is built in memory and put once (docs/design.md, D6). Its name is a hash of the identities of all rows of the
+write task, finished and failed. A retried task overwrites its own two objects, even if a row failed in one attempt
+only. It never overwrites the objects of another task.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ DATA, FAILED = "data", "failed"
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
-    """Ray datasink that writes a write task's rows whole or not at all."""
+    """Ray datasink that writes the rows of a write task completely or not at all."""
 
     def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields) -> None:
         self._storage = storage
@@ -36,7 +36,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         return self._rows_per_object
 
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
-        """Write all blocks of one task. Raises SystemFailure when the output cannot be written."""
+        """Write all blocks of one task. Raises SystemFailure if the output cannot be written."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         rows = pa.concat_tables([table for table in tables if table.num_rows])
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
@@ -58,7 +58,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
 
 
 def object_name(rows: pa.Table) -> str:
-    """A name that depends on the set of (unit, index) in `rows` and on nothing else; rows must be sorted."""
+    """A name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
     digest = hashlib.sha256()
     for column, kind in (("unit", "<i4"), ("index", "<i8")):
         digest.update(rows[column].to_numpy().astype(kind).tobytes())
@@ -66,7 +66,7 @@ def object_name(rows: pa.Table) -> str:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as zstd parquet whose `unit` and `index` columns cost under a byte a row: every resume reads them."""
+    """A table as zstd parquet. `unit` and `index` cost under a byte a row, because every resume reads them."""
     buffer = io.BytesIO()
     pq.write_table(
         table,

@@ -7,9 +7,9 @@ from caprl_ray.job import Job
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """The fields of every job, and those of this one, as field -> value."""
+    """The fields of every job and those of this job, as field -> value."""
     settings = job.recipe.input
-    # Null where they are left out, as in outputs that are older than these fields.
+    # None if they are left out, as in outputs that are older than these fields.
     fields = {"input.image_column": settings.image_column, "input.rename": settings.rename or None}
     return fields | {"version.caprl_ray": installed("caprl_ray")} | dict(job.fingerprint)
 

@@ -23,7 +23,7 @@ RUN, SUCCESS = "run.json", "_SUCCESS"
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One dataset's output folder, opened for the job that it belongs to."""
+    """The output folder of one dataset, opened for its job."""
 
     job: Job
     fingerprint: dict[str, Any]
@@ -33,24 +33,24 @@ class Output:
 
     @property
     def path(self) -> str:
-        """The folder."""
+        """The folder's path."""
         return self.job.recipe.output.path
 
     @property
     def storage(self) -> Storage:
-        """The storage that it lies in."""
+        """The storage of the folder."""
         return Storage(self.job.recipe.storage)
 
     @property
     def access(self) -> Access:
-        """How its input is read."""
+        """How the input is read."""
         return Access.of(self.job.recipe, images=self.job.needs_image)
 
     @classmethod
     def open(cls, job: Job, adopt: Collection[str] = ()) -> "Output":
-        """Open a new or an existing output. Raises RecipeError where it belongs to another job or recipe.
+        """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
-        Fields of the fingerprint in `adopt` may differ: they and their stored values are the output's `adopted`.
+        Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`.
         """
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         unknown = sorted(set(adopt) - ours.keys())
@@ -72,10 +72,10 @@ class Output:
         return output
 
     def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
-        """The stored plan, or a new one stored before it is used.
+        """The stored plan, or a new plan, stored before it is used.
 
-        `extend` adds units for objects that the stored plan has not. Raises RecipeError for an input without images,
-        or with a column that the output needs for itself, and Abandoned when `left` says that the run has ended.
+        `extend` adds units for objects that the stored plan lacks. Raises RecipeError for an input without images or
+        with a column whose name the output needs, and Abandoned when `left` says that the run has ended.
         """
         if self.adopted:
             self._write_run()
@@ -118,7 +118,7 @@ class Output:
         content: dict[str, Any] = {"job": job, "recipe": self.job.recipe.model_dump(), **self.job.record}
         content["fingerprint"] = self.fingerprint
         if adopted:
-            content["adopted"] = adopted  # what these fields were for the rows before, one object a time
+            content["adopted"] = adopted  # the values of these fields for earlier rows, one object per run
         path = join(self.path, RUN)
         try:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
@@ -135,7 +135,7 @@ def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
 
 
 def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
-    """The name of the job in a run.json, and how its ledger calls finished rows."""
+    """The job of a run.json: its name, and its word for finished rows."""
     job: dict[str, str] = run.get("job") or {"name": "caption", "done": "captioned"}  # older outputs name no job
     return job
 
@@ -148,7 +148,7 @@ def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
 
 
 def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
-    """The contents of an output's run.json; None where there is none."""
+    """The contents of an output's run.json; None if there is none."""
     name = join(path, RUN)
     try:
         content = json.loads(storage.read(name))
@@ -176,7 +176,7 @@ def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], ado
 
 
 def _moved(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What a model's stored value means where the model has the same name and is another one by now."""
+    """How to pin the stored revision, if the model has the same name and another revision now."""
     name, _, was = str(stored.get("model.source")).rpartition("@")
     now = str(wanted.get("model.source"))
     if now == f"{name}@{was}" or not now.startswith(f"{name}@"):

@@ -14,16 +14,16 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe import sections
 from caprl_ray.rows.stage import Changes, run_stage
 
-# Ray runs a task again without end. From the second attempt on no image can end the worker, so what still does is the
-# machine: nodes that are taken away now and then, or one that lacks memory and would go round for ever.
+# Ray repeats a task without limit. After the first attempt images decode in a child process, so further worker deaths
+# mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
 
 
 class Prepare:
-    """Decodes and resizes a batch in a CPU worker, away from the engine's process (P5).
+    """Decodes and resizes a batch in a CPU worker, in another process than the engine's.
 
-    The first attempt of a task decodes in the worker itself, which ends where an image takes longer than `timeout_s`.
-    Later attempts, after whatever ended the worker, decode in a child process that may die (D11).
+    The first attempt of a task decodes in the worker itself, which ends if an image takes longer than `timeout_s`.
+    Later attempts decode in a child process that may die (docs/design.md, D11).
     """
 
     name = "prepare"
@@ -46,7 +46,7 @@ class Prepare:
         """Prepare rows one after another."""
         attempt = self._attempt()
         images = (bytes(row["image"]) for row in rows)
-        if attempt is None:  # no task of Ray's, such as preflight: nobody would run it again
+        if attempt is None:  # not in a Ray task, for instance in preflight: nothing would repeat it
             return [outcome(self._decode, image) for image in images]
         if attempt == 0:
             return [self._within_limit(image) for image in images]

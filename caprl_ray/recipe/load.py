@@ -1,4 +1,4 @@
-"""Read a recipe: a YAML file and overrides, checked, every fault in one sentence."""
+"""Read a recipe: a YAML file and overrides. Each fault is one sentence."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_storage(overrides: Sequence[str]) -> Storage:
-    """The section `storage` alone, for commands that have no recipe, from `storage.field=value` overrides."""
+    """The section `storage` alone, from `storage.field=value` overrides, for commands without a recipe."""
     document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
     for override in overrides:
         if not override.startswith("storage."):
@@ -37,7 +37,7 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
 
 
 def parse(document: dict[str, Any]) -> Recipe:
-    """A recipe from plain data. Raises RecipeError for the first thing that is wrong."""
+    """A recipe from plain data. Raises RecipeError for the first fault."""
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Prompts: the user turn as a template over the row's own columns, and the chat format around it.
+"""The user turn of the prompt, as a template over the row's own columns.
 
-What is substituted comes from the dataset and is not trusted: control characters and the model's control tokens are cut
-out of it, so that a caption on the web cannot end the user's turn.
+Inserted text comes from the dataset and is not trusted. Control characters and the model's control tokens are removed
+from it, so that a text on the web cannot end the user's turn.
 """
 
 import json
@@ -21,8 +21,8 @@ FIELD = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 class PromptTemplate:
     """The user turn: plain text with `{column}` and, inside a JSON column, `{column[field]}`.
 
-    A name that is no column is looked up in the column `json`, where WebDataset keeps a sample's metadata.
-    Raises ValueError for a template that cannot be parsed.
+    A name that is no column is looked up in the column `json`, where WebDataset keeps a sample's metadata. Raises
+    ValueError for a template that cannot be parsed.
     """
 
     def __init__(self, text: str) -> None:
@@ -42,8 +42,8 @@ class PromptTemplate:
         return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
 
     def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
-        """The text for one row, through `strip` as a whole: two values, or a value and the template's own text, could
-        make a control token together. Raises RowFailure `prompt_column`."""
+        """The text for one row. `strip` gets the whole text: two values, or a value and the template's own text, could
+        form a control token together. Raises RowFailure `prompt_column`."""
         if not self.columns:
             return "".join(literal for literal, _ in self._parts)
         return strip(

@@ -1,7 +1,6 @@
 """The recipe: one YAML file that says what a run is, complete and checked before anything starts.
 
-`load` reads a file, applies `section.field=value` overrides and returns a frozen `Recipe`. Whatever is wrong is a
-`RecipeError` with one sentence: the field, the value, and what is allowed.
+A recipe is frozen. Each fault is a `RecipeError` with one sentence: the field, the value, and what is allowed.
 """
 
 import math
@@ -30,13 +29,13 @@ PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
 def _service_url(url: Any) -> str | None:
-    """The base URL of a service, checked. What is refused is not repeated: it may hold a password."""
+    """The base URL of a service, checked. A refused value is not repeated: it may hold a password."""
     if url is None:
         return None
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or a broken IPv6 address
+    except ValueError:  # a port that is not a number, or a broken IPv6 address
         known = False
     if not known or re.search(r"[\s?#\\]", url):
         raise ValueError("it should be a service's base URL such as http://host:8000/v1, without a query or fragment")
@@ -46,7 +45,7 @@ def _service_url(url: Any) -> str | None:
 
 
 class Section(BaseModel):
-    """A part of the recipe: frozen, and without fields that nobody reads."""
+    """A part of the recipe: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -55,7 +54,7 @@ class Input(Section):
     """What to caption."""
 
     kind: Literal["files", "webdataset", "parquet"] | None = None
-    """How the input is packed; inferred from each path where it is left out."""
+    """How the input is packed. By default inferred for each path from its file names."""
     paths: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
@@ -63,24 +62,26 @@ class Input(Section):
     ]
     """Files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar."""
     image_column: str | None = None
-    """The column of parquet files that holds the images' bytes or paths; found by type and name where left out."""
+    """The column of parquet files that holds the images' bytes or paths. By default found by type and name."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
-    """Names in the output for columns of the source: those that the output needs for itself must be renamed."""
+    """New names in the output for columns of the source. Columns with names that the output needs must be renamed."""
 
 
 class Prepare(Section):
-    """How images become pixels, and which are refused."""
+    """How images become pixels, and which images are refused."""
 
     min_pixels: Positive = 3136
-    """Smaller images are enlarged to this many pixels; narrows the model's own limit."""
+    """Smaller images are enlarged to this many pixels. It can only narrow the model's own limit."""
     max_pixels: Positive = 1_003_520
-    """Larger images are reduced to this many pixels (28 x 28 are one image token); narrows the model's limit."""
+    """Larger images are reduced to this many pixels (28 x 28 are one image token). It can only narrow the model's own
+    limit."""
     max_bytes: Positive = 64 * 2**20
-    """A stored image of more bytes is a failed row."""
+    """A stored image with more bytes is a failed row."""
     max_source_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 178_956_970
-    """A stored image of more pixels is a failed row, never decoded; Pillow itself takes no more than the default."""
+    """A stored image with more pixels is a failed row and never decoded. Pillow itself accepts no more than the
+    default."""
     timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
-    """An image that takes longer than this many seconds is a failed row, after three tries."""
+    """Seconds. An image that takes longer to decode is a failed row, after three tries."""
 
     @model_validator(mode="after")
     def _check(self) -> "Prepare":
@@ -92,7 +93,7 @@ class Prepare(Section):
 
 
 def _variable_name(name: Any) -> str | None:
-    """The name of an environment variable. What is refused is not repeated: it may be the key itself."""
+    """The name of an environment variable. A refused value is not repeated: it may be the key itself."""
     if name is None or (isinstance(name, str) and re.fullmatch("[A-Z_][A-Z0-9_]*", name)):
         return name
     raise ValueError("it should be the name of an environment variable, in capitals, and never the key itself")
@@ -106,19 +107,21 @@ class Model(Section):
     revision: str | None = "main"
     """The hub revision: a branch, a tag or, best, a commit."""
     cache_dir: str | None = None
-    """Where each node keeps models from `s3://`; $CAPRL_RAY_CACHE/models or ~/.cache/caprl_ray/models if left out."""
+    """Where each node keeps models from `s3://`. By default $CAPRL_RAY_CACHE/models or ~/.cache/caprl_ray/models."""
     engine: dict[str, Any] = {}
     """Engine arguments by vLLM's own names."""
     engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
-    """More of them, over those of `engine`, for replicas on nodes with a type of GPU, by Ray's name for it: H100."""
+    """More engine arguments for replicas on one type of GPU, by Ray's name for it, such as H100. They override
+    `engine`."""
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
-    """The base URL of an OpenAI-compatible service that captions in place of an engine here: http://host:8000/v1."""
+    """The base URL of an OpenAI-compatible service that captions in place of an engine: http://host:8000/v1."""
     api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
-    """The environment variable with the endpoint's key, read where replicas run; OPENAI_API_KEY if set and left out."""
+    """The environment variable with the endpoint's key, read where replicas run. By default OPENAI_API_KEY, if it is
+    set."""
     served_name: Annotated[str, Field(min_length=1)] | None = None
-    """The name by which the endpoint knows the model; model.source where it is left out."""
+    """The endpoint's name for the model. By default model.source."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Most requests to the endpoint at once, of each replica, fewer while it answers 429; 64 where it is left out."""
+    """Most requests that each replica sends to the endpoint at once; fewer while it answers 429. By default 64."""
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Model":
@@ -138,7 +141,7 @@ class Model(Section):
         return self
 
     def landed(self, types: Container[str]) -> "Model":
-        """The same with the arguments for a node that has GPUs of these types, by all the names of each."""
+        """The same with the arguments for a node with these types of GPU, by all the names of each."""
         engine = dict(self.engine)
         for name, arguments in self.engine_by_accelerator.items():
             if name in types:
@@ -156,25 +159,25 @@ class Model(Section):
 
 
 class Engine(Section):
-    """How an engine that runs here is kept alive."""
+    """How an engine is kept alive."""
 
     stall_timeout_s: Annotated[float, Field(ge=1)] = 300
-    """Seconds without a step of the engine, while rows wait for it, after which it is ended and started again."""
+    """Seconds without a step of the engine, while rows wait for it, after which it is ended and restarted."""
 
 
 class Replicas(Section):
     """How many copies of the model caption at once."""
 
     min: Positive = 1
-    """Replicas to start with and never to go below."""
+    """Replicas at the start, and the least number of replicas."""
     max: Positive | None = None
-    """Replicas to grow to while there is work and room: 8 on GPUs, 1 on a CPU where it is left out."""
+    """Most replicas, while there is work and room. By default 8 on GPUs and 1 on a CPU."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
-    """GPUs of one replica: 0 runs on the CPU, a fraction shares one, more than 1 must be whole."""
+    """GPUs of one replica: 0 runs on the CPU, a fraction shares one, and a number above 1 must be whole."""
     accelerator_type: Accelerator | None = None
-    """The type of GPU that replicas must have, by Ray's name for it, such as L40S; any where it is left out."""
+    """The type of GPU that replicas must have, by Ray's name for it, such as L40S. By default any."""
     wait_s: Annotated[float, Field(ge=1)] = 3600
-    """Seconds that a run waits while no replica has a GPU, at its start or when all were taken away, before it ends."""
+    """Seconds that a run waits while no replica has a GPU, at the start or later. Then it ends and can be resumed."""
 
     @property
     def most(self) -> int:
@@ -196,22 +199,22 @@ class Prompt(Section):
     """What the model is asked."""
 
     system: str | None = "You are a helpful assistant."
-    """The system turn; null means none at all, also where the model's chat template would add one."""
+    """The system turn. null means no system turn at all, even if the model's chat template would add one."""
     user: Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)] = (
         "Please describe this image in detail."
     )
-    """The user turn beside the image; {column} or {json[field]} is replaced by the row's own value."""
+    """The user turn beside the image. {column} and {json[field]} are replaced by the row's own values."""
 
 
 class Sampling(BaseModel):
-    """How the caption is decoded, by the names of vLLM's SamplingParams; any other of its fields may be given too."""
+    """How captions are decoded, by the names of vLLM's SamplingParams. Its other fields can be given too."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling's share."""
+    """The share of nucleus sampling."""
     max_tokens: Positive = 2048
     """The longest caption, in tokens."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
@@ -224,38 +227,38 @@ class Sampling(BaseModel):
 
 
 class Failures(Section):
-    """When a run is stopped for its failed rows."""
+    """When failed rows stop a run."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The largest share of rows that may fail: a web dataset loses a few per cent, a wrong recipe nearly all."""
+    """The largest share of rows that may fail. A web dataset loses a few per cent, a wrong recipe nearly all."""
     min_rows: Positive = 1000
-    """Rows that must be through before the share counts."""
+    """Rows that must be processed before the share counts."""
 
 
 class Output(Section):
     """Where the captions go."""
 
     path: Annotated[str, Field(min_length=1)]
-    """The folder of the output; an existing one of the same recipe is resumed."""
+    """The folder of the output. An existing one of the same recipe is resumed."""
     rows_per_object: Positive = 2048
-    """Rows in one parquet object, at least: also the rows at risk when a node dies."""
+    """The least number of rows in one parquet object, and the rows at risk when a node dies."""
 
 
 class Storage(Section):
-    """How `s3://` paths are reached; credentials come from boto3's usual chain and stand in no recipe."""
+    """How `s3://` paths are reached. Credentials come from boto3's usual chain and never from a recipe."""
 
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
-    """The address of a store that speaks S3's protocol, such as https://storage.example.org; Amazon's if left out."""
+    """The address of a store with S3's protocol, such as https://storage.example.org. By default Amazon's."""
     region: str | None = None
-    """The buckets' region, where the environment does not say."""
+    """The region of the buckets, if the environment does not say it."""
     profile: str | None = None
     """The profile of the shared credentials file, which every node must have."""
     anonymous: bool = False
     """Read public buckets without credentials."""
     path_style: bool | None = None
-    """Buckets in the path rather than the host name; where left out, true when there is an endpoint."""
+    """Put buckets into the path, not into the host name. By default true if there is an endpoint."""
     timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
-    """Seconds without an answer, or without more of it, after which a request is made again."""
+    """Seconds without an answer, or without more of it, after which a request is retried."""
 
 
 class Recipe(Section):
@@ -275,7 +278,7 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """An endpoint's replicas only send requests: whatever the recipe says, they ask for no GPU."""
+        """An endpoint's replicas only send requests. Whatever the recipe says, they take no GPU."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
         return replicas.model_copy(update=gpus) if model and model.endpoint else replicas

@@ -1,4 +1,4 @@
-"""The reasons for which a row can fail in the stages that jobs share. A job adds its own (job.py)."""
+"""The failure codes of the stages that jobs share. A job adds its own (job.py)."""
 
 READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",

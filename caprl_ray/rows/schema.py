@@ -1,8 +1,8 @@
 """The columns that every job moves or writes, with their descriptions.
 
-Rows travel as Arrow tables with one schema from the reader to the commit. A row either still has `code` null, or it has
-failed and every later stage passes it on untouched. The source's own columns travel under `META_PREFIX`, so that they
-cannot collide with ours on the way; they get their own names back in the output.
+Rows travel as Arrow tables with one schema from the reader to the commit. While `code` is null, a row has not failed.
+Later stages pass a failed row on unchanged. The source's own columns travel under `META_PREFIX`, so that they cannot
+collide with ours. The output has them under their own names.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ META_PREFIX = "meta:"
 
 
 def column(name: str, kind: pa.DataType, description: str) -> pa.Field:
-    """A column with a description, which stands in the parquet schema."""
+    """A column with a description, which the parquet schema holds."""
     return pa.field(name, kind, metadata={"description": description})
 
 
@@ -46,7 +46,7 @@ IMAGE = [
     pa.field("pixel_height", pa.int32()),
 ]
 
-# What a job adds to its rows.
+# The columns that a job adds to its rows.
 Fields = Sequence[pa.Field]
 
 
@@ -83,10 +83,10 @@ def clashes(names: Iterable[str], adds: Fields = ()) -> list[str]:
 
 
 def row_id(unit: int, index: int) -> str:
-    """The readable identity of a row; sorts like (unit, index)."""
+    """The readable identity of a row; it sorts like (unit, index)."""
     return f"{unit:06d}-{index:08d}"
 
 
 def _result(adds: Fields) -> Fields:
-    """The job's columns, with `attempts` where the job puts it, else at the end."""
+    """The job's columns, with `attempts` where the job puts it, otherwise at the end."""
     return adds if ATTEMPTS in adds else (*adds, ATTEMPTS)

@@ -1,4 +1,4 @@
-"""Loose image files: a unit is a slice of a thousand of them."""
+"""Loose image files. A unit is a slice of a thousand of them."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The unit's images in order; those in `done` are not opened and come as None."""
+    """The unit's images in order. Images in `done` are not opened and come as None."""
 
     def sample(numbered: tuple[int, Entry]) -> Sample | None:
         index, entry = numbered
@@ -46,7 +46,7 @@ def _read(entry: Entry, access: Access) -> Sample:
 
 
 def read_image(stored: Stored, access: Access) -> bytes:
-    """The bytes of an image that is an object of its own. Raises RowFailure, OSError where storage is at fault."""
+    """The bytes of an image that is an object of its own. Raises RowFailure, or OSError for a fault of the storage."""
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
     with source_failures(), access.storage.open(stored) as stream:

@@ -1,4 +1,4 @@
-"""Which column of a parquet file holds the images, and in which way: bytes, paths, or Hugging Face's struct of both."""
+"""The column of a parquet file that holds the images: bytes, paths, or Hugging Face's struct of both."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ PATH_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageColumn:
-    """A column of images; `fields` are those of its struct that are read, empty for a plain column."""
+    """A column of images. `fields` are the fields of its struct that are read; empty for a plain column."""
 
     name: str
     fields: tuple[str, ...]
@@ -32,11 +32,11 @@ class ImageColumn:
 
     @property
     def columns(self) -> list[str]:
-        """What is read of it, as pyarrow names columns."""
+        """The columns to read, as pyarrow names them."""
         return [f"{self.name}.{field}" for field in self.fields] or [self.name]
 
     def parts(self, batch: pa.RecordBatch) -> tuple[pa.Array | None, pa.Array | None]:
-        """The images' bytes and their paths in a batch, where the column has them; null where a row has not."""
+        """The images' bytes and their paths in a batch, as far as the column has them; null for rows without."""
         column = batch.column(self.name)
         if not self.fields:
             return (column, None) if self.has_bytes else (None, column)
@@ -45,10 +45,10 @@ class ImageColumn:
 
 
 def image_column(schema: pa.Schema, said: str | None, path: str) -> ImageColumn:
-    """The column of images of a file with this schema: the one that the recipe says, or else found.
+    """The image column of a file with this schema: the recipe's, or else the best one.
 
-    Bytes go before paths, Hugging Face's structs before plain bytes, and usual names before others. Raises RecipeError
-    where no column, or more than one, is as good as any other.
+    Bytes win over paths, Hugging Face's structs over plain bytes, and usual names over others. Raises RecipeError if no
+    column, or more than one, is the best.
     """
     columns = ", ".join(schema.names)
     if said is not None:
@@ -82,7 +82,7 @@ def _said(schema: pa.Schema, said: str, path: str) -> ImageColumn:
 
 
 def _candidates(schema: pa.Schema) -> list[list[ImageColumn]]:
-    """The columns that may hold the images, the better ones first, equally good ones together."""
+    """The columns that may hold the images, best first, equally good ones together."""
     structs = [column for column in map(_struct, schema) if column]
     plain = [column for column in map(_bytes, schema) if column]
     paths = [column for column in map(_paths, schema) if column]

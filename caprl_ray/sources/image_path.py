@@ -1,4 +1,4 @@
-"""Images that a column only names: by a path beside the parquet file, a local path, or an s3:// URI."""
+"""Images that a column names by a path beside the parquet file, a local path, or an s3:// URI."""
 
 import errno
 import posixpath
@@ -9,21 +9,21 @@ from caprl_ray.sources.files import read_image
 from caprl_ray.sources.source import Access, source_failures
 from caprl_ray.storage import Stored
 
-MOST_PATH_BYTES = 1024  # what S3 allows a key, and far below what a local path may have
+MOST_PATH_BYTES = 1024  # S3's limit for a key, and far below a local path's
 _S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}/.*[^/]", re.DOTALL)
-# What the local file system says to a name that no file can have.
+# Errors of the local file system for a name that no file can have.
 _IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 def is_web_address(path: str) -> bool:
-    """Whether a path is one that would be fetched from the web."""
+    """Whether a path would have to be fetched from the web."""
     return path.lower().startswith(("http://", "https://"))
 
 
 def resolve(path: str, parquet: str) -> str:
-    """Where the image lies that a row of a parquet file names; relative paths begin at the file's own folder.
+    """The place of the image that a row of a parquet file names. Relative paths begin at the file's own folder.
 
-    Raises RowFailure for what is never opened: web addresses, other storage, and what leaves the folder.
+    Raises RowFailure for places that are never opened: web addresses, other storage, and paths out of the folder.
     """
     if is_web_address(path):
         raise RowFailure("source_refused", "a web address")
@@ -40,7 +40,7 @@ def resolve(path: str, parquet: str) -> str:
 
 
 def read_named_image(path: str, access: Access) -> bytes:
-    """The bytes of the image at a path. Raises RowFailure, OSError where storage is at fault."""
+    """The bytes of the image at a path. Raises RowFailure, or OSError for a fault of the storage."""
     try:
         with source_failures():
             stored = access.storage.lookup(path)

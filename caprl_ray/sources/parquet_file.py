@@ -1,6 +1,6 @@
 """Open a parquet file for streaming: exact ranges, bounded buffers, no code of extension types, faults told apart.
 
-pyarrow raises OSError for damaged pages as it does for a storage that fails; `decoding` tells one from the other.
+pyarrow raises OSError for damaged pages and for failing storage alike. `decoding` tells them apart.
 """
 
 import base64
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from caprl_ray.sources.parquet_pages import PageRefused, Watch, watch
 
-# The end of the file that is read first, and whole: in most files it holds the footer.
+# The end of the file is read first, as a whole. In most files it holds the footer.
 TAIL_BYTES = 64 * 2**10
-MOST_FOOTER = 256 * 2**20  # the footer is held whole; its length is what the file claims
-# What the column chunks that are being read may have buffered together, and each of them at least and at most.
+MOST_FOOTER = 256 * 2**20  # the footer is held as a whole; its length is a claim of the file
+# Buffer sizes of the column chunks that are being read: all together, and the least and the most of each.
 BUFFERED_BYTES = 32 * 2**20
 LEAST_BUFFER, MOST_BUFFER = 64 * 2**10, 4 * 2**20
 
@@ -29,22 +29,22 @@ _STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[
 
 
 class ParquetDamaged(Exception):
-    """The bytes are not the parquet that they should be; the message is safe to store."""
+    """The bytes are not valid parquet. The message is safe to store."""
 
 
 class ParquetStream:
-    """A stored file as pyarrow reads it: every read is one exact range, and the fault of a read is remembered.
+    """A stored file for pyarrow. Every read is one exact range, and a fault of a read is remembered.
 
-    `watch` looks at what is read, where it is set.
+    `watch`, if it is set, checks what is read.
 
-    The footer is changed on the way so that no extension type is looked up: pyarrow calls the registered type's own
-    code with what the file says, whatever it is told. Such columns come as the type that they are stored as.
+    The footer is changed on the way so that no extension type is looked up: pyarrow calls the code of a registered type
+    with the file's data, whatever its arguments. Such columns come with their storage type.
     """
 
     closed = False
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        # Without the buffer around it, which would fetch far more than the small ranges that are asked for.
+        # Without the usual buffer, which would fetch far more than the small ranges that are asked for.
         self._raw = getattr(stream, "raw", stream)
         self._size = size
         self._position = 0
@@ -59,7 +59,7 @@ class ParquetStream:
         return True
 
     def close(self) -> None:
-        """The stream is closed by whoever opened it."""
+        """Do nothing: the caller closes the stream."""
 
     def tell(self) -> int:
         return self._position
@@ -91,7 +91,7 @@ class ParquetStream:
             raise self.fault from None
 
     def _load_tail(self) -> tuple[int, bytes]:
-        """Where the tail begins, and the tail with the footer changed."""
+        """The start of the tail, and the tail with the changed footer."""
         start = max(0, self._size - TAIL_BYTES)
         tail = self._fetch(start, self._size)
         footer_start = self._size - 8 - int.from_bytes(tail[-8:-4], "little")
@@ -118,9 +118,9 @@ class ParquetStream:
 
 
 def without_extensions(footer: bytes) -> bytes:
-    """The footer, of the same length, with no extension type in the Arrow schema that it may hold.
+    """The footer, with the same length, without extension types in its Arrow schema.
 
-    A schema that is written in any other way than by Arrow itself is hidden as a whole.
+    A schema that Arrow itself has not written is hidden as a whole.
     """
 
     def changed(match: re.Match[bytes]) -> bytes:
@@ -145,7 +145,7 @@ def _length(groups: bytes) -> int:
 
 @contextmanager
 def decoding(source: ParquetStream) -> Iterator[None]:
-    """Around every call of pyarrow on a file: raises the storage's own fault, or else ParquetDamaged."""
+    """Use around every call of pyarrow on a file: raises the storage's own fault, or else ParquetDamaged."""
     try:
         yield
     except PageRefused as refused:
@@ -159,7 +159,7 @@ def decoding(source: ParquetStream) -> Iterator[None]:
 
 
 def open_file(source: ParquetStream) -> pq.ParquetFile:
-    """The file, opened by its footer alone. Raises ParquetDamaged, or what storage raised."""
+    """The file, opened by its footer alone. Raises ParquetDamaged, or the storage's exception."""
     with decoding(source):
         metadata = _opened(source).metadata
         share = BUFFERED_BYTES // max(1, metadata.num_columns)
@@ -181,7 +181,7 @@ def _opened(source: ParquetStream, **options: object) -> pq.ParquetFile:
 def batches(
     file: pq.ParquetFile, source: ParquetStream, row_group: int, columns: list[str], rows: int, max_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """One row group in batches of `rows`, each decoded only when it is asked for; `max_bytes` are one image's."""
+    """One row group in batches of `rows`, each decoded on demand. `max_bytes` is the limit of one image."""
     with decoding(source):
         source.watch = watch(file, row_group, rows, max_bytes)
         found = file.iter_batches(rows, row_groups=[row_group], columns=columns, use_threads=False)
@@ -194,7 +194,7 @@ def batches(
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns with their types, without what does not bear on values: dictionaries, views, nullability, metadata."""
+    """Columns with their types, without what does not change values: dictionaries, views, nullability, metadata."""
     return pa.schema([(field.name, _plain(field.type)) for field in schema])
 
 

@@ -1,8 +1,8 @@
-"""Look at the pages of a parquet file as they are read: what they inflate to is known before room is made for it.
+"""Check the pages of a parquet file while they are read: their inflated size is known before memory is allocated.
 
-The footer only claims sizes. What pyarrow makes room for is what each page's own header says, in front of its bytes
-(parquet.thrift, PageHeader, in Thrift's compact protocol). So the bytes are watched on their way to pyarrow, and a page
-that says too much ends the reading there. Nothing is read twice.
+The footer only claims sizes. pyarrow allocates what each page's own header says, in front of its bytes (parquet.thrift,
+PageHeader, in Thrift's compact protocol). So the bytes are watched on their way to pyarrow, and a page that claims too
+much ends the reading. Nothing is read twice.
 """
 
 from bisect import bisect_right
@@ -12,34 +12,35 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# What a page may inflate to beside an image of the largest size, and by which factor of its stored bytes: pages of
-# images hardly shrink, and a megabyte, the usual size of all others, is far below the first.
+# Limits of an inflated page: bytes beside an image of the largest size, and the factor of its stored bytes. Pages of
+# images hardly shrink. A megabyte, the usual size of other pages, is far below the first limit.
 FREE_INFLATION = 64 * 2**20
 MOST_INFLATION = 4
-# The values that a column of a row group may hold, beside some for each byte: a page of a few bytes can say that it has
-# thousands of millions, which take room once decoded.
+# Values that a column of a row group may hold, and values per byte. A page of a few bytes can claim thousands of
+# millions, which take memory once decoded.
 FREE_VALUES, VALUES_OF_A_BYTE = 32 * 2**20, 8
-# What values that share bytes may take together once each of them has its own: those of a batch's rows, or all of a row
-# group where one row can have many.
+# Bytes that values with shared bytes may take once each has its own copy: those of a batch's rows, or all of a row
+# group if one row can have many.
 MOST_SHARED = 128 * 2**20
 
-USUAL_HEADER, MOST_HEADER = 512, 2**20  # bytes of a page's header; least and largest values in it are cut short
+USUAL_HEADER, MOST_HEADER = 512, 2**20  # bytes of a page's header; its least and largest values are truncated
 MOST_DEPTH = 8
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 _DICTIONARY_ENCODINGS, _DELTA_BYTE_ARRAY = frozenset({2, 8}), 7
-# Fields of the PageHeader; for each kind of data page, the field of its own header and therein that of its encoding.
+# Fields of the PageHeader. For each kind of data page: the field of its own header, and in it the field of the
+# encoding.
 _KIND, _INFLATED, _STORED = 1, 2, 3
 _OF_DATA = {_DATA_PAGE: (5, 2), _DATA_PAGE_V2: (8, 4)}
 _CODECS = {"LZ4": "lz4_raw"}
 
 
 class PageRefused(Exception):
-    """A page that is damaged or takes too much room; the message is safe to store."""
+    """A page that is damaged or takes too much memory. The message is safe to store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a page's header says: bytes as stored and decompressed, and for a page of data its values and encoding."""
+    """A page's header: stored and inflated bytes, and for a data page its values and encoding."""
 
     is_dictionary: bool
     stored: int
@@ -49,7 +50,7 @@ class Page:
 
 
 def page_header(content: bytes) -> tuple[Page, int] | None:
-    """The header at the start of `content`, and its length; None where it goes on. Raises PageRefused."""
+    """The header at the start of `content`, and its length; None if it is incomplete. Raises PageRefused."""
     try:
         fields, end = _struct(content, 0, 0)
     except IndexError:
@@ -71,7 +72,7 @@ def page_header(content: bytes) -> tuple[Page, int] | None:
 
 
 class Chunk:
-    """One column of one row group on its way to pyarrow: `start` and `end` in the file."""
+    """One column of one row group on its way to pyarrow, from `start` to `end` in the file."""
 
     def __init__(self, column: pq.ColumnChunkMetaData, *, nested: bool, most_page: int, batch_rows: int) -> None:
         self.start, self.end = chunk_range(column)
@@ -87,7 +88,7 @@ class Chunk:
         self._dictionary: _Dictionary | None = None
 
     def feed(self, position: int, content: bytes) -> None:
-        """Look at the next bytes of the file, which are at `position`. Raises PageRefused."""
+        """Check the file's next bytes, at `position`. Raises PageRefused."""
         if position == self.start:
             self._begin()
         if position != self._seen:
@@ -108,7 +109,7 @@ class Chunk:
             self._head = b""
 
     def _header(self, content: bytes, at: int) -> tuple[Page, int] | None:
-        """The next page's header; what there is of it is kept where it goes on."""
+        """The next page's header. An incomplete one is kept until the rest comes."""
         found = page_header(self._head + content[at : at + USUAL_HEADER])
         if found is None:
             self._head += content[at : at + MOST_HEADER]
@@ -148,13 +149,13 @@ class _Dictionary:
         self._stored = bytearray()
 
     def feed(self, position: int, content: bytes) -> None:
-        """Keep what belongs to the page of the file's next bytes."""
+        """Keep the part of the next bytes that belongs to the page."""
         at = self._start + len(self._stored) - position
         if 0 <= at < len(content):
             self._stored += content[at : at + self.page.stored - len(self._stored)]
 
     def longest(self) -> int:
-        """The bytes of the largest value; the whole page where that cannot be told."""
+        """The bytes of the largest value; the whole page if that cannot be told."""
         try:
             content = self._decompressed()
         except (OSError, ValueError, pa.ArrowException):
@@ -182,14 +183,14 @@ class Watch:
             raise PageRefused("columns of the parquet file overlap")
 
     def feed(self, position: int, content: bytes) -> None:
-        """Look at bytes of the file that were read for pyarrow. Raises PageRefused."""
+        """Check bytes of the file that were read for pyarrow. Raises PageRefused."""
         number = bisect_right(self._starts, position) - 1
         if number >= 0 and position < self._chunks[number].end:
             self._chunks[number].feed(position, content)
 
 
 def watch(file: pq.ParquetFile, row_group: int, batch_rows: int, max_bytes: int) -> Watch:
-    """What looks at the pages of one row group, which is decoded in batches of so many rows."""
+    """The check of one row group's pages, for batches of so many rows."""
     group = file.metadata.row_group(row_group)
     return Watch(
         [
@@ -213,9 +214,9 @@ def chunk_range(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """A struct's 32-bit numbers and structs by their fields, and where it ends. IndexError where `content` does.
+    """A struct's 32-bit numbers and structs by field, and where it ends. Raises IndexError at the end of `content`.
 
-    As Arrow's reader does, the last of several wins, and what is of another type is passed over.
+    As in Arrow's reader, the last of several equal fields wins, and fields of another type are skipped.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -232,7 +233,7 @@ def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
 
 
 def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """A value of one of the compact protocol's types, None unless it is a 32-bit number or a struct; its end."""
+    """A value of one of the compact protocol's types, None unless it is a 32-bit number or a struct; and its end."""
     if kind == 5:
         number, at = _integer(content, at)
         if -(2**31) <= number < 2**31:

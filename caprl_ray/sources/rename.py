@@ -1,4 +1,4 @@
-"""The names that the source's own columns get in the output: their own, or those of `input.rename`."""
+"""The output's names for the source's own columns: their own names, or those of `input.rename`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from caprl_ray.sources.samples import Sample
 def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
     """The units with the output's names for their columns.
 
-    Raises RecipeError where two columns of a unit get one name and, at the end, where a column to rename never came.
+    Raises RecipeError if two columns of a unit get one name, and at the end if a column to rename never came.
     """
     unseen = dict(names)
     seen: dict[str, None] = {}

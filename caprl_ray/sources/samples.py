@@ -1,8 +1,8 @@
 """Group the members of a tar shard into samples, as WebDataset does.
 
 The rules of keys, extensions and grouping are those of the `webdataset` library (`tariterators.base_plus_ext`,
-`group_by_keys`, `tar_file_iterator`), with two differences: a faulty sample is a sample with a failure, not an
-exception or a warning, and an unfinished one is never yielded.
+`group_by_keys`, `tar_file_iterator`), with two differences. A faulty sample is a sample with a failure, not an
+exception or a warning. An incomplete sample is never yielded.
 """
 
 import json
@@ -18,7 +18,7 @@ from caprl_ray.sources.tar import Member
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp"})
 METADATA_EXTENSIONS = frozenset({"json", "txt", "cls"})
-MAX_METADATA_BYTES = 256 * 1024  # of a sample: its metadata members together, and likewise all its extensions
+MAX_METADATA_BYTES = 256 * 1024  # bytes of a sample's metadata members together, and of its extensions together
 MAX_SHOWN = 80  # characters of an extension in a failure's detail
 
 METADATA = pa.schema(
@@ -45,8 +45,8 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 class Sample:
     """The members of one key: the image's bytes as stored, and a value or null for each column of METADATA.
 
-    `source` is the path of the shard; the grouping does not know it, its caller does. Other sources have columns of
-    their own, and a one-row array as the value where Python has none that is the same.
+    `source` is the path of the shard; the caller sets it. Other sources have columns of their own. Their values are
+    one-row arrays where Python has no equal type.
     """
 
     key: str
@@ -57,10 +57,10 @@ class Sample:
 
 
 def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:
-    """How many bytes of a member to hold, by its name: what `group_samples` has a use for, and no more.
+    """How many bytes of a member to hold, by its name: those that `group_samples` uses.
 
-    To be asked for every member in the archive's order. Of samples whose index is in `done` nothing is held: what
-    `group_samples` makes of them is of no use but for their number.
+    Ask for every member, in the archive's order. Nothing is held of samples whose index is in `done`: only their number
+    matters.
     """
     numbering = _Numbering()
 
@@ -77,9 +77,9 @@ def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset
 def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
     """Samples, in order.
 
-    In: members read with `member_limit`. The image is the first member with an image's extension. A fault of a sample
-    is its `failure` (the first found) beside its key and all valid metadata. TarDamaged passes through after all
-    samples that are known to be complete: those that another key, or the archive's end, came after.
+    In: members read with `member_limit`. The image is the first member with an image's extension. The first fault of a
+    sample is its `failure`, beside its key and all valid metadata. TarDamaged passes through after all samples that are
+    known to be complete: those before another key or before the archive's end.
     """
     numbering = _Numbering()
     current: _Assembly | None = None
@@ -98,24 +98,25 @@ def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
 
 
 class _Numbering:
-    """Which sample a member is of: consecutive members with one key are one; a key that comes again is another."""
+    """Numbers samples: consecutive members with one key are one sample. A key that comes again starts another."""
 
     def __init__(self) -> None:
         self._key = ""
         self._index = -1
 
     def index(self, key: str) -> int:
-        """The index of the sample of a member with this key; asked in order, for every member that has one."""
+        """The index of the sample of a member with this key. Ask in order, for every member that has a key."""
         if key != self._key:
             self._key, self._index = key, self._index + 1
         return self._index
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension of a member, parted at its base name's first dot; both empty for what WebDataset leaves out.
+    """Key and extension of a member, split at the first dot of its base name; both empty for members that WebDataset
+    skips.
 
-    The same as the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. By it
-    a hidden file `a/.b` has the key `a/`, unless the folder's own name has a dot.
+    The same as the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. By
+    that pattern a hidden file `a/.b` has the key `a/`, unless the folder's own name has a dot.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
@@ -130,7 +131,7 @@ def _kind(extension: str) -> str:
 
 
 class _Assembly:
-    """A sample in the making; what it holds is bounded, however many members come."""
+    """A sample in the making. Its size is bounded, however many members come."""
 
     def __init__(self, key: str, index: int) -> None:
         self.key = key
@@ -144,7 +145,7 @@ class _Assembly:
         self._metadata_bytes = 0
 
     def add(self, extension: str, member: Member) -> None:
-        """Take a member in, or note why not."""
+        """Add a member, or note its fault."""
         try:
             self._check_extension(extension)
             if _kind(extension) in IMAGE_EXTENSIONS:
@@ -152,7 +153,7 @@ class _Assembly:
             elif _kind(extension) in METADATA_EXTENSIONS:
                 self._add_metadata(extension, member.content)
         except RowFailure as failure:
-            # a new one, which holds no traceback and with it the member's bytes
+            # a new exception, without a traceback, which would hold the member's bytes
             self._failure = self._failure or RowFailure(failure.code, failure.detail)
 
     def sample(self) -> Sample:
@@ -193,7 +194,7 @@ def _checked_text(extension: str, content: bytes) -> str:
     """The text of a metadata member, if it is what its extension says. Raises RowFailure."""
     kind = _kind(extension)
     try:
-        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # a byte order mark is no part of JSON
+        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # a byte order mark is not part of JSON
         if kind == "json":
             json.loads(text, parse_int=str)  # not as int, which refuses long numbers
         if kind == "cls" and not (_INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63):

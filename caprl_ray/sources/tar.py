@@ -1,9 +1,9 @@
-"""Read tar archives that nobody vouches for, from a stream, member by member.
+"""Read untrusted tar archives from a stream, member by member.
 
 The formats are those of POSIX (`pax`, "ustar Interchange Format" and "pax Interchange Format") and of the GNU tar
-manual ("Basic Tar Format", "Storing Sparse Files"): v7, ustar, GNU long names and pax headers, as is or in gzip.
-Nothing is written to disk or believed: a name is only text, and a size only says how much to read on, or to seek over
-where nobody wants it: forward, and never past the length that the stream is known to have.
+manual ("Basic Tar Format", "Storing Sparse Files"): v7, ustar, GNU long names and pax headers, plain or in gzip.
+Nothing is written to disk, and nothing is trusted: a name is only text, and a size only says how much to read or to
+skip, forward and never past the known length of the stream.
 """
 
 import gzip
@@ -18,20 +18,20 @@ BLOCK = 512
 CHUNK = 1 << 20  # the most that is read at once, so that a size in a header costs no memory
 MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records
 MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems stop at 4 KiB
-MAX_SIZE = 2**63 - 1  # what a 64-bit file offset can hold
+MAX_SIZE = 2**63 - 1  # the range of a 64-bit file offset
 
-# Deflate packs up to 1030 to 1, so that a few megabytes of gzip can hold hours of zeros. Images hardly pack at all, and
-# flat pictures in raw formats 20 to 50 to 1: the stream may inflate so far and by such a factor, over all that is read.
+# Deflate packs up to 1030 to 1, so a few megabytes of gzip can hold hours of zeros. Images hardly pack at all, and flat
+# pictures in raw formats 20 to 50 to 1. The whole stream may inflate this far and by this factor.
 FREE_INFLATION, MOST_INFLATION = 32 << 20, 100
 
 FILE_KINDS = b"0\0" + b"7"
-DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: whatever their size says, no data follows
+DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: no data follows, whatever their size says
 SPARSE_KIND = b"S"
 PAX_KINDS = b"xX"
 LONG_NAME_KIND = b"L"
 EXTENSION_KINDS = PAX_KINDS + LONG_NAME_KIND + b"Kg"
 
-# What is kept of extension headers: these keys and no others, so that many headers in a row cost no memory.
+# The keys of extension headers that are kept. Others are dropped, so that many headers in a row cost no memory.
 LONG_NAME, PAX_PATH, PAX_SIZE, PAX_SPARSE = b"long name", b"path", b"size", b"GNU.sparse."  # the last: a prefix
 
 _OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
@@ -40,12 +40,13 @@ _PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 
 
 class TarDamaged(Exception):
-    """The archive ends early or is damaged; says what and at which byte of the uncompressed stream, safe to show."""
+    """The archive ends early or is damaged. The message says what and at which byte of the uncompressed stream; it is
+    safe to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A regular file of an archive. `content` is null when the file is larger than its limit: it was passed over."""
+    """A regular file of an archive. `content` is None if the file is larger than its limit and was skipped."""
 
     name: str
     size: int
@@ -70,19 +71,19 @@ class _Header:
         return 0 if self.kind in DATALESS_KINDS or self._is_old_folder else self.size
 
     @property
-    def _is_old_folder(self) -> bool:  # before ustar, a slash at the end was all that marked a folder
+    def _is_old_folder(self) -> bool:  # before ustar, only a slash at the end marked a folder
         return self.kind == b"\0" and self.name.endswith(b"/")
 
 
 class _Tape:
-    """The bytes of an archive in order, with the offset reached."""
+    """The bytes of an archive in order, and the offset reached."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
         self.offset = 0
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer only where the stream ends."""
+        """The next `size` bytes; fewer only at the end of the stream."""
         parts = []
         while size > 0 and (part := self._chunk(min(size, CHUNK))):
             parts.append(part)
@@ -97,7 +98,7 @@ class _Tape:
         return content
 
     def skip(self, size: int, what: str) -> None:
-        """Get past `size` bytes, all of which must be there, and hold none."""
+        """Skip `size` bytes, all of which must be there, and hold none."""
         while size > 0:
             size -= len(self.take(min(size, CHUNK), what))
 
@@ -108,7 +109,7 @@ class _Tape:
 
 
 class _SoughtTape(_Tape):
-    """The bytes of a stream of known length that can be sought in."""
+    """The bytes of a seekable stream of known length."""
 
     def __init__(self, stream: BinaryIO, length: int) -> None:
         super().__init__(stream.read)
@@ -123,7 +124,7 @@ class _SoughtTape(_Tape):
 
 
 class _UnpackedTape(_Tape):
-    """The bytes that a gzip stream inflates to, within FREE_INFLATION and MOST_INFLATION of those that it has."""
+    """The inflated bytes of a gzip stream, within FREE_INFLATION and MOST_INFLATION of its compressed bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._packed = _Packed(stream)
@@ -140,7 +141,8 @@ class _UnpackedTape(_Tape):
 
 
 class _Packed:
-    """The compressed bytes in order, counted. Reads are whole, so that what was read when depends on no network."""
+    """The compressed bytes in order, counted. Reads are complete, so that the network does not change what is read
+    when."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

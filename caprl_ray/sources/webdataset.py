@@ -1,6 +1,7 @@
-"""WebDataset shards: a unit is one tar, streamed once from its start and never unpacked.
+"""WebDataset shards. A unit is one tar, streamed once from its start and never unpacked.
 
-A tar has no index: its headers must be walked. What need not be read between them is sought over, unless it is gzip.
+A tar has no index, so its headers are read one by one. Content that is not needed is skipped by seeking, except in
+gzip.
 """
 
 from collections.abc import Iterator
@@ -24,15 +25,15 @@ def takes(stored: Stored) -> bool:
 
 
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
-    """One unit for each shard."""
+    """One unit per shard."""
     for f in found:
         yield Unit(kind="webdataset", rows=None, entries=[Entry(stored=f.stored, key=f.key)], columns=METADATA)
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The shard's samples in order; those in `done` come as None, and their content is not read.
+    """The shard's samples in order. Samples in `done` come as None, and their content is not read.
 
-    Raises RowFailure where the shard cannot be read any further: everything before that point has been yielded.
+    Raises RowFailure if the shard cannot be read any further. Everything before that point has been yielded.
     """
     (entry,) = unit.entries
     path = entry.stored.path

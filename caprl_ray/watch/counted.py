@@ -1,4 +1,4 @@
-"""How a job's last stage reports its batches."""
+"""Report batches of a job's last stage."""
 
 import pyarrow as pa
 from ray.actor import ActorHandle

@@ -1,4 +1,4 @@
-"""The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
+"""The progress line of a run: done / planned, rate, failed rows and the time left."""
 
 import sys
 import threading
@@ -12,13 +12,13 @@ from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
-CLEAR = "\r\x1b[K"  # the line on a terminal
-ABSENT_S = 10.0  # a replica's process takes seconds to start where there is room for it
+CLEAR = "\r\x1b[K"  # clears the line on a terminal
+ABSENT_S = 10.0  # a replica's process needs some seconds to start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: rows already done, those of them that failed, and planned rows where they are known."""
+    """Where a run begins: rows done before, how many of them failed, and planned rows if they are known."""
 
     done: int
     failed: int
@@ -26,7 +26,7 @@ class Start:
 
     @classmethod
     def of(cls, ledger: Ledger, limit: int | None) -> "Start":
-        """The start of a run on top of `ledger` that processes at most `limit` rows."""
+        """The start of a run that continues from `ledger` and processes at most `limit` rows."""
         done = ledger.finished + ledger.failed
         planned = None if ledger.unknown else ledger.planned
         if limit is not None:
@@ -36,7 +36,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """The words of the line: what it counts, and what it says before the first row is through."""
+    """The words of the line: what it counts, and what it says before the first row."""
 
     noun: str = "images"
     starting: str = "starting engines"
@@ -49,7 +49,7 @@ class Words:
 
 
 class ProgressLine:
-    """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
+    """Context manager that writes the line from a thread: every second on a terminal, every 15 seconds elsewhere."""
 
     def __init__(
         self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr, words: Words | None = None
@@ -80,11 +80,11 @@ class ProgressLine:
                 rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
                 self._tell(ray.get(self._counter.notes.remote(), timeout=10))
             except ray.exceptions.RayError:
-                continue  # the line is not worth a run; whatever is wrong shows elsewhere
+                continue  # a missing line must not end the run; the fault shows elsewhere
             self._show(rows, sum(failed.values()), absent)
 
     def _tell(self, notes: list[str]) -> None:
-        """Write what replicas have noted since the last time."""
+        """Write the replicas' new notes."""
         for note in notes[self._told :]:
             self._stream.write(f"{CLEAR if self._terminal else ''}caprl-ray: {note}.\n")
         self._told = len(notes)
@@ -92,7 +92,7 @@ class ProgressLine:
     def _show(self, rows: int, failed: int, absent: float = 0.0) -> None:
         now = time.monotonic()
         if rows and self._began is None:
-            self._began = now  # the rate is that of captioning, without the engines' start
+            self._began = now  # the rate excludes the start of the engines
         line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, self._words)
         self._stream.write(f"{CLEAR}{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
@@ -101,7 +101,7 @@ class ProgressLine:
 def describe(
     start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0, words: Words | None = None
 ) -> str:
-    """The line for `rows` more rows in `seconds` of captioning; there has been no replica for `absent` seconds."""
+    """The line after `rows` new rows in `seconds`, without a replica for the last `absent` seconds."""
     words = words or Words()
     noun, done = words.noun, start.done + rows
     parts = [f"{done:,} / {start.planned:,} {noun}" if start.planned is not None else f"{done:,} {noun}"]
