@@ -229,7 +229,7 @@ def test_what_is_new_is_captioned_only_on_demand_and_the_rest_is_left_alone(imag
 
 def test_an_extension_with_other_columns_is_refused(images: Path, tmp_path: Path) -> None:
     pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")))
-    with pytest.raises(RecipeError, match=r"the column json \(string\), which the dataset has not"):
+    with pytest.raises(RecipeError, match=r"add the column json \(string\), which the existing plan does not have"):
         pipeline.run(caption_job(stub_recipe([images / "files", images / "shards"], tmp_path / "out")), extend=True)
     assert pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out"))).balanced
 

@@ -195,9 +195,9 @@ def _system_failure(error: Exception, url: str | None) -> SystemFailure:
             "has no such model or path (HTTP 404); check model.served_name and that the URL ends as in http://host/v1"
         )
     elif status:
-        said = f"answered HTTP {status} to the last attempt; run again when it is well"
+        said = f"answered HTTP {status} to the last attempt; run again when the service has recovered"
     elif isinstance(error, openai.APITimeoutError):
-        said = "did not answer in time; run again when it is well, or with a lower model.concurrency"
+        said = "did not answer in time; run again when the service has recovered, or with a lower model.concurrency"
     elif isinstance(error, openai.APIConnectionError):
         said = "cannot be reached; check the address and that the service runs"
     else:

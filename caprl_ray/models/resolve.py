@@ -126,7 +126,7 @@ def service_key(model: Model) -> str | None:
             "runs and, on a cluster, for every worker."
         )
     if not re.fullmatch("[!-~]*", key):
-        raise RecipeError(f"model.api_key_env: what the environment variable {name} holds cannot be a key.")
+        raise RecipeError(f"model.api_key_env: the value of the environment variable {name} cannot be a key.")
     return key or None
 
 

@@ -112,7 +112,7 @@ def _take(storage: Storage, path: str, holder: Holder) -> Stored:
         raise RecipeError(f"output.path: another run has just begun or ended at {path}; try again.") from None
     raise RecipeError(
         f"output.path: process {other.pid} on {other.host} is writing here and holds the output until {other.until}; "
-        "wait for it or stop it. One that died leaves the output to the next run at that time."
+        "wait for it or stop it. If it died, the next run can start at that time."
     )
 
 

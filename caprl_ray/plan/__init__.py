@@ -128,8 +128,8 @@ def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | N
     if before and not columns.equals(before.columns):
         new = next(field for field in columns if field not in before.columns)
         raise RecipeError(
-            f"input: what is new has the column {new.name} ({new.type}), which the dataset has not; caption it into an "
-            "output of its own."
+            f"input: the new files add the column {new.name} ({new.type}), which the existing plan does not have; use "
+            "another output.path for them."
         )
     path = join(output, FOLDER, f"{before.objects if before else 0:05d}.parquet")
     try:

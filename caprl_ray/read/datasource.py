@@ -211,7 +211,7 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
     try:
         row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
+        failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
         return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row

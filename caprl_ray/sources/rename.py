@@ -24,7 +24,7 @@ def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
         yield replace(unit, columns=_renamed(unit, names)) if names else unit
     if unseen:
         raise RecipeError(
-            f"input.rename: {next(iter(unseen))} is no column that the input has beside its images; "
+            f"input.rename: {next(iter(unseen))} is not a column of the input beside its images; "
             f"it has {', '.join(seen) or 'none'}."
         )
 
