@@ -90,7 +90,7 @@ def test_a_long_flat_prefix_is_listed_from_several_keys_on(
 ) -> None:
     monkeypatch.setattr(listing, "FIRST_PAGES", 1)
     monkeypatch.setattr(listing, "AIMED_KEYS", 1500)
-    names = [f"long/images/{name.format(n)}" for n in range(2_700)]
+    names = [f"long/images/{name.format(n)}" for n in range(9_000)]
     names += [f"long/images/{folder}/{n}.jpg" for folder in ("000005000", "5", "~5") for n in range(3)]
     s3.fill([*names, "long/images/5/"])
     found = [stored.path for stored in storage.walk(f"s3://{BUCKET}/long")]
