@@ -74,7 +74,7 @@ class Environment:
     def run(self, check: str) -> str:
         """Run one check; returns what the table says."""
         command = [self.python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *self.checks[check]]
-        log = FOLDER / self.name / f"{check.replace(' ', '-')}.log"
+        log = FOLDER / f"{self.name}, {check}.log"
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with open(log, "wb") as file:
             try:
