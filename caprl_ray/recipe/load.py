@@ -37,7 +37,7 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
     document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
     for override in overrides:
         if not override.startswith("storage."):
-            raise RecipeError(f"{override!r}: only storage fields can be set here, for instance storage.region=us-east-1")
+            raise RecipeError(f"{override!r}: only storage fields can be set here, such as storage.region=us-east-1")
         _override(document, override)
     return parse(document).storage
 
@@ -80,7 +80,7 @@ def _sentence(error: ValidationError) -> str:
     if fault["type"] == "value_error":
         return ": ".join(filter(None, [field, str(fault["ctx"]["error"])])) + "."
     if fault["type"] in ("model_type", "model_attributes_type"):
-        return f"{field}: {fault['input']!r} is not allowed; it should be a section (a mapping of fields)."
+        return f"{field}: {fault['input']!r} is not allowed; it should be a section, a mapping of fields."
     message = fault["msg"].removeprefix("Input ").removeprefix("List ").removeprefix("String ")
     return f"{field}: {fault['input']!r} is not allowed; it {message}."
 
