@@ -1,1 +1,1 @@
-"""One module for each command that is more than a few lines."""
+"""One module per command that takes more than a few lines."""

@@ -1,4 +1,4 @@
-"""Preflight: everything that a run needs, tried on a few images in a minute or two, with nothing left behind."""
+"""`caprl-ray preflight`: try everything that a run needs on a few images, in a minute or two. Leaves nothing behind."""
 
 import time
 from collections.abc import Callable
@@ -28,9 +28,10 @@ TEST_OBJECT = ".caprl-ray-preflight"
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
-    """Try a recipe and print what was seen and the rates.
+    """Try a recipe on IMAGES images; print captions and rates.
 
-    Returns 0 when at least one image was captioned, else 3. Raises RecipeError or SystemFailure as a run would.
+    Returns the exit code: 0 if at least one image was captioned, else 3. Raises RecipeError or SystemFailure as a run
+    would.
     """
     model = resolve(recipe)
     images, seconds = _timed(_first_images, recipe)
@@ -85,7 +86,7 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
 
 
 def _start(actor: Any, recipe: Recipe, model: ModelRef, nothing: pa.Table) -> ActorHandle:
-    """A replica that has answered: one that did not start says so at its first batch."""
+    """Start a replica and send it an empty batch, because a replica reports a failed start at its first batch."""
     replica = actor.remote(recipe, model, None)
     ray.get(replica.__call__.remote(nothing))
     return replica
