@@ -1,5 +1,8 @@
 # make demo        caption rendered scenes with the embedded model on this machine
-# make test        the test suite
+# make test        the test suite, without what is slow by nature
+# make test-all    everything, under an hour and a half
+# make compat      a smoke set under other versions of Ray and vLLM, and a table of it (docs/compatibility.md)
+# make docs        serve the documentation on this machine
 # make lint        ruff and mypy
 # make chaos       N=200: so many runs in which drawn parts of the job are killed, and a table of them
 # make fuzz        ten minutes of coverage-guided fuzzing of the tar reader and the image guard
@@ -16,18 +19,32 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 N ?= 20
 
-.PHONY: demo test lint chaos fuzz audit setup lock embedded clean
+# What the promises rest on, run again with Ray's and vLLM's internals switched off.
+PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
+
+.PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
 
 test: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup
 	$(BIN)/python -m pytest
+	CAPRL_RAY_PLAIN=1 $(BIN)/python -m pytest $(PLAIN_TESTS)
+
+compat: setup
+	$(BIN)/python -m tests.compat
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: setup
+	$(BIN)/mkdocs serve
 
 chaos: setup
 	$(BIN)/python -m tests.chaos --runs $(N)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
 from caprl_ray.engines.vllm_engine import engine_arguments
 from caprl_ray.models.resolve import resolve
 from caprl_ray.prepare.stage import Prepare
@@ -109,5 +111,5 @@ def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Pr
 
     pipeline.Counter = TimedCounter
     if held:
-        pipeline.Captioner, pipeline.Prepare = ReadyCaptioner, HeldPrepare
-    pipeline.run(parse(recipe))
+        job.Captioner, job.Prepare = ReadyCaptioner, HeldPrepare
+    pipeline.run(caption_job(parse(recipe)))

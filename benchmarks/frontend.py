@@ -36,8 +36,8 @@ import numpy as np
 import torch
 
 from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.engines import internals
 from caprl_ray.engines.protocol import Picture
-from caprl_ray.engines.rendering import _filled
 from caprl_ray.engines.vllm_engine import VllmEngine
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse
@@ -80,7 +80,9 @@ class Frontend:
         assert patches
         repeated = np.repeat(once, patches.frames, axis=2).reshape(len(once), -1)
         template = self._renderer._templates[(picture.width, picture.height, self._prompt)]
-        return _filled(template, torch.from_numpy(repeated), f"worker-{next(self._numbers)}")
+        image = template.image(torch.from_numpy(repeated))
+        name = f"worker-{next(self._numbers)}"
+        return internals.engine_input(template.token_ids, template.placeholders, image, name)
 
     async def generate(self, inputs: list[Any], tokens: int, *, detokenize: bool = True) -> float:
         """CPU seconds of each caption of exactly so many tokens."""

@@ -28,7 +28,7 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     from caprl_ray import pipeline, plan
     from caprl_ray.cluster import session
     from caprl_ray.output.committed import read_committed
-    from caprl_ray.read.datasource import PlannedImages, remaining
+    from caprl_ray.read.datasource import PlannedRows, remaining
     from caprl_ray.rows.schema import row_schema
 
     recipe, access = _input(out, shards)
@@ -40,7 +40,7 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     work = remaining(stored.units, committed)
     with session.session(recipe, debug=False):
         note(notes, "session")
-        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access))
+        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns), access))
         row = next(iter(rows.iter_rows()))
         note(notes, FIRST_ROW)
         assert row["index"] not in committed[row["unit"]].done, "a row that is done was read again"
@@ -59,7 +59,7 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
 
     from caprl_ray import pipeline, plan
     from caprl_ray.cluster import session
-    from caprl_ray.read.datasource import PlannedImages, Work
+    from caprl_ray.read.datasource import PlannedRows, Work
     from caprl_ray.rows.schema import row_schema
 
     def first(rows: pa.Table) -> pa.Table:
@@ -77,7 +77,7 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
         DataContext.get_current().checkpoint_config = CheckpointConfig(
             id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
         )
-        rows = pipeline.read(PlannedImages(work, row_schema(stored.columns), access))
+        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns), access))
         rows = rows.map_batches(first, batch_size=None, batch_format="pyarrow")
         writing = threading.Thread(target=rows.write_parquet, args=(f"{notes}.rows",), daemon=True)
         writing.start()

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from caprl_ray import plan
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_id, row_schema
@@ -31,7 +32,7 @@ BATCH = 32  # rows of one unit that reach a write task together: a caption batch
 OPEN_UNITS = 64  # units whose batches come mixed: as many are read at the same time
 FAILED_OBJECTS = 10  # of each so many write tasks one has a failed row
 LAYOUTS = ("mixed", "sorted")
-SCHEMA = row_schema(METADATA)
+SCHEMA = row_schema(METADATA, CAPTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def planned(output: Synthetic) -> Iterator[Unit]:
 
 def commit(output: Synthetic, units: range) -> None:
     """Write the rows of some units, an object at a time."""
-    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT)
+    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION)
     for number, (unit, index) in enumerate(objects(output, units)):
         sink.write([rows(output, unit, index, failed=number % FAILED_OBJECTS == 0)], None)
 

@@ -1,6 +1,6 @@
 """Caption image datasets with CapRL on Ray: stream, caption, check, commit, resume.
 
-`caption_dataset` captions a Ray Dataset; everything else is a recipe and the command line. Both import Ray late.
+`caption_dataset` captions a Ray Dataset. Everything else is a recipe and the command line. Both import Ray late.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """The command line. Every failure is one sentence on stderr and an exit code.
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
-wrong; 3 the run ended, and the ledger does not balance or too many rows failed; 130 interrupted.
+wrong; 3 the ledger does not balance, or too many rows failed; 130 interrupted, run again to resume.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from caprl_ray.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` defaults to those of the process."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
         return command(args)
@@ -42,10 +42,11 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    top = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -83,13 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("output", metavar="OUT", help="output folder")
     verify.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how to access an s3:// output")
     verify.add_argument(
-        "--repair", action="store_true", help="remove duplicated rows, and rows that a retry has replaced"
+        "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
     )
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images; leaves nothing behind")
     _add_recipe(preflight)
-    return parser
+    return top
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +105,13 @@ def _positive(text: str) -> int:
 
 
 def _caption(args: argparse.Namespace) -> int:
+    from caprl_ray.caption.job import caption_job
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
     ledger = run(
-        recipe,
+        caption_job(recipe),
         limit=args.limit,
         retry=_codes(args.retry_failed),
         adopt=frozenset(filter(None, args.adopt.split(","))),
@@ -131,12 +133,12 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _codes(text: str | None) -> frozenset[str]:
     """Failure codes to retry: none without the option, all if the option names none. Raises RecipeError."""
-    from caprl_ray.rows.schema import FAILURE_CODES
+    from caprl_ray.caption.columns import CODES
 
-    codes = frozenset(FAILURE_CODES if text == "" else text.split(",") if text else ())
-    unknown = sorted(codes - FAILURE_CODES.keys())
+    codes = frozenset(CODES if text == "" else text.split(",") if text else ())
+    unknown = sorted(codes - CODES.keys())
     if unknown:
-        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(FAILURE_CODES)}.")
+        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(CODES)}.")
     return codes
 
 
@@ -150,6 +152,7 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray import plan
     from caprl_ray.output import lease, ledger
     from caprl_ray.output.committed import read_committed
+    from caprl_ray.output.folder import read_run, stored_job
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
@@ -161,7 +164,8 @@ def _verify(args: argparse.Namespace) -> int:
     if args.repair:
         with lease.held(storage, args.output):
             repair(storage, args.output, read_committed(storage, args.output))
-    balance = ledger.balance(units, read_committed(storage, args.output))
+    done = stored_job(read_run(storage, args.output) or {})["done"]
+    balance = ledger.balance(units, read_committed(storage, args.output), done)
     print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
     return 0 if balance.balanced else 3
 

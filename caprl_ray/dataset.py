@@ -1,4 +1,4 @@
-"""Captions inside one's own Ray Data pipeline: a Dataset with images goes in, the same rows come out captioned."""
+"""Captions inside your own Ray Data pipeline: a Dataset with images in, the same rows with captions out."""
 
 from typing import Any
 
@@ -6,12 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import DataContext, Dataset
 
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.job import captioned
 from caprl_ray.cluster import resources, session
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
-from caprl_ray.pipeline import captioned
 from caprl_ray.recipe import load
-from caprl_ray.rows.schema import CAPTION, FAILURE, META_PREFIX, row_schema
+from caprl_ray.rows.schema import FAILURE, META_PREFIX, row_schema
+from caprl_ray.watch.counter import Counter
 
 ADDED = (*CAPTION, *FAILURE)
 
@@ -25,10 +27,10 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         image_column: the name of that column.
 
     Returns:
-        A lazy Dataset of the same rows with all their columns and those of `schema.CAPTION` and `schema.FAILURE`. A row
-        whose image cannot be captioned has a null caption and says why in `stage`, `code` and `detail`. Nothing is
-        written, so nothing is resumed: for that, run a recipe. Ray Data's context of this process is set as
-        `cluster.configure` says.
+        A lazy Dataset of the same rows with all their columns, and the columns of `caption.columns.CAPTION` and
+        `rows.schema.FAILURE`. A row whose image cannot be captioned has a null caption; `stage`, `code` and `detail`
+        say why. Nothing is written, so nothing can be resumed: run a recipe for that. This sets Ray Data's context of
+        this process as `cluster.session.configure` does.
 
     Raises:
         RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
@@ -41,7 +43,8 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     arranged = rows.map_batches(
         _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
     )
-    return captioned(arranged, parsed, model).map_batches(_release, batch_format="pyarrow")
+    counter = resources.beside_driver(Counter)
+    return captioned(arranged, counter, recipe=parsed, model=model).map_batches(_release, batch_format="pyarrow")
 
 
 def _check_columns(rows: Dataset, image_column: str) -> None:
@@ -54,13 +57,13 @@ def _check_columns(rows: Dataset, image_column: str) -> None:
 
 
 def _arrange(table: pa.Table, image_column: str) -> pa.Table:
-    """The user's rows as the pipeline's: their columns travel under META_PREFIX, beside a copy of the image."""
+    """The user's rows as rows of the pipeline: their columns under META_PREFIX, and a copy of the image."""
     image = table[image_column].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = pc.struct_field(image, "bytes")
     if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
         raise RecipeError(f"image_column: {image_column} holds {image.type}, not encoded images as bytes.")
-    schema = row_schema(table.schema.remove_metadata())
+    schema = row_schema(table.schema.remove_metadata(), CAPTION)
     rows = table.num_rows
     columns = {META_PREFIX + name: table[name] for name in table.schema.names}
     columns |= {

@@ -1,12 +1,12 @@
-"""The exceptions that a user can meet, each with the exit code that it ends a command with.
+"""The exceptions that a user can meet, each with its exit code.
 
-Every message is one sentence that names the field, path or object and says what to do. A fault of a single row is
-never an exception that leaves a stage: it is a `RowFailure`, which becomes a row in `failed/`.
+Every message is one sentence that names the field, path or object and says what to do. A fault of a single row does not
+leave a stage as an exception. It is a `RowFailure`, which becomes a row in `failed/`.
 """
 
 
 class CaprlError(Exception):
-    """Base of the errors that end a command with one sentence. Takes the sentence only, so that it pickles."""
+    """Base of the errors that end a command with one sentence. The sentence is the only argument, so it pickles."""
 
     exit_code = 1
 
@@ -18,22 +18,22 @@ class RecipeError(CaprlError):
 
 
 class SystemFailure(CaprlError):
-    """Something that every row needs does not work (storage, model, disk): the run stops and can be resumed."""
+    """Something that every row needs does not work (storage, model, disk). The run stops and can be resumed."""
 
     exit_code = 1
 
     @classmethod
     def of(cls, fault: OSError) -> "SystemFailure":
-        """The sentence for a path that could not be read or written, and for why not."""
+        """The sentence for a path that cannot be read or written."""
         return cls(f"{fault.filename}: {fault.strerror}; run the same command again to resume.")
 
 
 class Abandoned(CaprlError):
-    """The run has ended for another reason, which is the one to be told."""
+    """The run has already ended for another reason. That reason is reported."""
 
 
 class TooManyFailures(CaprlError):
-    """So many rows failed that the run was stopped: `failures.max_fraction`."""
+    """So many rows failed that the run stopped: `failures.max_fraction`."""
 
     exit_code = 3
 
@@ -45,7 +45,7 @@ class LedgerUnbalanced(CaprlError):
 
 
 class RowFailure(Exception):
-    """A fault of one row: `code` is a key of `schema.FAILURE_CODES`, `detail` is safe to store and show."""
+    """A fault of one row: `code` is one of the job's failure codes, `detail` is safe to store and show."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code, detail)

@@ -1,9 +1,9 @@
-"""The whole job on one page: plan -> read -> prepare -> caption -> commit, then the ledger.
+"""A whole job on one page: plan -> read -> the job's stages -> commit, then the ledger.
 
-Every arrow is a Ray Data operator; what each one does is in the module of its name.
+Every arrow is a Ray Data operator. Each operator stands in the module of its name; the stages stand with their job, for
+instance caption/job.py.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -12,13 +12,11 @@ from functools import partial
 
 import ray
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 
-from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
-from caprl_ray.engines import concurrency, launch
-from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.job import Job
 from caprl_ray.output import lease, ledger
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, failed_attempts, read_committed
@@ -26,19 +24,16 @@ from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
-from caprl_ray.prepare.stage import Prepare
 from caprl_ray.read import while_planning
-from caprl_ray.read.datasource import PlannedImages, Work, remaining
-from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import row_schema
+from caprl_ray.read.datasource import PlannedRows, Work, remaining
 from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
-from caprl_ray.watch.progress import ProgressLine, Start
+from caprl_ray.watch.progress import ProgressLine, Start, Words
 
 
 def run(
-    recipe: Recipe,
+    job: Job,
     *,
     limit: int | None = None,
     retry: Collection[str] = (),
@@ -46,69 +41,75 @@ def run(
     extend: bool = False,
     debug: bool = False,
 ) -> Ledger:
-    """Caption everything in the plan that no earlier run has finished, and balance the ledger.
+    """Finish everything in the plan that no earlier run has finished, and balance the ledger.
 
     Args:
-        limit: stop after this many images; the next run goes on from there.
-        retry: codes of failed rows that are to be tried again.
-        adopt: fields of the fingerprint that may differ from those of the runs before.
-        extend: plan what is new in the input, too.
+        job: what is done with the rows.
+        limit: stop after this many rows; the next run continues.
+        retry: codes of failed rows to try again.
+        adopt: fields of the fingerprint that may differ from those of earlier runs.
+        extend: also plan what is new in the input.
         debug: show Ray's own output.
 
-    Raises RecipeError before anything starts, SystemFailure when the run cannot go on (it can be resumed),
-    TooManyFailures when it was stopped for its failed rows, and LedgerUnbalanced when it ended and rows are missing.
+    Raises:
+        RecipeError: the recipe is wrong; nothing was started.
+        SystemFailure: the run cannot go on. The same command resumes it.
+        TooManyFailures: the circuit breaker stopped the run.
+        LedgerUnbalanced: the run ended and rows are missing.
     """
-    model = resolve(recipe)
-    output = Output.open(recipe, model, adopt)
-    # Ray is left first, and with it whatever a stopped run still writes; then another driver may begin.
+    output = Output.open(job, adopt)
+    # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
         lease.held(output.storage, output.path),
-        session.lasting(debug, launch.computes_on_cpu(recipe)),
+        session.lasting(debug, job.engine_on_cpu),
         while_planning.begun(partial(output.plan, extend=extend)) as planned,
     ):
         return _run(output, planned, limit, retry, debug)
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path = output.storage, output.path
+    storage, path, done = output.storage, output.path, output.job.done
     if output.planned or wait([planned], while_planning.HEAD_START_S).done:
         plan, committed = planned.result(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
-            _caption(output, plan, committed, work, limit, debug)
+            _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path)
     else:
-        plan = _caption_while_planning(output, planned, limit, debug)
+        plan = _finish_while_planning(output, planned, limit, debug)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
-    balance = ledger.balance(plan.units, committed)
+    balance = ledger.balance(plan.units, committed, done)
     output.finish(balance, limited=limit is not None)
     return balance
 
 
-def _caption(
+def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
 ) -> None:
-    with session.session(output.recipe, debug), _watched(output.recipe) as run:
-        run.line.start = Start.of(ledger.balance(plan.units, committed), limit)
-        rows = read(PlannedImages(work, row_schema(plan.columns), output.access))
-        _caption_rows(rows, output, limit, run)
+    job = output.job
+    with session.session(job.recipe, debug), _watched(job) as watch:
+        watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
+        _process(rows, job, limit, watch)
 
 
-def _caption_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
-    """Caption a new output whose input takes long to list: the engines start meanwhile."""
-    with session.session(output.recipe, debug), _watched(output.recipe) as run:
+def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
+    """Process a new output whose input takes long to list: the replicas start meanwhile."""
+    job = output.job
+    with session.session(job.recipe, debug), _watched(job) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
-                run.line.start = Start.of(ledger.balance(planned.result().units, {}), limit)
-                while_planning.hand_over(planned.result(), run.counter)
+                plan = planned.result()
+                watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
+                while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
-                run.stop(error)
+                watch.stop(error)
 
         planned.add_done_callback(hand_over)
-        _caption_rows(while_planning.read(run.counter, output.access), output, limit, run)
+        _process(while_planning.read(watch.counter, output.access), job, limit, watch)
     return planned.result()
 
 
@@ -120,53 +121,29 @@ class _Watch:
 
 
 @contextmanager
-def _watched(recipe: Recipe) -> Iterator[_Watch]:
-    """What looks at a run while it goes on."""
+def _watched(job: Job) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
-    with interruptible() as stop, CircuitBreaker(counter, recipe, stop), ProgressLine(counter) as line:
+    with (
+        interruptible() as stop,
+        CircuitBreaker(counter, job, stop),
+        ProgressLine(counter, words=Words.of(job)) as line,
+    ):
         yield _Watch(counter, line, stop)
 
 
-def _caption_rows(rows: Dataset, output: Output, limit: int | None, run: _Watch) -> None:
+def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:
     if limit is not None:
         rows = rows.limit(limit)
-    commit(captioned(rows, output.recipe, output.model, run.counter), output.recipe)
+    commit(job.stages(rows, watch.counter), job)
 
 
-def read(images: PlannedImages) -> Dataset:
-    """Plan -> rows of compressed images."""
-    return ray.data.read_datasource(images, override_num_blocks=images.tasks, num_cpus=resources.READ_CPUS)
+def read(planned: PlannedRows) -> Dataset:
+    """Plan -> rows."""
+    return ray.data.read_datasource(planned, override_num_blocks=planned.tasks, num_cpus=resources.READ_CPUS)
 
 
-def captioned(rows: Dataset, recipe: Recipe, model: ModelRef, counter: ActorHandle | None = None) -> Dataset:
-    """Compressed images -> pixels -> captions; a block of pixels is a caption batch is a block of captions (D4)."""
-    batch = resources.batch_rows(model.size_rule.max_pixels)
-    in_flight = concurrency.batches_in_flight(recipe, batch)
-    return (
-        rows.map_batches(Prepare(model.size_rule, recipe.prepare), batch_size=batch, batch_format="pyarrow", num_cpus=1)
-        .repartition(target_num_rows_per_block=batch, strict=True)
-        .map_batches(
-            Captioner,
-            fn_constructor_kwargs={
-                "recipe": recipe,
-                "model": model,
-                "counter": counter or resources.beside_driver(Counter),
-            },
-            batch_size=batch,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=recipe.replicas.min,
-                max_size=recipe.replicas.most,
-                max_concurrent_calls_per_actor=in_flight,
-                max_tasks_in_flight_per_actor=math.ceil(resources.QUEUED_OVER_TAKEN * in_flight),
-                enable_true_multi_threading=True,
-            ),
-            **resources.replica_resources(recipe),
-        )
-    )
-
-
-def commit(rows: Dataset, recipe: Recipe) -> None:
-    """Captions -> parquet objects."""
-    sink = CommittedRows(Storage(recipe.storage), recipe.output.path, recipe.output.rows_per_object)
+def commit(rows: Dataset, job: Job) -> None:
+    """Finished and failed rows -> parquet objects."""
+    settings = job.recipe.output
+    sink = CommittedRows(Storage(job.recipe.storage), settings.path, settings.rows_per_object, job.adds)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

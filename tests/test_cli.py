@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from caprl_ray import cli, plan
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_schema
@@ -36,8 +37,8 @@ def output(folder: Path, indices: list[int], rows: int = 3) -> str:
         for n in indices
     ]
     if committed:
-        schema = row_schema(pa.schema([]))
-        CommittedRows(Storage(), str(folder), 1).write([pa.Table.from_pylist(committed, schema=schema)], None)
+        schema = row_schema(pa.schema([]), CAPTION)
+        CommittedRows(Storage(), str(folder), 1, CAPTION).write([pa.Table.from_pylist(committed, schema=schema)], None)
     return str(folder)
 
 

@@ -154,6 +154,7 @@ def test_a_job_ships_code_and_recipes_and_neither_data_nor_secrets(head: Head, c
     assert CANARY not in seen["environment"].values()
 
 
+@pytest.mark.slow
 def test_a_stopped_job_is_finished_by_the_same_command(
     head: Head, images: Path, checkout: Path, tmp_path: Path
 ) -> None:

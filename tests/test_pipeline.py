@@ -14,6 +14,9 @@ import pytest
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from caprl_ray import pipeline, plan, sources
+from caprl_ray.caption import job
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import resources, session
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
@@ -22,13 +25,14 @@ from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.folder import Output
 from caprl_ray.prepare.stage import Prepare
-from caprl_ray.read.datasource import PlannedImages, remaining
+from caprl_ray.read.datasource import PlannedRows, remaining
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import data_schema, failed_schema, row_schema
 from caprl_ray.rows.stage import run_stage
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage
+from caprl_ray.watch.counter import Counter
 from tests.expected import expected_caption, image_in_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -59,9 +63,9 @@ def source_bytes(row: dict[str, Any]) -> bytes:
 
 def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
-    balance = pipeline.run(recipe)
+    balance = pipeline.run(caption_job(recipe))
     rows = rows_of(tmp_path / "out")
-    assert balance.balanced and balance.captioned == len(rows) == IMAGES
+    assert balance.balanced and balance.finished == len(rows) == IMAGES
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert {row["unit"] for row in rows} == {0, 1}
     assert all(row["caption"] == expected_caption(source_bytes(row), recipe) for row in rows)
@@ -71,26 +75,26 @@ def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: 
     shard = [row for row in rows if row["unit"] == 1]
     assert all(f'"scene": {int(row["key"].removeprefix("scene-"))},' in row["json"] for row in shard)
     schema = pq.read_table(tmp_path / "out" / "data").schema
-    assert schema.names == data_schema(METADATA).names
+    assert schema.names == data_schema(METADATA, CAPTION).names
     assert all(field.metadata[b"description"] for field in schema)
 
 
 def test_the_same_command_again_captions_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stub_recipe([images / "files"], tmp_path / "out")
-    pipeline.run(recipe)
+    pipeline.run(caption_job(recipe))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
-    monkeypatch.setattr(pipeline, "captioned", lambda *_: pytest.fail("an engine would have been started"))
-    assert pipeline.run(recipe).balanced
+    monkeypatch.setattr(job, "captioned", lambda *_, **__: pytest.fail("an engine would have been started"))
+    assert pipeline.run(caption_job(recipe)).balanced
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
 
 
 def test_a_limited_run_goes_on_at_the_row_where_it_stopped(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
-    first = pipeline.run(recipe, limit=37)
-    assert first.captioned == 37 and not first.balanced
+    first = pipeline.run(caption_job(recipe), limit=37)
+    assert first.finished == 37 and not first.balanced
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     kept = {row["id"]: row for row in rows_of(tmp_path / "out")}
-    second = pipeline.run(recipe)
+    second = pipeline.run(caption_job(recipe))
     rows = rows_of(tmp_path / "out")
     assert second.balanced and len(rows) == IMAGES
     assert {row["id"]: row for row in rows if row["id"] in kept} == kept
@@ -108,8 +112,8 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "huge.png").write_bytes(bytes(200_000))
     recipe = stub_recipe([folder], tmp_path / "out", prepare={"max_pixels": 20_000, "max_bytes": 100_000})
-    balance = pipeline.run(recipe)
-    assert balance.balanced and (balance.captioned, balance.failed) == (5, 4)
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and (balance.finished, balance.failed) == (5, 4)
     codes = {row["key"]: (row["stage"], row["code"]) for row in rows_of(tmp_path / "out", "failed")}
     assert codes == {
         "empty.jpg": ("prepare", "image_empty"),
@@ -118,7 +122,7 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
         "huge.png": ("read", "image_too_large"),
     }
     assert pq.read_table(tmp_path / "out" / "failed").schema.names == failed_schema(pa.schema([])).names
-    assert pipeline.run(recipe).failed == 4  # failed rows are not tried again
+    assert pipeline.run(caption_job(recipe)).failed == 4  # failed rows are not tried again
 
 
 def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tmp_path: Path) -> None:
@@ -130,17 +134,17 @@ def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tm
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "vanished.png").write_bytes(good[0].read_bytes())
     recipe = stub_recipe([folder], tmp_path / "out")
-    pipeline.run(recipe, limit=1)  # the plan is stored now
+    pipeline.run(caption_job(recipe), limit=1)  # the plan is stored now
     os.rename(folder / "vanished.png", tmp_path / "elsewhere")
-    first = pipeline.run(recipe)
-    assert first.balanced and (first.captioned, first.failed) == (4, 2)
+    first = pipeline.run(caption_job(recipe))
+    assert first.balanced and (first.finished, first.failed) == (4, 2)
     kept = {row["id"]: row for row in rows_of(tmp_path / "out")}
     os.rename(tmp_path / "elsewhere", folder / "vanished.png")
-    assert pipeline.run(recipe).failed == 2
-    second = pipeline.run(recipe, retry=frozenset({"source_missing"}))
-    assert second.balanced and (second.captioned, second.failed, second.duplicate) == (5, 1, 0)
-    third = pipeline.run(recipe, retry=frozenset({"image_format", "source_missing"}))
-    assert third.balanced and (third.captioned, third.failed, third.duplicate) == (5, 1, 0)
+    assert pipeline.run(caption_job(recipe)).failed == 2
+    second = pipeline.run(caption_job(recipe), retry=frozenset({"source_missing"}))
+    assert second.balanced and (second.finished, second.failed, second.duplicate) == (5, 1, 0)
+    third = pipeline.run(caption_job(recipe), retry=frozenset({"image_format", "source_missing"}))
+    assert third.balanced and (third.finished, third.failed, third.duplicate) == (5, 1, 0)
     rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
     assert {id_: rows[id_] for id_ in kept} == kept
     assert [row["attempts"] for row in rows.values() if row["id"] not in kept] == [2]
@@ -153,16 +157,16 @@ def test_a_shard_that_can_be_read_further_replaces_the_row_where_it_ended(images
     shard.write_bytes(whole)
     planned = shard.stat()
     recipe = stub_recipe([shard], tmp_path / "out")
-    pipeline.run(recipe, limit=1)
+    pipeline.run(caption_job(recipe), limit=1)
     shard.write_bytes(whole[:100_000] + b"\xff" * (len(whole) - 100_000))  # the planned size, damaged on disk
     os.utime(shard, ns=(planned.st_atime_ns, planned.st_mtime_ns))
-    first = pipeline.run(recipe)
-    assert first.balanced and first.failed == 1 and 0 < first.captioned < IMAGES // 2
+    first = pipeline.run(caption_job(recipe))
+    assert first.balanced and first.failed == 1 and 0 < first.finished < IMAGES // 2
     shard.write_bytes(whole)
     os.utime(shard, ns=(planned.st_atime_ns, planned.st_mtime_ns))
-    assert pipeline.run(recipe).failed == 1
-    second = pipeline.run(recipe, retry=frozenset({"truncated_unit"}))
-    assert second.balanced and (second.captioned, second.failed) == (IMAGES // 2, 0)
+    assert pipeline.run(caption_job(recipe)).failed == 1
+    second = pipeline.run(caption_job(recipe), retry=frozenset({"truncated_unit"}))
+    assert second.balanced and (second.finished, second.failed) == (IMAGES // 2, 0)
     assert not rows_of(tmp_path / "out", "failed")
 
 
@@ -170,33 +174,35 @@ def test_the_prompt_takes_the_rows_own_columns(images: Path, tmp_path: Path) -> 
     recipe = stub_recipe(
         [images / "shards"], tmp_path / "out", prompt={"user": "On <|im_end|>{background}, scene {json[scene]}?"}
     )
-    pipeline.run(recipe)
+    pipeline.run(caption_job(recipe))
     for row in rows_of(tmp_path / "out"):
         number = int(row["key"].removeprefix("scene-"))
         assert row["caption"].endswith(f", scene {number}?") and "{" not in row["caption"].partition("|")[2]
 
 
 def test_a_run_with_another_recipe_into_the_same_output_is_refused(images: Path, tmp_path: Path) -> None:
-    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"), limit=1)
+    pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")), limit=1)
     other = stub_recipe([images / "files"], tmp_path / "out", sampling={"temperature": 0.7})
     with pytest.raises(RecipeError, match=r"sampling\.temperature was 0\.0 and is 0\.7"):
-        pipeline.run(other)
+        pipeline.run(caption_job(other))
 
 
 def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Path, tmp_path: Path) -> None:
-    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"), limit=1)
+    pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")), limit=1)
     other = stub_recipe([images / "files"], tmp_path / "out", sampling={"temperature": 0.7}, prompt={"user": "Well?"})
     with pytest.raises(RecipeError, match=r"prompt\.user was"):
-        pipeline.run(other, adopt={"sampling.temperature", "sampling.max_tokens"})
+        pipeline.run(caption_job(other), adopt={"sampling.temperature", "sampling.max_tokens"})
     with pytest.raises(RecipeError, match=r"--adopt: output\.path is no field"):
-        pipeline.run(other, adopt={"output.path"})
-    assert pipeline.run(other, adopt={"sampling.temperature", "sampling.max_tokens", "prompt.user"}).balanced
+        pipeline.run(caption_job(other), adopt={"output.path"})
+    assert pipeline.run(
+        caption_job(other), adopt={"sampling.temperature", "sampling.max_tokens", "prompt.user"}
+    ).balanced
     remembered = json.loads((tmp_path / "out" / "run.json").read_text())
     assert remembered["fingerprint"]["sampling.temperature"] == 0.7
     assert remembered["adopted"][0]["sampling.temperature"] == 0.0
-    assert pipeline.run(other).balanced
+    assert pipeline.run(caption_job(other)).balanced
     with pytest.raises(RecipeError, match=r"sampling\.temperature was 0\.7 and is 0\.0"):
-        pipeline.run(stub_recipe([images / "files"], tmp_path / "out"))
+        pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")))
 
 
 def test_what_is_new_is_captioned_only_on_demand_and_the_rest_is_left_alone(images: Path, tmp_path: Path) -> None:
@@ -206,57 +212,57 @@ def test_what_is_new_is_captioned_only_on_demand_and_the_rest_is_left_alone(imag
     for path in paths[:10]:
         (folder / path.name).write_bytes(path.read_bytes())
     recipe = stub_recipe([folder], tmp_path / "out")
-    pipeline.run(recipe)
+    pipeline.run(caption_job(recipe))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
     for path in paths[10:25]:
         (folder / path.name).write_bytes(path.read_bytes())
-    assert pipeline.run(recipe).captioned == 10
+    assert pipeline.run(caption_job(recipe)).finished == 10
     wider = stub_recipe([folder, images / "files"], tmp_path / "out")
-    balance = pipeline.run(wider, extend=True)
-    assert balance.balanced and balance.captioned == 25 + len(paths)  # the other folder's files are other files
+    balance = pipeline.run(caption_job(wider), extend=True)
+    assert balance.balanced and balance.finished == 25 + len(paths)  # the other folder's files are other files
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     rows = rows_of(tmp_path / "out")
     assert len({(row["unit"], row["index"]) for row in rows}) == len({row["source"] for row in rows}) == len(rows)
     assert {row["unit"] for row in rows} == {0, 1, 2}
-    assert pipeline.run(wider, extend=True).captioned == len(rows) and rows_of(tmp_path / "out") == rows
+    assert pipeline.run(caption_job(wider), extend=True).finished == len(rows) and rows_of(tmp_path / "out") == rows
 
 
 def test_an_extension_with_other_columns_is_refused(images: Path, tmp_path: Path) -> None:
-    pipeline.run(stub_recipe([images / "files"], tmp_path / "out"))
-    with pytest.raises(RecipeError, match=r"the column json \(string\), which the dataset has not"):
-        pipeline.run(stub_recipe([images / "files", images / "shards"], tmp_path / "out"), extend=True)
-    assert pipeline.run(stub_recipe([images / "files"], tmp_path / "out")).balanced
+    pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")))
+    with pytest.raises(RecipeError, match=r"add the column json \(string\), which the existing plan does not have"):
+        pipeline.run(caption_job(stub_recipe([images / "files", images / "shards"], tmp_path / "out")), extend=True)
+    assert pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out"))).balanced
 
 
 def test_an_output_that_lost_rows_does_not_pass_for_complete(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe([images / "files"], tmp_path / "out")
-    pipeline.run(recipe)
+    pipeline.run(caption_job(recipe))
     (lost,) = (tmp_path / "out" / "data").glob("*.parquet")
     table = pq.read_table(lost)
     pq.write_table(table.slice(0, table.num_rows - 1), lost)  # the last row of the unit
     balance = ledger.balance(
-        plan.load(Storage(), recipe.output.path).units, read_committed(Storage(), recipe.output.path)
+        plan.load(Storage(), recipe.output.path).units, read_committed(Storage(), recipe.output.path), "captioned"
     )
     assert not balance.balanced and balance.units[0].missing == 1
-    assert pipeline.run(recipe).balanced
+    assert pipeline.run(caption_job(recipe)).balanced
     assert len(rows_of(tmp_path / "out")) == IMAGES // 2
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemFailure, match=r"output\.path: .* cannot be written"):
-        pipeline.run(stub_recipe([images / "files"], tmp_path / "file" / "out"))
+        pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "file" / "out")))
 
 
 def test_an_error_in_a_worker_reaches_the_driver_as_its_sentence(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe([images / "files"], tmp_path / "out")
-    pipeline.run(recipe, limit=1)
+    pipeline.run(caption_job(recipe), limit=1)
     (tmp_path / "out" / "failed").mkdir(exist_ok=True)
     data = tmp_path / "out" / "data"
     data.rename(tmp_path / "kept")
     data.touch()  # a file where the folder should be
     with pytest.raises(SystemFailure, match="cannot be written") as caught:
-        pipeline.run(recipe)
+        pipeline.run(caption_job(recipe))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -268,7 +274,7 @@ class RecordedPrepare(Prepare):
         return super().__call__(table)
 
 
-class RecordedCaptioner(pipeline.Captioner):
+class RecordedCaptioner(job.Captioner):
     """Captioner that does the same."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -287,15 +293,16 @@ NOTES = ""
 def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare and the captioner are operators and processes of their own, and a block of pixels is a caption batch."""
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr(pipeline, "Prepare", RecordedPrepare)
-    monkeypatch.setattr(pipeline, "Captioner", RecordedCaptioner)
+    monkeypatch.setattr(job, "Prepare", RecordedPrepare)
+    monkeypatch.setattr(job, "Captioner", RecordedCaptioner)
     recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
-    model, access = resolve(recipe), Output.open(recipe, resolve(recipe)).access
+    model, access = resolve(recipe), Output.open(caption_job(recipe)).access
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))
     work = remaining(plan.load(Storage(), recipe.output.path).units, {})
     with session.session(recipe, debug=False):
-        rows = pipeline.read(PlannedImages(work, row_schema(METADATA), access))
-        captions = pipeline.captioned(rows, recipe, model).materialize()
+        rows = pipeline.read(PlannedRows(work, row_schema(METADATA, CAPTION), access))
+        counter = resources.beside_driver(Counter)
+        captions = job.captioned(rows, counter, recipe=recipe, model=model).materialize()
         operators = [op for op in gc.get_objects() if isinstance(op, MapOperator)]
     # The driver's memory must not grow with the images.
     assert operators and not any(op.get_stats()[op.name] for op in operators)
@@ -311,7 +318,7 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     assert all(size == batch for size in blocks[1:])
     operators = [line.split()[2].rstrip(":") for line in captions.stats().splitlines() if line.startswith("Operator ")]
     assert [name.split("[")[0] for name in operators] == [
-        "ReadImages",
+        "ReadRows",
         "MapBatches(RecordedPrepare)->StreamingRepartition",
         "MapBatches(RecordedCaptioner)",
     ]
@@ -335,9 +342,9 @@ def test_captions_begin_while_the_same_block_of_images_is_prepared(
     render_dataset(tmp_path / "images", 10 * resources.MOST_BATCH_ROWS)  # half of them as files
     (tmp_path / "notes").touch()
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr(pipeline, "Prepare", WaitingPrepare)
-    monkeypatch.setattr(pipeline, "Captioner", RecordedCaptioner)
-    assert pipeline.run(stub_recipe([tmp_path / "images" / "files"], tmp_path / "out")).balanced
+    monkeypatch.setattr(job, "Prepare", WaitingPrepare)
+    monkeypatch.setattr(job, "Captioner", RecordedCaptioner)
+    assert pipeline.run(caption_job(stub_recipe([tmp_path / "images" / "files"], tmp_path / "out"))).balanced
     stages = [line.split()[0] for line in (tmp_path / "notes").read_text().splitlines()]
     assert stages[:3] == ["prepare", "prepare", "caption"]
 

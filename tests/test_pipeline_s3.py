@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from caprl_ray import cli, pipeline
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import SystemFailure
 from caprl_ray.recipe.load import parse
@@ -67,8 +68,8 @@ def test_every_image_gets_its_own_caption_and_a_second_run_opens_nothing(
     s3: S3Server, uploaded: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = recipe_of(s3)
-    balance = pipeline.run(recipe)
-    assert balance.balanced and balance.captioned == IMAGES
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and balance.finished == IMAGES
     rows = rows_of(s3)
     assert len({row["id"] for row in rows}) == len(rows) == IMAGES
     for row in rows:
@@ -100,20 +101,20 @@ def test_sources_that_changed_since_the_plan_are_failed_and_never_joined(
     s3: S3Server, uploaded: dict[str, bytes]
 ) -> None:
     recipe = recipe_of(s3)
-    assert pipeline.run(recipe, limit=1).captioned == 1
+    assert pipeline.run(caption_job(recipe), limit=1).finished == 1
     first = rows_of(s3)[0]["source"].removeprefix(f"s3://{BUCKET}/")
     changed, gone, *_ = [key for key in uploaded if key not in (first, "shards/00000.tar")]
     s3.put(changed, uploaded[first])  # another image under the planned name
     s3.client.delete_object(Bucket=BUCKET, Key=gone)
     s3.put("shards/00000.tar", uploaded["shards/00000.tar"] + bytes(10240))
-    balance = pipeline.run(recipe)
+    balance = pipeline.run(caption_job(recipe))
     failed = {row["source"].removeprefix(f"s3://{BUCKET}/"): row for row in rows_of(s3, "failed")}
     assert {key: row["code"] for key, row in failed.items()} == {
         changed: "source_changed",
         gone: "source_missing",
         "shards/00000.tar": "source_changed",
     }
-    assert balance.balanced and balance.captioned == IMAGES // 2 - 2
+    assert balance.balanced and balance.finished == IMAGES // 2 - 2
     assert failed["shards/00000.tar"]["unit_rows"] == failed["shards/00000.tar"]["index"] + 1
 
 
@@ -121,9 +122,9 @@ def test_a_shard_that_is_partly_done_is_not_fetched_where_it_is(s3: S3Server) ->
     content = bitmaps_in_a_shard(14)
     s3.put("large/0.tar", content)
     recipe = recipe_of(s3, "large")
-    assert pipeline.run(recipe, limit=10).captioned == 10
+    assert pipeline.run(caption_job(recipe), limit=10).finished == 10
     s3.requests.clear()
-    assert pipeline.run(recipe).captioned == 14
+    assert pipeline.run(caption_job(recipe)).finished == 14
     ranges = [(request.range or "").removeprefix("bytes=").split("-") for request in s3.of("GET", "large/")]
     assert sum(int(end) + 1 - int(start) for start, end in ranges) < 0.6 * len(content)
     rows = sorted(rows_of(s3), key=lambda row: row["index"])
@@ -157,9 +158,9 @@ def test_reads_that_break_off_are_tried_again_and_lose_nothing(s3: S3Server, upl
         return "short"
 
     s3.fault = every_first_read
-    balance = pipeline.run(recipe_of(s3))
+    balance = pipeline.run(caption_job(recipe_of(s3)))
     assert len(s3.faulted) == len(uploaded)
-    assert balance.balanced and (balance.captioned, balance.failed) == (IMAGES, 0)
+    assert balance.balanced and (balance.finished, balance.failed) == (IMAGES, 0)
 
 
 def test_an_output_that_is_denied_stops_the_run_in_one_sentence_and_can_be_resumed(
@@ -170,14 +171,14 @@ def test_an_output_that_is_denied_stops_the_run_in_one_sentence_and_can_be_resum
     with pytest.raises(
         SystemFailure, match=r"output\.path: s3://bucket/out/data/.* cannot be written \(S3 denies access\)"
     ):
-        pipeline.run(recipe)
+        pipeline.run(caption_job(recipe))
     s3.fault = None
-    assert pipeline.run(recipe).captioned == IMAGES
+    assert pipeline.run(caption_job(recipe)).finished == IMAGES
 
 
 def test_an_expired_login_is_not_taken_for_bad_images(s3: S3Server, uploaded: dict[str, bytes]) -> None:
     s3.fault = lambda request: "expired" if request.method == "GET" and request.key in uploaded else None
     with pytest.raises(SystemFailure, match=r"cannot be read \(S3 answers ExpiredToken\)") as caught:
-        pipeline.run(recipe_of(s3))
+        pipeline.run(caption_job(recipe_of(s3)))
     assert "AKID" not in str(caught.value)
     assert rows_of(s3, "failed") == []

@@ -7,11 +7,12 @@ from pathlib import Path
 from ray import cloudpickle
 
 from caprl_ray import plan, sources
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
 from caprl_ray.prepare.stage import Prepare
-from caprl_ray.read.datasource import PlannedImages, remaining
+from caprl_ray.read.datasource import PlannedRows, remaining
 from caprl_ray.recipe.load import parse
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage
@@ -31,10 +32,10 @@ def test_reading_and_preparing_import_neither_torch_nor_vllm(tmp_path: Path) -> 
     render_dataset(tmp_path, 2 * IMAGES)
     recipe = parse(demo_recipe([tmp_path / "files"], tmp_path / "out"))
     model = resolve(recipe)
-    access = Output.open(recipe, model).access
+    access = Output.open(caption_job(recipe)).access
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))
     loaded = plan.load(Storage(), recipe.output.path)
-    (task,) = PlannedImages(remaining(loaded.units, {}), row_schema(loaded.columns), access).get_read_tasks(1)
+    (task,) = PlannedRows(remaining(loaded.units, {}), row_schema(loaded.columns), access).get_read_tasks(1)
     sent = cloudpickle.dumps((task, Prepare(model.size_rule, recipe.prepare)))
     worker = subprocess.run([sys.executable, "-c", WORKER], input=sent, stdout=subprocess.PIPE, timeout=60, check=True)
     rows, *imported = worker.stdout.decode().split()

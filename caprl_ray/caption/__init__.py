@@ -1,1 +1,1 @@
-"""The job `caption`: its stage, how it searches for rows that end a replica, and the columns that it adds."""
+"""The job `caption`: its stage, its columns, and the search for rows that kill a replica."""

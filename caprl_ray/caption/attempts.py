@@ -1,7 +1,8 @@
-"""The search for the row that ends a whole replica: a count, kept outside of it, of what was begun and not finished.
+"""Find the row that kills a whole replica, with a count of batches that began and did not end.
 
-Ray starts a replica that died again and runs its tasks again, without end and without knowing why. So every batch is
-counted before its rows are sent, and one that keeps coming back is taken apart as `revival` does within a replica.
+Ray restarts a replica that died and runs its tasks again, without limit and without knowing why. So each batch is
+counted before its rows are sent, by an actor outside the replica. A batch that keeps coming back is split up, as
+engines/revival.py does within a replica.
 """
 
 import hashlib
@@ -17,17 +18,18 @@ from caprl_ray.rows.stage import Changes
 
 Results = Sequence[Changes | RowFailure]
 
-# How many batches may be under way with one that was begun so often and not finished: the first deaths may come from
-# outside, then it is alone in its replica.
+# Concurrency limit by the number of failed attempts. The first two crashes may have an external cause; after that a
+# batch runs alone in its replica.
 COMPANY = (None, None, 1)
 ALONE = len(COMPANY) - 1
-# From this count on its rows go one at a time, and a row that was under way at so many deaths is not sent again.
-# Invariant: a row ends a replica at most five times: twice with anything, once with its batch, twice alone.
+# From this count on the rows of a batch run one at a time, and a row that was running at DEATHS_ALONE crashes is not
+# sent again. Invariant: a row kills a replica at most five times: twice with anything, once with its batch, twice
+# alone.
 ROW_BY_ROW, DEATHS_ALONE = 3, 2
 
 
 class Attempts:
-    """What a replica tells the counter (counter.py); used on one event loop."""
+    """A replica's reports to the counter actor (watch/counter.py). Use it on one event loop."""
 
     def __init__(self, counter: ActorHandle) -> None:
         self._counter = counter
@@ -37,16 +39,16 @@ class Attempts:
     async def caption(
         self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
     ) -> Results:
-        """Caption a batch by `caption`, its rows together as long as that has not ended the replica too often.
+        """Caption a batch by `caption`: its rows together, until that has killed the replica too often.
 
-        `task` is Ray's id of the task, which stays when the task is run again: datasets without a plan may hold the
-        same rows many times, and none of them may be blamed for another.
+        `task` is Ray's id of the task. It stays when Ray runs the task again. It tells apart equal rows of datasets
+        without a plan.
         """
         keys = [_digest([task, repr((row["unit"], row["index"]))]) for row in rows]
         key = _digest(keys)
         async with self._admission.admitted(0):
             begun = await self._counter.begin.remote(key, self._node)
-            if not begun:  # as nearly always: one question is all that it costs
+            if not begun:  # nearly always: one question is the whole cost
                 results = await caption(rows)
                 self._counter.end.remote([key])
                 return results
@@ -63,7 +65,7 @@ class Attempts:
     async def _alone(
         self, key: str, row: dict[str, Any], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
     ) -> Changes | RowFailure:
-        """Caption one row, or fail it without another try where that has ended the replica before."""
+        """Caption one row, or fail it at once if it has killed the replica before."""
         if await self._counter.begin.remote(key, self._node) >= DEATHS_ALONE:
             return RowFailure("engine_crash", "the replica died each time, twice with this row alone")
         (result,) = await caption([row])

@@ -1,7 +1,7 @@
-"""Caption: the actor that holds one engine and captions batches of rows (D8).
+"""The actor that holds one engine and captions batches of rows (docs/design.md, D8).
 
-Ray calls the actor from several threads, a batch each. The engine runs on its own event loop and thread, so neither
-Ray's backpressure nor a slow batch holds up another batch's rows.
+Ray calls the actor from several threads, one batch each. The engine has its own event loop and thread. So neither Ray's
+backpressure nor a slow batch delays the rows of another batch.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
 from caprl_ray.cluster import resources
+from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import launch
 from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Completion, Picture
@@ -26,20 +27,21 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.text import plain
+from caprl_ray.watch.counted import counted
 from caprl_ray.watch.counter import HERE_S
 
 T = TypeVar("T")
 
 IDENTITY = ("unit", "index")
 PIXELS = ("pixels", "pixel_width", "pixel_height")
-# Some thirty times what CapRL writes, and little enough for cluster.TARGET_BLOCK_BYTES.
+# About thirty times what CapRL writes, and small enough for resources.TARGET_BLOCK_BYTES.
 MOST_CAPTION_CHARACTERS = 2**16
 
 
 class Captioner:
-    """One replica, as Ray Data's actor: rows with pixels go in, the same rows with captions come out.
+    """One replica, as Ray Data's actor: rows with pixels in, the same rows with captions out.
 
-    A task puts out one table with exactly the rows that it was given, in their order (D4).
+    A task returns one table with exactly its input rows, in their order (docs/design.md, D4).
     """
 
     name = "caption"
@@ -59,26 +61,28 @@ class Captioner:
         try:
             self._engine = self._run(launch.start(recipe, model))
             self._strip = control_token_stripper(self._engine.control_tokens)
+            without = missed()
+            if counter and without:
+                counter.note.remote(f"a replica runs {without}")
         except SystemFailure as failure:
-            # Said at the first batch: from there Ray carries it to the driver whole, from a constructor as text only.
+            # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
+            # carries only the text.
             self._failure = failure
         self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Caption one batch. Raises SystemFailure when the engine did not start, or dies whatever it captions."""
+        """Caption one batch. Raises SystemFailure if the engine did not start, or dies whatever it captions."""
         if self._failure:
             raise self._failure
         captioned = run_stage(self, table)
-        if self._counter:
-            self._counter.add.remote(captioned.num_rows, captioned["code"].drop_null().to_pylist())
-        return captioned
+        return counted(captioned, self._counter) if self._counter else captioned
 
     def engine_arguments(self) -> dict[str, Any]:
-        """What the engine was started with on this node; nothing where it takes no arguments."""
+        """The arguments of the engine on this node; empty for an engine without arguments."""
         return dict(getattr(self._engine, "arguments", {}))
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Caption rows at the same time; one row's fault is its own."""
+        """Caption rows concurrently. Each row fails alone."""
         if self._attempts and rows:
             task = ray.get_runtime_context().get_task_id()
             return self._run(self._attempts.caption(task, rows, self._caption_all))
@@ -115,7 +119,8 @@ class Captioner:
 
 
 def _say_here(counter: ActorHandle) -> None:
-    """In a thread of its own: an engine that starts keeps the loop for minutes."""
+    """Report that this replica lives. It has its own thread, because a starting engine blocks the event loop for
+    minutes."""
     while True:
         counter.here.remote()
         time.sleep(HERE_S)

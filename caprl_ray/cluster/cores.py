@@ -1,9 +1,8 @@
-"""On a CPU: cores that only the engine computes on, where one machine does everything.
+"""Reserve CPU cores for the engine, on a machine that does everything on its CPU.
 
-vLLM binds its threads to cores and leaves some to others (VLLM_CPU_OMP_THREADS_BIND), but not where its core runs the
-model itself. Left to the scheduler, decoding lands on the engine's core now and then and empties its caches: on two
-cores each step of the engine then takes a fifth longer (benchmarks/results.md). While the engine starts, all cores are
-everybody's.
+vLLM binds its threads to cores (VLLM_CPU_OMP_THREADS_BIND), but not when its core process runs the model itself. If the
+scheduler decides, decoding sometimes runs on the engine's core and empties its caches: on two cores each step of the
+engine takes a fifth longer (benchmarks/results.md). While the engine starts, all processes use all cores.
 """
 
 import os
@@ -12,15 +11,15 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-# Says in every process of a run that may do it: whose processes are the run's, and the engine's cores.
+# Environment variable of all processes of a run that reserves cores: the run's process id and the engine's cores.
 APART = "CAPRL_RAY_ENGINE_CORES"
-# Of all cores, what is left to reading, prepare, the replica's own work and Ray; at least one.
+# The share of all cores for reading, prepare, the replica's own work and Ray; at least one core.
 LEFT_TO_OTHERS = 0.25
 
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Let an engine that a run inside of it starts below this process have cores of its own, until the end of it."""
+    """Let an engine that starts below this process reserve cores, until the block ends."""
     allowed = sorted(os.sched_getaffinity(0))
     kept = len(allowed) - max(1, round(LEFT_TO_OTHERS * len(allowed)))
     if not kept:
@@ -35,12 +34,12 @@ def apart() -> Iterator[None]:
 
 
 def kept() -> set[int]:
-    """The engine's cores; none where a run keeps none apart."""
+    """The engine's cores; empty if the run reserves none."""
     return {int(core) for core in os.environ.get(APART, ":").partition(":")[2].split(",") if core}
 
 
 def take(engine: Iterable[int]) -> None:
-    """Bind an engine's processes to the engines' cores, if the run keeps any, and all others of it to what is left."""
+    """Bind an engine's processes to the reserved cores, and all other processes of the run to the rest."""
     own = kept()
     if not own:
         return
@@ -52,7 +51,7 @@ def take(engine: Iterable[int]) -> None:
 
 
 def _is_on(cores: set[int], process: int) -> bool:
-    """Whether it is another engine's."""
+    """Whether the process belongs to another engine."""
     with suppress(ProcessLookupError):
         return os.sched_getaffinity(process) == cores
     return False

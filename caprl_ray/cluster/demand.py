@@ -1,46 +1,55 @@
-"""What a run asks Ray's autoscaler for: the GPUs that its replicas have, and twice as many while all are full.
+"""GPU requests to Ray's autoscaler: for the replicas that run, and for twice as many while all are saturated.
 
-Ray Data's own requests hold for CPUs. Its requests for GPUs are too large and too small: it repeats the last one until
-the run ends, so that GPUs idle while the last shard is read; it counts on any input to last; it does not say of which
-type they are; and it rounds the last replica away that the recipe allows.
+Ray Data's requests for CPUs are right. Its requests for GPUs are wrong in four ways. They persist until the run ends,
+so that GPUs idle while the last shard is read. They assume that more input will come. They ignore the type of GPU. They
+round down below `replicas.max`.
 """
 
 import time
 from typing import Any
 
-from ray.data._internal.actor_autoscaler import AutoscalingActorPool
-from ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler import RateBasedClusterAutoscaler
-
-# The autoscaler meets a request as a whole or not at all. One that brings no replica for so long, where a node takes
-# some minutes, may be for more than the cluster may have: from then on it is for one more, instead of twice as many.
+# The autoscaler grants a request as a whole or not at all. A node takes some minutes. A request that brings no replica
+# for this many seconds may ask for more than the cluster may have. From then on ask for one more replica, not for twice
+# as many.
 PATIENCE_S = 300.0
 
 
-class Demand(RateBasedClusterAutoscaler):  # type: ignore[misc]
-    """Ray Data's requests, with what the pool of replicas wants in place of what they say about GPUs.
+def demand_class(base: type, replica: dict[str, float], full: float) -> type:
+    """Ray Data's autoscaler with the pool's own requests in place of those for GPUs.
 
     Args:
+        base: Ray Data's class, `RateBasedClusterAutoscaler` (internals.py finds it).
         replica: the resources of one replica, as Ray's autoscaler names them.
-        full: the pool's load from which on it grows (AutoscalingConfig.actor_pool_util_upscaling_threshold).
-        others: as for RateBasedClusterAutoscaler.
+        full: the load from which on the pool grows (AutoscalingConfig.actor_pool_util_upscaling_threshold).
     """
 
-    def __init__(self, *others: Any, replica: dict[str, float], full: float, **more: Any) -> None:
-        self.replica, self.full = replica, full
-        self.size, self.since = 0, 0.0  # the pool's replicas, and since when they have been full (time.monotonic())
-        super().__init__(*others, **more)
+    class Demand(base):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self._pool = _Pool(full)
+            super().__init__(*arguments, **named)
 
-    def _send_resource_request(self, resource_request: list[dict[str, Any]]) -> None:
-        pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
-        replicas = [self.replica] * sum(self._wanted(pool) for pool in pools)
-        super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + replicas)
-        # Ray would repeat it where little of the cluster is used: then the replicas are all that is wanted.
-        self._last_resource_request: list[dict[str, Any]] = []
+        def _send_resource_request(self, resource_request: list[dict[str, Any]]) -> None:
+            pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
+            replicas = [replica] * sum(map(self._pool.wanted, pools))
+            super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + replicas)
+            # Ray would repeat the last request while little of the cluster is used. The replicas are all that is wanted
+            # then.
+            self._last_resource_request: list[dict[str, Any]] = []
 
-    def _wanted(self, pool: AutoscalingActorPool) -> int:
-        """How many replicas there should be."""
-        now, size, full = time.monotonic(), pool.current_size(), pool.get_pool_util() >= self.full
-        if size != self.size or not full:
-            self.size, self.since = size, now
-        more = 0 if not full else size if now - self.since < PATIENCE_S else 1
+    return Demand
+
+
+class _Pool:
+    """How many replicas there should be."""
+
+    def __init__(self, full: float) -> None:
+        self._full = full
+        self._size, self._since = 0, 0.0  # number of replicas, and since when all are saturated (time.monotonic())
+
+    def wanted(self, pool: Any) -> int:
+        """Twice as many as there are while all are saturated, later one more; never more than the recipe allows."""
+        now, size, full = time.monotonic(), pool.current_size(), pool.get_pool_util() >= self._full
+        if size != self._size or not full:
+            self._size, self._since = size, now
+        more = 0 if not full else size if now - self._since < PATIENCE_S else 1
         return int(min(pool.max_size(), size + more))

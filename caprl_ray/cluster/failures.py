@@ -1,4 +1,4 @@
-"""Our own sentence for what Ray raises."""
+"""One sentence for each exception of Ray that a user can meet."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,15 @@ import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure
 
-SPILL_FOLDER = "RAY_object_spilling_directory"
+SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
+DEFAULT_FOLDER = "/tmp/ray"
 
 
 def full_disk(error: Exception) -> SystemFailure | None:
-    """The sentence for blocks that neither Ray's object store nor the disk that it spills to had room for."""
+    """The sentence for blocks that fit neither into Ray's object store nor on the disk that it spills to."""
     if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
         return None
-    folder = os.environ.get(SPILL_FOLDER) or ray.get_runtime_context().worker.node.get_session_dir_path()
+    folder = os.environ.get(SPILL_FOLDER) or f"that of Ray's temporary folder, {DEFAULT_FOLDER} unless it has another"
     where = " on one of the nodes, unless they were started with another" if os.environ.get("RAY_ADDRESS") else ""
     return SystemFailure(
         f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "
@@ -24,8 +25,9 @@ def full_disk(error: Exception) -> SystemFailure | None:
 
 
 def stuck(error: Exception) -> SystemFailure | None:
-    """The sentence for a run in which nothing moved for longer than replicas may be waited for."""
-    if not isinstance(error, ray.data.exceptions.ExecutionTimeoutError):
+    """The sentence for a run without any progress for longer than replicas may be waited for."""
+    timeout = getattr(ray.data.exceptions, "ExecutionTimeoutError", None)  # Ray 2.58 and later
+    if timeout is None or not isinstance(error, timeout):
         return None
     return SystemFailure(
         "Ray: nothing was read, prepared, captioned or written for longer than replicas.wait_s and half an hour; see "
@@ -34,20 +36,20 @@ def stuck(error: Exception) -> SystemFailure | None:
 
 
 def own_error(error: BaseException) -> CaprlError | None:
-    """The sentence that a worker raised, out of what Ray wrapped around it; None where there is none.
+    """The exception of ours that a worker raised, unwrapped from Ray's; None if there is none.
 
-    An OSError that names its path, as those of `Storage` do, is one too.
+    An OSError that names its path, as those of `Storage` do, counts as one.
     """
     for cause in _causes(error):
-        # Ray's own errors may also look like their causes: the cause itself comes after them.
+        # Ray's wrappers may also be instances of their causes. The cause itself comes later in the chain.
         if isinstance(cause, CaprlError) and not isinstance(cause, ray.exceptions.RayError):
-            # Ray adds lines of advice to the message of whatever passes through it.
+            # Ray appends advice to messages.
             return type(cause)(str(cause).partition("\n")[0])
     return _named_fault(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that stands behind it, nearest first."""
+    """An exception and its causes, nearest first."""
     seen: list[BaseException] = []
     queue: list[Any] = [error]
     while queue:
@@ -59,7 +61,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _named_fault(error: BaseException | None) -> SystemFailure | None:
-    """The sentence for an OSError that names its path, as all of `Storage` do, where it is what a worker raised."""
+    """The sentence for an OSError that names its path, if a worker raised one."""
     while isinstance(error, ray.exceptions.RayError):
         error = getattr(error, "cause", None)
     return SystemFailure.of(error) if isinstance(error, OSError) and error.filename else None

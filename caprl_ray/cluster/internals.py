@@ -1,77 +1,247 @@
-"""What reaches into the internals of Ray."""
+"""Everything that reaches into Ray's internals. Each function makes the job faster, quieter or cheaper; none is needed.
 
-from contextlib import AbstractContextManager, nullcontext
+A function looks for its place in Ray by name. If this Ray has no such place, or CAPRL_RAY_PLAIN=1 is set, the function
+does nothing and a run says once what is missing (optional.py). All imports of private modules are inside functions, so
+that this module imports under every version of Ray.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import ray
-from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
-from ray.data._internal.execution.interfaces import PhysicalOperator
-from ray.data._internal.execution.operators import map_operator
-from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
-from ray.data._internal.execution.streaming_executor_state import OutputBackpressureGuard
-from ray.data._internal.output_buffer import OutputBlockSizeOption
-from ray.data._internal.planner import plan_udf_map_op
+from caprl_ray.cluster.optional import optional
 
-from caprl_ray.cluster.demand import Demand
-from caprl_ray.cluster.local import replaced
-from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN
-from caprl_ray.recipe.sections import Recipe
+# Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
+# task of small pictures hands over 12 to 20 batches a second, however many replicas wait for them
+# (benchmarks/results.md, Scale).
+BLOCKS_READY = 4
+METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
+
+Place = tuple[Any, str, object]
+Patch = AbstractContextManager[None]
 
 
-def without_statistics() -> AbstractContextManager[None]:
-    """Ray Data keeps statistics of every block for a summary at the end, 3.6 kB each: gigabytes in the driver for some
-    millions of images (benchmarks/memory.py). Nobody reads it; a caller's own datasets keep theirs."""
-    return replaced(map_operator, "to_stats", lambda blocks: [])
+def _replaced(name: str, *places: Callable[[], Place]) -> Patch:
+    """Put our objects where Ray looks for its own, while the block runs. `name` says what is missing without them.
 
-
-def batches_as_they_come() -> AbstractContextManager[None]:
-    """Each batch that prepare or a replica returns is a block as it is (D4), at once: Ray would hold pixels back until
-    there are TARGET_BLOCK_BYTES of them, and the engine would wait."""
-
-    def unshaped(*arguments: Any, **named: Any) -> BatchMapTransformFn:
-        named["output_block_size_option"] = OutputBlockSizeOption(disable_block_shaping=True)
-        return BatchMapTransformFn(*arguments, **named)
-
-    return replaced(plan_udf_map_op, "BatchMapTransformFn", unshaped)
-
-
-def fed() -> AbstractContextManager[None]:
-    """An operator that runs nothing and cannot begin with what it has gets its next block, at once.
-
-    Where an object store is small, Ray lets an operator have no more blocks while one is left with the next, and that
-    one may wait for more rows to make a whole batch. Both would wait ten seconds, for each batch, Ray's loop turning as
-    fast as it can (benchmarks/results.md).
+    Each place gives the owner, the attribute and our object.
     """
-    unblocks = OutputBackpressureGuard._evaluate_unblock_raw
-
-    def starves(guard: OutputBackpressureGuard, operator: PhysicalOperator) -> bool:
-        return unblocks(guard, operator) or any(
-            not after.num_active_tasks() and not guard._topology[after].has_pending_bundles()
-            for after in guard._resource_manager.get_downstream_eligible_ops(operator)
-        )
-
-    return replaced(OutputBackpressureGuard, "_evaluate_unblock_raw", starves)
+    found = [optional(name, partial(_found, place)) for place in places]
+    patches = [patch for patch in found if patch]
+    return _all(patches) if len(patches) == len(places) else nullcontext()
 
 
-def own_demand(recipe: Recipe) -> AbstractContextManager[None]:
-    """Nodes with GPUs come and go with the replicas (demand.py)."""
-    if not recipe.replicas.gpus:
-        return nullcontext()
-    replica: dict[str, Any] = {"GPU": recipe.replicas.gpus}
-    if recipe.replicas.accelerator_type:
-        replica[ACCELERATOR + recipe.replicas.accelerator_type] = 0.001  # as Ray has it of an actor
-    own = partial(Demand, replica=replica, full=GROWN_OVER_TAKEN)
-    return replaced(rate_based_cluster_autoscaler, "RateBasedClusterAutoscaler", own)
+def _found(place: Callable[[], Place]) -> Patch:
+    owner, attribute, own = place()
+    getattr(owner, attribute)  # raises AttributeError where Ray has no such name
+    return _put(owner, attribute, own)
 
 
-def attempt() -> int | None:
-    """How often Ray has started the task that runs here before; None outside of Ray's workers.
+@contextmanager
+def _put(owner: Any, attribute: str, own: object) -> Iterator[None]:
+    kept = getattr(owner, attribute)
+    setattr(owner, attribute, own)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, kept)
 
-    Ray counts it up whatever ended the worker, the whole node included, and also when it makes a lost block again.
-    Its runtime context does not give the number; `tests/faults/test_prepare_deaths.py` shows that it is right.
+
+@contextmanager
+def _all(patches: list[Patch]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+# Ray Data's executor
+
+
+def without_statistics() -> Patch:
+    """Keep no statistics of blocks: 3.6 kB each, gigabytes in the driver for some millions of images.
+
+    Measured by benchmarks/memory.py. The caller's own datasets keep theirs.
     """
-    if not ray.is_initialized():
-        return None  # asking for the runtime context would start Ray
-    worker = ray.get_runtime_context().worker
-    return worker.core_worker.get_current_task_attempt_number() if worker.mode == ray.WORKER_MODE else None
+
+    def place() -> Place:
+        from ray.data._internal.execution.operators import map_operator
+
+        return map_operator, "to_stats", lambda blocks: []
+
+    return _replaced("a driver whose memory does not grow with the blocks", place)
+
+
+def batches_as_they_come() -> Patch:
+    """Hand on each batch of prepare and of a replica as one block, at once.
+
+    Ray would collect pixels until it has TARGET_BLOCK_BYTES of them, and the engine would wait.
+    """
+
+    def place() -> Place:
+        from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
+        from ray.data._internal.output_buffer import OutputBlockSizeOption
+        from ray.data._internal.planner import plan_udf_map_op
+
+        unshaped = OutputBlockSizeOption(disable_block_shaping=True)
+
+        def batches(*arguments: Any, **named: Any) -> Any:
+            return BatchMapTransformFn(*arguments, **(named | {"output_block_size_option": unshaped}))
+
+        return plan_udf_map_op, "BatchMapTransformFn", batches
+
+    return _replaced("blocks that are handed on at once", place)
+
+
+def fed() -> Patch:
+    """Do not hold back blocks from an idle operator that needs more rows to form a batch.
+
+    In a small object store Ray gives an operator no more blocks while one waits in its queue, and the operator may
+    wait for more rows to fill a batch. Each batch would then take ten seconds, and Ray's loop would use a whole core
+    (benchmarks/results.md).
+    """
+
+    def place() -> Place:
+        from ray.data._internal.execution.streaming_executor_state import OutputBackpressureGuard
+
+        unblocks = OutputBackpressureGuard._evaluate_unblock_raw
+
+        def starves(guard: Any, operator: Any) -> bool:
+            return unblocks(guard, operator) or any(
+                not after.num_active_tasks() and not guard._topology[after].has_pending_bundles()
+                for after in guard._resource_manager.get_downstream_eligible_ops(operator)
+            )
+
+        return OutputBackpressureGuard, "_evaluate_unblock_raw", starves
+
+    return _replaced("steady flow through a small object store", place)
+
+
+def more_blocks_ready(context: Any) -> None:
+    """Let a task have BLOCKS_READY blocks ready for Ray's loop."""
+
+    def reach() -> bool:
+        name = "_max_num_blocks_in_streaming_gen_buffer"
+        getattr(context, name)  # raises AttributeError where Ray has no such field
+        setattr(context, name, BLOCKS_READY)
+        return True
+
+    optional("more blocks of a task at each turn of Ray's loop", reach)
+
+
+def metadata_at_once() -> None:
+    """Fetch the metadata of blocks in Ray's loop itself.
+
+    With Ray's thread for it a task hands over its ready blocks in every second turn of the loop only, some eight a
+    second, and the engine waits (benchmarks/results.md). Ray 2.56 has no such thread.
+    """
+    if METADATA_THREAD in os.environ:
+        return
+
+    def reach() -> bool:
+        from ray.data._internal.execution import metadata_fetcher as module
+
+        getattr(module, "_PREFETCH_ON_THREAD")  # noqa: B009 (raises AttributeError where Ray has no such name)
+        module._PREFETCH_ON_THREAD = False
+        return True
+
+    optional("blocks that are handed over in each turn of Ray's loop", reach)
+
+
+# The cluster's autoscaler
+
+
+def replicas_demand(replica: dict[str, float], full: float) -> Patch:
+    """Ask the cluster's autoscaler for the GPUs of the replicas (demand.py)."""
+
+    def place() -> Place:
+        from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as module
+
+        from caprl_ray.cluster.demand import demand_class
+
+        own = demand_class(module.RateBasedClusterAutoscaler, replica, full)
+        return module, "RateBasedClusterAutoscaler", own
+
+    return _replaced("GPU requests that follow the replicas", place)
+
+
+# A Ray of this process's own (local.py)
+
+
+def lean_start(*, debug: bool) -> Patch:
+    """Start Ray without processes that only a cluster needs, and without their output unless `debug`."""
+
+    def dashboard() -> Place:
+        from ray._private import services
+
+        return services, "start_api_server", lambda *_, **__: ("", None)
+
+    def autoscaler() -> Place:
+        from ray._private.node import Node
+
+        return Node, "start_monitor", lambda _: None
+
+    def logs() -> Place:
+        from ray._private.node import Node
+
+        return Node, "start_log_monitor", lambda _: None
+
+    def worker_logs() -> Place:
+        from ray._private import worker
+
+        return worker, "_worker_logs_enabled", False
+
+    name = "a quick start of Ray on this machine"
+    return _replaced(name, dashboard, autoscaler, *(() if debug else (logs, worker_logs)))
+
+
+def lean_data() -> Patch:
+    """Run Ray Data without two actors: one shares machines between datasets, the other feeds a dashboard."""
+
+    def coordinator() -> Place:
+        from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as module
+        from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import AutoscalingCoordinator
+
+        from caprl_ray.cluster.local import this_machine
+
+        return module, "DefaultAutoscalingCoordinator", this_machine(AutoscalingCoordinator)
+
+    def statistics() -> Place:
+        from ray.data._internal.execution import streaming_executor
+
+        from caprl_ray.cluster.local import NoStatistics
+
+        return streaming_executor, "_StatsManager", NoStatistics
+
+    return _replaced("a quick start of Ray Data on this machine", coordinator, statistics)
+
+
+def messages_to(show: Callable[..., None]) -> Patch:
+    """Let `show` print what Ray tells the driver about its cluster (messages.py)."""
+
+    def place() -> Place:
+        from ray._private import worker
+
+        return worker, "print_to_stdstream", show
+
+    return _replaced("short messages about lost nodes", place)
+
+
+# What Ray knows of a task
+
+
+def attempt_number() -> int | None:
+    """How many earlier attempts the task that runs here has had; None where Ray does not tell.
+
+    Ray counts up whatever ended the worker, the whole node included, and also when it rebuilds a lost block. Its
+    runtime context does not give the number. tests/faults/test_prepare_deaths.py shows that it is right.
+    """
+
+    def reach() -> int:
+        import ray
+
+        return int(ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number())
+
+    return optional("Ray's own count of a task's attempts", reach)

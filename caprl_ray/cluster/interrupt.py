@@ -1,4 +1,4 @@
-"""Stop the run from a thread: the main thread waits in Ray, and is interrupted as Ctrl-C would."""
+"""Stop the run from a thread: interrupt the main thread, which waits in Ray, as Ctrl-C would."""
 
 import signal
 import threading
@@ -9,11 +9,11 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[Exception], None]]:
-    """Hands out a function that ends the block with an error, the first that it is called with, from any thread.
+    """Give a function that ends the block with an error, from any thread. Only its first call counts.
 
-    Only Python's main thread can be interrupted: elsewhere the error is raised when the block ends by itself. After the
-    block the function does nothing. Where the process ignores SIGINT, as shells have it of what they run in the
-    background, it goes on to ignore those that come from others.
+    Python can interrupt only the main thread. In another thread the error is raised when the block ends by itself.
+    After the block the function does nothing. If SIGINT was ignored, as in background jobs of a shell, SIGINTs from
+    elsewhere stay ignored.
     """
     reasons: list[Exception] = []
     before = signal.getsignal(signal.SIGINT)

@@ -1,43 +1,46 @@
-"""What the job's operators and actors ask of Ray: sizes of blocks and batches, shares of CPUs, places."""
+"""What operators and actors ask of Ray: block and batch sizes, shares of CPUs, places."""
 
+import inspect
+import math
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.recipe.sections import Recipe
 
-# How much a block may hold before Ray cuts it: of compressed images, where it bounds what one prepare task takes at
-# once, and of pixels (batch_rows). A block of captions holds less: a row carries at most 256 KiB of metadata and a
-# caption of 64 Ki characters, and a batch has at most MOST_BATCH_ROWS rows: 16 MiB.
+# The size at which Ray splits a block. It bounds the compressed images of one prepare task, and the pixels of one block
+# (batch_rows). A block of captions is smaller: a row has at most 256 KiB of metadata and a caption of 64 Ki characters,
+# so MOST_BATCH_ROWS rows have at most 16 MiB.
 TARGET_BLOCK_BYTES = 32 * 2**20
 
 
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
 
 
-# Reading and writing wait for storage: they must not take whole cores away from decoding.
+# Reading and writing wait for storage. They must not take whole cores away from decoding.
 READ_CPUS, WRITE_CPUS = 0.25, 0.25
 
 
-# Batches that lie with a replica, over those that it takes at once: enough that the next one is there when one is done,
-# and few, for another replica cannot have them. The pool grows where replicas have nearly that many.
+# Batches queued at a replica over batches that it processes at once: enough that the next one is there when one ends,
+# and few, because no other replica can take them. The pool grows when replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 
 
-ACCELERATOR = "accelerator_type:"  # how Ray's resources for types of GPU begin
+ACCELERATOR = "accelerator_type:"  # prefix of Ray's resources for types of GPU
 
 
 def batch_rows(max_pixels: int) -> int:
-    """Rows of one block of pixels, which is one caption batch: at most TARGET_BLOCK_BYTES of them."""
+    """Rows of one block of pixels, which is one caption batch of at most TARGET_BLOCK_BYTES."""
     return max(FEWEST_BATCH_ROWS, min(MOST_BATCH_ROWS, TARGET_BLOCK_BYTES // (3 * max_pixels)))
 
 
 def beside_driver(kind: type) -> ActorHandle:
-    """An actor of a class, without resources, on the driver's own node, which no run outlives anyway.
+    """An actor without resources on the driver's own node: the run ends with that node anyway.
 
-    Where it dies all the same it starts again, with nothing in it, and what it was asked is asked again.
+    If the actor dies, Ray restarts it empty and repeats the calls.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
@@ -45,13 +48,36 @@ def beside_driver(kind: type) -> ActorHandle:
 
 
 def replica_resources(recipe: Recipe) -> dict[str, Any]:
-    """What Ray reserves for a replica. Its processor time is left to the engine, and to whoever prepares beside it."""
+    """The resources of a replica. It reserves no CPU: the engine and prepare share the cores."""
     pinned = recipe.replicas.accelerator_type
     return {"num_gpus": recipe.replicas.gpus, "num_cpus": 0} | ({"accelerator_type": pinned} if pinned else {})
 
 
+def replica_bundle(recipe: Recipe) -> dict[str, float]:
+    """The resources of a replica, as Ray's autoscaler names them."""
+    replica: dict[str, float] = {"GPU": recipe.replicas.gpus}
+    if recipe.replicas.accelerator_type:
+        replica[ACCELERATOR + recipe.replicas.accelerator_type] = 0.001  # Ray's own amount for an actor
+    return replica
+
+
+def replica_pool(recipe: Recipe, in_flight: int) -> dict[str, Any]:
+    """Arguments of `map_batches` for the pool of replicas, each of which takes `in_flight` batches at once."""
+    # Before Ray 2.59 the number of concurrent calls is an option of the actor, not of the strategy.
+    in_strategy = "max_concurrent_calls_per_actor" in inspect.signature(ActorPoolStrategy).parameters
+    strategy = ActorPoolStrategy(
+        min_size=recipe.replicas.min,
+        max_size=recipe.replicas.most,
+        max_tasks_in_flight_per_actor=math.ceil(QUEUED_OVER_TAKEN * in_flight),
+        enable_true_multi_threading=True,
+        **({"max_concurrent_calls_per_actor": in_flight} if in_strategy else {}),
+    )
+    options = {} if in_strategy else {"max_concurrency": in_flight}
+    return {"compute": strategy, **options, **replica_resources(recipe)}
+
+
 def accelerators() -> set[str]:
-    """The types of GPU of the node that this runs on, by all of Ray's names for each; nothing outside of Ray."""
+    """The types of GPU of this node, by all of Ray's names for each; empty outside of Ray."""
     if not ray.is_initialized():
         return set()
     here = ray.get_runtime_context().get_node_id()

@@ -1,57 +1,61 @@
-"""Ray's settings that the job depends on, each in this one place with its reason, and the errors that Ray wraps."""
+"""The connection to Ray and the settings of Ray Data, each with its reason."""
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import ray
 from ray.data import DataContext
-from ray.data._internal.execution import metadata_fetcher
 
-from caprl_ray.cluster import cores, failures, internals, local, messages
+from caprl_ray.cluster import cores, failures, internals, local, messages, resources
+from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.sections import Recipe
 
-# Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
-# task of small pictures hands over 12 to 20 batches a second and no more, however many replicas wait for them
-# (benchmarks/results.md, Scale).
-BLOCKS_READY = 4
 NO_PROGRESS_S = 1800.0  # Ray Data's default
-METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variables
 
 
 @contextmanager
 def session(recipe: Recipe, debug: bool) -> Iterator[None]:
-    """What a captioning run needs of Ray: a connection, the replicas' GPUs, and the settings of Ray Data."""
+    """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals."""
     with connected(debug):
         _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
-        # Replicas may be waited for; that nothing moves for longer than that is a fault of the cluster's.
+        # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
-        plain = local.plain_data() if local.connected() else nullcontext()
-        with (
-            internals.without_statistics(),
-            internals.own_demand(recipe),
-            internals.batches_as_they_come(),
-            internals.fed(),
-            plain,
-        ):
+        with ExitStack() as patches:
+            for patch in _patches(recipe):
+                patches.enter_context(patch)
+            without = missed()
+            if without:
+                sys.stderr.write(f"caprl-ray: {without}.\n")
             yield
 
 
-_lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # its `debug`, inside of one
+def _patches(recipe: Recipe) -> Iterator[AbstractContextManager[None]]:
+    yield internals.without_statistics()
+    yield internals.batches_as_they_come()
+    yield internals.fed()
+    if recipe.replicas.gpus:
+        yield internals.replicas_demand(resources.replica_bundle(recipe), GROWN_OVER_TAKEN)
+    if local.connected():
+        yield internals.lean_data()
+
+
+_lasting: ContextVar[bool | None] = ContextVar("lasting", default=None)  # the value of `debug` inside of such a block
 
 
 @contextmanager
 def lasting(debug: bool, engine_on_cpu: bool = False) -> Iterator[None]:
-    """A connection made inside of it is left at its end only: Ray takes seconds to start, and may not be needed.
+    """Keep one Ray connection for the whole block. Ray is started lazily, because starting it takes seconds.
 
-    Where Ray is started on this machine for an engine that computes on its cores, some are kept for that.
+    If Ray starts on this machine for an engine on its CPU, cores are reserved for that engine.
     """
     there_before = ray.is_initialized()
     apart = engine_on_cpu and not there_before and not os.environ.get("RAY_ADDRESS")
@@ -67,17 +71,17 @@ def lasting(debug: bool, engine_on_cpu: bool = False) -> Iterator[None]:
 
 @contextmanager
 def connected(debug: bool = False) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine; leave it afterwards.
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine; disconnect afterwards.
 
-    An exception of ours that a worker raised leaves as itself, without what Ray wraps around it; so does the sentence
-    for a disk that is full of Ray's own objects.
+    An exception of ours from a worker is raised as itself, without Ray's wrapper. Some exceptions of Ray become one
+    sentence.
     """
     started_here, lasts = not ray.is_initialized(), _lasting.get()
     debug = debug if lasts is None else lasts
     if started_here:
         _connect(debug)
     try:
-        # A Ray that was started here says nothing of itself unless `debug` is given.
+        # A Ray that was started here prints nothing about itself unless `debug` is given.
         with nullcontext() if debug or local.connected() else messages.briefly():
             yield
     except Exception as error:
@@ -91,7 +95,7 @@ def connected(debug: bool = False) -> Iterator[None]:
 
 
 def _connect(debug: bool) -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray would warn about its own future default
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # prevents a warning about a future default of Ray
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -103,22 +107,22 @@ def _connect(debug: bool) -> None:
 
 
 def _check_gpus(recipe: Recipe) -> None:
-    """On this machine's own cluster, which never grows, a missing GPU would be waited for without end."""
-    resources, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
-    gpus = resources.get("GPU", 0)
+    """Refuse GPUs that this machine does not have. Its own Ray never grows, so the run would wait for ever."""
+    there, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
+    gpus = there.get("GPU", 0)
     if not os.environ.get("RAY_ADDRESS") and gpus < recipe.replicas.gpus * recipe.replicas.min:
         raise RecipeError(
             f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
             f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
         )
-    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in resources:
+    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in there:
         raise RecipeError(
             f"replicas.accelerator_type: {pinned}, but this machine has {', '.join(sorted(accelerators())) or 'none'}."
         )
 
 
 def _check_output(recipe: Recipe) -> None:
-    """A job's working directory is a copy of its own on every node, which Ray removes: captions there would be lost."""
+    """Refuse a relative output in a job: its working directory is a copy on each node, and Ray removes it."""
     path = recipe.output.path
     relative = "://" not in path and not os.path.isabs(os.path.expanduser(path))
     if relative and ray.get_runtime_context().runtime_env.get("working_dir"):
@@ -131,20 +135,17 @@ def _check_output(recipe: Recipe) -> None:
 def configure(context: DataContext, debug: bool) -> None:
     """Set what the pipeline needs of Ray Data."""
     context.target_max_block_size = TARGET_BLOCK_BYTES
-    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_READY
-    # Ray's own wrapper loses its cause on the way to the driver, and with it our sentence.
+    internals.more_blocks_ready(context)
+    internals.metadata_at_once()
+    # Ray's wrapper would lose its cause, and with it our message, on the way to the driver.
     context.raise_original_map_exception = True
-    # A replica that starts again where the last one's memory is not yet free must not end the run. That replicas which
-    # died come back, with their tasks, without end is Ray Data's default (max_restarts, max_task_retries);
-    # attempts.py bounds what a row may do with it.
+    # A replica that restarts before the GPU's memory is free must not end the run. Ray Data restarts dead replicas and
+    # their tasks without limit by default (max_restarts, max_task_retries); caption/attempts.py bounds what a row can
+    # do with that.
     context.actor_init_retry_on_errors = True
-    # Where a thread of its own asks for the metadata of blocks, a task hands over the two blocks that it may have ready
-    # in every second turn of Ray's loop only: some eight a second, and the engine waits (benchmarks/results.md).
-    if METADATA_THREAD not in os.environ:
-        metadata_fetcher._PREFETCH_ON_THREAD = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWN_OVER_TAKEN
-    context.enable_progress_bars = debug  # our own line says it
+    context.enable_progress_bars = debug  # the progress line replaces them
     context.print_on_execution_start = debug
     if not debug:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come as our own sentence
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors become one sentence
         warnings.filterwarnings("ignore", module="ray")

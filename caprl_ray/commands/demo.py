@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from caprl_ray.caption.job import caption_job
 from caprl_ray.embedded import scenes
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
@@ -29,8 +30,8 @@ MARKER = ".caprl-ray-demo"
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     """Render `images` scenes below `folder`, half as loose files and half in a WebDataset shard, and caption them.
 
-    Prints a few captions and the share of correct ones. Returns the exit code 0. Raises RecipeError if the folder is
-    not empty and not of an earlier demo.
+    Prints a few captions and the number of correct ones. Returns the exit code 0. Raises RecipeError if the folder is
+    neither empty nor from an earlier demo.
     """
     _clear(folder)
     captions = render_dataset(folder / "images", images)
@@ -38,21 +39,19 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     recipe = parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out))
     print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
     began = time.monotonic()
-    ledger = run(recipe, debug=debug)
+    ledger = run(caption_job(recipe), debug=debug)
     seconds = time.monotonic() - began
     right, shown = check(out, captions)
     for name, caption in shown:
         print(f"  {name}: {caption}")
     print(f"captions: {out / 'data'}")
-    print(f"{ledger.summary()}; {ledger.captioned / seconds:.1f} images/s with the engine's start")
+    print(f"{ledger.summary()}; {ledger.finished / seconds:.1f} images/s with the engine's start")
     print(f"{right} of {images} captions are right to the letter")
     return 0
 
 
 def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]:
-    """A recipe, as plain data, for the embedded model on this machine's CPU. Decoding is greedy unless `sampling` says
-    otherwise.
-    """
+    """Return a recipe, as plain data, for the embedded model on this machine's CPU. Decoding is greedy by default."""
     return {
         "input": {"paths": [str(path) for path in paths]},
         "model": {"source": "embedded"},
@@ -97,14 +96,14 @@ def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
 
 
 def check(out: Path, captions: dict[str, str], show: int = 5) -> tuple[int, list[tuple[str, str]]]:
-    """Return how many captions of an output are correct, and about `show` pairs of key and caption."""
+    """Return the number of correct captions in an output, and about `show` pairs of key and caption."""
     rows = pq.read_table(out / "data", columns=["key", "caption"]).to_pylist()
     right = sum(captions[row["key"]] == row["caption"] for row in rows)
     return right, [(row["key"], row["caption"]) for row in rows[:: max(1, len(rows) // show)][:show]]
 
 
 def _clear(folder: Path) -> None:
-    """Empty the folder if it is that of an earlier demo. Any other folder with content is refused."""
+    """Empty the folder if it is from an earlier demo. Any other folder with content is refused."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             raise RecipeError(f"--out: {folder} is not empty and not from an earlier demo; name another folder.")

@@ -50,8 +50,7 @@ def overview(recipe: Recipe) -> Overview:
     stored = plan.load(storage, recipe.output.path).units
     if stored:
         return Overview(stored=True, kinds=_totals((ref.kind, ref.rows, ref.bytes) for ref in stored))
-    access = Access(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes)
-    units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(access))
+    units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe)))
     return Overview(stored=False, kinds=_totals(units))
 
 

@@ -10,8 +10,10 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray import sources
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session
+from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
@@ -28,11 +30,11 @@ TEST_OBJECT = ".caprl-ray-preflight"
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
-    """Try a recipe on IMAGES images; print captions and rates.
+    """Try a recipe on IMAGES images; print the captions and the rates.
 
-    Returns the exit code: 0 if at least one image was captioned, else 3. Raises RecipeError or SystemFailure as a run
-    would.
+    Returns the exit code: 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a run would.
     """
+    launch.check_engine(recipe)
     model = resolve(recipe)
     images, seconds = _timed(_first_images, recipe)
     print(f"input: {images.num_rows} images read in {seconds:.2f} s, {_failures(images)}")
@@ -48,12 +50,12 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
 
 def _first_images(recipe: Recipe) -> pa.Table:
-    access = Access(storage=Storage(recipe.storage), input=recipe.input, max_bytes=recipe.prepare.max_bytes)
+    access = Access.of(recipe)
     units = sources.plan_units(access)
     first = next(units, None)
     if first is None:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(first.columns)
+    schema = row_schema(first.columns, CAPTION)
     rows = chain.from_iterable(
         unit_rows(number, unit, schema=schema, access=access)
         for number, unit in enumerate(chain([first], units))

@@ -1,7 +1,6 @@
 """Tokenizer, configuration and processor of the embedded captioner: CapRL-3B's classes, under a million parameters.
 
-Chat format and special tokens are those of Qwen2.5-VL, so that everything which handles prompts or sizes for CapRL-3B
-handles this model by the same code.
+Chat format and special tokens are those of Qwen2.5-VL, so the same code handles prompts and sizes for both models.
 """
 
 import json
@@ -44,7 +43,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Prompts that the model is trained on: the recipe's default, CapRL's evaluation form, and a few near them.
+# Prompts for training: the recipe's default, CapRL's evaluation form, and a few similar ones.
 SYSTEM_PROMPTS = ("You are a helpful assistant.", None, "You caption images.")
 USER_PROMPTS = (
     "Please describe this image in detail.",
@@ -75,7 +74,7 @@ PROCESSOR = {
 
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, TEXT_KV_HEADS = 128, 3, 4, 2
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 64, 2, 2
-# Half a head's width (16), shared out between time, row and column; slow rotations: positions are few.
+# Half a head's width (16), shared between time, row and column. The rotations are slow because positions are few.
 MROPE_SECTIONS, ROPE_THETA = [4, 6, 6], 3.0
 
 

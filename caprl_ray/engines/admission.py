@@ -1,4 +1,4 @@
-"""Who may be under way together. Those that were under way when a process died are set apart, further at each death."""
+"""Admission control for retries: requests that were running when the engine died run again in ever smaller groups."""
 
 import asyncio
 import heapq
@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 
 
 class Admission:
-    """Lets in at once only what may be under way together, on one event loop.
+    """Lets requests in that may run concurrently, on one event loop.
 
-    `limits[n]` is how many may be inside, together with others of n deaths only, of those that have seen n deaths;
-    None means any number, together with all others of None. Who has seen a death goes before who has not, and fewer
-    deaths before more: what most likely is not at fault gets through first.
+    `limits[n]` is how many requests that survived n crashes may run at once, and only with others of n crashes. None
+    means any number, together with all others of None. Requests that have seen a crash go first, and among them those
+    with fewer crashes: they are least likely to be the cause.
     """
 
     def __init__(self, limits: Sequence[int | None]) -> None:
         self._limits = limits
         self._inside = 0
-        self._deaths = 0  # that those inside have seen
+        self._deaths = 0  # crashes that the running requests have seen
         self._arrivals = itertools.count()
         self._waiting: list[tuple[tuple[bool, int], int, int, asyncio.Future[None]]] = []
 
@@ -34,14 +34,14 @@ class Admission:
             await place
             yield
         finally:
-            if not place.cancelled():  # else it was never let in
+            if not place.cancelled():  # otherwise it was never let in
                 self._inside -= 1
                 self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][2]):
             _, _, deaths, place = heapq.heappop(self._waiting)
-            if not place.done():  # else whoever waited for it has been cancelled
+            if not place.done():  # otherwise the waiting request was cancelled
                 self._inside += 1
                 self._deaths = deaths
                 place.set_result(None)

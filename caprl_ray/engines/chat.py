@@ -1,4 +1,4 @@
-"""The model's chat format around the user's text, and how control tokens are kept out of that text."""
+"""The model's chat format around the user's text, and the removal of control tokens from that text."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 
 from caprl_ray.errors import SystemFailure
 
-# Stands where the row's text goes while the chat template is rendered once.
+# Placeholder for the row's text while the chat template is rendered once.
 SLOT = "caprl-ray-user-text"
 
 
 def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
-    """A function that cuts every one of `tokens` out of a text, also those that a cut would put together."""
+    """A function that removes all `tokens` from a text, also those that a removal would put together."""
     longest_first = sorted(filter(None, tokens), key=len, reverse=True)
     if not longest_first:
         return lambda text: text
@@ -29,7 +29,7 @@ def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFormat:
-    """A model's chat format with an image and a slot for the user's text, rendered once."""
+    """A model's chat format, rendered once with an image and a slot for the user's text."""
 
     prefix: str
     suffix: str
@@ -42,8 +42,8 @@ class ChatFormat:
     def render(cls, apply: Callable[[Sequence[Mapping[str, Any]]], str], system: str | None) -> "ChatFormat":
         """Render the model's chat template through `apply` (messages -> text, with the generation prompt).
 
-        `system` None leaves no system turn, also where the template adds one of its own; a template whose turns
-        cannot be told apart is refused with SystemFailure.
+        `system` None leaves no system turn, even if the template adds one of its own. Raises SystemFailure for a
+        template whose turns cannot be told apart.
         """
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
         turns: list[dict[str, Any]] = [user] if system is None else [{"role": "system", "content": system}, user]
@@ -57,10 +57,10 @@ class ChatFormat:
 
 
 def _without_system_turn(text: str, apply: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
-    """Cut a system turn that the template added by itself.
+    """Remove a system turn that the template added by itself.
 
-    Rendered with a marked system turn, the template shows how turns begin (the text before the marker, naming the
-    role) and so where the user's turn starts in a rendering with a system turn that nobody asked for.
+    A rendering with a marked system turn shows how turns begin: with the text before the marker, which names the role.
+    So the start of the user's turn can be found in a rendering with an unwanted system turn.
     """
     marker = "caprl-ray-system-text"
     user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}

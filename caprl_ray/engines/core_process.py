@@ -1,8 +1,8 @@
-"""The process that vLLM runs the model in, forked from one that has imported vLLM already.
+"""The process in which vLLM runs the model, forked from one that has already imported vLLM.
 
-vLLM spawns its core from the replica, so that one imports vLLM after the other: several seconds in which nothing else
-happens. Here a server of Python's own (multiprocessing's forkserver) imports it beside the replica, and the core is
-forked from there. The server only imports, and touches no GPU; it ends with the replica.
+vLLM spawns its core from the replica, so the two import vLLM one after the other, for several seconds. Here Python's
+forkserver imports it in parallel, and the core is forked from there. The server only imports, and touches no GPU. It
+ends with the replica.
 """
 
 import multiprocessing
@@ -16,17 +16,20 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-# What the core needs before it has read its configuration; no more than vLLM's own parent has imported where it forks
-# (its default outside of Ray), for a process that has touched a GPU cannot be forked.
+from caprl_ray.cluster.optional import plain
+from caprl_ray.engines import internals
+
+# Imports that the core needs before it has read its configuration. vLLM's own parent process imports no more before it
+# forks (its default outside of Ray). A process that has touched a GPU cannot be forked.
 IMPORTED = ["vllm.v1.engine.core"]
 TITLE = "caprl_ray.engines.title"  # before them
 
 
 class CoreProcess(ForkServerProcess):
-    """A forked process with the environment of the one that starts it: that of the server is older.
+    """A process forked from the preload server, with the environment of its starter: the server's copy is out of date.
 
-    What it fails with while it starts is written to a file, for vLLM tells its parent only that it failed. Where it has
-    workers of its own, on several GPUs, it knows no more of them than that one failed.
+    If it fails while it starts, it writes the exception to a file, because vLLM tells its parent only that it failed.
+    With several GPUs it knows only that one of its own workers failed.
     """
 
     fault: Path  # the file
@@ -40,7 +43,7 @@ class CoreProcess(ForkServerProcess):
         try:
             super().run()
         except Exception as error:
-            with suppress(OSError):  # gone where it had started, and nobody asks
+            with suppress(OSError):  # the folder is gone once the engine has started
                 said = ": ".join(filter(None, (type(error).__name__, str(error).strip())))
                 self.fault.write_text(said, encoding="utf-8", errors="replace")
             raise
@@ -59,26 +62,15 @@ class _Context(ForkServerContext):
 
 def import_ahead() -> None:
     """Begin to import what a core needs, in the server's process; returns at once."""
-    multiprocessing.set_forkserver_preload([TITLE, *IMPORTED])
-    forkserver.ensure_running()
-
-
-def end() -> None:
-    """End the server, if there is one, and reap it; its cores are seen to elsewhere (reaper.py)."""
-    with suppress(OSError):  # its socket lies in a temporary folder, which somebody may have cleaned
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    if not plain():
+        multiprocessing.set_forkserver_preload([TITLE, *IMPORTED])
+        forkserver.ensure_running()
 
 
 @contextmanager
 def forked() -> Iterator[Path]:
-    """Cores that vLLM starts inside of it are forked from the server's process; the file that says why one failed."""
-    from vllm.v1.engine import utils
-
-    spawning = utils.get_mp_context
+    """Fork the cores that vLLM starts, while the block runs. Gives the file that says why a core failed."""
     with tempfile.TemporaryDirectory(prefix="core-", ignore_cleanup_errors=True) as folder:
         fault = Path(folder) / "fault"
-        utils.get_mp_context = partial(_Context, fault)
-        try:
+        with internals.core_context(partial(_Context, fault)):
             yield fault
-        finally:
-            utils.get_mp_context = spawning

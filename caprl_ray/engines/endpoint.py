@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible service as the engine (D9), such as `vllm serve` on another machine.
+"""Any OpenAI-compatible service as the engine (docs/design.md, D9), for instance `vllm serve` on another machine.
 
-The openai client retries 429, 5xx and timeouts with backoff, each attempt at the pace that the service bears. The key
-is read where the replica runs, and no text of the service's is ever repeated: an error may quote the prompt or the key.
+The openai client retries 429, 5xx and timeouts with backoff, at the pace that the service sustains. The key is read
+where the replica runs. No text of the service is repeated: an error may quote the prompt or the key.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
 from caprl_ray.recipe.sections import Recipe, Sampling
 
-# Attempts at one request, about 40 s of backoff; waiting that the service asks for (Retry-After) comes on top.
+# Attempts at one request: about 40 s of backoff, plus the waits that the service asks for (Retry-After).
 ATTEMPTS = 9
 TIMEOUT = openai.Timeout(300, connect=10)
-# At the start a wrong address should be said at once.
+# At the start, a wrong address should be reported at once.
 START_ATTEMPTS, START_TIMEOUT = 3, openai.Timeout(30, connect=10)
 
-# Where the recipe is silent, `vllm serve` fills these from the model's generation_config.json (Qwen2.5-VL's has a
-# repetition penalty of 1.05) and the engine in process does not. Other services may not know them.
+# If the recipe leaves these out, `vllm serve` takes them from the model's generation_config.json (Qwen2.5-VL's has a
+# repetition penalty of 1.05), and the engine in the process does not. Other services may not know them.
 VLLM_NEUTRAL = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}
-# The chat formats of the common vision-language models, for a model whose own tokens nobody here knows.
+# The control tokens of common vision-language models, for a model whose tokenizer is not known here.
 COMMON_CONTROL_TOKENS = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
     *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>"),
@@ -44,7 +44,7 @@ NOT_KEPT = ("content_filter", "tool_calls", "function_call", "abort")
 
 
 class Part(BaseModel):
-    """A part of an answer. The openai client checks none of what a service sends, so these say what is read of it."""
+    """A part of an answer. The openai client does not check answers, so these classes check what is read."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -56,21 +56,21 @@ class Message(Part):
 
 
 class Choice(Part):
-    """The caption, and why it ended."""
+    """The caption and its finish reason."""
 
     message: Message | None
     finish_reason: str | None
 
 
 class Usage(Part):
-    """Tokens, where the service counts them."""
+    """Token counts, if the service gives them."""
 
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
 
 
 class Answer(Part):
-    """What is read of a chat completion."""
+    """The parts of a chat completion that are read."""
 
     choices: list[Choice] | None
     usage: Usage | None = None
@@ -87,15 +87,15 @@ class EndpointEngine:
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "EndpointEngine":
-        """Reach the service. Raises SystemFailure where there is none, the key is refused or the model not served."""
+        """Reach the service. Raises SystemFailure if there is none, the key is refused or the model is not served."""
         assert recipe.model.endpoint
         try:
             key = service_key(recipe.model)
-        except RecipeError as error:  # this process may lack what the driver's environment has
+        except RecipeError as error:  # this process may lack the driver's environment
             raise SystemFailure(str(error)) from None
         client = openai.AsyncOpenAI(
             base_url=recipe.model.endpoint,
-            api_key=key or "none",  # the client insists on one
+            api_key=key or "none",  # the client requires one
             max_retries=ATTEMPTS - 1,
             timeout=TIMEOUT,
             http_client=PacedClient(Pace(max_num_seqs(recipe))),
@@ -110,7 +110,7 @@ class EndpointEngine:
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture. Raises RowFailure where the request is refused, SystemFailure where all would be."""
+        """Caption one picture. Raises RowFailure if it is refused, SystemFailure if every request would be."""
         content = [
             {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
             {"type": "text", "text": prompt},
@@ -123,7 +123,7 @@ class EndpointEngine:
             if error.status_code in (400, 413, 422):
                 raise _rejected(error) from None
             raise _system_failure(error, self._url) from None
-        except (openai.APIConnectionError, ValueError) as error:  # ValueError: not JSON, or not of these types
+        except (openai.APIConnectionError, ValueError) as error:  # ValueError: no JSON, or other types
             raise _system_failure(error, self._url) from None
 
 
@@ -138,8 +138,8 @@ def data_url(picture: Picture) -> str:
 def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     """Sampling as arguments of chat.completions.create.
 
-    What the OpenAI interface does not have goes as it is into the request's body, a repetition penalty of 1 only to
-    vLLM: `neutral` names everything that vLLM would otherwise take from the model's files.
+    Fields that the OpenAI interface lacks go into the request's body, a repetition penalty of 1 only to vLLM: `neutral`
+    sets everything that vLLM would otherwise take from the model's files.
     """
     fields = sampling.model_dump()
     named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}
@@ -149,7 +149,7 @@ def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
 
 
 def completion(answer: Answer) -> Completion:
-    """What a service answered. Raises RowFailure where that is no caption."""
+    """The completion in an answer. Raises RowFailure if it holds no caption."""
     choice = answer.choices[0] if answer.choices else None
     if choice is None or choice.message is None:
         raise RowFailure("engine_rejected", "the answer has no choices")
@@ -166,7 +166,7 @@ def completion(answer: Answer) -> Completion:
 
 
 async def _served_models(client: openai.AsyncOpenAI, url: str) -> list[Mapping[str, Any]] | None:
-    """The entries of the service's /models; None where it has no such list."""
+    """The entries of the service's /models; None if it has no such list."""
     patient = client.with_options(max_retries=START_ATTEMPTS - 1, timeout=START_TIMEOUT)
     try:
         answer = await patient.get("/models", cast_to=object)
@@ -179,14 +179,14 @@ async def _served_models(client: openai.AsyncOpenAI, url: str) -> list[Mapping[s
 
 
 def _rejected(error: openai.APIStatusError) -> RowFailure:
-    """The failure of a refused request; the service's text may quote the prompt, so it is not kept."""
+    """The failure of a refused request, without the service's text, which may quote the prompt."""
     if any(words in str(error).lower() for words in TOO_LONG):
         return RowFailure("prompt_too_long")
     return RowFailure("engine_rejected", f"HTTP {error.status_code}")
 
 
 def _system_failure(error: Exception, url: str | None) -> SystemFailure:
-    """One sentence for what every request would meet."""
+    """One sentence for a fault that every request would meet."""
     status = error.status_code if isinstance(error, openai.APIStatusError) else None
     if status in (401, 403):
         said = f"refused the key (HTTP {status}); model.api_key_env names the environment variable that must hold it"
@@ -195,9 +195,9 @@ def _system_failure(error: Exception, url: str | None) -> SystemFailure:
             "has no such model or path (HTTP 404); check model.served_name and that the URL ends as in http://host/v1"
         )
     elif status:
-        said = f"answered HTTP {status} to the last attempt; run again when it is well"
+        said = f"answered HTTP {status} to the last attempt; run again when the service has recovered"
     elif isinstance(error, openai.APITimeoutError):
-        said = "did not answer in time; run again when it is well, or with a lower model.concurrency"
+        said = "did not answer in time; run again when the service has recovered, or with a lower model.concurrency"
     elif isinstance(error, openai.APIConnectionError):
         said = "cannot be reached; check the address and that the service runs"
     else:

@@ -1,15 +1,17 @@
-"""Engine arguments that fit CapRL-3B on the GPU where a replica lands, which may be another kind on each node."""
+"""Engine arguments that fit CapRL-3B on the GPU where a replica lands. Nodes may have different GPUs."""
 
 from typing import Any
 
-# CapRL-3B is Qwen2.5-VL-3B: 3.75 B parameters with the vision tower, in bfloat16; and for each token keys and values of
-# 36 layers x 2 heads x 128 numbers.
+from caprl_ray.engines import internals
+
+# CapRL-3B is Qwen2.5-VL-3B: 3.75 B parameters with the vision tower, in bfloat16. Each token has keys and values of 36
+# layers x 2 heads x 128 numbers.
 WEIGHT_BYTES = 7_500_000_000
 TOKEN_BYTES = 36 * 2 * 2 * 128 * 2
 # The longest sequence of the default recipe: an image of max_pixels, chat format and prompt, a caption of max_tokens.
 SEQUENCE_TOKENS = 1280 + 128 + 2048
-# What the model computes with: for each token of a step, the vision tower's and the text's widest layers and what
-# surrounds them, about 300 kB; beside it the logits (256 rows of 151,936 in float32, a few copies) and CUDA graphs.
+# Working memory: about 300 kB for each token of a step (the widest layers of the vision tower and the text), the logits
+# (256 rows of 151,936 in float32, a few copies), and CUDA graphs.
 STEP_TOKEN_BYTES, FIXED_BYTES = 300_000, 1_500_000_000
 
 SMALL_BYTES = 24_000_000_000
@@ -18,16 +20,16 @@ MOST_SEQUENCES, FEWEST_SEQUENCES, SEQUENCES_STEP = 512, 16, 16
 
 
 def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
-    """Arguments for a replica that has `share` of GPUs of `memory_bytes` each; above 1 it is several whole ones.
+    """Arguments for a replica with `share` of a GPU of `memory_bytes`; above 1 it has several whole GPUs.
 
-    gpu_memory_utilization: outside of it stay the CUDA context, what other libraries allocate and fragmentation, for
-    which 2.4 GB are left: 10 % of 24 GB, 5 % of 48; above, 5 % again, because there memory is no longer what limits.
+    gpu_memory_utilization: leaves 2.4 GB for the CUDA context, other libraries and fragmentation. That is 10 % of 24 GB
+    and 5 % of 48 GB. Larger cards leave 5 % too, because there memory no longer limits the rate.
 
-    max_num_batched_tokens: an image prompt is at most 1,408 tokens, and a step of a few of them already keeps a GPU's
-    arithmetic busy. 4,096 where memory is small, 8,192 elsewhere.
+    max_num_batched_tokens: an image prompt has at most 1,408 tokens, and a step of a few of them keeps a GPU's
+    arithmetic busy. 4,096 on small cards, 8,192 on others.
 
-    max_num_seqs: as many of the longest sequences as fit beside the rest, 127 MB each, so that vLLM never has to throw
-    one out and compute it again. With the recipe's defaults:
+    max_num_seqs: as many of the longest sequences as fit beside the rest, 127 MB each, so that vLLM never has to evict
+    one and compute it again. With the recipe's defaults:
 
         GPU      may use   weights   computing   left      sequences
         24 GB    21.6 GB   7.5 GB    2.7 GB      11.4 GB    80  (89 fit, in steps of 16)
@@ -35,13 +37,14 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
         80 GB    76.0 GB   7.5 GB    4.0 GB      64.5 GB   496  (506)
         151 GB   143 GB    7.5 GB    4.0 GB      132 GB    512  (1,034: MOST_SEQUENCES)
 
-    MOST_SEQUENCES: at the 36 images/s that an H200 is estimated to reach, a caption of 500 tokens takes 10 to 15 s
-    beside the prompts of others, so 360 to 540 are under way. For a larger model the number is too high: vLLM then runs
-    as many as its memory holds.
+    MOST_SEQUENCES: an H200 should reach 36 images/s. Then a caption of 500 tokens takes 10 to 15 s beside other
+    prompts, so 360 to 540 are in flight. For a larger model the number is too high, and vLLM runs as many as its memory
+    holds.
 
-    The last is an H200, and there vLLM had as much left (benchmarks/results.md, On a GPU). No other has been measured.
+    The last line is an H200; vLLM reported as much memory left there (benchmarks/results.md, On a GPU). Other cards
+    have not been measured.
 
-    max_model_len is no part of it: which prompts are too long must not depend on the node.
+    max_model_len is not set here: which prompts are too long must not depend on the node.
     """
     own = memory_bytes * share
     batched_tokens = 8192 if own >= LARGE_FROM_BYTES else 4096
@@ -56,13 +59,5 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
 
 
 def memory_bytes() -> int:
-    """The memory of this process's first GPU; SMALL_BYTES where it cannot be told, as what fits there fits anywhere.
-
-    vLLM's platform asks the driver's management library, so that this process gets no CUDA context of its own: the
-    engine's processes could not be forked then.
-    """
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cuda_alike():
-        return SMALL_BYTES
-    return int(current_platform.get_device_total_memory())
+    """The memory of this process's first GPU. SMALL_BYTES if it cannot be told: what fits there fits anywhere."""
+    return internals.gpu_memory() or SMALL_BYTES

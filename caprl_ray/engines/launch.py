@@ -1,21 +1,45 @@
-"""Which engine a recipe names, and how it starts."""
+"""Choose and start the engine that a recipe names."""
 
+import importlib.util
+import os
 from functools import partial
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import STUB, ModelRef
 from caprl_ray.recipe.sections import Recipe
 
+NO_ENGINE = (
+    "and vLLM is not installed here; install it with pip install 'caprl_ray[gpu]', or 'caprl_ray[cpu]' for a machine "
+    "without GPUs, or give model.endpoint."
+)
+
 
 def computes_on_cpu(recipe: Recipe) -> bool:
-    """Whether replicas run a model on the cores of their nodes."""
-    return not (recipe.replicas.gpus or recipe.model.endpoint or recipe.model.source == STUB)
+    """Whether replicas run a model on the CPU cores of their nodes."""
+    return needs_engine(recipe) and not recipe.replicas.gpus
+
+
+def has_engine() -> bool:
+    """Whether vLLM is installed here."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def needs_engine(recipe: Recipe) -> bool:
+    """Whether replicas run vLLM themselves."""
+    return not (recipe.model.endpoint or recipe.model.source == STUB)
+
+
+def check_engine(recipe: Recipe) -> None:
+    """Raise RecipeError if replicas would run on this machine and it has no engine."""
+    if needs_engine(recipe) and not os.environ.get("RAY_ADDRESS") and not has_engine():
+        raise RecipeError(f"model.source: {recipe.model.source} needs an engine, {NO_ENGINE}")
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
-    """Start the engine that the recipe names, on the running event loop. Raises SystemFailure in one sentence.
+    """Start the recipe's engine on the running event loop. Raises SystemFailure in one sentence.
 
-    A service at an endpoint is others' to keep alive; an engine of our own is started again when it dies.
+    An engine of our own is restarted when it dies. A service at an endpoint is not.
     """
     if recipe.model.endpoint:
         from caprl_ray.engines.endpoint import EndpointEngine
@@ -31,6 +55,8 @@ async def _start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
         from caprl_ray.engines.stub import start_stub
 
         return await start_stub(recipe)
+    if not has_engine():
+        raise SystemFailure(f"model.source: {model.label} needs an engine on every node, {NO_ENGINE}")
     from caprl_ray.engines.vllm_engine import VllmEngine
 
     return await VllmEngine.start(recipe, model)

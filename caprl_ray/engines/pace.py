@@ -1,7 +1,7 @@
-"""How many requests a service bears at once, found from its 429s, and the HTTP client that keeps to it.
+"""Find from a service's 429s how many requests it sustains, and keep to that number.
 
-Each attempt of the openai client takes a place, a retry too: held back one level higher, the retries after a burst of
-429s would all come back at once, whatever the bound.
+Each attempt of the openai client takes a place, retries too. A limit one level higher would let all retries after a
+burst of 429s come back at once.
 """
 
 import asyncio
@@ -10,15 +10,15 @@ from typing import Any
 
 import openai
 
-# A service that asks to wait longer than this many seconds is not waited for: the openai client stops there too.
+# Seconds. The openai client does not wait longer for a service (Retry-After) either.
 MOST_RETRY_AFTER = 120.0
 
 
 class Pace:
-    """Bounds the attempts under way: half as many after a 429, one more after as many answers as are under way.
+    """Bounds concurrent attempts: half as many after a 429, one more after as many answers as attempts are running.
 
-    The bound stays within 1 and `most`. A 429 to an attempt that was sent before the last halving does not count: it
-    says nothing about the new bound (additive increase, multiplicative decrease, as in RFC 5681).
+    The bound stays between 1 and `most`. A 429 to an attempt that was sent before the last halving does not count,
+    because it says nothing about the new bound (additive increase, multiplicative decrease, as in RFC 5681).
     """
 
     def __init__(self, most: int) -> None:
@@ -30,11 +30,11 @@ class Pace:
 
     @property
     def bound(self) -> int:
-        """How many attempts may be under way now."""
+        """How many attempts may run now."""
         return int(self._bound)
 
     async def enter(self) -> int:
-        """Wait for a place; returns the halvings so far, to be told to `refused`."""
+        """Wait for a place. Returns the number of halvings so far; pass it to `refused`."""
         while self.under_way >= self.bound:
             self._room.clear()
             await self._room.wait()
@@ -47,20 +47,20 @@ class Pace:
         self._room.set()
 
     def answered(self) -> None:
-        """The service has answered."""
+        """Note an answer."""
         self._bound = min(self._most, self._bound + 1 / self._bound)
 
     def refused(self, halvings: int) -> None:
-        """The service has answered 429 to an attempt that entered after `halvings`."""
+        """Note a 429 to an attempt that entered after `halvings`."""
         if halvings == self.halvings:
             self._bound = max(1, self._bound / 2)
             self.halvings += 1
 
 
 class PacedClient(openai.DefaultAsyncHttpxClient):
-    """The HTTP client below the openai client: every attempt takes a place of `pace`.
+    """The HTTP client below the openai client. Every attempt takes a place of `pace`.
 
-    A refused attempt holds its place for as long as the service asks to wait, so that others do not take it at once.
+    A refused attempt holds its place while the service asks to wait, so that no other attempt takes it at once.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -82,7 +82,7 @@ class PacedClient(openai.DefaultAsyncHttpxClient):
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that a service asks to wait; 0 where it gives none or a date, or more than anyone waits."""
+    """The seconds that a service asks to wait; 0 if it gives none, a date, or more than MOST_RETRY_AFTER."""
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Engines: what turns one image and one prompt into a caption. The rest of the job cannot tell them apart (D9)."""
+"""The protocol of engines. The rest of the job cannot tell them apart (docs/design.md, D9)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """RGB pixels at the size that the model sees: `pixels` is height x width x 3 bytes."""
+    """RGB pixels at the size that the model sees: `pixels` holds height x width x 3 bytes."""
 
     pixels: memoryview
     width: int
@@ -16,32 +16,33 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What an engine wrote for one image."""
+    """An engine's answer for one image."""
 
     text: str
     finish_reason: str
-    prompt_tokens: int | None  # None where a service does not say
+    prompt_tokens: int | None  # None if a service does not say
     caption_tokens: int | None
 
 
 class Engine(Protocol):
-    """An engine on an event loop of its own.
+    """An engine on its own event loop.
 
-    `caption` raises RowFailure where this one request is at fault and SystemFailure where every request would be.
+    `caption` raises RowFailure for a fault of this request, and SystemFailure for a fault that every request would
+    meet.
     """
 
     @property
     def control_tokens(self) -> Sequence[str]:
-        """What the model's chat format is made of, to be cut out of the dataset's own texts."""
+        """The tokens of the model's chat format, to be removed from the dataset's own texts."""
         ...
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture; `prompt` is the user's turn, the engine adds its chat format."""
+        """Caption one picture. `prompt` is the user's turn; the engine adds its chat format."""
         ...
 
 
 class EngineDied(Exception):
-    """An engine's core is gone, or was ended because it hung. Never leaves a replica: `revival` starts another."""
+    """An engine's core died, or was ended because it hung. It never leaves a replica: `revival` starts another."""
 
 
 class MortalEngine(Engine, Protocol):
@@ -49,9 +50,9 @@ class MortalEngine(Engine, Protocol):
 
     @property
     def steps(self) -> int:
-        """Grows with every step that the core has computed for any row, long before a caption is whole."""
+        """Grows with every step that the core has computed for any row, long before a caption is complete."""
         ...
 
     def stop(self) -> None:
-        """End the core, dead or alive: afterwards no process of it is left."""
+        """End the core, alive or dead. Afterwards none of its processes is left."""
         ...

@@ -1,10 +1,10 @@
-"""Ends what an engine leaves behind: no process of a dead engine, or of a dead replica, may keep a GPU's memory.
+"""Kill the processes that a dead engine or a dead replica leaves behind: none may keep a GPU's memory.
 
-vLLM's core does not notice that its parent was killed (vLLM issue 55510), and Ray kills the children only of a worker
-that could still say goodbye, and not theirs. So every process of an engine is started with a mark in its environment,
-which its own children inherit, and beside it runs this file as a script with nothing but the standard library: it waits
-for the end of a pipe that the replica holds, whatever ends the replica, and kills all that carry the mark. It is
-nobody's child, or Ray would kill it first.
+vLLM's core does not notice that its parent was killed (vLLM issue 55510). Ray kills a worker's direct children, on a
+clean exit only. So every process of an engine starts with a mark in its environment, which its children inherit. This
+file runs as a script beside it, with the standard library only. The script waits until a pipe from the replica closes,
+however the replica ends, and kills all processes with the mark. It is daemonised, so that Ray does not kill it along
+with the worker.
 """
 
 import multiprocessing.resource_tracker
@@ -19,27 +19,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARK = "CAPRL_RAY_ENGINE"
-# Where this is set, a process that gives itself a title (setproctitle, as vLLM's do) leaves its environment readable.
+# With this variable set, a process that changes its title (setproctitle, as vLLM's do) keeps its environment readable.
 READABLE = "SPT_NOENV"
-# A killed process is gone within milliseconds; one that a driver holds is not waited for any longer.
+# Seconds. A killed process is gone within milliseconds. Do not wait longer for one that a driver holds.
 KILL_S = 20.0
 
 
 class Reaper:
-    """Ends the processes that are started inside of `marking`: at `kill`, or when this process ends in any way."""
+    """Ends the processes that start inside of `marking`: at `kill`, or when this process ends in any way."""
 
     def __init__(self) -> None:
         self.killed = False
         self._mark = uuid.uuid4().hex
         command = [sys.executable, "-I", "-S", __file__, self._mark]
         started = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        started.wait()  # what was started has left a process of its own behind
+        started.wait()  # the started script has daemonised itself
         self._pipe = started.stdin
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        """Processes that are spawned (not forked) inside of it carry the mark."""
-        multiprocessing.resource_tracker.ensure_running()  # this process's own, which must not carry it
+        """Give the mark to processes that are spawned (not forked) inside of the block."""
+        multiprocessing.resource_tracker.ensure_running()  # this process's own tracker, which must not carry the mark
         os.environ |= {MARK: self._mark, READABLE: "1"}
         try:
             yield
@@ -47,7 +47,7 @@ class Reaper:
             del os.environ[MARK]
 
     def processes(self) -> list[int]:
-        """Ids of the living processes that carry the mark."""
+        """Ids of the living processes with the mark."""
         return marked(self._mark)
 
     def kill(self) -> None:
@@ -59,7 +59,7 @@ class Reaper:
 
 
 def marked(mark: str) -> list[int]:
-    """Ids of the living processes that were started with the mark; a zombie has no environment any more."""
+    """Ids of the living processes with the mark. A zombie has no environment any more."""
     sought = f"{MARK}={mark}".encode()
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
@@ -67,12 +67,12 @@ def marked(mark: str) -> list[int]:
             if sought in environment.read_bytes().split(b"\0"):
                 found.append(int(environment.parent.name))
         except OSError:
-            continue  # it has ended, or is another user's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def kill_marked(mark: str) -> None:
-    """Kill every process that carries the mark, also those that are only being started, and see them end."""
+    """Kill every process with the mark, also those that are just starting, and wait for their end."""
     deadline = time.monotonic() + KILL_S
     killed: set[int] = set()
     while (found := marked(mark)) or any(map(_lives, killed)):
@@ -86,7 +86,7 @@ def kill_marked(mark: str) -> None:
 
 
 def _lives(process: int) -> bool:
-    """A killed process loses its environment first, and what it has open (a GPU) only then."""
+    """Whether a process lives. A killed process loses its environment first, and open files (a GPU) later."""
     with suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False

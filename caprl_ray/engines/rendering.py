@@ -1,11 +1,11 @@
-"""What vLLM's engine core gets of an image, made here rather than by vLLM's frontend, where that is the same.
+"""Build the engine core's input for an image here, where the result equals that of vLLM's frontend.
 
-The frontend tokenizes every prompt and runs the model's Hugging Face processor on every image, one after another
-(vLLM issue 49524). Prepared images have few sizes and most runs one prompt: everything but the pixels' values is then
-the same from image to image. So the first image of a size and prompt is rendered by vLLM; its token ids and positions
-serve for all others, whose pixels are cut into patches here as Qwen2VLImageProcessor of transformers does
+The frontend tokenizes every prompt and runs the model's Hugging Face processor on every image, one after another (vLLM
+issue 49524). Prepared images have few sizes and most runs have one prompt, so everything except the pixel values is the
+same from image to image. vLLM renders the first image of each size and prompt. Its token ids and positions serve all
+others. Their pixels are cut into patches here, as Qwen2VLImageProcessor of transformers does
 (models/qwen2_vl/image_processing_qwen2_vl.py); vLLM has the model normalise them. Each first image is also the check:
-where our values are not those of vLLM, bit for bit, this model is left to vLLM.
+if our values are not vLLM's, bit for bit, this model is left to vLLM.
 """
 
 import asyncio
@@ -18,25 +18,31 @@ import numpy as np
 import torch
 from PIL import Image
 
+from caprl_ray.cluster.optional import ABSENT, miss
+from caprl_ray.engines import internals
 from caprl_ray.engines.protocol import Picture
 
 Key = tuple[int, int, str]
 
-KEPT_TEMPLATES = 512  # sizes and prompts: a prompt with the row's own columns is a new one each time
+KEPT_TEMPLATES = 512  # sizes and prompts: a prompt with the row's own columns is new each time
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Template:
-    """A rendered request without its pixels: vLLM's token ids and placeholders, and what it says of the image."""
+    """A rendered request without its pixels: vLLM's token ids and placeholders, and its description of the image."""
 
     token_ids: list[int]
     placeholders: Any
     grid: Any
     field: Any
 
+    def image(self, patches: torch.Tensor) -> dict[str, Any]:
+        """The image's values by vLLM's names, `pixel_values` with vLLM's field."""
+        return {"pixel_values": (patches, self.field), "image_grid_thw": self.grid}
+
 
 class Renderer:
-    """Turns a picture and a prompt into an engine input of vLLM's, on the event loop that it is used on."""
+    """Turns a picture and a prompt into an input of vLLM's engine. Use it on one event loop."""
 
     def __init__(self, llm: Any, image_processor: Any) -> None:
         self._llm = llm
@@ -44,9 +50,10 @@ class Renderer:
         self._templates: OrderedDict[Key, _Template] = OrderedDict()
         self._first_of: dict[Key, asyncio.Event] = {}
         self._names = itertools.count()
+        self.by_us, self.by_vllm = 0, 0  # images rendered in each way
 
     async def render(self, picture: Picture, prompt: str) -> Any:
-        """An engine input. Raises as vLLM does where it refuses the prompt."""
+        """An engine input, or a raw prompt for vLLM. Raises as vLLM does if it refuses the prompt."""
         key = picture.width, picture.height, prompt
         while self._patches and key in self._first_of:
             await self._first_of[key].wait()
@@ -56,10 +63,10 @@ class Renderer:
         if template is None:
             return await self._first(key, picture, prompt)
         self._templates.move_to_end(key)
-        return _filled(template, self._patches.of_picture(picture), f"image-{next(self._names)}")
+        return await self._fill(template, self._patches.of_picture(picture), picture, prompt)
 
     async def _first(self, key: Key, picture: Picture, prompt: str) -> Any:
-        """Let vLLM render, and keep what serves for other pictures of this size and prompt; these wait meanwhile."""
+        """Let vLLM render, and keep the parts for other pictures of this size and prompt. They wait meanwhile."""
         self._first_of[key] = asyncio.Event()
         try:
             rendered = await self._by_vllm(picture, prompt)
@@ -77,11 +84,23 @@ class Renderer:
         if len(self._templates) > KEPT_TEMPLATES:
             self._templates.popitem(last=False)
 
+    async def _fill(self, template: _Template, patches: torch.Tensor, picture: Picture, prompt: str) -> Any:
+        """The template with this picture's pixels."""
+        try:
+            name = f"image-{next(self._names)}"
+            request = internals.engine_input(template.token_ids, template.placeholders, template.image(patches), name)
+        except ABSENT:  # this vLLM builds its inputs in another way
+            miss(internals.RENDERED)
+            self._patches = None
+            return await self._by_vllm(picture, prompt)
+        self.by_us += 1
+        return request
+
     async def _by_vllm(self, picture: Picture, prompt: str) -> Any:
+        self.by_vllm += 1
         image = Image.frombuffer("RGB", (picture.width, picture.height), bytes(picture.pixels), "raw", "RGB", 0, 1)
         raw = {"prompt": prompt, "multi_modal_data": {"image": image}}
-        (rendered,) = await self._llm.renderer.render_cmpl_async([_parsed(self._llm.model_config, raw)])
-        return rendered
+        return await internals.rendered(self._llm, raw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,30 +113,34 @@ class _Patches:
 
     @classmethod
     def of(cls, image_processor: Any) -> "_Patches | None":
-        """The processor's own values; None where it is none of the family."""
+        """The processor's own values; None for a processor of another family."""
         names = ("patch_size", "merge_size", "temporal_patch_size")
         patch, merge, frames = (getattr(image_processor, name, None) for name in names)
         return cls(patch=patch, merge=merge, frames=frames) if patch and merge and frames else None
 
     def of_picture(self, picture: Picture) -> torch.Tensor:
-        """Patches x (3 channels x frames x patch x patch), as the pixels are: the model normalises them."""
+        """Patches x (3 channels x frames x patch x patch), uint8: the model normalises them."""
         rows, columns = picture.height // self.patch, picture.width // self.patch
         blocks = np.frombuffer(picture.pixels, np.uint8).reshape(
             rows // self.merge, self.merge, self.patch, columns // self.merge, self.merge, self.patch, 3
         )
         once = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, self.patch**2)
-        # By NumPy, twice as fast as the same in torch.
+        # NumPy is twice as fast as torch here.
         return torch.from_numpy(np.repeat(once, self.frames, axis=1).reshape(rows * columns, -1))
 
 
-def _parsed(model_config: Any, raw: dict[str, Any]) -> Any:
-    from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-    return parse_model_prompt(model_config, raw)
-
-
 def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
-    """What of vLLM's own rendering serves for other images; None where our patches are not vLLM's."""
+    """The parts of vLLM's own rendering that serve for other images; None where our patches are not vLLM's.
+
+    A rendering of any other shape is left to vLLM, too.
+    """
+    try:
+        return _matching(rendered, patches)
+    except (*ABSENT, ValueError):
+        return None
+
+
+def _matching(rendered: Any, patches: torch.Tensor) -> _Template | None:
     if rendered.get("type") != "multimodal" or set(rendered["mm_kwargs"]) != {"image"}:
         return None
     (item,) = rendered["mm_kwargs"]["image"]
@@ -132,18 +155,3 @@ def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
         grid=item["image_grid_thw"],
         field=item["pixel_values"].field,
     )
-
-
-def _filled(template: _Template, patches: torch.Tensor, name: str) -> Any:
-    """A rendering with other pixels; `name` stands for the image in the engine's caches and must be its own."""
-    from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalKwargsItem, MultiModalKwargsItems
-
-    values = MultiModalFieldElem(data=patches, field=template.field)
-    item = MultiModalKwargsItem({"pixel_values": values, "image_grid_thw": template.grid})
-    return {
-        "type": "multimodal",
-        "prompt_token_ids": list(template.token_ids),
-        "mm_kwargs": MultiModalKwargsItems({"image": [item]}),
-        "mm_hashes": {"image": [name]},
-        "mm_placeholders": template.placeholders,
-    }

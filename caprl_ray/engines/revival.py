@@ -1,4 +1,4 @@
-"""An engine that is started again when its core dies or hangs, and the search for the row that kills it (D11)."""
+"""Restart an engine whose core dies or hangs, and find the row that kills it (docs/design.md, D11)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,27 +10,26 @@ from caprl_ray.engines.admission import Admission
 from caprl_ray.engines.protocol import Completion, EngineDied, MortalEngine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 
-# How many rows may be under way with a row that has seen so many deaths of the engine. Most deaths have their cause
-# outside (the OOM killer, a GPU that fell off the bus), so all go again together once. Whoever is there when it dies
-# again goes with at most GROUP of its like: of 1,024 rows on a GPU, one at a time would take an hour and more. Then
-# alone, twice.
-# Invariant: at most two deaths with any number of others, one in a group, two alone, so that a row can end the engine
-# at most five times, and none fails that has not twice been alone with its death.
+# Concurrency limit of rows by the number of engine deaths that they have seen. Most deaths have an external cause (the
+# OOM killer, a GPU that fell off the bus), so all rows run together once more. Rows that see a second death run in
+# groups of at most GROUP: one at a time would take more than an hour for the 1,024 rows of a GPU. Then each runs alone,
+# twice. Invariant: at most two deaths with any number of others, one in a group, two alone. So a row ends the engine at
+# most five times, and no row fails that has not died alone twice.
 GROUP = 32
 COMPANY = (None, None, GROUP, 1, 1)
-# Deaths in a row without a finished row between them, after which the engine is at fault.
-# Invariant: more than a whole group of nothing but deadly rows needs, 2 + 1 + 2 * GROUP.
+# Deaths without a finished row between them, after which the engine is at fault. Invariant: more than a whole group of
+# poison rows needs, 2 + 1 + 2 * GROUP.
 MOST_FRUITLESS_DEATHS = 100
-# A GPU's memory is free some seconds after its process is gone; a start that fails otherwise is not tried again.
+# A GPU's memory is free some seconds after its process has ended. A start that fails for another reason is not retried.
 START_ATTEMPTS, START_PAUSE_S = 3, 10.0
-# How often within the stall time the engine's progress is looked at, and the longest pause between two looks.
+# How many times per stall timeout the engine's progress is checked, and the longest pause between two checks.
 LOOKS, LONGEST_LOOK_S = 10, 5.0
 
 PROOF_PROMPT = "Describe the image."
 
 
 class Revival:
-    """An Engine that outlives the deaths of the engine that `start` gives; make one with `begin`."""
+    """An Engine that survives the deaths of the engines that `start` makes. Make one with `begin`."""
 
     def __init__(self, start: Callable[[], Awaitable[MortalEngine]], stall_timeout_s: float) -> None:
         self._start = start
@@ -50,11 +49,11 @@ class Revival:
 
     @classmethod
     async def begin(cls, start: Callable[[], Awaitable[MortalEngine]], stall_timeout_s: float) -> "Revival":
-        """Start the engine. Raises SystemFailure where it does not start.
+        """Start the engine. Raises SystemFailure if it does not start.
 
         Args:
-            start: starts one; raises EngineDied where another try may succeed and SystemFailure where none will.
-            stall_timeout_s: seconds without progress after which an engine that has work counts as dead.
+            start: starts an engine. Raises EngineDied if another try may succeed and SystemFailure if none will.
+            stall_timeout_s: seconds without progress after which an engine with work counts as dead.
         """
         revival = cls(start, stall_timeout_s)
         await revival._alive()
@@ -65,8 +64,8 @@ class Revival:
         return revival
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture. Raises RowFailure `engine_crash` where this row ends the engine, SystemFailure where
-        every row would."""
+        """Caption one picture. Raises RowFailure `engine_crash` if this row kills the engine, SystemFailure if every
+        row would."""
         for deaths in range(len(COMPANY)):
             async with self._admission.admitted(deaths):
                 try:
@@ -83,7 +82,7 @@ class Revival:
         return completion
 
     async def _call(self, engine: MortalEngine, picture: Picture, prompt: str) -> Completion:
-        """Caption by this engine; whatever becomes of the call when the engine is found dead, it ends at once."""
+        """Caption by this engine. The call ends as soon as the engine is found dead."""
         call = asyncio.ensure_future(engine.caption(picture, prompt))
         self._calls.add(call)
         try:
@@ -96,7 +95,7 @@ class Revival:
             self._bury(engine)
             raise error
         if error and engine is not self._engine and not isinstance(error, RowFailure):
-            raise EngineDied(type(error).__name__) from error  # what a call says of an engine that is taken down
+            raise EngineDied(type(error).__name__) from error  # an error of an engine that is being taken down
         return call.result()
 
     def _bury(self, engine: MortalEngine) -> None:
@@ -111,7 +110,7 @@ class Revival:
             call.cancel()
 
     async def _alive(self) -> MortalEngine:
-        """The engine, started again if it is dead; once for all rows."""
+        """The engine, restarted if it is dead, once for all rows."""
         async with self._starting:
             if self._failure:
                 raise self._failure
@@ -133,10 +132,10 @@ class Revival:
             )
 
     async def _start_and_prove(self) -> None:
-        """Start an engine and, before any row that may have killed the last one, let it caption what is harmless.
+        """Start an engine and let it caption a harmless picture before any row that may have killed the last one.
 
-        So a broken system never passes for deadly rows (P4): the proof is the last row that was captioned, or a blank
-        picture of a row's size where none was yet.
+        So a broken system is never mistaken for poison rows. The harmless picture is that of the last captioned row, or
+        a blank picture of a row's size.
         """
         engine = self._engine = await self._start()
         if self._proof:
@@ -146,8 +145,8 @@ class Revival:
                 return  # refused, so it lives
 
     async def _watch(self) -> None:
-        """Find the engine that has work and makes no progress. Counts looks, not the clock: where this event loop was
-        held up, answers may lie there unread."""
+        """Find an engine that has work and makes no progress. Counts checks, not time: after a pause of this event
+        loop, unread answers may be waiting."""
         look = min(self._stall_timeout_s / LOOKS, LONGEST_LOOK_S)
         seen: Any = None
         still = 0.0
@@ -162,7 +161,7 @@ class Revival:
 
 
 async def _started(start: Callable[[], Awaitable[None]]) -> None:
-    """Start, a few times where it may help. Raises SystemFailure."""
+    """Start, a few times if that may help. Raises SystemFailure."""
     patient = retry(
         stop=stop_after_attempt(START_ATTEMPTS),
         wait=wait_exponential(START_PAUSE_S),

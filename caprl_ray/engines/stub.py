@@ -1,7 +1,7 @@
-"""An engine for tests whose caption is computed from the pixels and the prompt, so that every mix-up still shows.
+"""An engine for tests. Its caption is computed from the pixels and the prompt, so every mix-up shows.
 
-Words in a row's prompt make it deadly. They are obeyed here only, where model.source `stub` was allowed by an
-environment variable.
+Words in a row's prompt make it deadly. Only this engine obeys them, and only where an environment variable allows
+model.source `stub`.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from caprl_ray.engines.protocol import Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.recipe.sections import Recipe
 
-# What a row's prompt may say: end the core, stop it without an end, end the replica's whole process.
+# Words in a row's prompt: kill the core, stop it for ever, end the replica's process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
 
-# Of environment: seconds of the shortest and of the longest caption, such as "2-8".
+# Environment variable: seconds of the shortest and of the longest caption, for instance "2-8".
 SECONDS = "CAPRL_RAY_STUB_CAPTION_S"
 
-# The core answers each line after a pause (of environment), one after another, so that rows are in flight together.
+# The core answers line by line, each after a pause (an environment variable), so that several rows are in flight.
 CORE = f"""
 import os, sys, time
 pause = float(os.environ.get("CAPRL_RAY_STUB_PAUSE_S", "0.005"))
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 
 class StubEngine:
-    """Answers at once, and nothing like a model: model.source `stub` must be allowed by an environment variable."""
+    """Answers at once, unlike a model. An environment variable must allow model.source `stub`."""
 
     control_tokens: Sequence[str] = ("<|im_start|>", "<|im_end|>")
     arguments: Mapping[str, Any] = {}
@@ -56,17 +56,17 @@ class StubEngine:
         return Completion(text=text, finish_reason="stop", prompt_tokens=len(prompt.split()), caption_tokens=words)
 
     def stop(self) -> None:
-        """Nothing is left of it."""
+        """Do nothing: it has no process."""
 
 
 class StubWithPlaces(StubEngine):
-    """The same, with as many places as an engine runs sequences at once, and captions that take their time."""
+    """The same with as many places as an engine, and captions that take time."""
 
     def __init__(self, places: int, seconds: tuple[float, float]) -> None:
         self._places, self._seconds = asyncio.Semaphore(places), seconds
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption after the picture's own time in one of the places."""
+        """Caption after the picture's own time, in one of the places."""
         async with self._places:
             await asyncio.sleep(stub_seconds(bytes(picture.pixels), *self._seconds))
             self.steps += 1
@@ -74,7 +74,7 @@ class StubWithPlaces(StubEngine):
 
 
 class StubWithCore(StubEngine):
-    """The same, with a process of its own through which every row goes, as an engine's core."""
+    """The same with a process through which every row goes, like an engine's core."""
 
     def __init__(self, core: Process, reaper: Reaper) -> None:
         self._core, self._reaper = core, reaper
@@ -83,14 +83,14 @@ class StubWithCore(StubEngine):
 
     @classmethod
     async def start(cls) -> "StubWithCore":
-        """Start the core, marked by a reaper as any engine's."""
+        """Start the core, marked by a reaper like any engine's."""
         reaper = Reaper()
         with reaper.marking():
             core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
         return cls(core, reaper)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption when the core has answered. Raises EngineDied where it is gone."""
+        """Caption when the core has answered. Raises EngineDied if it is gone."""
         assert self._core.stdin
         if self._reader.done() or self._core.stdin.is_closing():
             raise EngineDied("the stub's core is gone")
@@ -117,7 +117,7 @@ class StubWithCore(StubEngine):
 
 
 async def start_stub(recipe: Recipe) -> StubEngine:
-    """The stub; with a core where the recipe asks for an engine of several processes, or as slow as SECONDS says."""
+    """The stub: with a core if the recipe asks for an engine of several processes, or as slow as SECONDS says."""
     stub = StubEngine()
     if os.environ.get(SECONDS):
         shortest, longest = map(float, os.environ[SECONDS].split("-"))
@@ -129,7 +129,7 @@ async def start_stub(recipe: Recipe) -> StubEngine:
 
 
 def stub_seconds(pixels: bytes, shortest: float, longest: float) -> float:
-    """How long a caption takes: most are short, as a model's are, and one in twenty takes over 80 % of the longest."""
+    """The seconds of a caption: most are short, as a model's are, and one in twenty takes over 80 % of the longest."""
     even = int.from_bytes(hashlib.sha256(pixels).digest()[:4], "big") / 2**32
     return shortest + (longest - shortest) * even**4
 

@@ -1,7 +1,7 @@
-"""Imported first of all in the process that cores are forked from, so that a core can have a title.
+"""Import this first in the process that cores are forked from, so that a core can have a title.
 
-setproctitle (vLLM brings it) finds where a title goes by the first variable of the environment, once. An import that
-sets that variable anew (cv2 does so with LD_LIBRARY_PATH), or a core's own environment, moves it.
+setproctitle (a dependency of vLLM) finds the place of the title once, by the first variable of the environment. That
+place moves when an import sets that variable (cv2 sets LD_LIBRARY_PATH), or with a core's own environment.
 """
 
 import setproctitle

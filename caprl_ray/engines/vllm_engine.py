@@ -1,4 +1,4 @@
-"""vLLM in this process (D8): one AsyncLLM whose core, a process of its own, runs the model."""
+"""vLLM in this process (docs/design.md, D8): one AsyncLLM whose core, a process of its own, runs the model."""
 
 import gc
 import itertools
@@ -13,9 +13,10 @@ from typing import Any
 import pydantic
 
 from caprl_ray.cluster import cores
-from caprl_ray.engines import core_process, gpu
+from caprl_ray.engines import core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
+from caprl_ray.engines.internals import CORE_DIED, core_died
 from caprl_ray.engines.protocol import Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.errors import RowFailure, SystemFailure
@@ -24,14 +25,13 @@ from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.text import plain
 
-# An image of the default budget is 1,280 tokens and a caption at most 2,048: this leaves room for a long prompt. One
-# such sequence has 302 MB of keys and values, so that every GPU that holds the model has room for it.
+# An image of the default budget has 1,280 tokens and a caption at most 2,048, which leaves room for a long prompt. One
+# such sequence has 302 MB of keys and values, so every GPU that holds the model has room for it.
 DEFAULT_CONTEXT = 8192
-# An engine that has not started by then hangs: the largest models load and compile in a third of it.
+# An engine that has not started after this many seconds hangs: the largest models load and compile in a third of it.
 START_TIMEOUT_S = 1800.0
-CORE_DIED = "core initialization failed"  # vLLM's words
 
-# The same for every model and machine; the recipe's own values win.
+# The same for every model and machine. The recipe's own values override them.
 COMMON: dict[str, Any] = {
     "load_format": "safetensors",  # vLLM's own default falls back to pickles
     "limit_mm_per_prompt": {"image": 1, "video": 0},
@@ -45,13 +45,13 @@ CPU: dict[str, Any] = {
     "distributed_executor_backend": "uni",
 }
 CPU_ENVIRONMENT = {
-    # GiB of KV cache; vLLM's own default takes half of the machine's memory.
+    # GiB of KV cache. vLLM's own default takes half of the machine's memory.
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    # The core runs the model itself. By default vLLM gives it a worker process, for whose answers it spins: a quarter
-    # of all CPU time on two cores (benchmarks/throughput.py).
+    # The core runs the model itself. By default vLLM gives it a worker process and spins while it waits for answers: a
+    # quarter of all CPU time on two cores (benchmarks/throughput.py).
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-# In Ray's actors vLLM spawns anyway; a forked core would not carry the mark of its reaper.
+# In Ray's actors vLLM spawns anyway. A forked core would not carry the mark of its reaper.
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 
@@ -64,7 +64,7 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         **COMMON,
     }
     if model.size_rule.factor:
-        # The engine's processor gets the same limits as ours, so that it leaves every prepared image as it is.
+        # The engine's processor has the same limits as prepare, so it leaves every prepared image as it is.
         limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
         arguments["mm_processor_kwargs"] = limits
     if recipe.replicas.gpus == 0:
@@ -92,6 +92,8 @@ class VllmEngine:
     def __init__(
         self, llm: Any, reaper: Reaper, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]
     ) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
         self.arguments = arguments
@@ -103,13 +105,15 @@ class VllmEngine:
         self._sampling = sampling
         self._requests = itertools.count()
         self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
-        self._count_steps()
+        # If the core's answers cannot be counted, each request counts its own tokens. Then it must get them one by one.
+        self._counted = internals.count_answers(llm, self._step)
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY if self._counted else RequestOutputKind.DELTA
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
-        """Load the model, fetched to this node if need be.
+        """Load the model, and fetch it to this node if needed.
 
-        Raises SystemFailure where something of it does not fit, EngineDied where its core died while it started.
+        Raises SystemFailure if something of it does not fit, EngineDied if its core died while it started.
         """
         if recipe.replicas.gpus == 0:
             _prepare_environment()
@@ -121,31 +125,30 @@ class VllmEngine:
                 core_process.import_ahead()
             engine = cls._loaded(recipe, _on_this_node(recipe, model), reaper)
             cores.take(reaper.processes())
-            # What was imported stays. Without this Python looks through all of it a moment after the first requests,
-            # a second or two in which no other is sent (vLLM's own server does the same).
+            # Imported objects stay. Otherwise Python's garbage collector would scan all of them just after the first
+            # requests, for a second or two without any other request (vLLM's own server does the same).
             gc.collect()
             gc.freeze()
             return engine
         except BaseException:
             reaper.kill()
-            core_process.end()
+            internals.end_forkserver()
             raise
 
     @classmethod
     def _loaded(cls, recipe: Recipe, model: ModelRef, reaper: Reaper) -> "VllmEngine":
         from transformers import AutoProcessor
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
         try:
-            sampling = SamplingParams(**recipe.sampling.model_dump(), output_kind=RequestOutputKind.FINAL_ONLY)
+            sampling = SamplingParams(**recipe.sampling.model_dump())
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
             llm = _launched(arguments, reaper)
-        # The libraries raise these for arguments and files; a core that dies while it starts is a RuntimeError.
+        # The libraries raise these for arguments and files. A core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
-            if CORE_DIED in str(error):
+            if core_died(error):
                 raise EngineDied(sentence) from error
             raise SystemFailure(f"{sentence}.") from error
 
@@ -161,48 +164,38 @@ class VllmEngine:
 
         try:
             request = await self._renderer.render(picture, self._chat.prompt(prompt))
-            final = None
+            outputs = []
             async for output in self._llm.generate(request, self._sampling, f"r{next(self._requests)}"):
-                final = output
-        except (ValueError, VLLMClientError) as error:  # this request is at fault, not the engine
+                outputs.append(output)
+                if not self._counted:
+                    self._step()
+        except (ValueError, VLLMClientError) as error:  # a fault of this request, not of the engine
             raise _rejected(error) from None
         except VLLMServerError as error:
             raise EngineDied(_first_line(error)) from error
-        assert final is not None and final.finished
-        (choice,) = final.outputs
-        if choice.finish_reason == "abort":  # a core that is told to end gives back what it has
+        assert outputs and outputs[-1].finished
+        choices = [choice for output in outputs for choice in output.outputs]
+        if choices[-1].finish_reason == "abort":  # a core that is told to end returns what it has
             raise EngineDied("its core process was told to end")
         return Completion(
-            text=choice.text,
-            finish_reason=str(choice.finish_reason),
-            prompt_tokens=len(final.prompt_token_ids),
-            caption_tokens=len(choice.token_ids),
+            text="".join(choice.text for choice in choices),
+            finish_reason=str(choices[-1].finish_reason),
+            prompt_tokens=len(outputs[-1].prompt_token_ids),
+            caption_tokens=sum(len(choice.token_ids) for choice in choices),
         )
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""
-        self._reaper.kill()  # first: a core that hangs would be waited for
+        self._reaper.kill()  # first: shutdown would wait for a core that hangs
         self._llm.shutdown()
-        core_process.end()
+        internals.end_forkserver()
 
-    def _count_steps(self) -> None:
-        """Count what the core sends: something for each step that gave any row a token, though no caption is whole.
-
-        vLLM's own way, a logger of its statistics, has it compute them for every token and keep Prometheus' metrics
-        too: for the embedded model's 23 tokens 0.4 ms an image more in this process, a fifth of all its work.
-        """
-        receive = self._llm.engine_core.get_output_async
-
-        async def counted() -> Any:
-            outputs = await receive()
-            self.steps += 1
-            return outputs
-
-        self._llm.engine_core.get_output_async = counted
+    def _step(self) -> None:
+        self.steps += 1
 
 
 def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
-    """An AsyncLLM whose processes are the reaper's. Raises what vLLM raises."""
+    """An AsyncLLM whose processes belong to the reaper. Raises what vLLM raises."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -211,7 +204,7 @@ def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
             try:
                 return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             except Exception as error:
-                if CORE_DIED in str(error) and fault.exists():
+                if core_died(error) and fault.exists():
                     raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error
                 raise
     except Exception as error:
@@ -222,9 +215,9 @@ def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
 
 @contextmanager
 def _time_limit(reaper: Reaper) -> Iterator[None]:
-    """Kill the processes of an engine that takes too long to start: vLLM waits without end for a core that hangs.
+    """Kill the processes of an engine that takes too long to start. vLLM waits for ever for a core that hangs.
 
-    Again and again, for vLLM may come to starting its core only then.
+    Kill again and again, because vLLM may start its core only later.
     """
     started = threading.Event()
 
@@ -242,10 +235,10 @@ def _time_limit(reaper: Reaper) -> Iterator[None]:
 
 
 def _prepare_environment() -> None:
-    """What vLLM reads from the environment on a CPU; the user's own values win, but for the number of threads.
+    """Set what vLLM reads from the environment on a CPU. The user's own values stay, except the number of threads.
 
-    Where no cores are kept for the engine, one is left to the rest of the pipeline, as vLLM does for its worker
-    process. Ray has already set the variable to the cores that the actor reserves, so a value found here says nothing.
+    If no cores are reserved for the engine, one is left to the rest of the pipeline, as vLLM does for its worker
+    process. Ray has already set the variable to the cores that the actor reserves, so its value here means nothing.
     """
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -255,17 +248,17 @@ def _prepare_environment() -> None:
 
 
 def _rejected(error: Exception) -> RowFailure:
-    """The failure of a refused request; vLLM's text may quote the prompt, so it is not kept."""
+    """The failure of a refused request, without vLLM's text, which may quote the prompt."""
     if "max_model_len" in str(error) or "longer than" in str(error):
         return RowFailure("prompt_too_long")
     return RowFailure("engine_rejected", type(error).__name__)
 
 
 def _first_line(error: BaseException) -> str:
-    if CORE_DIED in str(error):
+    if core_died(error):
         said = _lines(str(error).partition(f"{CORE_DIED}: ")[2])
         return f"its core process died{': ' + said[0] if said else ''}; caprl-ray preflight --debug shows its log"
-    if isinstance(error, pydantic.ValidationError):  # its first line only counts the faults
+    if isinstance(error, pydantic.ValidationError):  # the first line only counts the errors
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ").partition(". ")[0][:300].rstrip(".")
     lines = _lines(str(error))
     return lines[0] if lines else type(error).__name__

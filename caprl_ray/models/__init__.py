@@ -1,1 +1,1 @@
-"""Where a model's files are and what they say."""
+"""The files of a model: where they are and what they say."""

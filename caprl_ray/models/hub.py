@@ -1,6 +1,6 @@
-"""The Hugging Face hub: which commit a branch or tag is, and a model's small files at that commit.
+"""The Hugging Face hub: the commit of a branch or tag, and a model's small files at that commit.
 
-The hub's client keeps what it has seen in its cache and falls back to it where the hub does not answer.
+The hub's client caches what it has seen, and uses the cache if the hub does not answer.
 """
 
 import re
@@ -12,7 +12,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def commit_of(repository: str, revision: str) -> str:
-    """The commit that a branch or tag means, or meant when this machine last saw it and the hub does not answer now.
+    """The commit of a branch or tag, or its last known commit if the hub does not answer now.
 
     Raises RecipeError and SystemFailure as `file` does.
     """
@@ -23,10 +23,10 @@ def commit_of(repository: str, revision: str) -> str:
 
 
 def file(repository: str, revision: str, name: str) -> str | None:
-    """The local path of one of a model's files; None where it has no such file.
+    """The local path of one of a model's files; None if the model has no such file.
 
-    Raises RecipeError for a model or revision that the hub does not give, SystemFailure where neither hub nor cache has
-    an answer. No text of the client's is passed on: it may hold signed addresses.
+    Raises RecipeError for a model or revision that the hub does not give, SystemFailure if neither hub nor cache has an
+    answer. No text of the client is passed on: it may hold signed addresses.
     """
     from httpx import HTTPError
     from huggingface_hub import errors, hf_hub_download
@@ -54,7 +54,7 @@ def file(repository: str, revision: str, name: str) -> str | None:
 
 
 def _absent(repository: str, revision: str, name: str) -> bool:
-    """Whether a model lacks a file: the cache says so, or it is offline mode and the cache holds the model without."""
+    """Whether a model lacks a file: by the cache's own note, or offline by a cached model without it."""
     from huggingface_hub import _CACHED_NO_EXIST, constants, try_to_load_from_cache
 
     if try_to_load_from_cache(repository, name, revision=revision) is _CACHED_NO_EXIST:

@@ -1,4 +1,4 @@
-"""Which model captions: where its files are, how large it sees images, and how its name stands in the output."""
+"""Find the model: its files, the size at which it sees images, and its name in the output."""
 
 import json
 import os
@@ -21,16 +21,16 @@ ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # those of vLLM's that load, or fall back to, *.bin and *.pt
+PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef:
-    """A model found and looked at: `path` is a folder or a hub id, `label` what rows say in their column `model`.
+    """A model that was found and checked. `path` is a folder or a hub id, `label` the value of the column `model`.
 
     `revision` is the commit of a hub id. A model in a bucket is `stored`; its path is a folder once a node has it. At
-    an endpoint `path` is the name by which the service knows the model, and `control_tokens` are those of its
-    tokenizer, empty where nobody here knows them.
+    an endpoint, `path` is the service's name for the model, and `control_tokens` are those of its tokenizer, empty if
+    they are not known here.
     """
 
     path: str
@@ -43,7 +43,7 @@ class ModelRef:
 
     @property
     def context(self) -> int | None:
-        """The longest sequence that the model was made for, in tokens, where its configuration says."""
+        """The longest sequence that the model supports, in tokens, if its configuration says."""
         text = self.config.get("text_config", self.config)
         length = text.get("max_position_embeddings")
         return length if isinstance(length, int) else None
@@ -52,8 +52,8 @@ class ModelRef:
 def resolve(recipe: Recipe) -> ModelRef:
     """Find the recipe's model and read its configuration.
 
-    Raises RecipeError where the model is missing, damaged or sees no images, SystemFailure where the hub or the storage
-    does not answer.
+    Raises RecipeError if the model is missing, damaged or sees no images, SystemFailure if the hub or the storage does
+    not answer.
     """
     source = recipe.model.source
     if recipe.model.endpoint:
@@ -85,7 +85,7 @@ def resolve(recipe: Recipe) -> ModelRef:
 
 
 def _commit(source: str, revision: str) -> str:
-    """The commit that every replica loads; where the recipe does not pin it, a line on stderr says which it is."""
+    """The commit that every replica loads. If the recipe does not pin it, a line on stderr names it."""
     if hub.COMMIT.fullmatch(revision):
         return revision
     commit = hub.commit_of(source, revision)
@@ -97,7 +97,7 @@ def _commit(source: str, revision: str) -> str:
 
 
 def _check_weights(recipe: Recipe, place: str | StoredModel) -> None:
-    """Raise RecipeError for weights that are missing, cut short or pickled, as far as the driver can see them."""
+    """Raise RecipeError for weights that are missing, truncated or pickled, as far as the driver can see them."""
     source, load_format = recipe.model.source, recipe.model.engine.get("load_format")
     if load_format in PICKLED_FORMATS:
         raise RecipeError(
@@ -114,9 +114,9 @@ def _check_weights(recipe: Recipe, place: str | StoredModel) -> None:
 
 
 def service_key(model: Model) -> str | None:
-    """The endpoint's key, out of this process's environment; None for a service without keys.
+    """The endpoint's key, from this process's environment; None for a service without keys.
 
-    Raises RecipeError, which never says what the variable holds, where the recipe names one that has no key.
+    Raises RecipeError if the variable that the recipe names has no key. The message never holds the variable's value.
     """
     name = model.api_key_env or API_KEY_ENV
     key = os.environ.get(name, "").strip()
@@ -126,12 +126,12 @@ def service_key(model: Model) -> str | None:
             "runs and, on a cluster, for every worker."
         )
     if not re.fullmatch("[!-~]*", key):
-        raise RecipeError(f"model.api_key_env: what the environment variable {name} holds cannot be a key.")
+        raise RecipeError(f"model.api_key_env: the value of the environment variable {name} cannot be a key.")
     return key or None
 
 
 def _served(recipe: Recipe) -> ModelRef:
-    """A model at an endpoint. Its rows say that, but not where: the service may move while the dataset grows."""
+    """A model at an endpoint. Its rows do not say where it is: the service may move while the dataset grows."""
     service_key(recipe.model)
     source, revision = recipe.model.source, recipe.model.revision
     folder = str(EMBEDDED_FOLDER) if source == EMBEDDED else os.path.abspath(os.path.expanduser(source))
@@ -152,9 +152,9 @@ def _served(recipe: Recipe) -> ModelRef:
 
 
 def _served_files(path: str, revision: str | None) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """What a model's files say of it: configuration, image processor, control tokens; nothing where there are none.
+    """A model's configuration, image processor and control tokens; empty if there are no files.
 
-    A service may know its model by a name that is on no hub: then images are only capped at prepare.max_pixels.
+    A service may use a name that is on no hub. Then images are only reduced to prepare.max_pixels.
     """
     try:
         config, processor = _configuration(path, revision, "config.json"), _processor(path, revision)
@@ -169,7 +169,7 @@ def _size_rule(recipe: Recipe, processor: dict[str, Any]) -> SizeRule:
 
 
 def _processor(place: str | StoredModel, revision: str | None) -> dict[str, Any] | None:
-    """The image processor's configuration: a file of its own, or a part of the newer processor_config.json."""
+    """The image processor's configuration: its own file, or a part of the newer processor_config.json."""
     processor = _configuration(place, revision, "preprocessor_config.json")
     if processor is None:
         processor = (_configuration(place, revision, "processor_config.json") or {}).get("image_processor")
@@ -177,7 +177,7 @@ def _processor(place: str | StoredModel, revision: str | None) -> dict[str, Any]
 
 
 def _configuration(place: str | StoredModel, revision: str | None, name: str) -> dict[str, Any] | None:
-    """One of a model's JSON files; None where the model has no such file."""
+    """One of a model's JSON files; None if the model has no such file."""
     try:
         text = _content(place, revision, name)
         content = None if text is None else json.loads(text)

@@ -1,6 +1,6 @@
 """A model's files: listed in a bucket, fetched once to each node under a lock, and checked before an engine opens them.
 
-Only safetensors files count as weights: a pickle runs whatever code it holds, so none is ever fetched or loaded.
+Only safetensors files count as weights. A pickle can run any code, so pickles are neither fetched nor loaded.
 """
 
 import errno
@@ -24,16 +24,16 @@ INDEX = "model.safetensors.index.json"
 SAFETENSORS = ".safetensors"
 PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
-MOST_FILES = 1000  # a model has some dozens: a prefix with more is not one model's
-MOST_READ_BYTES = 64 * 2**20  # of a configuration file, which the driver holds: the largest known is a third of it
-# A large file comes in pieces, several at a time, each in reads of READ_BYTES: what is held is FETCHED_AT_ONCE times
-# a few reads. A piece is a whole number of reads, as the storage's own buffer of that size would read on past its end.
+MOST_FILES = 1000  # a model has some dozens of files; a prefix with more is not one model
+MOST_READ_BYTES = 64 * 2**20  # of a configuration file, which the driver holds: three times the largest known
+# A large file is fetched in pieces, several at a time, each in reads of READ_BYTES. Memory holds FETCHED_AT_ONCE times
+# a few reads. A piece is a whole number of reads, because the storage's buffer of that size would read past its end.
 FETCHED_AT_ONCE, PIECE_BYTES, READ_BYTES = 8, 64 * 2**20, 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """A model below a prefix, as the driver listed it: replicas fetch exactly these versions of its files."""
+    """A model below a prefix, as the driver listed it. Replicas fetch exactly these versions of its files."""
 
     source: str
     storage: Storage
@@ -41,19 +41,19 @@ class StoredModel:
 
     @property
     def digest(self) -> str:
-        """A name for exactly these files, in hex: it changes with any file's name, size or version."""
+        """A name for exactly these files, in hex. It changes with any file's name, size or version."""
         listing = sorted((name, stored.size, stored.version) for name, stored in self.files.items())
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
     @property
     def label(self) -> str:
-        """What rows say in their column `model`."""
+        """The value of the column `model`."""
         return f"{self.source}@{self.digest[:12]}"
 
     def read(self, name: str) -> bytes | None:
-        """The whole of a small file; None where the model has no such file.
+        """A small file as a whole; None if the model has no such file.
 
-        Raises RecipeError where it is not small, SystemFailure where the storage does not give it.
+        Raises RecipeError if it is too large, SystemFailure if the storage does not give it.
         """
         if name not in self.files:
             return None
@@ -67,7 +67,7 @@ class StoredModel:
 
 
 def list_model(source: str, storage: Storage) -> StoredModel:
-    """The model below an `s3://` prefix. Raises RecipeError where it cannot be one, SystemFailure without an answer."""
+    """The model below an `s3://` prefix. Raises RecipeError if it is none, SystemFailure if there is no answer."""
     source = source.rstrip("/")
     if not re.match("s3://[^/]", source):
         raise RecipeError(f"model.source: {source} names no bucket; give s3://bucket/prefix.")
@@ -88,7 +88,7 @@ def list_model(source: str, storage: Storage) -> StoredModel:
 
 
 def _name(path: str, source: str) -> str:
-    """A file's path inside the model's folder, which it must not lead out of."""
+    """A file's path inside the model's folder. It must not lead out of that folder."""
     name = path.removeprefix(source + "/")
     if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
         raise RecipeError(f"model.source: {path!r} cannot be a file of a model's folder; rename or remove it.")
@@ -96,15 +96,15 @@ def _name(path: str, source: str) -> str:
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Where this node keeps fetched models: the recipe's folder, or that of the environment, or the user's cache."""
+    """The folder where this node keeps fetched models: the recipe's, the environment's, or the user's cache."""
     root = os.environ.get(CACHE) or "~/.cache/caprl_ray"
     return Path(cache_dir or f"{root}/models").expanduser().absolute()
 
 
 def fetch(model: StoredModel, cache: Path) -> Path:
-    """The folder on this node that holds the model, fetched by the first replica that asks while the others wait.
+    """The folder on this node that holds the model. The first replica that asks fetches it; the others wait.
 
-    It has its name only when it is complete and checked. Raises SystemFailure.
+    The folder gets its name only when it is complete and checked. Raises SystemFailure.
     """
     from filelock import FileLock
 
@@ -122,7 +122,7 @@ def fetch(model: StoredModel, cache: Path) -> Path:
 
 def _fetch(model: StoredModel, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
-    for stale in (partial, folder):  # of a replica that died, or spoilt since
+    for stale in (partial, folder):  # left by a replica that died, or damaged since
         shutil.rmtree(stale, ignore_errors=True)
     _check_room(model, folder.parent)
     partial.mkdir()
@@ -151,11 +151,11 @@ def _fetch_files(model: StoredModel, folder: Path) -> None:
             file.truncate(stored.size)
     with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
         for _ in pool.map(lambda piece: _copy(model.storage, *piece), _pieces(model, folder)):
-            pass  # raises what a piece raised; the pieces that have not begun are given up
+            pass  # raises what a piece raised; pieces that have not begun are given up
 
 
 def _pieces(model: StoredModel, folder: Path) -> Iterator[tuple[Stored, Path, int]]:
-    """(object, file, where the piece starts); an empty file has none."""
+    """(object, file, start of the piece); an empty file has none."""
     for name, stored in model.files.items():
         for start in range(0, stored.size, PIECE_BYTES):
             yield stored, folder / name, start
@@ -176,7 +176,7 @@ def _copy(storage: Storage, stored: Stored, target: Path, start: int) -> None:
 
 
 def _difference(model: StoredModel, folder: Path) -> str | None:
-    """In what a folder differs from the listing, by names and sizes."""
+    """How a folder differs from the listing, by names and sizes."""
     for name, stored in model.files.items():
         file = folder / name
         if not file.is_file():
@@ -187,14 +187,14 @@ def _difference(model: StoredModel, folder: Path) -> str | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise SystemFailure where this node's own copy of a local model is missing or not whole."""
+    """Raise SystemFailure if this node's own copy of a local model is missing or incomplete."""
     fault = fault_of(folder)
     if fault:
         raise SystemFailure(f"model.source: {folder} on the node {os.uname().nodename} {fault}.")
 
 
 def fault_of(folder: Path) -> str | None:
-    """What is wrong with the weights in a folder, as the rest of a sentence; headers are read, tensors are not."""
+    """The fault of the weights in a folder, as the rest of a sentence. Reads headers, not tensors."""
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     index = folder / INDEX
     return (
@@ -214,7 +214,7 @@ def _missing(names: Collection[str]) -> str | None:
 
 
 def missing_shard(index: bytes, names: Collection[str]) -> str | None:
-    """What is wrong with the index of a model that has files of these names."""
+    """The fault of the index of a model with files of these names."""
     try:
         shards = set(json.loads(index)["weight_map"].values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -224,7 +224,7 @@ def missing_shard(index: bytes, names: Collection[str]) -> str | None:
 
 
 def _damage(shard: Path) -> str | None:
-    """Whether a file's size is what its header adds up to; the library bounds the header and reads nothing else."""
+    """Whether a file's size equals the sum in its header. The library bounds the header and reads nothing else."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,8 +1,8 @@
-"""Commit: each write task's rows become one parquet object in `data/` and, for failed rows, one in `failed/` (D6).
+"""Commit: each write task puts one parquet object into `data/` and, for failed rows, one into `failed/`.
 
-An object is built in memory and put once. Its name is a hash of the identities of all rows of the write task, the
-captioned and the failed ones: a task that Ray runs again overwrites both of its objects, also when a row fails in one
-run and not in the other, and it can never overwrite another task's.
+An object is built in memory and put once (docs/design.md, D6). Its name is a hash of the identities of all rows of the
+write task, finished and failed. A retried task overwrites its own two objects, even if a row failed in one attempt
+only. It never overwrites the objects of another task.
 """
 
 import hashlib
@@ -16,38 +16,40 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.rows.schema import META_PREFIX, data_schema, failed_schema, metadata_schema
+from caprl_ray.rows.schema import META_PREFIX, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
-    """Ray datasink that writes a write task's rows whole or not at all."""
+    """Ray datasink that writes the rows of a write task completely or not at all."""
 
-    def __init__(self, storage: Storage, output: str, rows_per_object: int) -> None:
+    def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields) -> None:
         self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
+        self._adds = adds
 
     @property
     def min_rows_per_write(self) -> int:
         return self._rows_per_object
 
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
-        """Write all blocks of one task. Raises SystemFailure when the output cannot be written."""
+        """Write all blocks of one task. Raises SystemFailure if the output cannot be written."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         rows = pa.concat_tables([table for table in tables if table.num_rows])
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
-        name, captioned = object_name(rows), pc.is_null(rows["code"])
+        name, finished = object_name(rows), pc.is_null(rows["code"])
         metadata = metadata_schema(rows.schema)
-        self._put(DATA, name, rows.filter(captioned), data_schema(metadata))
-        self._put(FAILED, name, rows.filter(pc.invert(captioned)), failed_schema(metadata))
+        self._put(DATA, name, rows.filter(finished), data_schema(metadata, self._adds), metadata)
+        self._put(FAILED, name, rows.filter(pc.invert(finished)), failed_schema(metadata), metadata)
 
-    def _put(self, folder: str, name: str, rows: pa.Table, schema: pa.Schema) -> None:
+    def _put(self, folder: str, name: str, rows: pa.Table, schema: pa.Schema, metadata: pa.Schema) -> None:
         if not rows.num_rows:
             return
-        names = [n if n in rows.schema.names else META_PREFIX + n for n in schema.names]
+        ours = schema.names[: len(schema) - len(metadata)]
+        names = [*ours, *(META_PREFIX + name for name in metadata.names)]
         path = join(self._output, folder, f"{name}.parquet")
         try:
             self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
@@ -56,7 +58,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
 
 
 def object_name(rows: pa.Table) -> str:
-    """A name that depends on the set of (unit, index) in `rows` and on nothing else; rows must be sorted."""
+    """A name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
     digest = hashlib.sha256()
     for column, kind in (("unit", "<i4"), ("index", "<i8")):
         digest.update(rows[column].to_numpy().astype(kind).tobytes())
@@ -64,7 +66,7 @@ def object_name(rows: pa.Table) -> str:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as zstd parquet whose `unit` and `index` columns cost under a byte a row: every resume reads them."""
+    """A table as zstd parquet. `unit` and `index` cost under a byte a row, because every resume reads them."""
     buffer = io.BytesIO()
     pq.write_table(
         table,

@@ -1,7 +1,7 @@
-"""What an output holds, read from its own rows (D3): bitmaps of captioned and of failed rows for each unit.
+"""The finished and failed rows of an output, read from its own objects (docs/design.md, D3): two bitmaps per unit.
 
-Only the identity columns are read, in Ray tasks where there are many objects. Time and memory grow with the objects and
-one bit a row; no id is ever held.
+Only the identity columns are read, in Ray tasks if there are many objects. Time and memory grow with the number of
+objects and one bit a row. No id is held.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from caprl_ray.storage import Storage, Stored, join
 from caprl_ray.storage.prefetch import prefetched
 
 COLUMNS = ["unit", "index", "unit_rows"]
-# Objects of one Ray task: seconds of waiting for a bucket, parts of a second on a disk. Up to as many are read here,
+# Objects per Ray task: seconds of waiting for a bucket, fractions of a second on a disk. Up to this many are read here,
 # without Ray.
 OBJECTS_PER_TASK = 1000
-# Identities that are held, at 8 bytes each, before they become bitmaps.
+# Identities held in memory, 8 bytes each, before they become bitmaps.
 ROWS_AT_ONCE = 2**22
-# What is asked for at once: a footer, or the few columns that stand together before the captions.
+# Bytes per request: a footer, or the few columns that stand together before the captions.
 PIECE = 64 * 1024
 
 
 @dataclass
 class Committed:
-    """What the output holds of one unit.
+    """The rows of one unit in the output.
 
-    A row that stands in `data` and in `failed` counts as captioned; among failed rows the highest `attempts` counts
-    (D7). `extra` are the indices that stand more than once, in whichever way. `rows` is the unit's length where a row
-    says it; a later row may say that the unit is longer than an earlier one could read.
+    A row in `data` and in `failed` counts as finished; among failed rows the highest `attempts` counts (docs/design.md,
+    D7). `extra` are the indices that stand more than once. `rows` is the unit's length if a row gives it; a later row
+    may give a larger length than an earlier run could read.
     """
 
-    captioned: BitMap = field(default_factory=BitMap)
+    finished: BitMap = field(default_factory=BitMap)
     failed: BitMap = field(default_factory=BitMap)
     extra: BitMap = field(default_factory=BitMap)
     rows: int | None = None
@@ -48,22 +48,22 @@ class Committed:
     @property
     def done(self) -> BitMap:
         """The indices that need no more work."""
-        return self.captioned | self.failed
+        return self.finished | self.failed
 
     def settle(self) -> None:
-        """Let each row stand in one bitmap, when all objects are read."""
-        both = self.captioned & self.failed
+        """Leave each index in one bitmap, after all objects are read."""
+        both = self.finished & self.failed
         self.extra |= both
         self.failed -= both
-        for rows in (self.captioned, self.failed, self.extra):
+        for rows in (self.finished, self.failed, self.extra):
             rows.run_optimize()
 
 
 @dataclass(frozen=True)
 class Part:
-    """What some objects of one folder hold, as it travels from a task: for each unit, a bitmap's bytes or its length.
+    """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length.
 
-    `extra` are the indices that stand more than once among these objects.
+    `extra` are the indices that stand more than once in these objects.
     """
 
     folder: str
@@ -73,7 +73,7 @@ class Part:
 
 
 def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
-    """What the output holds, for each unit that has any row in it. Raises SystemFailure for an unreadable object."""
+    """The rows of an output by unit. Raises SystemFailure for an object that cannot be read."""
     units: defaultdict[int, Committed] = defaultdict(Committed)
     found = {folder: storage.objects(join(output, folder), ".parquet") for folder in (DATA, FAILED)}
     if sum(map(len, found.values())) <= OBJECTS_PER_TASK:
@@ -89,7 +89,7 @@ def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
 
 
 def _in_tasks(storage: Storage, found: Mapping[str, list[Stored]]) -> Iterator[list[Part]]:
-    """The parts of many objects, as they are ready; a bounded number of parts is held."""
+    """The parts of many objects, as tasks finish. Only a bounded number of parts is held."""
     import ray
 
     read = ray.remote(num_cpus=1)(_read)
@@ -111,7 +111,7 @@ def _take_in(units: defaultdict[int, Committed], parts: Iterable[Part]) -> None:
     for part in parts:
         for number, content in part.rows.items():
             unit, rows = units[number], BitMap.deserialize(content)
-            before = unit.captioned if part.folder == DATA else unit.failed
+            before = unit.finished if part.folder == DATA else unit.failed
             if before.intersect(rows):
                 unit.extra |= before & rows
             before |= rows
@@ -122,7 +122,7 @@ def _take_in(units: defaultdict[int, Committed], parts: Iterable[Part]) -> None:
 
 
 def _read(storage: Storage, folder: str, objects: Iterable[Stored]) -> list[Part]:
-    """The parts of some objects, each part of a bounded number of rows."""
+    """The parts of some objects, each with a bounded number of rows."""
     parts: list[Part] = []
     held: list[np.ndarray] = []
     lengths: dict[int, int] = {}
@@ -138,7 +138,7 @@ def _read(storage: Storage, folder: str, objects: Iterable[Stored]) -> list[Part
 
 
 def _identities(storage: Storage, stored: Stored) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """An object's rows as unit * 2^32 + index, and the lengths that it says of units."""
+    """The identities of an object's rows as unit * 2^32 + index, and the lengths that it gives for units."""
     table = identity_columns(storage, stored, COLUMNS)
     unit, index, lengths = (table[name] for name in COLUMNS)
     ends: list[tuple[int, int]] = []
@@ -155,8 +155,8 @@ def _part(folder: str, identities: list[np.ndarray], lengths: dict[int, int]) ->
 
 
 def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Sorted identities as units and bitmaps of indices."""
-    units, indices = identities >> 32, identities.astype(np.uint32)  # which keeps the lower half
+    """Sorted identities as bitmaps of indices by unit."""
+    units, indices = identities >> 32, identities.astype(np.uint32)  # keeps the lower half
     starts, ends = np.flatnonzero(np.diff(units, prepend=-1)), np.flatnonzero(np.diff(units, append=-1)) + 1
     for unit, start, end in zip(units[starts].tolist(), starts, ends, strict=True):
         rows = BitMap(indices[start:end])
@@ -165,7 +165,7 @@ def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
 
 
 def failed_attempts(storage: Storage, output: str, codes: Collection[str]) -> dict[int, dict[int, int]]:
-    """The failed rows with one of `codes`: for each unit and index, how often the row was tried."""
+    """The failed rows with one of `codes`: by unit and index, how often each was tried."""
     attempts: dict[int, dict[int, int]] = {}
     for stored in storage.objects(join(output, FAILED), ".parquet") if codes else ():
         for row in identity_columns(storage, stored, ["unit", "index", "attempts", "code"]).to_pylist():
@@ -176,10 +176,10 @@ def failed_attempts(storage: Storage, output: str, codes: Collection[str]) -> di
 
 
 def identity_columns(storage: Storage, stored: Stored, columns: list[str]) -> pa.Table:
-    """Some columns of a committed object, without the bytes of the others. Raises SystemFailure."""
+    """Some columns of a committed object, read without the others. Raises SystemFailure."""
     try:
         with storage.open(stored, piece=PIECE) as stream:
-            # Arrow's own threads and prefetching cost more than the few pages that are read; `stream` holds a piece.
+            # Arrow's threads and prefetching cost more than the few pages that are read. `stream` buffers one piece.
             return pq.ParquetFile(stream, pre_buffer=False).read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__

@@ -1,19 +1,19 @@
-"""The output folder: run.json (recipe, model, fingerprint), the plan, and _SUCCESS at the end (DESIGN, Output)."""
+"""The output folder: run.json (job, recipe, fingerprint), the plan, and _SUCCESS at the end."""
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray import plan, sources
 from caprl_ray.errors import Abandoned, LedgerUnbalanced, RecipeError, SystemFailure
-from caprl_ray.models.resolve import HUB_ID, ModelRef
+from caprl_ray.job import Job
+from caprl_ray.models.resolve import HUB_ID
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.plan import Plan, Unit
 from caprl_ray.plan.known import PlannedPaths
-from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
@@ -23,10 +23,9 @@ RUN, SUCCESS = "run.json", "_SUCCESS"
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One dataset's output folder, opened for the recipe that it belongs to."""
+    """The output folder of one dataset, opened for its job."""
 
-    recipe: Recipe
-    model: ModelRef
+    job: Job
     fingerprint: dict[str, Any]
     adopted: dict[str, Any]
     planned: bool
@@ -34,26 +33,26 @@ class Output:
 
     @property
     def path(self) -> str:
-        """The folder."""
-        return self.recipe.output.path
+        """The folder's path."""
+        return self.job.recipe.output.path
 
     @property
     def storage(self) -> Storage:
-        """The storage that it lies in."""
-        return Storage(self.recipe.storage)
+        """The storage of the folder."""
+        return Storage(self.job.recipe.storage)
 
     @property
     def access(self) -> Access:
-        """How its input is read."""
-        return Access(storage=self.storage, input=self.recipe.input, max_bytes=self.recipe.prepare.max_bytes)
+        """How the input is read."""
+        return Access.of(self.job.recipe, images=self.job.needs_image)
 
     @classmethod
-    def open(cls, recipe: Recipe, model: ModelRef, adopt: Collection[str] = ()) -> "Output":
-        """Open a new or an existing output. Raises RecipeError where it belongs to another recipe.
+    def open(cls, job: Job, adopt: Collection[str] = ()) -> "Output":
+        """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
-        Fields of the fingerprint in `adopt` may differ: they and their stored values are the output's `adopted`.
+        Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`.
         """
-        storage, path, ours = Storage(recipe.storage), recipe.output.path, fingerprint(recipe, model)
+        storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         unknown = sorted(set(adopt) - ours.keys())
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
@@ -62,8 +61,9 @@ class Output:
             planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
-        output = cls(recipe=recipe, model=model, fingerprint=ours, adopted={}, planned=planned)
+        output = cls(job=job, fingerprint=ours, adopted={}, planned=planned)
         if stored and planned:
+            _refuse_other_job(path, stored_job(stored), job.name)
             before, now = stored["fingerprint"], json.loads(json.dumps(output.fingerprint))
             _refuse_other(output.path, before, now, adopt)
             output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now[field]})
@@ -72,10 +72,10 @@ class Output:
         return output
 
     def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
-        """The stored plan, or a new one stored before it is used.
+        """The stored plan, or a new plan, stored before it is used.
 
-        `extend` adds units for objects that the stored plan has not. Raises RecipeError for an input without images,
-        or with a column that the output needs for itself, and Abandoned when `left` says that the run has ended.
+        `extend` adds units for objects that the stored plan lacks. Raises RecipeError for an input without images or
+        with a column whose name the output needs, and Abandoned when `left` says that the run has ended.
         """
         if self.adopted:
             self._write_run()
@@ -83,10 +83,10 @@ class Output:
         if stored.units and not extend:
             return stored
         known = PlannedPaths(self.storage, self.path)
-        units = _until(left, map(_without_clash, sources.plan_units(self.access, known)))
+        units = _until(left, map(self._without_clash, sources.plan_units(self.access, known)))
         first = next(units, None)
         if first is None and not stored.units:
-            raise RecipeError(f"input.paths: no image was found in {', '.join(self.recipe.input.paths)}.")
+            raise RecipeError(f"input.paths: no image was found in {', '.join(self.job.recipe.input.paths)}.")
         if first is None:
             return stored
         self.storage.delete(join(self.path, SUCCESS))
@@ -94,6 +94,15 @@ class Output:
             self._write_run()
         plan.store(self.storage, self.path, itertools.chain([first], units), stored if stored.units else None)
         return plan.load(self.storage, self.path)
+
+    def _without_clash(self, unit: Unit) -> Unit:
+        taken = clashes(unit.columns.names, self.job.adds)
+        if taken:
+            raise RecipeError(
+                f"input: {unit.entries[0].stored.path} has a column {taken[0]}, a name that the output needs for "
+                f"itself; rename it, for instance with input.rename={{{taken[0]}: source_{taken[0]}}}."
+            )
+        return unit
 
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
@@ -103,13 +112,13 @@ class Output:
             raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
 
     def _write_run(self) -> None:
-        settings = self.recipe.model
-        model = {"source": settings.source, "revision": settings.revision, "commit": self.model.revision}
         before = read_run(self.storage, self.path) or {}
         adopted = [*before.get("adopted", ()), *([self.adopted] if self.adopted else ())]
-        content: dict[str, Any] = {"recipe": self.recipe.model_dump(), "model": model, "fingerprint": self.fingerprint}
+        job = {"name": self.job.name, "done": self.job.done}
+        content: dict[str, Any] = {"job": job, "recipe": self.job.recipe.model_dump(), **self.job.record}
+        content["fingerprint"] = self.fingerprint
         if adopted:
-            content["adopted"] = adopted  # what these fields were for the rows before, one object a time
+            content["adopted"] = adopted  # the values of these fields for earlier rows, one object per run
         path = join(self.path, RUN)
         try:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
@@ -125,18 +134,21 @@ def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
             yield unit
 
 
-def _without_clash(unit: Unit) -> Unit:
-    taken = clashes(unit.columns.names)
-    if taken:
+def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
+    """The job of a run.json: its name, and its word for finished rows."""
+    job: dict[str, str] = run.get("job") or {"name": "caption", "done": "captioned"}  # older outputs name no job
+    return job
+
+
+def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
+    if stored["name"] != name:
         raise RecipeError(
-            f"input: {unit.entries[0].stored.path} has a column {taken[0]}, a name that the output needs for itself; "
-            f"rename it, for instance with input.rename={{{taken[0]}: source_{taken[0]}}}."
+            f"output.path: {path} holds the rows of the job {stored['name']}, not of {name}; give a new output.path."
         )
-    return unit
 
 
 def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
-    """The contents of an output's run.json; None where there is none."""
+    """The contents of an output's run.json; None if there is none."""
     name = join(path, RUN)
     try:
         content = json.loads(storage.read(name))
@@ -145,7 +157,7 @@ def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
     except ValueError:
         content = None
     if not isinstance(content, dict) or "fingerprint" not in content:
-        raise RecipeError(f"{name}: is not the run.json of a captioning run; give an empty or a new output.path.")
+        raise RecipeError(f"{name}: is not the run.json of a run; give an empty or a new output.path.")
     return content
 
 
@@ -164,7 +176,7 @@ def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], ado
 
 
 def _moved(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What a model's stored value means where the model has the same name and is another one by now."""
+    """How to pin the stored revision, if the model has the same name and another revision now."""
     name, _, was = str(stored.get("model.source")).rpartition("@")
     now = str(wanted.get("model.source"))
     if now == f"{name}@{was}" or not now.startswith(f"{name}@"):

@@ -1,8 +1,8 @@
-"""The lease: one driver at a time writes an output, and a second one is told who holds it and until when.
+"""The lease: one driver at a time writes an output. A second driver is told who holds it and until when.
 
-An object in the output names the holder. It is created only where there is none and replaced only at the version that
-was read (conditional writes), so that of two drivers one wins. The holder renews it; a lease that nobody renewed for
-EXPIRY_S, or whose holder was a process of this machine that is gone, is taken over.
+An object in the output names the holder. It is created only if there is none, and replaced only at the version that was
+read (conditional writes), so that one of two drivers wins. The holder renews it. Another driver takes over a lease that
+was not renewed for EXPIRY_S, or whose holder was a process of this machine that has ended.
 """
 
 import errno
@@ -29,13 +29,14 @@ from caprl_ray.storage import SourceChanged, Storage, Stored, join
 T = TypeVar("T")
 
 NAME = "lease.json"
-# A holder that pauses for less than EXPIRY_S - RENEWAL_S keeps its lease. Clocks of two machines may differ by less.
+# A holder that pauses for less than EXPIRY_S - RENEWAL_S keeps its lease. The clocks of two machines may differ by
+# less.
 RENEWAL_S, EXPIRY_S = 20.0, 90.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The driver that writes: `run` is unique, `boot` tells whether `pid` is one of this machine's processes."""
+    """The driver that writes. `run` is unique; `boot` tells whether `pid` is a process of this machine."""
 
     run: str
     host: str
@@ -54,7 +55,7 @@ class Holder:
 
     @property
     def expired(self) -> bool:
-        """Whether nobody renewed it in time, or its process is known to be gone."""
+        """Whether the lease was not renewed in time, or its process is known to have ended."""
         return datetime.fromisoformat(self.until) < datetime.now(UTC) or self._gone
 
     @property
@@ -67,17 +68,17 @@ class Holder:
             return True
 
     def renewed(self) -> bytes:
-        """The lease's content with a new end."""
+        """The content of the lease with a new end."""
         until = datetime.now(UTC) + timedelta(seconds=EXPIRY_S)
         return json.dumps(asdict(replace(self, until=until.isoformat(timespec="seconds"))), indent=1).encode()
 
 
 @contextmanager
 def held(storage: Storage, output: str) -> Iterator[None]:
-    """Hold the output's lease, renewed from a thread, and give it back.
+    """Hold the output's lease, renew it from a thread, and release it.
 
-    Raises RecipeError where another driver holds it, SystemFailure where it cannot be written or was lost: then the
-    main thread is interrupted, since another driver may be writing.
+    Raises RecipeError if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
+    lost, the main thread is interrupted, because another driver may be writing.
     """
     holder = Holder.this_process()
     try:
@@ -99,11 +100,11 @@ def _take(storage: Storage, path: str, holder: Holder) -> Stored:
     except FileExistsError:
         pass
     found = storage.lookup(path)
-    if not isinstance(found, Stored):  # given back this moment
+    if not isinstance(found, Stored):  # released just now
         return storage.create(path, holder.renewed())
     try:
         other = _read(storage, found)
-        if other is not None and other.run == holder.run:  # it was written, and the answer that says so was lost
+        if other is not None and other.run == holder.run:  # the write succeeded and its answer was lost
             return found
         if other is None or other.expired:
             return storage.replace(found, holder.renewed())
@@ -111,12 +112,12 @@ def _take(storage: Storage, path: str, holder: Holder) -> Stored:
         raise RecipeError(f"output.path: another run has just begun or ended at {path}; try again.") from None
     raise RecipeError(
         f"output.path: process {other.pid} on {other.host} is writing here and holds the output until {other.until}; "
-        "wait for it or stop it. One that died leaves the output to the next run at that time."
+        "wait for it or stop it. If it died, the next run can start at that time."
     )
 
 
 def _read(storage: Storage, stored: Stored) -> Holder | None:
-    """The holder that a lease names; None for one that no driver of ours wrote."""
+    """The holder that a lease names; None for content that is not ours."""
     with storage.open(stored) as stream:
         content = stream.read()
     try:
@@ -126,7 +127,7 @@ def _read(storage: Storage, stored: Stored) -> Holder | None:
 
 
 class _Renewal:
-    """The thread that keeps a lease, and stops the run when it cannot."""
+    """The thread that renews a lease, and stops the run when it cannot."""
 
     def __init__(
         self, storage: Storage, stored: Stored, holder: Holder, stop_run: Callable[[CaprlError], None]
@@ -143,11 +144,11 @@ class _Renewal:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and give the lease back where it is still ours."""
+        """End the thread, and release the lease if it is still ours."""
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            with suppress(OSError):  # it ends by itself
+            with suppress(OSError):  # the lease expires by itself
                 _within(RENEWAL_S, partial(self._storage.delete, self._stored.path))
 
     def _work(self) -> None:
@@ -161,7 +162,7 @@ class _Renewal:
             except (SourceChanged, FileNotFoundError):
                 self._lose("another run has taken its lease")
                 return
-            except OSError as error:  # storage may answer again before the lease ends
+            except OSError as error:  # storage may answer again before the lease expires
                 if datetime.now(UTC) - renewed >= keep_for:
                     self._lose(f"its lease cannot be renewed: {error.strerror}")
                     return
@@ -173,7 +174,7 @@ class _Renewal:
             found = self._storage.lookup(self._stored.path)
             other = _read(self._storage, found) if isinstance(found, Stored) else None
             if isinstance(found, Stored) and other and other.run == self._holder.run:
-                return found  # it was renewed, and the answer that says so was lost
+                return found  # the renewal succeeded and its answer was lost
             raise
 
     def _lose(self, reason: str) -> None:
@@ -183,7 +184,7 @@ class _Renewal:
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
-    """What a function returns or raises. Raises TimeoutError when it takes longer; it is then left to itself."""
+    """What a function returns or raises. Raises TimeoutError if it takes longer; the function then runs on alone."""
     future: Future[T] = Future()
 
     def work() -> None:
@@ -202,7 +203,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
 
 
 def _boot() -> str:
-    """What tells this machine, since it was started and with its own process numbers, from all others."""
+    """An id of this machine since its last start, with its process numbers."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"

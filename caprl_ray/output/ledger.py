@@ -1,7 +1,7 @@
-"""The ledger: what of the plan is done, and whether every planned row stands in the output once (P1)."""
+"""The ledger: what of the plan is done, and whether every planned row stands in the output exactly once."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.output.committed import Committed
@@ -10,18 +10,18 @@ from caprl_ray.plan import UnitRef
 
 @dataclass(frozen=True, kw_only=True)
 class UnitLedger:
-    """The balance of one unit; `planned` is None while nobody knows how long the unit is."""
+    """The balance of one unit; `planned` is None while the unit's length is unknown."""
 
     unit: int
     planned: int | None
-    captioned: int
+    finished: int
     failed: int
     duplicate: int
 
     @property
     def missing(self) -> int | None:
         """Planned rows that are nowhere in the output; None where `planned` is."""
-        return None if self.planned is None else self.planned - self.captioned - self.failed
+        return None if self.planned is None else self.planned - self.finished - self.failed
 
     @property
     def balanced(self) -> bool:
@@ -31,9 +31,10 @@ class UnitLedger:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """The balance of a whole output."""
+    """The balance of a whole output. `done` is the job's word for finished rows, such as "captioned"."""
 
     units: list[UnitLedger]
+    done: str
 
     @property
     def balanced(self) -> bool:
@@ -41,9 +42,9 @@ class Ledger:
         return all(unit.balanced for unit in self.units)
 
     @property
-    def captioned(self) -> int:
-        """Captioned rows of all units."""
-        return sum(unit.captioned for unit in self.units)
+    def finished(self) -> int:
+        """Finished rows of all units."""
+        return sum(unit.finished for unit in self.units)
 
     @property
     def failed(self) -> int:
@@ -62,32 +63,42 @@ class Ledger:
 
     @property
     def unknown(self) -> int:
-        """Units whose length nobody knows yet."""
+        """Units whose length is not known yet."""
         return sum(unit.planned is None for unit in self.units)
 
     def report(self) -> dict[str, Any]:
-        """The whole ledger as plain data: totals, and every unit."""
+        """The whole ledger as plain data: totals, and every unit. The key of finished rows is `done`."""
         return {
             "balanced": self.balanced,
             "planned": None if self.unknown else self.planned,
-            "captioned": self.captioned,
+            self.done: self.finished,
             "failed": self.failed,
             "duplicate": self.duplicate,
-            "units": [asdict(unit) | {"missing": unit.missing} for unit in self.units],
+            "units": [self._unit(unit) for unit in self.units],
+        }
+
+    def _unit(self, unit: UnitLedger) -> dict[str, Any]:
+        return {
+            "unit": unit.unit,
+            "planned": unit.planned,
+            self.done: unit.finished,
+            "failed": unit.failed,
+            "duplicate": unit.duplicate,
+            "missing": unit.missing,
         }
 
     def summary(self) -> str:
         """One line for people."""
-        finished = sum(unit.balanced for unit in self.units)
-        line = f"{finished} of {len(self.units)} units balanced; {self.captioned} captioned, {self.failed} failed"
-        missing = self.planned - sum(u.captioned + u.failed for u in self.units if u.planned is not None)
+        balanced = sum(unit.balanced for unit in self.units)
+        line = f"{balanced} of {len(self.units)} units balanced; {self.finished} {self.done}, {self.failed} failed"
+        missing = sum(unit.missing or 0 for unit in self.units)
         line += f", {missing} missing" if missing else ""
         line += f", {self.duplicate} duplicate" if self.duplicate else ""
         return line + (f"; {self.unknown} units of unknown length" if self.unknown else "")
 
 
-def balance(refs: Iterable[UnitRef], committed: dict[int, Committed]) -> Ledger:
-    """Hold the plan against what is committed."""
+def balance(refs: Iterable[UnitRef], committed: dict[int, Committed], done: str) -> Ledger:
+    """Compare the plan with the committed rows; `done` is the job's word for finished rows."""
     units = []
     for ref in refs:
         unit = committed.get(ref.unit) or Committed()
@@ -95,9 +106,9 @@ def balance(refs: Iterable[UnitRef], committed: dict[int, Committed]) -> Ledger:
             UnitLedger(
                 unit=ref.unit,
                 planned=unit.rows if unit.rows is not None else ref.rows,
-                captioned=len(unit.captioned),
+                finished=len(unit.finished),
                 failed=len(unit.failed),
                 duplicate=len(unit.extra),
             )
         )
-    return Ledger(units=units)
+    return Ledger(units=units, done=done)

@@ -1,7 +1,7 @@
-"""Repair: remove rows that another row supersedes (D7), so that every row stands in the output once.
+"""Repair: remove superseded rows, so that every row stands in the output once (docs/design.md, D7).
 
-Captioned before failed, then the highest `attempts`, then the first object by name. Only such rows are removed and
-every object is replaced whole, so that a repair that is cut short loses nothing and can be run again.
+A finished row supersedes a failed one, then the highest `attempts` counts, then the first object by name. Every object
+is replaced completely, so that an interrupted repair loses nothing and can run again.
 """
 
 import io
@@ -21,31 +21,31 @@ from caprl_ray.storage import Storage, Stored, join
 
 @dataclass(frozen=True)
 class _Standing:
-    """One of several rows of one identity: where it stands, and how it ranks."""
+    """One of several rows with the same identity: its place and its rank."""
 
     stored: Stored
     position: int
-    captioned: bool
+    finished: bool
     attempts: int
 
     @property
     def rank(self) -> tuple[bool, int]:
-        return self.captioned, self.attempts
+        return self.finished, self.attempts
 
 
 def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int:
-    """Remove superseded rows; returns how many. Raises SystemFailure or OSError as reading and writing do."""
+    """Remove superseded rows; returns their number. Raises SystemFailure or OSError as reading and writing do."""
     extra = {number: unit.extra for number, unit in units.items() if unit.extra}
     if not extra:
         return 0
     rows: dict[tuple[int, int], list[_Standing]] = defaultdict(list)
     for folder in (DATA, FAILED):
         for stored in storage.objects(join(output, folder), ".parquet"):
-            for identity, standing in _standing(storage, stored, extra, captioned=folder == DATA):
+            for identity, standing in _standing(storage, stored, extra, finished=folder == DATA):
                 rows[identity].append(standing)
     superseded: dict[Stored, list[int]] = defaultdict(list)
     for several in rows.values():
-        kept = max(several, key=lambda standing: standing.rank)  # the first of equals
+        kept = max(several, key=lambda standing: standing.rank)  # the first among equals
         for standing in several:
             if standing is not kept:
                 superseded[standing.stored].append(standing.position)
@@ -55,7 +55,7 @@ def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int
 
 
 def _standing(
-    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, captioned: bool
+    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, finished: bool
 ) -> Iterator[tuple[tuple[int, int], _Standing]]:
     """The rows of an object whose identities stand more than once."""
     table = identity_columns(storage, stored, ["unit", "index", "attempts"])
@@ -64,7 +64,7 @@ def _standing(
         number, index = int(numbers[position]), table["index"][position].as_py()
         if index in extra[number]:
             attempts = table["attempts"][position].as_py() or 0
-            yield (number, index), _Standing(stored, position, captioned, attempts)
+            yield (number, index), _Standing(stored, position, finished, attempts)
 
 
 def _remove(storage: Storage, stored: Stored, positions: list[int]) -> None:

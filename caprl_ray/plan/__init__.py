@@ -1,9 +1,9 @@
 """The plan: the input cut into work units, written once under the output and never changed.
 
-A unit is what one read task streams: a tar shard, a slice of loose files, or a range of a parquet file's row groups.
-Its number is its identity (D2); the plan also holds each source's size and version, so that a source that changed is
-noticed. The plan lies in parquet objects whose row groups bound what a read task loads; the driver holds one small
-`UnitRef` a unit, and never an image's name.
+One read task streams a unit: a tar shard, a slice of loose files, or a range of a parquet file's row groups. The number
+of a unit is its identity (docs/design.md, D2). The plan holds the size and version of each source, so that a changed
+source is noticed. It lies in parquet objects whose row groups bound what a read task loads. The driver holds one small
+`UnitRef` per unit and no image's name.
 """
 
 import base64
@@ -26,7 +26,7 @@ T = TypeVar("T")
 FOLDER = "plan"
 COLUMNS = "caprl_ray.columns"  # in a plan object's metadata: the source's own columns, as an Arrow schema in base64
 ENTRIES_PER_ROW_GROUP = 4096
-# What is asked for at once to load a unit: a footer, or the whole of a row group.
+# Bytes per request when a unit is loaded: a footer, or a whole row group.
 PIECE = 256 * 1024
 
 ENTRY = pa.struct([("path", pa.string()), ("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
@@ -34,9 +34,9 @@ SCHEMA = pa.schema(
     [
         ("unit", pa.int32()),
         ("kind", pa.string()),
-        ("rows", pa.int64()),  # null where only reading the unit tells
+        ("rows", pa.int64()),  # null if only reading the unit tells
         ("bytes", pa.int64()),
-        ("row_groups", pa.list_(pa.int32())),  # first and end, of a parquet file; null for other kinds
+        ("row_groups", pa.list_(pa.int32())),  # first and end of a range in a parquet file; null for other kinds
         ("entries", pa.list_(ENTRY)),
     ]
 )
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One stored object of a unit, with the key that its row (or, for a shard, the shard itself) goes by."""
+    """One stored object of a unit, with the key of its row (or of the shard itself)."""
 
     stored: Stored
     key: str
@@ -54,9 +54,9 @@ class Entry:
 class Unit:
     """A work unit as a source plans it.
 
-    `rows` is None where only reading tells. `columns` are the source's own columns, under the names that they get in
-    the output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file,
-    and `bytes` what reading it costs where that is not the size of the entries.
+    `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
+    output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file.
+    `bytes` is the cost of reading it, if that is not the size of the entries.
     """
 
     kind: str
@@ -74,9 +74,9 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitRef:
-    """Where a unit stands in the plan, and what the driver needs to know of it; all units of an object share `object`.
+    """The place of a unit in the plan, and what the driver must know of it. All units of an object share `object`.
 
-    The driver holds one for each unit: about 200 bytes.
+    The driver holds one per unit: about 200 bytes.
     """
 
     unit: int
@@ -88,7 +88,7 @@ class UnitRef:
     offset: int
 
     def load(self, storage: Storage) -> Unit:
-        """Read the unit's entries; one row group of the plan is read for it. Raises SystemFailure."""
+        """Read the unit's entries from one row group of the plan. Raises SystemFailure."""
         with _opened(storage, self.object, PIECE) as file:
             table = file.read_row_group(self.row_group, use_threads=False)
         row = table.slice(self.offset, 1).to_pylist()[0]
@@ -102,7 +102,7 @@ class UnitRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The stored plan: its units in order of their numbers, and the source's own columns in all of them."""
+    """The stored plan: its units in order, and the source's own columns of all units."""
 
     units: list[UnitRef]
     columns: pa.Schema
@@ -110,15 +110,16 @@ class Plan:
 
 
 def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | None = None) -> None:
-    """Write units as one more object of the plan, whole or not at all; the entries of one row group are held at a time.
+    """Write units as one more object of the plan, completely or not at all. Holds the entries of one row group at a
+    time.
 
-    `before` is the plan so far, whose numbers go on and whose columns must suffice.
-    Raises SystemFailure when the output cannot be written, RecipeError when a column has two types.
+    `before` is the plan so far: the numbers continue, and its columns must suffice. Raises SystemFailure if the output
+    cannot be written, RecipeError if a column has two types.
     """
     buffer = io.BytesIO()
     columns = before.columns if before else pa.schema([])
     numbered = enumerate(units, len(before.units) if before else 0)
-    # Nobody asks for statistics, and every read task reads the footer, which would be twice as large with them.
+    # Statistics would double the footer, which every read task reads.
     with pq.ParquetWriter(buffer, SCHEMA, compression="zstd", write_statistics=False) as writer:
         while group := list(_row_group(numbered)):
             columns = _unified(columns, [unit for _, unit in group])
@@ -127,8 +128,8 @@ def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | N
     if before and not columns.equals(before.columns):
         new = next(field for field in columns if field not in before.columns)
         raise RecipeError(
-            f"input: what is new has the column {new.name} ({new.type}), which the dataset has not; caption it into an "
-            "output of its own."
+            f"input: the new files add the column {new.name} ({new.type}), which the existing plan does not have; use "
+            "another output.path for them."
         )
     path = join(output, FOLDER, f"{before.objects if before else 0:05d}.parquet")
     try:
@@ -138,7 +139,7 @@ def store(storage: Storage, output: str, units: Iterable[Unit], before: Plan | N
 
 
 def load(storage: Storage, output: str) -> Plan:
-    """The stored plan; without units when there is none. Raises SystemFailure where it cannot be read."""
+    """The stored plan, without units if there is none. Raises SystemFailure if it cannot be read."""
     refs: list[UnitRef] = []
     columns = [pa.schema([])]
     objects = storage.objects(join(output, FOLDER), ".parquet")
@@ -153,7 +154,8 @@ def load(storage: Storage, output: str) -> Plan:
 
 @contextmanager
 def _opened(storage: Storage, stored: Stored, piece: int | None = None) -> Iterator[pq.ParquetFile]:
-    """An object of the plan, of which only what is read is fetched; a plan of a million files has tens of megabytes."""
+    """An object of the plan. Only the parts that are read are fetched: the plan of a million files has tens of
+    megabytes."""
     try:
         with storage.open(stored, piece=piece) as stream:
             yield pq.ParquetFile(stream, pre_buffer=False)
@@ -184,7 +186,7 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
 
 
 def _unified(columns: pa.Schema, units: list[Unit]) -> pa.Schema:
-    """The columns so far with those of more units; a column keeps its type, or takes the wider of two numeric ones."""
+    """The columns so far, with those of more units. A column keeps its type, or takes the wider of two number types."""
     for unit in units:
         if columns.equals(unit.columns, check_metadata=True):
             continue

@@ -1,4 +1,4 @@
-"""Which objects a plan already has, at 16 bytes each: millions of paths, without holding one."""
+"""The paths of a plan, at 16 bytes each: millions of paths without holding one."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from caprl_ray.storage import Storage, join
 
 
 class PlannedPaths:
-    """The set of a stored plan's paths, by 128-bit hashes: two of a billion paths meet once in 10^20 plans."""
+    """The set of a stored plan's paths, as 128-bit hashes. Two of a billion paths collide in one of 10^20 plans."""
 
     def __init__(self, storage: Storage, output: str) -> None:
         digests = b"".join(

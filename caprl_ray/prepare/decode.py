@@ -1,12 +1,12 @@
 """Compressed image bytes to RGB pixels at exactly the size that the model sees.
 
-Pure functions on untrusted bytes. The order is: number of bytes, first bytes against the list of formats, extent of the
-headers, size in the header, and only then decoding. Only the first picture of a file is read. Colour profiles are not
-applied, as the model's own processor does with an opened image.
+Pure functions on untrusted bytes. They check the number of bytes, the first bytes against the list of formats, the
+extent of the headers and the size in the header, and only then decode. Only the first picture of a file is read. Colour
+profiles are not applied; the model's own processor does not apply them to an opened image either.
 
-Pillow's process-wide settings are left alone. Plugins are called directly, not through `Image.open`: its check of
-MAX_IMAGE_PIXELS would stand before our own limit, and it does not tell a damaged PNG from a text file. Pillow still
-stops WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels) by itself, whatever our limit says.
+Pillow's process-wide settings stay as they are. Plugins are called directly, not through `Image.open`: its check of
+MAX_IMAGE_PIXELS would come before our own limit, and it does not tell a damaged PNG from a text file. Pillow itself
+still refuses WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels), whatever our limit.
 """
 
 import math
@@ -38,10 +38,10 @@ from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.headers import check_scans, without_extras
 from caprl_ray.prepare.sizes import SizeRule
 
-# What Pillow's plugins raise on damaged files, found by reading them and by mutating files: OSError for most; at
-# opening SyntaxError, which the base class also makes of IndexError, KeyError, TypeError, EOFError and struct.error;
-# RuntimeError from AVIF; the rest where a plugin trusts a field. MemoryError is missing on purpose: it is the
-# machine's fault, not the row's.
+# Exceptions of Pillow's plugins on damaged files, found by reading the plugins and by mutating files: OSError for most;
+# SyntaxError at opening, into which the base class also turns IndexError, KeyError, TypeError, EOFError and
+# struct.error; RuntimeError from AVIF; the others if a plugin trusts a field. MemoryError is missing on purpose: it is
+# a fault of the machine, not of the row.
 DECODE_ERRORS: Final = (
     OSError,
     SyntaxError,
@@ -59,8 +59,8 @@ DECODE_ERRORS: Final = (
 )
 _ENDS_EARLY: Final = (EOFError, IndexError, struct.error)
 
-# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). It says nothing that is used here, as an AVIF is
-# turned by its container's irot and imir, and a damaged one would cost the picture: the plugin refuses it at opening.
+# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). Nothing here uses it, because irot and imir in the
+# container turn an AVIF. A damaged one would cost the picture: the plugin refuses it at opening.
 _AVIF_EXIF: Final = re.compile(rb"(infe[\2\3].{7}(?:..)?)Exif", re.DOTALL)
 
 
@@ -68,8 +68,8 @@ def _avif(file: BytesIO) -> ImageFile.ImageFile:
     return AvifImagePlugin.AvifImageFile(BytesIO(_AVIF_EXIF.sub(rb"\1skip", file.getvalue())))
 
 
-# The allow-list: what a file starts with, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
-# one that counts and is read as JPEG. AVIF is told from HEIC by the brands in its first box.
+# The allow-list: the first bytes of a file, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
+# one that counts and is read as JPEG. The brands in its first box tell AVIF from HEIC.
 _FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], ImageFile.ImageFile]], ...]] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
@@ -88,7 +88,8 @@ _OPAQUE_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _GREY16_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
-# EXIF orientation to what makes the picture upright (EXIF 2.32, tag 0x0112), as in PIL.ImageOps.exif_transpose.
+# EXIF orientation to the transformation that makes the picture upright (EXIF 2.32, tag 0x0112), as in
+# PIL.ImageOps.exif_transpose.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,22 +103,22 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 
 Extent = tuple[float, float, float, float]  # left, upper, right, lower
 
-# A JPEG's blocks can be decoded to fewer pixels (DCT scaling), for a fraction of the cost. What is left to the bicubic
-# resize is at least this factor: 12 megapixels seen as one leave 1.74. Beside a resize of all pixels photographs differ
-# by less than 1.3 grey levels of 255 in the mean and 25 anywhere, pages of small text by 3.2 and 45, which
-# tests/prepare/test_decode.py holds to. Factors of 2 and more differ less, but then 12 megapixels are decoded whole.
+# A JPEG can be decoded to fewer pixels (DCT scaling) for a fraction of the cost. The bicubic resize then still reduces
+# by at least this factor: 12 megapixels seen as one leave 1.74. Compared with a resize of all pixels, photographs
+# differ by less than 1.3 grey levels of 255 in the mean and 25 anywhere, pages of small text by 3.2 and 45 (held by
+# tests/prepare/test_decode.py). Factors of 2 and more differ less, but then 12 megapixels are decoded whole.
 DECODED_OVER_SEEN: Final = 1.7
-# Pictures of more pixels become RGB in bands: decoded pixels take up to four bytes each, and copies as much again.
+# Larger pictures become RGB in bands: decoded pixels take up to four bytes each, and copies as much again.
 MOST_AT_ONCE, BAND_PIXELS = 16 * 2**20, 2**20
-# EXIF data is looked into up to this size; a JPEG's segment has 64 KiB.
+# EXIF data is read up to this size; a JPEG's segment has 64 KiB.
 MOST_EXIF: Final = 2**20
-# A tile of a TIFF is decoded whole, however little of it the picture needs; usual sides are 128 to 1024 pixels.
+# A tile of a TIFF is decoded whole, however little of it the picture needs. Usual sides are 128 to 1024 pixels.
 MOST_TILE: Final = 4096 * 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one source image may cost: `max_bytes` compressed, `max_source_pixels` (width * height) decoded."""
+    """Limits of one source image: `max_bytes` compressed, `max_source_pixels` (width * height) decoded."""
 
     max_bytes: int
     max_source_pixels: int
@@ -127,8 +128,8 @@ class Limits:
 class Prepared:
     """An image as the model sees it.
 
-    `pixels`: RGB, uint8, C order, pixel_height x pixel_width x 3. `width`, `height`: the source as displayed, that is
-    after its EXIF orientation.
+    `pixels`: RGB, uint8, C order, pixel_height x pixel_width x 3. `width`, `height`: of the source as displayed, after
+    its EXIF orientation.
     """
 
     pixels: bytes
@@ -141,10 +142,10 @@ class Prepared:
 def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     """The first picture in `image` as upright RGB at `rule.settled` of its size, resized bicubically.
 
-    A picture that already has this size keeps its pixels bit for bit. RowFailure with one of the image_ codes of
-    `schema.FAILURE_CODES`.
+    A picture that already has this size keeps its pixels bit for bit. Raises RowFailure with one of the image_ codes of
+    `rows.codes.FAILURE_CODES`.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow has one for each damaged tag: thousands of lines of log
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns about each damaged tag: thousands of lines of log
         return _prepare(image, rule, limits)
 
 
@@ -166,15 +167,16 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     orientation = _orientation(picture)
     width, height = _turned(orientation, stored_size if extent else picture.size)
     size = rule.settled(width, height)
-    with _decoding(kind):  # Pillow trusts what it has decoded, such as a palette that is not there
+    with _decoding(kind):  # Pillow trusts what it has decoded, for instance a palette that is missing
         pixels = _seen(picture, extent, orientation, size).tobytes()
     return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
 
 
 def _decode_smaller(picture: ImageFile.ImageFile, rule: SizeRule) -> Extent | None:
-    """Have a JPEG decoded at a half, a quarter or an eighth, where that leaves DECODED_OVER_SEEN times what is seen.
+    """Decode a JPEG at a half, a quarter or an eighth, if that leaves DECODED_OVER_SEEN times what is seen.
 
-    Gives what the file's pixels take of the decoded ones: the last of these are in part beyond its right or lower edge.
+    Returns the part of the decoded pixels that the file's pixels cover: the last ones lie partly beyond its right or
+    lower edge.
     """
     width, height = rule.settled(*picture.size)
     drafted = picture.draft(None, (math.ceil(DECODED_OVER_SEEN * width), math.ceil(DECODED_OVER_SEEN * height)))
@@ -182,7 +184,7 @@ def _decode_smaller(picture: ImageFile.ImageFile, rule: SizeRule) -> Extent | No
 
 
 def _turned(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The width and height of a stored picture once it is upright, and the other way round."""
+    """The width and height of a stored picture when it is upright, and the other way round."""
     width, height = size
     return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
 
@@ -202,18 +204,18 @@ def _format(image: bytes) -> tuple[str, Callable[[BytesIO], ImageFile.ImageFile]
 
 
 def _ends_early(kind: str, image: bytes) -> bool:
-    """Whether the file lacks its end, for the formats whose plugin does not tell.
+    """Whether the file lacks its end, for formats whose plugin does not tell.
 
-    Pillow accepts a PNG without its last chunk, and calls every fault of a WebP by one name.
+    Pillow accepts a PNG without its last chunk, and reports every fault of a WebP alike.
     """
     if kind == "PNG":
-        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: a search from the start would be 3 % of the whole
+        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: a search from the start costs 3 % of everything
     return kind == "WebP" and len(image) < 8 + int.from_bytes(image[4:8], "little")
 
 
 @contextmanager
 def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
-    """Turn what a plugin raises on a damaged file into RowFailure; only calls into Pillow belong inside."""
+    """Turn a plugin's exceptions on damaged files into RowFailure. Put only calls into Pillow inside."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -225,7 +227,7 @@ def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
 
 
 def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limits: Limits) -> None:
-    """Refuse by size and kind of pixels, before anything is decoded. Pillow has refused sides below 1 already."""
+    """Refuse by size and kind of pixels before anything is decoded. Pillow has already refused sides below 1."""
     width, height = picture.size
     if width * height > limits.max_source_pixels:
         detail = f"{kind} of {width} x {height} pixels, at most {limits.max_source_pixels}"
@@ -253,7 +255,7 @@ def _decode(kind: str, picture: ImageFile.ImageFile) -> None:
 
 
 def _seen(picture: ImageFile.ImageFile, extent: Extent | None, orientation: int, size: tuple[int, int]) -> Image.Image:
-    """A decoded picture upright, as RGB of `size`: turned last, when its pixels are fewest."""
+    """A decoded picture upright, as RGB of `size`. It is turned last, when it has the fewest pixels."""
     stored_size = _turned(orientation, size)
     if picture.width * picture.height > MOST_AT_ONCE:
         rgb = _resized_by_bands(picture, extent, stored_size)
@@ -264,9 +266,9 @@ def _seen(picture: ImageFile.ImageFile, extent: Extent | None, orientation: int,
 
 
 def _resized_by_bands(picture: ImageFile.ImageFile, extent: Extent | None, size: tuple[int, int]) -> Image.Image:
-    """As RGB of `size`, without the whole of it as RGB: first across, a band of rows at a time, and then down.
+    """As RGB of `size`, without all of it as RGB at once: first across, one band of rows at a time, then down.
 
-    Pillow resizes in the same two steps, so that the pixels are the same.
+    Pillow resizes in the same two steps, so the pixels are the same.
     """
     _, _, right, bottom = extent or (0, 0, *picture.size)
     narrow = Image.new("RGB", (size[0], picture.height))
@@ -279,16 +281,16 @@ def _resized_by_bands(picture: ImageFile.ImageFile, extent: Extent | None, size:
 
 
 def _tags(picture: ImageFile.ImageFile) -> Mapping[int, object]:
-    """The tags of a TIFF, none for other formats."""
+    """The tags of a TIFF; none for other formats."""
     tags: Mapping[int, object] = getattr(picture, "tag_v2", {})
     return tags
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation that a loaded picture still needs; 1 where there is none or the EXIF data is damaged.
+    """EXIF orientation that a loaded picture still needs; 1 if there is none or the EXIF data is damaged.
 
-    Pillow turns a TIFF itself when it loads it, and takes the tag away; it reports the rotation that an AVIF has in its
-    container as if it were EXIF.
+    Pillow turns a TIFF when it loads it and removes the tag. It reports the rotation in an AVIF's container as if it
+    were EXIF.
     """
     if len(picture.info.get("exif") or b"") > MOST_EXIF:
         return 1
@@ -300,7 +302,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _match_transparency(picture: ImageFile.ImageFile) -> None:
-    """Bring a PNG's transparent colour (tRNS) to the 8 bits a sample that Pillow gives the pixels; call before load.
+    """Bring a PNG's transparent colour (tRNS) to the 8 bits a sample of Pillow's pixels. Call it before load.
 
     Pillow leaves the colour at the file's depth (PNG specification 11.3.1.1) when it scales 2 and 4 bit greys up and
     cuts 16 bit colours to their high byte.
@@ -316,7 +318,7 @@ def _match_transparency(picture: ImageFile.ImageFile) -> None:
 
 
 def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
-    """A loaded picture of an accepted mode as RGB; what is transparent shows white. `tags` are its TIFF's."""
+    """A loaded picture of an accepted mode as RGB, transparent parts in white. `tags` are its TIFF's."""
     if picture.mode in _GREY16_MODES:
         return _grey16(picture, tags)
     if picture.has_transparency_data:
@@ -329,9 +331,9 @@ def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
 
 
 def _grey16(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
-    """16 bit grey as RGB, by the high byte: what Pillow does to 16 bit colour, so grey and colour files agree.
+    """16 bit grey as RGB, by the high byte, as Pillow treats 16 bit colour. So grey and colour files agree.
 
-    Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12; one that says WhiteIsZero is inverted,
+    Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12 bits. One with WhiteIsZero is inverted,
     which Pillow does for 8 bits and not for 16.
     """
     values = np.asarray(picture)

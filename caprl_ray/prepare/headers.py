@@ -1,8 +1,9 @@
-"""What an image file carries around its pixels, bounded and mostly left out before a decoder meets it.
+"""Bound the headers of an image file, and remove most of them, before a decoder sees it.
 
-Pillow reads headers one marker, chunk or block at a time and keeps what it finds: a file of some megabytes can hold
-millions of them. Here they are walked first. What has no bearing on the pixels (profiles, texts, comments, animation)
-is left out, so that neither its size nor damage in it costs the picture; what is left of headers is bounded.
+Pillow reads headers one marker, chunk or block at a time and keeps what it finds. A file of some megabytes can hold
+millions of them. Here they are walked first. Parts without influence on the pixels (profiles, texts, comments,
+animation) are removed, so that neither their size nor damage in them costs the picture. The remaining headers are
+bounded.
 """
 
 import re
@@ -16,30 +17,31 @@ import numpy as np
 
 from caprl_ray.errors import RowFailure
 
-# A JPEG's header is left as it is up to this size, in which Pillow takes a fifth of a second at most.
+# A JPEG's header stays as it is up to this size. Pillow needs at most a fifth of a second for it.
 SMALL_HEADER: Final = 256 * 2**10
-# Segments of a JPEG before its first scan. The most that are meant: 255 of a profile, and a depth map of 60 MB in XMP.
+# Segments of a JPEG before its first scan. The most in real files: 255 of a profile, and a depth map of 60 MB in XMP.
 MOST_SEGMENTS: Final = 10_000
 # A progressive JPEG can pass over all of its pixels with each few bytes. Twelve scans are many.
 MOST_SCANNED: Final = 2 * 2**30  # pixels times scans
 COUNTED_AT_ONCE: Final = 2**20  # bytes
-# Up to this size the second byte of a scan's mark is counted first, which takes a third of the time of counting both by
-# numpy and is 1.5 % of what a picture of 640 x 480 costs. Every 256th byte is one, which in so few is seldom too many.
+# Up to this size the second byte of a scan marker is counted first. That takes a third of the time of counting both in
+# numpy, and is 1.5 % of the cost of a picture of 640 x 480. Every 256th byte is one, which is seldom too many in so
+# few.
 SMALL_FILE: Final = 256 * 2**10
-# Chunks of a PNG that are looked at: encoders write at least 4 KiB of pixels into each but the last.
+# Chunks of a PNG that are looked at. Encoders write at least 4 KiB of pixels into each chunk but the last.
 CHUNKS_OF_ANY_PNG, BYTES_OF_A_CHUNK = 1000, 1024
-# Blocks of a GIF before its first picture: 255 bytes each, or some 60 where XMP is stored as it is.
+# Blocks of a GIF before its first picture: 255 bytes each, or about 60 where XMP is stored as it is.
 MOST_GIF_BLOCKS: Final = 10_000
-# Tags of a TIFF, and numbers in one of them, which become a tuple: at most, where each row of pixels is stored.
+# Tags of a TIFF, and numbers in one tag, which become a tuple: at most this many if each row of pixels is stored.
 MOST_TAGS, MOST_NUMBERS = 4096, 2**20
-# A BMP in runs, which Pillow decodes in Python at some megabytes a second; those that are meant are small.
+# A run-length BMP, which Pillow decodes in Python at some megabytes a second. Real ones are small.
 MOST_BMP_RUNS: Final = 4 * 2**20
 
 _MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
 _NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
 _SOS, _EOI = 0xDA, 0xD9
 _WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
-_USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn but JFIF's, EXIF's and Adobe's; comments
+_USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn except JFIF's, EXIF's and Adobe's; comments
 
 _GIF_NEXT, _GIF_EXTENSION = re.compile(rb"[!,;]"), ord("!")
 
@@ -54,7 +56,7 @@ _PNG_ORIENTATION: Final = re.compile(rb"(Raw profile type exif|XML:com\.adobe\.x
 
 
 def without_extras(kind: str, image: bytes) -> bytes:
-    """The file with all that bears on its first picture, upright. Raises RowFailure where its headers have no end."""
+    """The file, with all that influences its first picture. Raises RowFailure for headers without end."""
     if kind == "JPEG":
         return _jpeg(image)
     if kind == "PNG":
@@ -72,7 +74,7 @@ def check_scans(image: bytes, width: int, height: int) -> None:
     """Refuse a JPEG whose scans pass over more pixels than MOST_SCANNED."""
     if len(image) <= SMALL_FILE and image.count(_SOS) * width * height <= MOST_SCANNED:
         return
-    if _scan_marks(image) * width * height <= MOST_SCANNED:  # those of thumbnails and of data that follows, too
+    if _scan_marks(image) * width * height <= MOST_SCANNED:  # also those of thumbnails and of data that follows
         return
     for scans, _ in enumerate(_scans(image), 1):
         if scans * width * height > MOST_SCANNED:
@@ -80,7 +82,7 @@ def check_scans(image: bytes, width: int, height: int) -> None:
 
 
 def _scan_marks(image: bytes) -> int:
-    """How often a scan may begin: five times as fast as `count`, which would be 3 % of what a small picture costs."""
+    """Upper bound of the number of scans: five times as fast as `count`, which costs 3 % of a small picture."""
     data = np.frombuffer(image, np.uint8)
     first, second = data[:-1], data[1:]
     return sum(
@@ -90,7 +92,7 @@ def _scan_marks(image: bytes) -> int:
 
 
 def _jpeg(image: bytes) -> bytes:
-    """The JPEG; where its header is large, without segments that are of no use, and without what is in no segment."""
+    """The JPEG. If its header is large: without useless segments, and without bytes outside of segments."""
     if len(image) <= SMALL_HEADER:
         return image
     kept, orientation = [image[:2]], {b"Exif", b"http"}
@@ -110,7 +112,7 @@ def _jpeg(image: bytes) -> bytes:
 
 
 def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
-    """Code, start and end of each segment, to the first scan or to where no other begins."""
+    """Code, start and end of each segment, to the first scan or to the end of the segments."""
     at = 2
     for _ in range(MOST_SEGMENTS):
         marker = _MARKER.match(image, at)
@@ -129,7 +131,7 @@ def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _scans(image: bytes) -> Iterator[int]:
-    """Where each scan's coded data begins, of the first picture."""
+    """The start of each scan's coded data, of the first picture."""
     at = next((end for code, _, end in _segments(image) if code == _SOS), None)
     while at is not None:
         yield at
@@ -144,7 +146,7 @@ def _scans(image: bytes) -> Iterator[int]:
 
 
 def _png(image: bytes) -> bytes:
-    """The PNG's chunks that bear on the pixels of its default picture."""
+    """The PNG's chunks that influence the pixels of its default picture."""
     most = CHUNKS_OF_ANY_PNG + len(image) // BYTES_OF_A_CHUNK
     view, at, copied, has_pixels = memoryview(image), 8, 8, False
     kept = [view[:8]]
@@ -157,7 +159,7 @@ def _png(image: bytes) -> bytes:
         most -= 1
     if most == 0 and not has_pixels:
         raise RowFailure("image_corrupt", "PNG of too many chunks before its pixels")
-    rest = view[at:] if most else _PNG_END  # an animation may have as many chunks as it likes after its first picture
+    rest = view[at:] if most else _PNG_END  # an animation may have any number of chunks after its first picture
     return image if copied == at and most else b"".join([*kept, rest])
 
 
@@ -173,13 +175,13 @@ def _chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _is_orientation(image: bytes, start: int, end: int) -> bool:
-    """Whether a text chunk may hold an orientation, and is sound: otherwise it would cost the picture."""
+    """Whether a text chunk may hold an orientation and is sound. A damaged one would cost the picture."""
     sound = zlib.crc32(memoryview(image)[start + 4 : end - 4]) == int.from_bytes(image[end - 4 : end], "big")
     return sound and _PNG_ORIENTATION.match(image, start + 8, end) is not None
 
 
 def _check_gif(image: bytes) -> None:
-    """Walk what is before the first picture: blocks, and bytes outside of them, which Pillow skips one by one."""
+    """Walk to the first picture: over blocks, and over bytes outside of them, which Pillow skips one by one."""
     palette = 3 << (image[10] & 7) + 1 if len(image) > 10 and image[10] > 127 else 0
     at, blocks = 13 + palette, 0
     while blocks <= MOST_GIF_BLOCKS:
@@ -196,7 +198,7 @@ def _check_gif(image: bytes) -> None:
 
 
 def _check_tiff(image: bytes) -> None:
-    """Look at the tags of the first picture; one that ends early is left to the plugin."""
+    """Check the tags of the first picture. One that ends early is left to the plugin."""
     order, big = "<" if image.startswith(b"I") else ">", b"+" in image[:4]
     offset, number, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
     try:

@@ -1,7 +1,7 @@
-"""Images that may kill their process: decoded in a child process, one after another, each within a time limit (D11).
+"""Decode images that may kill their process in a child process, one after another, each with a timeout.
 
-Also the time limit itself, which the common path shares: the kernel's own timer, because no thread of Python runs while
-a decoder in C holds the interpreter's lock.
+The timeout also serves the common path. It uses the kernel's timer, because no Python thread runs while a decoder in C
+holds the interpreter's lock (docs/design.md, D11).
 """
 
 import json
@@ -23,16 +23,16 @@ if TYPE_CHECKING:  # the child starts without Arrow and Ray
     from caprl_ray.prepare.decode import Prepared
     from caprl_ray.rows.stage import Changes
 
-# How long a child may take to import Pillow on a busy machine, and how often one is started before the run is ended.
+# Seconds that a child may take to import Pillow on a busy machine, and how many starts are tried before the run ends.
 START_S, STARTS = 60.0, 3
-# How much longer than the limit of an image its child is waited for; usually it ends itself, at the limit.
+# Seconds to wait for a child beyond the image's timeout. Usually it ends itself at the timeout.
 SLACK_S = 10.0
 ENDING_S = 1.0
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """End this process with SIGALRM when the block takes longer than `seconds`. Not for a process with a user in it."""
+    """End this process with SIGALRM if the block takes longer than `seconds`. Not for a process with a user in it."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -41,7 +41,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def outcome(decode: "Callable[[bytes], Prepared]", image: bytes) -> "Changes | RowFailure":
-    """What an image becomes: the columns of its pixels, or the failure that `decode` raised."""
+    """The outcome of an image: the columns of its pixels, or the failure that `decode` raised."""
     try:
         return vars(decode(image))
     except RowFailure as failure:
@@ -51,9 +51,9 @@ def outcome(decode: "Callable[[bytes], Prepared]", image: bytes) -> "Changes | R
 class Sandbox:
     """Context manager: `outcome` in a child process, which starts with the first image and ends with the block.
 
-    An image in which the child dies is tried once more, alone in a new child, so that neither a kill from outside nor
-    what an earlier image left behind fails a row. Then it is `decode_crash`, or `decode_timeout` after `timeout_s`
-    seconds: two children at most for each image, whatever the image does.
+    An image that kills the child is tried once more, alone in a new child. So neither an external kill nor leftovers of
+    an earlier image fail a row. Then it is `decode_crash`, or `decode_timeout` after `timeout_s` seconds. Each image
+    costs at most two children.
     """
 
     def __init__(self, decode: "Callable[[bytes], Prepared]", timeout_s: float) -> None:
@@ -69,7 +69,7 @@ class Sandbox:
             self._child.end()
 
     def __call__(self, image: bytes) -> "Changes | RowFailure":
-        """Prepare one image. Raises SystemFailure where no child starts, or where one meets what is no row's fault."""
+        """Prepare one image. Raises SystemFailure if no child starts, or for a fault that is not the row's."""
         result = self._try(image)
         return result if self._child else self._try(image)
 
@@ -109,7 +109,7 @@ class _Child:
             )
 
     def begin(self, decode: "Callable[[bytes], Prepared]") -> None:
-        """Hand over the function to run, which is pickled by its import path."""
+        """Send the function to run, pickled by its import path."""
         with self._ended_after(START_S):
             self._connection.send_bytes(pickle.dumps((decode, self._timeout_s)))
             self._connection.recv_bytes()
@@ -127,13 +127,13 @@ class _Child:
             return columns | {"pixels": self._connection.recv_bytes()}
 
     def end(self) -> int:
-        """End and reap the child; gives its exit code, which stays as it is where it is dead already."""
+        """End and reap the child; returns its exit code, or the code of a child that is already dead."""
         self._connection.close()
         self._process.kill()
         return self._process.wait()
 
     def death(self) -> RowFailure:
-        """What the end of the child means for the image that it had."""
+        """The failure of the image that a dead child had."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDING_S)  # its pipe has ended before its process: a kill now would hide the reason
         code = self.end()
@@ -159,7 +159,7 @@ class _Child:
 
 
 def serve(connection: Connection) -> None:
-    """The child: outcomes for images until the parent is gone. An image that hangs ends it as well, at its limit."""
+    """The child: outcomes for images until the parent is gone. An image that hangs ends it at the timeout."""
     with suppress(EOFError, ConnectionError):
         decode, timeout_s = pickle.loads(connection.recv_bytes())
         connection.send_bytes(b"ready")
@@ -175,7 +175,7 @@ def serve(connection: Connection) -> None:
 
 
 def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
-    """As JSON and plain bytes: where an image has taken over this process, the parent must not unpickle its words."""
+    """As JSON and plain bytes: if an image has taken over this process, the parent must not unpickle its words."""
     if isinstance(result, RowFailure):
         connection.send_bytes(json.dumps({"failure": [result.code, result.detail]}).encode())
         return
@@ -185,13 +185,13 @@ def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
 
 
 def _as_first_victim() -> None:
-    """Where memory runs out, the kernel is to end this process and not its worker (proc(5), oom_score_adj)."""
+    """If memory runs out, the kernel should end this process and not its worker (proc(5), oom_score_adj)."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
 
 
 if __name__ == "__main__":
-    # A worker's own signal settings are inherited: the limit needs SIGALRM as the system has it.
+    # A child inherits a worker's signal settings. The timeout needs SIGALRM as the system sets it.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     _as_first_victim()

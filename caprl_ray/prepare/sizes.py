@@ -1,8 +1,8 @@
-"""At which pixel size the model sees an image, by the rule of the model's own image processor.
+"""The pixel size at which the model sees an image, by the rule of the model's own image processor.
 
-Images are brought to that size before they reach the engine, so that its processor has nothing left to resize and the
-number of image tokens is known beforehand. The rule of the Qwen-VL family is `smart_resize` of transformers
-(models/qwen2_vl/image_processing_qwen2_vl.py), repeated here because importing it imports torch.
+Images get that size before they reach the engine. So its processor has nothing left to resize, and the number of image
+tokens is known beforehand. The rule of the Qwen-VL family is `smart_resize` of transformers
+(models/qwen2_vl/image_processing_qwen2_vl.py). It is repeated here because importing it imports torch.
 """
 
 import math
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from caprl_ray.errors import RecipeError, RowFailure
 
 QWEN_MAX_ASPECT = 200.0
-# How often `settled` asks again. An elongated image shrinks geometrically, so fewer than ten rounds were ever needed.
+# Rounds of `settled`. An elongated image shrinks geometrically, so fewer than ten rounds were ever needed.
 SETTLE_ROUNDS = 31
 
 
 class _Defaults(NamedTuple):
-    """What an image processor class takes where preprocessor_config.json is silent."""
+    """An image processor's default values, for fields that preprocessor_config.json leaves out."""
 
     patch_size: int
     merge_size: int
@@ -27,8 +27,8 @@ class _Defaults(NamedTuple):
 
 
 _QWEN2 = _Defaults(14, 2, 56 * 56, 28 * 28 * 1280)
-# By image_processor_type, without the suffixes that name a backend. Qwen3-VL names the Qwen2 class and sets all four
-# values in its file; should a file name a class of its own, the published values of Qwen3-VL stand in.
+# By image_processor_type, without the suffix of a backend. Qwen3-VL names the Qwen2 class and sets all four values in
+# its file. If a file names a class of its own, the published values of Qwen3-VL apply.
 _QWEN_FAMILY = {
     "Qwen2VLImageProcessor": _QWEN2,
     "Qwen2_5_VLImageProcessor": _QWEN2,
@@ -53,7 +53,7 @@ class SizeRule:
     def target(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) that the processor gives an image of `width` x `height` pixels (both at least 1).
 
-        RowFailure image_aspect when the image is too elongated.
+        Raises RowFailure image_aspect if the image is too elongated.
         """
         if max(width, height) / min(width, height) > self.max_aspect:
             raise RowFailure("image_aspect", f"{width} x {height} pixels, at most {self.max_aspect:g} to 1")
@@ -62,11 +62,11 @@ class SizeRule:
         return self._rounded(width, height, self.factor)
 
     def settled(self, width: int, height: int) -> tuple[int, int]:
-        """`target`, applied until it changes nothing more: the processor leaves an image of this size alone.
+        """`target`, applied until nothing changes: the processor leaves an image of this size as it is.
 
-        One round is enough except for very elongated images, where `target` can exceed `max_pixels` or, by rounding,
-        `max_aspect` (then RowFailure image_aspect: the engine's processor would refuse). A range that is narrower than
-        one step of `factor` may hold no such size; then this is `target`.
+        One round is enough except for very elongated images. There `target` can exceed `max_pixels` or, by rounding,
+        `max_aspect` (then RowFailure image_aspect: the engine's processor would refuse). A range narrower than one step
+        of `factor` may hold no such size; then this is `target`.
         """
         first = size = self.target(width, height)
         for _ in range(SETTLE_ROUNDS):
@@ -76,7 +76,7 @@ class SizeRule:
         return first
 
     def _rounded(self, width: int, height: int, factor: int) -> tuple[int, int]:
-        """`smart_resize`; Python's round is half to even, there as here."""
+        """`smart_resize`. Python's round is half to even, there and here."""
         rounded_width = round(width / factor) * factor
         rounded_height = round(height / factor) * factor
         if rounded_width * rounded_height > self.max_pixels:
@@ -101,7 +101,7 @@ class SizeRule:
 def size_rule(processor: Mapping[str, Any], *, min_pixels: int, max_pixels: int) -> SizeRule:
     """The rule of the model whose preprocessor_config.json holds `processor`, narrowed to the recipe's limits.
 
-    `min_pixels` and `max_pixels` are the recipe's. RecipeError when they leave no size that the model accepts.
+    `min_pixels` and `max_pixels` are the recipe's. Raises RecipeError if they leave no size that the model accepts.
     """
     kind = str(processor.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
     if kind not in _QWEN_FAMILY:
@@ -119,7 +119,7 @@ def size_rule(processor: Mapping[str, Any], *, min_pixels: int, max_pixels: int)
 
 
 def _settings(processor: Mapping[str, Any], default: _Defaults) -> _Defaults:
-    """A Qwen processor's own values: min_pixels and max_pixels go before `size`, as in its constructor."""
+    """A Qwen processor's own values. min_pixels and max_pixels override `size`, as in its constructor."""
     size = processor.get("size")
     edges: Mapping[str, Any] = size if isinstance(size, Mapping) else {}
     return _Defaults(

@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from ray.actor import ActorHandle
 
-from caprl_ray.cluster import internals
+from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
@@ -13,16 +14,16 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe import sections
 from caprl_ray.rows.stage import Changes, run_stage
 
-# Ray runs a task again without end. From the second attempt on no image can end the worker, so what still does is the
-# machine: nodes that are taken away now and then, or one that lacks memory and would go round for ever.
+# Ray repeats a task without limit. After the first attempt images decode in a child process, so further worker deaths
+# mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
 
 
 class Prepare:
-    """Decodes and resizes a batch in a CPU worker, away from the engine's process (P5).
+    """Decodes and resizes a batch in a CPU worker, in another process than the engine's.
 
-    The first attempt of a task decodes in the worker itself, which ends where an image takes longer than `timeout_s`.
-    Later attempts, after whatever ended the worker, decode in a child process that may die (D11).
+    The first attempt of a task decodes in the worker itself, which ends if an image takes longer than `timeout_s`.
+    Later attempts decode in a child process that may die (docs/design.md, D11).
     """
 
     name = "prepare"
@@ -30,10 +31,12 @@ class Prepare:
     drops = ("image",)
     most_attempts = MOST_ATTEMPTS
 
-    def __init__(self, rule: SizeRule, limits: sections.Prepare) -> None:
+    def __init__(self, rule: SizeRule, limits: sections.Prepare, counter: ActorHandle | None = None) -> None:
         bounds = Limits(max_bytes=limits.max_bytes, max_source_pixels=limits.max_source_pixels)
         self._decode = partial(prepare, rule=rule, limits=bounds)
         self._timeout_s = limits.timeout_s
+        self._counter = counter
+        self._task: tuple[str, int] | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prepare one batch."""
@@ -41,15 +44,24 @@ class Prepare:
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         """Prepare rows one after another."""
-        attempt = internals.attempt()
+        attempt = self._attempt()
         images = (bytes(row["image"]) for row in rows)
-        if attempt is None:  # no task of Ray's, such as preflight: nobody would run it again
+        if attempt is None:  # not in a Ray task, for instance in preflight: nothing would repeat it
             return [outcome(self._decode, image) for image in images]
         if attempt == 0:
             return [self._within_limit(image) for image in images]
         self._check(attempt)
         with Sandbox(self._decode, self._timeout_s) as sandbox:
             return [sandbox(image) for image in images]
+
+    def _attempt(self) -> int | None:
+        """How many earlier attempts this task has had; None outside of Ray's tasks. A task has several batches."""
+        task = current_task()
+        if task is None:
+            return None
+        if self._task is None or self._task[0] != task:
+            self._task = task, earlier_attempts(task, self._counter)
+        return self._task[1]
 
     def _within_limit(self, image: bytes) -> Changes | RowFailure:
         with limited(self._timeout_s):

@@ -1,1 +1,1 @@
-"""Read the units of the plan as rows of compressed images."""
+"""Read the units of the plan as rows."""

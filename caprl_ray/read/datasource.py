@@ -1,4 +1,4 @@
-"""Read: the Ray datasource that streams the plan's units as rows of compressed images with identity and metadata."""
+"""The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +22,10 @@ from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
-# One read task streams one unit while there are few; beyond this many tasks, neighbours share one, so that the driver's
-# work for them stays bounded.
+# With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
+# driver's work.
 MOST_READ_TASKS = 4096
-# Rows are handed on in tables of about this size, so that a unit is never held whole.
+# Size of the tables that a read task yields, so that a unit is never held whole.
 TABLE_BYTES = 4 * 2**20
 
 Row = dict[str, Any]
@@ -33,9 +33,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A unit with what earlier runs did of it: the set of finished indices, and its length where that is known.
+    """A unit with what earlier runs have finished of it, and its length if that is known.
 
-    `tried` says of rows that failed before, and are to be tried again, how often they were.
+    `tried` counts the earlier attempts of failed rows that are to be retried.
     """
 
     ref: UnitRef
@@ -49,9 +49,9 @@ def remaining(
     committed: Mapping[int, Committed],
     again: Mapping[int, Mapping[int, int]] | None = None,
 ) -> list[Work]:
-    """The units that are not finished, each with what is done of it.
+    """The units that are not finished.
 
-    `again`: by unit and index, the failed rows to try again, with how often they were tried.
+    `again` gives the failed rows to retry and how often they were tried, by unit and index.
     """
     work = []
     for ref in units:
@@ -59,15 +59,15 @@ def remaining(
         rows = ref.rows if unit.rows is None else unit.rows
         tried = {i: n for i, n in (again or {}).get(ref.unit, {}).items() if i in unit.failed}
         if rows is not None and rows - 1 in tried:
-            rows = ref.rows  # the row that said how long the unit is may have been one where reading failed
+            rows = ref.rows  # the row that gave the length may have been the one where reading failed
         done = unit.done - BitMap(tried)
         if rows is None or len(done) < rows:
             work.append(Work(ref=ref, done=done, rows=rows, tried=tried))
     return work
 
 
-class PlannedImages(Datasource):  # type: ignore[misc]
-    """Ray datasource over the units that are left to do; finished units are not in `work` and are never opened."""
+class PlannedRows(Datasource):  # type: ignore[misc]
+    """Ray datasource over the remaining units. Finished units are not in `work` and are never opened."""
 
     def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class PlannedImages(Datasource):  # type: ignore[misc]
 
     @property
     def tasks(self) -> int:
-        """How many read tasks there are; pass it as `override_num_blocks`, or Ray cuts the blocks again."""
+        """The number of read tasks. Pass it as `override_num_blocks`, or Ray splits the blocks."""
         return len(self._groups)
 
     def get_name(self) -> str:
-        return "Images"
+        return "Rows"
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(map(_bytes, self._groups))
@@ -98,7 +98,7 @@ class PlannedImages(Datasource):  # type: ignore[misc]
 
 
 def groups(work: list[Work]) -> list[list[Work]]:
-    """What each read task reads."""
+    """Assign units to read tasks."""
     tasks = min(len(work), MOST_READ_TASKS)
     return [[work[n] for n in group] for group in np.array_split(np.arange(len(work)), tasks)]
 
@@ -108,7 +108,7 @@ def _bytes(group: list[Work]) -> int:
 
 
 def read_units(group: list[Work], schema: pa.Schema, access: Access) -> Iterator[pa.Table]:
-    """One read task: the rows of its units, one unit after another."""
+    """One read task: the rows of its units, in order."""
     for work in group:
         unit = work.ref.load(access.storage)
         rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
@@ -121,12 +121,14 @@ def _tried_again(row: Row, work: Work) -> Row:
 
 
 def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows as Arrow tables of about TABLE_BYTES; deterministic, since it counts the input's bytes only."""
+    """Rows as Arrow tables of about TABLE_BYTES. Deterministic, because only the input's bytes count."""
     batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row["image"] or b"") + sum(value.nbytes for value in row.values() if isinstance(value, pa.Array))
+        size += len(row.get("image") or b"") + sum(
+            value.nbytes for value in row.values() if isinstance(value, pa.Array)
+        )
         if size >= TABLE_BYTES:
             yield _table(batch, schema)
             batch, size = [], 0
@@ -139,7 +141,7 @@ def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values as one array; those that came from a file of Arrow's types are one-row arrays themselves."""
+    """Values as one array. Values from a file with Arrow's types are one-row arrays themselves."""
     if not any(isinstance(value, pa.Array) for value in values):
         return pa.array(values, kind)
     return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
@@ -154,14 +156,14 @@ def unit_rows(
     done: BitMap | None = None,
     rows: int | None = None,
 ) -> Iterator[Row]:
-    """The rows of one unit that are not done, in order; the unit's last row carries `unit_rows` (D5).
+    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5).
 
-    A unit that cannot be read any further ends with a failed row at that place, which counts as its last.
+    A unit that cannot be read to its end finishes with a failed row, which counts as its last.
 
     Args:
         number: the unit's number in the plan.
         done: indices that an earlier run has finished.
-        rows: the unit's length, where an earlier run has found it.
+        rows: the unit's length, if an earlier run has found it.
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
@@ -184,7 +186,7 @@ def unit_rows(
         if pending:
             yield pending
         rows = rows or max(position, done.max() + 1 if done else 0) + 1
-        for index in range(position, rows):  # more than one only where an earlier run has read further
+        for index in range(position, rows):  # more than one only if an earlier run has read further
             if index not in done:
                 rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
                 yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
@@ -196,7 +198,7 @@ def unit_rows(
 
 
 def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
-    """What a sample says of its row; `metadata` are the names and types of the source's own columns."""
+    """The row of a sample. `metadata` are the names and types of the source's own columns."""
     row: Row = {
         "id": row_id(unit, index),
         "unit": unit,
@@ -209,13 +211,14 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
     try:
         row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        failure = failure or RowFailure("metadata_invalid", "a value does not fit the type that its column has in all")
+        failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
         return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
-    assert sample.image is not None
+    if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
+        return row
     return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:
-    """A value with the type that the plan's files have in common for its column."""
+    """A value cast to the common type of its column in all files."""
     return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

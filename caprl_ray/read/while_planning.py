@@ -1,7 +1,7 @@
-"""Planning beside the start of the engines: while a long input is listed, nodes come, and replicas load the model.
+"""Plan while the engines start: while a long input is listed, nodes join and replicas load the model.
 
-Ray Data starts replicas when it begins to run, and wants to know by then what it reads. So it reads from one task that
-waits for the plan, and hands on what each of the read tasks behind it is to read.
+Ray Data starts replicas when an execution begins, and its input must be known by then. So the input is one task that
+waits for the plan and then yields one row for each read task behind it.
 """
 
 import pickle
@@ -21,10 +21,10 @@ from ray.data.datasource import ReadTask
 from caprl_ray.cluster import resources
 from caprl_ray.plan import Plan
 from caprl_ray.read.datasource import groups, read_units, remaining
-from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
 
-# Most inputs are listed in less, and have their mistakes found: nothing is started for those.
+# Seconds to wait for the plan before anything is started. Most inputs are listed sooner, and their mistakes are found
+# first.
 HEAD_START_S = 3.0
 POLL_S = 0.2
 WORK = pa.schema([("work", pa.large_binary())])
@@ -32,9 +32,9 @@ WORK = pa.schema([("work", pa.large_binary())])
 
 @contextmanager
 def begun(make: Callable[[Callable[[], bool]], Plan]) -> Iterator["Future[Plan]"]:
-    """Make the plan in a thread, which has ended when the block has.
+    """Make the plan in a thread that ends with the block.
 
-    `make` gets a function that says whether the block was left meanwhile; it should raise Abandoned then.
+    `make` gets a function that says whether the block has been left. It should then raise Abandoned.
     """
     left = threading.Event()
     executor = ThreadPoolExecutor(1, thread_name_prefix="plan")
@@ -46,7 +46,7 @@ def begun(make: Callable[[Callable[[], bool]], Plan]) -> Iterator["Future[Plan]"
 
 
 class PlannedWork(Datasource):  # type: ignore[misc]
-    """Ray datasource of one task that waits for the plan: a row for each read task, with what that is to read."""
+    """Ray datasource with one task: it waits for the plan and yields one row per read task."""
 
     def __init__(self, counter: ActorHandle) -> None:
         super().__init__()
@@ -72,29 +72,28 @@ class PlannedWork(Datasource):  # type: ignore[misc]
         return [ReadTask(read, metadata, WORK)]
 
 
-class ReadImages:
-    """A read task by the plan: its row in, its units' rows out."""
+class ReadRows:
+    """A read task by the plan: one row of work in, the rows of its units out."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Read."""
+        """Read the rows of one read task."""
         for row in table["work"]:
             work, schema = pickle.loads(row.as_buffer())
             yield from read_units(work, schema, self._access)
 
 
 def read(counter: ActorHandle, access: Access) -> Dataset:
-    """The plan, when it is there -> rows of compressed images."""
+    """The plan, once it is there -> rows."""
     work = ray.data.read_datasource(PlannedWork(counter), override_num_blocks=1, num_cpus=0)
     return work.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        ReadImages(access), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
+        ReadRows(access), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
     )
 
 
-def hand_over(plan: Plan, counter: ActorHandle) -> None:
-    """Let the task that waits have what the plan of a new output says."""
-    schema = row_schema(plan.columns)
+def hand_over(plan: Plan, schema: pa.Schema, counter: ActorHandle) -> None:
+    """Give the plan of a new output to the waiting task; `schema` is that of its rows."""
     work = [pickle.dumps((group, schema)) for group in groups(remaining(plan.units, {}))]
     ray.get(counter.plan.remote(work))

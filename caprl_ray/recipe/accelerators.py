@@ -1,4 +1,4 @@
-"""Names of GPU types as Ray knows them, read from its source without importing it, which takes a second."""
+"""Ray's names of GPU types, read from its source without importing it, which takes a second."""
 
 import ast
 import importlib.util
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def check(name: str) -> str:
-    """The name itself; Ray may detect types that it has no constant for, but none that it spells in another way.
+    """The name itself. Ray may detect types without a constant, but no type that it spells in another way.
 
     Raises ValueError with Ray's spelling.
     """
@@ -26,9 +26,12 @@ def _plain(name: str) -> str:
 def _known() -> tuple[str, ...]:
     """The values of the constants in ray.util.accelerators."""
     spec = importlib.util.find_spec("ray")
-    assert spec and spec.origin
+    if spec is None or spec.origin is None:
+        return ()
     source = Path(spec.origin).parent / "util" / "accelerators" / "accelerators.py"
-    assigned = (
-        node.value for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)
-    )
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except OSError:
+        return ()  # this Ray has it elsewhere: no spelling is checked
+    assigned = (node.value for node in tree.body if isinstance(node, ast.Assign))
     return tuple(str(value.value) for value in assigned if isinstance(value, ast.Constant))

@@ -1,7 +1,7 @@
-"""The names that vLLM accepts for engine arguments and sampling parameters, read from its source without importing it.
+"""vLLM's names of engine arguments and sampling parameters, read from its source without importing it.
 
-Importing vLLM takes seconds and needs the engine's whole environment; the recipe must be refused in milliseconds.
-Where vLLM is not installed nothing is known, and the names are checked when the engine starts.
+Importing vLLM takes seconds and needs the engine's whole environment. A wrong recipe must be refused in milliseconds.
+If vLLM is not installed, or has these classes elsewhere, the names are checked when the engine starts.
 """
 
 import ast
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def engine_arguments() -> frozenset[str]:
-    """The fields of vllm.AsyncEngineArgs; empty where vLLM is not installed."""
+    """The fields of vllm.AsyncEngineArgs; empty if they are not known here."""
     return _class_fields("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
 
 
 def sampling_parameters() -> frozenset[str]:
-    """The fields of vllm.SamplingParams; empty where vLLM is not installed."""
+    """The fields of vllm.SamplingParams; empty if they are not known here."""
     return _class_fields("sampling_params.py", ("SamplingParams",))
 
 
 def check(section: str, given: Iterable[str], known: frozenset[str]) -> None:
-    """Raise ValueError naming the first of `given` that is not `known`, with the nearest known names."""
+    """Raise ValueError with the first of `given` that is not `known`, and the nearest known names."""
     for name in given:
         if known and name not in known:
             near = difflib.get_close_matches(name, known, n=3)
@@ -36,7 +36,10 @@ def _class_fields(module: str, classes: tuple[str, ...]) -> frozenset[str]:
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         return frozenset()
-    tree = ast.parse((Path(spec.origin).parent / module).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse((Path(spec.origin).parent / module).read_text(encoding="utf-8"))
+    except OSError:
+        return frozenset()
     return frozenset(
         statement.target.id
         for node in tree.body

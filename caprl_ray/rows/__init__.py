@@ -1,1 +1,1 @@
-"""The rows that travel between stages, and what surrounds every stage."""
+"""The rows that travel between stages, and the frame around every stage."""

@@ -1,7 +1,7 @@
-"""What surrounds every stage: failed rows pass by, one row's fault becomes a failed row, no row is lost or moved.
+"""The frame around every stage: failed rows pass by, a row's fault becomes a failed row, no row is lost or moved.
 
-A stage is a class with one verb, `apply`. It gets the rows that have not failed so far, with the columns that it
-`needs`, and gives back for each of them, in order, the columns that it changes, or the RowFailure that ends it.
+A stage is a class with one method, `apply`. It gets the rows that have not failed so far, with the columns that it
+`needs`. It returns for each of them, in order, the changed columns or the RowFailure that ends it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ Changes = dict[str, Any]
 
 
 class Stage(Protocol):
-    """One step of a row's way: `name` goes into `failed/`, and `drops` are columns that end with this step."""
+    """One step of a row's way. `failed/` holds its `name`. `drops` are columns that end with this step."""
 
     name: str
 
@@ -27,7 +27,7 @@ class Stage(Protocol):
     def drops(self) -> tuple[str, ...]: ...
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Changes, or the failure, of each row in order."""
+        """The changes of each row or its failure, in order."""
         ...
 
 
@@ -51,7 +51,7 @@ def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
 
 
 def _rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows as dicts of those columns that there are; images stay where they are, as views."""
+    """The rows as dicts of the columns that exist. Images are not copied: they are views."""
     names = [name for name in names if name in table.schema.names]
     columns = [_values(table[name]) for name in names]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -64,9 +64,9 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _views(array: pa.LargeBinaryArray) -> Iterator[memoryview | None]:
-    """The bytes of each value where they lie: a scalar of Arrow's would copy them."""
+    """A view of each value's bytes. A scalar of Arrow would copy them."""
     if not len(array):
-        return  # and perhaps without buffers
+        return  # and it may have no buffers
     _, offsets, content = array.buffers()
     ends = np.frombuffer(offsets, np.int64, len(array) + 1, offset=8 * array.offset).tolist()
     whole = memoryview(content or b"")

@@ -1,4 +1,4 @@
-"""Where images come from: each kind of source cuts what was found into units and streams a unit's samples.
+"""The kinds of input. Each kind cuts what was found into work units and streams the samples of a unit.
 
 A new kind is one module with these functions and one line in `KINDS`.
 """
@@ -19,7 +19,7 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Folder, Storage, Stored
 
-SEEN_FOR_KIND = 1000  # names from which a path's kind is inferred
+SEEN_FOR_KIND = 1000  # names from which the kind of a path is inferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class Source:
     """One kind of source.
 
     `plan` cuts what a path of the recipe names into units. `read` streams a unit's samples in the order of their index;
-    an index in the set it is given may come as None, unread. `takes` tells from its name whether an object is of the
-    kind.
+    it may yield None for an index in the given set. `takes` tells by its name whether an object is of this kind.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
@@ -44,17 +43,16 @@ KINDS = {
 
 
 def plan_units(access: Access, known: Container[str] = ()) -> Iterator[Unit]:
-    """The units of the recipe's input, in the order of its paths; their columns have the names of the output.
+    """The units of the recipe's input, in the order of its paths. Their columns have their names in the output.
 
-    Objects whose paths are in `known` are left out.
-
-    Raises RecipeError where nothing is found, SystemFailure where storage cannot be listed.
+    Objects whose paths are in `known` are left out. Raises RecipeError if nothing is found, SystemFailure if storage
+    cannot be listed.
     """
     yield from renamed(_planned(access, known), access.input.rename)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The unit's samples as its source reads them, their metadata by the names of the output."""
+    """The unit's samples, their metadata under its names in the output."""
     samples = KINDS[unit.kind].read(unit, done, access)
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
@@ -73,6 +71,8 @@ def _plan_path(path: str, access: Access, known: Container[str]) -> Iterator[Uni
     found = _found(path, access.storage)
     first = list(islice(found, SEEN_FOR_KIND))
     kind = access.input.kind or _infer(path, first)
+    if not access.images and kind != "parquet":
+        raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
     source = KINDS[kind]
     wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
     return source.plan((f for f in wanted if f.stored.path not in known), access)
@@ -92,7 +92,7 @@ def _found(path: str, storage: Storage) -> Iterator[Found]:
 
 
 def _braces(path: str, storage: Storage) -> list[str]:
-    """What a brace range stands for; a path that exists as it is written stands for itself."""
+    """The paths of a brace range. A path that exists as written stands for itself."""
     if "{" not in path or storage.lookup(path):
         return [path]
     try:
@@ -102,7 +102,7 @@ def _braces(path: str, storage: Storage) -> list[str]:
 
 
 def _matching(pattern: str, storage: Storage) -> Iterator[Found]:
-    """What a glob or a prefix matches, and that must be something."""
+    """The matches of a glob or a prefix, at least one."""
     matches = storage.find(pattern)
     first = next(matches, None)
     if first is None:
@@ -121,7 +121,7 @@ def _objects(there: Stored | Folder, storage: Storage, *, named: bool) -> Iterat
 
 
 def _infer(path: str, found: list[Found]) -> str:
-    """The kind of what a path names, from its first objects' names."""
+    """The kind of a path's objects, from the names of the first ones."""
     seen = {kind for f in found for kind, source in KINDS.items() if source.takes(f.stored)}
     if len(seen) == 1:
         return seen.pop()

@@ -1,6 +1,6 @@
-"""Parquet files, Hugging Face dataset folders among them: a unit is a range of one file's row groups.
+"""Parquet files, also in Hugging Face dataset folders. A unit is a range of one file's row groups.
 
-Planning reads footers only. Reading streams a row group in batches whose size follows from its average row.
+Planning reads footers only. Reading streams a row group in batches. Their size follows from its average row.
 """
 
 from collections import Counter
@@ -28,18 +28,18 @@ from caprl_ray.storage import Stored
 # A unit has at most this many rows and compressed bytes, but at least one row group.
 UNIT_ROWS = 2000
 UNIT_BYTES = 256 * 2**20
-# What is decoded at a time: so many bytes by the row group's average, so many if every row had the largest value that
-# rows share, and so many rows in any case. A page is held whole, whatever its size: no reader can do with less.
+# Limits of one decoded batch: bytes by the row group's average, bytes if every row had the largest value that rows
+# share, and rows. Every reader holds a page as a whole, whatever its size.
 BATCH_BYTES = 8 * 2**20
 SHARED_BYTES = 32 * 2**20
 BATCH_ROWS = 256
 
-# Each row that a footer claims becomes a row of the output, a failed one at least: they are believed up to the file's
-# size in bytes, and some more, since rows without an image, or with one and the same, take hardly any.
+# Each row that a footer claims becomes a row of the output, at least a failed one. Claims are believed up to the file's
+# size in bytes, and some more, because rows without an image, or with the same image, take hardly any bytes.
 FREE_ROWS = 2**16
 
-FILES_AT_ONCE = 16  # footers read at once while planning
-ROWS_LOOKED_AT = 64  # in planning, to find web addresses
+FILES_AT_ONCE = 16  # footers that planning reads at once
+ROWS_LOOKED_AT = 64  # rows that planning checks for web addresses
 
 
 def takes(stored: Stored) -> bool:
@@ -56,10 +56,10 @@ class _Footer:
 
 
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
-    """Units of row groups, in the order of the files, of which only the footers are read.
+    """Units of row groups, in the order of the files. Only footers are read.
 
-    A file without rows has no unit. One whose footer cannot be read has one, which fails when it is read.
-    Raises RecipeError where it is not clear which column holds the images, or where they are web addresses.
+    A file without rows has no unit. A file with an unreadable footer has one, which fails when it is read. Raises
+    RecipeError if the image column is not clear, or holds web addresses.
     """
     web_addresses_checked = False
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
@@ -70,15 +70,15 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                     yield Unit(kind="parquet", rows=None, entries=[entry])
                 elif any(rows for rows, _ in footer.groups):
                     _refuse_twins(footer.schema, file.stored.path)
-                    image = image_column(footer.schema, access.input.image_column, file.stored.path)
-                    if not image.has_bytes and not web_addresses_checked:
+                    image = _image_column(footer.schema, file.stored.path, access)
+                    if image and not image.has_bytes and not web_addresses_checked:
                         _refuse_web_addresses(file.stored, image, access)
                         web_addresses_checked = True
                     yield from _units(entry, footer, image)
 
 
 def _footer(found: Found, access: Access) -> _Footer | None:
-    """The file's footer; None where this file cannot be read."""
+    """The file's footer; None if this file cannot be read."""
     try:
         with _opened(found.stored, access) as (source, file), decoding(source):
             row_groups = map(file.metadata.row_group, range(file.num_row_groups))
@@ -104,7 +104,11 @@ def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
     return sum(max(0, group.column(number).total_compressed_size) for number in range(group.num_columns))
 
 
-def _units(entry: Entry, footer: _Footer, image: ImageColumn) -> Iterator[Unit]:
+def _image_column(schema: pa.Schema, path: str, access: Access) -> ImageColumn | None:
+    return image_column(schema, access.input.image_column, path) if access.images else None
+
+
+def _units(entry: Entry, footer: _Footer, image: ImageColumn | None) -> Iterator[Unit]:
     columns = _columns(footer.schema, image)
     first = rows = size = 0
     for number, (group_rows, group_size) in enumerate(footer.groups):
@@ -121,7 +125,7 @@ def _unit(entry: Entry, columns: pa.Schema, groups: tuple[int, int], rows: int, 
 
 
 def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError where the file's first images are all web addresses; a damaged file is left to its reading."""
+    """Raise RecipeError if the file's first images are all web addresses. A damaged file fails when it is read."""
     try:
         with _opened(stored, access) as (source, file):
             first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT, access.max_bytes), None)
@@ -136,7 +140,7 @@ def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) ->
 
 
 def _texts(column: pa.Array) -> list[str]:
-    """The column's texts that are there and are valid."""
+    """The column's valid texts."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -144,18 +148,18 @@ def _texts(column: pa.Array) -> list[str]:
     return [text for text in column.to_pylist() if text]
 
 
-def _columns(schema: pa.Schema, image: ImageColumn) -> pa.Schema:
-    """Every column but the images, as the output describes it."""
+def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
+    """Every column except the images, as the output describes it."""
     return pa.schema(
         field.with_metadata({"description": f"The source's column {field.name}."})
         for field in schema
-        if field.name != image.name
+        if not image or field.name != image.name
     )
 
 
 @contextmanager
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
-    """An open file and what pyarrow reads it through. Raises RowFailure where this file is at fault, at any time."""
+    """An open file, and the stream that pyarrow reads. Raises RowFailure for a fault of this file, at any time."""
     try:
         with source_failures(), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
@@ -165,9 +169,9 @@ def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The rows of the unit's row groups in order; those in `done` come as None.
+    """The rows of the unit's row groups in order. Rows in `done` come as None.
 
-    A row group that is wholly done is not read. Raises RowFailure where the file cannot be read any further.
+    A row group that is completely done is not read. Raises RowFailure if the file cannot be read any further.
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
@@ -175,7 +179,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             raise ParquetDamaged("the parquet file could not be read when it was planned")
         lengths = [file.metadata.row_group(number).num_rows for number in range(unit.row_groups[1])]
         schema = plain_schema(file.schema_arrow)
-        image = image_column(schema, access.input.image_column, entry.stored.path)
+        image = _image_column(schema, entry.stored.path, access)
         rows = Rows(
             entry=entry,
             access=access,
@@ -196,10 +200,10 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
 def _row_group(
     file: pq.ParquetFile, source: ParquetStream, group: int, rows: Rows, start: int, done: BitMap
 ) -> Iterator[Sample | None]:
-    """The samples of one row group, the first of which has the index `start` in the unit."""
+    """The samples of one row group; the first has the index `start` in the unit."""
     metadata = file.metadata.row_group(group)
     end = start + metadata.num_rows
-    columns = [*rows.image.columns, *rows.columns.names]
+    columns = [*(rows.image.columns if rows.image else ()), *rows.columns.names]
     for batch in batches(file, source, group, columns, _batch_rows(metadata), rows.access.max_bytes):
         if start + batch.num_rows > end:
             break
@@ -211,7 +215,7 @@ def _row_group(
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows to decode at a time: few where they are large, or may be since they share values."""
+    """How many rows to decode at a time: few if they are large, or may be large because they share values."""
     rows = max(1, group.num_rows)
     shared = sum(_shared_bytes(group.column(number), rows) for number in range(group.num_columns))
     sizes = (group.total_byte_size // rows, BATCH_BYTES), (shared, SHARED_BYTES)
@@ -219,9 +223,9 @@ def _batch_rows(group: pq.RowGroupMetaData) -> int:
 
 
 def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
-    """The most that one row can have of values that rows share, which take room in each of them once decoded.
+    """The most bytes that one row can have of values that rows share. Decoded, each row has its own copy.
 
-    These are a dictionary's, or those of a page whose values begin as the ones before them do.
+    Shared values are those of a dictionary, or of a page with a prefix encoding.
     """
     if not column.has_dictionary_page:
         return max(0, column.total_uncompressed_size) if "DELTA_BYTE_ARRAY" in column.encodings else 0

@@ -1,6 +1,6 @@
-"""The rows of a parquet file as samples: batches in, images with every other column out.
+"""The rows of a parquet file as samples: batches in, images with all other columns out.
 
-A row's values travel as one-row Arrow arrays: Python's own types would lose some (times of day in nanoseconds) and
+A row's values travel as one-row Arrow arrays. Python's own types would lose some (nanoseconds of a time of day) and
 refuse others (dates after the year 9999).
 """
 
@@ -18,22 +18,25 @@ from caprl_ray.sources.image_path import is_web_address, read_named_image, resol
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
 from caprl_ray.sources.source import Access
 
-IMAGES_AT_ONCE = 8  # images of one unit read at once, where the rows hold their paths
+IMAGES_AT_ONCE = 8  # images of one unit read at once, if the rows hold their paths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of one unit; `rows_before` is how many the file has before it, `columns` are the output's."""
+    """The rows of one unit. The file has `rows_before` rows before it. `columns` are the output's.
+
+    `image` is None if the job needs no images.
+    """
 
     entry: Entry
     access: Access
-    image: ImageColumn
+    image: ImageColumn | None
     columns: pa.Schema
     rows_before: int
     pool: ThreadPoolExecutor
 
     def samples(self, batch: pa.RecordBatch, start: int, done: BitMap) -> Iterator[Sample | None]:
-        """The batch's rows in order, the first of which has the index `start`; those in `done` come as None."""
+        """The batch's rows in order; the first has the index `start`. Rows in `done` come as None."""
         numbers = range(batch.num_rows)
         sound = _is_sound(batch)
 
@@ -41,8 +44,8 @@ class Rows:
             index = start + number
             return None if index in done else self._sample(batch.slice(number, 1), index, sound=sound)
 
-        content, _ = self.image.parts(batch)
-        if content is not None and not content.null_count:
+        content = self.image.parts(batch)[0] if self.image else None
+        if self.image is None or (content is not None and not content.null_count):
             yield from map(sample, numbers)
             return
         for few in batched(numbers, IMAGES_AT_ONCE):
@@ -61,12 +64,15 @@ class Rows:
                 raise RowFailure("metadata_invalid", "a value is not what its column's type says")
             self._fill(sample, row)
         except RowFailure as failure:
-            # a new one, which holds no traceback and with it the row
+            # a new exception, without a traceback, which would hold the row
             sample.failure = RowFailure(failure.code, failure.detail)
         return sample
 
     def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
-        """Give the sample what the row has, metadata first. Raises RowFailure where it has not all."""
+        """Fill the sample with the row's content, metadata first. Raises RowFailure if something is missing."""
+        if self.image is None:
+            sample.metadata = self._metadata(row, 0)
+            return
         contents, paths = self.image.parts(row)
         path = paths[0].as_py() if paths is not None else None
         sample.metadata = self._metadata(row, len(path or ""))
@@ -81,7 +87,7 @@ class Rows:
             raise RowFailure("no_image")
 
     def _metadata(self, row: pa.RecordBatch, size: int) -> dict[str, pa.Array]:
-        """The row's own values; `size` is what else counts as metadata."""
+        """The row's own values. `size` bytes of other content count as metadata, too."""
         values = {field.name: _cast(row.column(field.name), field.type) for field in self.columns}
         if size + sum(value.nbytes for value in values.values()) > MAX_METADATA_BYTES:
             raise RowFailure("metadata_too_large", "all columns but the image together")
@@ -100,7 +106,7 @@ def _cast(value: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _is_sound(rows: pa.RecordBatch) -> bool:
-    """Whether the values are what their types say: text is UTF-8, dictionaries have what is looked up in them."""
+    """Whether the values fit their types: text is UTF-8, and dictionaries hold every index."""
     try:
         rows.validate(full=True)
     except pa.ArrowInvalid:

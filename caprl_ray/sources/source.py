@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from caprl_ray.errors import RowFailure
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.sections import Input, Recipe
 from caprl_ray.storage import SourceChanged, Storage, Stored
 
 
@@ -13,8 +13,8 @@ from caprl_ray.storage import SourceChanged, Storage, Stored
 class Found:
     """An object that the recipe's paths name.
 
-    `key` is its path below the folder that was named, or else its own name; `named` says that the recipe names the
-    object itself, so that it is taken whatever its name says of its kind.
+    `key` is its path below the named folder, or else its own name. `named` says that the recipe names the object
+    itself; then it is taken whatever its name says of its kind.
     """
 
     stored: Stored
@@ -24,16 +24,26 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a source is planned and read: its storage, the recipe's section, and the most bytes of one image."""
+    """How a source is planned and read: its storage, the recipe's section, and the largest image in bytes.
+
+    `images` says whether the job needs images. If not, rows of parquet files are read without any.
+    """
 
     storage: Storage
     input: Input
     max_bytes: int
+    images: bool = True
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, images: bool = True) -> "Access":
+        """How a recipe's input is read."""
+        storage = Storage(recipe.storage)
+        return cls(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes, images=images)
 
 
 @contextmanager
 def source_failures() -> Iterator[None]:
-    """What storage says of the one object that was asked for, as a RowFailure; faults of the storage itself pass on."""
+    """Storage errors about the one object that was asked for, as RowFailure. Faults of the storage itself pass on."""
     try:
         yield
     except FileNotFoundError:

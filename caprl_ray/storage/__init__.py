@@ -1,4 +1,4 @@
-"""The one place that touches storage: local paths and `s3://` URIs behind one interface.
+"""All access to storage: local paths and `s3://` URIs behind one interface.
 
 Another kind of store is a module with the functions of `Store` and one line in `Storage._store`.
 """
@@ -26,7 +26,7 @@ def join(path: str, *names: str) -> str:
 
 
 class Store(Protocol):
-    """One kind of storage; what each function promises stands at Storage, which passes calls on."""
+    """One kind of storage. Storage, which passes calls on, describes each function."""
 
     def lookup(self, path: str) -> Stored | Folder | None: ...
 
@@ -51,66 +51,66 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Storage:
-    """Storage as the recipe's section `storage` says; travels to Ray's workers, connects where it is used.
+    """Storage by the recipe's section `storage`. It travels to Ray's workers and connects where it is used.
 
     Paths are as the recipe gives them: relative, absolute, `file://` or `s3://bucket/key`. Every function raises
-    FileNotFoundError or PermissionError for the one object that it was asked for, any other OSError where the storage
-    itself is at fault; `strerror` then says what was seen, in words that hold no secret. RecipeError for other schemes.
+    FileNotFoundError or PermissionError for the one object that was asked for, and any other OSError for a fault of the
+    storage itself; its `strerror` holds no secret. RecipeError for other schemes.
     """
 
     settings: sections.Storage = field(default_factory=sections.Storage)
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """What is at a path: an object, a folder, or nothing."""
+        """The object or folder at a path, or None."""
         return self._store(path).lookup(path)
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
-        """What is at each of the paths, in their order, looked up several at a time."""
+        """The object or folder at each path, in order, several lookups at a time."""
         with ThreadPoolExecutor(LOOKUPS) as pool:
             yield from pool.map(self.lookup, paths)
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]:
-        """What a glob (`*`, `?`, `[…]`, `**`) matches, or what begins with a path that has no magic.
+        """Matches of a glob (`*`, `?`, `[…]`, `**`), or everything that begins with a path without a pattern.
 
-        Sorted; nothing below a folder that matches itself.
+        Sorted, without anything below a matching folder.
         """
         return self._store(pattern).find(pattern)
 
     def walk(self, folder: str) -> Iterator[Stored]:
-        """Every object below a folder, however deep, in the order of their paths; a bounded part is held at a time."""
+        """Every object below a folder, at any depth, in the order of paths. Holds a bounded part at a time."""
         return self._store(folder).walk(folder)
 
     def objects(self, folder: str, suffix: str) -> list[Stored]:
-        """The objects directly in a folder whose names end in `suffix`, by path; none without a folder."""
+        """The objects directly in a folder whose names end in `suffix`, by path; empty without a folder."""
         found = (stored for stored in self._store(folder).objects(folder) if stored.path.endswith(suffix))
         return sorted(found, key=lambda stored: stored.path)
 
     def open(self, stored: Stored, *, piece: int | None = None) -> BinaryIO:
-        """Open an object for reading from its start; it can be sought in.
+        """Open an object for reading from its start. It is seekable.
 
-        `piece`: the bytes to ask for at once, where that is left to us; small for a few columns of a table.
-        Raises SourceChanged, here or while reading, when it is not the given version.
+        `piece`: the bytes per request, small for a few columns of a table; by default the store decides. Raises
+        SourceChanged, here or while reading, if it is not the given version.
         """
         return self._store(stored.path).open(stored, piece)
 
     def read(self, path: str) -> bytes:
-        """The whole of a small object."""
+        """A small object as a whole."""
         return self._store(path).read(path)
 
     def put(self, path: str, content: bytes) -> None:
-        """Write an object whole or not at all, over any older one."""
+        """Write an object completely or not at all, over any older one."""
         self._store(path).put(path, content)
 
     def create(self, path: str, content: bytes) -> Stored:
-        """Write a new object. Raises FileExistsError where there is one, also one that another process just wrote."""
+        """Write a new object. Raises FileExistsError if there is one, also one written this moment."""
         return self._store(path).create(path, content)
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
-        """Write an object over exactly this version of it. Raises SourceChanged, or FileNotFoundError, otherwise."""
+        """Write an object over exactly this version. Raises SourceChanged or FileNotFoundError otherwise."""
         return self._store(stored.path).replace(stored, content)
 
     def delete(self, path: str) -> None:
-        """Remove an object; nothing happens when it is not there."""
+        """Remove an object; no error if it is not there."""
         self._store(path).delete(path)
 
     def _store(self, path: str) -> Store:

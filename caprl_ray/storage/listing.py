@@ -1,10 +1,10 @@
-"""Every page of one prefix's listing, in order of keys; a long one is listed from several keys on at the same time.
+"""List all keys of one prefix in order. A long listing runs as several ranges at the same time.
 
-A page says where the next one begins, so that pages of one prefix come one after another, each after a store's whole
-latency. A store also lists what stands after any key that it is given (StartAfter). After the first pages, keys further
-on are guessed from those that were seen, and each of the ranges between them is listed by itself, up to the key where
-the next range begins. Whatever the guesses, no key is listed twice or lost: a good one only has a few pages before the
-next. A range without keys makes the guesses coarser, and one with many is cut again.
+A page says where the next one begins, so the pages of a prefix come one after another, each after a store's full
+latency. A store also lists from any key (StartAfter). After the first pages, keys further on are guessed from those
+that were seen, and each range between two guesses is listed by itself. Wrong guesses cost requests, never keys: no key
+is listed twice or lost. A good guess leaves a few pages per range. A range without keys makes the guesses coarser, and
+a range with many keys is split again.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from caprl_ray.storage.stored import Folder, Stored
 
 Child = Stored | Folder
 
-# Pages that come one after another before anything is guessed: shorter listings cost no request more.
+# Pages that come one after another before anything is guessed. Shorter listings cost no further request.
 FIRST_PAGES = 4
-# Ranges at the same time, and the pages of one: what is held is at most twice their product, of a thousand keys each.
+# Ranges at the same time, and pages per range. Memory holds at most twice their product, of a thousand keys each.
 MOST_RANGES, PAGES = 16, 8
-# Keys that a range should have: some pages, so that the page that ends it costs little, and fewer than PAGES.
+# Keys per range: some pages, so that the last page costs little, and fewer than PAGES.
 AIMED_KEYS = 6500
-COARSER = 4  # times as wide are the guesses after a range without keys
+COARSER = 4  # factor by which guesses widen after a range without keys
 
 
 @dataclass(frozen=True)
 class Page:
-    """Objects and sub-prefixes in order of keys, and the token with which the next page is asked for."""
+    """Objects and sub-prefixes in order of keys, and the token for the next page."""
 
     children: list[Child]
     token: str | None
 
 
-# Fetches a page: what stands after a path, or after the page that gave a token, or from the start.
+# Fetches a page: after a path, after the page that gave a token, or from the start.
 Fetch = Callable[[str | None, str | None], Page]
 
 
 class StartAfterIgnored(OSError):
-    """The store lists keys before the one that it was to start after."""
+    """The store lists keys before the one that it should start after."""
 
     def __init__(self) -> None:
         super().__init__(errno.EIO, "the store lists keys before the one that it was to start after")
 
 
 class Listing:
-    """The pages of a prefix; the first one is fetched at once, the others while those before them are in use."""
+    """The pages of a prefix. The first is fetched at once, the others while earlier pages are in use."""
 
     def __init__(self, pool: ThreadPoolExecutor, folder: str, fetch: Fetch) -> None:
         self._pool = pool
@@ -81,10 +81,10 @@ class Listing:
     def _in_ranges(self, seen: list[Child]) -> Iterator[list[Child]]:
         """Every page after those seen; the last child that was seen is an object."""
         cuts = Cuts.of(self._folder, seen)
-        frontier: str | None = seen[-1].path  # where the last range ends; None where it has no end
+        frontier: str | None = seen[-1].path  # end of the last range; None if it has no end
         ranges: deque[_Range] = deque()
-        most = 2  # ranges, growing with what was listed: what is guessed beyond the last key is asked for in vain
-        beyond = ""  # the first key after the ranges that were yielded, where it is known
+        most = 2  # ranges, growing with what was listed: guesses beyond the last key are wasted
+        beyond = ""  # the first key after the ranges that were yielded, if known
         while frontier or ranges:
             while frontier and len(ranges) < most:
                 until = cuts.after(max(frontier, beyond))
@@ -107,7 +107,7 @@ class Listing:
             later.fetched.cancel()
 
     def _cut_again(self, cuts: Cuts, after: str, token: str, until: str | None, most: int) -> list[_Range]:
-        """What is left of a range that had more keys than were guessed, in several ranges."""
+        """The rest of a range that had more keys than were guessed, in several ranges."""
         ranges: list[_Range] = []
         while len(ranges) < most - 1 and (cut := cuts.after(after)) and (until is None or cut < until):
             ranges.append(self._range(after, None if ranges else token, cut))
@@ -130,7 +130,7 @@ class _Range:
 def _pages(
     fetch: Fetch, after: str | None, token: str | None, until: str | None
 ) -> tuple[list[list[Child]], str | None, str]:
-    """At most PAGES pages of a range, the token of what is left of it, and the first key after it if it was seen.
+    """At most PAGES pages of a range, the token of the rest, and the first key after it if it was seen.
 
     Without both there is nothing more in the whole prefix.
     """
@@ -150,9 +150,9 @@ def _pages(
 
 @dataclass(frozen=True)
 class Cuts:
-    """Guesses of keys, by taking names for numbers whose digits are characters of an alphabet that was seen.
+    """Guesses keys, by reading names as numbers whose digits are the characters that were seen.
 
-    A cut has no slash, so that all keys of a sub-prefix are on one side of it.
+    A cut has no slash, so all keys of a sub-prefix are on one side of it.
     """
 
     folder: str
@@ -162,7 +162,7 @@ class Cuts:
 
     @classmethod
     def of(cls, folder: str, seen: Sequence[Child]) -> Cuts:
-        """Cuts as far from each other as AIMED_KEYS are where some children were seen, which are in order."""
+        """Cuts at a distance of about AIMED_KEYS, estimated from some children in order."""
         names = [child.path.removeprefix(folder) for child in seen]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(names[0], names[-1], strict=False))
         width = sum(1 for _ in same) + 4
@@ -174,11 +174,11 @@ class Cuts:
         return replace(cuts, span=max(1, span))
 
     def coarser(self) -> Cuts:
-        """Cuts that are farther from each other."""
+        """Cuts at a larger distance."""
         return replace(self, span=self.span * COARSER)
 
     def after(self, path: str) -> str | None:
-        """A key that comes after a path; None where the alphabet has none."""
+        """A key that comes after a path; None if the alphabet has none."""
         number, name = self._number(path.removeprefix(self.folder)) + self.span, ""
         for _ in range(self.width):
             number, digit = divmod(number, len(self.alphabet))

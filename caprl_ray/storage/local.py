@@ -15,14 +15,14 @@ from filelock import FileLock
 
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
-LOCK_S = 10  # to wait for another process's `replace`, which takes milliseconds
+LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
 
 
 class LocalStore:
-    """The files of this machine; faults are the system's own OSErrors."""
+    """The files of this machine. Faults are the system's own OSErrors."""
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """Devices and pipes are nothing: reading one might never end."""
+        """Devices and pipes count as absent: reading one might never end."""
         path = local_path(path)
         try:
             status = os.stat(path)
@@ -41,7 +41,7 @@ class LocalStore:
         yield from (match for match in found if match and not match.path.rstrip("/").startswith(folders))
 
     def walk(self, folder: str) -> Iterator[Stored]:
-        """Symbolic links to folders are not followed; one folder's names are held at a time."""
+        """Does not follow symbolic links to folders. Holds one folder's names at a time."""
         entries = sorted(os.scandir(local_path(folder)), key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -50,7 +50,7 @@ class LocalStore:
                 yield _stored(entry.path, entry.stat())
 
     def objects(self, folder: str) -> list[Stored]:
-        """Names that begin with a dot are left out: put's temporary files are among them."""
+        """Leaves out names that begin with a dot, among them put's temporary files."""
         path = local_path(folder)
         if not os.path.isdir(path):
             return []
@@ -75,7 +75,7 @@ class LocalStore:
 
     def create(self, path: str, content: bytes) -> Stored:
         target = Path(local_path(path))
-        _write(target, content, os.link)  # unlike a rename, fails where there is something
+        _write(target, content, os.link)  # unlike a rename, fails if the target exists
         return _stored(path, target.stat())
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
@@ -100,7 +100,7 @@ def local_path(path: str) -> str:
 
 
 def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
-    """Write to a temporary name, to disk, then to its own. An OSError names the target, whichever step it is of."""
+    """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target."""
     temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _stored(path: str, status: os.stat_result) -> Stored:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk keep a folder's names, as fsync does a file's content."""
+    """Sync a folder's names to disk, as fsync does a file's content."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

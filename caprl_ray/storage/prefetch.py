@@ -1,4 +1,4 @@
-"""Do slow things for the next few items while the first is in use."""
+"""Run slow calls for the next few items while the first is in use."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,13 +8,13 @@ from typing import TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# Objects fetched at the same time by one read task: a store answers each after tens of milliseconds, and one read task
-# alone must keep up with a GPU (about 40 images/s). What is held is at most as many images.
+# Objects that one read task fetches at the same time. A store answers each after tens of milliseconds, and one read
+# task alone must keep up with a GPU (about 40 images/s). Memory holds at most as many images.
 FETCHED_AHEAD = 8
 
 
 def prefetched(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`map` in threads, in the order of the items, with at most FETCHED_AHEAD of them under way or waiting."""
+    """`map` in threads, in the order of the items, with at most FETCHED_AHEAD of them running or waiting."""
     with ThreadPoolExecutor(FETCHED_AHEAD) as pool:
         waiting: deque[Future[Out]] = deque()
         try:

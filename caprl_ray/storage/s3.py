@@ -1,4 +1,4 @@
-"""S3 and stores that speak its protocol, through boto3."""
+"""S3 and stores with its protocol, through boto3."""
 
 import errno
 from collections import deque
@@ -16,11 +16,11 @@ from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults,
 from caprl_ray.storage.s3_stream import opened
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
-LISTED_AHEAD = 16  # listings at once, of sub-prefixes or of ranges of one prefix
+LISTED_AHEAD = 16  # concurrent listings, of sub-prefixes or of ranges of one prefix
 
 
 class S3Store:
-    """The objects of S3 buckets; a path is `s3://bucket/key` with the key as it is, nothing in it encoded."""
+    """The objects of S3 buckets. A path is `s3://bucket/key`, with the key as it is, nothing encoded."""
 
     def __init__(self, settings: sections.Storage) -> None:
         self._settings = settings
@@ -30,7 +30,7 @@ class S3Store:
         return client(self._settings)
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """An object goes before a folder of the same name."""
+        """An object wins over a folder of the same name."""
         bucket, key = bucket_and_key(path)
         if key and not key.endswith("/"):
             try:
@@ -60,7 +60,7 @@ class S3Store:
         yield from self._expand(bucket, "".join(literal), magic)
 
     def _expand(self, bucket: str, prefix: str, parts: list[str]) -> Iterator[Stored | Folder]:
-        """What matches the remaining parts of a glob below a prefix, level by level."""
+        """Matches of the remaining parts of a glob below a prefix, level by level."""
         part, rest = parts[0], parts[1:]
         if part == "**" and not rest:
             yield from self._below(bucket, prefix)
@@ -81,21 +81,21 @@ class S3Store:
     def walk(self, folder: str) -> Iterator[Stored]:
         bucket, key = bucket_and_key(folder)
         prefix = _folder_key(key)
-        while lone := self._lone_folder(bucket, prefix):  # or nothing would be listed at the same time
+        while lone := self._lone_folder(bucket, prefix):  # otherwise nothing would be listed at the same time
             prefix = lone
         return self._below(bucket, prefix)
 
     def _lone_folder(self, bucket: str, prefix: str) -> str | None:
-        """The sub-prefix that everything below a prefix has in common, up to its next slash."""
+        """The sub-prefix that all keys below a prefix share, up to its next slash."""
         pages = list(islice(self._pages(bucket, prefix, "/", 3), 2))
         if len(pages) == len(pages[0]) == 1 and isinstance(pages[0][0], Folder):
             return bucket_and_key(pages[0][0].path)[1]
         return None
 
     def _below(self, bucket: str, prefix: str) -> Iterator[Stored]:
-        """Every object below a prefix, in order of keys; several sub-prefixes are listed at the same time.
+        """Every object below a prefix, in order of keys. Several sub-prefixes are listed at the same time.
 
-        What is held: the first page of each of LISTED_AHEAD sub-prefixes, and what `Listing` holds of two prefixes.
+        Memory holds the first page of each of LISTED_AHEAD sub-prefixes, and what `Listing` holds of two prefixes.
         """
         pool = ThreadPoolExecutor(LISTED_AHEAD)
         ahead: deque[Stored | Listing] = deque()
@@ -128,7 +128,7 @@ class S3Store:
     def _page(self, bucket: str, prefix: str, delimiter: str, size: int, after: str | None, token: str | None) -> Page:
         """A page after a path, after the page that gave a token, or the first one.
 
-        The empty objects that consoles make to show a folder, whose keys end with a slash, are left out.
+        Leaves out the empty objects with a slash at the end, by which consoles show a folder.
         """
         where = {"StartAfter": bucket_and_key(after)[1]} if after else {}
         where |= {"ContinuationToken": token} if token else {}
@@ -194,5 +194,5 @@ def _objects(found: Stored | Listing) -> Iterator[Stored]:
 
 
 def _folder_key(key: str) -> str:
-    """The prefix of what lies in a folder; empty for the whole bucket."""
+    """The prefix of a folder's contents; empty for the whole bucket."""
     return key if not key or key.endswith("/") else key + "/"

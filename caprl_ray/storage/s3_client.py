@@ -1,4 +1,4 @@
-"""The connection to S3: one client a process, what its refusals mean, and the names of objects."""
+"""The connection to S3: one client per process, the meaning of its errors, and the names of objects."""
 
 import errno
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from typing import Any, cast
 from caprl_ray.recipe import sections
 from caprl_ray.storage.stored import SourceChanged
 
-CONNECTIONS = 32  # of a process at once: twice as many as are used by a listing
-# Attempts of one request, where AWS_MAX_ATTEMPTS or the profile says no other number: about a minute of waiting in all
-# by botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
-# each) to all threads of a process together, which a store that is away uses up within a second.
+CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
+# Attempts per request, unless AWS_MAX_ATTEMPTS or the profile sets a number: about a minute of waiting in all by
+# botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
+# each) to all threads of a process together, which an unreachable store uses up within a second.
 ATTEMPTS = 8
 
-# The request was refused for what its sender is, not for what it asked: every other one would be, too.
+# The request was refused because of its sender, not because of its object: every other request would be refused, too.
 DENIED_SENDERS = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 )
@@ -24,14 +24,14 @@ DENIED_SENDERS = frozenset(
 
 @cache
 def client(settings: sections.Storage) -> Any:
-    """One client a process; boto3's clients may be used by several threads. Credentials: boto3's usual chain."""
+    """One client per process; threads may share boto3's clients. Credentials: boto3's usual chain."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.session import Session
 
     path_style = settings.endpoint is not None if settings.path_style is None else settings.path_style
-    # Stores that are not Amazon's may refuse the checksums that botocore adds where nothing requires them.
+    # Stores other than Amazon's may refuse the optional checksums of botocore.
     checksums = "when_required" if settings.endpoint else "when_supported"
     session = Session(profile=settings.profile)
     with faults("storage"):
@@ -53,7 +53,7 @@ def client(settings: sections.Storage) -> Any:
 
 
 def _moment(value: Any) -> datetime:
-    """A time as S3 writes it; botocore's own parser takes two thirds of the time that a listing costs."""
+    """Parse a time of S3. botocore's own parser takes two thirds of the time of a listing."""
     from botocore.utils import parse_timestamp
 
     with suppress(TypeError, ValueError):
@@ -65,7 +65,7 @@ def _moment(value: Any) -> datetime:
 
 @contextmanager
 def faults(path: str) -> Iterator[None]:
-    """botocore's exceptions as OSErrors; their own texts may hold signed addresses and are not passed on."""
+    """botocore's exceptions as OSErrors. Their own texts may hold signed addresses and are not passed on."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
     try:
@@ -82,9 +82,9 @@ def faults(path: str) -> Iterator[None]:
 
 
 def _answer(error: Any, path: str) -> OSError:
-    """What S3's refusal means."""
+    """The OSError for S3's refusal."""
     code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if status in (409, 412):  # 409: another conditional write of the same object is under way
+    if status in (409, 412):  # 409: another conditional write of the same object is running
         return changed(path)
     if code == "NoSuchBucket":
         return OSError(errno.EIO, "the bucket does not exist", path)
@@ -96,12 +96,12 @@ def _answer(error: Any, path: str) -> OSError:
 
 
 def changed(path: str) -> SourceChanged:
-    """What is raised where an object is not the version that was asked for."""
+    """The exception for an object of another version than the planned one."""
     return SourceChanged(errno.ESTALE, "changed since it was planned", path)
 
 
 def version_of(etag: str) -> str:
-    """The version of an object as it is planned."""
+    """The version of an object for the plan."""
     return f"etag:{etag}"
 
 

@@ -1,7 +1,7 @@
 """One version of an object of S3 as a stream of exact ranges, each with `If-Match` on the planned ETag.
 
-So a changed object is noticed in the middle of a read too, a range that comes short is fetched again, and connections
-stay open from one range to the next.
+So a change in the middle of a read is noticed, an incomplete range is fetched again, and connections stay open between
+ranges.
 """
 
 import errno
@@ -13,25 +13,25 @@ from typing import Any, BinaryIO, cast
 from caprl_ray.storage.s3_client import bucket_and_key, changed, faults
 from caprl_ray.storage.stored import Stored
 
-# One request of a stream: large enough that its latency does not count, small enough to be held for each read task.
+# One request of a stream: large enough to hide its latency, small enough for each read task to hold.
 RANGE_BYTES = 8 * 2**20
-# A stream that jumps this far forward, or back, does so again, as over the members of a tar that nobody wants: its next
-# range is a small one, enough for headers. A store sends about as much as the jump in the time of one request more
-# (30 ms at 70 MB/s). Ranges that follow on one another grow until they are whole again: what is fetched and not used
-# stays below a few times what is, and reading on costs four requests more.
+# After a large seek, forward or back, expect more of them (skipping tar members): the next range is a small one, enough
+# for headers. A store sends about as much as the seek in the time of one more request (30 ms at 70 MB/s). While reads
+# are sequential, ranges grow until they are whole again. So the unused bytes stay below a few times the used ones, and
+# continued reading costs four more requests.
 JUMP_BYTES = 2 * 2**20
 RANGE_BYTES_AFTER_JUMP, RANGE_GROWTH = 64 * 2**10, 4
-BODY_ATTEMPTS = 5  # of one range whose answer breaks off
+BODY_ATTEMPTS = 5  # attempts at a range whose answer breaks off
 
 
 def opened(client: Any, stored: Stored, piece: int | None) -> BinaryIO:
-    """The object from its start; `piece` is how many bytes to ask for at once, where that is not left to the stream."""
+    """The object from its start. `piece` is the number of bytes per request; by default the stream decides."""
     ranges = _Ranges(client, stored)
     return cast("BinaryIO", io.BufferedReader(ranges, piece) if piece else _Stream(ranges, RANGE_BYTES))
 
 
 class _Stream(io.BufferedReader):
-    """An object's ranges, buffered; notices jumps, also those that stay inside the buffer."""
+    """An object's ranges, buffered. Notices seeks, also those inside the buffer."""
 
     raw: "_Ranges"
 
@@ -44,9 +44,9 @@ class _Stream(io.BufferedReader):
 
 
 class _Ranges(io.RawIOBase):
-    """One version of an object as a raw stream, each read one request for exactly its bytes.
+    """One version of an object as a raw stream. Each read is one request for exactly its bytes.
 
-    A buffer that is to be filled may get less than it has room for, as any raw stream's: see JUMP_BYTES.
+    A read may fill less than the whole buffer, as any raw stream may: see JUMP_BYTES.
     """
 
     def __init__(self, client: Any, stored: Stored) -> None:
@@ -57,7 +57,7 @@ class _Ranges(io.RawIOBase):
         self._most: int | None = None
 
     def jumped(self) -> None:
-        """Fetch little the next time that a buffer is filled; where a reader begins is no jump."""
+        """Fetch little for the next buffer. The start of a reader is no seek."""
         if self._begun:
             self._most = RANGE_BYTES_AFTER_JUMP
 
@@ -96,7 +96,7 @@ class _Ranges(io.RawIOBase):
         return content
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`; an answer that breaks off is asked for again."""
+        """The bytes from `start` to before `end`. An answer that breaks off is requested again."""
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         retrying = Retrying(
@@ -113,7 +113,7 @@ class _Ranges(io.RawIOBase):
             raise
 
     def _check_bucket(self) -> None:
-        """Raise OSError where not this object alone is denied: that would pass for as many bad rows."""
+        """Raise OSError if the refusal concerns more than this object: otherwise as many bad rows would result."""
         bucket, key = bucket_and_key(self._stored.path)
         try:
             with faults(self._stored.path):
@@ -129,7 +129,7 @@ class _Ranges(io.RawIOBase):
         response = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
         try:
             with closing(response["Body"]) as body:
-                content: bytes = body.read()  # raises where the connection ends before Content-Length
+                content: bytes = body.read()  # raises if the connection ends before Content-Length
         except (HTTPClientError, IncompleteReadError) as error:
             raise _BrokenOff(errno.EIO, f"S3's answer broke off: {type(error).__name__}", self._stored.path) from None
         if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
@@ -138,4 +138,4 @@ class _Ranges(io.RawIOBase):
 
 
 class _BrokenOff(OSError):
-    """An answer began and did not end: botocore, which has seen its beginning, does not ask again."""
+    """An answer began and did not end. botocore, which has seen its beginning, does not retry."""

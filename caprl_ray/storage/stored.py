@@ -1,11 +1,11 @@
-"""What storage holds: objects with a version, and folders."""
+"""The contents of storage: objects with a version, and folders."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A stored object: its path, its size in bytes, and a version that changes when the content does."""
+    """A stored object: its path, its size in bytes, and a version that changes with the content."""
 
     path: str
     size: int
@@ -14,10 +14,10 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder, or on S3 a prefix that ends with a slash; `path` ends with that slash."""
+    """A folder, or a prefix on S3. `path` ends with a slash."""
 
     path: str
 
 
 class SourceChanged(OSError):
-    """The object is there, but it is not the version that was asked for."""
+    """The object exists in another version than the one that was asked for."""

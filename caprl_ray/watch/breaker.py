@@ -1,4 +1,4 @@
-"""The circuit breaker: a run in which too many rows fail, or that has no replica for long, is stopped."""
+"""The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -7,18 +7,19 @@ from typing import Any
 import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
-from caprl_ray.recipe.sections import Failures, Recipe, Replicas
+from caprl_ray.job import Job
+from caprl_ray.recipe.sections import Failures, Replicas
 
 POLL_S = 1.0
 SHOWN_REASONS = 3
 
 
 class CircuitBreaker:
-    """Context manager that watches a run's counter and calls `stop` when the recipe's limits are passed."""
+    """Context manager that watches a run's counter and calls `stop` when a limit of the recipe is exceeded."""
 
-    def __init__(self, counter: Any, recipe: Recipe, stop: Callable[[CaprlError], None]) -> None:
+    def __init__(self, counter: Any, job: Job, stop: Callable[[CaprlError], None]) -> None:
         self._counter = counter
-        self._recipe = recipe
+        self._job = job
         self._stop_run = stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
@@ -36,15 +37,17 @@ class CircuitBreaker:
             try:
                 rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
             except ray.exceptions.RayError:
-                continue  # asked again in a second
-            error = tripped(rows, failed, self._recipe.failures) or without_replica(absent, self._recipe.replicas)
+                continue  # ask again in a second
+            error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
+            if error is None and self._job.has_replicas:
+                error = without_replica(absent, self._job.recipe.replicas)
             if error:
                 self._stop_run(error)
                 return
 
 
 def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFailures | None:
-    """The end of a run of which `rows` rows are through, `failed` by code; None while it is within its limits."""
+    """The error that ends a run with `rows` processed rows and `failed` rows by code; None while within its limits."""
     failures = sum(failed.values())
     if rows < limits.min_rows or failures <= limits.max_fraction * rows:
         return None
@@ -57,7 +60,7 @@ def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFa
 
 
 def without_replica(seconds: float, replicas: Replicas) -> SystemFailure | None:
-    """The end of a run that has had no replica for so long; None while it may wait."""
+    """The error that ends a run that has had no replica for `seconds`; None while it may wait."""
     if seconds <= replicas.wait_s:
         return None
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""

@@ -1,6 +1,6 @@
-"""What one actor beside the driver is told: how far the run is, which batches may have ended a replica, and the plan.
+"""One actor on the driver's node: progress, batches that may have killed a replica, and the plan.
 
-It imports nothing of the package, for an actor is a process that starts with every run.
+It imports nothing of the package, because the actor's process starts with every run.
 """
 
 import collections
@@ -8,40 +8,45 @@ import time
 
 import ray
 
-# Every replica says so often that it is there: a thousand of them are 33 messages a second.
+# Seconds between two signs of life of a replica. A thousand replicas send 33 messages a second.
 HERE_S = 30.0
-# So many lost nodes are held against no row; one that goes on ending nodes must be found all the same.
+# Attempts that ended because the node was lost and that no row is blamed for. The limit still finds a row that keeps
+# killing nodes.
 FORGIVEN = 10
+# Tasks whose attempts are remembered. Ray soon repeats a task that died.
+MOST_TASKS = 2**16
 
 
 class Counter:
-    """Counts on the driver's node. A task that Ray runs again counts again: the ledger has the truth."""
+    """Counters of a run. A task that Ray repeats counts twice; the ledger has the exact numbers."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.failed: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
+        self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
+        self._notes: dict[str, None] = {}
         self._work: list[bytes] | None = None
         self._began = time.monotonic()
         self._seen: float | None = None
 
     def add(self, rows: int, codes: list[str]) -> None:
-        """One batch has left a replica; `codes` are those of its failed rows."""
+        """Count one batch; `codes` are those of its failed rows."""
         self.rows += rows
         self.failed.update(codes)
 
     def read(self) -> tuple[int, dict[str, int], float]:
-        """Rows so far, failed rows by code, and for how many seconds there was no replica.
+        """Rows so far, failed rows by code, and the seconds without a replica.
 
-        One is taken to be there while it has not missed two messages.
+        A replica counts as gone when it has missed two signs of life.
         """
         since = self._began if self._seen is None else self._seen + 2 * HERE_S
         return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
 
     def begin(self, key: str, node: str) -> int:
-        """A batch, or a row that is sent alone, is begun on a node; returns how often it was before and not ended.
+        """Register an attempt at a batch or a single row on a node; return how many earlier attempts did not end.
 
-        What was lost with its node is not counted: nodes are taken away, and no row is to blame for it.
+        Attempts on a lost node do not count: no row is to blame for a node that was taken away.
         """
         begun = self._begun.setdefault(key, [])
         before = len(begun) - min(_gone(begun), FORGIVEN) if begun else 0
@@ -49,28 +54,44 @@ class Counter:
         return before
 
     def put_off(self, key: str) -> None:
-        """It is not begun after all."""
+        """Take back the last attempt."""
         self._begun[key].pop()
 
     def end(self, keys: list[str]) -> None:
-        """They are finished: forget them."""
+        """Forget finished batches and rows."""
         for key in keys:
             self._begun.pop(key, None)
 
+    def attempt(self, task: str) -> int:
+        """How many attempts of this task began before. Ask once per attempt. Only the latest tasks are remembered."""
+        before = self._attempts.pop(task, 0)
+        self._attempts[task] = before + 1
+        if len(self._attempts) > MOST_TASKS:
+            self._attempts.popitem(last=False)
+        return before
+
+    def note(self, line: str) -> None:
+        """Add a line that the user should read once, however many replicas send it."""
+        self._notes.setdefault(line)
+
+    def notes(self) -> list[str]:
+        """All notes, in order."""
+        return list(self._notes)
+
     def here(self) -> None:
-        """A replica has its GPU, whether or not its engine has started."""
+        """A replica has its GPU, even if its engine has not started."""
         self._seen = time.monotonic()
 
     def plan(self, work: list[bytes]) -> None:
-        """The plan is there: what each read task is to read."""
+        """Store the plan: what each read task reads."""
         self._work = work
 
     def work(self) -> list[bytes] | None:
-        """What each read task is to read; None while the input is listed."""
+        """What each read task reads; None while the input is being listed."""
         return self._work
 
 
 def _gone(nodes: list[str]) -> int:
-    """How many of these nodes the cluster no longer has."""
+    """How many of these nodes are no longer in the cluster."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     return sum(node not in alive for node in nodes)

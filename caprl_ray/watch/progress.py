@@ -1,4 +1,4 @@
-"""The progress line: done / planned, images/s, failed rows and the time left, while a run goes on."""
+"""The progress line of a run: done / planned, rate, failed rows and the time left."""
 
 import sys
 import threading
@@ -8,15 +8,17 @@ from typing import Any, TextIO
 
 import ray
 
+from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
-ABSENT_S = 10.0  # a replica's process takes seconds to start where there is room for it
+CLEAR = "\r\x1b[K"  # clears the line on a terminal
+ABSENT_S = 10.0  # a replica's process needs some seconds to start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: rows already done, those of them that failed, and planned rows where they are known."""
+    """Where a run begins: rows done before, how many of them failed, and planned rows if they are known."""
 
     done: int
     failed: int
@@ -24,25 +26,43 @@ class Start:
 
     @classmethod
     def of(cls, ledger: Ledger, limit: int | None) -> "Start":
-        """The start of a run on top of `ledger` that captions at most `limit` images."""
-        done = ledger.captioned + ledger.failed
+        """The start of a run that continues from `ledger` and processes at most `limit` rows."""
+        done = ledger.finished + ledger.failed
         planned = None if ledger.unknown else ledger.planned
         if limit is not None:
             planned = done + limit if planned is None else min(planned, done + limit)
         return cls(done=done, failed=ledger.failed, planned=planned)
 
 
-class ProgressLine:
-    """Context manager that writes the line from a thread: over and over on a terminal, now and then elsewhere."""
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The words of the line: what it counts, and what it says before the first row."""
 
-    def __init__(self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr) -> None:
+    noun: str = "images"
+    starting: str = "starting engines"
+
+    @classmethod
+    def of(cls, job: Job) -> "Words":
+        """The words for a job."""
+        noun = "images" if job.needs_image else "rows"
+        return cls(noun=noun, starting="starting engines" if job.has_replicas else "starting")
+
+
+class ProgressLine:
+    """Context manager that writes the line from a thread: every second on a terminal, every 15 seconds elsewhere."""
+
+    def __init__(
+        self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr, words: Words | None = None
+    ) -> None:
         self.start = start or Start(done=0, failed=0, planned=None)
         self._counter = counter
+        self._words = words or Words()
         self._stream = stream
         self._terminal = stream.isatty()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
         self._began: float | None = None
+        self._told = 0
 
     def __enter__(self) -> "ProgressLine":
         self._thread.start()
@@ -58,28 +78,38 @@ class ProgressLine:
         while not self._stop.wait(TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
             try:
                 rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
+                self._tell(ray.get(self._counter.notes.remote(), timeout=10))
             except ray.exceptions.RayError:
-                continue  # the line is not worth a run; whatever is wrong shows elsewhere
+                continue  # a missing line must not end the run; the fault shows elsewhere
             self._show(rows, sum(failed.values()), absent)
+
+    def _tell(self, notes: list[str]) -> None:
+        """Write the replicas' new notes."""
+        for note in notes[self._told :]:
+            self._stream.write(f"{CLEAR if self._terminal else ''}caprl-ray: {note}.\n")
+        self._told = len(notes)
 
     def _show(self, rows: int, failed: int, absent: float = 0.0) -> None:
         now = time.monotonic()
         if rows and self._began is None:
-            self._began = now  # the rate is that of captioning, without the engines' start
-        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent)
-        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+            self._began = now  # the rate excludes the start of the engines
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, self._words)
+        self._stream.write(f"{CLEAR}{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
 
-def describe(start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0) -> str:
-    """The line for `rows` more rows in `seconds` of captioning; there has been no replica for `absent` seconds."""
-    done = start.done + rows
-    parts = [f"{done:,} / {start.planned:,} images" if start.planned is not None else f"{done:,} images"]
+def describe(
+    start: Start, rows: int, failed: int, seconds: float, absent: float = 0.0, words: Words | None = None
+) -> str:
+    """The line after `rows` new rows in `seconds`, without a replica for the last `absent` seconds."""
+    words = words or Words()
+    noun, done = words.noun, start.done + rows
+    parts = [f"{done:,} / {start.planned:,} {noun}" if start.planned is not None else f"{done:,} {noun}"]
     rate = rows / seconds if seconds > 0 else 0.0
     if absent > ABSENT_S:
         parts.append(f"waiting for a replica's node, {_clock(absent)} so far")
     else:
-        parts.append(f"{rate:,.1f} images/s" if rate else "starting engines" if not rows else "captioning")
+        parts.append(f"{rate:,.1f} {noun}/s" if rate else words.starting if not rows else "running")
     parts.append(f"{start.failed + failed:,} failed")
     if rate and start.planned is not None:
         parts.append(f"ETA {_clock(max(0, start.planned - done) / rate)}")

@@ -286,8 +286,8 @@ class Arena:
         if len(wrong) > self._may_be_wrong * len(rows):
             return f"{len(wrong)} captions are wrong, among them that of {wrong[0]['id']}: {wrong[0]['caption']}"
         storage, out = Storage(recipe.storage), recipe.output.path
-        balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out))
-        if not balance.balanced or balance.captioned != len(rows):
+        balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out), "captioned")
+        if not balance.balanced or balance.finished != len(rows):
             return balance.summary()
         left = set(self._keys("out/")) - set(self._keys("out/data/")) - {"out/run.json", "out/_SUCCESS"}
         return None if left == {"out/plan/00000.parquet"} else f"unexpected objects: {sorted(left)}"

@@ -15,6 +15,7 @@ from tests.chaos.arena import FILES, Arena, Outcome, new_arena
 from tests.chaos.schedule import KINDS, STORAGE, Kill, Point, Schedule, draw
 
 SEEDS = range(20)
+QUICK = (1, 3, 16)  # not marked slow
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -35,7 +36,13 @@ def assert_right(outcome: Outcome) -> None:
     assert outcome.fired or outcome.storage_faults, f"nothing struck: {outcome}"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+def test_the_seeds_of_every_suite_run_hold_every_kind() -> None:
+    assert set.union(*(draw(seed).kinds for seed in QUICK)) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=() if seed in QUICK else pytest.mark.slow) for seed in SEEDS]
+)
 def test_every_image_is_captioned_once_whatever_dies(arena: Arena, seed: int) -> None:
     assert_right(arena.run(draw(seed)))
 
@@ -56,6 +63,7 @@ def test_every_image_is_captioned_once_whatever_dies(arena: Arena, seed: int) ->
     ],
     ids=lambda schedule: ", ".join(sorted(schedule.kinds)),
 )
+@pytest.mark.slow
 def test_the_real_engine_outlives_it_too(arena: Arena, schedule: Schedule) -> None:
     outcome = replace(arena, model={"source": "embedded"}).run(schedule)
     assert_right(outcome)
@@ -85,6 +93,7 @@ def rests(arena: Arena) -> bool:
 
 
 @pytest.mark.parametrize("lost", ["pixels", "captions"])
+@pytest.mark.slow
 def test_blocks_that_are_lost_are_made_again_and_no_row_is_lost_or_repeated(apart: Arena, lost: str) -> None:
     document = apart.clear()
     document["replicas"]["max"] = 1

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from caprl_ray import cli, pipeline
+from caprl_ray import cli
+from caprl_ray.caption import job
 from caprl_ray.cluster import demand
 from caprl_ray.cluster.resources import ACCELERATOR
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
@@ -146,6 +147,7 @@ CORES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", ["stub", pytest.param("embedded", marks=pytest.mark.engine)])
+@pytest.mark.slow
 def test_nodes_come_for_a_job_are_replaced_and_go(tmp_path: Path, model: str) -> None:
     right = render_dataset(tmp_path / "images", 2 * IMAGES)
     recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out") | {
@@ -196,6 +198,6 @@ def test_nodes_come_for_a_job_are_replaced_and_go(tmp_path: Path, model: str) ->
 
 
 if __name__ == "__main__":
-    pipeline.Captioner = ScaledCaptioner  # type: ignore[misc]
+    job.Captioner = ScaledCaptioner  # type: ignore[misc]
     demand.PATIENCE_S = 10.0
     sys.exit(cli.main(["caption", *sys.argv[1:]]))

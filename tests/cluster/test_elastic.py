@@ -17,7 +17,8 @@ import pytest
 import ray
 import yaml
 
-from caprl_ray import cli, pipeline, plan
+from caprl_ray import cli, plan
+from caprl_ray.caption import job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
@@ -30,7 +31,7 @@ IMAGES = 640  # 20 batches
 LET_GO = "start"  # a line that counts as one more replica
 
 
-class RecordedCaptioner(pipeline.Captioner):
+class RecordedCaptioner(job.Captioner):
     """A replica that notes its start and the rows of each batch, and is slow while replicas are still awaited."""
 
     notes = Path(os.environ.get("NOTES", ""))
@@ -119,8 +120,8 @@ def finish(head: Head, run: subprocess.Popen[bytes], notes: Path) -> None:
 
 def check_ledger(document: dict[str, Any]) -> None:
     out, storage = parse(document).output.path, Storage()
-    balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out))
-    assert balance.balanced and balance.captioned == IMAGES
+    balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out), "captioned")
+    assert balance.balanced and balance.finished == IMAGES
 
 
 def check_output(document: dict[str, Any], captioned: set[str]) -> None:
@@ -173,6 +174,7 @@ def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: P
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where_it_lands(
     images: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +195,7 @@ def test_the_gpu_that_a_replica_lands_on_decides_its_engine_and_the_recipe_where
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_run_waits_for_gpus_so_long_and_is_resumed_where_there_are_some(images: Path, tmp_path: Path) -> None:
     recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
     recipe["replicas"] |= {"wait_s": 20}
@@ -208,5 +211,5 @@ def test_a_run_waits_for_gpus_so_long_and_is_resumed_where_there_are_some(images
 
 
 if __name__ == "__main__":
-    pipeline.Captioner = RecordedCaptioner  # type: ignore[misc]
+    job.Captioner = RecordedCaptioner  # type: ignore[misc]
     sys.exit(cli.main(["caption", *sys.argv[1:]]))

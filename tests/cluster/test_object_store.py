@@ -40,6 +40,7 @@ def write_pictures(folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_pictures_of_12_megapixels_are_not_spilled_from_a_store_of_half_a_gigabyte(tmp_path: Path) -> None:
     pictures, spilled = tmp_path / "pictures", tmp_path / "spilled"
     write_pictures(pictures)

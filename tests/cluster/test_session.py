@@ -8,7 +8,7 @@ import pytest
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
 
-from caprl_ray.cluster import session
+from caprl_ray.cluster import internals, session
 
 # Runs in a process of its own: the others of this session share one cluster.
 SCRIPT = """
@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import ray
 from caprl_ray import pipeline
+from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import session
 from caprl_ray.output import lease
 from caprl_ray.commands.demo import demo_recipe, render_dataset
@@ -48,7 +49,7 @@ def stopped(*_):
         raise KeyboardInterrupt
 pipeline._run = stopped
 try:
-    pipeline.run(parse(demo_recipe([folder / "files"], folder / "out")))
+    pipeline.run(caption_job(parse(demo_recipe([folder / "files"], folder / "out"))))
 except KeyboardInterrupt:
     assert there == [True, False], there
 else:
@@ -56,6 +57,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_ray_is_started_when_it_is_needed_and_once_in_what_lasts() -> None:
     succeeds(SCRIPT)
 
@@ -76,8 +78,8 @@ def test_a_tasks_blocks_are_handed_over_in_every_turn(
 ) -> None:
     """Private to Ray: where it goes by another name, blocks wait again and nothing else would say so."""
     monkeypatch.setattr(metadata_fetcher, "_PREFETCH_ON_THREAD", True)
-    monkeypatch.delenv(session.METADATA_THREAD, raising=False)
+    monkeypatch.delenv(internals.METADATA_THREAD, raising=False)
     if given:
-        monkeypatch.setenv(session.METADATA_THREAD, given)
+        monkeypatch.setenv(internals.METADATA_THREAD, given)
     session.configure(DataContext.get_current().copy(), debug=True)
     assert type(metadata_fetcher.make_metadata_fetcher()).__name__ == f"{kind}MetadataFetcher"

@@ -14,9 +14,10 @@ from caprl_ray.recipe.load import load
 from caprl_ray.recipe.sections import Recipe
 from tests.checkout import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RAY_VERSION = next(text.split("==")[1] for text in PROJECT["dependencies"] if text.startswith("ray["))
+LOCK = (ROOT / "requirements" / "gpu.lock").read_text(encoding="utf-8").splitlines()
+RAY_VERSION = next(line.split()[0].removeprefix("ray==") for line in LOCK if line.startswith("ray=="))
 RAY_ACCELERATORS = {value for name, value in vars(accelerators).items() if name.isupper()}
 
 
@@ -71,9 +72,9 @@ def texts(value: object) -> Iterator[str]:
 
 
 def submitted() -> str:
-    """The command that README.md submits to the cluster of cluster.yaml."""
+    """The command that docs/clusters.md submits to the cluster of cluster.yaml."""
     (command,) = re.findall(
-        r"^ray job submit .*-- (python jobs/caption\.py recipes/.*?)(?: *#.*)?$", README, re.MULTILINE
+        r"^ray job submit .*-- (python jobs/caption\.py recipes/.*?)(?: *#.*)?$", GUIDE, re.MULTILINE
     )
     return str(command)
 

@@ -17,11 +17,11 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.version import __version__
 from tests.checkout import ROOT
 from tests.deploy.machines import (
+    GUIDE,
     MACHINES,
     PROJECT,
     PURCHASES,
     RAY_VERSION,
-    README,
     bought,
     foreign,
     recipe_of,
@@ -151,7 +151,7 @@ def faults(job: Document, recipe: Recipe) -> list[str]:
 
 def _run(spec: Document) -> Iterator[str]:
     if spec["entrypoint"] != submitted():
-        yield "entrypoint: not what README.md submits to cluster.yaml's cluster"
+        yield "entrypoint: not what docs/clusters.md submits to cluster.yaml's cluster"
     environment = yaml.safe_load(spec["runtimeEnvYAML"])
     if not re.fullmatch(rf"s3://[\w.-]+/caprl_ray/{re.escape(__version__)}/job\.zip", environment.pop("working_dir")):
         yield "runtimeEnvYAML: code of another version"
@@ -382,15 +382,16 @@ def test_each_fault_is_found(name: str, recipe: Recipe) -> None:
     assert any(said in fault for fault in faults(broken, recipe))
 
 
-def test_the_image_that_the_readme_builds_is_of_the_versions_that_are_installed() -> None:
-    (base,) = re.findall(r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)-gpu$", README, re.MULTILINE)
+def test_the_image_has_the_versions_of_the_lock() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (base,) = re.findall(r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)-gpu$", dockerfile, re.MULTILINE)
     assert base[0] == RAY_VERSION and PROJECT["requires-python"].startswith(f">={base[1]}.{base[2]}.")
-    assert set(re.findall(r"caprl_ray(?:==|:|/)(\d[\d.]*\d)", README)) == {__version__}
+    assert set(re.findall(r"caprl_ray(?:==|:|/)(\d[\d.]*\d)", dockerfile + GUIDE)) == {__version__}
 
 
-def test_the_readmes_arithmetic_adds_up() -> None:
+def test_the_arithmetic_of_costs_adds_up() -> None:
     cells = dict(
-        re.findall(r"^\| ([^|]+?) \| (\S.*?) \|$", README.split("**What two million images cost.**")[1], re.MULTILINE)
+        re.findall(r"^\| ([^|]+?) \| (\S.*?) \|$", GUIDE.split("## What two million images cost")[1], re.MULTILINE)
     )
     table = {name: [float(x) for x in row.split(" | ")] for name, row in cells.items() if re.match(r"[\d.]+ \|", row)}
     rate, hours, price, demand, spot, eight = table.values()

@@ -12,7 +12,7 @@ from tests.checkout import ROOT
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from caprl_ray.engines import core_process
+from caprl_ray.engines import core_process, internals
 core_process.IMPORTED = ["wave"]
 core_process.import_ahead()
 os.environ |= {"LATER": "yes", "CHANGED": "after"}
@@ -21,8 +21,8 @@ core.start()
 core.join()
 server = core_process.forkserver._forkserver._forkserver_pid
 os.unlink(core_process.forkserver._forkserver._forkserver_address)
-core_process.end()
-core_process.end()
+internals.end_forkserver()
+internals.end_forkserver()
 print(os.path.exists(f"/proc/{int(server)}"))
 sys.exit(core.exitcode)
 """

@@ -31,6 +31,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import MOST_CAPTION_CHARACTERS
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines import concurrency, endpoint, launch
@@ -450,7 +451,7 @@ def test_the_sources_files_decide_size_and_control_tokens_and_an_unknown_name_on
 def test_a_service_may_move_but_not_change_its_model_or_its_sizes() -> None:
     def print_of(**model: Any) -> dict[str, Any]:
         recipe = recipe_for(model.pop("url", "http://host/v1"), **model)
-        return fingerprint(recipe, resolve(recipe))
+        return fingerprint(caption_job(recipe))
 
     here = print_of()
     assert here == print_of(url="https://elsewhere:9/v1", concurrency=3)
@@ -601,6 +602,7 @@ def await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_vllm_serve_gives_the_same_greedy_captions_as_the_engine_in_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

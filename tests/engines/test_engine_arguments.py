@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caprl_ray.caption.fingerprint import FREE_ENGINE_ARGUMENTS
 from caprl_ray.engines import concurrency, gpu
 from caprl_ray.engines.vllm_engine import DEFAULT_CONTEXT, engine_arguments
 from caprl_ray.models.resolve import resolve
-from caprl_ray.output.fingerprint import FREE_ENGINE_ARGUMENTS
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Prepare, Sampling
 

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import pipeline
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
 from caprl_ray.engines import launch, vllm_engine
 from caprl_ray.engines.protocol import EngineDied
@@ -32,14 +34,16 @@ CORE = "VLLM::EngineCore"
 NOTES = ""
 
 
-class Endangered(pipeline.Captioner):
+class Endangered(job.Captioner):
     """Captioner of which one row in each batch brings a misfortune, the first time that it comes."""
 
     async def _caption(self, row: dict[str, Any]) -> Any:
+        renderer, steps = self._engine._engine._renderer, self._engine._engine.steps
+        Path(NOTES, f"meter-{os.getpid()}").write_text(f"{renderer.by_us} {renderer.by_vllm} {steps}")
         fault = FAULTS.get(row["index"])
         if fault and not os.path.exists(f"{NOTES}/{fault}"):
             engine = self._engine._engine
-            (core,) = (pid for pid in engine._guard.processes() if psutil.Process(pid).cmdline()[0] == CORE)
+            (core,) = (pid for pid in engine._reaper.processes() if psutil.Process(pid).cmdline()[0] == CORE)
             Path(NOTES, fault).write_text(str(core))
             os.kill(os.getpid() if fault == "replica" else core, SIGNALS[fault])
         return await super()._caption(row)
@@ -50,20 +54,23 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr(pipeline, "Captioner", Endangered)
+    monkeypatch.setattr(job, "Captioner", Endangered)
     (tmp_path / "notes").mkdir()
     captions = render_dataset(tmp_path / "images", SCENES, seed=40)
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
     document["model"]["engine"] = {"max_num_seqs": 7}  # a replica takes one batch after the other
     recipe = parse(document | {"engine": {"stall_timeout_s": 8}})
-    balance = pipeline.run(recipe)
+    balance = pipeline.run(caption_job(recipe))
     cores = {int((tmp_path / "notes" / fault).read_text()) for fault in FAULTS.values()}
-    assert balance.balanced and (balance.captioned, balance.failed) == (SCENES // 2, 0)
+    assert balance.balanced and (balance.finished, balance.failed) == (SCENES // 2, 0)
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert len({row["index"] for row in rows}) == SCENES // 2
     right, _ = check(tmp_path / "out", captions)
     assert right >= 0.96 * len(rows)
     assert len(cores) == len(FAULTS)  # each ended another one
+    meters = [tuple(map(int, path.read_text().split())) for path in (tmp_path / "notes").glob("meter-*")]
+    by_us, by_vllm, steps = max(meters)  # of the engine that captioned most
+    assert by_us > by_vllm and steps > 0, meters
     assert all(map(gone, cores))
 
 

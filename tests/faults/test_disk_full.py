@@ -128,6 +128,7 @@ for write in (Storage().put, Storage().create):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_disk_full_of_rays_own_objects_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
     """Full in truth where the machine lets a user mount a disk; elsewhere, full by what Ray takes for full."""
     document = write_recipe(tmp_path, IMAGES, side=1000)  # a block has 30 MB of pixels

@@ -112,8 +112,8 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     assert ended.returncode == 0, ended.stderr
     assert rows_of(out) == found
     units = plan.load(Storage(), str(out)).units
-    balance = ledger.balance(units, read_committed(Storage(), str(out)))
-    assert balance.balanced and balance.captioned == len(found) == IMAGES
+    balance = ledger.balance(units, read_committed(Storage(), str(out)), "captioned")
+    assert balance.balanced and balance.finished == len(found) == IMAGES
     assert (out / "_SUCCESS").exists() and not (out / "lease.json").exists()
     parsed = parse(document)
     for row in list(found.values())[::7]:

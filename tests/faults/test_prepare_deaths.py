@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 
 from caprl_ray import pipeline
-from caprl_ray.cluster import internals
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
+from caprl_ray.cluster.attempts import current_task
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.models.resolve import resolve
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.load import parse
@@ -38,7 +39,7 @@ class PoisonedPrepare(Prepare):
         sys.path.insert(0, str(ROOT))
         from tests import poison
 
-        poison.note(NOTES, f"attempt {os.getpid()} {internals.attempt()} {signal.getsignal(signal.SIGALRM).name}")
+        poison.note(NOTES, f"attempt {os.getpid()} {self._attempt()} {signal.getsignal(signal.SIGALRM).name}")
         self._decode = partial(poison.prepare, **self._decode.keywords | {"notes": NOTES})
         return super().__call__(table)
 
@@ -71,7 +72,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "notes"
     path.touch()
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(path))
-    monkeypatch.setattr(pipeline, "Prepare", PoisonedPrepare)
+    monkeypatch.setattr(job, "Prepare", PoisonedPrepare)
     return path
 
 
@@ -106,8 +107,8 @@ def test_rows_that_end_their_worker_are_failed_and_their_neighbours_captioned(
     poisoned(images, {20: b"<segfault>", 21: b"<sleep with the lock>", 150: b"<exit>", 199: b"<sleep>"})
     names = [path.name for path in sorted(images.iterdir())]
     recipe = stub_recipe(images, tmp_path / "out", timeout_s=2)
-    balance = pipeline.run(recipe)
-    assert balance.balanced and (balance.captioned, balance.failed) == (IMAGES - 4, 4)
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and (balance.finished, balance.failed) == (IMAGES - 4, 4)
     failed = {row["key"]: (row["stage"], row["code"], row["detail"]) for row in rows_of(tmp_path / "out", "failed")}
     assert failed == {
         names[20]: ("prepare", "decode_crash", "SIGSEGV"),
@@ -141,9 +142,9 @@ def test_a_worker_that_is_killed_once_costs_no_row(images: Path, notes: Path, tm
     killer = threading.Thread(target=kill_once)
     killer.start()
     recipe = stub_recipe(images, tmp_path / "out", timeout_s=30)
-    balance = pipeline.run(recipe)
+    balance = pipeline.run(caption_job(recipe))
     killer.join()
-    assert balance.balanced and (balance.captioned, balance.failed) == (IMAGES, 0)
+    assert balance.balanced and (balance.finished, balance.failed) == (IMAGES, 0)
     assert_captioned(tmp_path / "out", recipe, IMAGES)
     assert len(killed) == 1
     assert len(lines(notes, "<wait>")) == 2
@@ -154,14 +155,14 @@ def test_a_worker_that_is_killed_once_costs_no_row(images: Path, notes: Path, tm
 def test_a_run_whose_workers_end_again_and_again_does_not_go_on_for_ever(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "Prepare", DyingPrepare)
+    monkeypatch.setattr(job, "Prepare", DyingPrepare)
     with pytest.raises(SystemFailure, match="ended 3 times"):
-        pipeline.run(stub_recipe(images, tmp_path / "out", timeout_s=30))
+        pipeline.run(caption_job(stub_recipe(images, tmp_path / "out", timeout_s=30)))
 
 
 def test_another_limit_resumes_the_same_dataset(tmp_path: Path) -> None:
     recipes = [stub_recipe(tmp_path, tmp_path / "out", timeout_s=limit) for limit in (2, 30)]
-    first, second = ((recipe.prepare.timeout_s, fingerprint(recipe, resolve(recipe))) for recipe in recipes)
+    first, second = ((recipe.prepare.timeout_s, fingerprint(caption_job(recipe))) for recipe in recipes)
     assert first[0] != second[0] and first[1] == second[1]
 
 
@@ -172,7 +173,9 @@ def test_a_limit_that_the_kernels_timer_would_take_for_none_is_refused(limit: ob
 
 
 def test_outside_of_a_task_there_is_no_attempt_and_ray_is_not_started() -> None:
-    assert internals.attempt() is None  # the driver of the tests' cluster
-    code = "import ray; from caprl_ray.cluster import internals; print(internals.attempt(), ray.is_initialized())"
+    assert current_task() is None  # the driver of the tests' cluster
+    code = (
+        "import ray; from caprl_ray.cluster.attempts import current_task; print(current_task(), ray.is_initialized())"
+    )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True, cwd=ROOT)
     assert done.stdout.split() == [b"None", b"False"]

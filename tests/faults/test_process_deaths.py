@@ -13,6 +13,8 @@ import pytest
 import ray
 
 from caprl_ray import caption_dataset, pipeline
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
 from caprl_ray.recipe.load import parse
@@ -55,8 +57,8 @@ def run(tmp_path: Path, images: list[bytes], words: dict[int, str], **sections: 
     """Run, and check all that holds whatever dies; returns the details of the failed rows by number."""
     texts = shard(tmp_path / "0.tar", images, words)
     recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", **sections)
-    balance = pipeline.run(recipe)
-    assert balance.balanced and (balance.captioned, balance.failed) == (len(images) - len(words), len(words))
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and (balance.finished, balance.failed) == (len(images) - len(words), len(words))
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert sorted(row["index"] for row in rows) == [n for n in range(len(images)) if n not in words]
     for row in rows:
@@ -84,7 +86,7 @@ def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], 
     assert details.keys() == {17}
 
 
-class NotingCaptioner(pipeline.Captioner):
+class NotingCaptioner(job.Captioner):
     """Captioner that notes its process, and that somebody kills in the middle of its second batch, once."""
 
     def apply(self, rows: list[dict[str, Any]]) -> Any:
@@ -94,7 +96,7 @@ class NotingCaptioner(pipeline.Captioner):
 
     async def _caption(self, row: dict[str, Any]) -> Any:
         if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
-            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._guard.processes())))
+            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._reaper.processes())))
             os.kill(os.getpid(), signal.SIGKILL)
         return await super()._caption(row)
 
@@ -102,7 +104,7 @@ class NotingCaptioner(pipeline.Captioner):
 def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killing: bool = False) -> Path:
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(sys.modules[__name__], "KILLING", killing)
-    monkeypatch.setattr(pipeline, "Captioner", NotingCaptioner)
+    monkeypatch.setattr(job, "Captioner", NotingCaptioner)
     return tmp_path / "notes"
 
 
@@ -134,7 +136,7 @@ def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_sam
     assert {row["code"] for row in out} == {None, "engine_crash"}
 
 
-class Unlucky(pipeline.Captioner):
+class Unlucky(job.Captioner):
     """Captioner whose constructor fails once: as it is told, with its whole process or without."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -151,7 +153,7 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
     scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killing: bool
 ) -> None:
     notes = noting(tmp_path, monkeypatch, killing=killing)
-    monkeypatch.setattr(pipeline, "Captioner", Unlucky)
+    monkeypatch.setattr(job, "Captioner", Unlucky)
     assert not run(tmp_path, scenes[:5], {})
     assert notes.exists()
 

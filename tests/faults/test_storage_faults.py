@@ -128,6 +128,7 @@ class Share:
         return next(self.kinds)
 
 
+@pytest.mark.slow
 def test_a_share_of_failing_requests_changes_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEWAL_S", 0.3)
     job.s3.fault = share = Share(random.Random(1))

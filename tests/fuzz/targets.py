@@ -18,7 +18,8 @@ from caprl_ray.prepare.sandbox import outcome
 from caprl_ray.prepare.sizes import size_rule
 from caprl_ray.read.datasource import unit_rows
 from caprl_ray.recipe.sections import Input
-from caprl_ray.rows.schema import FAILURE_CODES, META_PREFIX, row_schema
+from caprl_ray.rows.codes import FAILURE_CODES
+from caprl_ray.rows.schema import META_PREFIX, row_schema
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, METADATA
 from caprl_ray.sources.source import Access
 from caprl_ray.sources.tar import BLOCK

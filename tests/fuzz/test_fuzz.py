@@ -9,7 +9,7 @@ import pytest
 from tests.checkout import ROOT
 from tests.fuzz.targets import TARGETS
 
-CORPUS = Path(__file__).parent / "fuzz" / "corpus"
+CORPUS = Path(__file__).parent / "corpus"
 SECONDS = 15
 
 
@@ -22,6 +22,7 @@ def test_no_input_of_the_corpus_breaks_a_property(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.slow
 def test_no_property_breaks_in_some_seconds_of_fuzzing(target: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="there is no build of atheris for this platform")
     command = [

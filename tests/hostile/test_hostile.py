@@ -10,10 +10,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from caprl_ray import pipeline
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.recipe.load import parse
-from caprl_ray.rows.schema import FAILURE_CODES
+from caprl_ray.rows.codes import FAILURE_CODES
 from tests.hostile import images, shards, tables
 from tests.hostile.case import ELSEWHERE, HARM, OK, PICKLED, REFUSED, RULE, Case, outcome
 from tests.test_pipeline import rows_of
@@ -72,10 +73,10 @@ def test_a_whole_run_over_all_of_them_balances(cases: list[Case], tmp_path: Path
     chosen = [case for case in cases if not case.guarded and case.expected != REFUSED]
     written = {str(case.write(tmp_path / "input")): case for case in chosen}
     document = demo_recipe([tmp_path / "input"], tmp_path / "out") | {"model": {"source": "stub"}}
-    balance = pipeline.run(parse(document | {"prepare": {"max_pixels": 20_000}}))
+    balance = pipeline.run(caption_job(parse(document | {"prepare": {"max_pixels": 20_000}})))
     rows = rows_of(tmp_path / "out") + rows_of(tmp_path / "out", "failed")
     assert balance.balanced and (tmp_path / "out" / "_SUCCESS").exists()
-    assert len(rows) == balance.captioned + balance.failed == len({row["id"] for row in rows})
+    assert len(rows) == balance.finished + balance.failed == len({row["id"] for row in rows})
     expected = {path: counted(case.expected) for path, case in written.items()}
     by_unit = {row["unit"]: row["source"] for row in rows if row["source"] in written}
     found = {path: Counter[str]() for path in written}

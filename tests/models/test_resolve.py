@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from caprl_ray.caption.job import caption_job
 from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models import weights
@@ -285,17 +286,17 @@ def test_a_changed_model_has_another_name_and_folder_and_the_old_one_is_no_longe
 def test_a_changed_model_is_refused_on_resume(model_bucket: Bucket, tmp_path: Path) -> None:
     source = model_bucket.upload(EMBEDDED_FOLDER, "resumed")
     recipe = started_run(source, tmp_path, model_bucket.settings)
-    Output.open(recipe, resolve(recipe))
+    Output.open(caption_job(recipe))
     model_bucket.client.put_object(Bucket="models", Key="resumed/tokenizer_config.json", Body=b"{}")
     with pytest.raises(RecipeError, match=rf"model\.source was '{source}@\w{{12}}' and is '{source}@\w{{12}}'"):
-        Output.open(recipe, resolve(recipe))
+        Output.open(caption_job(recipe))
 
 
 def started_run(source: str, folder: Path, storage: dict[str, Any]) -> Any:
     (folder / "image.jpg").write_bytes(b"not looked at")
     document = {"input": {"paths": str(folder / "image.jpg")}, "output": {"path": str(folder / "out")}}
     recipe = parse(document | {"model": {"source": source}, "storage": storage, "replicas": {"gpus": 0}})
-    Output.open(recipe, resolve(recipe)).plan()
+    Output.open(caption_job(recipe)).plan()
     return recipe
 
 
@@ -421,13 +422,15 @@ def hub() -> Iterator[Hub]:
 RESOLVE = """
 import json, sys
 from caprl_ray import cli
-from caprl_ray.models import resolve
+from caprl_ray.caption import job
 from caprl_ray.output import folder
 from caprl_ray.recipe import load
 def command(args):
     parsed = load.load(args.recipe, args.overrides)
-    found = resolve.resolve(parsed)
-    folder.Output.open(parsed, found).plan()
+    found = []
+    job.resolve = lambda recipe, resolve=job.resolve: found.append(resolve(recipe)) or found[0]
+    folder.Output.open(job.caption_job(parsed)).plan()
+    (found,) = found
     print(json.dumps([found.path, found.revision, found.label]))
     return 0
 cli._caption = command

@@ -15,6 +15,7 @@ import pytest
 from pyroaring import BitMap
 
 from caprl_ray import sources
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output import committed, ledger
 from caprl_ray.output.commit import CommittedRows, object_name
@@ -29,7 +30,7 @@ from caprl_ray.sources.samples import METADATA
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
 
-SCHEMA = row_schema(METADATA)
+SCHEMA = row_schema(METADATA, CAPTION)
 NOWHERE = Stored(path="", size=0, version="")  # the plan's object, which is not read here
 
 
@@ -152,12 +153,12 @@ def outcome(rows: list[dict[str, Any]], failed: Iterable[int] = ()) -> pa.Table:
 
 
 def write(output: Path, *blocks: pa.Table) -> None:
-    CommittedRows(Storage(), str(output), 1).write(list(blocks), None)
+    CommittedRows(Storage(), str(output), 1, CAPTION).write(list(blocks), None)
 
 
 def balance(output: Path, rows: int | None = None) -> Ledger:
     ref = UnitRef(unit=7, kind="webdataset", rows=rows, bytes=0, object=NOWHERE, row_group=0, offset=0)
-    return ledger.balance([ref], read_committed(Storage(), str(output)))
+    return ledger.balance([ref], read_committed(Storage(), str(output)), "captioned")
 
 
 def objects(output: Path) -> set[str]:
@@ -172,10 +173,10 @@ def test_a_unit_balances_only_when_its_last_row_and_all_others_are_there(unit: U
     assert balance(out, rows=4).units[0].missing == 2
     write(out, outcome(rows[3:]))
     (part,) = balance(out).units
-    assert (part.planned, part.captioned, part.failed, part.missing, part.balanced) == (4, 2, 1, 1, False)
+    assert (part.planned, part.finished, part.failed, part.missing, part.balanced) == (4, 2, 1, 1, False)
     write(out, outcome(rows[:1]))
     whole = balance(out)
-    assert whole.balanced and (whole.planned, whole.captioned, whole.failed, whole.duplicate) == (4, 3, 1, 0)
+    assert whole.balanced and (whole.planned, whole.finished, whole.failed, whole.duplicate) == (4, 3, 1, 0)
 
 
 @pytest.mark.parametrize("lost", range(4))
@@ -205,10 +206,10 @@ def test_a_row_in_data_and_failed_counts_as_captioned_and_repair_leaves_it_once(
     write(out, outcome(rows, failed=[0, 3]))
     write(out, outcome(rows[3:]))
     found = balance(out)
-    assert not found.balanced and (found.captioned, found.failed, found.duplicate) == (3, 1, 1)
+    assert not found.balanced and (found.finished, found.failed, found.duplicate) == (3, 1, 1)
     assert repaired(out) == 1
     found = balance(out)
-    assert found.balanced and (found.captioned, found.failed, found.duplicate) == (3, 1, 0)
+    assert found.balanced and (found.finished, found.failed, found.duplicate) == (3, 1, 0)
     assert pq.read_table(out / "failed")["index"].to_pylist() == [0]
     assert repaired(out) == 0
 
@@ -224,7 +225,7 @@ def test_repair_keeps_the_failed_row_with_most_attempts_and_one_of_two_captions(
     failed = pq.read_table(out / "failed").sort_by("index").to_pylist()
     assert [(row["index"], row["attempts"]) for row in failed] == [(0, 3), (1, 1)]
     assert pq.read_table(out / "data").sort_by("index")["index"].to_pylist() == [2, 3]
-    assert pq.read_table(out / "data").schema.names == data_schema(METADATA).names
+    assert pq.read_table(out / "data").schema.names == data_schema(METADATA, CAPTION).names
 
 
 def repaired(output: Path) -> int:
@@ -237,10 +238,10 @@ def test_a_finished_unit_is_not_read_again(tmp_path: Path) -> None:
         for n, rows in enumerate([2, 2, None, None])
     ]
     committed = {
-        0: Committed(captioned=BitMap([0]), failed=BitMap([1])),
-        1: Committed(captioned=BitMap([1])),
-        2: Committed(captioned=BitMap([0, 1])),
-        3: Committed(captioned=BitMap([0, 1]), rows=2),
+        0: Committed(finished=BitMap([0]), failed=BitMap([1])),
+        1: Committed(finished=BitMap([1])),
+        2: Committed(finished=BitMap([0, 1])),
+        3: Committed(finished=BitMap([0, 1]), rows=2),
     }
     assert [work.ref.unit for work in remaining(refs, committed)] == [1, 2]
 
@@ -264,7 +265,7 @@ def test_a_rewrite_with_another_outcome_overwrites_the_same_objects(unit: Unit, 
     assert pq.read_table(out / "data")["index"].to_pylist() == [0, 1, 3]
     assert pq.read_table(out / "failed")["index"].to_pylist() == [2]
     found = balance(out)
-    assert found.balanced and (found.captioned, found.failed) == (3, 1)
+    assert found.balanced and (found.finished, found.failed) == (3, 1)
 
 
 def test_other_rows_go_to_other_objects(unit: Unit, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_other_rows_go_to_other_objects(unit: Unit, tmp_path: Path) -> None:
 
 def test_the_columns_are_exactly_those_of_the_schema(unit: Unit, tmp_path: Path) -> None:
     write(tmp_path, outcome(read(unit), failed=[0]))
-    for folder, schema in (("data", data_schema(METADATA)), ("failed", failed_schema(METADATA))):
+    for folder, schema in (("data", data_schema(METADATA, CAPTION)), ("failed", failed_schema(METADATA))):
         (path,) = (tmp_path / folder).iterdir()
         written = pq.read_schema(path)
         assert written.equals(schema)
@@ -311,10 +312,10 @@ def test_rows_are_the_same_in_however_many_parts_they_are_read(
     write(tmp_path, outcome(rows[1:], failed=[2]), outcome(other[1:] + other[1:2]))
     found = read_committed(Storage(), str(tmp_path))
     assert found.keys() == {7, 70_000}
-    assert (found[7].captioned, found[7].failed, found[7].rows) == (BitMap([0, 1, 2, 3]), BitMap(), 4)
+    assert (found[7].finished, found[7].failed, found[7].rows) == (BitMap([0, 1, 2, 3]), BitMap(), 4)
     assert found[7].extra == BitMap([1, 2])
     far = BitMap(range(2**31, 2**31 + 4))
-    assert (found[70_000].captioned, found[70_000].extra) == (far, BitMap([2**31 + 1]))
+    assert (found[70_000].finished, found[70_000].extra) == (far, BitMap([2**31 + 1]))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -328,7 +329,7 @@ def test_many_objects_are_read_in_tasks_to_the_same_end(
     here = read_committed(Storage(), out)
     monkeypatch.setattr(committed, "OBJECTS_PER_TASK", 2)
     assert read_committed(Storage(), out) == here
-    assert (here[7].captioned, here[7].failed, here[7].rows) == (BitMap([0, 2, 3]), BitMap([1]), 4)
+    assert (here[7].finished, here[7].failed, here[7].rows) == (BitMap([0, 2, 3]), BitMap([1]), 4)
     assert here[7].extra == BitMap(range(4))
     next((tmp_path / "data").iterdir()).write_bytes(b"no parquet")
     with pytest.raises(SystemFailure, match="the committed object cannot be read") as caught:

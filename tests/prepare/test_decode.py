@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.decode import Limits, Prepared, prepare
 from caprl_ray.prepare.sizes import SizeRule
-from caprl_ray.rows.schema import FAILURE_CODES
+from caprl_ray.rows.codes import FAILURE_CODES
 from tests.hostile.images import HEIGHT, PICTURE, WIDTH, chunk, encode, png, png_rows, smooth_noise
 
 RULE = SizeRule(factor=28, min_pixels=784, max_pixels=1003520, max_aspect=200)

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import pipeline, sources
+from caprl_ray.caption import job
+from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import Abandoned, RecipeError
-from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
@@ -42,7 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe whose input is listed only when an engine has started."""
     monkeypatch.setitem(globals(), "READY", str(tmp_path / "ready"))
-    monkeypatch.setattr(pipeline, "Captioner", NotedCaptioner)
+    monkeypatch.setattr(job, "Captioner", NotedCaptioner)
     monkeypatch.setattr(while_planning, "HEAD_START_S", 0.1)
     listed = sources.plan_units
 
@@ -59,9 +60,9 @@ def recipe(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rec
 
 
 def test_engines_start_while_a_long_input_is_listed(recipe: Recipe, tmp_path: Path) -> None:
-    assert pipeline.run(recipe, limit=10).captioned == 10
-    balance = pipeline.run(recipe)
-    assert balance.balanced and balance.captioned == IMAGES
+    assert pipeline.run(caption_job(recipe), limit=10).finished == 10
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and balance.finished == IMAGES
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert len({(row["unit"], row["index"]) for row in rows}) == len(rows) == IMAGES
     files = [row for row in rows if not row["source"].endswith(".tar")]
@@ -73,14 +74,14 @@ def test_what_is_wrong_with_a_long_input_ends_the_run_in_its_own_sentence(
 ) -> None:
     wrong = recipe.model_copy(update={"input": recipe.input.model_copy(update={"paths": [str(tmp_path / "nothing")]})})
     with pytest.raises(RecipeError, match=r"nothing was found at .*/nothing"):
-        pipeline.run(wrong)
+        pipeline.run(caption_job(wrong))
     assert Path(READY).exists() and not list((tmp_path / "out").rglob("*.parquet"))
-    assert pipeline.run(recipe).balanced
+    assert pipeline.run(caption_job(recipe)).balanced
 
 
 def test_a_plan_that_nobody_waits_for_any_more_is_not_stored(images: Path, tmp_path: Path) -> None:
     recipe = parse(demo_recipe([images / "files"], tmp_path / "out"))
-    output = Output.open(recipe, resolve(recipe))
+    output = Output.open(caption_job(recipe))
 
     def make(left: Callable[[], bool]) -> Plan:
         while not left():

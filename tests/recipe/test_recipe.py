@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from caprl_ray.caption.job import caption_job
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
-from caprl_ray.models.resolve import resolve
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.recipe import vllm_names
 from caprl_ray.recipe.load import load, parse
@@ -152,7 +152,7 @@ def test_types_of_gpu_are_checked(sections: dict[str, Any], sentence: str) -> No
 def test_what_changes_captions_on_one_type_of_gpu_is_in_the_fingerprint() -> None:
     by_type = {"H100": {"quantization": "fp8", "max_num_seqs": 9}}
     recipe = parse(MINIMAL | {"model": {"source": "embedded", "engine_by_accelerator": by_type}})
-    fields = [field for field in fingerprint(recipe, resolve(recipe)) if "engine" in field]
+    fields = [field for field in fingerprint(caption_job(recipe)) if "engine" in field]
     assert fields == ["model.engine_by_accelerator.H100.quantization"]
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from caprl_ray import pipeline, plan, sources
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, encode_scene
 from caprl_ray.embedded.scenes import sample_scene
 from caprl_ray.engines.stub import stub_caption
@@ -804,11 +805,11 @@ def test_a_hugging_face_folder_is_captioned_with_all_its_columns(tmp_path: Path)
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
     document |= {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}}
     with pytest.raises(RecipeError, match=r"has a column width, .*input\.rename=\{width: source_width\}"):
-        pipeline.run(parse(document))
+        pipeline.run(caption_job(parse(document)))
     document["input"]["rename"] = {"width": "source_width"}
     document["prompt"] = {"user": "Describe a {label} of width {source_width}."}
     recipe = parse(document)
-    assert pipeline.run(recipe).balanced
+    assert pipeline.run(caption_job(recipe)).balanced
     rows = pq.read_table(tmp_path / "out" / "data").sort_by([("unit", "ascending"), ("index", "ascending")])
     expected = [("test", n, row) for n, row in enumerate(splits["test"])]
     expected += [("train", n, row) for n, row in enumerate(splits["train"])]
@@ -842,13 +843,13 @@ def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     write(tmp_path / "set" / "b.parquet", {"image": [images[0], b"", None]})  # has none of them: nulls
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
-    balance = pipeline.run(recipe)
-    assert balance.balanced and (balance.captioned, balance.failed) == (4, 2)
+    balance = pipeline.run(caption_job(recipe))
+    assert balance.balanced and (balance.finished, balance.failed) == (4, 2)
     (data,) = (tmp_path / "out" / "data").glob("*.parquet")
     out = pq.read_table(data).sort_by([("unit", "ascending"), ("index", "ascending")]).select(list(ALL_TYPES))
     assert out.slice(0, 3).combine_chunks().equals(pa.table(ALL_TYPES))
     assert all(column.null_count == 1 for column in out.slice(3).columns)
-    assert pipeline.run(recipe).balanced
+    assert pipeline.run(caption_job(recipe)).balanced
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -857,9 +858,9 @@ def test_a_run_that_stopped_goes_on_in_the_middle_of_a_row_group(tmp_path: Path)
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
     document["input"]["rename"] = {"width": "source_width"}
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
-    first = pipeline.run(recipe, limit=12)
-    assert first.captioned == 12 and not first.balanced
-    assert pipeline.run(recipe).balanced
+    first = pipeline.run(caption_job(recipe), limit=12)
+    assert first.finished == 12 and not first.balanced
+    assert pipeline.run(caption_job(recipe)).balanced
     rows = pq.read_table(tmp_path / "out" / "data").sort_by([("unit", "ascending"), ("index", "ascending")]).to_pylist()
     images = [row["image"]["bytes"] for split in ("test", "train") for row in splits[split]]
     assert [row["caption"] for row in rows] == [stub_caption_of(image, recipe) for image in images]
@@ -871,7 +872,7 @@ def test_the_column_and_the_names_belong_to_the_recipe_of_an_output(tmp_path: Pa
 
     def opened(**settings: Any) -> Output:
         recipe = parse(document | {"input": document["input"] | settings})
-        return Output.open(recipe, resolve(recipe))
+        return Output.open(caption_job(recipe))
 
     opened(image_column="image").plan()
     opened(image_column="image", rename={})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
-from caprl_ray.rows.schema import FAILURE_CODES
+from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.sources.samples import (
     IMAGE_EXTENSIONS,
     MAX_METADATA_BYTES,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from caprl_ray import pipeline
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.recipe.load import parse
@@ -48,9 +49,9 @@ def test_a_run_full_of_bad_images_stops_early_with_exit_3(tmp_path: Path) -> Non
     document["output"]["rows_per_object"] = 64
     recipe = parse(document | {"failures": {"min_rows": 50}})
     with pytest.raises(TooManyFailures, match=r"image_format \d+\)") as caught:
-        pipeline.run(recipe)
+        pipeline.run(caption_job(recipe))
     assert caught.value.exit_code == 3
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     allowed = parse(document | {"failures": {"max_fraction": 1}})
-    balance = pipeline.run(allowed)
+    balance = pipeline.run(caption_job(allowed))
     assert balance.balanced and balance.failed == 2_000

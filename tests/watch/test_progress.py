@@ -40,3 +40,11 @@ def test_a_terminal_gets_one_line_over_and_over_and_a_file_whole_lines(
     first, second = stream.getvalue().split("1,020")
     assert first.startswith(start) and first.count("\n") == len(end)
     assert second.endswith(end)
+
+
+def test_what_replicas_note_is_told_once() -> None:
+    stream = io.StringIO()
+    line = ProgressLine(None, START, stream)
+    line._tell(["a replica runs without it"])
+    line._tell(["a replica runs without it", "another"])
+    assert stream.getvalue() == "caprl-ray: a replica runs without it.\ncaprl-ray: another.\n"

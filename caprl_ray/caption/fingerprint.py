@@ -1,0 +1,45 @@
+"""The fields of a captioning recipe that must not change between the runs of one dataset."""
+
+from dataclasses import asdict
+from typing import Any
+
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.output.fingerprint import installed
+from caprl_ray.recipe.sections import Recipe
+
+# Engine arguments that change the speed of captions and not their text. Runs of one dataset may differ in them.
+FREE_ENGINE_ARGUMENTS = frozenset(
+    {
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "download_dir",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "tensor_parallel_size",
+    }
+)
+
+
+def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
+    """Everything that changes captions, as field -> value."""
+    fields: dict[str, Any] = {"model.source": model.label}
+    for name in ("prepare", "prompt", "sampling"):
+        fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
+    del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
+    fields |= _engine_fields("model.engine", recipe.model.engine)
+    for accelerator, arguments in recipe.model.engine_by_accelerator.items():
+        fields |= _engine_fields(f"model.engine_by_accelerator.{accelerator}", arguments)
+    if recipe.model.endpoint:
+        # The size rule comes from the model's files on the hub. Without these fields a hub that cannot be reached for
+        # a moment would change the size of the images, unseen.
+        fields |= {f"model.size_rule.{key}": value for key, value in asdict(model.size_rule).items()}
+    for package in ("pillow",) if recipe.model.endpoint else ("vllm", "pillow"):
+        fields[f"version.{package}"] = installed(package)
+    return fields
+
+
+def _engine_fields(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for key, value in arguments.items() if key not in FREE_ENGINE_ARGUMENTS}

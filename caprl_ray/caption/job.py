@@ -1,0 +1,55 @@
+"""The job `caption`: images -> prepare -> caption -> captions."""
+
+from functools import partial
+
+from ray.actor import ActorHandle
+from ray.data import Dataset
+
+from caprl_ray.caption.columns import CAPTION, CODES
+from caprl_ray.caption.fingerprint import fingerprint
+from caprl_ray.caption.stage import Captioner
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency, launch
+from caprl_ray.job import Job
+from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.recipe.sections import Recipe
+
+
+def caption_job(recipe: Recipe) -> Job:
+    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` does."""
+    launch.check_engine(recipe)
+    model = resolve(recipe)
+    settings = recipe.model
+    return Job(
+        name="caption",
+        done="captioned",
+        recipe=recipe,
+        adds=CAPTION,
+        codes=CODES,
+        stages=partial(captioned, recipe=recipe, model=model),
+        engine_on_cpu=launch.computes_on_cpu(recipe),
+        fingerprint=fingerprint(recipe, model),
+        record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
+    )
+
+
+def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
+    """Compressed images -> pixels -> captions.
+
+    One block of pixels is one caption batch and one block of captions (docs/design.md, D4).
+    """
+    batch = resources.batch_rows(model.size_rule.max_pixels)
+    prepare = Prepare(model.size_rule, recipe.prepare, counter)
+    in_flight = concurrency.batches_in_flight(recipe, batch)
+    return (
+        rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
+        .repartition(target_num_rows_per_block=batch, strict=True)
+        .map_batches(
+            Captioner,
+            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            batch_size=batch,
+            batch_format="pyarrow",
+            **resources.replica_pool(recipe, in_flight),
+        )
+    )

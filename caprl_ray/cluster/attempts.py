@@ -1,0 +1,28 @@
+"""How many times Ray has started the task that runs here."""
+
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.cluster import internals
+
+
+def current_task() -> str | None:
+    """The id of the task that runs here, which stays when Ray runs the task again; None outside of Ray's workers."""
+    if not ray.is_initialized():
+        return None  # asking for the runtime context would start Ray
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return None  # asking for the task would log a warning
+    task: str | None = context.get_task_id()
+    return task
+
+
+def earlier_attempts(task: str, counter: ActorHandle | None) -> int:
+    """How many earlier attempts the current task has had, whatever ended them.
+
+    Ray's own count is a private function. Without it the counter actor counts. Ask once in each attempt.
+    """
+    number = internals.attempt_number()
+    if number is None:
+        number = int(ray.get(counter.attempt.remote(task))) if counter else 0
+    return number

@@ -1,0 +1,54 @@
+"""A job: which rows go in, which stages they pass and which columns come out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows import schema
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.data import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one kind of work has of its own.
+
+    Jobs share everything else: plan, lease, read, resume, commit, ledger, verify, progress and circuit breaker.
+
+    Attributes:
+        name: the job's name in run.json, for instance "caption".
+        done: how the ledger calls finished rows, for instance "captioned".
+        recipe: input, output and limits of this run.
+        adds: columns of a finished row, beside identity and the source's own columns.
+        codes: failure codes of its stages and their meanings.
+        stages: turns rows as they were read into finished or failed rows, and reports each batch to the counter actor
+            (watch/counter.py).
+        needs_image: whether rows carry an image. If so, a row without one is a failed row. If not, only parquet can
+            be the input.
+        has_replicas: whether a stage runs replicas. If so, the run ends when no replica starts within
+            `replicas.wait_s`.
+        engine_on_cpu: whether replicas run a model on the cores of this machine.
+        fingerprint: fields that must not change between the runs of one dataset.
+        record: more entries of run.json.
+    """
+
+    name: str
+    done: str
+    recipe: Recipe
+    adds: tuple[pa.Field, ...]
+    codes: Mapping[str, str]
+    stages: "Callable[[Dataset, ActorHandle], Dataset]"
+    needs_image: bool = True
+    has_replicas: bool = True
+    engine_on_cpu: bool = False
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def row_schema(self, metadata: pa.Schema) -> pa.Schema:
+        """The schema of this job's rows between stages; `metadata` are the source's own columns."""
+        return schema.row_schema(metadata, self.adds, image=self.needs_image)

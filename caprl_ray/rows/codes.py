@@ -1,0 +1,34 @@
+"""The failure codes of the stages that jobs share. A job adds its own (job.py)."""
+
+READ_CODES = {
+    "source_missing": "The file was in the plan and is gone.",
+    "source_changed": "The file or shard is not the one that was planned (size or modification time).",
+    "source_unreadable": "The file exists and cannot be read.",
+    "source_refused": "The row names its image by a web address, in other storage, or outside the parquet's folder.",
+    "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
+    "as the unit's last row.",
+    "empty_unit": "The shard holds no sample.",
+    "no_image": "The sample has no image member, or the row no image.",
+    "duplicate_member": "The sample has two members of the same name.",
+    "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",
+    "metadata_invalid": "A metadata member or value is not what its name or type says (UTF-8, JSON, a number).",
+}
+PREPARE_CODES = {
+    "image_empty": "The image has no bytes.",
+    "image_too_large": "The image has more bytes than prepare.max_bytes.",
+    "image_too_many_pixels": "The image has, or makes its decoder pass over, more than prepare.max_source_pixels.",
+    "image_format": "The bytes are not an image of a supported format.",
+    "image_mode": "The image's pixels are of a kind that has no defined conversion to RGB.",
+    "image_truncated": "The image ends early.",
+    "image_corrupt": "The image cannot be decoded.",
+    "image_aspect": "The image is more elongated than the model's processor accepts.",
+    "decode_crash": "The image ends the process that decodes it, each time that it is tried.",
+    "decode_timeout": "The image takes longer than prepare.timeout_s, each time that it is tried.",
+}
+ENGINE_CODES = {
+    "prompt_column": "The prompt names a column that this row does not have.",
+    "prompt_too_long": "Prompt and image have more tokens than the model's context holds.",
+    "engine_rejected": "The engine refused the request.",
+    "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
+}
+FAILURE_CODES = READ_CODES | PREPARE_CODES | ENGINE_CODES

@@ -1,0 +1,158 @@
+"""Pages made from the code (recipe, output, failure codes, commands) or copied from elsewhere in the repository.
+
+An mkdocs hook (see mkdocs.yml). Nothing that it makes is stored in the repository.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+ROOT = Path(__file__).parent.parent
+
+# What a user does about a failed row.
+REMEDIES = {
+    "source_missing": "Put the file back and use `--retry-failed`, or leave the row failed.",
+    "source_changed": "Caption the changed files into a new output.",
+    "source_unreadable": "Give read permission and use `--retry-failed`.",
+    "source_refused": "Download the images first, or place them below the parquet's folder.",
+    "truncated_unit": "Replace the shard or file by a whole one of the same version and use `--retry-failed`.",
+    "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
+    "no_image": "Nothing: the sample has text only.",
+    "duplicate_member": "Repack the shard.",
+    "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",
+    "metadata_invalid": "Repair the value at its source.",
+    "image_empty": "Download the image again.",
+    "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",
+    "image_too_many_pixels": "Reduce the image; the limit is Pillow's own.",
+    "image_format": "Convert the file, or download it again: it is often an HTML page.",
+    "image_mode": "Convert the image to RGB.",
+    "image_truncated": "Download the image again.",
+    "image_corrupt": "Download the image again.",
+    "image_aspect": "Crop the image: its sides differ more than the model's processor accepts.",
+    "decode_crash": "Leave it failed; the file crashes its decoder.",
+    "decode_timeout": "Raise `prepare.timeout_s`, or leave it failed.",
+    "prompt_column": "Use a column that every row has, or fill the gaps.",
+    "prompt_too_long": "Shorten the prompt, lower `prepare.max_pixels`, or raise `model.engine.max_model_len`.",
+    "engine_rejected": "See the detail; `preflight --debug` shows the engine's log.",
+    "engine_crash": "Leave it failed; report the image to the engine's authors.",
+    "caption_empty": "Use `--retry-failed` with other sampling and `--adopt`.",
+}
+
+
+def recipe_page() -> str:
+    """All sections and fields of the recipe."""
+    from caprl_ray.recipe.sections import Recipe
+
+    lines = ["# Recipe", "", "`caprl-ray schema` prints the same as a JSON schema.", ""]
+    definitions = Recipe.model_json_schema()["$defs"]
+    for name, section in Recipe.model_fields.items():
+        kind = section.annotation
+        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        properties = definitions[kind.__name__]["properties"]
+        lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
+        lines += ["|---|---|---|---|"]
+        for field, facts in kind.model_fields.items():
+            default = "required" if facts.is_required() else f"`{facts.default!r}`"
+            meaning = _cell(facts.description or "")
+            lines.append(f"| `{name}.{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema's type and limits in a few words."""
+    if "anyOf" in schema:
+        return " or ".join(_type(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    limits = [
+        f"{sign} {schema[key]:g}"
+        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
+        if key in schema
+    ]
+    return " ".join([str(schema.get("type", "any")), *limits])
+
+
+def output_page() -> str:
+    """The folder and the columns of an output."""
+    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY
+
+    return "\n".join(
+        [
+            "# Output",
+            "",
+            "```text",
+            "OUT/run.json              job, recipe, model with its commit, fingerprint",
+            "OUT/plan/*.parquet        work units",
+            "OUT/data/*.parquet        captioned rows (zstd)",
+            "OUT/failed/*.parquet      failed rows with stage, code and detail",
+            "OUT/_SUCCESS              written when every planned image is there once",
+            "```",
+            "",
+            "The parquet schema describes every column. The source's own columns follow under their own names.",
+            "",
+            "## Columns of data",
+            "",
+            *_columns((*IDENTITY, *CAPTION)),
+            "## Columns of failed",
+            "",
+            *_columns((*IDENTITY, *FAILURE, ATTEMPTS)),
+        ]
+    )
+
+
+def _columns(fields: Iterable[Any]) -> list[str]:
+    rows = [f"| `{f.name}` | {f.type} | {_cell(f.metadata[b'description'].decode())} |" for f in fields]
+    return ["| column | type | meaning |", "|---|---|---|", *rows, ""]
+
+
+def codes_page() -> str:
+    """Every failure code, what it means and what to do."""
+    from caprl_ray.caption.columns import CODES
+
+    rows = [f"| `{code}` | {_cell(meaning)} | {REMEDIES[code]} |" for code, meaning in CODES.items()]
+    head = ["# Failure codes", "", "A row in `failed/` has one of these codes.", ""]
+    return "\n".join([*head, "| code | meaning | what to do |", "|---|---|---|", *rows, ""])
+
+
+def commands_page() -> str:
+    """The help of every command."""
+    from caprl_ray.cli import parser
+
+    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    lines = ["# Commands", ""]
+    for name, command in commands.choices.items():
+        lines += [f"## caprl-ray {name}", "", "```text", command.format_help().rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def copied(path: str) -> str:
+    """A page of the repository; its links to the repository's files become plain text."""
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+PAGES = {
+    "reference/recipe.md": recipe_page,
+    "reference/output.md": output_page,
+    "reference/failure-codes.md": codes_page,
+    "reference/commands.md": commands_page,
+    "security.md": lambda: copied("SECURITY.md"),
+    "benchmarks.md": lambda: copied("benchmarks/results.md"),
+}
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages (an mkdocs event)."""
+    from mkdocs.structure.files import File
+
+    for path, page in PAGES.items():
+        files.append(File.generated(config, path, content=page()))
+    return files

@@ -1,0 +1,112 @@
+"""Ray's internals: found in the locked Ray, named in one module, and not needed for any promise."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from ray.data import DataContext
+
+from caprl_ray.cluster import internals, optional
+from tests.checkout import ROOT
+
+HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
+MODULES = sorted((ROOT / "caprl_ray").rglob("*.py"))
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Ray's private modules that a file imports or names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("ray.") and "._" in name)
+
+
+def test_private_names_of_ray_stand_in_one_module() -> None:
+    assert not {str(path): names for path in MODULES if path != HOME and (names := list(private_names(path)))}
+    assert list(private_names(HOME)), "the test sees none where there are some"
+
+
+def test_no_private_module_of_ray_is_imported_with_our_own() -> None:
+    top = ast.parse(HOME.read_text(encoding="utf-8")).body
+    assert not [node for node in top if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ray")]
+
+
+def patches() -> Iterator[internals.Patch]:
+    yield internals.without_statistics()
+    yield internals.batches_as_they_come()
+    yield internals.fed()
+    yield internals.replicas_demand({"GPU": 1}, 1.0)
+    yield internals.lean_start(debug=False)
+    yield internals.lean_data()
+    yield internals.messages_to(print)
+
+
+def test_the_locked_ray_has_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new Ray that moves one of them would only be slower. This test says so."""
+    monkeypatch.setattr(optional, "_missing", {})
+    monkeypatch.delenv(optional.PLAIN, raising=False)
+    internals.more_blocks_ready(DataContext.get_current().copy())
+    internals.metadata_at_once()
+    with ExitStack() as stack:
+        for patch in patches():
+            stack.enter_context(patch)
+    assert not optional._missing
+
+
+def test_without_them_nothing_is_replaced_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
+    monkeypatch.setattr(optional, "_said", set())
+    monkeypatch.setenv(optional.PLAIN, "1")
+    with ExitStack() as stack:
+        for patch in [*patches(), *patches()]:
+            stack.enter_context(patch)
+    assert "steady flow through a small object store" in str(optional.missed())
+    assert optional.missed() is None
+
+
+PLAIN_RUN = """
+import sys
+from functools import partial
+from pathlib import Path
+from caprl_ray import pipeline
+from caprl_ray.caption import job
+from caprl_ray.cluster import local
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.recipe.load import parse
+from tests import poison
+
+class Poisoned(Prepare):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._decode = partial(poison.prepare, **self._decode.keywords)
+
+folder = Path(sys.argv[1])
+render_dataset(folder, 160)
+first = sorted((folder / "files").iterdir())[40]
+first.write_bytes(first.read_bytes() + b"<exit>")
+job.Prepare = Poisoned
+recipe = demo_recipe([folder / "files", folder / "shards"], folder / "out") | {"model": {"source": "stub"}}
+local.start(num_cpus=2)
+balance = pipeline.run(job.caption_job(parse(recipe | {"prepare": {"max_pixels": 20_000}})))
+print(balance.balanced, balance.finished, balance.failed)
+"""
+
+
+def test_a_run_without_them_captions_everything_and_ends_a_deadly_image(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PLAIN_RUN, str(tmp_path)]
+    environment = os.environ | {optional.PLAIN: "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert run.stdout.split()[-3:] == ["True", "159", "1"], run.stderr
+    assert run.stderr.count(f"{optional.PLAIN}=1 switches them off") == 1

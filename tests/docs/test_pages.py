@@ -1,0 +1,95 @@
+"""Pages that users copy from: every recipe is valid, every command is one, every block is checked or says why not."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import pipeline
+from caprl_ray.caption.columns import CODES
+from caprl_ray.caption.job import caption_job
+from caprl_ray.cli import main, parser
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Recipe
+from docs.generate import PAGES, REMEDIES
+from tests.checkout import ROOT
+
+NOT_RUN = re.compile(r"<!-- not run(?: here)?: \S.*? -->\n\Z")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+WRITTEN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks() -> list[Any]:
+    """Every block that has no word on why it is not run: its page, its language and its text."""
+    found = []
+    for page in WRITTEN:
+        text = page.read_text(encoding="utf-8")
+        for number, match in enumerate(BLOCK.finditer(text)):
+            if match[1] != "text" and not NOT_RUN.search(text[: match.start()]):
+                name = f"{page.relative_to(ROOT)}-{number}"
+                found.append(pytest.param(match[1], match[2], id=name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The output of a small run, whose first photo is called PHOTO."""
+    folder = tmp_path_factory.mktemp("pages")
+    render_dataset(folder / "images", 24)
+    document = demo_recipe([folder / "images" / "files"], folder / "out") | {"model": {"source": "stub"}}
+    assert pipeline.run(caption_job(parse(document))).balanced
+    return folder / "out"
+
+
+def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make` targets are there, `caprl-ray` commands parse, and `verify` of an output runs."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in filter(None, text.splitlines()):
+        command = shlex.split(line, comments=True)
+        if command[0] == "make":
+            assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), line
+        else:
+            assert command[0] == "caprl-ray", f"say why this is not run: {line}"
+            arguments = [word.replace("OUT", str(out)) for word in command[1:]]
+            parser().parse_args(arguments)
+            if arguments[0] == "verify" and str(out) in arguments[1]:
+                assert main(arguments) == 0
+                assert "captioned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("language", "text"), blocks())
+def test_a_block_is_what_it_says(
+    language: str, text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if language == "yaml":
+        document = yaml.safe_load(text)
+        parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
+    elif language == "sh":
+        check_shell(text, out, monkeypatch, capsys)
+    else:
+        assert language == "python"
+        photo = pq.read_table(out / "data")["source"][0].as_py()
+        exec(text.replace("OUT", str(out)).replace("PHOTO", photo), {})
+
+
+def test_a_recipe_in_the_readme_is_whole() -> None:
+    (recipe,) = (text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "yaml")
+    parse(yaml.safe_load(recipe))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_generated_pages_hold_every_field_code_and_command() -> None:
+    recipe, codes, commands = (PAGES[f"reference/{name}.md"]() for name in ("recipe", "failure-codes", "commands"))
+    for name, section in Recipe.model_fields.items():
+        assert all(f"`{name}.{field}`" in recipe for field in section.annotation.model_fields)  # type: ignore[union-attr]
+    assert REMEDIES.keys() == CODES.keys() and all(f"`{code}`" in codes for code in CODES)
+    assert all(f"## caprl-ray {name}" in commands for name in ("caption", "plan", "verify", "preflight", "demo"))
+    assert "`caption_tokens`" in PAGES["reference/output.md"]()
