@@ -32,7 +32,8 @@ TEST_OBJECT = ".caprl-ray-preflight"
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
     """Try a recipe on IMAGES images; print the captions and the rates.
 
-    Returns the exit code: 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a run would.
+    Returns the exit code: 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a
+    run would.
     """
     launch.check_engine(recipe)
     model = resolve(recipe)
