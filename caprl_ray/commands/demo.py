@@ -33,13 +33,13 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     Prints a few captions and the number of correct ones. Returns the exit code 0. Raises RecipeError if the folder is
     neither empty nor from an earlier demo.
     """
+    out = folder / "captions"
+    job = caption_job(parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out)))
     _clear(folder)
     captions = render_dataset(folder / "images", images)
-    out = folder / "captions"
-    recipe = parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out))
     print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
     began = time.monotonic()
-    ledger = run(caption_job(recipe), debug=debug)
+    ledger = run(job, debug=debug)
     seconds = time.monotonic() - began
     right, shown = check(out, captions)
     for name, caption in shown:

@@ -411,7 +411,7 @@ def test_types_that_clash_are_refused_with_the_files_name(tmp_path: Path) -> Non
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.table([pa.array([b"x"]), pa.array([1]), pa.array([2])], names=["image", "n", "n"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(RecipeError, match=r"a\.parquet has 2 columns of the name n"):
+    with pytest.raises(RecipeError, match=r"a\.parquet has 2 columns named n"):
         planned(access_to(tmp_path))
 
 
