@@ -67,7 +67,7 @@ class Input(Section):
     """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
     image_column: str | None = None
     """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
-    Set it if several columns could be the one."""
+    Set it if several columns fit."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""

@@ -36,8 +36,8 @@ class ParquetStream:
 
     `fault` is the exception of a failed read. If `inspector` is set, it checks all bytes that are read.
 
-    The footer is changed before pyarrow sees it: extension types are removed. Otherwise pyarrow runs the code of the
-    registered type on data from the file, whatever its options say. Such columns get their storage type.
+    Extension types are removed from the footer before pyarrow sees it, so their columns get their storage types.
+    Otherwise pyarrow runs the code of the registered type on data from the file, whatever its options say.
     """
 
     closed = False

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 # hardly shrink. Other pages usually have one megabyte, far less than FREE_INFLATION.
 FREE_INFLATION = 64 * 2**20
 MAX_INFLATION = 4
-# A column of a row group may have FREE_VALUES + VALUES_PER_BYTE x its stored bytes values. Without this limit, a page
-# of a few bytes can claim thousands of millions of values, which take memory once they are decoded.
+# A column of a row group may have at most FREE_VALUES values plus VALUES_PER_BYTE per stored byte. Without this limit,
+# a page of a few bytes can claim thousands of millions of values, which take memory once they are decoded.
 FREE_VALUES, VALUES_PER_BYTE = 32 * 2**20, 8
 # Values that share stored bytes (a dictionary, or common prefixes) get their own bytes when they are decoded. This is
 # the limit in bytes for the values of one batch, or of one row group if a row can have many values.

@@ -13,8 +13,8 @@ from caprl_ray.sources.samples import Sample
 def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
     """Yield the units with renamed columns. `names` maps names in the source to names in the output.
 
-    Raises RecipeError if two columns of a unit would get the same name. After the last unit, raises RecipeError if
-    no unit has a column that `names` renames.
+    Raises RecipeError if two columns of a unit would get the same name. After the last unit, raises RecipeError
+    if no unit had one of the columns to rename.
     """
     unseen = dict(names)
     seen: dict[str, None] = {}

@@ -172,11 +172,11 @@ def read_members(
     An OSError of the stream itself passes through.
 
     Args:
-        stream: the archive, at its start. It is not closed, and only read, unless `length` is given.
+        stream: the archive, at its start. It is left open. Without `length` it is only read, never sought in.
         compressed: whether the stream is gzip.
         limit: returns the most bytes to hold of a member, given its name; a larger member has no content, and with 0
             nothing is held. It is called once per member, in order, before the member's content is read.
-        length: the length of the stream in bytes, if it can seek: skipped content is then sought over, except in gzip.
+        length: the length of the stream in bytes, if it can seek: content is then skipped by seeking, except in gzip.
     """
     tape = _tape(stream, compressed, length)
     extended: dict[bytes, bytes] = {}
