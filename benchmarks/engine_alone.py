@@ -53,10 +53,10 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
     prompt = llm._chat.prompt(recipe.prompt.user)
     batch = resources.batch_rows(model.size_rule.max_pixels)
     in_flight = batch * concurrency.batches_in_flight(recipe, batch)  # as many rows as a replica gives its engine
-    room = asyncio.Semaphore(in_flight)
+    slots = asyncio.Semaphore(in_flight)
 
     async def one(picture: Picture) -> Completion:
-        async with room:
+        async with slots:
             completion: Completion = await llm.caption(picture, recipe.prompt.user)
         note(out / FINISHED, 1)
         return completion

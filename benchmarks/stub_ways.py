@@ -67,7 +67,7 @@ def write_files(folder: Path, count: int) -> None:
 
 
 def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
-    """A recipe for the stub. `max_pixels` is the images' own size, so that batches have the number of rows for it."""
+    """A recipe for the stub. `max_pixels` is the images' own size, so a batch has as many rows as with real images."""
     return {
         "input": {"paths": [str(images)]},
         "prepare": {"max_pixels": PIXEL_WIDTH * PIXEL_HEIGHT},
