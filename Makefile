@@ -19,7 +19,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 N ?= 20
 
-# The tests that the promises depend on. They also run with Ray's and vLLM's internals switched off.
+# The tests that the promises depend on. They also run, with the stub engine, without Ray's internals.
 PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
 
 .PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded clean

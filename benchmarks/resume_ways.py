@@ -26,6 +26,8 @@ def note(file: str, name: str) -> None:
 def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     """Do what `pipeline.run` does before the first row is prepared."""
     from caprl_ray import pipeline, plan
+    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.caption.job import caption_job
     from caprl_ray.cluster import session
     from caprl_ray.output.committed import read_committed
     from caprl_ray.read.datasource import PlannedRows, remaining
@@ -38,9 +40,9 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
     committed = read_committed(access.storage, recipe.output.path)
     note(notes, "committed")
     work = remaining(stored.units, committed)
-    with session.session(recipe, debug=False):
+    with session.session(caption_job(recipe), debug=False):
         note(notes, "session")
-        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns), access))
+        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns, CAPTION), access))
         row = next(iter(rows.iter_rows()))
         note(notes, FIRST_ROW)
         assert row["index"] not in committed[row["unit"]].done, "a row that is done was read again"
@@ -58,6 +60,8 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
     from ray.data.checkpoint import CheckpointConfig
 
     from caprl_ray import pipeline, plan
+    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.caption.job import caption_job
     from caprl_ray.cluster import session
     from caprl_ray.read.datasource import PlannedRows, Work
     from caprl_ray.rows.schema import row_schema
@@ -72,12 +76,12 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
     stored = plan.load(access.storage, recipe.output.path)
     note(notes, "plan")
     work = [Work(ref=ref, done=BitMap(), rows=None) for ref in stored.units if ref.unit % UNDONE == 0]
-    with session.session(recipe, debug=False):
+    with session.session(caption_job(recipe), debug=False):
         note(notes, "session")
         DataContext.get_current().checkpoint_config = CheckpointConfig(
             id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
         )
-        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns), access))
+        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns, CAPTION), access))
         rows = rows.map_batches(first, batch_size=None, batch_format="pyarrow")
         writing = threading.Thread(target=rows.write_parquet, args=(f"{notes}.rows",), daemon=True)
         writing.start()

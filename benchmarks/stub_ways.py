@@ -17,7 +17,7 @@ from typing import Any
 
 from captioning import run_pipeline
 
-from caprl_ray.cluster import local, session
+from caprl_ray.cluster import internals, local
 from caprl_ray.engines import concurrency
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
@@ -109,7 +109,7 @@ def fed(images: Path, out: Path) -> None:
 
 def as_ray_feeds(images: Path, out: Path) -> None:
     """Run like `fed`, but operators wait for a full batch, as Ray does by default."""
-    session._fed = nullcontext
+    internals.fed = nullcontext
     fed(images, out)
 
 

@@ -7,7 +7,7 @@ wrong; 3 the ledger does not balance, or too many rows failed; 130 interrupted, 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
@@ -110,10 +110,11 @@ def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
+    job = caption_job(recipe)
     ledger = run(
-        caption_job(recipe),
+        job,
         limit=args.limit,
-        retry=_codes(args.retry_failed),
+        retry=_codes(args.retry_failed, job.codes),
         adopt=frozenset(filter(None, args.adopt.split(","))),
         extend=args.extend,
         debug=args.debug,
@@ -131,14 +132,12 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _codes(text: str | None) -> frozenset[str]:
-    """Failure codes to retry: none without the option, all if the option names none. Raises RecipeError."""
-    from caprl_ray.caption.columns import CODES
-
-    codes = frozenset(CODES if text == "" else text.split(",") if text else ())
-    unknown = sorted(codes - CODES.keys())
+def _codes(text: str | None, known: Collection[str]) -> frozenset[str]:
+    """The codes of failed rows to retry: none without the option, all if the option names none."""
+    codes = frozenset(known if text == "" else text.split(",") if text else ())
+    unknown = sorted(codes.difference(known))
     if unknown:
-        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(CODES)}.")
+        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(known)}.")
     return codes
 
 

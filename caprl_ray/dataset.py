@@ -9,6 +9,7 @@ from ray.data import DataContext, Dataset
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import captioned
 from caprl_ray.cluster import resources, session
+from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
@@ -36,6 +37,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
+    launch.check_engine(parsed)
     model = resolve(parsed)
     _check_columns(rows, image_column)
     session.configure(DataContext.get_current(), debug=True)

@@ -49,6 +49,11 @@ class Job:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def noun(self) -> str:
+        """One of the things that the job works on, in messages."""
+        return "image" if self.needs_image else "row"
+
     def row_schema(self, metadata: pa.Schema) -> pa.Schema:
         """The schema of this job's rows between stages; `metadata` are the source's own columns."""
         return schema.row_schema(metadata, self.adds, image=self.needs_image)

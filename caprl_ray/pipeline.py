@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.cluster import resources, session
+from caprl_ray.cluster import failures, resources, session
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
 from caprl_ray.output import lease, ledger
@@ -30,6 +31,9 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
+
+# Executions of one run, each of which continues where Ray ended the one before.
+MOST_EXECUTIONS = 10
 
 
 def run(
@@ -68,38 +72,38 @@ def run(
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, done = output.storage, output.path, output.job.done
-    if output.planned or wait([planned], while_planning.HEAD_START_S).done:
-        plan, committed = planned.result(), read_committed(storage, path)
+    storage, path, whole = output.storage, output.path, False
+    if not output.planned and not wait([planned], while_planning.HEAD_START_S).done:
+        whole = _finish_while_planning(output, planned, limit, debug)
+    plan, committed = planned.result(), read_committed(storage, path)
+    for again in itertools.repeat((), MOST_EXECUTIONS):
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
-        if work:
-            output.unmark()
-            _finish(output, plan, committed, work, limit, debug)
-            committed = read_committed(storage, path)
-    else:
-        plan = _finish_while_planning(output, planned, limit, debug)
-        committed = read_committed(storage, path)
+        if whole or not work:
+            break
+        output.unmark()
+        whole = _finish(output, plan, committed, work, limit, debug) or limit is not None
+        committed, retry = read_committed(storage, path), again
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
-    balance = ledger.balance(plan.units, committed, done)
+    balance = ledger.balance(plan.units, committed, output.job.done)
     output.finish(balance, limited=limit is not None)
     return balance
 
 
 def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
-) -> None:
+) -> bool:
     job = output.job
-    with session.session(job.recipe, debug), _watched(job) as watch:
+    with session.session(job, debug), _watched(job) as watch:
         watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
-        _process(rows, job, limit, watch)
+        return _process(rows, job, limit, watch)
 
 
-def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
+def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> bool:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
-    with session.session(job.recipe, debug), _watched(job) as watch:
+    with session.session(job, debug), _watched(job) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
@@ -110,8 +114,7 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
                 watch.stop(error)
 
         planned.add_done_callback(hand_over)
-        _process(while_planning.read(watch.counter, output.access), job, limit, watch)
-    return planned.result()
+        return _process(while_planning.read(watch.counter, output.access), job, limit, watch)
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,17 @@ def _watched(job: Job) -> Iterator[_Watch]:
         yield _Watch(counter, line, stop)
 
 
-def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:
+def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> bool:
+    """Run the stages and commit. Returns whether it ran to its end: Ray before 2.60 may end it early (failures.py)."""
     if limit is not None:
         rows = rows.limit(limit)
-    commit(job.stages(rows, watch.counter), job)
+    try:
+        commit(job.stages(rows, watch.counter), job)
+    except ray.exceptions.ActorDiedError as error:
+        if not failures.never_started(error):
+            raise
+        return False
+    return True
 
 
 def read(planned: PlannedRows) -> Dataset:

@@ -299,7 +299,7 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     model, access = resolve(recipe), Output.open(caption_job(recipe)).access
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))
     work = remaining(plan.load(Storage(), recipe.output.path).units, {})
-    with session.session(recipe, debug=False):
+    with session.session(caption_job(recipe), debug=False):
         rows = pipeline.read(PlannedRows(work, row_schema(METADATA, CAPTION), access))
         counter = resources.beside_driver(Counter)
         captions = job.captioned(rows, counter, recipe=recipe, model=model).materialize()

@@ -69,7 +69,7 @@ def recipe_of(folder: Path) -> Recipe:
         table = pa.table({"text": texts, "url": [f"https://example.org/{n}.jpg" for n in range(ROWS)]})
         pq.write_table(table, folder / "texts.parquet", row_group_size=50)
     output = {"path": str(folder / "out"), "rows_per_object": OBJECT_ROWS}
-    return parse({"input": {"paths": [str(folder / "texts.parquet")]}, "replicas": {"gpus": 0}, "output": output})
+    return parse({"input": {"paths": [str(folder / "texts.parquet")]}, "output": output})
 
 
 def data(folder: Path) -> list[dict[str, Any]]:

@@ -61,9 +61,6 @@ class Captioner:
         try:
             self._engine = self._run(launch.start(recipe, model))
             self._strip = control_token_stripper(self._engine.control_tokens)
-            without = missed()
-            if counter and without:
-                counter.note.remote(f"a replica runs {without}")
         except SystemFailure as failure:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
@@ -75,6 +72,9 @@ class Captioner:
         if self._failure:
             raise self._failure
         captioned = run_stage(self, table)
+        without = missed()
+        if self._counter and without:
+            self._counter.note.remote(f"a replica runs {without}")
         return counted(captioned, self._counter) if self._counter else captioned
 
     def engine_arguments(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ def current_task() -> str | None:
     if not ray.is_initialized():
         return None  # asking for the runtime context would start Ray
     context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return None  # asking for the task would log a warning
+    mode = getattr(getattr(context, "worker", None), "mode", ray.WORKER_MODE)
+    if mode != ray.WORKER_MODE:
+        return None  # a driver, where asking for the task would log a warning
     task: str | None = context.get_task_id()
     return task
 

@@ -8,6 +8,10 @@ round down below `replicas.max`.
 import time
 from typing import Any
 
+from caprl_ray.cluster.optional import ABSENT, miss
+
+GPU_REQUESTS = "GPU requests that follow the replicas"
+
 # The autoscaler grants a request as a whole or not at all. A node takes some minutes. A request that brings no replica
 # for this many seconds may ask for more than the cluster may have. From then on ask for one more replica, not for twice
 # as many.
@@ -29,8 +33,13 @@ def demand_class(base: type, replica: dict[str, float], full: float) -> type:
             super().__init__(*arguments, **named)
 
         def _send_resource_request(self, resource_request: list[dict[str, Any]]) -> None:
-            pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
-            replicas = [replica] * sum(map(self._pool.wanted, pools))
+            try:
+                pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
+                replicas = [replica] * sum(map(self._pool.wanted, pools))
+            except ABSENT:  # another Ray knows its pools by other names: its own requests stand
+                miss(GPU_REQUESTS)
+                super()._send_resource_request(resource_request)
+                return
             super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + replicas)
             # Ray would repeat the last request while little of the cluster is used. The replicas are all that is wanted
             # then.

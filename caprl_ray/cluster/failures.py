@@ -12,11 +12,19 @@ SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
 DEFAULT_FOLDER = "/tmp/ray"
 
 
+def never_started(error: ray.exceptions.ActorDiedError) -> bool:
+    """Whether Ray ended an execution because it dropped a replica that was still starting and no longer needed.
+
+    Ray before 2.60 raises that. What is committed stays, and another execution continues.
+    """
+    return "never ran" in str(error) and "cancelled before it started" in str(error)
+
+
 def full_disk(error: Exception) -> SystemFailure | None:
     """The sentence for blocks that fit neither into Ray's object store nor on the disk that it spills to."""
     if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
         return None
-    folder = os.environ.get(SPILL_FOLDER) or f"that of Ray's temporary folder, {DEFAULT_FOLDER} unless it has another"
+    folder = os.environ.get(SPILL_FOLDER) or f"below {DEFAULT_FOLDER} by default"
     where = " on one of the nodes, unless they were started with another" if os.environ.get("RAY_ADDRESS") else ""
     return SystemFailure(
         f"Ray: its object store is full, and so is the disk that it spills to ({folder}{where}); make room there, or "

@@ -5,19 +5,23 @@ does nothing and a run says once what is missing (optional.py). All imports of p
 that this module imports under every version of Ray.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from caprl_ray.cluster.optional import optional
+from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
+from caprl_ray.cluster.optional import ABSENT, miss, optional
 
 # Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
 # task of small pictures hands over 12 to 20 batches a second, however many replicas wait for them
 # (benchmarks/results.md, Scale).
 BLOCKS_READY = 4
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
+
+STEADY = "steady flow through a small object store"
 
 Place = tuple[Any, str, object]
 Patch = AbstractContextManager[None]
@@ -108,15 +112,21 @@ def fed() -> Patch:
 
         unblocks = OutputBackpressureGuard._evaluate_unblock_raw
 
+        def idle(guard: Any, operator: Any) -> bool:
+            try:
+                return not operator.num_active_tasks() and not guard._topology[operator].has_pending_bundles()
+            except ABSENT:  # another Ray keeps its queues elsewhere
+                miss(STEADY)
+                return False
+
         def starves(guard: Any, operator: Any) -> bool:
-            return unblocks(guard, operator) or any(
-                not after.num_active_tasks() and not guard._topology[after].has_pending_bundles()
-                for after in guard._resource_manager.get_downstream_eligible_ops(operator)
-            )
+            manager = getattr(guard, "_resource_manager", None)
+            after = getattr(manager, "get_downstream_eligible_ops", lambda _: ())
+            return unblocks(guard, operator) or any(idle(guard, one) for one in after(operator))
 
         return OutputBackpressureGuard, "_evaluate_unblock_raw", starves
 
-    return _replaced("steady flow through a small object store", place)
+    return _replaced(STEADY, place)
 
 
 def more_blocks_ready(context: Any) -> None:
@@ -141,6 +151,8 @@ def metadata_at_once() -> None:
         return
 
     def reach() -> bool:
+        if importlib.util.find_spec("ray.data._internal.execution.metadata_fetcher") is None:
+            return True  # this Ray has no such thread
         from ray.data._internal.execution import metadata_fetcher as module
 
         getattr(module, "_PREFETCH_ON_THREAD")  # noqa: B009 (raises AttributeError where Ray has no such name)
@@ -159,12 +171,12 @@ def replicas_demand(replica: dict[str, float], full: float) -> Patch:
     def place() -> Place:
         from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as module
 
-        from caprl_ray.cluster.demand import demand_class
-
-        own = demand_class(module.RateBasedClusterAutoscaler, replica, full)
+        base = module.RateBasedClusterAutoscaler
+        base._send_resource_request  # noqa: B018 (raises AttributeError where Ray has no such name)
+        own = demand_class(base, replica, full)
         return module, "RateBasedClusterAutoscaler", own
 
-    return _replaced("GPU requests that follow the replicas", place)
+    return _replaced(GPU_REQUESTS, place)
 
 
 # A Ray of this process's own (local.py)
@@ -188,13 +200,21 @@ def lean_start(*, debug: bool) -> Patch:
 
         return Node, "start_log_monitor", lambda _: None
 
-    def worker_logs() -> Place:
+    name = "a quick start of Ray on this machine"
+    return _replaced(name, dashboard, autoscaler, *(() if debug else (logs,)))
+
+
+def no_worker_logs() -> None:
+    """Print nothing that Ray tells this driver about its workers, for the rest of the process."""
+
+    def reach() -> bool:
         from ray._private import worker
 
-        return worker, "_worker_logs_enabled", False
+        getattr(worker, "_worker_logs_enabled")  # noqa: B009 (raises AttributeError where Ray has no such name)
+        worker._worker_logs_enabled = False
+        return True
 
-    name = "a quick start of Ray on this machine"
-    return _replaced(name, dashboard, autoscaler, *(() if debug else (logs, worker_logs)))
+    optional("a Ray of this machine that prints nothing", reach)
 
 
 def lean_data() -> Patch:

@@ -29,6 +29,8 @@ def start(*, debug: bool = False, **more: Any) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     level = logging.INFO if debug else logging.ERROR
     with internals.lean_start(debug=debug):
+        if not debug:
+            internals.no_worker_logs()
         ray.init("local", include_dashboard=False, log_to_driver=debug, logging_level=level, **more)
     _sessions.add(ray.get_runtime_context().get_session_name())
 

@@ -15,22 +15,25 @@ from caprl_ray.cluster import cores, failures, internals, local, messages, resou
 from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Recipe
 
 NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
 @contextmanager
-def session(recipe: Recipe, debug: bool) -> Iterator[None]:
+def session(job: Job, debug: bool) -> Iterator[None]:
     """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals."""
+    recipe = job.recipe
     with connected(debug):
-        _check_gpus(recipe)
+        if job.has_replicas:
+            _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
         with ExitStack() as patches:
-            for patch in _patches(recipe):
+            for patch in _patches(job):
                 patches.enter_context(patch)
             without = missed()
             if without:
@@ -38,12 +41,12 @@ def session(recipe: Recipe, debug: bool) -> Iterator[None]:
             yield
 
 
-def _patches(recipe: Recipe) -> Iterator[AbstractContextManager[None]]:
+def _patches(job: Job) -> Iterator[AbstractContextManager[None]]:
     yield internals.without_statistics()
     yield internals.batches_as_they_come()
     yield internals.fed()
-    if recipe.replicas.gpus:
-        yield internals.replicas_demand(resources.replica_bundle(recipe), GROWN_OVER_TAKEN)
+    if job.has_replicas and job.recipe.replicas.gpus:
+        yield internals.replicas_demand(resources.replica_bundle(job.recipe), GROWN_OVER_TAKEN)
     if local.connected():
         yield internals.lean_data()
 

@@ -11,9 +11,9 @@ from ray.actor import ActorHandle
 
 from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session
-from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
@@ -35,7 +35,7 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
     Returns the exit code: 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a
     run would.
     """
-    launch.check_engine(recipe)
+    job = caption_job(recipe)
     model = resolve(recipe)
     images, seconds = _timed(_first_images, recipe)
     print(f"input: {images.num_rows} images read in {seconds:.2f} s, {_failures(images)}")
@@ -43,7 +43,7 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
     print(f"output: {recipe.output.path} can be written")
     prepared, seconds = _timed(Prepare(model.size_rule, recipe.prepare), images)
     print(f"prepare: {images.num_rows / seconds:.1f} images/s on one core, {_failures(prepared)}")
-    with session.session(recipe, debug):
+    with session.session(job, debug):
         captioned = _caption(recipe, model, prepared)
     for row in captioned.select(["key", "caption", "code", "detail"]).to_pylist():
         print(f"  {row['key']}: {row['caption'] or ' '.join(filter(None, [row['code'], row['detail']]))}")

@@ -136,7 +136,8 @@ def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
     """
     try:
         return _matching(rendered, patches)
-    except (*ABSENT, ValueError):
+    except (*ABSENT, ValueError):  # this vLLM renders in another way
+        miss(internals.RENDERED)
         return None
 
 

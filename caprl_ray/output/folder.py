@@ -94,7 +94,7 @@ class Output:
         units = _until(left, map(self._without_clash, sources.plan_units(self.access, known)))
         first = next(units, None)
         if first is None and not stored.units:
-            raise RecipeError(f"input.paths: no image was found in {', '.join(self.job.recipe.input.paths)}.")
+            raise RecipeError(f"input.paths: no {self.job.noun} was found in {', '.join(self.job.recipe.input.paths)}.")
         if first is None:
             return stored
         self.unmark()
@@ -150,8 +150,10 @@ def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
 
 def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
     """The job of a run.json: its name, and its word for finished rows."""
-    job: dict[str, str] = run.get("job") or {"name": "caption", "done": "captioned"}  # older outputs name no job
-    return job
+    job = run.get("job")
+    if isinstance(job, dict) and {"name", "done"} <= job.keys():
+        return {"name": str(job["name"]), "done": str(job["done"])}
+    return {"name": "caption", "done": "captioned"}  # older outputs name no job
 
 
 def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -40,12 +41,13 @@ class Words:
 
     noun: str = "images"
     starting: str = "starting engines"
+    replicas: bool = True
 
     @classmethod
     def of(cls, job: Job) -> "Words":
         """The words for a job."""
-        noun = "images" if job.needs_image else "rows"
-        return cls(noun=noun, starting="starting engines" if job.has_replicas else "starting")
+        starting = "starting engines" if job.has_replicas else "starting"
+        return cls(noun=f"{job.noun}s", starting=starting, replicas=job.has_replicas)
 
 
 class ProgressLine:
@@ -71,6 +73,8 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        with suppress(ray.exceptions.RayError, AttributeError):  # without a counter in tests
+            self._tell(ray.get(self._counter.notes.remote(), timeout=10))
         if self._terminal:
             self._stream.write("\n")
 
@@ -106,7 +110,7 @@ def describe(
     noun, done = words.noun, start.done + rows
     parts = [f"{done:,} / {start.planned:,} {noun}" if start.planned is not None else f"{done:,} {noun}"]
     rate = rows / seconds if seconds > 0 else 0.0
-    if absent > ABSENT_S:
+    if words.replicas and absent > ABSENT_S:
         parts.append(f"waiting for a replica's node, {_clock(absent)} so far")
     else:
         parts.append(f"{rate:,.1f} {noun}/s" if rate else words.starting if not rows else "running")

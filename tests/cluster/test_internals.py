@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 from ray.data import DataContext
+from ray.data._internal.execution import streaming_executor
+from ray.data._internal.execution.operators import map_operator
+from ray.data._internal.planner import plan_udf_map_op
 
 from caprl_ray.cluster import internals, optional
+from caprl_ray.cluster.demand import demand_class
 from tests.checkout import ROOT
 
 HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
@@ -61,16 +65,43 @@ def test_the_locked_ray_has_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None
     with ExitStack() as stack:
         for patch in patches():
             stack.enter_context(patch)
+    internals.no_worker_logs()
     assert not optional._missing
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_locked_ray_tells_a_tasks_attempts() -> None:
+    import ray
+
+    assert ray.get(ray.remote(internals.attempt_number).remote()) == 0
+
+
+def test_a_ray_of_this_machine_says_nothing_about_its_workers(ray_cluster: None) -> None:
+    from ray._private import worker
+
+    assert worker._worker_logs_enabled is False
+
+
+def test_a_ray_without_the_names_that_are_used_later_keeps_its_own_requests() -> None:
+    sent = []
+
+    class Base:
+        def _send_resource_request(self, request: list[dict[str, float]]) -> None:
+            sent.append(request)
+
+    demand_class(Base, {"GPU": 1}, 1.0)()._send_resource_request([{"GPU": 3}])
+    assert sent == [[{"GPU": 3}]]
 
 
 def test_without_them_nothing_is_replaced_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional, "_missing", {})
     monkeypatch.setattr(optional, "_said", set())
     monkeypatch.setenv(optional.PLAIN, "1")
+    before = map_operator.to_stats, plan_udf_map_op.BatchMapTransformFn, streaming_executor._StatsManager
     with ExitStack() as stack:
         for patch in [*patches(), *patches()]:
             stack.enter_context(patch)
+        assert before == (map_operator.to_stats, plan_udf_map_op.BatchMapTransformFn, streaming_executor._StatsManager)
     assert "steady flow through a small object store" in str(optional.missed())
     assert optional.missed() is None
 

@@ -77,6 +77,12 @@ def test_a_block_is_what_it_says(
         exec(text.replace("OUT", str(out)).replace("PHOTO", photo), {})
 
 
+def test_every_block_says_its_language() -> None:
+    for page in WRITTEN:
+        fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(fences[::2]) and not any(fences[1::2]), page
+
+
 def test_a_recipe_in_the_readme_is_whole() -> None:
     (recipe,) = (text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "yaml")
     parse(yaml.safe_load(recipe))

@@ -16,6 +16,12 @@ def marked_slow(text: str, test: str) -> bool:
     return "@pytest.mark.slow" in decorators
 
 
+def test_every_line_that_names_a_test_says_what_runs_it() -> None:
+    lines = [line for line in PAGE.splitlines() if "`tests/" in line]
+    assert len(lines) == len(ROWS) + 1  # tests/compat, which make compat runs
+    assert {target for _, _, target in ROWS} == {"make test", "make test-all"}
+
+
 def test_every_promise_is_on_the_page() -> None:
     assert [int(number) for number in re.findall(r"^\| P(\d+) \|", PAGE, re.MULTILINE)] == list(range(1, 13))
 

@@ -39,6 +39,7 @@ class Endangered(job.Captioner):
 
     async def _caption(self, row: dict[str, Any]) -> Any:
         renderer, steps = self._engine._engine._renderer, self._engine._engine.steps
+        assert self._engine._engine._counted, "steps are counted at every token of every request"
         Path(NOTES, f"meter-{os.getpid()}").write_text(f"{renderer.by_us} {renderer.by_vllm} {steps}")
         fault = FAULTS.get(row["index"])
         if fault and not os.path.exists(f"{NOTES}/{fault}"):

@@ -1,4 +1,4 @@
-"""Whatever ends a process, what it had started under reaper ends too, also what has given itself another title."""
+"""Processes that start under a reaper end with their starter, whatever ends it, also with another title."""
 
 import os
 import signal

@@ -79,7 +79,7 @@ def shown(result: object) -> object:
 
 
 def children() -> list[psutil.Process]:
-    """Our living children that sandbox; dead ones that nobody reaped would show as well."""
+    """Our living children that decode in a sandbox, and dead ones that were not reaped."""
     return [child for child in psutil.Process().children() if is_sandbox(child)]
 
 

@@ -9,8 +9,8 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Failures
-from caprl_ray.watch.breaker import tripped
+from caprl_ray.recipe.sections import Failures, Replicas
+from caprl_ray.watch.breaker import tripped, without_replica
 
 LIMITS = Failures(max_fraction=0.25, min_rows=100)
 
@@ -33,6 +33,12 @@ def test_the_limits_are_those_of_the_recipe(rows: int, failed: int, stops: bool)
 def test_no_failure_at_all_may_be_allowed_and_any_number() -> None:
     assert tripped(1, {"image_corrupt": 1}, Failures(max_fraction=0, min_rows=1))
     assert not tripped(5, {"image_corrupt": 5}, Failures(max_fraction=1, min_rows=1))
+
+
+def test_a_run_waits_for_a_replica_as_long_as_the_recipe_says() -> None:
+    pinned = Replicas(wait_s=20, accelerator_type="L40S")
+    assert without_replica(20, pinned) is None
+    assert "no node had room for a replica (1 L40S GPUs) for 20 seconds" in str(without_replica(20.1, pinned))
 
 
 def test_the_top_reasons_are_said_in_one_sentence() -> None:

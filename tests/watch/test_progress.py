@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from caprl_ray.watch.progress import ProgressLine, Start, describe
+from caprl_ray.watch.progress import ProgressLine, Start, Words, describe
 
 START = Start(done=1000, failed=3, planned=5000)
 
@@ -23,6 +23,8 @@ def test_a_run_without_a_replica_says_for_how_long() -> None:
     line = describe(START, rows=0, failed=0, seconds=0, absent=200)
     assert line == "1,000 / 5,000 images  waiting for a replica's node, 0:03:20 so far  3 failed"
     assert "starting engines" in describe(START, rows=0, failed=0, seconds=0, absent=5)
+    alone = Words(noun="rows", starting="starting", replicas=False)
+    assert describe(START, 10, 0, 5, absent=200, words=alone).startswith("1,010 / 5,000 rows  2.0 rows/s")
 
 
 class Terminal(io.StringIO):
