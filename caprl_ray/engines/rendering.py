@@ -78,6 +78,7 @@ class Renderer:
 
     def _keep(self, key: Key, template: _Template | None) -> None:
         if template is None:
+            miss(internals.RENDERED)
             self._patches = None
             return
         self._templates[key] = template

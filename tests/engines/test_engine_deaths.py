@@ -19,9 +19,9 @@ from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
 from caprl_ray.engines import launch, vllm_engine
-from caprl_ray.engines.protocol import EngineDied
+from caprl_ray.engines.protocol import EngineDied, Picture
 from caprl_ray.engines.reaper import READABLE
-from caprl_ray.errors import SystemFailure
+from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse
 from tests.processes import gone
@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 SCENES = 192  # half of them are captioned: three batches
 SIGNALS = {"told": signal.SIGTERM, "stopped": signal.SIGSTOP, "replica": signal.SIGKILL}
 FAULTS = dict(zip((10, 42, 74), SIGNALS, strict=True))  # by a row of each batch
+LONG = 4  # before this row a prompt is tried that is longer than the context
 CORE = "VLLM::EngineCore"
 NOTES = ""
 
@@ -40,6 +41,8 @@ class Endangered(job.Captioner):
     async def _caption(self, row: dict[str, Any]) -> Any:
         renderer, steps = self._engine._engine._renderer, self._engine._engine.steps
         Path(NOTES, f"meter-{os.getpid()}").write_text(f"{renderer.by_us} {renderer.by_vllm} {steps}")
+        if row["index"] == LONG:
+            Path(NOTES, "long").write_text(await self._refusal_of_a_long_prompt(row))
         fault = FAULTS.get(row["index"])
         if fault and not os.path.exists(f"{NOTES}/{fault}"):
             engine = self._engine._engine
@@ -47,6 +50,12 @@ class Endangered(job.Captioner):
             Path(NOTES, fault).write_text(str(core))
             os.kill(os.getpid() if fault == "replica" else core, SIGNALS[fault])
         return await super()._caption(row)
+
+    async def _refusal_of_a_long_prompt(self, row: dict[str, Any]) -> str:
+        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
+        with pytest.raises(RowFailure) as failure:
+            await self._engine.caption(picture, "a circle " * 20_000)
+        return failure.value.code
 
 
 @pytest.mark.timeout(500)
@@ -69,6 +78,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     assert right >= 0.96 * len(rows)
     assert len(cores) == len(FAULTS)  # each ended another one
     meters = [tuple(map(int, path.read_text().split())) for path in (tmp_path / "notes").glob("meter-*")]
+    assert (tmp_path / "notes" / "long").read_text() == "prompt_too_long"
     by_us, by_vllm, steps = max(meters)  # of the engine that captioned most
     assert by_us > by_vllm and steps > 0, meters
     assert all(map(gone, cores))
