@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from caprl_ray.caption.job import caption_job
 from caprl_ray.embedded import scenes
-from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.load import parse
@@ -31,13 +30,12 @@ MARKER = ".caprl-ray-demo"
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     """Render `images` scenes below `folder`, half as files and half in a WebDataset shard, and caption them."""
     out = folder / "captions"
-    recipe = parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out))
-    launch.check_engine(recipe)
+    job = caption_job(parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out)))
     _clear(folder)
     captions = render_dataset(folder / "images", images)
     print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
     began = time.monotonic()
-    ledger = run(caption_job(recipe), debug=debug)
+    ledger = run(job, debug=debug)
     seconds = time.monotonic() - began
     right, shown = check(out, captions)
     for name, caption in shown:

