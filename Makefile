@@ -64,6 +64,7 @@ setup: $(READY)
 # The CPU environment is locked with hashes. --no-deps: the lock is complete but for packages that are left out on
 # purpose (requirements/lock.py says which and why).
 $(VENV)/.ready-cpu: requirements/cpu.lock requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "requirements/cpu.lock holds the packages for Python 3.11. Use PYTHON=python3.11, or pip install (docs/compatibility.md).")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/cpu.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

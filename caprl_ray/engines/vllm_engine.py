@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 
 from caprl_ray.cluster import cores
+from caprl_ray.cluster.optional import miss
 from caprl_ray.engines import core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
@@ -210,6 +211,8 @@ class VllmEngine:
                 self._tried.set()
                 if sampling is self._pieces:
                     self.steps += 1
+                if not self._counted:
+                    miss(internals.COUNTED)
         finally:
             self._tried.set()
         return outputs

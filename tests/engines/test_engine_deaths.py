@@ -107,7 +107,7 @@ def test_what_only_the_core_finds_wrong_is_said() -> None:
     document = demo_recipe([Path("a")], Path("b"))
     document["model"]["engine"] = {"num_gpu_blocks_override": 1}
     recipe = parse(document)
-    with pytest.raises(EngineDied, match="its core process died: ValueError: (No available memory|To serve at least)"):
+    with pytest.raises(EngineDied, match=r"its core process died: ValueError: (No available memory|To serve at least)"):
         asyncio.run(vllm_engine.VllmEngine.start(recipe, resolve(recipe)))
 
 
