@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from caprl_ray.cluster import optional
+from caprl_ray.engines import internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.engines.vllm_engine import VllmEngine
@@ -64,11 +68,12 @@ def test_where_the_cores_answers_are_counted_captions_come_whole() -> None:
     assert llm.asked == ["DELTA"] + 4 * ["FINAL_ONLY"]
 
 
-def test_where_vllm_receives_in_another_way_each_piece_of_a_caption_is_a_step() -> None:
+def test_where_vllm_receives_in_another_way_each_piece_of_a_caption_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
     llm = Llm(Core(), looked_up=False)
     made, steps = captions(llm, 5)
     assert made == [WHOLE] * 5 and steps == 5 * len(WORDS)
-    assert set(llm.asked) == {"DELTA"}
+    assert set(llm.asked) == {"DELTA"} and internals.COUNTED in optional._missing
 
 
 def test_where_vllm_has_no_such_place_it_is_the_same() -> None:
