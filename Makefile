@@ -1,14 +1,14 @@
 # make demo        caption rendered scenes with the embedded model on this machine
-# make test        the test suite, without what is slow by nature
-# make test-all    everything, under an hour and a half
-# make compat      a smoke set under other versions of Ray and vLLM, and a table of it (docs/compatibility.md)
+# make test        run the test suite without the slow tests
+# make test-all    run all tests (up to an hour and a half)
+# make compat      run a smoke test under other versions of Ray and vLLM; print a table (docs/compatibility.md)
 # make docs        serve the documentation on this machine
-# make lint        ruff and mypy
-# make chaos       N=200: so many runs in which drawn parts of the job are killed, and a table of them
-# make fuzz        ten minutes of coverage-guided fuzzing of the tar reader and the image guard
-# make audit       the locked packages in the advisory databases (needs the internet)
-# make setup       build .venv (the others do it themselves); EXTRA=gpu for a machine with GPUs
-# make lock        resolve requirements/cpu.lock anew from pyproject.toml; EXTRA=gpu: gpu.lock, of a cluster's nodes
+# make lint        run ruff and mypy
+# make chaos       N=200: run the job 200 times, kill random parts of it, check the outputs and print a table
+# make fuzz        ten minutes of coverage-guided fuzzing of the tar reader and of image decoding
+# make audit       check the locked packages against advisory databases (needs the internet)
+# make setup       build .venv (the other targets do it themselves); EXTRA=gpu on a machine with GPUs
+# make lock        write requirements/cpu.lock from pyproject.toml; with EXTRA=gpu, gpu.lock for the nodes of a cluster
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
 
 PYTHON ?= python3.11
@@ -19,7 +19,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 
 N ?= 20
 
-# What the promises rest on, run again with Ray's and vLLM's internals switched off.
+# The tests that the promises depend on. They also run with Ray's and vLLM's internals switched off.
 PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
 
 .PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded clean
@@ -53,7 +53,7 @@ fuzz: setup
 	$(BIN)/python -m tests.fuzz tar -max_total_time=300
 	$(BIN)/python -m tests.fuzz image -max_total_time=300
 
-# The auditor has an environment of its own, so that nothing of it is in a captioning job's.
+# The audit tool has its own environment, so that its packages are never part of a captioning job.
 audit:
 	test -x $(VENV)-audit/bin/python || $(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/audit.lock
@@ -61,8 +61,8 @@ audit:
 
 setup: $(READY)
 
-# The CPU environment is locked with hashes. --no-deps: the lock is complete but for packages that are left out on
-# purpose (requirements/lock.py says which and why).
+# The CPU environment is locked with hashes. --no-deps, because the lock is complete, except for packages that are left
+# out on purpose (requirements/lock.py says which ones and why).
 $(VENV)/.ready-cpu: requirements/cpu.lock requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "requirements/cpu.lock holds the packages for Python 3.11. Use PYTHON=python3.11, or pip install (docs/compatibility.md).")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,4 +1,7 @@
-"""Runs one way of a benchmark in a process of its own, and reads what it noted and wrote (captioning.py)."""
+"""Run one variant ('way') of a benchmark in its own process, and read the notes and captions that it wrote.
+
+captioning.py describes these files.
+"""
 
 import os
 import subprocess
@@ -15,8 +18,8 @@ from captioning import FINISHED, READY
 
 Captions = dict[str, tuple[str, int]]
 
-MOST_SECONDS = 3600
-# Where the engine's KV cache would otherwise take half of the memory, and libraries would ask hubs that nobody needs.
+MAX_SECONDS = 3600
+# Without these, the KV cache takes half of the memory, and libraries send requests to model hubs.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -28,14 +31,17 @@ ENVIRONMENT = {
 
 
 def run_alone(script: str, way: str, images: Path, out: Path, *held: str) -> tuple[float, list[float], float]:
-    """Run one way of a script beside this one: when it began, when each image was captioned in order, when it had
-    ended. It ends us, with the end of its log, where it fails."""
+    """Run one way of a script in this folder.
+
+    Returns, in wall-clock seconds: its start, the sorted times at which its images were captioned, and its end. If it
+    fails, exits with the end of its log.
+    """
     out.mkdir()
     command = [sys.executable, str(Path(__file__).with_name(script)), way, str(images), str(out), *held]
     began = time.time()
     with open(out / "log.txt", "wb") as log:
         child = subprocess.run(
-            command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log, timeout=MOST_SECONDS, check=False
+            command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log, timeout=MAX_SECONDS, check=False
         )
     ended = time.time()
     if child.returncode:
@@ -44,24 +50,24 @@ def run_alone(script: str, way: str, images: Path, out: Path, *held: str) -> tup
 
 
 def moments(file: Path) -> list[tuple[float, int]]:
-    """What `note` wrote down."""
+    """Read what `note` wrote: pairs of wall-clock seconds and rows."""
     return [(float(when), int(rows)) for when, rows in map(str.split, file.read_text().splitlines())]
 
 
 def steady(out: Path, finished: list[float]) -> float:
-    """Images/s from where a way noted that its steady state begins to its last caption."""
+    """Images/s from the start of the steady state, as noted in `out`, to the last caption."""
     ready = moments(out / READY)[0][0]
     after = [moment for moment in finished if moment > ready]
     return len(after) / (after[-1] - ready)
 
 
 def captions_in(files: Iterable[Any]) -> Captions:
-    """Caption and tokens of each image in what a way wrote."""
+    """Read the parquet files that a way wrote. Returns the caption and its tokens by key."""
     rows = pa.concat_tables(pq.read_table(file, columns=["key", "caption", "caption_tokens"]) for file in files)
     return {row["key"]: (row["caption"], row["caption_tokens"]) for row in rows.to_pylist()}
 
 
 def medians(measured: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure over those that have it."""
+    """The median of each figure, over the rounds that have it."""
     names = {name: None for figures in measured for name in figures}
     return {name: median(figures[name] for figures in measured if name in figures) for name in names}

@@ -1,8 +1,8 @@
-"""What the ways of several benchmarks have in common, each run alone in a process of its own (alone.py).
+"""Code that several benchmarks' ways share. A way is one of the variants that a benchmark compares.
 
-Every way writes its captions as parquet with the columns `key`, `caption` and `caption_tokens`. Into its folder it
-also writes when rows were captioned (`FINISHED`: lines of wall-clock seconds and rows) and when its steady state began
-(`READY`).
+Each way runs in its own process (alone.py). It writes its captions as parquet with the columns `key`, `caption` and
+`caption_tokens`. In its folder it notes when rows were captioned (`FINISHED`: lines with wall-clock seconds and a
+number of rows), and when its steady state began (`READY`, in the same format).
 """
 
 import os
@@ -20,25 +20,25 @@ from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 
 FINISHED, READY = "finished.txt", "ready.txt"
-# The first call of an engine: it takes what only happens once, and the second call is the steady state.
+# Images of an engine's first call, which bears the one-time costs. The steady state begins with the second call.
 FIRST_CALL = 32
 FIRST_SIZE = (640, 480)
 
 
 def note(file: Path, rows: int) -> None:
-    """One line: so many more rows are captioned now. Short appends are whole, also from several processes."""
+    """Append a line: `rows` more rows are captioned now. Short appends are atomic, also from several processes."""
     with open(file, "a", encoding="ascii") as lines:
         lines.write(f"{time.time():.3f} {rows}\n")
 
 
 def wait_for(file: Path) -> None:
-    """Return when the file exists."""
+    """Wait until the file exists."""
     while not os.path.exists(file):
         time.sleep(0.02)
 
 
 def write_captions(out: Path, captions: Mapping[str, tuple[str, int]]) -> None:
-    """Write caption and tokens of each key as the pipeline would."""
+    """Write caption and tokens of each key to the same columns as the pipeline."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,21 +49,21 @@ def write_captions(out: Path, captions: Mapping[str, tuple[str, int]]) -> None:
 
 
 def messages(recipe: Recipe, image: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recipe's prompt in the chat format of OpenAI, with one image before the text."""
+    """The recipe's prompt in OpenAI's chat format, with one image before the text."""
     content = [image, {"type": "text", "text": recipe.prompt.user}]
     return [{"role": "system", "content": recipe.prompt.system}, {"role": "user", "content": content}]
 
 
 def chat_over_files(recipe: Recipe, images: Path, out: Path) -> None:
-    """`vllm.LLM.chat` over the files of a folder."""
+    """Run `vllm.LLM.chat` on the files of a folder."""
     asked = {file.name: {"type": "image_url", "image_url": {"url": file.as_uri()}} for file in sorted(images.iterdir())}
     chat(recipe, asked, out, allowed_local_media_path=str(images))
 
 
 def chat(recipe: Recipe, images: Mapping[str, dict[str, Any]], out: Path, **more: Any) -> None:
-    """`vllm.LLM.chat` over images in the chat format: a first call of a few, then one call with all the others.
+    """Run `vllm.LLM.chat` on images in the chat format: a first call with a few, then one call with all others.
 
-    The engine gets the arguments that the pipeline makes of the recipe, and `more`.
+    The engine gets the pipeline's arguments for this recipe, and `more`.
     """
     from vllm import LLM, SamplingParams
 
@@ -80,11 +80,11 @@ def chat(recipe: Recipe, images: Mapping[str, dict[str, Any]], out: Path, **more
 
 
 def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Prepare] = Prepare) -> None:
-    """Run the pipeline with a progress counter that also notes when each batch left its replica.
+    """Run the pipeline. Its progress counter also notes when each batch left its replica.
 
-    With `held` all images are held back until an engine is ready, so that none is prepared while it starts; and each
-    engine then has had a first call, as that of `chat`, of as many grey pictures. Ray's workers import this module,
-    from the folder of the script that is run: it must lie beside this one.
+    With `held`, all images are held back until an engine is ready, so that none is prepared while it starts. Each
+    engine then first captions FIRST_CALL grey pictures, like the first call of `chat`. Ray's workers import this module
+    from the folder of the script that is run, so that script must be in this folder.
     """
     from caprl_ray import pipeline
     from caprl_ray.caption.stage import Captioner

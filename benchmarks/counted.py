@@ -1,4 +1,4 @@
-"""Local storage that counts what it reads as a bucket would be asked for it."""
+"""Local storage that counts its reads like requests to a bucket."""
 
 import io
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from caprl_ray.storage.s3_stream import RANGE_BYTES
 
 @dataclass(frozen=True)
 class Counted(Storage):
-    """Storage whose every read of a raw stream is a request; `sizes` are their bytes."""
+    """Counts each read of a raw stream as one request. `sizes` has the bytes of each request."""
 
     sizes: list[int] = field(default_factory=list)
 

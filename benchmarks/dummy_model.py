@@ -1,7 +1,7 @@
-"""A model folder of CapRL-3B's exact shape without its weights, made without a download.
+"""Write a model folder with CapRL-3B's exact shape but without weights. Nothing is downloaded.
 
-The engine fills it with random numbers (`load_format: dummy`): a step costs what one of the real model's costs, and
-what it writes means nothing. `ignore_eos` and `max_tokens` say how long its captions are.
+The engine fills the weights with random numbers (`load_format: dummy`). A step then costs as much as with the real
+model, but the captions are meaningless. `ignore_eos` and `max_tokens` set their length.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 from caprl_ray.embedded.architecture import PROCESSOR, SPECIAL_TOKENS
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
 
-# CapRL-3B is a Qwen2.5-VL-3B: the config.json that is published with it, 3,754,622,976 parameters. The special tokens
-# have the numbers from FIRST_SPECIAL on, in the order of SPECIAL_TOKENS; what is below are words.
+# The config.json that is published with CapRL-3B, a Qwen2.5-VL-3B with 3,754,622,976 parameters. Special tokens have
+# the ids from FIRST_SPECIAL on, in the order of SPECIAL_TOKENS. Lower ids are words.
 FIRST_SPECIAL = 151_643
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -59,7 +59,7 @@ OWN_PIXELS = {"min_pixels": 3136, "max_pixels": 12_845_056}
 
 
 def write(folder: Path) -> None:
-    """Write configuration, processor, tokenizer, and a file of weights that says that there are none."""
+    """Write the configuration, the processor, the tokenizer, and a file of weights with one placeholder tensor."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -76,10 +76,10 @@ def write(folder: Path) -> None:
 
 
 def _tokenizer() -> dict[str, Any]:
-    """The embedded model's tokenizer with as many words as the real one's, so that every number has a text.
+    """The embedded model's tokenizer, with as many words as the real one, so that every id has a text.
 
-    Its own words keep their numbers and the rules that make them. The others are made up, of about the usual length,
-    and are only ever written.
+    Its own words keep their ids and merge rules. The other words are made up and have about the usual length; they
+    occur in the output only.
     """
     tokenizer: dict[str, Any] = json.loads((EMBEDDED_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     words = tokenizer["model"]["vocab"]

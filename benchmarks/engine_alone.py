@@ -1,7 +1,7 @@
-"""The pipeline's engine alone, fed with requests that were rendered beforehand: its own ceiling, and its own start.
+"""Measure the pipeline's engine alone on pre-rendered requests: the ceiling of its rate, and its own start time.
 
-captioning.py says what is written. The engine is started as vLLM starts it, its core spawned: that the core is forked
-from a process that imports beside the replica is the pipeline's doing.
+captioning.py describes what is written. The engine is started as vLLM does it, with a spawned core. (The pipeline forks
+the core from a process that imports in parallel with the replica.)
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from caprl_ray.recipe.sections import Recipe
 
 
 class _Rendered:
-    """In the place of the engine's renderer: requests rendered beforehand, each given out once."""
+    """Replaces the engine's renderer. Gives out pre-rendered requests, each of them once."""
 
     def __init__(self, renderer: Any) -> None:
         self._renderer = renderer
@@ -39,7 +39,7 @@ class _Rendered:
 
 
 def caption(recipe: Recipe, images: Path, out: Path) -> None:
-    """Caption the files of a folder: a first call of a few, which is not counted, then all others at once."""
+    """Caption the files of a folder: a first call with a few, which is not counted, then all others at once."""
     asyncio.run(_caption(recipe, sorted(images.iterdir()), out))
 
 
@@ -52,12 +52,11 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
     rendered = llm._renderer = _Rendered(llm._renderer)
     prompt = llm._chat.prompt(recipe.prompt.user)
     batch = resources.batch_rows(model.size_rule.max_pixels)
-    room = asyncio.Semaphore(
-        batch * concurrency.batches_in_flight(recipe, batch)
-    )  # as many as a replica gives its engine
+    in_flight = batch * concurrency.batches_in_flight(recipe, batch)  # as many rows as a replica gives its engine
+    slots = asyncio.Semaphore(in_flight)
 
     async def one(picture: Picture) -> Completion:
-        async with room:
+        async with slots:
             completion: Completion = await llm.caption(picture, recipe.prompt.user)
         note(out / FINISHED, 1)
         return completion
@@ -77,7 +76,7 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
 
 
 def _pictures(files: Sequence[Path], rule: SizeRule, recipe: Recipe) -> list[Picture]:
-    """The pixels that the pipeline's workers make of the files, by all cores."""
+    """Prepare the files as the pipeline's workers do, on all cores."""
     limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(partial(_picture, rule=rule, limits=limits), files))

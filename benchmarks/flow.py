@@ -1,16 +1,15 @@
-"""How much of an engine's places stay empty: the engine's idle time, in the run and at its end.
+"""Measure how long an engine's places (the sequences that it runs at once) stay empty, during a run and at its end.
 
     python benchmarks/flow.py [--images 3000] [--places 64] [--seconds 0.5-4] [--json FILE]
 
-The stub engine has as many places as an engine runs sequences at once, and every caption takes its own time: most are
-short, one in twenty takes over 80 % of the longest. Images are held back until the engine is ready (stub_ways.py).
-`best` is the shortest time in which so many places can write these captions, taken one after another as they come;
-`idle` is the share of the pipeline's time that is over that.
+The stub engine has --places places. Each caption takes its own time: most are short, one in twenty takes over 80 % of
+the longest. Images are held back until the engine is ready (stub_ways.py). `best` is the shortest time in which this
+number of places can write the captions in the given order. `idle` is the share of the pipeline's time beyond that.
 
-    caprl_ray   batches in flight as the package has them (engines.batches_in_flight)
-    twice       no more rows in flight than twice the places
+    caprl_ray   the package's own number of batches in flight (concurrency.batches_in_flight)
+    twice       at most twice as many rows in flight as places
 
-Keys of the JSON: `best_s`, and `<way>_s`, `<way>_idle` (a share of 1) for both ways.
+Keys of the JSON: `best_s`, and for both ways `<way>_s` and `<way>_idle` (a share between 0 and 1).
 """
 
 import argparse
@@ -32,7 +31,7 @@ Figures = dict[str, float]
 
 
 def best(lengths: list[float], places: int) -> float:
-    """The end of the last caption when each begins in the place that is free first."""
+    """Seconds to the end of the last caption, if each caption begins in the place that is free first."""
     ends = [0.0] * places
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
@@ -40,7 +39,7 @@ def best(lengths: list[float], places: int) -> float:
 
 
 def measure(way: str, shards: Path, out: Path, lengths: list[float], places: int) -> Figures:
-    """One run."""
+    """Run one way once."""
     _, finished, _ = run_alone("stub_ways.py", WAYS[way], shards, out)
     ready = moments(out / READY)[0][0]
     seconds, shortest = finished[-1] - ready, best(lengths, places)
@@ -48,7 +47,7 @@ def measure(way: str, shards: Path, out: Path, lengths: list[float], places: int
 
 
 def table(figures: Figures) -> None:
-    """Print the figures, a way a line."""
+    """Print the figures, one line per way."""
     print(f"{'':<12}{'seconds':>10}{'best':>10}{'idle':>10}")
     for way in WAYS:
         seconds, idle = figures[f"{way}_s"], 100 * figures[f"{way}_idle"]
@@ -56,11 +55,11 @@ def table(figures: Figures) -> None:
 
 
 def main() -> None:
-    """Measure both ways, and print one table."""
+    """Measure both ways and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=3000, help="number of images")
     parser.add_argument("--places", type=int, default=64, help="sequences that the engine runs at once")
-    parser.add_argument("--seconds", default="0.5-4", help="of the shortest and of the longest caption")
+    parser.add_argument("--seconds", default="0.5-4", help="time of the shortest and of the longest caption")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     shortest, longest = map(float, args.seconds.split("-"))

@@ -1,21 +1,21 @@
-"""CPU time of the engine's frontend for an image: what one process must do for every image, however fast its GPU is.
+"""Measure the CPU time of the engine's frontend per image: work of one process, however fast its GPU is.
 
     python benchmarks/frontend.py [--images 40] [--tokens 65] [--json FILE]
 
-The frontend is the replica's own process: it makes engine inputs of images, sends them to the engine's core, a process
-of its own, and turns the core's tokens into text. All of it is Python in one process, so that its CPU time is the
-limit of a replica. The embedded model captions noise at three sizes; the largest is what CapRL-3B sees of most
-photographs. Parts are measured apart, each as CPU time of this process by all of its threads:
+The frontend is the replica's own process. It turns images into engine inputs, sends them to the engine core (another
+process), and turns the core's tokens into text. All of it is Python in one process, so its CPU time limits a replica.
+The embedded model captions noise at three sizes; CapRL-3B sees most photographs at the largest. Each part is measured
+separately, as CPU time of all threads of this process:
 
-    render    an image's pixels to an engine input, in one of the ways below
-    send      a request of one token, less what the token costs
-    token     the same request with --tokens tokens, a token more; `at the end`: detokenized when whole
+    render    make an engine input from an image's pixels, in one of the ways below
+    send      a request of one token, without the cost of the token
+    token     each further token of a request with --tokens tokens; `at the end`: if detokenized once, at the end
 
-    vllm      vLLM renders each image: tokenizer and the model's Hugging Face processor
-    caprl_ray as the package does: patches are cut here, the rest is that of the first image of the size
-    workers   as if CPU workers had cut the patches (each once: the frames are made here, or twice as much would travel)
+    vllm      vLLM renders each image with the tokenizer and the model's Hugging Face processor
+    caprl_ray as the package does: patches are cut here, the rest is copied from the first image of the same size
+    workers   as if CPU workers had cut the patches, each once (frames are repeated here; else twice the data travels)
 
-`together` is render + send + 500 tokens, and `a core` how many images a second one core carries.
+`together` is render + send + 500 tokens. `a core` is the images/s that one core can handle.
 
 Keys of the JSON: `<size>_<way>_render_ms`, `<size>_send_ms`, `<size>_token_us`, `<size>_token_at_the_end_us`,
 `<size>_<way>_together_ms`; sizes are `small`, `photo` and `megapixel`.
@@ -51,7 +51,7 @@ Figures = dict[str, float]
 
 
 class Frontend:
-    """An engine with its frontend in this process, and the ways to feed it."""
+    """An engine whose frontend is this process, and the ways to feed it."""
 
     def __init__(self, engine: VllmEngine) -> None:
         self._llm, self._renderer = engine._llm, engine._renderer
@@ -59,8 +59,8 @@ class Frontend:
         self._numbers = itertools.count()
 
     async def render(self, way: str, pictures: list[Picture]) -> tuple[float, list[Any]]:
-        """Engine inputs of pictures of one size, and the CPU seconds that each took."""
-        first = await self._renderer.render(pictures[0], self._prompt)  # from here on the size is known
+        """Render pictures of one size. Returns the CPU seconds per picture, and the engine inputs."""
+        first = await self._renderer.render(pictures[0], self._prompt)  # now the template of this size exists
         assert first["type"] == "multimodal"
         if way == "vllm":
             return await spent(self._renderer._by_vllm(picture, self._prompt) for picture in pictures)
@@ -69,7 +69,7 @@ class Frontend:
         return await spent(itertools.starmap(self._fill, [(p, self._cut(p)) for p in pictures]))
 
     def _cut(self, picture: Picture) -> np.ndarray:
-        """What a worker would hand over: each patch once."""
+        """The patches as a worker would send them: each patch once."""
         patches = self._renderer._patches
         assert patches
         cut = patches.of_picture(picture).numpy()
@@ -85,7 +85,7 @@ class Frontend:
         return internals.engine_input(template.token_ids, template.placeholders, image, name)
 
     async def generate(self, inputs: list[Any], tokens: int, *, detokenize: bool = True) -> float:
-        """CPU seconds of each caption of exactly so many tokens."""
+        """CPU seconds per caption of exactly `tokens` tokens."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -105,30 +105,30 @@ class Frontend:
 
 
 async def spent(work: Iterable[Awaitable[Any]]) -> tuple[float, list[Any]]:
-    """CPU seconds of this process for each, done together, and their results."""
+    """Run all concurrently. Returns this process's CPU seconds per item, and the results."""
     began = time.process_time()
     results = await asyncio.gather(*work)
     return (time.process_time() - began) / len(results), results
 
 
 def noise(width: int, height: int, count: int) -> list[Picture]:
-    """Different pictures."""
+    """Pictures of random noise, each one different."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (count, 3 * width * height), dtype=np.uint8)
     return [Picture(pixels=memoryview(row.tobytes()), width=width, height=height) for row in pixels]
 
 
 async def measure(frontend: Frontend, size: str, images: int, tokens: int) -> Figures:
-    """All figures of one size."""
+    """Measure all figures of one size."""
     pictures, figures, inputs = noise(*SIZES[size], images), Figures(), []
     for way in WAYS:
         seconds, inputs = await frontend.render(way, pictures)
         figures[f"{size}_{way}_render_ms"] = 1e3 * seconds
 
-    async def fresh() -> list[Any]:  # the engine takes an image's tensors once
+    async def fresh() -> list[Any]:  # the engine consumes an image's tensors
         return (await frontend.render("caprl_ray", pictures))[1]
 
-    await frontend.generate(inputs, 1)  # takes what only happens once
+    await frontend.generate(inputs, 1)  # bears the one-time costs
     for end in ("", "_at_the_end"):
         one = await frontend.generate(await fresh(), 1, detokenize=not end)
         many = await frontend.generate(await fresh(), tokens, detokenize=not end)
@@ -142,7 +142,7 @@ async def measure(frontend: Frontend, size: str, images: int, tokens: int) -> Fi
 
 
 def table(figures: Figures) -> None:
-    """Print the figures, a way of a size a line."""
+    """Print the figures, one line per size and way."""
     print(
         f"{'seen':<12}{'way':<11}{'render':>10}{'send':>9}{'token':>9}{'at the end':>12}{'together':>11}{'a core':>10}"
     )
@@ -158,7 +158,7 @@ def table(figures: Figures) -> None:
 
 
 async def run(images: int, tokens: int) -> Figures:
-    """Start the engine, for pictures up to a megapixel, and measure every size."""
+    """Start the engine for pictures of up to a megapixel, and measure every size."""
     recipe = parse(demo_recipe([Path("-")], Path("-")))
     model = resolve(recipe)
     model = replace(model, size_rule=replace(model.size_rule, max_pixels=1_003_520))
@@ -173,10 +173,10 @@ async def run(images: int, tokens: int) -> Figures:
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=40, help="pictures of each size")
-    parser.add_argument("--tokens", type=int, default=65, help="tokens of a caption when tokens are measured")
+    parser.add_argument("--images", type=int, default=40, help="number of pictures of each size")
+    parser.add_argument("--tokens", type=int, default=65, help="length of the captions in the token measurement")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     if args.images < 2 or args.tokens < 2:

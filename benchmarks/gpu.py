@@ -1,34 +1,37 @@
-"""How much of the engine's ceiling `vllm.LLM.chat` and this pipeline reach on a GPU.
+"""Measure how close `vllm.LLM.chat` and this pipeline come to the engine's own rate on a GPU.
 
     python benchmarks/gpu.py [--images 1000] [--repeat 1] [--ways engine chat caprl_ray] [--json FILE]
 
-On one GPU: a model of CapRL-3B's exact shape with random weights (dummy_model.py; nothing is downloaded), scenes with
-photographic noise as JPEGs of 640 x 480 to 4000 x 3000, seen at up to 1,003,520 pixels, and captions of 500 tokens at
-temperature 1, by the engine arguments that the pipeline takes for this GPU. Without a GPU: the embedded model and
-fewer, smaller images, greedily, on the CPU. Three ways, each in a process of its own, one after another:
+With a GPU: the model has CapRL-3B's exact shape and random weights (dummy_model.py; nothing is downloaded). The images
+are scenes with photographic noise, as JPEGs of 640 x 480 to 4000 x 3000. The model sees them at up to 1,003,520 pixels.
+Captions have 500 tokens at temperature 1. Engine arguments are those that the pipeline chooses for this GPU. Without a
+GPU: the embedded model captions fewer and smaller images greedily on the CPU.
 
-    engine      the engine alone (AsyncLLM), fed with requests that were rendered beforehand: the ceiling; it holds
-                them all, of the largest images 6 MB each, or 24 where vLLM's processor makes them float32
-    chat        vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
+Three ways, each in its own process, one after another:
+
+    engine      the engine alone (AsyncLLM) on pre-rendered requests: the ceiling. It holds all requests in memory: 6 MB
+                for each of the largest images, or 24 MB if vLLM's processor makes them float32
+    chat        vllm.LLM.chat on file:// URLs: a first call with 32 images, then one call with all others
     caprl_ray   caprl_ray.pipeline.run on the folder, with one replica
 
-Steady state is all images over the seconds in which they were captioned, the first and the last ones included: of
-`engine` and `chat` those after a first call of 32, of `caprl_ray` all, in a run of its own in which they are held back
-until the engine is ready and has had such a call (throughput.py says why). Few images for a GPU therefore measure how
-it fills and empties: 1,000 are twice what it runs at once.
+The steady-state rate is the number of images over the seconds in which they were captioned, including the first and the
+last ones. For `engine` and `chat` it covers the images after the first call. For `caprl_ray` it covers all images, in a
+separate run that holds them back until the engine is ready and has had a first call (throughput.py explains why). With
+few images the rate mostly shows how the GPU fills and empties: 1,000 images are twice what it runs at once.
 
-First caption and whole run are seconds from the start of the way's process, imports and engine included, in a run
-where nothing is held back; of `engine`, its requests' rendering too. Where vLLM has not compiled this model on this
-machine before, the first way, and its start only, does it for all. Medians over the rounds of --repeat; the ways take
-turns. A GPU's memory must be free before each way: what else runs on it is waited for, and ends the benchmark then.
+First caption and whole run are seconds from the start of the way's process, including imports and engine start, in a
+run that holds nothing back. For `engine` they include the rendering of its requests. If vLLM has not yet compiled this
+model on this machine, the first way does it, which affects only its start. Figures are medians over --repeat rounds,
+in which the ways take turns. The GPU's memory must be free before each way: the benchmark waits for other processes,
+and exits if they do not end.
 
 Keys of the JSON, where <way> is one of the three:
 
     <way>                               images/s in steady state
-    <way>_tokens_s                      tokens of captions a second: images/s times the mean length
-    <way>_share                         images/s over those of `engine`
+    <way>_tokens_s                      caption tokens per second: images/s times the mean length
+    <way>_share                         images/s, divided by those of `engine`
     <way>_first_caption_s, <way>_whole_s    seconds to the first caption, and of the whole run
-    images, image_bytes, image_tokens   how many images, their mean size as stored, and their mean tokens as seen
+    images, image_bytes, image_tokens   number of images, their mean stored size, and their mean number of tokens
     gpu, vllm, ray, torch, transformers    the GPU's name (null on a CPU), and the versions
 """
 
@@ -59,20 +62,20 @@ GPU_SIZES = ((640, 480), (1024, 768), (768, 1024), (1920, 1080), (2048, 1536), (
 CPU_SIZES = ((320, 240), (240, 320), (448, 448), (640, 480))
 GPU_IMAGES, CPU_IMAGES, FEWEST_IMAGES = 1000, 300, 100
 TOKEN_PIXELS = 28 * 28
-# A GPU counts as free when no more of its memory is taken than the driver itself takes. An engine's processes end
-# some seconds after the way that started them.
+# A GPU counts as free if at most FREE_MIB of its memory are in use (the driver itself uses some). The processes of an
+# engine end some seconds after the way that started them.
 FREE_MIB, FREE_WITHIN_S = 2048, 120
 
 
 def gpu_name() -> str | None:
-    """This machine's first GPU; None without one. The driver is asked as the pipeline asks it."""
+    """The name of this machine's first GPU, or None. Uses the same driver call as the pipeline."""
     from vllm.platforms import current_platform
 
     return str(current_platform.get_device_name()) if current_platform.is_cuda_alike() else None
 
 
 def versions() -> dict[str, str]:
-    """The versions that were measured."""
+    """The versions of the packages that are measured."""
     found = {name: _version(name, f"{name}-cpu") for name in ("vllm", "ray", "torch", "transformers")}
     return {name: text for name, text in found.items() if text}
 
@@ -87,7 +90,7 @@ def _version(*names: str) -> str | None:
 
 
 def measure(way: str, images: Path, out: Path, gpu: str | None) -> tuple[dict[str, float], Captions]:
-    """Measure one way: its figures, and caption and tokens of each image."""
+    """Measure one way. Returns its figures, and caption and tokens of each image."""
     began, finished, ended = _alone(way, images, out, gpu)
     captions = captions_in((out / "data").glob("*.parquet"))
     figures = {f"{way}_first_caption_s": finished[0] - began, f"{way}_whole_s": ended - began}
@@ -109,18 +112,18 @@ def _wait_for_memory() -> None:
     until = time.monotonic() + FREE_WITHIN_S
     while (taken := _memory_taken()) > FREE_MIB:
         if time.monotonic() > until:
-            sys.exit(f"{taken} MiB of the GPU's memory are taken by others.")
+            sys.exit(f"{taken} MiB of the GPU's memory are in use by other processes.")
         time.sleep(1)
 
 
 def _memory_taken() -> int:
-    """MiB of the first GPU."""
+    """Used memory of the first GPU in MiB."""
     command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def image_tokens(images: Path) -> float:
-    """The mean number of tokens as which the model sees an image."""
+    """The mean number of tokens per image, as the model sees it."""
     recipe = parse(recipe_for(images, images))
     rule = resolve(recipe).size_rule
     seen = []
@@ -132,7 +135,7 @@ def image_tokens(images: Path) -> float:
 
 
 def table(figures: dict[str, Any], ways: list[str], sizes: tuple[tuple[int, int], ...]) -> None:
-    """Print the figures, a way a line, below what was measured."""
+    """Print what was measured, then the figures, one line per way."""
     machine = figures["gpu"] or f"no GPU, {len(os.sched_getaffinity(0))} CPU cores"
     packages = ", ".join(f"{name} {figures[name]}" for name in versions())
     (width, height), (most_width, most_height) = min(sizes, key=math.prod), max(sizes, key=math.prod)
@@ -152,13 +155,15 @@ def table(figures: dict[str, Any], ways: list[str], sizes: tuple[tuple[int, int]
 
 
 def main() -> None:
-    """Measure every way, in turns, and print one table."""
+    """Measure all ways in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--images", type=int, help=f"number of images, at least {FEWEST_IMAGES} ({GPU_IMAGES}; {CPU_IMAGES} on a CPU)"
     )
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="fewer than all")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds; the figures are medians over them")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="measure only these ways"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     gpu = gpu_name()
@@ -176,7 +181,7 @@ def main() -> None:
 
 
 def run(folder: Path, args: argparse.Namespace, gpu: str | None, sizes: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-    """All rounds of all ways: the medians, and what was measured."""
+    """Run all rounds of all ways. Returns the medians, and a description of what was measured."""
     images = folder / "images"
     keys = noisy_scenes.write(images, args.images, sizes).keys()
     if gpu:

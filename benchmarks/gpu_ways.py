@@ -1,7 +1,7 @@
-"""The ways that gpu.py measures, each run alone in a process of its own; captioning.py says what they write.
+"""The ways that gpu.py measures. Each runs in its own process; captioning.py describes what they write.
 
-Every way gets the same files and the same recipe: that of the model beside them, for one GPU, or, where there is none,
-the demonstration's for this machine's CPU.
+All ways get the same files and the same recipe. If there is a model folder beside the images, it is the recipe for that
+model on one GPU. Otherwise it is the demo's recipe for this machine's CPU.
 """
 
 import sys
@@ -19,10 +19,12 @@ CAPTION_TOKENS = 500
 
 
 def recipe_for(images: Path, out: Path) -> dict[str, Any]:
-    """The recipe of every way, as the pipeline is given it."""
+    """The recipe of all ways, as plain data."""
     model = images.with_name(MODEL)
     if not model.exists():
-        from caprl_ray.commands.demo import demo_recipe  # imports Ray, which the other ways do without
+        from caprl_ray.commands.demo import (
+            demo_recipe,
+        )  # late, because it imports Ray, which the other ways do not need
 
         return demo_recipe([images], out)
     return {
@@ -35,17 +37,17 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
 
 
 def engine(images: Path, out: Path, held: bool) -> None:
-    """The pipeline's engine alone, fed with requests that were rendered beforehand."""
+    """Run the pipeline's engine alone on pre-rendered requests."""
     engine_alone.caption(parse(recipe_for(images, out)), images, out)
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
-    """`vllm.LLM.chat` over the files."""
+    """Run `vllm.LLM.chat` on the files."""
     captioning.chat_over_files(parse(recipe_for(images, out)), images, out)
 
 
 def caprl_ray(images: Path, out: Path, held: bool) -> None:
-    """This pipeline on the files, as `caprl-ray caption` runs it."""
+    """Run this pipeline on the files, as `caprl-ray caption` does."""
     captioning.run_pipeline(recipe_for(images, out), out, held)
 
 

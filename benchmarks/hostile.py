@@ -1,22 +1,23 @@
-"""What files that mean harm cost: every case of tests/hostile through the real reader and the prepare stage.
+"""Measure the cost of hostile files: run every case of tests/hostile through the real reader and the prepare stage.
 
     python benchmarks/hostile.py [--only TEXT] [--rounds 40] [--json FILE]
 
-Each case runs in a process of its own that has read a harmless image, shard and table before. `s` is the time on the
-clock and `cpu` that of the processor (another job on the machine raises the first only); `MiB` is the peak of memory
-over that before the case. The second table is the cost of the guards on ordinary photographs: prepare in the
-worker's way, with and without them in turn, medians of processor time. Photographs are those that come with
-scikit-learn or scikit-image where one of them is installed, otherwise rendered pictures.
+Each case runs in its own process, which has read a harmless image, shard and table before. `s` is wall-clock time and
+`cpu` is CPU time (other jobs on the machine raise only the first). `MiB` is how far the case raised the peak of memory.
 
-Exits with 1 where a case is not as expected.
+The second table shows the cost of the guards on ordinary photographs: the worker's prepare with and without guards in
+turn, as medians of CPU time. The photographs come from scikit-learn or scikit-image if one of them is installed;
+otherwise they are rendered pictures.
+
+Exits with 1 if a case does not end as expected.
 
 Keys of the JSON:
 
     <case>_as_expected, <case>_s, <case>_cpu_s, <case>_mib    1 or 0, seconds, seconds, MiB
-    cases, as_expected                                        how many there are, and are as expected
-    most_s, most_cpu_s, most_mib                              the largest of each
+    cases, as_expected                                        number of cases, and of those that end as expected
+    most_s, most_cpu_s, most_mib                              the largest figure of each kind
     guards_<photograph>_on_ms, guards_<photograph>_off_ms     milliseconds of one prepare with guards and without
-    guards_<photograph>_share, guards_share                   what guards add, as a share; the largest of them
+    guards_<photograph>_share, guards_share                   what guards add, as a share; the largest share
 """
 
 import argparse
@@ -40,10 +41,10 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-# for the process that the cases' processes are forked from
+# Also for the fork server, from which the processes of the cases are forked.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-from prepare import picture  # noqa: E402 (the paths above are needed to find these)
+from prepare import picture  # noqa: E402 (found only with the paths above)
 
 from caprl_ray.prepare import decode as preparing  # noqa: E402
 from caprl_ray.prepare.sandbox import limited, outcome  # noqa: E402
@@ -52,19 +53,19 @@ from tests.hostile import images, shards, tables  # noqa: E402
 from tests.hostile.case import Case  # noqa: E402
 
 MODULES = {"images": images, "shards": shards, "tables": tables}
-MOST_SECONDS = 120  # after which a case's process is ended
+MAX_SECONDS = 120  # after this time the process of a case is killed
 PHOTOGRAPHS = {"rendered_0.3mp": (640, 480), "rendered_1mp": (1152, 864), "rendered_12mp": (4000, 3000)}
 LIMITS = preparing.Limits(max_bytes=64 * 2**20, max_source_pixels=178_956_970)
 
 
 def cases(only: str) -> Iterator[Case]:
-    """Every case whose name has the text."""
+    """Every case whose name contains `only`."""
     for module in MODULES.values():
         yield from (case for case in module.cases() if only in case.name)
 
 
 def harmless(folder: Path) -> list[Path]:
-    """An ordinary file of each kind, to be read before a case."""
+    """Write an ordinary file of each kind, to be read before a case."""
     contents = {
         "image.jpg": images.plain("JPEG"),
         "shard.tar": shards.shard("a.jpg"),
@@ -78,15 +79,15 @@ def harmless(folder: Path) -> list[Path]:
 
 
 def peak() -> float:
-    """The most memory that this process has held, in MiB."""
+    """This process's peak of resident memory in MiB."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
 def measure(path: Path, guarded: bool, before: list[Path], answer: Any) -> None:
-    """In a process of its own: what the case becomes and what it costs, sent to `answer`."""
+    """Run one case in this process. Sends its outcome and its cost to `answer`."""
     os.chdir(path.parent)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (Pillow's words on damaged files)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (hides Pillow's messages about damaged files)
     for ordinary in before:
         assert hostile.outcome(ordinary).startswith(hostile.OK)
     memory, clock, cpu = peak(), time.perf_counter(), sum(os.times()[:4])
@@ -95,7 +96,7 @@ def measure(path: Path, guarded: bool, before: list[Path], answer: Any) -> None:
 
 
 def measured(case: Case, folder: Path, before: list[Path]) -> tuple[str, float, float, float]:
-    """Outcome, seconds, processor seconds and MiB of one case."""
+    """Run one case in a new process. Returns outcome, seconds, CPU seconds and MiB."""
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
     path = case.write(folder)
@@ -103,7 +104,7 @@ def measured(case: Case, folder: Path, before: list[Path]) -> tuple[str, float, 
     process.start()
     theirs.close()
     try:
-        found: tuple[str, float, float, float] = ours.recv() if ours.poll(MOST_SECONDS) else ("no end", 0.0, 0.0, 0.0)
+        found: tuple[str, float, float, float] = ours.recv() if ours.poll(MAX_SECONDS) else ("no end", 0.0, 0.0, 0.0)
     except EOFError:
         process.join()
         found = (f"process ended with {process.exitcode}", 0.0, 0.0, 0.0)
@@ -130,7 +131,7 @@ def table_of_cases(only: str) -> dict[str, float]:
 
 
 def summary(figures: dict[str, float]) -> dict[str, float]:
-    """How many cases are as expected, and the largest figure of each kind."""
+    """The number of cases that end as expected, and the largest figure of each kind."""
     good = [value for key, value in figures.items() if key.endswith("_as_expected")]
     most = {
         f"most{unit}": max(value for key, value in figures.items() if key.endswith(unit) and clock(key) == clock(unit))
@@ -140,12 +141,12 @@ def summary(figures: dict[str, float]) -> dict[str, float]:
 
 
 def clock(key: str) -> bool:
-    """Whether a key is one of seconds on the clock."""
+    """Whether the key of a figure means wall-clock seconds."""
     return key.endswith("_s") and not key.endswith("_cpu_s")
 
 
 def photographs() -> dict[str, bytes]:
-    """Ordinary photographs as JPEG, and one as PNG."""
+    """Ordinary photographs as JPEG, and one picture as PNG."""
     found = real_photographs()
     if not found:
         found = {name: images.encode(picture(*size), "JPEG", quality=90) for name, size in PHOTOGRAPHS.items()}
@@ -153,7 +154,7 @@ def photographs() -> dict[str, bytes]:
 
 
 def real_photographs() -> dict[str, bytes]:
-    """Photographs that other packages carry."""
+    """Photographs that are part of other installed packages."""
     places = [("sklearn", "datasets/images"), ("skimage", "data")]
     folders = [
         Path(spec.origin).parent / folder for name, folder in places if (spec := find_spec(name)) and spec.origin
@@ -165,7 +166,7 @@ def real_photographs() -> dict[str, bytes]:
 
 @contextmanager
 def no_guards() -> Iterator[None]:
-    """`prepare` without any of its checks."""
+    """Remove all checks from `prepare`."""
     nothing: dict[str, Callable[..., Any]] = {
         "_check_bytes": lambda *_: None,
         "_ends_early": lambda *_: False,
@@ -180,14 +181,14 @@ def no_guards() -> Iterator[None]:
 
 
 def table_of_guards(rounds: int) -> dict[str, float]:
-    """Measure and print what guards cost."""
+    """Measure and print the cost of the guards."""
     figures: dict[str, float] = {}
     print(f"\n{'photograph':<24}{'guards on':>12}{'off':>12}{'share':>8}")
     for name, content in photographs().items():
         decode = partial(preparing.prepare, rule=hostile.RULE, limits=LIMITS)
         times: dict[bool, list[float]] = {True: [], False: []}
         for number in range(2 * rounds):
-            on = number % 4 in (0, 3)  # on, off, off, on: neither is always the second
+            on = number % 4 in (0, 3)  # on, off, off, on: neither always comes second
             with nullcontext() if on else no_guards():
                 began = time.process_time()
                 with limited(30) if on else nullcontext():
@@ -202,11 +203,11 @@ def table_of_guards(rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print both tables, and end with 1 where something is not as expected."""
+    """Measure, print both tables, and exit with 1 if a case does not end as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="only cases whose name has this text")
+    parser.add_argument("--only", default="", help="only cases whose name contains this text")
     parser.add_argument(
-        "--rounds", type=int, default=40, help="measurements of each photograph with guards, and without"
+        "--rounds", type=int, default=40, help="measurements of each photograph with guards, and as many without"
     )
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()

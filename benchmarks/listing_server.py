@@ -1,8 +1,8 @@
-"""A bucket on loopback that only answers ListObjectsV2, as fast as a page can be written: moto sorts all keys for each.
+"""A fast S3 server on loopback that answers only ListObjectsV2. (moto sorts all keys for every page.)
 
     python benchmarks/listing_server.py LAYOUT KEYS LATENCY_MS    prints its port
 
-Every page is answered after so many milliseconds more, as a store far away would.
+Each answer is delayed by LATENCY_MS, like that of a distant store.
 """
 
 import sys
@@ -22,11 +22,11 @@ ENTRY = (
     "<Size>{}</Size><StorageClass>STANDARD</StorageClass></Contents>"
 )
 LAST = "\U0010ffff"
-MIXED = 0x9E3779B97F4A7C15F39CC0605CEDC835  # makes ETags of positions that compress no better than hashes
+MIXED = 0x9E3779B97F4A7C15F39CC0605CEDC835  # turns positions into ETags that compress as badly as hashes
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers listings of the keys of `main`, and counts them."""
+    """Answers listings of `keys` and counts the requests."""
 
     protocol_version = "HTTP/1.1"
     keys: list[str]
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     requests = 0
 
     def do_GET(self) -> None:
-        """A page of keys, or how many were asked for since the last time."""
+        """Answer with a page of keys, or for /requests with the number of requests since the last such answer."""
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if path == "/requests":
             answer, Handler.requests = str(Handler.requests), 0
@@ -50,11 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing is said of requests."""
+        """Log nothing."""
 
 
 def page(keys: list[str], query: dict[str, str]) -> str:
-    """One answer to ListObjectsV2; a continuation token is the last key or prefix of the page before."""
+    """One answer to ListObjectsV2. The continuation token is the last key or prefix of the page before."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token") or query.get("start-after", "")
     position = max(bisect_left(keys, prefix), bisect_right(keys, after))
@@ -80,7 +80,7 @@ def page(keys: list[str], query: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Serve until we are ended."""
+    """Serve until the process is killed."""
     layout, count, latency = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     Handler.keys = sorted(LAYOUTS[layout](n, count) for n in range(count))
     Handler.latency = latency / 1000

@@ -1,13 +1,14 @@
-"""How the memory of a run's processes grows with the images: driver, Ray's workers, replica and engine.
+"""Measure how the memory of a run's processes (driver, Ray's workers, replica, engine) grows with the images.
 
     python benchmarks/memory.py [--images 10000] [--json FILE]
 
-Rendered scenes (JPEG, 640 x 480; the same 500 under other names) are captioned by the embedded model through the
-whole pipeline. Each kind of process is looked at once a second from outside: the memory that is its own (USS), of the
-largest of its kind. What grows without end shows as a slope: MiB for each 1,000 images, by least squares over the
-second half of the run, when every process has done its work many times over.
+The embedded model captions rendered scenes (JPEG, 640 x 480; the same 500 under several names) through the whole
+pipeline. Once a second, the process's own memory (USS) is sampled from outside, for the largest process of each kind.
+Unbounded growth shows as a slope: MiB per 1,000 images, by least squares over the second half of the run. By then every
+process has repeated its work many times.
 
-Keys of the JSON: `images`, and `<part>_peak_mib`, `<part>_slope_mib`; parts are those of sampled.PARTS and `driver`.
+Keys of the JSON: `images`, and per part `<part>_peak_mib` and `<part>_slope_mib`. Parts: `driver`, and the keys of
+sampled.PARTS.
 """
 
 import argparse
@@ -32,7 +33,7 @@ Figures = dict[str, float]
 
 
 class Largest:
-    """The memory of the largest process of each part at each look, with the number of images captioned by then."""
+    """Samples of the memory of the largest process of each part, with the number of images captioned so far."""
 
     def __init__(self, finished: Path) -> None:
         self._finished, self._captioned, self._read = finished, 0, 0.0
@@ -48,7 +49,7 @@ class Largest:
         samples.append((images, size))
 
     def _now(self) -> int:
-        """Images captioned so far, read anew once a look."""
+        """Images captioned so far. The file is read at most once per sampling interval."""
         if time.monotonic() - self._read > SAMPLED_S / 2 and self._finished.exists():
             self._captioned = sum(rows for _, rows in moments(self._finished))
             self._read = time.monotonic()
@@ -56,7 +57,7 @@ class Largest:
 
 
 def figures_of(samples: dict[str, list[tuple[int, float]]], images: int) -> Figures:
-    """Peak and slope of each part."""
+    """The peak and the slope of each part."""
     figures: Figures = {"images": images}
     for part, seen in samples.items():
         figures[f"{part}_peak_mib"] = max(size for _, size in seen)
@@ -67,7 +68,7 @@ def figures_of(samples: dict[str, list[tuple[int, float]]], images: int) -> Figu
 
 
 def table(figures: Figures) -> None:
-    """Print peaks and slopes, a part a line."""
+    """Print peaks and slopes, one line per part."""
     print(f"{'':<12}{'peak':>12}{'per 1,000 images':>20}")
     for part in (part for part in (DRIVER, *PARTS) if f"{part}_peak_mib" in figures):
         slope = figures.get(f"{part}_slope_mib")
@@ -75,9 +76,9 @@ def table(figures: Figures) -> None:
 
 
 def main() -> None:
-    """One run, and one table."""
+    """Run once and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000, help="at least 2000")
+    parser.add_argument("--images", type=int, default=10_000, help="number of images, at least 2000")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     if args.images < 2000:

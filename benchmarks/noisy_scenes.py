@@ -1,4 +1,4 @@
-"""Scenes as JPEG files that cost about what photographs cost."""
+"""Scenes as JPEG files that cost about as much as photographs to store and decode."""
 
 import os
 import random
@@ -12,14 +12,17 @@ from PIL import Image
 from caprl_ray.embedded import scenes
 
 QUALITY = 90
-DEVIATION = 5  # of the noise, in grey levels: with it a scene compresses about as a photograph does
+DEVIATION = 5  # of the noise, in grey levels; with it a scene compresses about as well as a photograph
 
 
 def write(folder: Path, images: int, sizes: Sequence[tuple[int, int]]) -> dict[str, str]:
-    """Write so many scenes, the same at every call, of these sizes (width, height) in turn; each key's caption."""
+    """Write scenes in the given sizes (width, height) in turn. Every call writes the same ones.
+
+    Returns the correct caption of each key, which is the file's name.
+    """
     folder.mkdir()
     shape = max(height for _, height in sizes), max(width for width, _ in sizes), 3
-    # A quarter larger than the largest picture, which begins somewhere in it: no two pictures have the same noise.
+    # The noise is a quarter larger than the largest picture. Each picture uses another part of it.
     rows, columns, _ = (5 * length // 4 for length in shape)
     noise = (np.random.default_rng(1).standard_normal((rows, columns, 3), np.float32) * DEVIATION).astype(np.int8)
 

@@ -1,18 +1,18 @@
-"""Greedy captions of this pipeline beside those of `vllm.LLM.chat` on the same pixels: are they equal?
+"""Compare the greedy captions of this pipeline with those of `vllm.LLM.chat` on the same pixels.
 
     python benchmarks/parity.py [--scenes 500] [--json FILE]
 
-Rendered scenes, as JPEG and PNG of several shapes and sizes, are captioned greedily by the embedded model on this
-machine's CPU. `vllm.LLM.chat` gets the pixels that the pipeline's `prepare` makes of the files, as PIL images, so that
-only what comes after them differs: rendering, batching, and how the engine is driven. Each difference is listed, with
-the caption that would be right; a few may be, as numbers are added up in another order where other rows are beside one.
-Exit 1 where less than 99 % are equal.
+The embedded model captions rendered scenes greedily on this machine's CPU. The scenes are JPEG and PNG files of several
+shapes and sizes. `vllm.LLM.chat` gets the pixels of the pipeline's `prepare`, as PIL images. So only the later steps
+differ: rendering, batching, and how the engine is driven. Each difference is printed, and whether each caption is
+correct. A few differences are possible: other rows in a batch change the order in which numbers are added. Exits with 1
+if less than 99 % are equal.
 
 Keys of the JSON, where <case> is a size such as `448x448`, `jpeg`, `png` or `all`:
 
-    <case>_scenes, <case>_equal              how many scenes, and the share whose two captions are equal to the letter
-    <case>_caprl_ray_right, <case>_chat_right    the share of captions that are right to the letter
-    differences                              how many scenes have two captions
+    <case>_scenes, <case>_equal              number of scenes, and the share whose two captions are identical
+    <case>_caprl_ray_right, <case>_chat_right    the share of captions that are correct to the letter
+    differences                              number of scenes whose two captions differ
 """
 
 import argparse
@@ -30,9 +30,9 @@ from parity_ways import WAYS
 from caprl_ray.embedded import scenes
 
 SCRIPT = "parity_ways.py"
-LEAST_EQUAL = 0.99
-# The model sees 84 x 84, 112 x 84 or 84 x 112 pixels: files of just these, and ever larger ones. From four times on a
-# JPEG is decoded at a fraction.
+MIN_EQUAL = 0.99
+# The model sees 84 x 84, 112 x 84 or 84 x 112 pixels. The files have exactly these sizes, and larger ones. A JPEG of
+# four times the size or more is decoded at a reduced size.
 SIZES = (
     (84, 84), (112, 84), (84, 112), (240, 240), (320, 240), (240, 320), (448, 448), (1024, 768), (1200, 1600)
 )  # fmt: skip
@@ -40,7 +40,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {"jpeg": ("jpg", {"quality": 92
 
 
 def render(folder: Path, count: int) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Write scenes in every size and format in turn: the right caption of each key, and the cases that it is in."""
+    """Write scenes in all sizes and formats in turn. Returns the correct caption and the cases of each key."""
     folder.mkdir()
     draw = random.Random(1)
     right: dict[str, str] = {}
@@ -58,7 +58,7 @@ def render(folder: Path, count: int) -> tuple[dict[str, str], dict[str, tuple[st
 def compare(
     ours: Captions, theirs: Captions, right: dict[str, str], cases: dict[str, tuple[str, ...]]
 ) -> dict[str, float]:
-    """Every figure."""
+    """All figures of all cases."""
     figures: dict[str, float] = {}
     for case in dict.fromkeys(name for names in cases.values() for name in names):
         keys = [key for key, names in cases.items() if case in names]
@@ -70,7 +70,7 @@ def compare(
 
 
 def table(figures: dict[str, float]) -> None:
-    """Print the figures, a case a line."""
+    """Print the figures, one line per case."""
     cases = [f"{width}x{height}" for width, height in SIZES] + [*FORMATS, "all"]
     columns = ("scenes", "equal", "caprl_ray right", "chat right")
     print(f"{'':<12}" + "".join(f"{name:>18}" for name in columns))
@@ -80,7 +80,7 @@ def table(figures: dict[str, float]) -> None:
 
 
 def differences(ours: Captions, theirs: Captions, right: dict[str, str]) -> None:
-    """Print each pair of captions that are not equal."""
+    """Print each pair of captions that differ."""
     for key, caption in right.items():
         if ours[key][0] != theirs[key][0]:
             print(key)
@@ -89,7 +89,7 @@ def differences(ours: Captions, theirs: Captions, right: dict[str, str]) -> None
 
 
 def main() -> None:
-    """Caption every scene by both ways, and print one table and the differences."""
+    """Caption all scenes in both ways; print one table and the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=500, help="number of scenes, at least 50")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
@@ -109,7 +109,7 @@ def main() -> None:
     differences(ours, theirs, right)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if figures["all_equal"] < LEAST_EQUAL:
+    if figures["all_equal"] < MIN_EQUAL:
         sys.exit(f"only {100 * figures['all_equal']:.1f} % of the captions are equal.")
 
 

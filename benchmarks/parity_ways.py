@@ -1,4 +1,4 @@
-"""The two ways that parity.py compares, each run alone in a process of its own; captioning.py says what they write."""
+"""The two ways that parity.py compares. Each runs in its own process; captioning.py describes what they write."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from caprl_ray.recipe.load import parse
 
 
 def chat(images: Path, out: Path) -> None:
-    """`vllm.LLM.chat` over the pixels that the pipeline's `prepare` makes of the files."""
+    """Run `vllm.LLM.chat` on the pixels that the pipeline's `prepare` makes from the files."""
     recipe = parse(demo_recipe([images], out))
     rule = resolve(recipe).size_rule
     limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
@@ -27,7 +27,7 @@ def chat(images: Path, out: Path) -> None:
 
 
 def caprl_ray(images: Path, out: Path) -> None:
-    """This pipeline on the files, as `caprl-ray caption` runs it."""
+    """Run this pipeline on the files, as `caprl-ray caption` does."""
     captioning.run_pipeline(demo_recipe([images], out), out, held=False)
 
 

@@ -1,18 +1,18 @@
-"""Rows/s of the pipeline itself, from read to commit, and where the time goes.
+"""Measure the rows/s of the pipeline itself, from read to commit, and where the CPU time goes.
 
     python benchmarks/pipeline_overhead.py [--images 20000] [--repeat 1] [--json FILE]
 
-Images of 101 kB, as WebDataset shards and as loose files, go through the whole pipeline with the stub engine, which
-answers at once; prepare passes them on without decoding (stub_ways.py). Rows/s are all rows over the seconds from a
-ready engine, until when every image is held back, to the last object that is committed: the start of Ray's workers is
-in them. `steady` is from the first committed object to the last one, of as many rows each.
+Images of 101 kB, as WebDataset shards and as loose files, pass through the whole pipeline. The stub engine answers at
+once, and prepare does not decode (stub_ways.py). Images are held back until the engine is ready. Rows/s are all rows
+over the seconds from then to the last committed object, so they include the start of Ray's workers. `steady` is the
+rate from the first committed object to the last one; all objects have the same number of rows.
 
-Where the time goes is CPU time of this machine's processes in the same span, by what Ray titles them, sampled from
-outside; what a process spent under one title before it took another one may be counted with either. Medians over the
-rounds of --repeat.
+The time per part is the CPU time of this machine's processes in the same span, sampled from outside and grouped by the
+titles that Ray gives to processes. When a process changes its title, its time between two samples may be counted for
+either part. Figures are medians over --repeat rounds.
 
-Keys of the JSON: `<input>`, `<input>_steady` in rows/s and `<input>_<part>_ms`, CPU ms a row; inputs are `shards` and
-`files`, parts those of sampled.PARTS, `driver` and `other`.
+Keys of the JSON: `<input>` and `<input>_steady` in rows/s, and `<input>_<part>_ms` in CPU ms per row. Inputs: `shards`
+and `files`. Parts: the keys of sampled.PARTS, `driver` and `other`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Figures = dict[str, float]
 
 
 class Spent:
-    """CPU seconds by part, from when a file exists."""
+    """CPU seconds by part, counted from the moment when the file `ready` exists."""
 
     def __init__(self, ready: Path) -> None:
         self._ready = ready
@@ -50,7 +50,7 @@ class Spent:
 
 
 def measure(kind: str, images: Path, out: Path, count: int) -> Figures:
-    """One run over images of one kind."""
+    """Run once over images of one kind."""
     spent = Spent(out / READY)
     with sampled(spent, SAMPLED_S):
         run_alone("stub_ways.py", "overhead", images, out)
@@ -63,7 +63,7 @@ def measure(kind: str, images: Path, out: Path, count: int) -> Figures:
 
 
 def table(figures: Figures) -> None:
-    """Print the rates, and below them the parts."""
+    """Print the rates, then the CPU time of each part."""
     print(f"{'':<20}" + "".join(f"{kind:>14}" for kind in WRITERS))
     rates = {"rows/s": "", "rows/s, steady": "_steady"}
     for name, key in rates.items():
@@ -74,10 +74,10 @@ def table(figures: Figures) -> None:
 
 
 def main() -> None:
-    """Measure both kinds of input, in turns, and print one table."""
+    """Measure both kinds of input in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
+    parser.add_argument("--images", type=int, default=20_000, help="number of images")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds; the figures are medians over them")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     rounds: list[Figures] = []
@@ -88,7 +88,7 @@ def main() -> None:
         for number in range(args.repeat):
             for kind in WRITERS:
                 rounds.append(measure(kind, folder / kind, folder / f"{kind}-{number}", args.images))
-                time.sleep(2)  # what the last run leaves is gone
+                time.sleep(2)  # the processes of the last run end
     figures = medians(rounds)
     table(figures)
     if args.json:

@@ -1,29 +1,29 @@
-"""Seconds, memory and requests of planning from S3, beside a bare boto3 listing of the same bucket.
+"""Measure seconds, memory and requests of planning from S3, compared with a bare boto3 listing of the bucket.
 
     python benchmarks/plan.py [--thousands 1000] [--latency 0 50] [--cases flat prefixes shards] [--json FILE]
 
-A server on loopback, in a process of its own, answers listings of
+A server on loopback, in its own process, answers listings of one of these layouts:
 
     flat        a million loose files in one prefix
     prefixes    a million loose files in a thousand sub-prefixes
     shards      a tenth as many tar shards in one prefix
 
-each page so many milliseconds later as --latency says. Three ways, each in a process of its own, one after another:
+It delays each page by --latency milliseconds. Three ways, each in its own process, one after another:
 
-    boto3       the paginator of list_objects_v2, whose answers nobody uses
-    listed      the listing as planning asks for it
-    planned     listed, cut into units, stored to a local folder, and loaded again
+    boto3       the paginator of list_objects_v2; the answers are not used
+    listed      the listing as planning does it
+    planned     list, cut into units, store in a local folder, and load again
 
-Seconds count from the start of the process, memory is its highest resident set. Of the stored plan: its bytes, and the
-bytes and requests with which a read task loads a unit of it from a bucket.
+Seconds count from the start of the process. Memory is its peak of resident memory. The plan's figures are its size in
+bytes, and the bytes and requests that a read task needs to load one of its units from a bucket.
 
-Keys of the JSON, where <case> is such as `flat_50ms`, and <way> one of the three:
+Keys of the JSON, where <case> is for example `flat_50ms`, and <way> one of the three:
 
     <case>_<way>_s, <case>_<way>_mib, <case>_<way>_requests
-    <case>_listed_ratio, <case>_planned_ratio      seconds, over those of boto3
-    <case>_plan_bytes, <case>_plan_load_s          the stored plan, and seconds to load its units
+    <case>_listed_ratio, <case>_planned_ratio      seconds, divided by those of boto3
+    <case>_plan_bytes, <case>_plan_load_s          size of the stored plan, and seconds to load its units
     <case>_unit_bytes, <case>_unit_requests        what a read task fetches to load a unit in the middle of the plan
-    load                                           of the machine at the start, a minute's
+    load                                           the machine's load average over one minute, at the start
 """
 
 import argparse
@@ -51,7 +51,7 @@ FOLDERS = {"flat": "images/", "prefixes": "images/", "shards": "shards/"}
 
 @contextmanager
 def server(layout: str, keys: int, latency: float) -> Iterator[str]:
-    """The listing server, until the end; its address."""
+    """Run the listing server inside the block. Yields its address."""
     script = Path(__file__).with_name("listing_server.py")
     command = [sys.executable, str(script), layout, str(keys), str(latency)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +62,7 @@ def server(layout: str, keys: int, latency: float) -> Iterator[str]:
 
 
 def figures_of(case: str, layout: str, keys: int, latency: float) -> dict[str, float]:
-    """Every figure of one case."""
+    """Measure all figures of one case."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="plan-") as temporary, server(layout, keys, latency) as endpoint:
         out, log = Path(temporary) / "out", Path(temporary) / "log.txt"
@@ -80,7 +80,7 @@ def figures_of(case: str, layout: str, keys: int, latency: float) -> dict[str, f
 
 
 def loaded(case: str, out: str) -> dict[str, float]:
-    """What it costs to load the plan, and one unit of it."""
+    """The cost of loading the plan, and of loading one of its units."""
     storage = Counted()
     (stored,) = storage.objects(f"{out}/plan", ".parquet")
     began = time.perf_counter()
@@ -97,7 +97,7 @@ def loaded(case: str, out: str) -> dict[str, float]:
 
 
 def table(figures: dict[str, float], cases: list[str]) -> None:
-    """Print the figures, a way of a case a line."""
+    """Print the figures, one line per case and way."""
     print(f"{'':<24}" + "".join(f"{name:>12}" for name in ("seconds", "x boto3", "memory", "requests")))
     for case in cases:
         for way in WAYS:
@@ -115,11 +115,11 @@ def table(figures: dict[str, float], cases: list[str]) -> None:
 
 
 def main() -> None:
-    """Measure every case, and print one table."""
+    """Measure all cases and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--thousands", type=int, default=1000, metavar="N", help="thousands of loose files")
-    parser.add_argument("--latency", type=float, nargs="+", default=[0, 50], metavar="MS", help="of each page")
-    parser.add_argument("--cases", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="fewer than all")
+    parser.add_argument("--latency", type=float, nargs="+", default=[0, 50], metavar="MS", help="delay of each page")
+    parser.add_argument("--cases", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="measure only these layouts")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     if args.thousands < 1:

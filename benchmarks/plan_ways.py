@@ -1,4 +1,4 @@
-"""The ways that plan.py measures, each run alone in a process of its own; prints how many objects it has listed."""
+"""The ways that plan.py measures. Each runs in its own process and prints the number of objects that it listed."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from listing_server import BUCKET
 
 
 def boto3(endpoint: str, folder: str, out: str) -> int:
-    """A bare listing by boto3's paginator, of whose answers nothing is used."""
+    """List with boto3's paginator. The answers are not used."""
     from boto3 import client
     from botocore.config import Config
 
@@ -18,7 +18,7 @@ def boto3(endpoint: str, folder: str, out: str) -> int:
 
 
 def listed(endpoint: str, folder: str, out: str) -> int:
-    """The listing as planning asks for it."""
+    """List as planning does."""
     from caprl_ray.recipe import sections
     from caprl_ray.storage import Storage
 
@@ -27,7 +27,7 @@ def listed(endpoint: str, folder: str, out: str) -> int:
 
 
 def planned(endpoint: str, folder: str, out: str) -> int:
-    """Listed, cut into units, stored and loaded, as the first run of a dataset does."""
+    """List, cut into units, store and load, as the first run over a dataset does."""
     from caprl_ray import plan, sources
     from caprl_ray.recipe import sections
     from caprl_ray.sources.source import Access

@@ -1,20 +1,20 @@
-"""Images/s of `prepare` on one core, beside plain Pillow and what `ray.data.read_images` does to one file.
+"""Measure the images/s of `prepare` on one core, compared with plain Pillow and with `ray.data.read_images`.
 
     python benchmarks/prepare.py [--seconds 6] [--json FILE]
 
-The three take turns in drawn order, one image each, and a figure is the median of its calls in processor time, on which
-other jobs of the machine have less influence than on the clock. Pillow: open, convert, bicubic resize to the same size,
-bytes. `read_images`: what its datasource does with the bytes of one file, with `size` and `mode="RGB"`, to its block.
-Its resize is bilinear, which reads half as many pixels as a bicubic one. Left out are listing, opening and reading
-files, and the estimate of a row's size, for which Ray would start a cluster.
+The three take turns in random order, one image each. A figure is the median CPU time of its calls; other jobs on the
+machine affect CPU time less than wall-clock time. Pillow: open, convert, resize (bicubic) to the same size, get bytes.
+`read_images`: what its datasource does with the bytes of one file, with `size` and `mode="RGB"`, up to its block. Its
+resize is bilinear, which reads half as many pixels as a bicubic one. Not included: listing, opening and reading files,
+and the estimate of a row's size, for which Ray would start a cluster.
 
-Large pictures vary by a third with what the C library does with freed memory: keep it for the next, or give it back to
-the system, which clears every page anew.
+The figures of large pictures vary by a third. It depends on whether the C library keeps freed memory or returns it to
+the system, which then clears every page again.
 
-Keys of the JSON, where a case is `jpeg_1mp`, for example:
+Keys of the JSON, where <case> is for example `jpeg_1mp`:
 
     <case>, <case>_pillow, <case>_read_images    images/s of one core: prepare and the other two
-    <case>_ratio, <case>_ratio_read_images       prepare over each of them
+    <case>_ratio, <case>_ratio_read_images       prepare, divided by each of the other two
 """
 
 import argparse
@@ -42,7 +42,7 @@ FORMATS = {"jpeg": {"quality": 90}, "png": {"compress_level": 4}, "webp": {"qual
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Smooth shapes with some noise: compresses about as photographs do."""
+    """A picture of smooth shapes with some noise. It compresses about as well as photographs."""
     rng = np.random.default_rng(1)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
@@ -50,15 +50,16 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def with_pillow(content: bytes, rule: SizeRule) -> bytes:
-    """The shortest way with Pillow alone."""
+    """The shortest way to the same pixels with Pillow alone."""
     with Image.open(io.BytesIO(content)) as image:
         return image.convert("RGB").resize(rule.target(*image.size), Image.Resampling.BICUBIC).tobytes()
 
 
 def read_images(size: tuple[int, int]) -> Callable[[bytes], object]:
-    """What `ray.data.read_images(paths, size=size, mode="RGB")` does to the bytes of one file; `size` is width, height.
+    """A function that does to a file's bytes what `ray.data.read_images(paths, size=size, mode="RGB")` does.
 
-    Its constructor lists the files and wants a cluster; what it does to one of them needs these two attributes only.
+    `size` is (width, height). The datasource's constructor is skipped, because it lists files and needs a cluster. To
+    read one file, only these two attributes are needed.
     """
     source = ImageDatasource.__new__(ImageDatasource)
     source.size, source.mode = (size[1], size[0]), "RGB"
@@ -66,12 +67,14 @@ def read_images(size: tuple[int, int]) -> Callable[[bytes], object]:
 
 
 def rates(actions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Calls a second of processor time of each, taking turns, from the median of single calls."""
+    """Run all actions in turns. Returns calls per second of CPU time, from the median of single calls."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     order = random.Random(1)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or any(len(calls) < 3 for calls in times.values()):
-        for name in order.sample(list(actions), len(actions)):  # what one leaves in caches and memory favours the next
+        for name in order.sample(
+            list(actions), len(actions)
+        ):  # an action profits from what the previous one left in caches
             began = time.process_time()
             actions[name]()
             times[name].append(time.process_time() - began)
@@ -79,7 +82,7 @@ def rates(actions: dict[str, Callable[[], object]], seconds: float) -> dict[str,
 
 
 def measured(kind: str, image: Image.Image, seconds: float) -> dict[str, float]:
-    """Images/s of each way for `image` in one format."""
+    """Images/s of each way, for `image` in one format."""
     buffer = io.BytesIO()
     image.save(buffer, kind.upper(), **FORMATS[kind])
     content, rays = buffer.getvalue(), read_images(RULE.target(*image.size))
@@ -93,9 +96,9 @@ def measured(kind: str, image: Image.Image, seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every case and print one table."""
+    """Measure all cases and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="measuring time of each case")
+    parser.add_argument("--seconds", type=float, default=6.0, help="measuring time of each case in seconds")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     figures: dict[str, float] = {}

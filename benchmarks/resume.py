@@ -1,35 +1,35 @@
-"""Seconds and memory from the start of a resumed run to its first new row, beside Ray Data's own checkpoint.
+"""Measure time and memory from the start of a resumed run to its first new row, compared with Ray Data's checkpoint.
 
     python benchmarks/resume.py [--rows 1 10] [--layout mixed sorted] [--folder DIR] [--keep] [--json FILE]
 
-Outputs of so many million rows in 10,000 units, of which 100 are half done, are made by the job's own plan and sink (at
-the default of 2,048 rows an object), and then resumed on local disk by each way in a process of its own, up to the
-first row that leaves the reader:
+The job's own plan and sink write outputs of --rows million rows in 10,000 units, of which 100 are half done, with the
+default of 2,048 rows per object. Each way then resumes them from local disk, in its own process, up to the first row
+that leaves the reader:
 
-    caprl_ray        plan, identity columns of all objects, remaining units, read
-    ray_checkpoint   ray.data's CheckpointConfig on the same rows, `id` being the id column, with the checkpoint files
-                     that its own writer made of the same objects, reading the same units; up to ten million rows
+    caprl_ray        load the plan, read the identity columns of all objects, find the remaining units, read
+    ray_checkpoint   ray.data's CheckpointConfig on the same rows, with `id` as the id column. Its own writer makes the
+                     checkpoint files from the same objects. It reads the same units; up to ten million rows
 
-Layouts: `mixed`, in which an object holds batches of 32 rows of 64 units that were read at the same time, as runs write
-them, and `sorted`, in which it holds consecutive rows of one unit. Files are dropped from the page cache first.
+Layouts: in `mixed`, as runs write it, an object holds batches of 32 rows from 64 units that were read at the same time.
+In `sorted`, it holds consecutive rows of one unit. Files are dropped from the page cache first.
 
-Seconds count from the start of the way's process, imports and the start of Ray included. Memory: the highest resident
-memory of the driver and of the largest Ray worker (shared pages in full), and the highest sum of the proportional
-shares of all processes together, Ray's own among them. Requests are what a bucket would be asked for, counted over
-the first thousand objects: each read of an object's stream is one.
+Seconds count from the start of the way's process, including imports and the start of Ray. Memory is the peak of
+resident memory of the driver and of the largest Ray worker (shared pages count in full), and the highest sum of the
+proportional shares of all processes, including Ray's own. Requests are counted as if for a bucket, over the first
+thousand objects: each read of an object's stream is one request.
 
-A hundred million rows (--rows 100) take 4 GB of disk and some minutes to make; --keep leaves them in the folder for
+A hundred million rows (--rows 100) need 4 GB of disk and some minutes to write. --keep leaves them in the folder for
 the next time.
 
-Keys of the JSON, where <case> is <layout>_<millions>m such as `mixed_10m`:
+Keys of the JSON, where <case> is <layout>_<millions>m, for example `mixed_10m`:
 
     <case>_s, <case>_driver_mib, <case>_worker_mib, <case>_together_mib      caprl_ray
     <case>_plan_s, <case>_committed_s, <case>_session_s, <case>_read_s       the parts of <case>_s, after the imports
-    <case>_requests, <case>_request_bytes                                    of each object, without the listing
+    <case>_requests, <case>_request_bytes                                    per object, without the listing
     <case>_objects, <case>_done                                              objects in the output, and rows in them
     <case>_ray_s, <case>_ray_driver_mib, <case>_ray_worker_mib, <case>_ray_together_mib    ray_checkpoint
-    <case>_ratio, <case>_together_ratio                                      seconds and memory, ours over Ray's
-    load                                                                     of the machine at the start, a minute's
+    <case>_ratio, <case>_together_ratio                                      caprl_ray / Ray's: seconds, and memory
+    load                                                                     load average over one minute, at the start
 """
 
 import argparse
@@ -50,13 +50,13 @@ from watched import Watched, watched
 from caprl_ray.output import committed
 from caprl_ray.storage import Storage
 
-MOST_MILLIONS_OF_RAY = 10
-COUNTED = 1000  # objects whose requests are counted
+MAX_MILLIONS_OF_RAY = 10
+COUNTED = 1000  # number of objects whose requests are counted
 MIB = 2**20
 
 
 def requests(output: Synthetic) -> tuple[float, float, int]:
-    """Requests and bytes of one object's identity columns, and how many objects there are."""
+    """Mean requests and bytes to read one object's identity columns, and the number of objects."""
     storage = Counted()
     objects = [
         stored for folder in ("data", "failed") for stored in storage.objects(str(output.out / folder), ".parquet")
@@ -68,7 +68,7 @@ def requests(output: Synthetic) -> tuple[float, float, int]:
 
 
 def write_checkpoint(output: Synthetic, checkpoint: Path) -> None:
-    """The checkpoint that Ray Data would have written with the same objects, by its own writer."""
+    """Write, with Ray Data's own writer, the checkpoint that it would have written for the same objects."""
     if checkpoint.exists():
         return
     from ray.data.block import BlockAccessor
@@ -83,7 +83,7 @@ def write_checkpoint(output: Synthetic, checkpoint: Path) -> None:
 
 
 def drop_from_cache(folder: Path) -> None:
-    """Have the system read the files of a folder from disk again."""
+    """Drop the files of a folder from the page cache, so that they are read from disk again."""
     for file in folder.rglob("*.parquet"):
         handle = os.open(file, os.O_RDONLY)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -91,7 +91,7 @@ def drop_from_cache(folder: Path) -> None:
 
 
 def measure(way: str, output: Synthetic, checkpoint: Path) -> tuple[Watched, dict[str, float]]:
-    """One way, alone: what it used, and the moments that it noted."""
+    """Run one way alone. Returns what it used, and the times that it noted."""
     drop_from_cache(checkpoint if way == "ray_checkpoint" else output.out)
     with tempfile.TemporaryDirectory(prefix="resume-") as temporary:
         notes = Path(temporary) / NOTES
@@ -103,7 +103,7 @@ def measure(way: str, output: Synthetic, checkpoint: Path) -> tuple[Watched, dic
 
 
 def figures_of(output: Synthetic, case: str, with_ray: bool) -> dict[str, float]:
-    """Every figure of one case."""
+    """Measure all figures of one case."""
     done = synthetic_output.write(output)
     checkpoint = output.out.with_name(f"{output.out.name}-checkpoint")
     seen, moments = measure("caprl_ray", output, checkpoint)
@@ -123,7 +123,7 @@ def figures_of(output: Synthetic, case: str, with_ray: bool) -> dict[str, float]
 
 
 def memory(case: str, seen: Watched) -> dict[str, float]:
-    """The memory that a way used, in MiB."""
+    """The memory figures of a way, in MiB."""
     return {
         f"{case}_driver_mib": seen.driver / MIB,
         f"{case}_worker_mib": seen.worker / MIB,
@@ -132,7 +132,7 @@ def memory(case: str, seen: Watched) -> dict[str, float]:
 
 
 def table(figures: dict[str, float], cases: list[str]) -> None:
-    """Print the figures, a case a line."""
+    """Print the figures, one line per case and way."""
     columns = ("objects", "first row", "committed", "driver", "worker", "together", "requests", "ratio")
     print(f"{'':<28}" + "".join(f"{name:>11}" for name in columns))
     for case in cases:
@@ -147,11 +147,11 @@ def table(figures: dict[str, float], cases: list[str]) -> None:
 
 
 def main() -> None:
-    """Make and resume every case, and print one table."""
+    """Write and resume all cases, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 10], metavar="N", help="millions of planned rows")
-    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="fewer than all")
-    parser.add_argument("--folder", type=Path, help="where outputs are made (default: a temporary folder)")
+    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="measure only these layouts")
+    parser.add_argument("--folder", type=Path, help="folder for the outputs (default: a temporary folder)")
     parser.add_argument("--keep", action="store_true", help="leave the outputs in --folder")
     parser.add_argument("--without-ray", action="store_true", help="measure caprl_ray alone")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
@@ -165,7 +165,7 @@ def main() -> None:
             for layout in args.layout:
                 output = Synthetic(folder=folder, rows=millions * 1_000_000, layout=layout)
                 cases.append(f"{layout}_{millions}m")
-                with_ray = millions <= MOST_MILLIONS_OF_RAY and not args.without_ray
+                with_ray = millions <= MAX_MILLIONS_OF_RAY and not args.without_ray
                 figures |= figures_of(output, cases[-1], with_ray)
                 print({k: round(v, 2) for k, v in figures.items() if k.startswith(cases[-1])}, file=sys.stderr)
     table(figures, cases)

@@ -1,7 +1,7 @@
-"""The ways that resume.py measures, each run alone in a process of its own, to the first row that is not done yet.
+"""The ways that resume.py measures. Each runs in its own process up to the first row that is not done yet.
 
-Both read the same plan, and their rows come from the same reader, through the same Ray. Into `notes` a way writes, a
-line each, names and wall-clock seconds of what it has finished.
+Both read the same plan, and get their rows from the same reader through Ray. To the file `notes` a way appends one line
+per finished step: its name and the wall-clock seconds.
 """
 
 import os
@@ -18,13 +18,13 @@ NOTES, FIRST_ROW = "notes.txt", "first_row"
 
 
 def note(file: str, name: str) -> None:
-    """One line: this is finished now. Short appends are whole, also from several processes."""
+    """Append a line: this step is finished now. Short appends are atomic, also from several processes."""
     with open(file, "a", encoding="ascii") as lines:
         lines.write(f"{name} {time.time():.3f}\n")
 
 
 def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
-    """What `pipeline.run` does before the first row is prepared."""
+    """Do what `pipeline.run` does before the first row is prepared."""
     from caprl_ray import pipeline, plan
     from caprl_ray.cluster import session
     from caprl_ray.output.committed import read_committed
@@ -48,9 +48,9 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
 
 
 def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
-    """Ray Data's checkpoint of the same rows by their `id`.
+    """Resume with Ray Data's checkpoint of the same rows, by their `id`.
 
-    It reads the same units as the other way does: what else it would read again of the input does not count.
+    It reads the same units as the other way. On its own it would read more of the input again; this is not counted.
     """
     import pyarrow as pa
     from pyroaring import BitMap

@@ -1,4 +1,4 @@
-"""Looks at the processes of a way while it runs alone below this one, by what Ray and vLLM title them."""
+"""Sample the processes of a way while it runs. Processes are recognized by the titles that Ray and vLLM give them."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-# How the titles of the processes begin, or how their commands end; the driver is our own child.
+# How a process title begins, or how its command ends. The driver is a child of this process.
 PARTS = {
     "read": "ray::Read",
     "prepare": "ray::MapBatches(",
@@ -25,7 +25,7 @@ Look = Callable[[str, psutil.Process], None]
 
 @contextmanager
 def sampled(look: Look, seconds: float) -> Iterator[None]:
-    """Call `look` with each process and its part, every so many seconds, from a thread."""
+    """Every `seconds` seconds, call `look(part, process)` for each process, from a thread, inside the block."""
     over = threading.Event()
 
     def work() -> None:
@@ -45,7 +45,7 @@ def sampled(look: Look, seconds: float) -> Iterator[None]:
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
-    with suppress(psutil.Error):  # it, or one of them, has just ended
+    with suppress(psutil.Error):  # the process or one of its children has just ended
         return process.children(recursive=True)
     return []
 

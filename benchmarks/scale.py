@@ -1,19 +1,21 @@
-"""How the rate grows with the replicas, with and without losses, and what the driver needs for it.
+"""Measure how the rate grows with the number of replicas, with and without losses, and what the driver needs.
 
     python benchmarks/scale.py [--replicas 1 4 16 32] [--places 64] [--seconds 2-8] [--window 60] [--json FILE]
 
-Replicas are stub engines with as many places as an engine runs sequences at once; every caption takes its own time
-(flow.py). A perfect pool captions `replicas x places / mean seconds` images/s. Everything else is as in any run, on one
-machine: Ray Data, the object store, prepare without decoding (stub_ways.py), the driver, and its parquet.
+Replicas are stub engines with --places places (sequences that an engine runs at once). Each caption takes its own time
+(flow.py). A perfect pool captions `replicas x places / mean seconds` images/s. Everything else is as in any run on one
+machine: Ray Data, the object store, the driver, and parquet. Only prepare does not decode (stub_ways.py).
 
-`efficiency` is the rate over the perfect one in the window, which begins when the last replica has had time for its
-first captions, and ends with its seconds or where rows run out; `busy` is how many of the machine's cores were in it.
-`with losses` is the same while a replica's process is killed every LOST_S seconds, from half of that on; `lost` is how
-many were in the window. `driver` is cores in use from the first ready replica to the last caption, sampled from
-outside; `driver MiB` is its own memory, at most.
+`efficiency` is the measured rate over the perfect rate, in a window. The window begins when the last replica has had
+time for its first captions. It ends after --window seconds, or when rows run out. `busy` is the number of the machine's
+cores that were in use in the window. `with losses` is the efficiency while a replica's process is killed every LOST_S
+seconds, the first after half of that time. `lost` is the number of kills in the window. `driver` is the number of cores
+that the driver used from the first ready replica to the last caption, sampled from outside. `driver MiB` is the peak of
+the driver's own memory.
 
 Keys of the JSON: `<replicas>_rate`, `_perfect`, `_efficiency`, `_busy`, `_lost_efficiency`, `_lost_busy`, `_lost`,
-`_driver_cores`, `_driver_mib`, and `_<part>_ms`, CPU ms a row; parts are those of sampled.PARTS, `driver` and `other`.
+`_driver_cores`, `_driver_mib`, and `_<part>_ms` in CPU ms per row. Parts: the keys of sampled.PARTS, `driver` and
+`other`.
 """
 
 import argparse
@@ -38,16 +40,16 @@ from stub_ways import SHARD_ROWS, images, write_shards
 from caprl_ray.engines.stub import SECONDS, stub_seconds
 
 LOST_S = 30.0
-FILL_S = 20.0  # what replicas take to start one after another and to fill, at most
+FILL_S = 20.0  # longest time that replicas need to start one after another and to fill
 DIFFERENT = 4 * SHARD_ROWS
-SAMPLED_S = 2.0  # seldom: to look at so many processes takes CPU from them
+SAMPLED_S = 2.0  # a long interval, because sampling many processes takes CPU time from them
 MIB = 2**20
 
 Figures = dict[str, float]
 
 
 class Used(Spent):
-    """CPU seconds by part, the machine's idle ones so far at each moment, and the most memory of the driver's own."""
+    """CPU seconds by part, samples of the machine's idle CPU time, and the peak of the driver's own memory."""
 
     def __init__(self, ready: Path) -> None:
         super().__init__(ready)
@@ -61,14 +63,14 @@ class Used(Spent):
             self.driver = max(self.driver, process.memory_full_info().uss)
 
     def busy(self, begin: float, end: float) -> float:
-        """The cores that were not idle between two moments."""
+        """The number of cores in use between two times."""
         seen = [sample for sample in self._idle if begin <= sample[0] <= end]
         (first, idle), (last, idle_then) = seen[0], seen[-1]
         return float(psutil.cpu_count()) - (idle_then - idle) / (last - first)
 
 
 def write(folder: Path, count: int) -> None:
-    """Shards of the same images under other names."""
+    """Write shards that repeat the same images under other names."""
     write_shards(folder, DIFFERENT)
     shards = sorted(folder.iterdir())
     for number in range(len(shards), -(-count // SHARD_ROWS)):
@@ -77,7 +79,7 @@ def write(folder: Path, count: int) -> None:
 
 @contextmanager
 def losses(ready: Path, replicas: int) -> Iterator[list[float]]:
-    """Kill one replica after the other, in an order that is the same each time; the moments at which it was done."""
+    """Kill random replicas, with the same random seed each time. Yields the list of the times of the kills."""
     over, chance = threading.Event(), random.Random(1)
     killed: list[float] = []
 
@@ -104,7 +106,7 @@ def losses(ready: Path, replicas: int) -> Iterator[list[float]]:
 
 
 def measure(replicas: int, places: int, seconds: str, window: float, folder: Path, lost: bool) -> Figures:
-    """One run."""
+    """Run once with a number of replicas, with or without losses."""
     shortest, longest = map(float, seconds.split("-"))
     perfect = replicas * places / mean(stub_seconds(image, shortest, longest) for image in images(DIFFERENT))
     name = f"{replicas}{'-lost' if lost else ''}"
@@ -132,7 +134,7 @@ def measure(replicas: int, places: int, seconds: str, window: float, folder: Pat
 
 
 def table(figures: Figures, numbers: list[int]) -> None:
-    """Print a line for each number of replicas."""
+    """Print a line for each number of replicas, then the CPU time of each part."""
     columns = {
         "images/s": ("rate", "{:.1f}"),
         "perfect": ("perfect", "{:.1f}"),
@@ -153,12 +155,14 @@ def table(figures: Figures, numbers: list[int]) -> None:
 
 
 def main() -> None:
-    """Measure each number of replicas twice, and print one table."""
+    """Measure each number of replicas with and without losses, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16, 32], metavar="N")
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", default=[1, 4, 16, 32], metavar="N", help="numbers of replicas"
+    )
     parser.add_argument("--places", type=int, default=64, help="sequences that an engine runs at once")
-    parser.add_argument("--seconds", default="2-8", help="of the shortest and of the longest caption")
-    parser.add_argument("--window", type=float, default=60, help="seconds")
+    parser.add_argument("--seconds", default="2-8", help="time of the shortest and of the longest caption")
+    parser.add_argument("--window", type=float, default=60, help="length of the window in seconds")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     figures = Figures()
@@ -169,7 +173,7 @@ def main() -> None:
                 if lost:
                     seen = {"lost_efficiency": seen["efficiency"], "lost_busy": seen["busy"], "lost": seen["lost"]}
                 figures |= {f"{n}_{key}": value for key, value in seen.items()}
-                time.sleep(2)  # what the last run leaves is gone
+                time.sleep(2)  # the processes of the last run end
     table(figures, args.replicas)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,13 +1,13 @@
-"""Large pictures and an object store that holds a few blocks of them: what it costs to wait for the rest of a batch.
+"""Measure what waiting for a full batch costs, with large pictures and an object store that holds few blocks.
 
     python benchmarks/small_store.py [--images 60] [--store-mib 512] [--json FILE]
 
-Pictures of 4000 x 3000, the stub engine, and Ray's object store bounded. The ways, one after the other:
+Pictures of 4000 x 3000, the stub engine, and a small object store of --store-mib. The ways, one after the other:
 
-    caprl_ray   an operator that cannot begin with what it has gets its next block at once (cluster/internals.py)
-    ray         Ray's own way: it waits until ten seconds have gone by without a block
+    caprl_ray   an idle operator that needs more rows for a batch gets its next block at once (cluster/internals.py)
+    ray         Ray's own way: the operator waits until ten seconds have passed without a block
 
-Keys of the JSON: `<way>_s`, from the first caption to the last, for both ways.
+Keys of the JSON: `<way>_s` for both ways, the seconds from the first caption to the last.
 """
 
 import argparse
@@ -24,10 +24,10 @@ SIZE = (4000, 3000)
 
 
 def main() -> None:
-    """Measure both ways, and print one table."""
+    """Measure both ways and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--store-mib", type=int, default=512, help="size of the object store")
+    parser.add_argument("--images", type=int, default=60, help="number of pictures")
+    parser.add_argument("--store-mib", type=int, default=512, help="size of the object store in MiB")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(args.store_mib * 2**20)

@@ -1,7 +1,7 @@
-"""The pipeline with the stub engine on images that nothing looks into: what is left is the pipeline itself.
+"""Ways that run the pipeline with the stub engine and without decoding, to measure the pipeline itself.
 
-The images are random bytes, PIXEL_WIDTH x PIXEL_HEIGHT x 3 of them, which prepare passes on as the pixels that they are
-taken for. Each way runs alone in a process of its own (alone.py); everything else is as in any run.
+An image is PIXEL_WIDTH x PIXEL_HEIGHT x 3 random bytes, which prepare passes on as pixels. Everything else is as in any
+run. Each way runs in its own process (alone.py).
 """
 
 import io
@@ -35,20 +35,20 @@ class PassThrough(Prepare):
 
 
 def passed_through(image: bytes) -> Prepared:
-    """The image's bytes as its pixels."""
+    """Use the image's bytes as its pixels."""
     return Prepared(
         pixels=image, pixel_width=PIXEL_WIDTH, pixel_height=PIXEL_HEIGHT, width=PIXEL_WIDTH, height=PIXEL_HEIGHT
     )
 
 
 def images(count: int) -> Iterator[bytes]:
-    """The same ones each time."""
+    """Random images, the same ones at every call."""
     chance = random.Random(1)
     return (chance.randbytes(3 * PIXEL_WIDTH * PIXEL_HEIGHT) for _ in range(count))
 
 
 def write_shards(folder: Path, count: int) -> None:
-    """The images as WebDataset shards."""
+    """Write the images as WebDataset shards."""
     folder.mkdir(parents=True)
     content = images(count)
     for first in range(0, count, SHARD_ROWS):
@@ -60,14 +60,14 @@ def write_shards(folder: Path, count: int) -> None:
 
 
 def write_files(folder: Path, count: int) -> None:
-    """The images as loose files."""
+    """Write the images as loose files."""
     folder.mkdir(parents=True)
     for row, image in enumerate(images(count)):
         (folder / f"{row:08d}.jpg").write_bytes(image)
 
 
 def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
-    """The stub's recipe; the model sees no more than the images have, so that a batch is as large as it would be."""
+    """A recipe for the stub. `max_pixels` is the images' own size, so a batch has as many rows as with real images."""
     return {
         "input": {"paths": [str(images)]},
         "prepare": {"max_pixels": PIXEL_WIDTH * PIXEL_HEIGHT},
@@ -78,24 +78,24 @@ def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
 
 
 def overhead(images: Path, out: Path) -> None:
-    """The stub answers at once."""
+    """Run with a stub that answers at once."""
     run_pipeline(recipe(images, out), out, held=True, prepare=PassThrough)
 
 
 def flow(images: Path, out: Path) -> None:
-    """The stub takes its time in as many places as PLACES says."""
+    """Run with a stub that needs time per caption and has PLACES places."""
     places = {"max_num_seqs": int(os.environ["PLACES"])}
     run_pipeline(recipe(images, out, **places), out, held=True, prepare=PassThrough)
 
 
 def flow_twice(images: Path, out: Path) -> None:
-    """The same with no more rows in flight than twice the places."""
+    """Run like `flow`, with at most twice as many rows in flight as places."""
     concurrency.batches_in_flight = lambda recipe, rows: math.ceil(2 * concurrency.max_num_seqs(recipe) / rows)
     flow(images, out)
 
 
 def scale(images: Path, out: Path) -> None:
-    """As `flow`, with as many replicas as REPLICAS says, each on a GPU that Ray takes for there."""
+    """Run like `flow` with REPLICAS replicas, each on a GPU that exists only in Ray's resources."""
     replicas, places = int(os.environ["REPLICAS"]), int(os.environ["PLACES"])
     local.start(num_gpus=replicas)
     pool = {"replicas": {"gpus": 1, "min": replicas, "max": replicas}}
@@ -103,12 +103,12 @@ def scale(images: Path, out: Path) -> None:
 
 
 def fed(images: Path, out: Path) -> None:
-    """Real pictures, seen at the default size."""
+    """Run on real pictures, seen at the default size."""
     run_pipeline(recipe(images, out) | {"prepare": {}}, out, held=False)
 
 
 def as_ray_feeds(images: Path, out: Path) -> None:
-    """The same where an operator waits for the rest of a batch as Ray has it."""
+    """Run like `fed`, but operators wait for a full batch, as Ray does by default."""
     session._fed = nullcontext
     fed(images, out)
 

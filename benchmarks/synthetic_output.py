@@ -1,8 +1,8 @@
-"""Outputs that no run wrote, as a run would have left them: a plan of shards, and the objects of a part of their rows.
+"""Write synthetic outputs that look like those of an interrupted run: a plan of shards, and objects with most rows.
 
-Everything goes through the job's own code: `plan.store` and the sink `CommittedRows`, with rows of the job's
-own schema. Captions are one constant text, and hashes repeat in every object, so that a hundred million rows fit on a
-disk: neither is read on resume. Shards are hard links to one tar, so that every unit can be opened.
+The job's own code writes them: `plan.store`, and the sink `CommittedRows` with rows of the job's schema. All captions
+are the same text, and hashes repeat in every object, so that a hundred million rows fit on a disk. Resume reads neither
+of them. Shards are hard links to one tar, so that every unit can be opened.
 """
 
 import hashlib
@@ -26,18 +26,21 @@ from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage
 
 UNITS = 10_000
-UNDONE = 100  # of each so many units one is half done, the first of all among them
+UNDONE = 100  # one of this many units is half done, beginning with the first
 ROWS_PER_OBJECT = 2048  # the default of output.rows_per_object
-BATCH = 32  # rows of one unit that reach a write task together: a caption batch
-OPEN_UNITS = 64  # units whose batches come mixed: as many are read at the same time
-FAILED_OBJECTS = 10  # of each so many write tasks one has a failed row
+BATCH = 32  # rows of one unit that reach a write task together (a caption batch)
+OPEN_UNITS = 64  # units that are read at the same time, so that their batches are mixed
+FAILED_OBJECTS = 10  # one of this many write tasks has a failed row
 LAYOUTS = ("mixed", "sorted")
 SCHEMA = row_schema(METADATA, CAPTION)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """One output: its folder, how many rows are planned, and whether each object holds rows of one unit or of many."""
+    """One output: its folder, the number of planned rows, and its layout.
+
+    In the layout `sorted` an object has rows of one unit, in `mixed` of many units.
+    """
 
     folder: Path
     rows: int
@@ -59,12 +62,12 @@ class Synthetic:
         return self.folder / f"shards-{self.rows}"
 
     def done(self, unit: int) -> int:
-        """How many of a unit's rows are in the output: the first ones."""
+        """How many of the unit's rows are in the output. They are its first rows."""
         return self.unit_rows // 2 if unit % UNDONE == 0 else self.unit_rows
 
 
 class Unsynced(Storage):
-    """Local storage that leaves it to the system when its objects are on disk: a million files need no fsync each."""
+    """Local storage without fsync, which would be slow for a million files."""
 
     def put(self, path: str, content: bytes) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ class Unsynced(Storage):
 
 
 def write(output: Synthetic, processes: int = 2) -> int:
-    """Write shards, plan and rows where they are not there yet; returns how many rows are done."""
+    """Write shards, plan and rows, unless they exist. Returns the number of rows that are done."""
     done = sum(output.done(unit) for unit in range(UNITS))
     if (output.out / "data").exists():
         return done
@@ -86,7 +89,7 @@ def write(output: Synthetic, processes: int = 2) -> int:
 
 
 def shards(output: Synthetic) -> None:
-    """A tar for each unit, all of them the same file."""
+    """Write a tar for each unit. All of them are links to the same file."""
     if output.shards.exists():
         return
     output.shards.mkdir(parents=True)
@@ -110,7 +113,7 @@ def planned(output: Synthetic) -> Iterator[Unit]:
 
 
 def commit(output: Synthetic, units: range) -> None:
-    """Write the rows of some units, an object at a time."""
+    """Write the rows of these units, one object at a time."""
     sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION)
     for number, (unit, index) in enumerate(objects(output, units)):
         sink.write([rows(output, unit, index, failed=number % FAILED_OBJECTS == 0)], None)
@@ -131,7 +134,7 @@ def objects(output: Synthetic, units: range) -> Iterator[tuple[np.ndarray, np.nd
 
 
 def mixed(output: Synthetic, units: range) -> np.ndarray:
-    """The rows of units that are read at the same time, batch by batch in the order in which they are captioned."""
+    """Unit and index of the rows of units that are read together, batch by batch in the order of captioning."""
     rng = np.random.default_rng(units.start)
     batches = [
         (start + rng.uniform(0, 4 * BATCH), unit, start, min(start + BATCH, output.done(unit)))
@@ -145,7 +148,7 @@ def mixed(output: Synthetic, units: range) -> np.ndarray:
 
 
 def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, *, failed: bool) -> pa.Table:
-    """Rows as the caption stage hands them on; with `failed`, the first of them has failed."""
+    """Rows as the caption stage returns them. With `failed`, the first row has failed."""
     numbers, positions, count, shards = unit.tolist(), index.tolist(), len(unit), str(output.shards)
     columns = {
         "id": [row_id(u, i) for u, i in zip(numbers, positions, strict=True)],

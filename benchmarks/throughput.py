@@ -1,28 +1,29 @@
-"""Images/s of this pipeline beside `vllm.LLM.chat` and the stock `ray.data.llm` processor: same images, same model.
+"""Measure the images/s of this pipeline, compared with `vllm.LLM.chat` and the stock `ray.data.llm` processor.
 
     python benchmarks/throughput.py [--images 1500] [--size 640x480] [--repeat 1] [--s3] [--json FILE]
     python benchmarks/throughput.py --images 300 --size 4000x3000
 
-Rendered scenes (JPEGs of one size) are captioned greedily by the embedded model on this machine's CPU, by each way in a
-process of its own, one after another:
+The embedded model captions rendered scenes (JPEGs of one size) greedily on this machine's CPU. All ways use the same
+images and model. Each way runs in its own process, one after another:
 
-    engine        the pipeline's engine, started as vLLM does it, on requests that were rendered beforehand: the ceiling
-    chat          vllm.LLM.chat over file:// URLs: one call with all images after a first call of 32
+    engine        the pipeline's engine, started as vLLM does it, on pre-rendered requests: the ceiling
+    chat          vllm.LLM.chat on file:// URLs: a first call with 32 images, then one call with all others
     stock         ray.data.read_images, ray.data.llm.build_processor with batches of 32, write_parquet
     stock_tuned   the same, made as fast as the processor's options allow
     caprl_ray     caprl_ray.pipeline.run on the folder
-    caprl_ray_s3  the same from and to an S3 server on loopback (with --s3)
+    caprl_ray_s3  the same, from and to an S3 server on loopback (with --s3)
 
-Steady state of `chat` and `engine` is their second call, after a first one of 32 images that takes what happens only
-once. For `caprl_ray` it is all images over the seconds from an engine that is ready, and has had such a first call of
-grey pictures, to the last caption. What it prepares while its engine starts would count as done for nothing, so this is
-measured in a run of its own in which the images are held back until then. For the stock processor it is the middle of
-the one run, from 20 % to 90 % of the rows: what it prepared beforehand counts in its favour, and most of these images
-may be such.
+The steady state of `chat` and `engine` is their second call; the first call of 32 images bears the one-time costs. For
+`caprl_ray` it is all images over the seconds from a ready engine to the last caption. The engine counts as ready after
+a first call with 32 grey pictures. Images that are prepared while the engine starts would look free, so this is
+measured in a separate run, which holds the images back until the engine is ready. For the stock processor it is the
+middle of its only run, from 20 % to 90 % of the rows. Images that it prepared earlier count in its favour; they may be
+most of these rows.
 
-First caption and whole run are seconds from the start of the way's process, imports and engine included, in a
-run where nothing is held back: to the first row in the postprocess function (`stock`), the first batch that leaves a
-replica (`caprl_ray`), the return of the first call (`chat`). Medians over the rounds of --repeat; the ways take turns.
+First caption and whole run are seconds from the start of the way's process, including imports and engine start, in a
+run that holds nothing back. The first caption is the first row in the postprocess function (`stock`), the first batch
+that leaves a replica (`caprl_ray`), or the end of the first call (`chat`). Figures are medians over --repeat rounds, in
+which the ways take turns.
 
 Keys of the JSON:
 
@@ -37,9 +38,9 @@ Keys of the JSON:
                                                          ratios of steady states: caprl_ray / engine, / chat, / stock,
                                                          caprl_ray / stock_tuned, caprl_ray_s3 / caprl_ray
     first_over_engine                                    ratio of seconds to the first caption: caprl_ray / engine
-    <way>_tokens, <way>_right, <way>_equal               mean tokens of a caption; share of captions that are right
+    <way>_tokens, <way>_right, <way>_equal               mean tokens per caption; share of captions that are correct
                                                          to the letter; share that are equal to those of caprl_ray
-    images, image_bytes                                  how many images, and their mean size as stored
+    images, image_bytes                                  number of images, and their mean stored size
 """
 
 import argparse
@@ -69,7 +70,7 @@ FIRST_CAPTION = {"caprl_ray": "first_caption_s", S3: "first_caption_s3_s"}
 
 
 def measure(way: str, images: Path, out: Path) -> tuple[dict[str, float], Captions]:
-    """Measure one way: its figures, and caption and tokens of each image."""
+    """Measure one way. Returns its figures, and caption and tokens of each image."""
     began, finished, ended = run_alone(SCRIPT, way, images, out)
     first = FIRST_CAPTION.get(way, f"{way}_first_caption_s")
     figures = {first: finished[0] - began, f"{way}_whole_s": ended - began}
@@ -85,14 +86,14 @@ def measure(way: str, images: Path, out: Path) -> tuple[dict[str, float], Captio
 
 
 def middle(finished: list[float]) -> float:
-    """Rows a second between 20 % and 90 % of them; rows that finish at one moment count as one step."""
+    """Rows per second between 20 % and 90 % of the rows. Rows that finish at the same time count as one step."""
     start, end = finished[len(finished) // 5], finished[len(finished) * 9 // 10]
     return sum(start < moment <= end for moment in finished) / (end - start)
 
 
 @contextmanager
 def s3_server(images: Path) -> Iterator[None]:
-    """An S3 server on loopback, in a process of its own, that holds the images; AWS_ENDPOINT_URL names it."""
+    """Run an S3 server with the images on loopback, in its own process. AWS_ENDPOINT_URL is set to its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -136,7 +137,7 @@ def s3_client() -> Any:
 
 
 def s3_objects(prefix: str) -> list[io.BytesIO]:
-    """The contents of the objects under a prefix."""
+    """The contents of the objects below a prefix."""
     client = s3_client()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
@@ -144,7 +145,7 @@ def s3_objects(prefix: str) -> list[io.BytesIO]:
 
 
 def compare(figures: dict[str, float], captions: dict[str, Captions], right: dict[str, str]) -> None:
-    """Add the ratios, and what shows that every way did the same work."""
+    """Add the ratios, and the figures that show that all ways did the same work."""
     for name, over, under in (
         ("over_engine", "caprl_ray", "engine"),
         ("over_chat", "caprl_ray", "chat"),
@@ -166,7 +167,7 @@ def compare(figures: dict[str, float], captions: dict[str, Captions], right: dic
 
 
 def table(figures: dict[str, float], ways: list[str]) -> None:
-    """Print the figures, a way a line."""
+    """Print the figures, one line per way."""
     ratios = [f"x {peer}" for peer in PEERS]
     columns = ("images/s", *ratios, "first caption", "whole run", "tokens", "right", "as caprl_ray")
     print(f"{'':<13}" + "".join(f"{name:>14}" for name in columns))
@@ -181,19 +182,23 @@ def table(figures: dict[str, float], ways: list[str]) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Width and height, as in 640x480."""
+    """Parse width and height, as in 640x480."""
     width, height = text.split("x")
     return int(width), int(height)
 
 
 def main() -> None:
-    """Measure every way, in turns, and print one table."""
+    """Measure all ways in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1500, help="number of images, at least 100")
-    parser.add_argument("--size", type=size, default=(640, 480), metavar="WxH", help="their width and height in pixels")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds, of which medians are taken")
-    parser.add_argument("--ways", nargs="+", choices=LOCAL, default=LOCAL, metavar="WAY", help="fewer than all")
-    parser.add_argument("--s3", action="store_true", help="measure caprl_ray on a loopback S3 server too")
+    parser.add_argument(
+        "--size", type=size, default=(640, 480), metavar="WxH", help="width and height of the images in pixels"
+    )
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds; the figures are medians over them")
+    parser.add_argument(
+        "--ways", nargs="+", choices=LOCAL, default=LOCAL, metavar="WAY", help="measure only these ways"
+    )
+    parser.add_argument("--s3", action="store_true", help="also measure caprl_ray on a loopback S3 server")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     if args.images < 100 or args.repeat < 1:
@@ -206,7 +211,7 @@ def main() -> None:
 
 
 def run(folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
-    """All rounds of all ways: the medians, and the ways in order."""
+    """Run all rounds of all ways. Returns the medians, and the ways in order."""
     images = folder / "images"
     right = noisy_scenes.write(images, args.images, [args.size])
     image_bytes = mean(file.stat().st_size for file in images.iterdir())

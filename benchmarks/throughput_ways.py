@@ -1,7 +1,7 @@
-"""The ways that throughput.py measures, each run alone in a process of its own.
+"""The ways that throughput.py measures. Each runs in its own process; captioning.py describes what it writes.
 
-Every way gets the same files, prompt, pixel limits, sampling and engine arguments (those of the demonstration's
-recipe); captioning.py says what it writes. With `held` the images are held back until its engine is ready.
+All ways get the same files, prompt, pixel limits, sampling and engine arguments, which are those of the demo's recipe.
+With `held`, the images are held back until the engine is ready.
 """
 
 import os
@@ -23,28 +23,28 @@ from caprl_ray.recipe.sections import Recipe
 
 BUCKET = "throughput"
 STOCK_BATCH = 32
-# Without the format the image would come after the text: fewer captions would be right.
+# Without this format the image comes after the text, and fewer captions are correct.
 MULTIMODAL = {"enabled": True, "chat_template_content_format": "openai"}
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
-    """`vllm.LLM.chat` over the files: a first call of a few images, then one call with all the others."""
+    """Run `vllm.LLM.chat` on the files: a first call with a few images, then one call with all others."""
     captioning.chat_over_files(parse(demo_recipe([images], out)), images, out)
 
 
 def stock(images: Path, out: Path, held: bool) -> None:
-    """The stock processor of `ray.data.llm` on `read_images`, with its stages as they come.
+    """Run the stock processor of `ray.data.llm` on `read_images`, with its default stages.
 
-    Each of them reserves a core, and together they wait for ever on two: Ray is told of more.
+    Each stage reserves a core, and with two cores they would wait for ever. So Ray is told that there are more.
     """
     _stock(images, out, {"prepare_multimodal_stage": MULTIMODAL}, num_cpus=8)
 
 
 def stock_tuned(images: Path, out: Path, held: bool) -> None:
-    """The same made as fast as its options allow.
+    """Run the stock processor, made as fast as its options allow.
 
-    vLLM tokenizes and detokenizes by itself, which saves two processes; stages that mostly wait reserve no core, so
-    that reading gets them.
+    vLLM tokenizes and detokenizes by itself, which saves two processes. Stages that mostly wait reserve no core, so
+    that reading gets the cores.
     """
     stages = {
         "prepare_multimodal_stage": MULTIMODAL | {"num_cpus": 0},
@@ -56,7 +56,7 @@ def stock_tuned(images: Path, out: Path, held: bool) -> None:
 
 
 def _stock(images: Path, out: Path, stages: dict[str, Any], num_cpus: int | None) -> None:
-    """Run the stock processor; the source's pixels are not carried beside the image made of them ."""
+    """Run the stock processor. The row's own pixels are dropped once the request holds the image."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -79,12 +79,12 @@ def _stock(images: Path, out: Path, stages: dict[str, Any], num_cpus: int | None
 
 
 def caprl_ray(images: Path, out: Path, held: bool) -> None:
-    """This pipeline on the files, as `caprl-ray caption` runs it."""
+    """Run this pipeline on the files, as `caprl-ray caption` does."""
     captioning.run_pipeline(demo_recipe([images], out), out, held)
 
 
 def caprl_ray_s3(images: Path, out: Path, held: bool) -> None:
-    """This pipeline with the same images and its output on the S3 server that AWS_ENDPOINT_URL names."""
+    """Run this pipeline with images and output on the S3 server at AWS_ENDPOINT_URL."""
     storage = {"endpoint": os.environ["AWS_ENDPOINT_URL"], "region": "us-east-1", "path_style": True}
     recipe = demo_recipe([], out) | {"storage": storage}
     recipe["input"] = {"paths": [f"s3://{BUCKET}/{images.name}/"]}
@@ -93,7 +93,7 @@ def caprl_ray_s3(images: Path, out: Path, held: bool) -> None:
 
 
 def engine(images: Path, out: Path, held: bool) -> None:
-    """The pipeline's engine on requests that were rendered beforehand."""
+    """Run the pipeline's engine alone on pre-rendered requests."""
     engine_alone.caption(parse(demo_recipe([images], out)), images, out)
 
 
@@ -116,7 +116,7 @@ def _asked(recipe: Recipe, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(out: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """The stock processor's answer for one row."""
+    """The output row for the stock processor's answer to one row."""
     note(out / FINISHED, 1)
     key, tokens = os.path.basename(row["path"]), int(row["num_generated_tokens"])
     return {"key": key, "caption": row["generated_text"], "caption_tokens": tokens}

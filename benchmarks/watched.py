@@ -1,4 +1,4 @@
-"""Run a command alone and watch the memory of it and of every process that it starts."""
+"""Run a command and sample the memory of its process and of all processes below it."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 
 SAMPLED_S = 0.5
-MOST_SECONDS = 3600
+MAX_SECONDS = 3600
 
 
 @dataclass
 class Watched:
-    """What a command used, in bytes: its own peak, that of the largest Ray worker, and that of all processes together.
+    """The peak of memory that a command used, in bytes: of its own process, of the largest Ray worker, of all together.
 
-    The first two are the kernel's own high-water marks of resident memory, which counts shared pages in full;
-    `together` is the highest sum, of those sampled, of proportional shares.
+    `driver` and `worker` are the kernel's high-water marks of resident memory, in which shared pages count in full.
+    `together` is the highest sampled sum of the proportional shares (PSS) of all processes.
     """
 
     began: float = 0
@@ -31,7 +31,7 @@ class Watched:
 
 
 def watched(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Watched:
-    """Run a command to its end; it ends us, with the end of its log, where it fails or takes too long."""
+    """Run a command to its end. If it fails or takes too long, exits with an error (and the end of its log)."""
     seen = Watched(began=time.time())
     with open(log, "wb") as output:
         child = subprocess.Popen(
@@ -41,8 +41,8 @@ def watched(command: list[str], log: Path, environment: dict[str, str] | None = 
             while child.poll() is None:
                 _sample(child.pid, seen)
                 time.sleep(SAMPLED_S)
-                if time.time() - seen.began > MOST_SECONDS:
-                    sys.exit(f"{' '.join(command)} takes longer than {MOST_SECONDS} s.")
+                if time.time() - seen.began > MAX_SECONDS:
+                    sys.exit(f"{' '.join(command)} takes longer than {MAX_SECONDS} s.")
             seen.ended = time.time()
         finally:
             child.kill()
@@ -56,7 +56,7 @@ def watched(command: list[str], log: Path, environment: dict[str, str] | None = 
 def _sample(root: int, seen: Watched) -> None:
     together = 0
     for process in _tree(root):
-        with suppress(psutil.Error, OSError):  # it has just ended
+        with suppress(psutil.Error, OSError):  # the process has just ended
             peak, share = _status(process.pid, "status", "VmHWM"), _status(process.pid, "smaps_rollup", "Pss")
             together += share
             seen.processes.add(process)
@@ -68,7 +68,7 @@ def _sample(root: int, seen: Watched) -> None:
 
 
 def _end(processes: set[psutil.Process]) -> None:
-    """Ray's own end by themselves, a little later than the next command would start."""
+    """Wait for the processes to end; Ray's end by themselves after some seconds. Kill those that do not."""
     for process in psutil.wait_procs(processes, timeout=10)[1]:
         with suppress(psutil.Error):
             process.kill()

@@ -1,7 +1,7 @@
-"""The command line: parse, build, run. Every failure is one sentence on stderr and an exit code.
+"""The command line. Every failure is one sentence on stderr and an exit code.
 
-0: done and balanced. 1: the system failed, run again to resume. 2: the recipe or the command is wrong. 3: the ledger
-does not balance, or too many rows failed. 130: interrupted.
+Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
+wrong; 3 the ledger does not balance, or too many rows failed; 130 interrupted, run again to resume.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from caprl_ray.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code. `arguments` defaults to those of the process."""
     args = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; run the same command again to resume.", 130)
     except CaprlError as error:
         return _fail(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001 (the last line of defence: a sentence and an exit code, --debug re-raises)
+    except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
         return _fail(_sentence(error), 1)
 
 
@@ -43,7 +43,7 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Build the parser of the command line."""
     top = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -54,40 +54,48 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    caption = add("caption", _caption, "caption a dataset, or go on where the last run stopped")
+    caption = add("caption", _caption, "caption a dataset, or resume the last run")
     _add_recipe(caption)
-    caption.add_argument("--limit", type=_positive, metavar="N", help="stop after N images; run again to go on")
+    caption.add_argument("--limit", type=_positive, metavar="N", help="stop after N images; run again to continue")
     caption.add_argument(
-        "--retry-failed", nargs="?", const="", metavar="CODE,…", help="try failed rows again: all, or those codes"
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="CODE,…",
+        help="retry failed rows: all, or those with these codes",
     )
     caption.add_argument(
-        "--adopt", default="", metavar="FIELD,…", help="accept these fields where they differ from the stored ones"
+        "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
     )
-    caption.add_argument("--extend", action="store_true", help="caption what is new in the input, too")
+    caption.add_argument("--extend", action="store_true", help="also caption what is new in the input")
     plan = add("plan", _plan, "show the work units of a recipe, without captioning")
     _add_recipe(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
     demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
     demo.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for all of it (default: demo)"
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="folder for the images and the output (default: demo)",
     )
-    verify = add("verify", _verify, "check that every planned image is in the output once")
+    verify = add("verify", _verify, "check that every planned image is in the output exactly once")
     verify.add_argument("output", metavar="OUT", help="output folder")
-    verify.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how an s3:// output is reached")
+    verify.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how to access an s3:// output")
     verify.add_argument(
-        "--repair", action="store_true", help="remove rows that stand more than once or were superseded"
+        "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
     )
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
     add("schema", _schema, "print the recipe's JSON schema")
-    preflight = add("preflight", _preflight, "try a recipe on a few images and write nothing that stays")
+    preflight = add("preflight", _preflight, "try a recipe on a few images; leaves nothing behind")
     _add_recipe(preflight)
     return top
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="fields to set over the recipe's")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="override fields of the recipe")
 
 
 def _positive(text: str) -> int:
@@ -124,7 +132,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _codes(text: str | None) -> frozenset[str]:
-    """The codes of failed rows to retry: none without the option, all if the option names none."""
+    """Failure codes to retry: none without the option, all if the option names none. Raises RecipeError."""
     from caprl_ray.caption.columns import CODES
 
     codes = frozenset(CODES if text == "" else text.split(",") if text else ())
@@ -152,7 +160,7 @@ def _verify(args: argparse.Namespace) -> int:
     storage = Storage(parse_storage(args.overrides))
     units = plan.load(storage, args.output).units
     if not units:
-        raise RecipeError(f"{args.output}: there is no plan here, so it is not the output of a run.")
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
     if args.repair:
         with lease.held(storage, args.output):
             repair(storage, args.output, read_committed(storage, args.output))

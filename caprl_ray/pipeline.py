@@ -73,6 +73,7 @@ def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Coll
         plan, committed = planned.result(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
+            output.unmark()
             _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path)
     else:

@@ -1,1 +1,1 @@
-"""One module for each command that is longer than a few lines."""
+"""One module per command that is longer than a few lines."""

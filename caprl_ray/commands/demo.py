@@ -1,4 +1,4 @@
-"""The demonstration: render scenes, caption them with the embedded model and count the correct captions."""
+"""`caprl-ray demo`: render scenes, caption them with the embedded model, and count the correct captions."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.load import parse
 
-# Sizes of the sources in pixels, all resized to what the model sees, and their file formats.
+# Sizes of the stored images in pixels, and their formats. The job resizes all of them for the model.
 SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
 FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("png", "PNG", {}),
@@ -28,7 +28,11 @@ MARKER = ".caprl-ray-demo"
 
 
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
-    """Render `images` scenes below `folder`, half as files and half in a WebDataset shard, and caption them."""
+    """Render `images` scenes below `folder`, half as loose files and half in a WebDataset shard, and caption them.
+
+    Prints a few captions and the number of correct ones. Returns the exit code 0. Raises RecipeError if the folder is
+    neither empty nor from an earlier demo.
+    """
     out = folder / "captions"
     job = caption_job(parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out)))
     _clear(folder)
@@ -47,7 +51,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
 
 
 def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]:
-    """A recipe for the embedded model on this machine's CPU, greedy by default."""
+    """Return a recipe, as plain data, for the embedded model on this machine's CPU. Decoding is greedy by default."""
     return {
         "input": {"paths": [str(path) for path in paths]},
         "model": {"source": "embedded"},
@@ -58,7 +62,7 @@ def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]
 
 
 def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
-    """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`; returns the correct caption by key."""
+    """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`. Returns the correct caption of each key."""
     rng = random.Random(seed)
     captions = {}
     files, shards = folder / "files", folder / "shards"
@@ -83,7 +87,7 @@ def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
 
 
 def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
-    """A scene at a random size in a random format: file extension and bytes."""
+    """Render a scene at a random size in a random format. Returns the file extension and the bytes."""
     width, height = rng.choice(SIZES)
     extension, kind, options = rng.choice(FORMATS)
     buffer = io.BytesIO()
@@ -92,17 +96,17 @@ def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:
 
 
 def check(out: Path, captions: dict[str, str], show: int = 5) -> tuple[int, list[tuple[str, str]]]:
-    """The number of correct captions in an output, and a few captions by key."""
+    """Return the number of correct captions in an output, and about `show` pairs of key and caption."""
     rows = pq.read_table(out / "data", columns=["key", "caption"]).to_pylist()
     right = sum(captions[row["key"]] == row["caption"] for row in rows)
     return right, [(row["key"], row["caption"]) for row in rows[:: max(1, len(rows) // show)][:show]]
 
 
 def _clear(folder: Path) -> None:
-    """Empty the folder of an earlier demonstration; never any other folder."""
+    """Empty the folder if it is from an earlier demo. Any other folder with content is refused."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
-            raise RecipeError(f"--out: {folder} is not empty and not an earlier demonstration; name another folder.")
+            raise RecipeError(f"--out: {folder} is not empty and not from an earlier demo; name another folder.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()

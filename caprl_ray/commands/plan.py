@@ -1,4 +1,4 @@
-"""`caprl-ray plan`: the work units of a recipe's input, without a model and without writing anything."""
+"""`caprl-ray plan`: show the work units of a recipe. It needs no model and writes nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from caprl_ray.storage import Storage
 
 @dataclass
 class Totals:
-    """Units of one kind: their number, known images, units of unknown length, and bytes."""
+    """Totals of the units of one kind. `unknown` counts the units whose number of images is not known yet."""
 
     units: int = 0
     images: int = 0
@@ -23,17 +23,17 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A plan in numbers; `stored` says whether the output holds it."""
+    """A plan in numbers. `stored` says whether it is the plan that the output folder holds."""
 
     stored: bool
     kinds: dict[str, Totals]
 
     def report(self) -> dict[str, Any]:
-        """All of it as plain data."""
+        """Return everything as plain data, for JSON."""
         return {"stored": self.stored, "kinds": {kind: asdict(totals) for kind, totals in self.kinds.items()}}
 
     def summary(self) -> str:
-        """One line per kind, for people."""
+        """Return text for people, with one line per kind."""
         lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
         for kind, totals in self.kinds.items():
             images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
@@ -42,7 +42,10 @@ class Overview:
 
 
 def overview(recipe: Recipe) -> Overview:
-    """The numbers of the stored plan, or of the plan that a first run would make. Raises as planning does."""
+    """Summarize the stored plan, or else the plan that a first run would make.
+
+    Raises RecipeError if the input has nothing to plan, SystemFailure if storage cannot be listed.
+    """
     storage = Storage(recipe.storage)
     stored = plan.load(storage, recipe.output.path).units
     if stored:

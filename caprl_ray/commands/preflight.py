@@ -1,4 +1,4 @@
-"""Preflight: try everything that a run needs on a few images, in a minute or two, and leave nothing behind."""
+"""`caprl-ray preflight`: try everything that a run needs on a few images, in a minute or two. Leaves nothing behind."""
 
 import time
 from collections.abc import Callable
@@ -30,9 +30,10 @@ TEST_OBJECT = ".caprl-ray-preflight"
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
-    """Try a recipe; print the results and the rates.
+    """Try a recipe on IMAGES images; print the captions and the rates.
 
-    Returns 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a run would.
+    Returns the exit code: 0 if at least one image was captioned, otherwise 3. Raises RecipeError or SystemFailure as a
+    run would.
     """
     launch.check_engine(recipe)
     model = resolve(recipe)
@@ -88,7 +89,7 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
 
 
 def _start(actor: Any, recipe: Recipe, model: ModelRef, nothing: pa.Table) -> ActorHandle:
-    """A replica that has answered. One that did not start raises at its first batch."""
+    """Start a replica and send it an empty batch, because a replica reports a failed start at its first batch."""
     replica = actor.remote(recipe, model, None)
     ray.get(replica.__call__.remote(nothing))
     return replica

@@ -52,6 +52,8 @@ class Committed:
 
     def settle(self) -> None:
         """Leave each index in one bitmap, after all objects are read."""
+        if self.rows is not None and self.done and self.done.max() >= self.rows:
+            self.rows = None  # a row beyond the end: an earlier run could not read as far, so the length is not known
         both = self.finished & self.failed
         self.extra |= both
         self.failed -= both

@@ -10,6 +10,7 @@ from caprl_ray import plan, sources
 from caprl_ray.errors import Abandoned, LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import HUB_ID
+from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.plan import Plan, Unit
@@ -53,22 +54,29 @@ class Output:
         Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`.
         """
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
-        unknown = sorted(set(adopt) - ours.keys())
-        if unknown:
-            raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         try:
             stored = read_run(storage, path)
-            planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
+            planned, data, failed = (
+                bool(storage.objects(join(path, folder), ".parquet")) for folder in (plan.FOLDER, DATA, FAILED)
+            )
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
+        before, now = stored["fingerprint"] if stored else {}, json.loads(json.dumps(ours, default=str))
+        unknown = sorted(set(adopt) - now.keys() - before.keys())
+        if unknown:
+            raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         output = cls(job=job, fingerprint=ours, adopted={}, planned=planned)
         if stored and planned:
             _refuse_other_job(path, stored_job(stored), job.name)
-            before, now = stored["fingerprint"], json.loads(json.dumps(output.fingerprint))
-            _refuse_other(output.path, before, now, adopt)
-            output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now[field]})
+            _refuse_other(path, before, now, adopt)
+            output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now.get(field)})
         elif planned:
-            raise RecipeError(f"output.path: {output.path} holds a plan without {RUN}; give an empty or a new folder.")
+            raise RecipeError(f"output.path: {path} holds a plan without {RUN}; give an empty or a new folder.")
+        elif data or failed:
+            raise RecipeError(
+                f"output.path: {path} has parquet files in {DATA if data else FAILED}/ that no run has written; give "
+                "an empty or a new folder."
+            )
         return output
 
     def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
@@ -89,7 +97,7 @@ class Output:
             raise RecipeError(f"input.paths: no image was found in {', '.join(self.job.recipe.input.paths)}.")
         if first is None:
             return stored
-        self.storage.delete(join(self.path, SUCCESS))
+        self.unmark()
         if not stored.units:
             self._write_run()
         plan.store(self.storage, self.path, itertools.chain([first], units), stored if stored.units else None)
@@ -104,11 +112,17 @@ class Output:
             )
         return unit
 
+    def unmark(self) -> None:
+        """Take the mark of a complete output away: there is work to do."""
+        self.storage.delete(join(self.path, SUCCESS))
+
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
         if ledger.balanced:
             self.storage.put(join(self.path, SUCCESS), b"")
-        elif not limited:
+            return
+        self.unmark()
+        if not limited:
             raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
 
     def _write_run(self) -> None:

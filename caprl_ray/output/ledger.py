@@ -17,16 +17,18 @@ class UnitLedger:
     finished: int
     failed: int
     duplicate: int
+    beyond: int = 0
+    """Rows with an index that the unit does not have."""
 
     @property
     def missing(self) -> int | None:
         """Planned rows that are nowhere in the output; None where `planned` is."""
-        return None if self.planned is None else self.planned - self.finished - self.failed
+        return None if self.planned is None else self.planned - self.finished - self.failed + self.beyond
 
     @property
     def balanced(self) -> bool:
         """Whether every planned row is there once."""
-        return self.missing == 0 and not self.duplicate
+        return self.missing == 0 and not self.duplicate and not self.beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,11 @@ class Ledger:
         return sum(unit.duplicate for unit in self.units)
 
     @property
+    def beyond(self) -> int:
+        """Rows with an index that their unit does not have."""
+        return sum(unit.beyond for unit in self.units)
+
+    @property
     def unknown(self) -> int:
         """Units whose length is not known yet."""
         return sum(unit.planned is None for unit in self.units)
@@ -74,6 +81,7 @@ class Ledger:
             self.done: self.finished,
             "failed": self.failed,
             "duplicate": self.duplicate,
+            "beyond": self.beyond,
             "units": [self._unit(unit) for unit in self.units],
         }
 
@@ -85,6 +93,7 @@ class Ledger:
             "failed": unit.failed,
             "duplicate": unit.duplicate,
             "missing": unit.missing,
+            "beyond": unit.beyond,
         }
 
     def summary(self) -> str:
@@ -94,6 +103,7 @@ class Ledger:
         missing = sum(unit.missing or 0 for unit in self.units)
         line += f", {missing} missing" if missing else ""
         line += f", {self.duplicate} duplicate" if self.duplicate else ""
+        line += f", {self.beyond} beyond their unit's end" if self.beyond else ""
         return line + (f"; {self.unknown} units of unknown length" if self.unknown else "")
 
 
@@ -102,13 +112,15 @@ def balance(refs: Iterable[UnitRef], committed: dict[int, Committed], done: str)
     units = []
     for ref in refs:
         unit = committed.get(ref.unit) or Committed()
+        planned = unit.rows if unit.rows is not None else ref.rows
         units.append(
             UnitLedger(
                 unit=ref.unit,
-                planned=unit.rows if unit.rows is not None else ref.rows,
+                planned=planned,
                 finished=len(unit.finished),
                 failed=len(unit.failed),
                 duplicate=len(unit.extra),
+                beyond=len(unit.done) - unit.done.range_cardinality(0, planned) if planned is not None else 0,
             )
         )
     return Ledger(units=units, done=done)

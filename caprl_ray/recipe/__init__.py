@@ -1,1 +1,1 @@
-"""The recipe: its sections, the names that it may use, and how a file becomes a recipe."""
+"""The recipe: its sections, the names that it may use, and how it is loaded."""

@@ -1,4 +1,4 @@
-"""Read a recipe: a YAML file and overrides. Each fault is one sentence."""
+"""Load a recipe from a YAML file and overrides, and check it. Every error is one sentence."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,10 @@ from caprl_ray.recipe.sections import Recipe, Storage
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `section.field=value` overrides, whose values are YAML."""
+    """Read a recipe file and apply `section.field=value` overrides, whose values are YAML.
+
+    Raises RecipeError if the file cannot be read, or for the first thing that is wrong.
+    """
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -20,24 +23,27 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: the recipe is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(document, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections such as input, model and output.")
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
     for override in overrides:
         _override(document, override)
     return parse(document)
 
 
 def parse_storage(overrides: Sequence[str]) -> Storage:
-    """The section `storage` alone, from `storage.field=value` overrides, for commands without a recipe."""
+    """Build only the `storage` section, from `storage.field=value` overrides, for commands without a recipe.
+
+    Raises RecipeError for the first thing that is wrong.
+    """
     document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
     for override in overrides:
         if not override.startswith("storage."):
-            raise RecipeError(f"{override!r}: only fields of storage can be given here, for instance storage.region=…")
+            raise RecipeError(f"{override!r}: only storage fields can be set here, such as storage.region=us-east-1")
         _override(document, override)
     return parse(document).storage
 
 
 def parse(document: dict[str, Any]) -> Recipe:
-    """A recipe from plain data. Raises RecipeError for the first fault."""
+    """Build a recipe from plain data: sections as dicts. Raises RecipeError for the first thing that is wrong."""
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -49,21 +55,21 @@ def _override(document: dict[str, Any], override: str) -> None:
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):
         raise RecipeError(f"{override!r}: an override looks like section.field=value, for instance replicas.gpus=0.")
-    place = document
+    section = document
     for part in names[:-1]:
-        if place.get(part) is None:
-            place[part] = {}
-        place = place[part]
-        if not isinstance(place, dict):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
             raise RecipeError(f"{override!r}: {part} is a value in this recipe, not a section.")
     try:
-        place[names[-1]] = yaml.safe_load(text)
+        section[names[-1]] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is not a YAML value.") from None
 
 
 def _sentence(error: ValidationError) -> str:
-    """One sentence for the first fault: field, value, and what is allowed."""
+    """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
-"""The user turn of the prompt, as a template over the row's own columns.
+"""The prompt template: the text of the user turn, with placeholders for the row's own columns.
 
-Inserted text comes from the dataset and is not trusted. Control characters and the model's control tokens are removed
-from it, so that a text on the web cannot end the user's turn.
+Substituted values come from the dataset and are not trusted. Control characters and the model's control tokens are
+removed from them; otherwise a text in the dataset could end the user turn.
 """
 
 import json
@@ -19,10 +19,10 @@ FIELD = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 
 
 class PromptTemplate:
-    """The user turn: plain text with `{column}` and, inside a JSON column, `{column[field]}`.
+    """The text of the user turn, with placeholders `{column}` and, for fields of a JSON column, `{column[field]}`.
 
-    A name that is no column is looked up in the column `json`, where WebDataset keeps a sample's metadata. Raises
-    ValueError for a template that cannot be parsed.
+    If the row has no column of that name, the name is looked up in the column `json`, where WebDataset keeps a sample's
+    metadata. Raises ValueError if the template cannot be parsed.
     """
 
     def __init__(self, text: str) -> None:
@@ -30,7 +30,7 @@ class PromptTemplate:
         self._parts: list[tuple[str, str | None]] = []
         for literal, field, spec, conversion in Formatter().parse(text):
             if spec or conversion:
-                raise ValueError(f"{{{field}}} may not have a format or a conversion; write {{{{ for a brace")
+                raise ValueError(f"{{{field}}} may not have a format or a conversion; write {{{{ for a literal brace")
             if field is not None and not FIELD.fullmatch(field):
                 raise ValueError(f"{{{field}}} is not a column such as {{txt}} or {{json[alt_text]}}")
             self._parts.append((literal, field))
@@ -42,8 +42,11 @@ class PromptTemplate:
         return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
 
     def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
-        """The text for one row. `strip` gets the whole text: two values, or a value and the template's own text, could
-        form a control token together. Raises RowFailure `prompt_column`."""
+        """Fill in the values of one row and pass the result through `strip`, which removes control tokens.
+
+        The whole text is stripped, because two values, or a value and the template's text, can form a control token
+        together. Values are cut to MAX_VALUE_CHARACTERS. Raises RowFailure `prompt_column` if a value is missing.
+        """
         if not self.columns:
             return "".join(literal for literal, _ in self._parts)
         return strip(
@@ -55,7 +58,7 @@ class PromptTemplate:
 
 
 def _field(field: str) -> tuple[str, list[str]]:
-    """`column[a][b]` as a column's name and the keys below it."""
+    """Split `column[a][b]` into the column's name and the list of keys."""
     match = FIELD.fullmatch(field)
     assert match
     return match[1], re.findall(r"\[([^\[\]]+)\]", match[2])

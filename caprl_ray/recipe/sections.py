@@ -1,6 +1,9 @@
-"""The recipe: one YAML file that says what a run is, complete and checked before anything starts.
+"""The sections and fields of the recipe, the YAML file that describes a run.
 
-A recipe is frozen. Each fault is a `RecipeError` with one sentence: the field, the value, and what is allowed.
+`load.load` reads the file, applies `section.field=value` overrides and returns a frozen `Recipe`. The recipe is checked
+before anything starts. An error is a `RecipeError` of one sentence: the field, its value, and what is allowed.
+
+The docstrings below the fields are the reference of the recipe; `caprl-ray schema` prints them.
 """
 
 import math
@@ -29,13 +32,13 @@ PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
 def _service_url(url: Any) -> str | None:
-    """The base URL of a service, checked. A refused value is not repeated: it may hold a password."""
+    """Check the base URL of a service. Errors do not repeat the URL, because it may contain a password."""
     if url is None:
         return None
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is not a number, or a broken IPv6 address
+    except ValueError:  # the port is not a number, or the IPv6 address is broken
         known = False
     if not known or re.search(r"[\s?#\\]", url):
         raise ValueError("it should be a service's base URL such as http://host:8000/v1, without a query or fragment")
@@ -45,7 +48,7 @@ def _service_url(url: Any) -> str | None:
 
 
 class Section(BaseModel):
-    """A part of the recipe: frozen, without unknown fields."""
+    """A section of the recipe. It is frozen and refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -54,34 +57,40 @@ class Input(Section):
     """What to caption."""
 
     kind: Literal["files", "webdataset", "parquet"] | None = None
-    """How the input is packed. By default inferred for each path from its file names."""
+    """The kind of input. If left out, it is inferred from the file names, for each path separately. Set it if a folder
+    holds several kinds of files, or if the names do not show the kind."""
     paths: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
-    """Files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar."""
+    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
     image_column: str | None = None
-    """The column of parquet files that holds the images' bytes or paths. By default found by type and name."""
+    """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
+    Set it if several columns fit."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
-    """New names in the output for columns of the source. Columns with names that the output needs must be renamed."""
+    """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
+    width, must be renamed."""
 
 
 class Prepare(Section):
-    """How images become pixels, and which images are refused."""
+    """How images are decoded and resized, and which images are refused."""
 
     min_pixels: Positive = 3136
-    """Smaller images are enlarged to this many pixels. It can only narrow the model's own limit."""
+    """Images with fewer pixels are enlarged to this number of pixels (width x height). The model's own minimum applies
+    if it is higher."""
     max_pixels: Positive = 1_003_520
-    """Larger images are reduced to this many pixels (28 x 28 are one image token). It can only narrow the model's own
-    limit."""
+    """Images with more pixels are reduced to this number of pixels (width x height). The model's own maximum applies if
+    it is lower. For CapRL, 28 x 28 pixels are one image token: lower it for speed, raise it for fine detail."""
     max_bytes: Positive = 64 * 2**20
-    """A stored image with more bytes is a failed row."""
+    """The largest size of a stored image, in bytes. A larger image becomes a failed row. Raise it for very large
+    originals."""
     max_source_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 178_956_970
-    """A stored image with more pixels is a failed row and never decoded. Pillow itself accepts no more than the
-    default."""
+    """The largest number of pixels of a stored image. An image with more is not decoded and becomes a failed row.
+    Pillow accepts no more than the default. Lower it if workers have little memory."""
     timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
-    """Seconds. An image that takes longer to decode is a failed row, after three tries."""
+    """The time limit for decoding and resizing one image, in seconds. After three tries the image becomes a failed row.
+    Raise it on slow or overloaded machines."""
 
     @model_validator(mode="after")
     def _check(self) -> "Prepare":
@@ -93,35 +102,40 @@ class Prepare(Section):
 
 
 def _variable_name(name: Any) -> str | None:
-    """The name of an environment variable. A refused value is not repeated: it may be the key itself."""
+    """Check the name of an environment variable. Errors do not repeat the value, because it may be the key itself."""
     if name is None or (isinstance(name, str) and re.fullmatch("[A-Z_][A-Z0-9_]*", name)):
         return name
     raise ValueError("it should be the name of an environment variable, in capitals, and never the key itself")
 
 
 class Model(Section):
-    """Which model captions."""
+    """The model that captions."""
 
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
-    """A hub id, a folder, an `s3://` prefix, or `embedded`: the tiny demonstration model of the package."""
+    """The model: a hub id, a folder that every node has, an `s3://` prefix, or `embedded` (the package's tiny demo
+    model). With an endpoint it only says which image processor and control tokens apply."""
     revision: str | None = "main"
-    """The hub revision: a branch, a tag or, best, a commit."""
+    """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
     cache_dir: str | None = None
-    """Where each node keeps models from `s3://`. By default $CAPRL_RAY_CACHE/models or ~/.cache/caprl_ray/models."""
+    """The folder where each node keeps models fetched from `s3://`. If left out: $CAPRL_RAY_CACHE/models, or else
+    ~/.cache/caprl_ray/models. Set it if that disk is too small."""
     engine: dict[str, Any] = {}
-    """Engine arguments by vLLM's own names."""
+    """Engine arguments, with vLLM's names, for example {max_model_len: 8192}. On a GPU, batch size and memory use
+    follow from the GPU's memory unless they are set here."""
     engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
-    """More engine arguments for replicas on one type of GPU, by Ray's name for it, such as H100. They override
-    `engine`."""
+    """Engine arguments for replicas on one type of GPU, by Ray's name for the type: {H100: {max_num_seqs: 384}}. They
+    override `engine`. Use it on clusters with several types of GPU."""
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
-    """The base URL of an OpenAI-compatible service that captions in place of an engine: http://host:8000/v1."""
+    """The base URL of an OpenAI-compatible service, such as http://host:8000/v1. Set it to caption with that service
+    instead of an engine in this job."""
     api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
-    """The environment variable with the endpoint's key, read where replicas run. By default OPENAI_API_KEY, if it is
-    set."""
+    """The name of the environment variable that holds the endpoint's key. Replicas read it on their own nodes. If left
+    out, OPENAI_API_KEY is used if it is set."""
     served_name: Annotated[str, Field(min_length=1)] | None = None
-    """The endpoint's name for the model. By default model.source."""
+    """The model's name at the endpoint. If left out, model.source."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Most requests that each replica sends to the endpoint at once; fewer while it answers 429. By default 64."""
+    """The largest number of concurrent requests of one replica to the endpoint; 64 if left out. It is reduced while the
+    service answers 429 (too many requests). Raise it for a service with many GPUs."""
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Model":
@@ -141,7 +155,7 @@ class Model(Section):
         return self
 
     def landed(self, types: Container[str]) -> "Model":
-        """The same with the arguments for a node with these types of GPU, by all the names of each."""
+        """Return this section with the engine arguments for a node. `types` holds all names of the node's GPU types."""
         engine = dict(self.engine)
         for name, arguments in self.engine_by_accelerator.items():
             if name in types:
@@ -151,7 +165,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _check_endpoint(self) -> "Model":
         if self.endpoint and (self.engine or self.engine_by_accelerator):
-            raise ValueError("engine cannot be given together with endpoint; engine arguments are the service's own")
+            raise ValueError("engine cannot be given together with endpoint; the service has its own engine arguments")
         for name in ("api_key_env", "served_name", "concurrency"):
             if not self.endpoint and getattr(self, name) is not None:
                 raise ValueError(f"{name} is only for an endpoint; give model.endpoint too, or leave {name} out")
@@ -159,29 +173,35 @@ class Model(Section):
 
 
 class Engine(Section):
-    """How an engine is kept alive."""
+    """How the engines of this job are kept alive."""
 
     stall_timeout_s: Annotated[float, Field(ge=1)] = 300
-    """Seconds without a step of the engine, while rows wait for it, after which it is ended and restarted."""
+    """The longest time without an engine step while rows wait, in seconds. After it the engine is killed and restarted.
+    Raise it if a single step can take longer, as on slow CPUs."""
 
 
 class Replicas(Section):
-    """How many copies of the model caption at once."""
+    """How many copies of the model caption in parallel, and what each of them needs."""
 
     min: Positive = 1
-    """Replicas at the start, and the least number of replicas."""
+    """The number of replicas at the start of the run; the pool never shrinks below it. Raise it to request more GPUs
+    from the start."""
     max: Positive | None = None
-    """Most replicas, while there is work and room. By default 8 on GPUs and 1 on a CPU."""
+    """The largest number of replicas. The pool grows to it while there are work and free GPUs. If left out: 8 on GPUs,
+    1 on a CPU, and at least `min`."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
-    """GPUs of one replica: 0 runs on the CPU, a fraction shares one, and a number above 1 must be whole."""
+    """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
+    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0."""
     accelerator_type: Accelerator | None = None
-    """The type of GPU that replicas must have, by Ray's name for it, such as L40S. By default any."""
+    """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
+    only some of the cluster's types should be used."""
     wait_s: Annotated[float, Field(ge=1)] = 3600
-    """Seconds that a run waits while no replica has a GPU, at the start or later. Then it ends and can be resumed."""
+    """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
+    the run ends with an error and can be resumed. Raise it if spot capacity is often missing for longer."""
 
     @property
     def most(self) -> int:
-        """The largest number of replicas."""
+        """The largest number of replicas: `max`, or its default."""
         return self.max or max(self.min, 8 if self.gpus else 1)
 
     @model_validator(mode="after")
@@ -196,29 +216,34 @@ class Replicas(Section):
 
 
 class Prompt(Section):
-    """What the model is asked."""
+    """The prompt that goes with each image."""
 
     system: str | None = "You are a helpful assistant."
-    """The system turn. null means no system turn at all, even if the model's chat template would add one."""
+    """The text of the system turn. null means no system turn at all, even if the model's chat template would add
+    one."""
     user: Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)] = (
         "Please describe this image in detail."
     )
-    """The user turn beside the image. {column} and {json[field]} are replaced by the row's own values."""
+    """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
+    values."""
 
 
 class Sampling(BaseModel):
-    """How captions are decoded, by the names of vLLM's SamplingParams. Its other fields can be given too."""
+    """How captions are sampled. All fields of vLLM's SamplingParams are allowed, under the same names."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """0 is greedy."""
+    """The sampling temperature. 0 is greedy decoding: the same image then gives nearly always the same caption."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The share of nucleus sampling."""
+    """Nucleus sampling: only the most likely tokens, whose probabilities sum to this value, are sampled. 1 keeps
+    all."""
     max_tokens: Positive = 2048
-    """The longest caption, in tokens."""
+    """The longest caption, in tokens. A caption that reaches it is kept and flagged `truncated`. Raise it if many
+    are."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Above 1 discourages words that were already used."""
+    """Values above 1 make tokens that were already used less likely. Raise it slightly if captions repeat
+    themselves."""
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
@@ -227,42 +252,47 @@ class Sampling(BaseModel):
 
 
 class Failures(Section):
-    """When failed rows stop a run."""
+    """When a run stops because too many rows failed."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The largest share of rows that may fail. A web dataset loses a few per cent, a wrong recipe nearly all."""
+    """The largest share of rows that may fail, 0 to 1. Above it the run stops. A web dataset loses a few per cent of
+    its rows; a wrong recipe loses nearly all. Use 1 to never stop."""
     min_rows: Positive = 1000
-    """Rows that must be processed before the share counts."""
+    """The number of finished rows (captioned or failed) from which on `max_fraction` is checked. Lower it to notice a
+    wrong recipe sooner; raise it if the first shards are worse than the rest."""
 
 
 class Output(Section):
-    """Where the captions go."""
+    """Where the captions are written."""
 
     path: Annotated[str, Field(min_length=1)]
-    """The folder of the output. An existing one of the same recipe is resumed."""
+    """The output folder, local or s3://. If it holds an earlier run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
-    """The least number of rows in one parquet object, and the rows at risk when a node dies."""
+    """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
+    are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
 
 
 class Storage(Section):
-    """How `s3://` paths are reached. Credentials come from boto3's usual chain and never from a recipe."""
+    """How `s3://` paths are accessed. Credentials come from boto3's usual chain, never from the recipe."""
 
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
-    """The address of a store with S3's protocol, such as https://storage.example.org. By default Amazon's."""
+    """The address of an S3-compatible store, such as https://storage.example.org. If left out, Amazon S3."""
     region: str | None = None
-    """The region of the buckets, if the environment does not say it."""
+    """The region of the buckets. If left out, the environment's."""
     profile: str | None = None
-    """The profile of the shared credentials file, which every node must have."""
+    """The profile in the shared AWS credentials file. Every node must have that file."""
     anonymous: bool = False
     """Read public buckets without credentials."""
     path_style: bool | None = None
-    """Put buckets into the path, not into the host name. By default true if there is an endpoint."""
+    """Put the bucket into the path of the URL, not into the host name. If left out: true with an endpoint, else boto3's
+    default."""
     timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
-    """Seconds without an answer, or without more of it, after which a request is retried."""
+    """The time without an answer, or without further data, after which a request is retried, in seconds. Raise it for
+    slow stores."""
 
 
 class Recipe(Section):
-    """One dataset's captioning run."""
+    """The whole recipe: one captioning run over one dataset."""
 
     input: Input
     prepare: Prepare = Prepare()
@@ -278,7 +308,7 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """An endpoint's replicas only send requests. Whatever the recipe says, they take no GPU."""
+        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
         return replicas.model_copy(update=gpus) if model and model.endpoint else replicas

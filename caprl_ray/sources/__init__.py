@@ -1,6 +1,6 @@
-"""The kinds of input. Each kind cuts what was found into work units and streams the samples of a unit.
+"""The kinds of input. Each kind cuts the input into work units, and streams the samples of a unit.
 
-A new kind is one module with these functions and one line in `KINDS`.
+To add a kind, write a module with the functions of `Source`, and add a line to `KINDS`.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -19,15 +19,16 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Folder, Storage, Stored
 
-SEEN_FOR_KIND = 1000  # names from which the kind of a path is inferred
+SEEN_FOR_KIND = 1000  # number of names from which the kind of a path is inferred
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One kind of source.
+    """The functions of one kind of input.
 
-    `plan` cuts what a path of the recipe names into units. `read` streams a unit's samples in the order of their index;
-    it may yield None for an index in the given set. `takes` tells by its name whether an object is of this kind.
+    `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
+    of their index; for an index in the given set it may yield None. `takes` tells by its name whether an object is of
+    this kind.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
@@ -43,7 +44,7 @@ KINDS = {
 
 
 def plan_units(access: Access, known: Container[str] = ()) -> Iterator[Unit]:
-    """The units of the recipe's input, in the order of its paths. Their columns have their names in the output.
+    """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
     Objects whose paths are in `known` are left out. Raises RecipeError if nothing is found, SystemFailure if storage
     cannot be listed.
@@ -52,7 +53,7 @@ def plan_units(access: Access, known: Container[str] = ()) -> Iterator[Unit]:
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The unit's samples, their metadata under its names in the output."""
+    """Yield the unit's samples as its kind's `read` does. Metadata has its names in the output."""
     samples = KINDS[unit.kind].read(unit, done, access)
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
@@ -79,7 +80,7 @@ def _plan_path(path: str, access: Access, known: Container[str]) -> Iterator[Uni
 
 
 def _found(path: str, storage: Storage) -> Iterator[Found]:
-    """Every object that a path of the recipe names, one at a time."""
+    """Yield every object that a path of the recipe names."""
     names = _braces(path, storage)
     several = names != [path]
     for name, there in zip(names, storage.lookup_all(names), strict=True):
@@ -92,7 +93,7 @@ def _found(path: str, storage: Storage) -> Iterator[Found]:
 
 
 def _braces(path: str, storage: Storage) -> list[str]:
-    """The paths of a brace range. A path that exists as written stands for itself."""
+    """Expand brace ranges, unless the path exists as written."""
     if "{" not in path or storage.lookup(path):
         return [path]
     try:
@@ -102,7 +103,7 @@ def _braces(path: str, storage: Storage) -> list[str]:
 
 
 def _matching(pattern: str, storage: Storage) -> Iterator[Found]:
-    """The matches of a glob or a prefix, at least one."""
+    """Yield the matches of a glob or a prefix. Raises RecipeError if there are none."""
     matches = storage.find(pattern)
     first = next(matches, None)
     if first is None:
@@ -112,7 +113,7 @@ def _matching(pattern: str, storage: Storage) -> Iterator[Found]:
 
 
 def _objects(there: Stored | Folder, storage: Storage, *, named: bool) -> Iterator[Found]:
-    """An object itself, or all objects below a folder."""
+    """Yield the object itself, or all objects below the folder."""
     if isinstance(there, Stored):
         yield Found(stored=there, key=there.path.rpartition("/")[2], named=named)
         return
@@ -121,7 +122,7 @@ def _objects(there: Stored | Folder, storage: Storage, *, named: bool) -> Iterat
 
 
 def _infer(path: str, found: list[Found]) -> str:
-    """The kind of a path's objects, from the names of the first ones."""
+    """Infer the kind of a path's objects from the names of the first ones."""
     seen = {kind for f in found for kind, source in KINDS.items() if source.takes(f.stored)}
     if len(seen) == 1:
         return seen.pop()
@@ -131,5 +132,5 @@ def _infer(path: str, found: list[Found]) -> str:
             f"input.paths: {path} holds {' and '.join(sorted(seen))}; set input.kind to {kinds}, or name the folders."
         )
     raise RecipeError(
-        f"input.paths: {path} holds no image, shard or parquet file by its names; set input.kind to {kinds}."
+        f"input.paths: {path} holds no file named like an image, a shard or parquet; set input.kind to {kinds}."
     )

@@ -1,4 +1,4 @@
-"""Loose image files. A unit is a slice of a thousand of them."""
+"""Loose image files: each unit is a slice of a thousand files."""
 
 from collections.abc import Iterator
 
@@ -15,19 +15,19 @@ FILES_PER_UNIT = 1000
 
 
 def takes(stored: Stored) -> bool:
-    """Whether a file's name says that it is an image."""
+    """Whether a file is an image, by its name."""
     return stored.path.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
-    """Units of images, in the order in which they were found."""
+    """Units of up to FILES_PER_UNIT images each, in the order of `found`."""
     entries = (Entry(stored=f.stored, key=f.key) for f in found)
     for batch in batched(entries, FILES_PER_UNIT):
         yield Unit(kind="files", rows=len(batch), entries=batch)
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The unit's images in order. Images in `done` are not opened and come as None."""
+    """Yield the unit's images in order. Images in `done` are not opened; None is yielded in their place."""
 
     def sample(numbered: tuple[int, Entry]) -> Sample | None:
         index, entry = numbered
@@ -46,7 +46,10 @@ def _read(entry: Entry, access: Access) -> Sample:
 
 
 def read_image(stored: Stored, access: Access) -> bytes:
-    """The bytes of an image that is an object of its own. Raises RowFailure, or OSError for a fault of the storage."""
+    """Read the bytes of an image that is a file or object of its own.
+
+    Raises RowFailure if this image cannot be used, OSError if the storage fails.
+    """
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
     with source_failures(), access.storage.open(stored) as stream:

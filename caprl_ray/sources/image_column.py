@@ -1,4 +1,4 @@
-"""The column of a parquet file that holds the images: bytes, paths, or Hugging Face's struct of both."""
+"""Find the image column of a parquet file. It holds bytes, paths, or Hugging Face's struct of both."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,10 @@ PATH_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageColumn:
-    """A column of images. `fields` are the fields of its struct that are read; empty for a plain column."""
+    """The column that holds the images.
+
+    `fields` names the struct fields to read. It is empty if the column is not a struct.
+    """
 
     name: str
     fields: tuple[str, ...]
@@ -32,11 +35,11 @@ class ImageColumn:
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read, as pyarrow names them."""
+        """The columns to read, in pyarrow's notation (`image.bytes`)."""
         return [f"{self.name}.{field}" for field in self.fields] or [self.name]
 
     def parts(self, batch: pa.RecordBatch) -> tuple[pa.Array | None, pa.Array | None]:
-        """The images' bytes and their paths in a batch, as far as the column has them; null for rows without."""
+        """The bytes and the paths of a batch's images: None if the column has none, null in rows without a value."""
         column = batch.column(self.name)
         if not self.fields:
             return (column, None) if self.has_bytes else (None, column)
@@ -44,15 +47,15 @@ class ImageColumn:
         return content, pc.struct_field(column, "path") if "path" in self.fields else None
 
 
-def image_column(schema: pa.Schema, said: str | None, path: str) -> ImageColumn:
-    """The image column of a file with this schema: the recipe's, or else the best one.
+def image_column(schema: pa.Schema, configured: str | None, path: str) -> ImageColumn:
+    """Return the image column: `configured` (the recipe's `input.image_column`), or one found by type and name.
 
-    Bytes win over paths, Hugging Face's structs over plain bytes, and usual names over others. Raises RecipeError if no
-    column, or more than one, is the best.
+    Bytes are preferred to paths, Hugging Face's structs to plain bytes, and usual names to other names. `path` is for
+    messages only. Raises RecipeError if no column fits, or if several fit equally well.
     """
     columns = ", ".join(schema.names)
-    if said is not None:
-        return _said(schema, said, path)
+    if configured is not None:
+        return _configured(schema, configured, path)
     for candidates in _candidates(schema):
         if len(candidates) == 1:
             return candidates[0]
@@ -67,22 +70,22 @@ def image_column(schema: pa.Schema, said: str | None, path: str) -> ImageColumn:
     )
 
 
-def _said(schema: pa.Schema, said: str, path: str) -> ImageColumn:
-    if said not in schema.names:
+def _configured(schema: pa.Schema, name: str, path: str) -> ImageColumn:
+    if name not in schema.names:
         columns = ", ".join(schema.names)
-        raise RecipeError(f"input.image_column: {path} has no column {said}; it has {columns}.")
-    field = schema.field(said)
+        raise RecipeError(f"input.image_column: {path} has no column {name}; it has {columns}.")
+    field = schema.field(name)
     column = _struct(field) or _bytes(field) or _paths(field)
     if column is None:
         raise RecipeError(
-            f"input.image_column: {said} of {path} is of the type {field.type}; "
-            "it should hold bytes, paths, or structs of bytes and path."
+            f"input.image_column: column {name} of {path} has the type {field.type}; "
+            "it must hold bytes, paths, or structs of bytes and path."
         )
     return column
 
 
 def _candidates(schema: pa.Schema) -> list[list[ImageColumn]]:
-    """The columns that may hold the images, best first, equally good ones together."""
+    """Groups of columns that may hold the images, best first. The columns of one group are equally good."""
     structs = [column for column in map(_struct, schema) if column]
     plain = [column for column in map(_bytes, schema) if column]
     paths = [column for column in map(_paths, schema) if column]

@@ -1,4 +1,4 @@
-"""Images that a column names by a path beside the parquet file, a local path, or an s3:// URI."""
+"""Images that a parquet column names by a path: relative to the parquet file, absolute, or an s3:// URI."""
 
 import errno
 import posixpath
@@ -9,25 +9,26 @@ from caprl_ray.sources.files import read_image
 from caprl_ray.sources.source import Access, source_failures
 from caprl_ray.storage import Stored
 
-MOST_PATH_BYTES = 1024  # S3's limit for a key, and far below a local path's
+MAX_PATH_BYTES = 1024  # S3's limit for a key; the limit for local paths is far higher
 _S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}/.*[^/]", re.DOTALL)
-# Errors of the local file system for a name that no file can have.
+# errno values of names that no local file can have.
 _IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 def is_web_address(path: str) -> bool:
-    """Whether a path would have to be fetched from the web."""
+    """Whether the path is an http:// or https:// address."""
     return path.lower().startswith(("http://", "https://"))
 
 
 def resolve(path: str, parquet: str) -> str:
-    """The place of the image that a row of a parquet file names. Relative paths begin at the file's own folder.
+    """Return the full path or URI of the image that a row names. `parquet` is the path of the parquet file.
 
-    Raises RowFailure for places that are never opened: web addresses, other storage, and paths out of the folder.
+    Relative paths are resolved against the parquet file's folder. Raises RowFailure for web addresses, for storage
+    that is not supported, and for relative paths that lead out of the folder.
     """
     if is_web_address(path):
         raise RowFailure("source_refused", "a web address")
-    if "\0" in path or len(path.encode()) > MOST_PATH_BYTES:
+    if "\0" in path or len(path.encode()) > MAX_PATH_BYTES:
         raise RowFailure("source_refused", "not a path")
     if path.startswith(("/", "file:///")) or _S3.fullmatch(path):
         return path
@@ -40,7 +41,7 @@ def resolve(path: str, parquet: str) -> str:
 
 
 def read_named_image(path: str, access: Access) -> bytes:
-    """The bytes of the image at a path. Raises RowFailure, or OSError for a fault of the storage."""
+    """Read the image at a path. Raises RowFailure if this image cannot be used, OSError if the storage fails."""
     try:
         with source_failures():
             stored = access.storage.lookup(path)

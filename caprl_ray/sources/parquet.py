@@ -1,6 +1,6 @@
 """Parquet files, also in Hugging Face dataset folders. A unit is a range of one file's row groups.
 
-Planning reads footers only. Reading streams a row group in batches. Their size follows from its average row.
+Planning reads only footers. Reading streams a row group in batches, whose size follows from its average row.
 """
 
 from collections import Counter
@@ -28,14 +28,15 @@ from caprl_ray.storage import Stored
 # A unit has at most this many rows and compressed bytes, but at least one row group.
 UNIT_ROWS = 2000
 UNIT_BYTES = 256 * 2**20
-# Limits of one decoded batch: bytes by the row group's average, bytes if every row had the largest value that rows
-# share, and rows. Every reader holds a page as a whole, whatever its size.
+# Limits of one decoded batch: bytes if its rows have the row group's average size, bytes if every row has the largest
+# shared value, and rows. In addition, every parquet reader holds a whole page in memory, whatever its size.
 BATCH_BYTES = 8 * 2**20
 SHARED_BYTES = 32 * 2**20
 BATCH_ROWS = 256
 
-# Each row that a footer claims becomes a row of the output, at least a failed one. Claims are believed up to the file's
-# size in bytes, and some more, because rows without an image, or with the same image, take hardly any bytes.
+# Each row that a footer claims becomes a row of the output, at least a failed one. So a footer may claim at most
+# FREE_ROWS + the file's size in bytes. FREE_ROWS is for rows that take hardly any bytes: without an image, or all with
+# the same image.
 FREE_ROWS = 2**16
 
 FILES_AT_ONCE = 16  # footers that planning reads at once
@@ -43,22 +44,22 @@ ROWS_LOOKED_AT = 64  # rows that planning checks for web addresses
 
 
 def takes(stored: Stored) -> bool:
-    """Whether a file's name says that it is parquet."""
+    """Whether a file is parquet, by its name."""
     return stored.path.lower().endswith(".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
-    """What a plan needs of a file: its columns, and each row group's rows and compressed bytes."""
+    """What planning needs from a file: its columns, and the rows and compressed bytes of each row group."""
 
     schema: pa.Schema
     groups: list[tuple[int, int]]
 
 
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
-    """Units of row groups, in the order of the files. Only footers are read.
+    """Yield units of row groups, in the order of the files. Only footers are read.
 
-    A file without rows has no unit. A file with an unreadable footer has one, which fails when it is read. Raises
+    A file without rows has no unit. A file with an unreadable footer has one unit, which fails when it is read. Raises
     RecipeError if the image column is not clear, or holds web addresses.
     """
     web_addresses_checked = False
@@ -78,13 +79,13 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def _footer(found: Found, access: Access) -> _Footer | None:
-    """The file's footer; None if this file cannot be read."""
+    """Read the footer. Returns None if the file cannot be read."""
     try:
         with _opened(found.stored, access) as (source, file), decoding(source):
             row_groups = map(file.metadata.row_group, range(file.num_row_groups))
             groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
             if any(rows < 0 for rows, _ in groups):
-                raise ParquetDamaged("a row group has fewer than no rows")
+                raise ParquetDamaged("a row group has a negative number of rows")
             if sum(rows for rows, _ in groups) > FREE_ROWS + found.stored.size:
                 raise ParquetDamaged("the parquet file claims more rows than it has bytes")
             return _Footer(schema=plain_schema(file.schema_arrow), groups=groups)
@@ -95,9 +96,7 @@ def _footer(found: Found, access: Access) -> _Footer | None:
 def _refuse_twins(schema: pa.Schema, path: str) -> None:
     twins = [name for name, count in Counter(schema.names).items() if count > 1]
     if twins:
-        raise RecipeError(
-            f"input: {path} has {schema.names.count(twins[0])} columns of the name {twins[0]}; rename one."
-        )
+        raise RecipeError(f"input: {path} has {schema.names.count(twins[0])} columns named {twins[0]}; rename one.")
 
 
 def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
@@ -140,7 +139,7 @@ def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) ->
 
 
 def _texts(column: pa.Array) -> list[str]:
-    """The column's valid texts."""
+    """The texts of the column without nulls, or none if a text is not valid."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -149,7 +148,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
-    """Every column except the images, as the output describes it."""
+    """All columns except the images, with the descriptions for the output."""
     return pa.schema(
         field.with_metadata({"description": f"The source's column {field.name}."})
         for field in schema
@@ -159,7 +158,7 @@ def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
 
 @contextmanager
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
-    """An open file, and the stream that pyarrow reads. Raises RowFailure for a fault of this file, at any time."""
+    """Open the file. Yields the stream that pyarrow reads, and the file. Faults of the file raise RowFailure."""
     try:
         with source_failures(), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
@@ -169,9 +168,10 @@ def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The rows of the unit's row groups in order. Rows in `done` come as None.
+    """Yield the rows of the unit's row groups in order. None is yielded in place of rows in `done`.
 
-    A row group that is completely done is not read. Raises RowFailure if the file cannot be read any further.
+    A row group that is completely done is not read. Raises RowFailure at the point where the file cannot be read
+    further.
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
@@ -200,7 +200,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
 def _row_group(
     file: pq.ParquetFile, source: ParquetStream, group: int, rows: Rows, start: int, done: BitMap
 ) -> Iterator[Sample | None]:
-    """The samples of one row group; the first has the index `start` in the unit."""
+    """Yield the samples of one row group. The first one has the index `start` in the unit."""
     metadata = file.metadata.row_group(group)
     end = start + metadata.num_rows
     columns = [*(rows.image.columns if rows.image else ()), *rows.columns.names]
@@ -211,21 +211,21 @@ def _row_group(
         yield from repeat(None, batch.num_rows) if known else rows.samples(batch, start, done)
         start += batch.num_rows
     if start != end:
-        raise ParquetDamaged("a row group has not as many rows as the parquet file's footer says")
+        raise ParquetDamaged("a row group and the parquet file's footer differ in the number of rows")
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows to decode at a time: few if they are large, or may be large because they share values."""
+    """How many rows to decode at a time: few if rows are large, or may be large because they share values."""
     rows = max(1, group.num_rows)
     shared = sum(_shared_bytes(group.column(number), rows) for number in range(group.num_columns))
     sizes = (group.total_byte_size // rows, BATCH_BYTES), (shared, SHARED_BYTES)
-    return max(1, min(BATCH_ROWS, *(most // max(1, size) for size, most in sizes)))
+    return max(1, min(BATCH_ROWS, *(limit // max(1, size) for size, limit in sizes)))
 
 
 def _shared_bytes(column: pq.ColumnChunkMetaData, rows: int) -> int:
-    """The most bytes that one row can have of values that rows share. Decoded, each row has its own copy.
+    """The largest size in bytes that shared values can have in one row. After decoding, each row has its own copy.
 
-    Shared values are those of a dictionary, or of a page with a prefix encoding.
+    Shared values are those of a dictionary, or of a page whose encoding shares prefixes.
     """
     if not column.has_dictionary_page:
         return max(0, column.total_uncompressed_size) if "DELTA_BYTE_ARRAY" in column.encodings else 0

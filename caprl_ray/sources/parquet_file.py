@@ -1,6 +1,6 @@
-"""Open a parquet file for streaming: exact ranges, bounded buffers, no code of extension types, faults told apart.
+"""Open a parquet file for streaming, with exact range reads and bounded buffers. No code of extension types runs.
 
-pyarrow raises OSError for damaged pages and for failing storage alike. `decoding` tells them apart.
+pyarrow raises OSError both for damaged pages and for failing storage. `decoding` tells the two apart.
 """
 
 import base64
@@ -13,43 +13,42 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caprl_ray.sources.parquet_pages import PageRefused, Watch, watch
+from caprl_ray.sources.parquet_pages import PageInspector, PageRefused, page_inspector
 
-# The end of the file is read first, as a whole. In most files it holds the footer.
-TAIL_BYTES = 64 * 2**10
-MOST_FOOTER = 256 * 2**20  # the footer is held as a whole; its length is a claim of the file
-# Buffer sizes of the column chunks that are being read: all together, and the least and the most of each.
+TAIL_BYTES = 64 * 2**10  # the end of the file, which is read first; it usually holds the whole footer
+MAX_FOOTER = 256 * 2**20  # the footer is held in memory, and the file itself states its length
+# Read buffers: bytes for all open column chunks together, and the limits for one of them.
 BUFFERED_BYTES = 32 * 2**20
-LEAST_BUFFER, MOST_BUFFER = 64 * 2**10, 4 * 2**20
+MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-# Thrift's compact protocol: the key, field 2 as a string with its length in seven-bit groups, its text.
+# In Thrift's compact protocol: the key, then field 2, a string (its length in groups of seven bits, then its text).
 _STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[\x00-\x7f])([A-Za-z0-9+/=]*))?")
 
 
 class ParquetDamaged(Exception):
-    """The bytes are not valid parquet. The message is safe to store."""
+    """The file is damaged or not parquet. The message is safe to store."""
 
 
 class ParquetStream:
-    """A stored file for pyarrow. Every read is one exact range, and a fault of a read is remembered.
+    """The file object that pyarrow reads from. Each read fetches exactly one range.
 
-    `watch`, if it is set, checks what is read.
+    `fault` is the exception of a failed read. If `inspector` is set, it checks all bytes that are read.
 
-    The footer is changed on the way so that no extension type is looked up: pyarrow calls the code of a registered type
-    with the file's data, whatever its arguments. Such columns come with their storage type.
+    Extension types are removed from the footer before pyarrow sees it, so their columns get their storage types.
+    Otherwise pyarrow runs the code of the registered type on data from the file, whatever its options say.
     """
 
     closed = False
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        # Without the usual buffer, which would fetch far more than the small ranges that are asked for.
+        # The raw stream, because its buffer would fetch far more than the small ranges that are requested.
         self._raw = getattr(stream, "raw", stream)
         self._size = size
         self._position = 0
         self.fault: Exception | None = None
-        self.watch: Watch | None = None
+        self.inspector: PageInspector | None = None
         self._tail_start, self._tail = self._load_tail()
 
     def readable(self) -> bool:
@@ -59,7 +58,7 @@ class ParquetStream:
         return True
 
     def close(self) -> None:
-        """Do nothing: the caller closes the stream."""
+        """Do nothing: the opener closes the stream."""
 
     def tell(self) -> int:
         return self._position
@@ -78,27 +77,27 @@ class ParquetStream:
         if end > self._tail_start:
             content += self._tail[max(0, start - self._tail_start) : end - self._tail_start]
         self._position = start + len(content)
-        if self.watch:
-            self._look_at(start, content)
+        if self.inspector:
+            self._inspect(start, content)
         return content
 
-    def _look_at(self, start: int, content: bytes) -> None:
+    def _inspect(self, start: int, content: bytes) -> None:
         try:
-            assert self.watch
-            self.watch.feed(start, content)
+            assert self.inspector
+            self.inspector.feed(start, content)
         except PageRefused as refused:
             self.fault = ParquetDamaged(str(refused))
             raise self.fault from None
 
     def _load_tail(self) -> tuple[int, bytes]:
-        """The start of the tail, and the tail with the changed footer."""
+        """Read the end of the file with the whole footer. Returns its offset, and its bytes without extension types."""
         start = max(0, self._size - TAIL_BYTES)
         tail = self._fetch(start, self._size)
         footer_start = self._size - 8 - int.from_bytes(tail[-8:-4], "little")
         if not 0 <= footer_start <= self._size - 8:
             return start, tail
-        if self._size - footer_start > MOST_FOOTER:
-            raise ParquetDamaged(f"the parquet file's footer is larger than {MOST_FOOTER} bytes")
+        if self._size - footer_start > MAX_FOOTER:
+            raise ParquetDamaged(f"the parquet file's footer is larger than {MAX_FOOTER} bytes")
         if footer_start < start:
             start, tail = footer_start, self._fetch(footer_start, start) + tail
         cut = footer_start - start
@@ -118,9 +117,9 @@ class ParquetStream:
 
 
 def without_extensions(footer: bytes) -> bytes:
-    """The footer, with the same length, without extension types in its Arrow schema.
+    """Remove all extension types from the Arrow schema in a footer. The length of the footer does not change.
 
-    A schema that Arrow itself has not written is hidden as a whole.
+    If the schema is not encoded exactly as Arrow encodes it, the whole schema is hidden.
     """
 
     def changed(match: re.Match[bytes]) -> bytes:
@@ -145,7 +144,7 @@ def _length(groups: bytes) -> int:
 
 @contextmanager
 def decoding(source: ParquetStream) -> Iterator[None]:
-    """Use around every call of pyarrow on a file: raises the storage's own fault, or else ParquetDamaged."""
+    """Wrap a pyarrow call that reads the file. On failure, raise the storage's exception, or else ParquetDamaged."""
     try:
         yield
     except PageRefused as refused:
@@ -159,11 +158,11 @@ def decoding(source: ParquetStream) -> Iterator[None]:
 
 
 def open_file(source: ParquetStream) -> pq.ParquetFile:
-    """The file, opened by its footer alone. Raises ParquetDamaged, or the storage's exception."""
+    """Open the file; only its footer is read. Raises ParquetDamaged, or the exception of the storage."""
     with decoding(source):
         metadata = _opened(source).metadata
         share = BUFFERED_BYTES // max(1, metadata.num_columns)
-        file = _opened(source, metadata=metadata, buffer_size=min(MOST_BUFFER, max(LEAST_BUFFER, share)))
+        file = _opened(source, metadata=metadata, buffer_size=min(MAX_BUFFER, max(MIN_BUFFER, share)))
         _ = file.schema_arrow  # decodes the columns' names
         return file
 
@@ -181,9 +180,9 @@ def _opened(source: ParquetStream, **options: object) -> pq.ParquetFile:
 def batches(
     file: pq.ParquetFile, source: ParquetStream, row_group: int, columns: list[str], rows: int, max_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """One row group in batches of `rows`, each decoded on demand. `max_bytes` is the limit of one image."""
+    """Yield a row group in batches of `rows` rows. Each batch is decoded on demand. `max_bytes` limits one image."""
     with decoding(source):
-        source.watch = watch(file, row_group, rows, max_bytes)
+        source.inspector = page_inspector(file, row_group, rows, max_bytes)
         found = file.iter_batches(rows, row_groups=[row_group], columns=columns, use_threads=False)
     while True:
         with decoding(source):
@@ -194,7 +193,7 @@ def batches(
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Columns with their types, without what does not change values: dictionaries, views, nullability, metadata."""
+    """Reduce a schema to names and value types, without dictionaries, views, nullability and metadata."""
     return pa.schema([(field.name, _plain(field.type)) for field in schema])
 
 

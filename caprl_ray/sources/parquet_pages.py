@@ -1,8 +1,8 @@
-"""Check the pages of a parquet file while they are read: their inflated size is known before memory is allocated.
+"""Check the pages of a parquet file while they are read, before pyarrow allocates memory for them.
 
-The footer only claims sizes. pyarrow allocates what each page's own header says, in front of its bytes (parquet.thrift,
-PageHeader, in Thrift's compact protocol). So the bytes are watched on their way to pyarrow, and a page that claims too
-much ends the reading. Nothing is read twice.
+Sizes in the footer are only claims. pyarrow allocates what the header in front of each page says (parquet.thrift,
+PageHeader, in Thrift's compact protocol). So the bytes are inspected on their way to pyarrow, and reading stops at a
+page that claims too much. Nothing is read twice.
 """
 
 from bisect import bisect_right
@@ -12,35 +12,39 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Limits of an inflated page: bytes beside an image of the largest size, and the factor of its stored bytes. Pages of
-# images hardly shrink. A megabyte, the usual size of other pages, is far below the first limit.
+# A page may inflate to the largest image + FREE_INFLATION bytes + MAX_INFLATION x its stored bytes. Pages of images
+# hardly shrink. Other pages usually have one megabyte, far less than FREE_INFLATION.
 FREE_INFLATION = 64 * 2**20
-MOST_INFLATION = 4
-# Values that a column of a row group may hold, and values per byte. A page of a few bytes can claim thousands of
-# millions, which take memory once decoded.
-FREE_VALUES, VALUES_OF_A_BYTE = 32 * 2**20, 8
-# Bytes that values with shared bytes may take once each has its own copy: those of a batch's rows, or all of a row
-# group if one row can have many.
-MOST_SHARED = 128 * 2**20
+MAX_INFLATION = 4
+# A column of a row group may have at most FREE_VALUES values plus VALUES_PER_BYTE per stored byte. Without this limit,
+# a page of a few bytes can claim thousands of millions of values, which take memory once they are decoded.
+FREE_VALUES, VALUES_PER_BYTE = 32 * 2**20, 8
+# Values that share stored bytes (a dictionary, or common prefixes) get their own bytes when they are decoded. This is
+# the limit in bytes for the values of one batch, or of one row group if a row can have many values.
+MAX_SHARED = 128 * 2**20
 
-USUAL_HEADER, MOST_HEADER = 512, 2**20  # bytes of a page's header; its least and largest values are truncated
-MOST_DEPTH = 8
+# Bytes of a page header: usual, and at most. Writers shorten the minimum and maximum values in its statistics.
+USUAL_HEADER, MAX_HEADER = 512, 2**20
+MAX_DEPTH = 8
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 _DICTIONARY_ENCODINGS, _DELTA_BYTE_ARRAY = frozenset({2, 8}), 7
-# Fields of the PageHeader. For each kind of data page: the field of its own header, and in it the field of the
-# encoding.
+# Field numbers in PageHeader. _OF_DATA: for each kind of data page, the field that holds that page's own header, and
+# the field of the encoding in that header.
 _KIND, _INFLATED, _STORED = 1, 2, 3
 _OF_DATA = {_DATA_PAGE: (5, 2), _DATA_PAGE_V2: (8, 4)}
 _CODECS = {"LZ4": "lz4_raw"}
 
 
 class PageRefused(Exception):
-    """A page that is damaged or takes too much memory. The message is safe to store."""
+    """A page is damaged or would take too much memory. The message is safe to store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page's header: stored and inflated bytes, and for a data page its values and encoding."""
+    """The contents of a page header: sizes in bytes (`stored`, and `inflated` when decompressed), values, encoding.
+
+    Pages without data have 0 values and no encoding.
+    """
 
     is_dictionary: bool
     stored: int
@@ -50,7 +54,10 @@ class Page:
 
 
 def page_header(content: bytes) -> tuple[Page, int] | None:
-    """The header at the start of `content`, and its length; None if it is incomplete. Raises PageRefused."""
+    """Parse the header at the start of `content`.
+
+    Returns the header and its length in bytes, or None if `content` ends before the header does. Raises PageRefused.
+    """
     try:
         fields, end = _struct(content, 0, 0)
     except IndexError:
@@ -72,12 +79,12 @@ def page_header(content: bytes) -> tuple[Page, int] | None:
 
 
 class Chunk:
-    """One column of one row group on its way to pyarrow, from `start` to `end` in the file."""
+    """Checks one column chunk (a column of a row group), which lies from `start` to `end` in the file."""
 
-    def __init__(self, column: pq.ColumnChunkMetaData, *, nested: bool, most_page: int, batch_rows: int) -> None:
+    def __init__(self, column: pq.ColumnChunkMetaData, *, nested: bool, max_page: int, batch_rows: int) -> None:
         self.start, self.end = chunk_range(column)
         self._codec = column.compression
-        self._nested, self._most_page, self._batch_rows = nested, most_page, batch_rows
+        self._nested, self._max_page, self._batch_rows = nested, max_page, batch_rows
         self._has_bytes = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
         self._begin()
 
@@ -88,7 +95,7 @@ class Chunk:
         self._dictionary: _Dictionary | None = None
 
     def feed(self, position: int, content: bytes) -> None:
-        """Check the file's next bytes, at `position`. Raises PageRefused."""
+        """Check the next bytes of the chunk, which begin at `position` in the file. Raises PageRefused."""
         if position == self.start:
             self._begin()
         if position != self._seen:
@@ -109,39 +116,39 @@ class Chunk:
             self._head = b""
 
     def _header(self, content: bytes, at: int) -> tuple[Page, int] | None:
-        """The next page's header. An incomplete one is kept until the rest comes."""
+        """The next page's header, or None if it is not complete yet; its first part is then kept in `_head`."""
         found = page_header(self._head + content[at : at + USUAL_HEADER])
         if found is None:
-            self._head += content[at : at + MOST_HEADER]
+            self._head += content[at : at + MAX_HEADER]
             found = page_header(self._head)
-        if found is None and len(self._head) >= MOST_HEADER:
+        if found is None and len(self._head) >= MAX_HEADER:
             raise PageRefused("a page of the parquet file has a header without end")
         return found
 
     def _check(self, page: Page) -> None:
-        if page.inflated > self._most_page + MOST_INFLATION * page.stored:
+        if page.inflated > self._max_page + MAX_INFLATION * page.stored:
             raise PageRefused(f"a page of {page.stored} bytes of the parquet file inflates to {page.inflated}")
         self._values += page.values
-        if self._values > FREE_VALUES + VALUES_OF_A_BYTE * (self._next - self.start + page.stored):
+        if self._values > FREE_VALUES + VALUES_PER_BYTE * (self._next - self.start + page.stored):
             raise PageRefused(f"a column of the parquet file has {self._values} values in a few bytes")
         if self._has_bytes:
             self._check_shared(page)
 
     def _check_shared(self, page: Page) -> None:
         if page.encoding in _DICTIONARY_ENCODINGS and self._dictionary:
-            most, longest = self._dictionary.page.inflated, self._dictionary.longest
+            limit, longest = self._dictionary.page.inflated, self._dictionary.longest
         elif page.encoding == _DELTA_BYTE_ARRAY:
-            most, longest = page.inflated, lambda: page.inflated
+            limit, longest = page.inflated, lambda: page.inflated
         else:
             return
         self._sharing += page.values
         values = self._sharing if self._nested else min(self._batch_rows, page.values)
-        if values * most > MOST_SHARED and values * longest() > MOST_SHARED:
+        if values * limit > MAX_SHARED and values * longest() > MAX_SHARED:
             raise PageRefused("a column of the parquet file repeats values that are too large for it")
 
 
 class _Dictionary:
-    """A dictionary page, whose bytes begin at `start`."""
+    """A dictionary page, whose data begins at `start` in the file."""
 
     def __init__(self, page: Page, codec: str, start: int) -> None:
         self.page = page
@@ -149,13 +156,13 @@ class _Dictionary:
         self._stored = bytearray()
 
     def feed(self, position: int, content: bytes) -> None:
-        """Keep the part of the next bytes that belongs to the page."""
+        """Keep those of the next bytes that belong to this page."""
         at = self._start + len(self._stored) - position
         if 0 <= at < len(content):
             self._stored += content[at : at + self.page.stored - len(self._stored)]
 
     def longest(self) -> int:
-        """The bytes of the largest value; the whole page if that cannot be told."""
+        """The size of the largest value in bytes, or the size of the page if the page cannot be decoded."""
         try:
             content = self._decompressed()
         except (OSError, ValueError, pa.ArrowException):
@@ -173,8 +180,8 @@ class _Dictionary:
         return bytes(codec.decompress(bytes(self._stored), self.page.inflated, asbytes=True))
 
 
-class Watch:
-    """The chunks of one row group."""
+class PageInspector:
+    """Checks all column chunks of one row group."""
 
     def __init__(self, chunks: list[Chunk]) -> None:
         self._chunks = sorted((chunk for chunk in chunks if chunk.end > chunk.start), key=lambda chunk: chunk.start)
@@ -183,21 +190,24 @@ class Watch:
             raise PageRefused("columns of the parquet file overlap")
 
     def feed(self, position: int, content: bytes) -> None:
-        """Check bytes of the file that were read for pyarrow. Raises PageRefused."""
+        """Check bytes that were read for pyarrow at `position` in the file. Raises PageRefused."""
         number = bisect_right(self._starts, position) - 1
         if number >= 0 and position < self._chunks[number].end:
             self._chunks[number].feed(position, content)
 
 
-def watch(file: pq.ParquetFile, row_group: int, batch_rows: int, max_bytes: int) -> Watch:
-    """The check of one row group's pages, for batches of so many rows."""
+def page_inspector(file: pq.ParquetFile, row_group: int, batch_rows: int, max_bytes: int) -> PageInspector:
+    """Create the inspector of one row group, which is decoded in batches of `batch_rows` rows.
+
+    `max_bytes` is the largest allowed size of one image.
+    """
     group = file.metadata.row_group(row_group)
-    return Watch(
+    return PageInspector(
         [
             Chunk(
                 group.column(number),
                 nested=file.schema.column(number).max_repetition_level > 0,
-                most_page=FREE_INFLATION + max_bytes,
+                max_page=FREE_INFLATION + max_bytes,
                 batch_rows=batch_rows,
             )
             for number in range(group.num_columns)
@@ -206,7 +216,7 @@ def watch(file: pq.ParquetFile, row_group: int, batch_rows: int, max_bytes: int)
 
 
 def chunk_range(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
-    """Where a column chunk begins and ends in the file, as pyarrow takes it from the footer."""
+    """Where a column chunk begins and ends in the file. Pyarrow computes the same range from the footer."""
     start = column.data_page_offset
     if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
         start = column.dictionary_page_offset
@@ -214,9 +224,10 @@ def chunk_range(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """A struct's 32-bit numbers and structs by field, and where it ends. Raises IndexError at the end of `content`.
+    """Parse a struct. Returns its 32-bit numbers and its structs by field number, and the offset of its end.
 
-    As in Arrow's reader, the last of several equal fields wins, and fields of another type are skipped.
+    Raises IndexError if `content` ends first. As in Arrow's reader, the last value of a field counts, and values of
+    other types are skipped.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -233,14 +244,14 @@ def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
 
 
 def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """A value of one of the compact protocol's types, None unless it is a 32-bit number or a struct; and its end."""
+    """Parse one value. Returns it (None unless it is a 32-bit number or a struct) and the offset of its end."""
     if kind == 5:
         number, at = _integer(content, at)
         if -(2**31) <= number < 2**31:
             return number, at
-    elif kind == 12 and depth < MOST_DEPTH:
+    elif kind == 12 and depth < MAX_DEPTH:
         return _struct(content, at, depth + 1)
-    elif kind in (1, 2):  # true and false, which the field's own header holds
+    elif kind in (1, 2):  # true and false: the value is in the field header
         return None, at
     elif kind in (4, 6):
         return None, _integer(content, at)[1]
@@ -249,7 +260,7 @@ def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, _within(content, at + size)
     elif kind in (3, 7):
         return None, _within(content, at + (1 if kind == 3 else 8))
-    raise PageRefused("a page of the parquet file has a header of unknown kind")  # no header has lists, sets or maps
+    raise PageRefused("a page of the parquet file has a header of unknown kind")  # headers have no lists, sets or maps
 
 
 def _within(content: bytes, at: int) -> int:
@@ -259,7 +270,7 @@ def _within(content: bytes, at: int) -> int:
 
 
 def _count(content: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number in groups of seven bits, lowest first."""
+    """Parse an unsigned number: groups of seven bits, lowest first."""
     number = 0
     for place in range(10):
         number |= (content[at + place] & 0x7F) << 7 * place
@@ -269,6 +280,6 @@ def _count(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _integer(content: bytes, at: int) -> tuple[int, int]:
-    """A signed number, whose lowest bit is its sign."""
+    """Parse a signed number (zigzag: the lowest bit is the sign)."""
     number, at = _count(content, at)
     return number >> 1 ^ -(number & 1), at

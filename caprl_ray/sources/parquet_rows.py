@@ -1,7 +1,7 @@
-"""The rows of a parquet file as samples: batches in, images with all other columns out.
+"""Turn the rows of a parquet file into samples: an image, and all other columns as metadata.
 
-A row's values travel as one-row Arrow arrays. Python's own types would lose some (nanoseconds of a time of day) and
-refuse others (dates after the year 9999).
+Metadata values are Arrow arrays of one row. Python's own types would lose some values (nanoseconds of a time of day)
+and refuse others (dates after the year 9999).
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ from caprl_ray.sources.image_path import is_web_address, read_named_image, resol
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
 from caprl_ray.sources.source import Access
 
-IMAGES_AT_ONCE = 8  # images of one unit read at once, if the rows hold their paths
+IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows hold paths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows of one unit. The file has `rows_before` rows before it. `columns` are the output's.
+    """Makes the samples of one unit.
 
+    `rows_before` is the number of rows in the file before the unit. `columns` are the metadata columns of the output.
     `image` is None if the job needs no images.
     """
 
@@ -36,7 +37,7 @@ class Rows:
     pool: ThreadPoolExecutor
 
     def samples(self, batch: pa.RecordBatch, start: int, done: BitMap) -> Iterator[Sample | None]:
-        """The batch's rows in order; the first has the index `start`. Rows in `done` come as None."""
+        """Yield the batch's rows in order; the first has the index `start`. None is yielded for rows in `done`."""
         numbers = range(batch.num_rows)
         sound = _is_sound(batch)
 
@@ -64,12 +65,12 @@ class Rows:
                 raise RowFailure("metadata_invalid", "a value is not what its column's type says")
             self._fill(sample, row)
         except RowFailure as failure:
-            # a new exception, without a traceback, which would hold the row
+            # A new object: the caught one holds a traceback, which would keep the row in memory.
             sample.failure = RowFailure(failure.code, failure.detail)
         return sample
 
     def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
-        """Fill the sample with the row's content, metadata first. Raises RowFailure if something is missing."""
+        """Fill in metadata, then key and image. Raises RowFailure if something is missing or refused."""
         if self.image is None:
             sample.metadata = self._metadata(row, 0)
             return
@@ -87,7 +88,7 @@ class Rows:
             raise RowFailure("no_image")
 
     def _metadata(self, row: pa.RecordBatch, size: int) -> dict[str, pa.Array]:
-        """The row's own values. `size` bytes of other content count as metadata, too."""
+        """The row's metadata. `size` bytes of other content also count towards the limit."""
         values = {field.name: _cast(row.column(field.name), field.type) for field in self.columns}
         if size + sum(value.nbytes for value in values.values()) > MAX_METADATA_BYTES:
             raise RowFailure("metadata_too_large", "all columns but the image together")
@@ -106,7 +107,7 @@ def _cast(value: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _is_sound(rows: pa.RecordBatch) -> bool:
-    """Whether the values fit their types: text is UTF-8, and dictionaries hold every index."""
+    """Whether all values fit their types: text is UTF-8, and dictionaries have an entry for every index."""
     try:
         rows.validate(full=True)
     except pa.ArrowInvalid:

@@ -1,4 +1,4 @@
-"""The output's names for the source's own columns: their own names, or those of `input.rename`."""
+"""Rename the source's columns for the output, as `input.rename` says."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,9 +11,10 @@ from caprl_ray.sources.samples import Sample
 
 
 def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
-    """The units with the output's names for their columns.
+    """Yield the units with renamed columns. `names` maps names in the source to names in the output.
 
-    Raises RecipeError if two columns of a unit get one name, and at the end if a column to rename never came.
+    Raises RecipeError if two columns of a unit would get the same name. After the last unit, raises RecipeError
+    if no unit had one of the columns to rename.
     """
     unseen = dict(names)
     seen: dict[str, None] = {}
@@ -24,13 +25,13 @@ def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
         yield replace(unit, columns=_renamed(unit, names)) if names else unit
     if unseen:
         raise RecipeError(
-            f"input.rename: {next(iter(unseen))} is not a column of the input beside its images; "
+            f"input.rename: the input has no column {next(iter(unseen))} besides its images; "
             f"it has {', '.join(seen) or 'none'}."
         )
 
 
 def renamed_samples(samples: Iterator[Sample | None], names: Mapping[str, str]) -> Iterator[Sample | None]:
-    """The samples with the output's names in their metadata."""
+    """Yield the samples with renamed metadata. None stays None."""
     for sample in samples:
         metadata = {names.get(name, name): value for name, value in sample.metadata.items()} if sample else {}
         yield replace(sample, metadata=metadata) if sample else None
@@ -40,5 +41,5 @@ def _renamed(unit: Unit, names: Mapping[str, str]) -> pa.Schema:
     columns = pa.schema([field.with_name(names.get(field.name, field.name)) for field in unit.columns])
     for name in columns.names:
         if columns.names.count(name) > 1:
-            raise RecipeError(f"input.rename: {unit.entries[0].stored.path} would have two columns {name}.")
+            raise RecipeError(f"input.rename: {unit.entries[0].stored.path} would have two columns named {name}.")
     return columns

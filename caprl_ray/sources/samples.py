@@ -1,8 +1,8 @@
 """Group the members of a tar shard into samples, as WebDataset does.
 
-The rules of keys, extensions and grouping are those of the `webdataset` library (`tariterators.base_plus_ext`,
-`group_by_keys`, `tar_file_iterator`), with two differences. A faulty sample is a sample with a failure, not an
-exception or a warning. An incomplete sample is never yielded.
+Keys, extensions and groups follow the rules of the `webdataset` library (`tariterators.base_plus_ext`,
+`group_by_keys`, `tar_file_iterator`), with two differences. A faulty sample becomes a sample with a failure, not an
+exception or a warning. An unfinished sample is never yielded.
 """
 
 import json
@@ -18,8 +18,8 @@ from caprl_ray.sources.tar import Member
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp"})
 METADATA_EXTENSIONS = frozenset({"json", "txt", "cls"})
-MAX_METADATA_BYTES = 256 * 1024  # bytes of a sample's metadata members together, and of its extensions together
-MAX_SHOWN = 80  # characters of an extension in a failure's detail
+MAX_METADATA_BYTES = 256 * 1024  # per sample: limits the sum of its metadata members, and the sum of its extensions
+MAX_SHOWN = 80  # characters of an extension in the detail of a failure
 
 METADATA = pa.schema(
     [
@@ -43,10 +43,11 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 
 @dataclass(kw_only=True)
 class Sample:
-    """The members of one key: the image's bytes as stored, and a value or null for each column of METADATA.
+    """One sample: its key, its image as stored, and its metadata.
 
-    `source` is the path of the shard; the caller sets it. Other sources have columns of their own. Their values are
-    one-row arrays where Python has no equal type.
+    For WebDataset, `metadata` has a value or None for each column of METADATA, and the caller of `group_samples` sets
+    `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
+    because Python's types cannot hold all values exactly.
     """
 
     key: str
@@ -57,10 +58,10 @@ class Sample:
 
 
 def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:
-    """How many bytes of a member to hold, by its name: those that `group_samples` uses.
+    """Return a function that says how many bytes of a member `read_members` may hold in memory, given its name.
 
-    Ask for every member, in the archive's order. Nothing is held of samples whose index is in `done`: only their number
-    matters.
+    It allows only what `group_samples` needs, and nothing for samples whose index is in `done`: those still count,
+    but their content is not used. Call it once for every member, in the archive's order.
     """
     numbering = _Numbering()
 
@@ -75,14 +76,14 @@ def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset
 
 
 def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
-    """Samples, in order.
+    """Group members, which were read with `member_limit`, into samples; yield the samples in order.
 
-    In: members read with `member_limit`. The image is the first member with an image's extension. The first fault of a
-    sample is its `failure`, beside its key and all valid metadata. TarDamaged passes through after all samples that are
-    known to be complete: those before another key or before the archive's end.
+    The image is the first member with an image extension. If a sample has faults, `failure` is the first one; the key
+    and all valid metadata are kept. A sample is yielded once the next key or the end of the archive shows that it is
+    complete. TarDamaged from `members` passes through, so it arrives after all complete samples.
     """
     numbering = _Numbering()
-    current: _Assembly | None = None
+    current: _SampleBuilder | None = None
     for member in members:
         key, extension = _split(member.name)
         if not key:
@@ -91,32 +92,31 @@ def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
         if current is None or current.index != index:
             if current is not None:
                 yield current.sample()
-            current = _Assembly(key, index)
+            current = _SampleBuilder(key, index)
         current.add(extension, member)
     if current is not None:
         yield current.sample()
 
 
 class _Numbering:
-    """Numbers samples: consecutive members with one key are one sample. A key that comes again starts another."""
+    """Numbers the samples. Consecutive members with one key are one sample; a key that returns starts a new one."""
 
     def __init__(self) -> None:
         self._key = ""
         self._index = -1
 
     def index(self, key: str) -> int:
-        """The index of the sample of a member with this key. Ask in order, for every member that has a key."""
+        """Return the sample index for the next member. Call it in order, for every member that has a key."""
         if key != self._key:
             self._key, self._index = key, self._index + 1
         return self._index
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension of a member, split at the first dot of its base name; both empty for members that WebDataset
-    skips.
+    """Split a member's name at the first dot of its base name. Both parts are empty if WebDataset ignores the member.
 
-    The same as the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. By
-    that pattern a hidden file `a/.b` has the key `a/`, unless the folder's own name has a dot.
+    This equals the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. As
+    with the pattern, the hidden file `a/.b` has the key `a/`, unless the name of its folder contains a dot.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
@@ -130,8 +130,8 @@ def _kind(extension: str) -> str:
     return extension.rpartition(".")[2]
 
 
-class _Assembly:
-    """A sample in the making. Its size is bounded, however many members come."""
+class _SampleBuilder:
+    """Collects the members of one sample. Its memory is bounded, however many members there are."""
 
     def __init__(self, key: str, index: int) -> None:
         self.key = key
@@ -145,7 +145,7 @@ class _Assembly:
         self._metadata_bytes = 0
 
     def add(self, extension: str, member: Member) -> None:
-        """Add a member, or note its fault."""
+        """Add a member, or record why it was not added."""
         try:
             self._check_extension(extension)
             if _kind(extension) in IMAGE_EXTENSIONS:
@@ -153,11 +153,11 @@ class _Assembly:
             elif _kind(extension) in METADATA_EXTENSIONS:
                 self._add_metadata(extension, member.content)
         except RowFailure as failure:
-            # a new exception, without a traceback, which would hold the member's bytes
+            # A new object: the caught one holds a traceback, which would keep the member's bytes in memory.
             self._failure = self._failure or RowFailure(failure.code, failure.detail)
 
     def sample(self) -> Sample:
-        """The finished sample."""
+        """Return the finished sample."""
         if self._image is None:
             self._failure = self._failure or RowFailure("no_image")
         extra = json.dumps(self._extra, ensure_ascii=False) if self._extra else None
@@ -191,12 +191,12 @@ class _Assembly:
 
 
 def _checked_text(extension: str, content: bytes) -> str:
-    """The text of a metadata member, if it is what its extension says. Raises RowFailure."""
+    """Decode a metadata member. Raises RowFailure if the content does not match the extension."""
     kind = _kind(extension)
     try:
-        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # a byte order mark is not part of JSON
+        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # utf-8-sig drops a byte order mark
         if kind == "json":
-            json.loads(text, parse_int=str)  # not as int, which refuses long numbers
+            json.loads(text, parse_int=str)  # int refuses numbers of more than 4,300 digits
         if kind == "cls" and not (_INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63):
             raise ValueError("not a 64-bit integer")
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What every kind of source gets: the objects that were found, and how to reach and read them."""
+"""What every kind of input gets: the objects that were found, and how to read them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from caprl_ray.storage import SourceChanged, Storage, Stored
 class Found:
     """An object that the recipe's paths name.
 
-    `key` is its path below the named folder, or else its own name. `named` says that the recipe names the object
-    itself; then it is taken whatever its name says of its kind.
+    `key` is its path below the folder that the recipe names, or else its own name. If `named`, the recipe names the
+    object itself; it is then used even if its name is not typical of its kind.
     """
 
     stored: Stored
@@ -24,9 +24,9 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a source is planned and read: its storage, the recipe's section, and the largest image in bytes.
+    """What is needed to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
-    `images` says whether the job needs images. If not, rows of parquet files are read without any.
+    `images` says whether the job needs images. If not, the rows of parquet files are read without images.
     """
 
     storage: Storage
@@ -36,14 +36,14 @@ class Access:
 
     @classmethod
     def of(cls, recipe: Recipe, *, images: bool = True) -> "Access":
-        """How a recipe's input is read."""
+        """Build it from a recipe."""
         storage = Storage(recipe.storage)
         return cls(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes, images=images)
 
 
 @contextmanager
 def source_failures() -> Iterator[None]:
-    """Storage errors about the one object that was asked for, as RowFailure. Faults of the storage itself pass on."""
+    """Turn storage errors about the requested object into RowFailures. Errors of the storage itself pass through."""
     try:
         yield
     except FileNotFoundError:

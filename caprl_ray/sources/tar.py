@@ -1,9 +1,11 @@
 """Read untrusted tar archives from a stream, member by member.
 
-The formats are those of POSIX (`pax`, "ustar Interchange Format" and "pax Interchange Format") and of the GNU tar
-manual ("Basic Tar Format", "Storing Sparse Files"): v7, ustar, GNU long names and pax headers, plain or in gzip.
-Nothing is written to disk, and nothing is trusted: a name is only text, and a size only says how much to read or to
-skip, forward and never past the known length of the stream.
+Supported formats: v7, ustar, GNU long names and pax headers, plain or in gzip. They are specified by POSIX (`pax`,
+"ustar Interchange Format" and "pax Interchange Format") and the GNU tar manual ("Basic Tar Format", "Storing Sparse
+Files").
+
+Nothing is written to disk, and no header is trusted. A name is only text. A size only says how far to read or to seek
+forward, and a seek never goes past the known length of the stream.
 """
 
 import gzip
@@ -15,24 +17,25 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 BLOCK = 512
-CHUNK = 1 << 20  # the most that is read at once, so that a size in a header costs no memory
-MAX_EXTENSION = 1 << 20  # bytes of a long name or of pax records
-MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems stop at 4 KiB
-MAX_SIZE = 2**63 - 1  # the range of a 64-bit file offset
+CHUNK = 1 << 20  # bytes per read at most, so that a size claimed in a header costs no memory
+MAX_EXTENSION = 1 << 20  # bytes of one extension header (a long name, or pax records)
+MAX_NAME = 1 << 16  # bytes of a name, which becomes a row's key; file systems allow 4 KiB
+MAX_SIZE = 2**63 - 1  # the largest 64-bit file offset
 
-# Deflate packs up to 1030 to 1, so a few megabytes of gzip can hold hours of zeros. Images hardly pack at all, and flat
-# pictures in raw formats 20 to 50 to 1. The whole stream may inflate this far and by this factor.
-FREE_INFLATION, MOST_INFLATION = 32 << 20, 100
+# Deflate compresses up to 1030 to 1, so a few megabytes of gzip can hold hours of zeros. Images hardly compress at all;
+# flat pictures in raw formats compress 20 to 50 to 1. All the data of a stream may inflate to at most
+# FREE_INFLATION bytes + MAX_INFLATION x the compressed bytes read so far.
+FREE_INFLATION, MAX_INFLATION = 32 << 20, 100
 
 FILE_KINDS = b"0\0" + b"7"
-DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: no data follows, whatever their size says
+DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: no data follows, whatever size they state
 SPARSE_KIND = b"S"
 PAX_KINDS = b"xX"
 LONG_NAME_KIND = b"L"
 EXTENSION_KINDS = PAX_KINDS + LONG_NAME_KIND + b"Kg"
 
-# The keys of extension headers that are kept. Others are dropped, so that many headers in a row cost no memory.
-LONG_NAME, PAX_PATH, PAX_SIZE, PAX_SPARSE = b"long name", b"path", b"size", b"GNU.sparse."  # the last: a prefix
+# Only these keys of extension headers are kept, so that a long run of headers costs no memory.
+LONG_NAME, PAX_PATH, PAX_SIZE, PAX_SPARSE = b"long name", b"path", b"size", b"GNU.sparse."  # the last is a prefix
 
 _OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
 _DECIMAL = re.compile(rb"[0-9]{1,19}")
@@ -40,13 +43,15 @@ _PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 
 
 class TarDamaged(Exception):
-    """The archive ends early or is damaged. The message says what and at which byte of the uncompressed stream; it is
-    safe to show."""
+    """The archive is damaged or ends early.
+
+    The message says what is wrong and at which byte of the uncompressed stream. It is safe to show.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A regular file of an archive. `content` is None if the file is larger than its limit and was skipped."""
+    """A regular file of an archive. `content` is None if the file is larger than its limit."""
 
     name: str
     size: int
@@ -71,19 +76,19 @@ class _Header:
         return 0 if self.kind in DATALESS_KINDS or self._is_old_folder else self.size
 
     @property
-    def _is_old_folder(self) -> bool:  # before ustar, only a slash at the end marked a folder
+    def _is_old_folder(self) -> bool:  # before ustar, only a slash at the end of the name marked a folder
         return self.kind == b"\0" and self.name.endswith(b"/")
 
 
 class _Tape:
-    """The bytes of an archive in order, and the offset reached."""
+    """Reads the bytes of an archive in order and counts them in `offset`."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
         self.offset = 0
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer only at the end of the stream."""
+        """Return the next `size` bytes, or fewer if the stream ends."""
         parts = []
         while size > 0 and (part := self._chunk(min(size, CHUNK))):
             parts.append(part)
@@ -91,14 +96,14 @@ class _Tape:
         return b"".join(parts)
 
     def take(self, size: int, what: str) -> bytes:
-        """The next `size` bytes, all of them."""
+        """Return exactly the next `size` bytes. Raises TarDamaged, which names `what`, if there are fewer."""
         content = self.read(size)
         if len(content) < size:
             raise TarDamaged(f"the archive ends in {what} at byte {self.offset}")
         return content
 
     def skip(self, size: int, what: str) -> None:
-        """Skip `size` bytes, all of which must be there, and hold none."""
+        """Skip `size` bytes without holding them. Raises TarDamaged if there are fewer."""
         while size > 0:
             size -= len(self.take(min(size, CHUNK), what))
 
@@ -108,8 +113,8 @@ class _Tape:
         return part
 
 
-class _SoughtTape(_Tape):
-    """The bytes of a seekable stream of known length."""
+class _SeekableTape(_Tape):
+    """A tape that skips by seeking, over a stream of known length."""
 
     def __init__(self, stream: BinaryIO, length: int) -> None:
         super().__init__(stream.read)
@@ -123,11 +128,11 @@ class _SoughtTape(_Tape):
         self.offset += size
 
 
-class _UnpackedTape(_Tape):
-    """The inflated bytes of a gzip stream, within FREE_INFLATION and MOST_INFLATION of its compressed bytes."""
+class _GzipTape(_Tape):
+    """A tape over the decompressed bytes of a gzip stream. Limits how far the stream inflates."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._packed = _Packed(stream)
+        self._packed = _CountedStream(stream)
         super().__init__(gzip.GzipFile(fileobj=cast(BinaryIO, self._packed), mode="rb").read)
 
     def _chunk(self, size: int) -> bytes:
@@ -135,14 +140,16 @@ class _UnpackedTape(_Tape):
             part = super()._chunk(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TarDamaged(f"the gzip stream is damaged or ends early after byte {self.offset}") from error
-        if self.offset > FREE_INFLATION + MOST_INFLATION * self._packed.offset:
-            raise TarDamaged(f"the gzip stream inflates more than {MOST_INFLATION} to 1 by byte {self.offset}")
+        if self.offset > FREE_INFLATION + MAX_INFLATION * self._packed.offset:
+            raise TarDamaged(f"the gzip stream inflates more than {MAX_INFLATION} to 1 by byte {self.offset}")
         return part
 
 
-class _Packed:
-    """The compressed bytes in order, counted. Reads are complete, so that the network does not change what is read
-    when."""
+class _CountedStream:
+    """Counts the compressed bytes that are read.
+
+    Each read is complete, so that the count at any point does not depend on how the network splits the data.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -159,18 +166,17 @@ class _Packed:
 def read_members(
     stream: BinaryIO, *, compressed: bool, limit: Callable[[str], int], length: int | None = None
 ) -> Iterator[Member]:
-    """The regular files of a tar archive, in order.
+    """Yield the regular files of a tar archive, in order. Links, folders, devices and sparse files are left out.
 
-    Raises TarDamaged, also when no zero block ends the archive or when gzip's own checksum, read after it, is wrong; a
-    fault of the stream itself (OSError) is passed on. Links, folders, devices and sparse files are left out.
+    Raises TarDamaged, also if no zero block ends the archive, or if gzip's checksum at the end of the stream is wrong.
+    An OSError of the stream itself passes through.
 
     Args:
-        stream: at the archive's start; only read, unless `length` is given, and left open.
-        compressed: whether it is gzip.
-        limit: the largest size in bytes to hold, by a member's name, 0 for none of its content. Asked once for every
-            member, in their order, before any of its content is read.
-        length: how many bytes the stream has, where it can be sought in: what is not held is then sought over. Nothing
-            is in gzip.
+        stream: the archive, at its start. It is left open. Without `length` it is only read, never sought in.
+        compressed: whether the stream is gzip.
+        limit: returns the most bytes to hold of a member, given its name; a larger member has no content, and with 0
+            nothing is held. It is called once per member, in order, before the member's content is read.
+        length: the length of the stream in bytes, if it can seek: content is then skipped by seeking, except in gzip.
     """
     tape = _tape(stream, compressed, length)
     extended: dict[bytes, bytes] = {}
@@ -191,12 +197,12 @@ def read_members(
 
 def _tape(stream: BinaryIO, compressed: bool, length: int | None) -> _Tape:
     if compressed:
-        return _UnpackedTape(stream)
-    return _Tape(stream.read) if length is None else _SoughtTape(stream, length)
+        return _GzipTape(stream)
+    return _Tape(stream.read) if length is None else _SeekableTape(stream, length)
 
 
 def _read_header(tape: _Tape) -> _Header | None:
-    """The next header, checked; None at the zero block that ends the archive."""
+    """Read and check the next header. Returns None at the zero block that ends the archive."""
     start = tape.offset
     block = tape.read(BLOCK)
     if not block:
@@ -212,7 +218,7 @@ def _read_header(tape: _Tape) -> _Header | None:
 
 
 def _check_sum(block: bytes, start: int) -> None:
-    """The sum of the header's bytes with the checksum itself as spaces; some old writers summed signed bytes."""
+    """Check the sum of the header's bytes, with the checksum itself as spaces. Some old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
     octal = _OCTAL.fullmatch(block[148:156])
@@ -222,23 +228,23 @@ def _check_sum(block: bytes, start: int) -> None:
 
 
 def _number(field: bytes, start: int) -> int:
-    """A size: octal digits, or (GNU, top bit set) a big-endian number of two's complement."""
+    """Parse a size: octal digits, or (GNU, top bit set) a big-endian number in two's complement."""
     octal = _OCTAL.fullmatch(field)
     if octal is not None:
         return int(octal[1] or b"0", 8)
     if not field[0] & 0x80:
         raise TarDamaged(f"impossible size in the header at byte {start}")
-    return int.from_bytes(field, "big") - (0x80 << 88)  # far above MAX_SIZE where the next bit, the sign, is set
+    return int.from_bytes(field, "big") - (0x80 << 88)  # far above MAX_SIZE if the next bit, the sign, is set
 
 
 def _name(block: bytes) -> bytes:
-    """The name, below its prefix where the header has one (POSIX ustar; GNU keeps times in that place)."""
+    """The name, with its prefix if the header has one (only POSIX ustar; GNU stores times in that place)."""
     name, prefix = block[:100].split(b"\0", 1)[0], block[345:500].split(b"\0", 1)[0]
     return prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name
 
 
 def _read_extension(tape: _Tape, header: _Header) -> dict[bytes, bytes]:
-    """What an extension header says about the next member; one for a link's target or for all members says nothing."""
+    """Read what an extension header says of the next member. Ignores headers for link targets or for all members."""
     if header.size > MAX_EXTENSION:
         raise TarDamaged(f"extension header of {header.size} bytes at byte {header.start}")
     content = tape.take(header.size, "an extension header")
@@ -251,7 +257,7 @@ def _read_extension(tape: _Tape, header: _Header) -> dict[bytes, bytes]:
 
 
 def _pax_records(content: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
-    """Records of the form `length keyword=value newline`, the length counting all of it."""
+    """Parse records of the form `length keyword=value newline`; `length` counts the whole record."""
     at = 0
     while at < len(content) and content[at] != 0:
         head = _PAX_RECORD.match(content, at)
@@ -263,7 +269,7 @@ def _pax_records(content: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _extend(header: _Header, extended: dict[bytes, bytes]) -> _Header:
-    """The header with what its extensions say; an empty value leaves the header's own."""
+    """Apply extension headers to a header. An empty value changes nothing."""
     name = extended.get(PAX_PATH) or extended.get(LONG_NAME) or header.name
     size = extended.get(PAX_SIZE) or b"%d" % header.size
     if not _DECIMAL.fullmatch(size) or int(size) > MAX_SIZE:
@@ -275,7 +281,7 @@ def _extend(header: _Header, extended: dict[bytes, bytes]) -> _Header:
 
 
 def _read_member(tape: _Tape, header: _Header, limit: Callable[[str], int]) -> Member:
-    """A file, its content read or passed over. Bytes of a name that are not UTF-8 are shown as `\\xff`."""
+    """Read or skip the content of a file. Bytes of its name that are not UTF-8 become `\\xff`."""
     name = header.name.decode("utf-8", "backslashreplace")
     padding = -header.size % BLOCK
     content = tape.take(header.size, "a member") if header.size <= limit(name) else None
@@ -284,7 +290,7 @@ def _read_member(tape: _Tape, header: _Header, limit: Callable[[str], int]) -> M
 
 
 def _skip_data(tape: _Tape, header: _Header) -> None:
-    """Get past what is not a regular file; a GNU sparse file may have blocks of map before its data."""
+    """Skip what is not a regular file. A GNU sparse file may have further map blocks before its data."""
     continues = header.sparse_map_continues
     while continues:
         continues = tape.take(BLOCK, "a sparse map")[504] != 0

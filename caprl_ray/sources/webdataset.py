@@ -1,6 +1,6 @@
-"""WebDataset shards. A unit is one tar, streamed once from its start and never unpacked.
+"""WebDataset shards: each unit is one tar, streamed once from its start and never unpacked to disk.
 
-A tar has no index, so its headers are read one by one. Content that is not needed is skipped by seeking, except in
+A tar has no index, so all headers must be read in order. Members that are not needed are skipped by seeking, except in
 gzip.
 """
 
@@ -20,20 +20,20 @@ COMPRESSED = (".tar.gz", ".tgz")
 
 
 def takes(stored: Stored) -> bool:
-    """Whether a file's name says that it is a shard."""
+    """Whether a file is a shard, by its name."""
     return stored.path.lower().endswith((".tar", *COMPRESSED))
 
 
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
-    """One unit per shard."""
+    """Yield one unit per shard. The number of its rows is unknown until it is read."""
     for f in found:
         yield Unit(kind="webdataset", rows=None, entries=[Entry(stored=f.stored, key=f.key)], columns=METADATA)
 
 
 def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
-    """The shard's samples in order. Samples in `done` come as None, and their content is not read.
+    """Yield the shard's samples in order. Samples in `done` are not read; None is yielded in their place.
 
-    Raises RowFailure if the shard cannot be read any further. Everything before that point has been yielded.
+    Raises RowFailure at the point where the shard cannot be read further. All samples before it have been yielded.
     """
     (entry,) = unit.entries
     path = entry.stored.path

@@ -335,3 +335,33 @@ def test_many_objects_are_read_in_tasks_to_the_same_end(
     with pytest.raises(SystemFailure, match="the committed object cannot be read") as caught:
         read_committed(Storage(), out)
     assert "\n" not in str(caught.value)
+
+
+def counted(finished: BitMap, failed: BitMap, rows: int) -> Ledger:
+    committed = Committed(finished=finished, failed=failed, rows=rows)
+    committed.settle()
+    ref = UnitRef(unit=7, kind="webdataset", rows=None, bytes=0, object=NOWHERE, row_group=0, offset=0)
+    return ledger.balance([ref], {7: committed}, "captioned")
+
+
+def test_as_many_rows_as_planned_do_not_balance_if_one_of_them_is_another() -> None:
+    """The rows 0 to 8 and 42 are ten, and so are the first ten of a unit of eleven with a failed row."""
+    found = counted(BitMap([*range(9), 42]), BitMap([10]), 11)
+    assert not found.balanced
+    assert counted(BitMap(range(10)), BitMap([10]), 11).balanced
+
+
+def test_rows_beyond_the_end_of_a_planned_unit_are_told() -> None:
+    ref = UnitRef(unit=7, kind="files", rows=3, bytes=0, object=NOWHERE, row_group=0, offset=0)
+    found = ledger.balance([ref], {7: Committed(finished=BitMap([0, 1, 42]))}, "captioned")
+    assert not found.balanced and (found.beyond, found.units[0].missing) == (1, 1)
+    assert "1 missing, 1 beyond their unit's end" in found.summary()
+
+
+def test_a_length_that_is_smaller_than_an_index_is_no_length() -> None:
+    """A retry was killed after it had committed rows behind the place where an earlier run could not read on."""
+    committed = Committed(finished=BitMap([*range(10), *range(42, 74)]), failed=BitMap([10]), rows=11)
+    committed.settle()
+    ref = UnitRef(unit=7, kind="webdataset", rows=None, bytes=0, object=NOWHERE, row_group=0, offset=0)
+    (work,) = remaining([ref], {7: committed})
+    assert work.rows is None and 11 not in work.done

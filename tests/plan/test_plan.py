@@ -54,7 +54,7 @@ def test_a_folder_of_both_kinds_is_refused_unless_the_kind_is_given(tmp_path: Pa
 
 def test_names_that_say_nothing_are_refused_unless_the_kind_is_given(tmp_path: Path) -> None:
     touch(tmp_path, "image")
-    with pytest.raises(RecipeError, match=r"no image, shard or parquet file by its names"):
+    with pytest.raises(RecipeError, match=r"no file named like an image, a shard or parquet"):
         units_of(tmp_path / "image")
     assert keys(units_of(tmp_path / "image", kind="files")) == ["image"]
 

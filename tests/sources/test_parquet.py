@@ -192,7 +192,7 @@ def test_the_column_is_found_by_type_and_usual_names(fields: Any, said: str | No
         (
             [("image", HF_IMAGE), ("n", pa.int64())],
             "n",
-            r"^input\.image_column: n of .*a\.parquet is of the type int64",
+            r"^input\.image_column: column n of .*a\.parquet has the type int64",
         ),
     ],
 )
@@ -411,7 +411,7 @@ def test_types_that_clash_are_refused_with_the_files_name(tmp_path: Path) -> Non
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.table([pa.array([b"x"]), pa.array([1]), pa.array([2])], names=["image", "n", "n"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(RecipeError, match=r"a\.parquet has 2 columns of the name n"):
+    with pytest.raises(RecipeError, match=r"a\.parquet has 2 columns named n"):
         planned(access_to(tmp_path))
 
 
@@ -419,9 +419,9 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_refused(tmp_path: P
     path = write(tmp_path / "a.parquet", {"image": contents(2), "width": [1, 2], "b": ["x", "y"]})
     table = metadata_of(table_of(access_to(path, rename={"width": "b", "b": "c"})))
     assert table.to_pydict() == {"b": [1, 2], "c": ["x", "y"]}
-    with pytest.raises(RecipeError, match=r"^input\.rename: widht is no column .*; it has width, b\.$"):
+    with pytest.raises(RecipeError, match=r"^input\.rename: the input has no column widht .*; it has width, b\.$"):
         planned(access_to(path, rename={"widht": "w"}))
-    with pytest.raises(RecipeError, match=r"^input\.rename: .*a\.parquet would have two columns b\.$"):
+    with pytest.raises(RecipeError, match=r"^input\.rename: .*a\.parquet would have two columns named b\.$"):
         planned(access_to(path, rename={"width": "b"}))
 
 
@@ -699,7 +699,7 @@ def test_a_row_group_is_read_in_ranges_and_none_of_it_twice(tmp_path: Path, rang
     columns = {"image": contents(200, 100_000), "n": list(range(200))}
     path = write(tmp_path / "a.parquet", columns, compression="none", **SMALL_PAGES)
     list(rows_of(access_to(path)))
-    assert max(b - a for a, b in ranges) <= parquet_file.MOST_BUFFER
+    assert max(b - a for a, b in ranges) <= parquet_file.MAX_BUFFER
     size = path.stat().st_size
     assert sum(b - a for a, b in ranges) < 1.02 * size + 3 * 2**16
 
@@ -923,7 +923,7 @@ def test_on_s3_footers_and_columns_are_exact_ranges_and_paths_begin_at_the_files
     requested.clear()
     rows = rows_of(access)
     assert [row["image"] for row in rows] == images and rows[3]["source"] == "s3://bucket/set/a.parquet"
-    assert sum(requested) < 1.02 * path.stat().st_size + 2**18 and max(requested) <= parquet_file.MOST_BUFFER
+    assert sum(requested) < 1.02 * path.stat().st_size + 2**18 and max(requested) <= parquet_file.MAX_BUFFER
     listed = {"path": ["b.jpg", "s3://bucket/other/c.jpg", "gone.jpg"]}
     bucket.put_object(Bucket="bucket", Key="set/l.parquet", Body=write(tmp_path / "l.parquet", listed).read_bytes())
     for key in ("set/b.jpg", "other/c.jpg"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from caprl_ray.sources import parquet_pages
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, open_file
-from caprl_ray.sources.parquet_pages import Chunk, Page, PageRefused, Watch, page_header
+from caprl_ray.sources.parquet_pages import Chunk, Page, PageInspector, PageRefused, page_header
 
 RANDOM = random.Random(1)
 COLUMNS = {
@@ -35,12 +35,12 @@ def rows_of(content: bytes, monkeypatch: pytest.MonkeyPatch, max_bytes: int = 10
     """All rows of a file, and the chunks that were looked at."""
     seen: list[Chunk] = []
 
-    class Noted(Watch):
+    class Noted(PageInspector):
         def __init__(self, chunks: list[Chunk]) -> None:
             super().__init__(chunks)
             seen.extend(chunks)
 
-    monkeypatch.setattr(parquet_pages, "Watch", Noted)
+    monkeypatch.setattr(parquet_pages, "PageInspector", Noted)
     source = ParquetStream(io.BytesIO(content), len(content))
     file = open_file(source)
     groups = range(file.num_row_groups)
@@ -86,21 +86,21 @@ def in_pieces(read: Any) -> Any:
     return pieces
 
 
-@pytest.mark.parametrize("limit", ["FREE_INFLATION", "FREE_VALUES", "MOST_SHARED"])
+@pytest.mark.parametrize("limit", ["FREE_INFLATION", "FREE_VALUES", "MAX_SHARED"])
 def test_each_limit_ends_the_reading(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content = written(compression="zstd")
     monkeypatch.setattr(parquet_pages, limit, 0)
-    monkeypatch.setattr(parquet_pages, "MOST_INFLATION", 0)
-    monkeypatch.setattr(parquet_pages, "VALUES_OF_A_BYTE", 0)
+    monkeypatch.setattr(parquet_pages, "MAX_INFLATION", 0)
+    monkeypatch.setattr(parquet_pages, "VALUES_PER_BYTE", 0)
     with pytest.raises(ParquetDamaged, match="parquet file"):
         rows_of(content, monkeypatch, max_bytes=0 if limit == "FREE_INFLATION" else 10**6)
 
 
 def test_columns_that_overlap_are_refused() -> None:
     group = pq.read_metadata(io.BytesIO(written())).row_group(0)
-    one = Chunk(group.column(0), nested=False, most_page=1, batch_rows=1)
+    one = Chunk(group.column(0), nested=False, max_page=1, batch_rows=1)
     with pytest.raises(PageRefused, match="overlap"):
-        Watch([one, one])
+        PageInspector([one, one])
 
 
 # kind 0, 20 bytes, 10 stored; a data page's own header of 5 values in encoding 8
