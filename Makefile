@@ -63,10 +63,9 @@ setup: $(READY)
 
 # The CPU environment is locked with hashes. --no-deps, because the lock is complete, except for packages that are left
 # out on purpose (requirements/lock.py says which ones and why).
-$(VENV)/.ready-cpu: requirements/cpu.lock requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "requirements/cpu.lock holds the packages for Python 3.11. Use PYTHON=python3.11, or pip install (docs/compatibility.md).")'
+$(VENV)/.ready-cpu: requirements/cpu.lock requirements/install.py requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/cpu.lock
+	$(BIN)/python requirements/install.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	cp requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
