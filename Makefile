@@ -63,9 +63,9 @@ setup: $(READY)
 
 # The CPU environment is locked with hashes. --no-deps, because the lock is complete, except for packages that are left
 # out on purpose (requirements/lock.py says which ones and why).
-$(VENV)/.ready-cpu: requirements/cpu.lock requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
+$(VENV)/.ready-cpu: requirements/cpu.lock requirements/install.py requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements/cpu.lock
+	$(BIN)/python requirements/install.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	cp requirements/torchvision_cpu_ops.py requirements/torchvision_cpu_ops.pth \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"

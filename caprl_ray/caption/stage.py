@@ -61,6 +61,7 @@ class Captioner:
         try:
             self._engine = self._run(launch.start(recipe, model))
             self._strip = control_token_stripper(self._engine.control_tokens)
+            self._say_missed()
         except SystemFailure as failure:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
@@ -72,10 +73,13 @@ class Captioner:
         if self._failure:
             raise self._failure
         captioned = run_stage(self, table)
+        self._say_missed()  # some of it shows only with the first images
+        return counted(captioned, self._counter) if self._counter else captioned
+
+    def _say_missed(self) -> None:
         without = missed()
         if self._counter and without:
             self._counter.note.remote(f"a replica runs {without}")
-        return counted(captioned, self._counter) if self._counter else captioned
 
     def engine_arguments(self) -> dict[str, Any]:
         """The arguments of the engine on this node; empty for an engine without arguments."""

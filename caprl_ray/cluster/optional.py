@@ -48,5 +48,6 @@ def missed() -> str | None:
     if not new:
         return None
     _said.update(new)
-    why = f"{PLAIN}=1 switches them off" if plain() else "these versions of Ray and vLLM do not have them"
+    absent = "these versions of Ray and vLLM, or this model, do not have them"
+    why = f"{PLAIN}=1 switches them off" if plain() else absent
     return f"without {', '.join(new)}: {why}; the run may be slower"

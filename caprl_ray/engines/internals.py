@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import Any
 
-from caprl_ray.cluster.optional import optional, plain
+from caprl_ray.cluster.optional import ABSENT, miss, optional, plain
 
 FORKED = "an engine core that is forked with its imports done"
 RENDERED = "images rendered beside vLLM's frontend"
@@ -18,11 +18,23 @@ COUNTED = "steps counted where the core's answers arrive"
 
 # vLLM's words for a core process that died while it started.
 CORE_DIED = "core initialization failed"
+# And for a request with more tokens than the context.
+TOO_LONG = ("max_model_len", "longer than")
 
 
 def core_died(error: BaseException) -> bool:
     """Whether the core died while it started. vLLM has no exception of its own for that."""
     return CORE_DIED in str(error)
+
+
+def too_long(error: BaseException) -> bool:
+    """Whether a request was refused because its prompt and image have more tokens than the context.
+
+    vLLM's validation error names the parameter, but only where the frontend finds it. The core's input check has only a
+    text.
+    """
+    named = getattr(error, "parameter", None)
+    return named in ("input_text", "input_tokens") or any(words in str(error) for words in TOO_LONG)
 
 
 @contextmanager
@@ -53,15 +65,15 @@ def end_forkserver() -> None:
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def count_answers(llm: Any, count: Callable[[], None]) -> bool:
+def count_answers(llm: Any, count: Callable[[], None]) -> None:
     """Call `count` whenever the core of an AsyncLLM sends something: at each step that gave any row a token.
 
-    Returns whether this vLLM has the place. vLLM's public way is a logger of its statistics. It computes them for every
-    token and keeps Prometheus metrics: 0.4 ms an image more for the 23 tokens of the embedded model, a fifth of all the
-    work in this process.
+    It is never called if this vLLM has no such place, or receives in another way. vLLM's public way is a logger of its
+    statistics. It computes them for every token and keeps Prometheus metrics: 0.4 ms an image more for the 23 tokens of
+    the embedded model, a fifth of all the work in this process.
     """
 
-    def reach() -> bool:
+    def reach() -> None:
         receive = llm.engine_core.get_output_async
 
         async def counted() -> Any:
@@ -70,27 +82,22 @@ def count_answers(llm: Any, count: Callable[[], None]) -> bool:
             return outputs
 
         llm.engine_core.get_output_async = counted
-        return True
 
-    return bool(optional(COUNTED, reach))
+    optional(COUNTED, reach)
 
 
 async def rendered(llm: Any, raw: dict[str, Any]) -> Any:
     """A raw prompt as vLLM's frontend renders it for its core; the raw prompt itself if this vLLM has no such place."""
-    if plain():
-        optional(RENDERED, lambda: None)
-        return raw
+    try:
+        if not plain():
+            from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-    def reach() -> Any:
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-        return llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, raw)])
-
-    rendering = optional(RENDERED, reach)
-    if rendering is None:
-        return raw
-    (result,) = await rendering
-    return result
+            (result,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, raw)])
+            return result
+    except ABSENT:
+        pass
+    miss(RENDERED)
+    return raw
 
 
 def engine_input(token_ids: list[int], placeholders: Any, image: dict[str, Any], name: str) -> Any:

@@ -78,6 +78,7 @@ class Renderer:
 
     def _keep(self, key: Key, template: _Template | None) -> None:
         if template is None:
+            miss(internals.RENDERED)
             self._patches = None
             return
         self._templates[key] = template
@@ -137,7 +138,6 @@ def _template(rendered: Any, patches: torch.Tensor) -> _Template | None:
     try:
         return _matching(rendered, patches)
     except (*ABSENT, ValueError):  # this vLLM renders in another way
-        miss(internals.RENDERED)
         return None
 
 

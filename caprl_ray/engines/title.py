@@ -4,6 +4,9 @@ setproctitle (a dependency of vLLM) finds the place of the title once, by the fi
 place moves when an import sets that variable (cv2 sets LD_LIBRARY_PATH), or with a core's own environment.
 """
 
-import setproctitle
+from contextlib import suppress
 
-setproctitle.getproctitle()
+with suppress(ImportError):  # without it vLLM gives no titles
+    import setproctitle
+
+    setproctitle.getproctitle()

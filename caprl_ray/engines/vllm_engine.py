@@ -1,10 +1,11 @@
 """vLLM in this process (docs/design.md, D8): one AsyncLLM whose core, a process of its own, runs the model."""
 
+import asyncio
 import gc
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pydantic
 
 from caprl_ray.cluster import cores
+from caprl_ray.cluster.optional import miss
 from caprl_ray.engines import core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
@@ -90,10 +92,14 @@ class VllmEngine:
     """A MortalEngine on vLLM's AsyncLLM; make one with `start`."""
 
     def __init__(
-        self, llm: Any, reaper: Reaper, chat: ChatFormat, processor: Any, sampling: Any, arguments: dict[str, Any]
+        self,
+        llm: Any,
+        reaper: Reaper,
+        chat: ChatFormat,
+        processor: Any,
+        sampling: Callable[[str], Any],
+        arguments: dict[str, Any],
     ) -> None:
-        from vllm.sampling_params import RequestOutputKind
-
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
         self.arguments = arguments
@@ -102,12 +108,14 @@ class VllmEngine:
         self._llm = llm
         self._reaper = reaper
         self._chat = chat
-        self._sampling = sampling
+        self._whole, self._pieces = sampling("FINAL_ONLY"), sampling("DELTA")
         self._requests = itertools.count()
         self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
-        # If the core's answers cannot be counted, each request counts its own tokens. Then it must get them one by one.
-        self._counted = internals.count_answers(llm, self._step)
-        sampling.output_kind = RequestOutputKind.FINAL_ONLY if self._counted else RequestOutputKind.DELTA
+        # Whether the core's answers are seen to be counted. Until then a caption comes in pieces, and each piece is a
+        # step: if the steps of a healthy engine stood still, it would be killed as stalled.
+        self._counted = False
+        self._tried = asyncio.Event()  # the first request has had an answer
+        internals.count_answers(llm, self._answered)
 
     @classmethod
     async def start(cls, recipe: Recipe, model: ModelRef) -> "VllmEngine":
@@ -139,9 +147,13 @@ class VllmEngine:
     def _loaded(cls, recipe: Recipe, model: ModelRef, reaper: Reaper) -> "VllmEngine":
         from transformers import AutoProcessor
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        def sampling(kind: str) -> Any:
+            return SamplingParams(**recipe.sampling.model_dump() | {"output_kind": RequestOutputKind[kind]})
 
         try:
-            sampling = SamplingParams(**recipe.sampling.model_dump())
+            sampling("FINAL_ONLY")
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
             llm = _launched(arguments, reaper)
@@ -164,11 +176,7 @@ class VllmEngine:
 
         try:
             request = await self._renderer.render(picture, self._chat.prompt(prompt))
-            outputs = []
-            async for output in self._llm.generate(request, self._sampling, f"r{next(self._requests)}"):
-                outputs.append(output)
-                if not self._counted:
-                    self._step()
+            outputs = await self._outputs(request)
         except (ValueError, VLLMClientError) as error:  # a fault of this request, not of the engine
             raise _rejected(error) from None
         except VLLMServerError as error:
@@ -190,7 +198,27 @@ class VllmEngine:
         self._llm.shutdown()
         internals.end_forkserver()
 
-    def _step(self) -> None:
+    async def _outputs(self, request: Any) -> list[Any]:
+        """All that vLLM returns for a request. The first request shows whether answers are counted; others wait."""
+        number = next(self._requests)
+        if number:
+            await self._tried.wait()
+        sampling = self._whole if self._counted else self._pieces
+        outputs = []
+        try:
+            async for output in self._llm.generate(request, sampling, f"r{number}"):
+                outputs.append(output)
+                self._tried.set()
+                if sampling is self._pieces:
+                    self.steps += 1
+                if not self._counted:
+                    miss(internals.COUNTED)
+        finally:
+            self._tried.set()
+        return outputs
+
+    def _answered(self) -> None:
+        self._counted = True
         self.steps += 1
 
 
@@ -249,7 +277,7 @@ def _prepare_environment() -> None:
 
 def _rejected(error: Exception) -> RowFailure:
     """The failure of a refused request, without vLLM's text, which may quote the prompt."""
-    if "max_model_len" in str(error) or "longer than" in str(error):
+    if internals.too_long(error):
         return RowFailure("prompt_too_long")
     return RowFailure("engine_rejected", type(error).__name__)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 def engine_arguments() -> frozenset[str]:
     """The fields of vllm.AsyncEngineArgs; empty if they are not known here."""
-    return _class_fields("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"))
+    return _class_fields("engine/arg_utils.py", ("EngineArgs", "AsyncEngineArgs"), "max_model_len")
 
 
 def sampling_parameters() -> frozenset[str]:
     """The fields of vllm.SamplingParams; empty if they are not known here."""
-    return _class_fields("sampling_params.py", ("SamplingParams",))
+    return _class_fields("sampling_params.py", ("SamplingParams",), "temperature")
 
 
 def check(section: str, given: Iterable[str], known: frozenset[str]) -> None:
@@ -32,15 +32,16 @@ def check(section: str, given: Iterable[str], known: frozenset[str]) -> None:
 
 
 @cache
-def _class_fields(module: str, classes: tuple[str, ...]) -> frozenset[str]:
+def _class_fields(module: str, classes: tuple[str, ...], one: str) -> frozenset[str]:
+    """The annotated fields of these classes. None if `one` is missing: then the other fields stand elsewhere, too."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         return frozenset()
     try:
         tree = ast.parse((Path(spec.origin).parent / module).read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, SyntaxError):  # SyntaxError: vLLM's source is for a later Python
         return frozenset()
-    return frozenset(
+    fields = frozenset(
         statement.target.id
         for node in tree.body
         if isinstance(node, ast.ClassDef) and node.name in classes
@@ -48,3 +49,4 @@ def _class_fields(module: str, classes: tuple[str, ...]) -> frozenset[str]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         if not statement.target.id.startswith("_")
     )
+    return fields if one in fields else frozenset()
