@@ -1,8 +1,8 @@
-"""Install the environment on a CPU into this interpreter: cpu.lock, or its versions where the Python is another one.
+"""Install the environment on a CPU into this interpreter: cpu.lock, or its versions if the Python is another one.
 
-The lock's hashes are those of wheels for Python 3.11. A later Python gets the same versions without hashes. Its CPU build
-of torch comes from PyTorch's own package index, too; if pip does not know that index, PyPI's build for CUDA serves, with
-3 GB of libraries that are not used.
+The lock's hashes are those of wheels for Python 3.11. A later Python gets the same versions without hashes. Its CPU
+build of torch comes from PyTorch's own package index, too; if pip does not know that index, PyPI's build for CUDA
+serves, with 3 GB of libraries that are not used.
 """
 
 import subprocess

@@ -43,7 +43,7 @@ class Head:
         self.token_file.parent.mkdir(parents=True)
         self.token_file.write_text(secrets.token_hex(32))
         self.node(
-            self.environment,
+            self.environment | {"RAY_AUTH_MODE": "token"},  # the default from Ray 2.60 on
             *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}", *self.options()),
             *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
         )
