@@ -4,7 +4,6 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
-import itertools
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.cluster import failures, resources, session
+from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
 from caprl_ray.output import lease, ledger
@@ -31,9 +30,6 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
-
-# Executions of one run, each of which continues where Ray ended the one before.
-MOST_EXECUTIONS = 10
 
 
 def run(
@@ -72,35 +68,35 @@ def run(
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, whole = output.storage, output.path, False
-    if not output.planned and not wait([planned], while_planning.HEAD_START_S).done:
-        whole = _finish_while_planning(output, planned, limit, debug)
-    plan, committed = planned.result(), read_committed(storage, path)
-    for again in itertools.repeat((), MOST_EXECUTIONS):
+    storage, path, done = output.storage, output.path, output.job.done
+    if output.planned or wait([planned], while_planning.HEAD_START_S).done:
+        plan, committed = planned.result(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
-        if whole or not work:
-            break
-        output.unmark()
-        whole = _finish(output, plan, committed, work, limit, debug) or limit is not None
-        committed, retry = read_committed(storage, path), again
+        if work:
+            output.unmark()
+            _finish(output, plan, committed, work, limit, debug)
+            committed = read_committed(storage, path)
+    else:
+        plan = _finish_while_planning(output, planned, limit, debug)
+        committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
-    balance = ledger.balance(plan.units, committed, output.job.done)
+    balance = ledger.balance(plan.units, committed, done)
     output.finish(balance, limited=limit is not None)
     return balance
 
 
 def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
-) -> bool:
+) -> None:
     job = output.job
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
-        return _process(rows, job, limit, watch)
+        _process(rows, job, limit, watch)
 
 
-def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> bool:
+def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
     with session.session(job, debug), _watched(job) as watch:
@@ -114,7 +110,8 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
                 watch.stop(error)
 
         planned.add_done_callback(hand_over)
-        return _process(while_planning.read(watch.counter, output.access), job, limit, watch)
+        _process(while_planning.read(watch.counter, output.access), job, limit, watch)
+    return planned.result()
 
 
 @dataclass(frozen=True)
@@ -135,17 +132,10 @@ def _watched(job: Job) -> Iterator[_Watch]:
         yield _Watch(counter, line, stop)
 
 
-def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> bool:
-    """Run the stages and commit. Returns whether it ran to its end: Ray before 2.60 may end it early (failures.py)."""
+def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:
     if limit is not None:
         rows = rows.limit(limit)
-    try:
-        commit(job.stages(rows, watch.counter), job)
-    except ray.exceptions.ActorDiedError as error:
-        if not failures.never_started(error):
-            raise
-        return False
-    return True
+    commit(job.stages(rows, watch.counter), job)
 
 
 def read(planned: PlannedRows) -> Dataset:

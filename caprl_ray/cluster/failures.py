@@ -12,14 +12,6 @@ SPILL_FOLDER = "RAY_object_spilling_directory"  # Ray's own variable
 DEFAULT_FOLDER = "/tmp/ray"
 
 
-def never_started(error: ray.exceptions.ActorDiedError) -> bool:
-    """Whether Ray ended an execution because it dropped a replica that was still starting and no longer needed.
-
-    Ray before 2.60 raises that. What is committed stays, and another execution continues.
-    """
-    return "never ran" in str(error) and "cancelled before it started" in str(error)
-
-
 def full_disk(error: Exception) -> SystemFailure | None:
     """The sentence for blocks that fit neither into Ray's object store nor on the disk that it spills to."""
     if not any(isinstance(cause, ray.exceptions.OutOfDiskError) for cause in _causes(error)):
