@@ -1,4 +1,4 @@
-"""One Ray cluster and one S3 server of this test session's own, on this machine, with the stub engine allowed."""
+"""One Ray cluster and one S3 server per test session, on this machine, with the stub engine allowed."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ os.environ["CAPRL_RAY_ALLOW_STUB"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
-# Each of hundreds of processes would compile the package for itself.
+# Otherwise each of hundreds of processes would compile the package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# For the S3 server on loopback; set here, before Ray starts, so that its workers have them too.
+# For the S3 server on loopback. Set here, before Ray starts, so that Ray's workers have them too.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 os.environ.pop("AWS_PROFILE", None)
-os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a fault that stays costs seconds instead of a minute
+os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a lasting fault costs seconds instead of a minute
 
 
 @pytest.fixture(scope="session")

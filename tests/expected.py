@@ -1,4 +1,4 @@
-"""What the stub engine must say of an image: the tests' measure of a right caption."""
+"""The captions that the stub engine must write: the tests' measure of a right caption."""
 
 import io
 import tarfile

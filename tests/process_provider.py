@@ -1,7 +1,7 @@
-"""For Ray's autoscaler: a cloud whose machines are nodes of Ray started as processes of this one.
+"""A cloud for Ray's autoscaler: its machines are nodes of Ray, started as processes.
 
-The autoscaler imports it by name in the head's monitor, whose children the nodes are. `provider.log` beside the nodes'
-own logs has a line for each that was launched, ended or lost: what happened, the node's type and its id.
+The head's monitor imports it by name and is the parent of the nodes. `provider.log` beside the nodes' own logs has a
+line for each node that was launched, ended or lost: what happened, the node's type and its id.
 """
 
 import itertools

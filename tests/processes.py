@@ -1,4 +1,4 @@
-"""Whether a process has ended, for tests that end some."""
+"""Whether a process has ended."""
 
 import time
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def gone(process: int, seconds: float = 20) -> bool:
-    """Whether a process ends within so many seconds; one that only waits to be reaped has ended."""
+    """Whether a process ends within so many seconds. A zombie has ended."""
     deadline = time.monotonic() + seconds
     while _lives(process):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A cluster of `ray start`, as a user's machines make one, for the tests of jobs and of several nodes."""
+"""A cluster made by `ray start`, as users make one, for the tests of jobs and of several nodes."""
 
 import os
 import secrets
@@ -20,13 +20,13 @@ from tests.checkout import ROOT
 
 RAY = Path(sys.executable).with_name("ray")
 LOOPBACK = "127.0.0.1"
-# A node that is lost is so after three seconds.
+# Ray notices a lost node after three seconds.
 NOTICED_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
 @dataclass(kw_only=True)
 class Head:
-    """A cluster that `ray start` makes of child processes, as a user's machines would be, with token authentication."""
+    """A cluster of child processes that `ray start` makes, with token authentication."""
 
     folder: Path
     cpus: int
@@ -58,7 +58,7 @@ class Head:
         self.end()
 
     def options(self) -> list[str]:
-        """More of them for the head's `ray start`."""
+        """More options for the head's `ray start`."""
         return []
 
     @property
@@ -67,41 +67,41 @@ class Head:
 
     @property
     def token_file(self) -> Path:
-        """Where Ray looks for the token by itself: below the home of this cluster's processes, not of the user's."""
+        """The place where Ray looks for the token: below the home of this cluster's processes, not of the user's."""
         return self.folder / "home" / ".ray" / "auth_token"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of the cluster's own processes: an image with the package, nothing of this session's Ray."""
+        """The environment of the cluster's own processes: an image with the package, without this session's Ray."""
         outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{RAY.parent}{os.pathsep}{outer.get('PATH', '')}"
         return outer | self.settings | {"HOME": str(self.folder / "home"), "PATH": path, "PYTHONPATH": str(ROOT)}
 
     @property
     def client(self) -> dict[str, str]:
-        """The environment of whatever connects: Ray looks for a token only where RAY_AUTH_MODE says so."""
+        """The environment of clients. Ray looks for a token only if RAY_AUTH_MODE says so."""
         return self.environment | {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_AUTH_MODE": "token"}
 
     def join(self, *, cpus: int, gpus: int, accelerator: str | None = None) -> None:
-        """Add a worker node, its GPUs of a type that Ray has a name for; it is there some seconds later."""
+        """Add a worker node, if given with GPUs of a type that Ray knows. It joins some seconds later."""
         typed = [f'--resources={{"accelerator_type:{accelerator}": 1}}'] if accelerator else []
         self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *typed)
         self.workers[self.processes[-1].pid] = (cpus, gpus)
 
     def drain(self, node: str) -> None:
-        """Say of a node that it will be taken away in a minute, as a cloud's notice has Ray do."""
+        """Announce that a node will be taken away in a minute, as after a cloud's notice."""
         command = [RAY, "drain-node", f"--address={self.address}", f"--node-id={node}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=60"]
         subprocess.run(command, env=self.client, check=True, stdout=subprocess.DEVNULL, timeout=60)
 
     def replace(self, pid: int) -> None:
-        """Lose a worker node, and let another one join."""
+        """Lose a worker node, and add another."""
         cpus, gpus = self.workers[pid]
         self.lose(pid)
         self.join(cpus=cpus, gpus=gpus)
 
     def lose(self, pid: int) -> None:
-        """Kill a worker node's raylet, and see the rest of the node end by itself."""
+        """Kill a worker node's raylet, and wait until the rest of the node has ended."""
         node = next(process for process in self.processes if process.pid == pid)
         self.processes.remove(node)
         family = psutil.Process(node.pid).children(recursive=True)
@@ -113,7 +113,7 @@ class Head:
     def node(self, environment: dict[str, str], *arguments: str) -> None:
         number, self.started = self.started, self.started + 1
         command = [RAY, "start", "--block", *arguments, f"--node-ip-address={LOOPBACK}", "--disable-usage-stats"]
-        # Ports of its own and a short folder (a socket's path has at most 107 characters) keep two clusters apart.
+        # Own ports and a short folder (a socket's path has at most 107 characters) keep two clusters apart.
         command += [f"--temp-dir={self.folder}/{number}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--object-store-memory=2000000000", "--dashboard-agent-listen-port=0"]
         with open(self.folder / f"{number}.log", "wb") as log:
@@ -121,7 +121,7 @@ class Head:
         self.processes.append(process)
 
     def settled(self) -> bool:
-        """Whether all nodes are there. Two that start at once on one machine race for a socket, and one ends."""
+        """Whether all nodes have joined. Of two nodes that start at once on one machine, one may fail over a socket."""
         logs = (self.folder / f"{number}.log" for number in range(self.started))
         return all("Ray runtime started." in log.read_text() for log in logs)
 
@@ -145,7 +145,7 @@ class Head:
             time.sleep(0.1)
 
     def end(self) -> None:
-        """End the processes that were started here, and theirs, by their ids."""
+        """End these processes and their children, by their ids."""
         family = [psutil.Process(process.pid) for process in self.processes if process.poll() is None]
         family += [child for process in family for child in process.children(recursive=True)]
         for process in family:
@@ -157,7 +157,7 @@ class Head:
 
 
 def end_all(processes: list[psutil.Process], *, patience: float) -> None:
-    """Wait so many seconds for processes that are ending, and kill those that do not."""
+    """Wait so many seconds for processes to end, and kill the rest."""
     _, left = psutil.wait_procs(processes, timeout=patience)
     for process in left:
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: moto's, with a record of the requests and faults that a test asks for."""
+"""A real S3 server on loopback (moto's), with a record of requests, and with faults on demand."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ Fault = Callable[["Request"], str | None]
 
 
 class _Quiet(WSGIRequestHandler):
-    """Writes no line for each request."""
+    """Logs no requests."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
@@ -29,7 +29,7 @@ class _Quiet(WSGIRequestHandler):
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the server got it; `key` is decoded, without the bucket."""
+    """One request as the server got it. `key` is decoded, without the bucket."""
 
     method: str
     key: str
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass
 class S3Server:
-    """The server of a test session; `faults` says of a request what goes wrong with it, by a name of `FAULTS`."""
+    """The server of a test session. `faults` names the fault of a request, by a name of `FAULTS`."""
 
     requests: list[Request] = field(default_factory=list)
     fault: Fault | None = None
@@ -138,7 +138,7 @@ def _reset(_: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
 
 
 def _lost(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
-    """What was asked for is done, and the connection closes before the answer."""
+    """The request is done, and the connection closes before the answer."""
     b"".join(app(environ, lambda *_: None))
     return _reset(app, environ, start_response)
 

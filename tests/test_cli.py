@@ -1,4 +1,4 @@
-"""The command line: exit codes and sentences of what needs no cluster."""
+"""The command line without a cluster: exit codes and messages."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
 
 
 def output(folder: Path, indices: list[int], rows: int = 3) -> str:
-    """An output whose one unit has `rows` rows, of which those at `indices` are committed."""
+    """An output whose one unit has `rows` rows. Those at `indices` are committed."""
     entries = [Entry(stored=Stored(path=f"/{n}.jpg", size=1, version="v"), key=f"{n}") for n in range(rows)]
     plan.store(Storage(), str(folder), [Unit(kind="files", rows=rows, entries=entries)])
     committed = [

@@ -22,7 +22,7 @@ from tests.checkout import ROOT
 from tests.processes import gone
 
 IMAGES = 600  # half of them loose files, half in a shard, three in five of them square
-# Processes that Ray starts for a cluster; on one machine they only keep the engine from its start.
+# Processes that Ray starts for a cluster. On one machine they only delay the engine.
 CLUSTERS_ONLY = ("StatsActor", "AutoscalingCoordinator", "UsageCollection", "dashboard.py", "monitor.py")
 pytestmark = pytest.mark.engine
 
@@ -35,7 +35,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Seen:
-    """What was seen of a process: its titles, the cores that it may run on, and whether it is of an engine."""
+    """A process: its titles, the cores that it may run on, and whether it belongs to an engine."""
 
     parent: int
     engine: bool = False
@@ -45,7 +45,7 @@ class Seen:
 
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Seen]]:
-    """What was seen of the processes started inside of it, by their ids; in the end all have ended."""
+    """The processes that start inside of the block, by their ids. At the end all must have ended."""
     seen: dict[int, Seen] = {}
     over, mark = threading.Event(), uuid.uuid4().hex
     monkeypatch.setenv("MARK", mark)

@@ -1,4 +1,4 @@
-"""`ray job submit` against a head node with token authentication: exit, logs, what ships, stop and resume."""
+"""`ray job submit` to a head node with token authentication: exit code, logs, uploaded files, stop and resume."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout in which a user has worked: with recipes, data, outputs, an environment and secrets."""
+    """A copy of the checkout after a user's work: with recipes, data, outputs, an environment and secrets."""
     folder = tmp_path_factory.mktemp("checkout") / "caprl_ray"
     ignored = shutil.ignore_patterns(".git", ".venv", "demo", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
     shutil.copytree(ROOT, folder, ignore=ignored)
@@ -150,7 +150,7 @@ def test_a_job_ships_code_and_recipes_and_neither_data_nor_secrets(head: Head, c
     assert {name.partition("/")[0] for name in files if "/" in name} == {"caprl_ray", "jobs", "recipes"}
     assert {Path(name).suffix for name in files if "/" not in name} <= {".yaml", ".yml"}
     assert sum(files.values()) < 5_000_000
-    assert seen["package"] == "caprl_ray/__init__.py"  # the shipped code, not what the image has installed
+    assert seen["package"] == "caprl_ray/__init__.py"  # the uploaded code, not the code installed in the image
     assert CANARY not in seen["environment"].values()
 
 
@@ -159,7 +159,7 @@ def test_a_stopped_job_is_finished_by_the_same_command(
     head: Head, images: Path, checkout: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    # Every image is enlarged, which takes long enough for `ray job stop`.
+    # Every image is enlarged, so that the run lasts long enough for `ray job stop`.
     pixels = {"min_pixels": 400_000, "max_pixels": 500_000}
     recipe = stub_recipe(images, out, prepare=pixels, output={"path": str(out), "rows_per_object": 16})
     (checkout / "recipes" / "slow.yaml").write_text(yaml.safe_dump(recipe))

@@ -1,4 +1,4 @@
-"""The whole job with the stub engine, whose captions are computed from the pixels: every mix-up shows."""
+"""The whole job with the stub engine. Its captions are computed from the pixels, so every mix-up shows."""
 
 import gc
 import json
@@ -291,7 +291,7 @@ NOTES = ""
 
 
 def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepare and the captioner are operators and processes of their own, and a block of pixels is a caption batch."""
+    """Prepare and the captioner are separate operators and processes, and a block of pixels is a caption batch."""
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(job, "Prepare", RecordedPrepare)
     monkeypatch.setattr(job, "Captioner", RecordedCaptioner)
@@ -325,7 +325,7 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
 
 
 class WaitingPrepare(RecordedPrepare):
-    """Prepare that goes on after two batches when one is with the captioner."""
+    """Prepare that continues after two batches only when one has reached the captioner."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         until = time.monotonic() + 20

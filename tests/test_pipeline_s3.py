@@ -1,4 +1,4 @@
-"""The whole job with input and output on a real S3 server on loopback, by the stub engine's captions."""
+"""The whole job with input and output on a real S3 server on loopback, with the stub engine."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def uploaded(s3: S3Server, images: Path) -> dict[str, bytes]:
-    """The images in the bucket: loose files under a name that needs care, and a shard."""
+    """The images in the bucket: loose files with an awkward name, and a shard."""
     content = {f"my files/ü+{path.name}": path.read_bytes() for path in sorted((images / "files").iterdir())}
     content["shards/00000.tar"] = (images / "shards" / "00000.tar").read_bytes()
     for key, data in content.items():
@@ -82,7 +82,7 @@ def test_every_image_gets_its_own_caption_and_a_second_run_opens_nothing(
     sources = [request for request in s3.of("GET") if request.key in uploaded]
     assert len(sources) == len(uploaded) and all(request.if_match for request in sources)
     puts = [request.key for request in s3.of("PUT")]
-    puts = [key for key in puts if key != "out/lease.json"]  # which is renewed where a run takes longer
+    puts = [key for key in puts if key != "out/lease.json"]  # renewed if a run takes longer
     assert len(puts) == len(set(puts)) and "out/_SUCCESS" in puts
 
     s3.requests.clear()
@@ -136,7 +136,7 @@ def test_a_shard_that_is_partly_done_is_not_fetched_where_it_is(s3: S3Server) ->
 
 
 def bitmaps_in_a_shard(images: int) -> bytes:
-    """A shard of images of 3 MB, no two of which are the same."""
+    """A shard of images of 3 MB, all different."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for number in range(images):

@@ -1,4 +1,4 @@
-"""Credentials stay where they are: a canary in every place that may hold one is found in nothing that a run leaves."""
+"""A canary in every place that may hold a credential appears in nothing that a run leaves."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def run(head: Head, recipe: dict[str, Any], folder: Path) -> subprocess.Complete
 
 
 def leaks(head: Head, s3: S3Server, *runs: subprocess.CompletedProcess[bytes]) -> list[str]:
-    """Where a canary is found: what runs said, wrote to the bucket, or had Ray write to its logs."""
+    """Places with a canary: output of runs, objects in the bucket, Ray's logs."""
     places = {f"run {number}": run.stdout + run.stderr for number, run in enumerate(runs)}
     for entry in s3.client.list_objects_v2(Bucket=BUCKET)["Contents"]:
         places[entry["Key"]] = s3.client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()

@@ -1,4 +1,4 @@
-"""What a CPU worker imports: it starts fast and small, for torch and vLLM are only the engine's."""
+"""A CPU worker starts fast and small: it imports neither torch nor vLLM."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage
 
 IMAGES = 4
-# What arrives at a worker is what Ray would send: a read task, and the stage that its rows go through.
+# A worker gets what Ray would send: a read task, and the stage that its rows pass.
 WORKER = """
 import sys
 from ray import cloudpickle

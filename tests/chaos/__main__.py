@@ -1,6 +1,6 @@
 """Run seeded chaos by hand and print a table: `python -m tests.chaos --runs 200`, or `make chaos N=200`.
 
-Exits with 1 when an output is not as it must be after any run, or when a kind of fault never struck.
+Exits with 1 if an output is wrong after any run, or if a kind of fault never fired.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def line(outcome: Outcome) -> str:
 
 
 def strikes(kind: str, outcomes: list[Outcome]) -> int:
-    """How often a kind of fault struck."""
+    """How many times a kind of fault fired."""
     if kind == STORAGE:
         return sum(outcome.storage_faults for outcome in outcomes)
     return sum(fired.startswith(kind) for outcome in outcomes for fired in outcome.fired)

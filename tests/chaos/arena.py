@@ -1,7 +1,7 @@
-"""Where chaos is tried: a cluster of several nodes, an S3 server, and one dataset of every kind of input.
+"""The setting of a chaos run: a cluster of several nodes, an S3 server, and one dataset with every kind of input.
 
-A run is the command line's own `caption`, given again as long as its driver was killed, then checked by what is in the
-bucket: every image once, with the caption of its own pixels, and the ledger balanced.
+A run is the command line's own `caption`, repeated while its driver is killed. Then the bucket is checked: every image
+once, with the caption of its own pixels, and the ledger balanced.
 """
 
 import collections
@@ -40,18 +40,18 @@ from tests.ray_head import NOTICED_SOON, Head, new_head
 from tests.s3_server import BUCKET, Request, S3Server
 
 FILES, SHARDS, TABLES, ROWS_EACH = 100, 5, 5, 20  # 100 loose files, and shards and tables of 20 rows
-# A shard's own text: with it a block of captions is too large for Ray to keep it with the driver, and can be lost.
+# A shard's own text. It makes a block of captions too large for Ray to keep it with the driver, so it can be lost.
 WORDS = b"words " * 1500
 WORKERS = ((1, 1), (1, 1))  # CPUs and GPUs of each
 DRIVERS, DRIVER_S = 5, 240.0
-# A node's death is noticed in three seconds; captions take a while, so that a fault finds rows under way.
-SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "8"}  # as where nothing is said: other tests give up sooner
-PAUSE_S = 0.02  # the stub's, for each row
+# Ray notices a node's death in three seconds. Captions take a while, so that a fault finds running rows.
+SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "8"}  # the default; other tests give up sooner
+PAUSE_S = 0.02  # seconds of the stub per row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One image: its bytes, and what a model that sees it says."""
+    """One image: its bytes, and the caption of a model that sees it."""
 
     content: bytes
     caption: str
@@ -70,7 +70,7 @@ def render(count: int) -> list[Scene]:
 
 
 def store(server: S3Server, rendered: list[Scene]) -> None:
-    """The scenes as loose files, shards and tables, below `in/` of the bucket."""
+    """Put the scenes as loose files, shards and tables below `in/` of the bucket."""
     images = iter(scene.content for scene in rendered)
     for number in range(FILES):
         server.put(f"in/files/{number:05d}.png", next(images))
@@ -91,7 +91,7 @@ def store(server: S3Server, rendered: list[Scene]) -> None:
 
 @dataclass
 class Trigger:
-    """The server's hook: counts the driver's requests, and strikes when they come to a kill's point."""
+    """The server's hook: counts the driver's requests, and kills when they come to a kill's point."""
 
     schedule: Schedule
     strike: Callable[[Kill], str | None]
@@ -114,12 +114,12 @@ class Trigger:
             return self._chance.choice(STORAGE_FAULTS) if fault else None
 
     def look(self) -> None:
-        """Strike what had no victim when its point came."""
+        """Kill what had no victim at its point."""
         with self._lock:
             self._strike_due()
 
     def begin(self) -> None:
-        """Another driver begins: count from nothing."""
+        """Another driver begins: count from zero."""
         with self._lock:
             self._seen.clear()
             self._due.clear()
@@ -144,7 +144,7 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One run: which faults fired and which did not, and what is wrong with the output; nothing, if all is well."""
+    """One run: the faults that fired and those that did not, and the fault of the output, if any."""
 
     seed: int
     fired: list[str]
@@ -158,7 +158,7 @@ class Outcome:
 
 @dataclass
 class Arena:
-    """The cluster, the server and the dataset; a run after another."""
+    """The cluster, the server and the dataset, for one run after another."""
 
     head: Head
     server: S3Server
@@ -211,17 +211,17 @@ class Arena:
 
     @property
     def log(self) -> Path:
-        """What the last driver said."""
+        """The output of the last driver."""
         return self.folder / "driver.log"
 
     def finish(self, driver: subprocess.Popen[bytes], look: Callable[[], None] = lambda: None) -> str | None:
-        """Wait for a driver's end, looking at it now and then; what is wrong with its exit."""
+        """Wait for a driver's end and check it now and then; returns the fault of its exit."""
         until = time.monotonic() + DRIVER_S
         while driver.poll() is None and time.monotonic() < until:
             look()
             time.sleep(0.05)
         late = driver.poll() is None
-        driver.send_signal(signal.SIGABRT)  # not the signal by which it is killed on purpose
+        driver.send_signal(signal.SIGABRT)  # not the signal that kills it on purpose
         if driver.wait() == 0:
             return None
         ended = f"did not end in {DRIVER_S:g} s" if late else f"ended with {driver.returncode}"
@@ -255,7 +255,7 @@ class Arena:
         return [entry["Key"] for entry in listed.get("Contents", ())]
 
     def _changed(self, before: list[dict[str, Any]]) -> str | None:
-        """What became of committed rows that are not as they were, whatever happened since."""
+        """How committed rows differ from before, if they do."""
         after = collections.defaultdict(list)
         for row in self.rows():
             after[row["id"]].append(row)
@@ -263,12 +263,12 @@ class Arena:
         return f"{len(lost)} committed rows changed or went: {lost[:5]}" if lost else None
 
     def read_again(self) -> int:
-        """How often loose files were read that had been read before: because they were lost, or for the next driver."""
+        """How often loose files were read again, because they were lost or for the next driver."""
         asked = [request.key for request in self.server.of("GET", "in/files/")]
         return len(asked) - len(set(asked))
 
     def check(self, document: dict[str, Any]) -> str | None:
-        """What is wrong with the finished output; None where all is well."""
+        """The fault of the finished output; None if it is right."""
         recipe = parse(document)
         rows = self.rows()
         failed = [row for row in rows if row["folder"] == "failed"]
@@ -294,7 +294,7 @@ class Arena:
 
     @property
     def _may_be_wrong(self) -> float:
-        """The share of captions that a model itself gets wrong."""
+        """The share of captions that the model itself gets wrong."""
         return 0.0 if self.model["source"] == "stub" else 0.03
 
     def _right(self, row: dict[str, Any], scene: Scene, recipe: Recipe) -> bool:
@@ -306,7 +306,7 @@ class Arena:
 def new_arena(
     folder: Path, model: str = "stub", workers: Sequence[tuple[int, int]] = WORKERS, pause_s: float = PAUSE_S
 ) -> Iterator[Arena]:
-    """An arena of several nodes: a head that takes no tasks, and workers of so many CPUs and logical GPUs each."""
+    """An arena of several nodes: a head without tasks, and workers with these numbers of CPUs and logical GPUs."""
     engine = {"stub": {"distributed_executor_backend": "mp", "max_num_seqs": 16}}.get(model, {})
     rendered = render(FILES + (SHARDS + TABLES) * ROWS_EACH)
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "CAPRL_RAY_ALLOW_STUB": "1"}

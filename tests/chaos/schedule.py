@@ -1,9 +1,9 @@
-"""What goes wrong in one run, and when: drawn from a seed alone, so that a run that failed can be had again."""
+"""The faults of one run and their times, drawn from a seed alone, so that a failed run can be repeated."""
 
 import random
 from dataclasses import dataclass
 
-# The processes that may be ended, each in its way, and what storage may answer.
+# The kinds of kills, and the faults of storage.
 KILLS = ("core killed", "core stopped", "replica killed", "prepare killed", "node lost", "driver killed")
 STORAGE = "storage faults"
 KINDS = (*KILLS, STORAGE)
@@ -12,7 +12,7 @@ STORAGE_FAULTS = ("slow_down", "reset", "short", "lost")
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a run: the `count`-th request of a method for a key that begins with `prefix`, of one driver."""
+    """A point of a run: the `count`-th request of a method for a key that begins with `prefix`, of one driver."""
 
     method: str
     prefix: str
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Kill:
-    """End one process when the run comes to a point, or as soon after it as there is one to end."""
+    """End one process when the run comes to a point, or as soon after it as there is one."""
 
     kind: str
     at: Point
@@ -52,7 +52,7 @@ class Schedule:
 
 
 def draw(seed: int) -> Schedule:
-    """One to three faults; the first is of each kind in turn. At most one node is lost, so that one remains."""
+    """One to three faults. The first is of each kind in turn. At most one node is lost, so that one remains."""
     chance = random.Random(seed)
     kinds = [KINDS[seed % len(KINDS)]]
     while chance.random() < 0.5 and len(kinds) < 3:
@@ -63,7 +63,7 @@ def draw(seed: int) -> Schedule:
 
 
 def _point(kind: str, chance: random.Random) -> Point:
-    """Where rows are under way: all are prepared before many are committed. A driver may end at any step."""
+    """A point with running rows: all are prepared before many are committed. A driver may end at any step."""
     points = [Point("GET", "in/", chance.randint(5, 90))]
     if kind != "prepare killed":
         points.append(Point("PUT", "out/data/", chance.randint(1, 3)))

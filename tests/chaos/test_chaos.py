@@ -1,4 +1,4 @@
-"""Faults of every kind at drawn points of a run, on a cluster of several nodes: whatever dies, the ledger balances.
+"""Faults of every kind at drawn points of a run, on a cluster of several nodes: the ledger always balances.
 
 `make chaos N=200` runs more of them.
 """
@@ -86,7 +86,7 @@ def wait(condition: Callable[[], object], seconds: float = 90) -> None:
 
 
 def rests(arena: Arena) -> bool:
-    """Whether every loose file was asked for, and nothing was for a while."""
+    """Whether every loose file was requested and no request came for a while."""
     before = len(arena.server.of("GET", "in/"))
     time.sleep(1.5)
     return len(arena.server.of("GET", "in/files/")) >= FILES and before == len(arena.server.of("GET", "in/"))
@@ -105,7 +105,7 @@ def test_blocks_that_are_lost_are_made_again_and_no_row_is_lost_or_repeated(apar
     (core,) = victims.cores(apart.head)
     if lost == "pixels":  # the engine stands still until they are lost
         core.send_signal(signal.SIGSTOP)
-    else:  # files and some shards are captioned, and the pixels that those were made of are gone
+    else:  # files and some shards are captioned, and their pixels are gone
         time.sleep(9)
     wait(lambda: rests(apart))
     asked = len(apart.server.of("GET", "in/"))

@@ -1,4 +1,4 @@
-"""The processes of a run, found from outside by what they are, and how each is ended."""
+"""Find the processes of a run from outside, and end each in its way."""
 
 import random
 import signal
@@ -12,13 +12,13 @@ from caprl_ray.engines.reaper import MARK
 from tests.processes import gone
 from tests.ray_head import Head
 
-# How Ray and vLLM title their processes, and a line of the stub's core.
+# The titles that Ray and vLLM give to their processes, and a line of the stub's core.
 CORES = ("VLLM::EngineCore", "for line in sys.stdin")
 CAPTIONER, PREPARE = "ray::MapWorker(MapBatches(Captioner))", "ray::MapBatches(Prepare)"
 
 
 def strike(kind: str, head: Head, driver: subprocess.Popen[bytes], chance: random.Random) -> str | None:
-    """End one process of a kind; says which, or None while there is none. The processes ended are seen to be gone."""
+    """End one process of a kind; returns which, or None if there is none. Waits until it is gone."""
     if kind == "driver killed":
         driver.kill()
         driver.wait()

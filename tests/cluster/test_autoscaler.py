@@ -1,6 +1,6 @@
-"""A job on a cluster that Ray's own autoscaler grows from zero GPU nodes and shrinks again, one of them lost midway.
+"""A job on a cluster that Ray's own autoscaler grows from zero GPU nodes and shrinks again. One node is lost midway.
 
-Run as a program, this file is the job's `caprl-ray caption` with a captioner that notes where it captions what.
+Run as a program, this file is the job's `caprl-ray caption`, with a captioner that notes where it captions what.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.process_provider import HEAD_ID, HEAD_TYPE, LOG
 from tests.ray_head import NOTICED_SOON, RAY, Head
 
 NODES = 3
-MOST_LAUNCHES = NODES + 2  # one in place of the lost one, and one that Ray asks for before it knows of the other
+MOST_LAUNCHES = NODES + 2  # one instead of the lost one, and one that Ray requests before it knows of the other
 CPU = {"CPU": 2, "memory": 2**30}  # clouds add the memory by themselves; Ray Data asks for some
 PINNED, OTHER = "H100", "L40S"  # of the two types of GPU that the stub's cluster may have
 LAST = f"scene-{2 * IMAGES - 1:05d}"
@@ -37,11 +37,14 @@ LAST = f"scene-{2 * IMAGES - 1:05d}"
 class ScaledCaptioner(RecordedCaptioner):
     """A replica of a pool that grows, loses a node and shrinks while it captions.
 
-    Ray's autoscaler asks for nodes by the speed of replicas. So each takes two batches at once, then waits for all that
-    the pool may have, two batches later for one in place of the lost one, and with the last row for an idle node to go.
+    Ray's autoscaler requests nodes by the speed of replicas. So each replica takes two batches at once, then waits for
+    the whole pool, two batches later for the replacement of the lost node, and with the last row for an idle node to
+    go.
     """
 
-    notes = Path(os.environ.get("NOTES", ""))  # again: of the driver, not of the worker that imports RecordedCaptioner
+    notes = Path(
+        os.environ.get("NOTES", "")
+    )  # a setting of the driver, not of the worker that imports RecordedCaptioner
     nodes = Path(os.environ.get("NODES", ""))
     batches = 0
 
@@ -57,7 +60,7 @@ class ScaledCaptioner(RecordedCaptioner):
 
 @dataclass(kw_only=True)
 class ScaledHead(Head):
-    """A head whose autoscaler launches GPU nodes as processes (process_provider.py); of two types if `typed`."""
+    """A head whose autoscaler launches GPU nodes as processes (process_provider.py), of two types if `typed`."""
 
     typed: bool
 
@@ -101,14 +104,14 @@ class ScaledHead(Head):
         return [f"--autoscaling-config={config}"]
 
     def launches(self) -> Counter[str]:
-        """How many GPU nodes were launched, ended and lost; none of another type."""
+        """How many GPU nodes were launched, ended and lost, none of them of another type."""
         log = self.folder / LOG
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         assert "another" not in {kind for _, kind, _ in lines}
         return Counter(event for event, kind, _ in lines if kind == "gpu")
 
     def kill(self, node: str) -> None:
-        """End a node as a cloud does that takes it away: its raylet, and what is left with it."""
+        """End a node as a cloud does that takes it away: its raylet and the rest of it."""
         raylets = [
             process
             for process in psutil.Process(self.processes[0].pid).children(recursive=True)
@@ -135,7 +138,7 @@ SETTINGS = {
 }
 
 
-# A GPU's defaults do not fit the real engine on the cores of a node that only says it has a GPU.
+# The defaults for a GPU do not fit the real engine on the CPU of a node that only claims a GPU.
 ON_CORES = {
     "dtype": "float32",
     "enforce_eager": True,

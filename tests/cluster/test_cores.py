@@ -1,4 +1,4 @@
-"""The engine's cores are its own from when it runs, and everybody's again afterwards."""
+"""The engine's cores are reserved while it runs and free again afterwards."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""An elastic pool: replicas come with the backlog and with nodes, and never more of them than the recipe allows.
+"""An elastic pool: replicas follow the backlog and the nodes, and never exceed the recipe's number.
 
-Run as a program, this file is `caprl-ray caption` with a captioner that is slow and writes down what it captions.
+Run as a program, this file is `caprl-ray caption` with a slow captioner that notes what it captions.
 """
 
 import os
@@ -32,7 +32,7 @@ LET_GO = "start"  # a line that counts as one more replica
 
 
 class RecordedCaptioner(job.Captioner):
-    """A replica that notes its start and the rows of each batch, and is slow while replicas are still awaited."""
+    """A replica that notes its start and the rows of each batch, and is slow while other replicas are awaited."""
 
     notes = Path(os.environ.get("NOTES", ""))
     awaited = int(os.environ.get("AWAITED", "1"))
@@ -59,7 +59,7 @@ class RecordedCaptioner(job.Captioner):
 
 @dataclass(frozen=True)
 class Notes:
-    """What the replicas of a run noted: the node of each, and the rows that each has captioned."""
+    """The notes of a run's replicas: the node of each, and the rows that each has captioned."""
 
     path: Path
 
@@ -94,7 +94,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def elastic_recipe(images: Path, out: Path) -> dict[str, Any]:
-    # 16 sequences at once: a replica takes one batch of 32 rows at a time, and a second one waits for it.
+    # 16 sequences at once: a replica takes one batch of 32 rows at a time, and a second batch waits.
     return demo_recipe([images], out) | {
         "model": {"source": "stub", "engine": {"max_num_seqs": 16}},
         "prepare": {"max_pixels": 20_000},

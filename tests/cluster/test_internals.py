@@ -57,7 +57,7 @@ def patches() -> Iterator[internals.Patch]:
 
 
 def test_the_locked_ray_has_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new Ray that moves one of them would only be slower. This test says so."""
+    """With a new Ray that moves one of them, runs would only be slower. This test fails then."""
     monkeypatch.setattr(optional, "_missing", {})
     monkeypatch.delenv(optional.PLAIN, raising=False)
     internals.more_blocks_ready(DataContext.get_current().copy())

@@ -1,4 +1,4 @@
-"""A run is stopped from a thread, whatever the process was told to do with SIGINT."""
+"""A thread stops a run, whatever the process does with SIGINT."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from caprl_ray.cluster.interrupt import interruptible
 
 @pytest.fixture(params=["default", "ignored"])
 def handler(request: pytest.FixtureRequest) -> Iterator[object]:
-    """The process's own handler, or none at all, as in what a shell runs in the background."""
+    """The process's own handler, or none at all, as in a background job of a shell."""
     before = signal.getsignal(signal.SIGINT)
     wanted = signal.default_int_handler if request.param == "default" else signal.SIG_IGN
     signal.signal(signal.SIGINT, wanted)

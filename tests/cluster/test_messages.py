@@ -1,4 +1,4 @@
-"""What Ray says of its cluster comes to a few lines, however many replicas it says it of."""
+"""Ray's messages about its cluster become a few lines, for any number of replicas."""
 
 import io
 

@@ -1,6 +1,6 @@
-"""Large pictures and a small object store: what is under way stays within it, and nothing is spilled to disk.
+"""Large pictures and a small object store: running work fits into it, and nothing is spilled to disk.
 
-Run as a program, this file is `caprl-ray` where Ray does not end a standstill, as it does by default every ten seconds.
+Run as a program, this file is `caprl-ray` with a Ray that does not end a standstill every ten seconds, its default.
 """
 
 import io
@@ -29,7 +29,7 @@ STORE_BYTES = 512 * 2**20  # all pictures have twice as much, as files and as pi
 
 
 def write_pictures(folder: Path) -> None:
-    """JPEGs of 12 megapixels and 4 MB, of which each is another file."""
+    """JPEGs of 12 megapixels and 4 MB, each a different file."""
     folder.mkdir()
     noise = np.random.default_rng(1).normal(0, 12, (HEIGHT, WIDTH, 3))
     ramp = np.linspace(0, 255, WIDTH)[None, :, None]

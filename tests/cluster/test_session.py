@@ -10,7 +10,7 @@ from ray.data._internal.execution import metadata_fetcher
 
 from caprl_ray.cluster import internals, session
 
-# Runs in a process of its own: the others of this session share one cluster.
+# Runs in a process of its own, because the tests of this session share one cluster.
 SCRIPT = """
 import ray
 from caprl_ray.cluster import session
@@ -76,7 +76,7 @@ def succeeds(script: str, *arguments: str) -> None:
 def test_a_tasks_blocks_are_handed_over_in_every_turn(
     given: str | None, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Private to Ray: where it goes by another name, blocks wait again and nothing else would say so."""
+    """A private name of Ray. If it moves, blocks wait again, and only this test notices."""
     monkeypatch.setattr(metadata_fetcher, "_PREFETCH_ON_THREAD", True)
     monkeypatch.delenv(internals.METADATA_THREAD, raising=False)
     if given:

@@ -1,6 +1,7 @@
-"""The disk is full: of the output, in a real file system of its own, and of Ray's spilled objects. Both are resumed.
+"""The disk is full: that of the output, in a real file system of its own, and that of Ray's spilled objects. Both
+resume.
 
-A file system is mounted without being root: in a user namespace, where the machine has them.
+A file system is mounted without root in a user namespace, if the machine has them.
 """
 
 import os
@@ -38,7 +39,7 @@ needs_mount = pytest.mark.skipif(not MOUNTS, reason="this machine lets no user m
 
 
 def write_recipe(folder: Path, images: int, side: int) -> dict[str, Any]:
-    """A recipe in a file, for squares that take little room as stored, and their pixels in no block less."""
+    """A recipe in a file, for squares that are small as files and large as pixels."""
     (folder / "images").mkdir()
     for number in range(images):
         colour = (2 * number, 255 - number, number)
@@ -52,7 +53,7 @@ def write_recipe(folder: Path, images: int, side: int) -> dict[str, Any]:
 
 
 def run(script: str, folder: Path, **environment: str) -> str:
-    """What a shell script, with a private mount table where there is one, wrote to stdout and stderr."""
+    """The stdout and stderr of a shell script, with a private mount table if there is one."""
     caption = f"{sys.executable} -m caprl_ray caption {folder}/recipe.yaml"
     outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
     done = subprocess.run(
@@ -69,7 +70,7 @@ def run(script: str, folder: Path, **environment: str) -> str:
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:
-    """The captioned rows by id; every object must be whole, and nothing else be there."""
+    """The captioned rows by id. Every object must be complete, and nothing else may be there."""
     assert all(path.suffix == ".parquet" for path in (out / "data").glob("*")) and not list(out.rglob(".tmp-*"))
     rows = [row for path in (out / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     assert len({row["id"] for row in rows}) == len(rows)
@@ -130,7 +131,7 @@ for write in (Storage().put, Storage().create):
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_a_disk_full_of_rays_own_objects_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
-    """Full in truth where the machine lets a user mount a disk; elsewhere, full by what Ray takes for full."""
+    """Really full if the machine lets a user mount a disk. Otherwise Ray takes it for full."""
     document = write_recipe(tmp_path, IMAGES, side=1000)  # a block has 30 MB of pixels
     (tmp_path / "spilled").mkdir()
     environment = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "80000000", SPILL_FOLDER: str(tmp_path / "spilled")}

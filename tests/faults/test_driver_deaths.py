@@ -1,6 +1,6 @@
-"""The driver killed by SIGKILL at each step of planning and committing; the same command goes on with what it left.
+"""SIGKILL the driver at each step of planning and committing. The same command continues each time.
 
-Run as a program, this file is `caprl-ray caption` that kills itself at the step that its first argument names.
+Run as a program, this file is a `caprl-ray caption` that kills itself at the step in its first argument.
 """
 
 import os
@@ -34,7 +34,7 @@ def die(*_: object, **__: object) -> None:
 
 
 def at_write(name: str, *, written: bool) -> None:
-    """Die at the write of the object with this name: with its temporary file written, or when it is in place."""
+    """Die at the write of the object with this name: after its temporary file, or after the rename."""
     write = local._write
 
     def deadly(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
@@ -92,7 +92,7 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.timeout(500)
 def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) -> None:
-    """Each death ends the command that went on after the last, and comes when that one is at the next step."""
+    """Each death ends the command that continued after the last one, at the next step."""
     render_dataset(tmp_path / "images", 2 * IMAGES)
     out = tmp_path / "out"
     document = demo_recipe([tmp_path / "images" / "files"], out)

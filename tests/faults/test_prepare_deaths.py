@@ -1,4 +1,4 @@
-"""What ends a prepare worker: the run goes on, and only the rows that end it alone are failed."""
+"""Prepare workers die. The run continues, and only the rows that kill a worker alone fail."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ NOTES = ""
 
 
 class PoisonedPrepare(Prepare):
-    """Prepare whose decoder does what an image says, and which notes each batch's process and attempt."""
+    """Prepare whose decoder obeys words in an image. Notes each batch's process and attempt."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         sys.path.insert(0, str(ROOT))
@@ -45,7 +45,7 @@ class PoisonedPrepare(Prepare):
 
 
 class DyingPrepare(Prepare):
-    """Prepare whose worker something else ends, each time."""
+    """Prepare whose worker dies each time of an external cause."""
 
     most_attempts = 3
 
@@ -84,7 +84,7 @@ def stub_recipe(images: Path, out: Path, timeout_s: float) -> Recipe:
 
 
 def poisoned(images: Path, deeds: dict[int, bytes]) -> dict[str, bytes]:
-    """Appends deeds to images by their place, and gives them by their keys."""
+    """Appends words to images by their place; returns the words by key."""
     paths = sorted(images.iterdir())
     for place, deed in deeds.items():
         paths[place].write_bytes(paths[place].read_bytes() + deed)
@@ -120,7 +120,7 @@ def test_rows_that_end_their_worker_are_failed_and_their_neighbours_captioned(
     attempts = lines(notes, "attempt")
     workers = {pid for _, pid, attempt, _ in attempts}
     deaths = [line for line in lines(notes, "<") if line[-1] in workers]
-    assert 1 <= len(deaths) <= 4  # one for each task that holds one of the four
+    assert 1 <= len(deaths) <= 4  # one for each task with one of the four
     assert len(lines(notes, "<")) == len(deaths) + 2 * 4
     assert {int(attempt) for _, _, attempt, _ in attempts} == {0, 1}
     assert {action for *_, action in attempts} == {"SIG_DFL"}

@@ -1,4 +1,4 @@
-"""The whole job, with rows and hands from outside that end its processes: only the rows that are deadly fail."""
+"""Rows and external signals kill processes of a whole job. Only the deadly rows fail."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def stub_recipe(path: Path, out: Path, **sections: Any) -> Recipe:
 
 
 def run(tmp_path: Path, images: list[bytes], words: dict[int, str], **sections: Any) -> dict[int, str]:
-    """Run, and check all that holds whatever dies; returns the details of the failed rows by number."""
+    """Run, and check what always holds; returns the details of the failed rows by number."""
     texts = shard(tmp_path / "0.tar", images, words)
     recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", **sections)
     balance = pipeline.run(caption_job(recipe))
@@ -78,7 +78,7 @@ def test_rows_that_end_the_engine_or_the_replica_fail_and_their_neighbours_do_no
     details = run(tmp_path, scenes, {5: DIE, 6: DIE, 40: EXIT, 99: DIE})
     assert details.keys() == {5, 6, 40, 99}
     assert [number for number, detail in details.items() if "replica" in detail] == [40]
-    assert len(processes(notes)) == 6  # the row ended five of them
+    assert len(processes(notes)) == 6  # the row killed five of them
 
 
 def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], 
 
 
 class NotingCaptioner(job.Captioner):
-    """Captioner that notes its process, and that somebody kills in the middle of its second batch, once."""
+    """Captioner that notes its process, and that is killed in the middle of its second batch, once."""
 
     def apply(self, rows: list[dict[str, Any]]) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
@@ -137,7 +137,7 @@ def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_sam
 
 
 class Unlucky(job.Captioner):
-    """Captioner whose constructor fails once: as it is told, with its whole process or without."""
+    """Captioner whose constructor fails once, with or without its process."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         if not os.path.exists(NOTES):

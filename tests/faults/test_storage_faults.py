@@ -1,4 +1,4 @@
-"""A whole run while its storage fails: in passing, and for good at each step; the same command then finishes it."""
+"""Storage fails during a whole run: for a moment, and lastingly at each step. The same command then finishes it."""
 
 import io
 import random
@@ -43,7 +43,7 @@ class Job:
         return code, self.capsys.readouterr().err
 
     def failed(self, *arguments: str) -> str:
-        """The sentence of a run that must fail: one line, and what stands in the output is whole."""
+        """The message of a run that must fail: one line. All objects in the output are complete."""
         code, said = self.caption(*arguments)
         assert code == 1, said
         assert said.startswith("caprl-ray: ") and said.count("\n") <= 2, said
@@ -53,7 +53,7 @@ class Job:
         return said
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The captioned rows by id; every object of the output must be whole."""
+        """The captioned rows by id. Every object of the output must be complete."""
         found: list[dict[str, Any]] = []
         for entry in self.s3.client.list_objects_v2(Bucket=BUCKET, Prefix="out/").get("Contents", ()):
             if entry["Key"].endswith(".parquet"):
@@ -110,7 +110,7 @@ KINDS = ["slow_down", "reset", "short", "lost", "hang"]
 
 @dataclass
 class Share:
-    """Fails a fifth of all requests and the first one of each step, in each of the ways, never twice in a row."""
+    """Fails a fifth of all requests and the first one of each step, in each way, never twice in a row."""
 
     random: random.Random
     kinds: Iterator[str] = field(default_factory=lambda: cycle(KINDS))
