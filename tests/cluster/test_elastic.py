@@ -133,6 +133,7 @@ def check_output(document: dict[str, Any], captioned: set[str]) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_pool_grows_with_the_backlog_up_to_what_the_recipe_allows(images: Path, tmp_path: Path) -> None:
     recipe = elastic_recipe(images, tmp_path / "out")
     first, second = Notes(tmp_path / "first"), Notes(tmp_path / "second")

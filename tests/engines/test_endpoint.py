@@ -474,6 +474,7 @@ def command(recipe: dict[str, Any], folder: Path, **environment: str) -> subproc
     )
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_a_refused_key_and_resumes_past_a_refused_image(tmp_path: Path) -> None:
     render_dataset(tmp_path / "images", 80, seed=5)
     recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")

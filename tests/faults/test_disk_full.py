@@ -88,6 +88,7 @@ def check_finished(out: Path, document: dict[str, Any], before: dict[str, dict[s
 
 @needs_mount
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_an_output_without_room_ends_the_run_and_is_finished_when_there_is_some(tmp_path: Path) -> None:
     document = write_recipe(tmp_path, IMAGES, side=140)
     said = run(
