@@ -4,6 +4,7 @@ An mkdocs hook (see mkdocs.yml). Nothing that it makes is stored in the reposito
 """
 
 import argparse
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ def recipe_page() -> str:
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{facts.default!r}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(facts.default)}`"
             meaning = _cell(facts.description or "")
-            lines.append(f"| `{name}.{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+            lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
 
