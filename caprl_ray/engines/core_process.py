@@ -18,6 +18,7 @@ from typing import Any
 
 from caprl_ray.cluster.optional import plain
 from caprl_ray.engines import internals
+from caprl_ray.engines.chunks import Chunks
 
 # Imports that the core needs before it has read its configuration. vLLM's own parent process imports no more before it
 # forks (its default outside of Ray). A process that has touched a GPU cannot be forked.
@@ -33,6 +34,7 @@ class CoreProcess(ForkServerProcess):
     """
 
     fault: Path  # the file
+    chunked: bool  # whether to send tokens in chunks
 
     def start(self) -> None:
         self._environment = dict(os.environ)
@@ -40,6 +42,8 @@ class CoreProcess(ForkServerProcess):
 
     def run(self) -> None:
         os.environ.update(self._environment)
+        if self.chunked:
+            internals.send_in_chunks(Chunks().pass_on)
         try:
             super().run()
         except Exception as error:
@@ -50,13 +54,13 @@ class CoreProcess(ForkServerProcess):
 
 
 class _Context(ForkServerContext):
-    def __init__(self, fault: Path) -> None:
+    def __init__(self, fault: Path, *, chunked: bool) -> None:
         super().__init__()
-        self._fault = fault
+        self._fault, self._chunked = fault, chunked
 
     def Process(self, *arguments: Any, **named: Any) -> CoreProcess:  # type: ignore[override]  # noqa: N802
         process = CoreProcess(*arguments, **named)
-        process.fault = self._fault
+        process.fault, process.chunked = self._fault, self._chunked
         return process
 
 
@@ -68,9 +72,13 @@ def import_ahead() -> None:
 
 
 @contextmanager
-def forked() -> Iterator[Path]:
-    """Fork the cores that vLLM starts, while the block runs. Gives the file that says why a core failed."""
+def forked(*, chunked: bool) -> Iterator[Path]:
+    """Fork the cores that vLLM starts, while the block runs. Gives the file that says why a core failed.
+
+    With `chunked` they send tokens in chunks, if this vLLM's cores can.
+    """
     with tempfile.TemporaryDirectory(prefix="core-", ignore_cleanup_errors=True) as folder:
         fault = Path(folder) / "fault"
-        with internals.core_context(partial(_Context, fault)):
+        chunked = chunked and internals.can_chunk()
+        with internals.core_context(partial(_Context, fault, chunked=chunked)):
             yield fault

@@ -15,6 +15,7 @@ from caprl_ray.cluster.optional import ABSENT, miss, optional, plain
 FORKED = "an engine core that is forked with its imports done"
 RENDERED = "images rendered beside vLLM's frontend"
 COUNTED = "steps counted where the core's answers arrive"
+CHUNKED = "tokens sent by the engine core in chunks"
 
 # vLLM's words for a core process that died while it started.
 CORE_DIED = "core initialization failed"
@@ -63,6 +64,37 @@ def end_forkserver() -> None:
     """End this process's forkserver and reap it. Python ends it only with its parent."""
     with suppress(OSError, AttributeError):  # its socket lies in a temporary folder, which may have been cleaned
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def can_chunk() -> bool:
+    """Whether this vLLM's core computes its steps where `send_in_chunks` expects them."""
+    return optional(CHUNKED, _steps) is not None
+
+
+def send_in_chunks(pass_on: Callable[[dict[int, Any]], dict[int, Any]]) -> None:
+    """Let `pass_on` decide what the core of this process sends after each step (chunks.py). Call it in the core."""
+    core, names = _steps()
+    for name in names:
+        setattr(core, name, _chunked(getattr(core, name), pass_on))
+
+
+def _steps() -> tuple[Any, list[str]]:
+    """vLLM's class of cores, and the names of its methods that compute a step."""
+    from vllm.v1.engine.core import EngineCore
+
+    EngineCore.step  # noqa: B018 (raises AttributeError where vLLM has no such name)
+    return EngineCore, [name for name in ("step", "step_with_batch_queue") if hasattr(EngineCore, name)]
+
+
+def _chunked(step: Callable[[Any], Any], pass_on: Callable[[dict[int, Any]], dict[int, Any]]) -> Callable[[Any], Any]:
+    def chunked(core: Any) -> Any:
+        match step(core):
+            case (dict() as outputs, executed):
+                return pass_on(outputs), executed
+            case other:  # nothing was computed, or this vLLM answers in another way
+                return other
+
+    return chunked
 
 
 def count_answers(llm: Any, count: Callable[[], None]) -> None:

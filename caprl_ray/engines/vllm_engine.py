@@ -156,7 +156,7 @@ class VllmEngine:
             sampling("FINAL_ONLY")
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
-            llm = _launched(arguments, reaper)
+            llm = _launched(arguments, reaper, chunked=not recipe.sampling.model_dump().get("stop"))
         # The libraries raise these for arguments and files. A core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"
@@ -222,13 +222,13 @@ class VllmEngine:
         self.steps += 1
 
 
-def _launched(arguments: dict[str, Any], reaper: Reaper) -> Any:
-    """An AsyncLLM whose processes belong to the reaper. Raises what vLLM raises."""
+def _launched(arguments: dict[str, Any], reaper: Reaper, *, chunked: bool) -> Any:
+    """An AsyncLLM whose processes belong to the reaper. Raises what vLLM raises. `chunked`: chunks.py."""
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        with reaper.marking(), core_process.forked() as fault, _time_limit(reaper):
+        with reaper.marking(), core_process.forked(chunked=chunked) as fault, _time_limit(reaper):
             try:
                 return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
             except Exception as error:

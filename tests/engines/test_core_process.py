@@ -16,7 +16,7 @@ from caprl_ray.engines import core_process, internals
 core_process.IMPORTED = ["wave"]
 core_process.import_ahead()
 os.environ |= {"LATER": "yes", "CHANGED": "after"}
-core = core_process._Context(Path(sys.argv[2])).Process(target=exec, args=(sys.argv[1],))
+core = core_process._Context(Path(sys.argv[2]), chunked=False).Process(target=exec, args=(sys.argv[1],))
 core.start()
 core.join()
 server = core_process.forkserver._forkserver._forkserver_pid

@@ -50,6 +50,7 @@ class Endangered(job.Captioner):
         engine = self._engine._engine
         meter = engine._renderer.by_us, engine._renderer.by_vllm, engine.steps, int(engine._counted)
         Path(NOTES, f"meter-{os.getpid()}").write_text(" ".join(map(str, meter)))
+        _note_chunks(engine._llm.engine_core)
         if row["index"] == LONG:
             Path(NOTES, "long").write_text(await self._refusal_of_a_long_prompt(row))
         fault = FAULTS.get(row["index"])
@@ -64,6 +65,21 @@ class Endangered(job.Captioner):
         with pytest.raises(RowFailure) as failure:
             await self._engine.caption(picture, "a circle " * 20_000)
         return failure.value.code
+
+
+def _note_chunks(client: Any) -> None:
+    """Note when a core sends more than one token of a request at once."""
+    receive = client.get_output_async
+    if receive.__name__ == "noted":
+        return
+
+    async def noted() -> Any:
+        sent = await receive()
+        if any(len(output.new_token_ids) > 1 for output in sent.outputs):
+            Path(NOTES, "chunks").touch()
+        return sent
+
+    client.get_output_async = noted
 
 
 @pytest.mark.timeout(500)
@@ -92,6 +108,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     # An older vLLM normalises images in its frontend. Then it renders them all, and the run says so.
     told = f"a replica runs without {internals.RENDERED}" in capsys.readouterr().err
     assert by_us > by_vllm or (told and not locked()), meters
+    assert (tmp_path / "notes" / "chunks").exists() or not locked()
     assert all(map(gone, cores))
 
 
