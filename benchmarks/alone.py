@@ -3,15 +3,18 @@
 captioning.py describes these files.
 """
 
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from captioning import FINISHED, READY
@@ -30,8 +33,10 @@ ENVIRONMENT = {
 }
 
 
-def run_alone(script: str, way: str, images: Path, out: Path, *held: str) -> tuple[float, list[float], float]:
-    """Run one way of a script in this folder.
+def run_alone(
+    script: str, way: str, images: Path, out: Path, *held: str, seconds: float | None = None
+) -> tuple[float, list[float], float]:
+    """Run one way of a script in this folder. If given, `seconds` is its time: it is then ended with all its processes.
 
     Returns, in wall-clock seconds: its start, the sorted times at which its images were captioned, and its end. If it
     fails, exits with the end of its log.
@@ -40,25 +45,46 @@ def run_alone(script: str, way: str, images: Path, out: Path, *held: str) -> tup
     command = [sys.executable, str(Path(__file__).with_name(script)), way, str(images), str(out), *held]
     began = time.time()
     with open(out / "log.txt", "wb") as log:
-        child = subprocess.run(
-            command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log, timeout=MAX_SECONDS, check=False
-        )
+        child = subprocess.Popen(command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log)
+        try:
+            failed = child.wait(timeout=seconds or MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            if seconds is None:
+                raise
+            failed = 0
+        finally:
+            _end(child)
     ended = time.time()
-    if child.returncode:
+    if failed:
         sys.exit(f"{way} failed:\n{(out / 'log.txt').read_text(errors='replace')[-4000:]}")
     return began, sorted(when for when, rows in moments(out / FINISHED) for _ in range(rows)), ended
 
 
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a way: itself and everything below it."""
+    processes: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        processes = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    child.wait()
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
 def moments(file: Path) -> list[tuple[float, int]]:
-    """Read what `note` wrote: pairs of wall-clock seconds and rows."""
+    """Read what `note` wrote: pairs of wall-clock seconds and rows. None if there is no such file."""
+    if not file.exists():
+        return []
     return [(float(when), int(rows)) for when, rows in map(str.split, file.read_text().splitlines())]
 
 
 def steady(out: Path, finished: list[float]) -> float:
-    """Images/s from the start of the steady state, as noted in `out`, to the last caption."""
-    ready = moments(out / READY)[0][0]
+    """Images/s from the start of the steady state, as noted in `out`, to the last caption. NaN if it had none."""
+    ready = next((when for when, _ in moments(out / READY)), math.inf)
     after = [moment for moment in finished if moment > ready]
-    return len(after) / (after[-1] - ready)
+    return len(after) / (after[-1] - ready) if after else math.nan
 
 
 def captions_in(files: Iterable[Any]) -> Captions:

@@ -54,9 +54,10 @@ def messages(recipe: Recipe, image: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "system", "content": recipe.prompt.system}, {"role": "user", "content": content}]
 
 
-def chat_over_files(recipe: Recipe, images: Path, out: Path) -> None:
-    """Run `vllm.LLM.chat` on the files of a folder."""
-    asked = {file.name: {"type": "image_url", "image_url": {"url": file.as_uri()}} for file in sorted(images.iterdir())}
+def chat_over_files(recipe: Recipe, images: Path, out: Path, most: int | None = None) -> None:
+    """Run `vllm.LLM.chat` on the files of a folder; on its first `most` files, if given."""
+    files = sorted(images.iterdir())[:most]
+    asked = {file.name: {"type": "image_url", "image_url": {"url": file.as_uri()}} for file in files}
     chat(recipe, asked, out, allowed_local_media_path=str(images))
 
 

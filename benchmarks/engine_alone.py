@@ -1,7 +1,8 @@
 """Measure the pipeline's engine alone on pre-rendered requests: the ceiling of its rate, and its own start time.
 
-captioning.py describes what is written. The engine is started as vLLM does it, with a spawned core. (The pipeline forks
-the core from a process that imports in parallel with the replica.)
+captioning.py describes what is written. The engine is started as vLLM does it, with a spawned core that sends each
+token by itself. (The pipeline forks the core from a process that imports in parallel with the replica, and its core
+sends tokens in chunks.)
 """
 
 import asyncio
@@ -24,6 +25,10 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe.sections import Recipe
 
 
+def _spawned(*, chunked: bool) -> nullcontext[Path]:
+    return nullcontext(Path(os.devnull, "none"))
+
+
 class _Rendered:
     """Replaces the engine's renderer. Gives out pre-rendered requests, each of them once."""
 
@@ -38,16 +43,21 @@ class _Rendered:
         return self._requests.pop(id(picture))
 
 
-def caption(recipe: Recipe, images: Path, out: Path) -> None:
-    """Caption the files of a folder: a first call with a few, which is not counted, then all others at once."""
-    asyncio.run(_caption(recipe, sorted(images.iterdir()), out))
+def caption(recipe: Recipe, images: Path, out: Path, *, beside: bool = False) -> None:
+    """Caption the files of a folder: a first call with a few, which is not counted, then all others at once.
+
+    With `beside`, the files are decoded while the engine starts, which saves time on a machine with many cores.
+    """
+    asyncio.run(_caption(recipe, sorted(images.iterdir()), out, beside))
 
 
-async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
+async def _caption(recipe: Recipe, files: Sequence[Path], out: Path, beside: bool) -> None:
     from caprl_ray.engines.vllm_engine import VllmEngine
 
-    core_process.import_ahead, core_process.forked = lambda: None, partial(nullcontext, Path(os.devnull, "none"))
+    core_process.import_ahead, core_process.forked = lambda: None, _spawned
     model = resolve(recipe)
+    decode = partial(_pictures, rule=model.size_rule, recipe=recipe)
+    ahead = ThreadPoolExecutor(1).submit(decode, files) if beside else None
     llm: Any = await VllmEngine.start(recipe, model)
     rendered = llm._renderer = _Rendered(llm._renderer)
     prompt = llm._chat.prompt(recipe.prompt.user)
@@ -61,15 +71,15 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path) -> None:
         note(out / FINISHED, 1)
         return completion
 
-    async def ready(part: Sequence[Path]) -> list[Picture]:
-        pictures = _pictures(part, model.size_rule, recipe)
+    async def ready(pictures: list[Picture]) -> list[Picture]:
         await asyncio.gather(*(rendered.add(picture, prompt) for picture in pictures))
         return pictures
 
-    completions = await asyncio.gather(*map(one, await ready(files[:FIRST_CALL])))
-    pictures = await ready(files[FIRST_CALL:])
+    first = ahead.result()[:FIRST_CALL] if ahead else decode(files[:FIRST_CALL])
+    completions = await asyncio.gather(*map(one, await ready(first)))
+    rest = await ready(ahead.result()[FIRST_CALL:] if ahead else decode(files[FIRST_CALL:]))
     note(out / READY, 0)
-    completions += await asyncio.gather(*map(one, pictures))
+    completions += await asyncio.gather(*map(one, rest))
     llm.stop()
     captions = zip(files, completions, strict=True)
     write_captions(out, {file.name: (c.text, c.caption_tokens or 0) for file, c in captions})

@@ -1,6 +1,6 @@
 """Measure the CPU time of the engine's frontend per image: work of one process, however fast its GPU is.
 
-    python benchmarks/frontend.py [--images 40] [--tokens 65] [--json FILE]
+    python benchmarks/frontend.py [--images 40] [--tokens 129] [--repeat 3] [--json FILE]
 
 The frontend is the replica's own process. It turns images into engine inputs, sends them to the engine core (another
 process), and turns the core's tokens into text. All of it is Python in one process, so its CPU time limits a replica.
@@ -9,16 +9,20 @@ separately, as CPU time of all threads of this process:
 
     render    make an engine input from an image's pixels, in one of the ways below
     send      a request of one token, without the cost of the token
-    token     each further token of a request with --tokens tokens; `at the end`: if detokenized once, at the end
+    token     each further token of a request with --tokens tokens, as the engine core sends them
 
-    vllm      vLLM renders each image with the tokenizer and the model's Hugging Face processor
-    caprl_ray as the package does: patches are cut here, the rest is copied from the first image of the same size
-    workers   as if CPU workers had cut the patches, each once (frames are repeated here; else twice the data travels)
+    vllm      vLLM renders each image with the tokenizer and the model's Hugging Face processor; the core sends each
+              token by itself
+    cut       patches are cut here, the rest is copied from the first image of the same size; tokens as above
+    caprl_ray as the package does: patches are cut here, and the core sends tokens in chunks (engines/chunks.py)
+    workers   as if CPU workers had cut the patches, each once (frames are repeated here; else twice the data travels);
+              tokens in chunks
 
-`together` is render + send + 500 tokens. `a core` is the images/s that one core can handle.
+`together` is render + send + 500 tokens. `a core` is the images/s that one core can handle. The engines with and
+without chunks run one after the other, `--repeat` times in turns; the figures are medians.
 
-Keys of the JSON: `<size>_<way>_render_ms`, `<size>_send_ms`, `<size>_token_us`, `<size>_token_at_the_end_us`,
-`<size>_<way>_together_ms`; sizes are `small`, `photo` and `megapixel`.
+Keys of the JSON: `<size>_<way>_<part>` with the parts `render_ms`, `send_ms`, `token_us` and `together_ms`; sizes are
+`small`, `photo` and `megapixel`.
 """
 
 import argparse
@@ -31,9 +35,11 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from alone import medians
 
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.engines import internals
@@ -43,7 +49,8 @@ from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse
 
 SIZES = {"small": (112, 84), "photo": (644, 476), "megapixel": (1148, 868)}
-WAYS = ("vllm", "caprl_ray", "workers")
+RENDERED = {"vllm": "vllm", "cut": "caprl_ray", "caprl_ray": "caprl_ray", "workers": "workers"}
+CHUNKED = {"vllm": False, "cut": False, "caprl_ray": True, "workers": True}
 CAPTION_TOKENS = 500
 PROMPT = "Please describe this image in detail."
 
@@ -84,18 +91,13 @@ class Frontend:
         name = f"worker-{next(self._numbers)}"
         return internals.engine_input(template.token_ids, template.placeholders, image, name)
 
-    async def generate(self, inputs: list[Any], tokens: int, *, detokenize: bool = True) -> float:
+    async def generate(self, inputs: list[Any], tokens: int) -> float:
         """CPU seconds per caption of exactly `tokens` tokens."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        sampling = SamplingParams(
-            temperature=0,
-            max_tokens=tokens,
-            ignore_eos=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            detokenize=detokenize,
-        )
+        kind = RequestOutputKind.FINAL_ONLY
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=kind)
 
         async def one(request: Any) -> None:
             async for _ in self._llm.generate(request, sampling, f"request-{next(self._numbers)}"):
@@ -118,55 +120,48 @@ def noise(width: int, height: int, count: int) -> list[Picture]:
     return [Picture(pixels=memoryview(row.tobytes()), width=width, height=height) for row in pixels]
 
 
-async def measure(frontend: Frontend, size: str, images: int, tokens: int) -> Figures:
-    """Measure all figures of one size."""
-    pictures, figures, inputs = noise(*SIZES[size], images), Figures(), []
-    for way in WAYS:
-        seconds, inputs = await frontend.render(way, pictures)
-        figures[f"{size}_{way}_render_ms"] = 1e3 * seconds
+async def measure(frontend: Frontend, size: str, images: int, tokens: int, ways: list[str]) -> Figures:
+    """Measure all figures of one size in these ways, which have the same engine."""
+    pictures, figures = noise(*SIZES[size], images), Figures()
 
     async def fresh() -> list[Any]:  # the engine consumes an image's tensors
         return (await frontend.render("caprl_ray", pictures))[1]
 
-    await frontend.generate(inputs, 1)  # bears the one-time costs
-    for end in ("", "_at_the_end"):
-        one = await frontend.generate(await fresh(), 1, detokenize=not end)
-        many = await frontend.generate(await fresh(), tokens, detokenize=not end)
-        figures[f"{size}_token{end}_us"] = 1e6 * (many - one) / (tokens - 1)
-        if not end:
-            figures[f"{size}_send_ms"] = 1e3 * one - figures[f"{size}_token_us"] / 1e3
-    rest = figures[f"{size}_send_ms"] + CAPTION_TOKENS * figures[f"{size}_token_us"] / 1e3
-    for way in WAYS:
-        figures[f"{size}_{way}_together_ms"] = figures[f"{size}_{way}_render_ms"] + rest
+    await frontend.generate(await fresh(), 1)  # bears the one-time costs
+    one = await frontend.generate(await fresh(), 1)
+    token = (await frontend.generate(await fresh(), tokens) - one) / (tokens - 1)
+    for way in ways:
+        rendered, _ = await frontend.render(RENDERED[way], pictures)
+        parts = {"render_ms": 1e3 * rendered, "send_ms": 1e3 * (one - token), "token_us": 1e6 * token}
+        parts["together_ms"] = 1e3 * (rendered + one + (CAPTION_TOKENS - 1) * token)
+        figures |= {f"{size}_{way}_{name}": value for name, value in parts.items()}
     return figures
 
 
 def table(figures: Figures) -> None:
     """Print the figures, one line per size and way."""
-    print(
-        f"{'seen':<12}{'way':<11}{'render':>10}{'send':>9}{'token':>9}{'at the end':>12}{'together':>11}{'a core':>10}"
-    )
+    print(f"{'seen':<12}{'way':<11}{'render':>10}{'send':>10}{'token':>10}{'together':>11}{'a core':>8}")
     for size, (width, height) in SIZES.items():
-        for way in WAYS:
-            together = figures[f"{size}_{way}_together_ms"]
-            cells = (
-                f"{figures[f'{size}_{way}_render_ms']:>7.2f} ms{figures[f'{size}_send_ms']:>6.2f} ms"
-                f"{figures[f'{size}_token_us']:>6.1f} us{figures[f'{size}_token_at_the_end_us']:>9.1f} us"
-                f"{together:>8.1f} ms{1e3 / together:>8.0f}/s"
-            )
+        for way in RENDERED:
+            names = ("render_ms", "send_ms", "token_us", "together_ms")
+            render, send, token, together = (figures[f"{size}_{way}_{name}"] for name in names)
+            cells = f"{render:>7.2f} ms{send:>7.2f} ms{token:>7.1f} us{together:>8.1f} ms{1e3 / together:>6.0f}/s"
             print(f"{f'{width} x {height}':<12}{way:<11}{cells}")
 
 
-async def run(images: int, tokens: int) -> Figures:
+async def run(images: int, tokens: int, *, chunked: bool) -> Figures:
     """Start the engine for pictures of up to a megapixel, and measure every size."""
     recipe = parse(demo_recipe([Path("-")], Path("-")))
     model = resolve(recipe)
     model = replace(model, size_rule=replace(model.size_rule, max_pixels=1_003_520))
-    engine = await VllmEngine.start(recipe, model)
+    with mock.patch.object(internals, "can_chunk", return_value=chunked):
+        engine = await VllmEngine.start(recipe, model)
     try:
-        figures = Figures()
+        # One for all sizes: the core knows images and requests by their names, which must be unique.
+        frontend, figures = Frontend(engine), Figures()
+        ways = [way for way in RENDERED if CHUNKED[way] == chunked]
         for size in SIZES:
-            figures |= await measure(Frontend(engine), size, images, tokens)
+            figures |= await measure(frontend, size, images, tokens, ways)
         return figures
     finally:
         engine.stop()
@@ -176,13 +171,19 @@ def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=40, help="number of pictures of each size")
-    parser.add_argument("--tokens", type=int, default=65, help="length of the captions in the token measurement")
+    parser.add_argument("--tokens", type=int, default=129, help="length of the captions in the token measurement")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the figures are medians over them")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
-    if args.images < 2 or args.tokens < 2:
-        parser.error("--images and --tokens are at least 2")
+    if args.images < 2 or args.tokens < 2 or args.repeat < 1:
+        parser.error("--images and --tokens are at least 2 and --repeat at least 1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    figures = asyncio.run(run(args.images, args.tokens))
+    rounds = [
+        asyncio.run(run(args.images, args.tokens, chunked=False))
+        | asyncio.run(run(args.images, args.tokens, chunked=True))
+        for _ in range(args.repeat)
+    ]
+    figures = medians(rounds)
     table(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

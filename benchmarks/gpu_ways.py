@@ -16,10 +16,11 @@ from caprl_ray.recipe.load import parse
 
 MODEL = "model"
 CAPTION_TOKENS = 500
+CHAT_IMAGES = 600  # `vllm.LLM.chat` returns only when it has captioned all
 
 
-def recipe_for(images: Path, out: Path) -> dict[str, Any]:
-    """The recipe of all ways, as plain data."""
+def recipe_for(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
+    """The recipe of all ways, as plain data, with more engine arguments for the model on a GPU."""
     model = images.with_name(MODEL)
     if not model.exists():
         from caprl_ray.commands.demo import (
@@ -29,7 +30,7 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
         return demo_recipe([images], out)
     return {
         "input": {"paths": [str(images)]},
-        "model": {"source": str(model), "engine": {"load_format": "dummy", "max_model_len": 8192}},
+        "model": {"source": str(model), "engine": {"load_format": "dummy", "max_model_len": 8192, **engine}},
         "replicas": {"gpus": 1, "max": 1},
         "sampling": {"max_tokens": CAPTION_TOKENS, "ignore_eos": True},
         "output": {"path": str(out)},
@@ -38,12 +39,17 @@ def recipe_for(images: Path, out: Path) -> dict[str, Any]:
 
 def engine(images: Path, out: Path, held: bool) -> None:
     """Run the pipeline's engine alone on pre-rendered requests."""
-    engine_alone.caption(parse(recipe_for(images, out)), images, out)
+    engine_alone.caption(parse(recipe_for(images, out)), images, out, beside=True)
+
+
+def engine_fp8(images: Path, out: Path, held: bool) -> None:
+    """The same, with weights of 8 bits, quantized while they are loaded."""
+    engine_alone.caption(parse(recipe_for(images, out, quantization="fp8")), images, out, beside=True)
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
-    """Run `vllm.LLM.chat` on the files."""
-    captioning.chat_over_files(parse(recipe_for(images, out)), images, out)
+    """Run `vllm.LLM.chat` on the first files."""
+    captioning.chat_over_files(parse(recipe_for(images, out)), images, out, CHAT_IMAGES)
 
 
 def caprl_ray(images: Path, out: Path, held: bool) -> None:
@@ -51,7 +57,12 @@ def caprl_ray(images: Path, out: Path, held: bool) -> None:
     captioning.run_pipeline(recipe_for(images, out), out, held)
 
 
-WAYS: dict[str, Callable[[Path, Path, bool], None]] = {"engine": engine, "chat": chat, "caprl_ray": caprl_ray}
+WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
+    "engine": engine,
+    "caprl_ray": caprl_ray,
+    "engine_fp8": engine_fp8,
+    "chat": chat,
+}
 
 
 if __name__ == "__main__":
