@@ -43,7 +43,8 @@ class Chunks:
         """Hold tokens, or put them in front of those that go out now. This is computed for every token."""
         sent = []
         for output in outputs:
-            more, none = _more(type(output))
+            kind: Any = type(output)
+            more, none = _more(kind)
             before = held.get(output.request_id)
             if not due and more(output) == none:
                 if before is None:
