@@ -1,7 +1,8 @@
 """The command line. Every failure is one sentence on stderr and an exit code.
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
-wrong; 3 the ledger does not balance, or too many rows failed; 130 interrupted, run again to resume.
+wrong; 3 the ledger does not balance, too many rows failed, or late objects of a lost run are there; 130 interrupted,
+run again to resume.
 """
 
 import argparse
@@ -171,9 +172,8 @@ def _verify(args: argparse.Namespace) -> int:
     print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}")
     if late and not args.json:
         print(
-            f"{late[0].path}: this and {len(late) - 1} more objects were written by a lost run after the next one had "
-            "begun; they do not count, but others who read the folder see them; the next run removes them, and so "
-            "does --repair."
+            f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "
+            "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
     return 0 if balance.balanced and not late else 3
 

@@ -110,11 +110,25 @@ def test_a_late_write_of_a_lost_run_counts_for_no_reader(place: Place, capsys: p
     assert verify(place) == 3
     said = capsys.readouterr().out
     assert "1 of 1 units balanced; 6 captioned, 0 failed" in said and "duplicate" not in said
-    assert "this and 1 more objects were written by a lost run after the next one had begun" in said
+    assert "late objects of a lost run: 2, such as" in said
     assert verify(place, "--json") == 3
     assert len(json.loads(capsys.readouterr().out)["late_objects"]) == 2
     assert verify(place, "--repair") == 0
     assert captions(place) == {0: "of 1", 1: "of 1", 2: "of 2", 3: "of 2", 4: "of 2", 5: "of 2"}
+
+
+def test_a_repair_keeps_no_row_of_a_late_object(place: Place) -> None:
+    """Among equals it keeps the first by name."""
+    first = lost(place, 0, 1)
+    with held(*place) as own:
+        write(place, own.number, 0, 2)
+        for n in range(3, ROWS):
+            write(place, first, 0, n)
+        assert repair(*place, read_committed(*place)) == 1
+        fence.sweep(*place)
+    found = unit(place)
+    assert found.finished == BitMap([0, 1, 2]) and not found.extra
+    assert captions(place).keys() == {0, 1, 2}
 
 
 def test_a_late_write_of_rows_that_nobody_has_written_again_is_no_lost_row(place: Place) -> None:
