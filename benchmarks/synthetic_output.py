@@ -114,7 +114,7 @@ def planned(output: Synthetic) -> Iterator[Unit]:
 
 def commit(output: Synthetic, units: range) -> None:
     """Write the rows of these units, one object at a time."""
-    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION)
+    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION, 1)
     for number, (unit, index) in enumerate(objects(output, units)):
         sink.write([rows(output, unit, index, failed=number % FAILED_OBJECTS == 0)], None)
 

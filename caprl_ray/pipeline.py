@@ -17,7 +17,7 @@ from ray.data import Dataset
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
-from caprl_ray.output import lease, ledger
+from caprl_ray.output import fence, lease, ledger
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, failed_attempts, read_committed
 from caprl_ray.output.folder import Output
@@ -26,7 +26,6 @@ from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
 from caprl_ray.read.datasource import PlannedRows, Work, remaining
-from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
@@ -57,14 +56,12 @@ def run(
         TooManyFailures: the circuit breaker stopped the run.
         LedgerUnbalanced: the run ended and rows are missing.
     """
-    output = Output.open(job, adopt)
+    seen = Output.open(job, adopt)  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
-    with (
-        lease.held(output.storage, output.path),
-        session.lasting(debug, job.engine_on_cpu),
-        while_planning.begun(partial(output.plan, extend=extend)) as planned,
-    ):
-        return _run(output, planned, limit, retry, debug)
+    with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
+        output = Output.open(job, adopt, own)  # again: the last run may have begun it in between
+        with while_planning.begun(partial(output.plan, extend=extend)) as planned:
+            return _run(output, planned, limit, retry, debug)
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
@@ -79,6 +76,8 @@ def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Coll
     else:
         plan = _finish_while_planning(output, planned, limit, debug)
         committed = read_committed(storage, path)
+    output.confirm()
+    fence.sweep(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
     balance = ledger.balance(plan.units, committed, done)
@@ -93,7 +92,7 @@ def _finish(
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
-        _process(rows, job, limit, watch)
+        _process(rows, output, limit, watch)
 
 
 def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
@@ -110,7 +109,7 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
                 watch.stop(error)
 
         planned.add_done_callback(hand_over)
-        _process(while_planning.read(watch.counter, output.access), job, limit, watch)
+        _process(while_planning.read(watch.counter, output.access), output, limit, watch)
     return planned.result()
 
 
@@ -132,10 +131,10 @@ def _watched(job: Job) -> Iterator[_Watch]:
         yield _Watch(counter, line, stop)
 
 
-def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:
+def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:
     if limit is not None:
         rows = rows.limit(limit)
-    commit(job.stages(rows, watch.counter), job)
+    commit(output.job.stages(rows, watch.counter), output)
 
 
 def read(planned: PlannedRows) -> Dataset:
@@ -143,8 +142,8 @@ def read(planned: PlannedRows) -> Dataset:
     return ray.data.read_datasource(planned, override_num_blocks=planned.tasks, num_cpus=resources.READ_CPUS)
 
 
-def commit(rows: Dataset, job: Job) -> None:
+def commit(rows: Dataset, output: Output) -> None:
     """Finished and failed rows -> parquet objects."""
-    settings = job.recipe.output
-    sink = CommittedRows(Storage(job.recipe.storage), settings.path, settings.rows_per_object, job.adds)
+    job, rows_each = output.job, output.job.recipe.output.rows_per_object
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

@@ -91,6 +91,8 @@ def output_page() -> str:
             "OUT/plan/*.parquet        work units",
             "OUT/data/*.parquet        captioned rows (zstd)",
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
+            "OUT/lease.json            the run that writes, or the last one that wrote",
+            "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
             "OUT/_SUCCESS              written when every planned image is there once",
             "```",
             "",

@@ -38,7 +38,9 @@ def output(folder: Path, indices: list[int], rows: int = 3) -> str:
     ]
     if committed:
         schema = row_schema(pa.schema([]), CAPTION)
-        CommittedRows(Storage(), str(folder), 1, CAPTION).write([pa.Table.from_pylist(committed, schema=schema)], None)
+        CommittedRows(Storage(), str(folder), 1, CAPTION, 1).write(
+            [pa.Table.from_pylist(committed, schema=schema)], None
+        )
     return str(folder)
 
 

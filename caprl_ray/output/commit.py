@@ -1,12 +1,14 @@
 """Commit: each write task puts one parquet object into `data/` and, for failed rows, one into `failed/`.
 
-An object is built in memory and put once (docs/design.md, D6). Its name is a hash of the identities of all rows of the
-write task, finished and failed. A retried task overwrites its own two objects, even if a row failed in one attempt
-only. It never overwrites the objects of another task.
+An object is built in memory and put once (docs/design.md, D6). Its name is the number of the run's lease
+(output/fence.py), and a hash of the identities of all rows of the write task, finished and failed. A retried task
+overwrites its own two objects, even if a row failed in one attempt only. It never overwrites the objects of another
+task or run.
 """
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -20,16 +22,18 @@ from caprl_ray.rows.schema import META_PREFIX, Fields, data_schema, failed_schem
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
+_NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
-    """Ray datasink that writes the rows of a write task completely or not at all."""
+    """Ray datasink that writes the rows of a write task completely or not at all. `lease` is the run's number."""
 
-    def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields) -> None:
+    def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields, lease: int) -> None:
         self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
         self._adds = adds
+        self._lease = lease
 
     @property
     def min_rows_per_write(self) -> int:
@@ -50,7 +54,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             return
         ours = schema.names[: len(schema) - len(metadata)]
         names = [*ours, *(META_PREFIX + name for name in metadata.names)]
-        path = join(self._output, folder, f"{name}.parquet")
+        path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
         try:
             self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
         except OSError as error:
@@ -58,11 +62,17 @@ class CommittedRows(Datasink):  # type: ignore[misc]
 
 
 def object_name(rows: pa.Table) -> str:
-    """A name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
+    """The part of a name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
     digest = hashlib.sha256()
     for column, kind in (("unit", "<i4"), ("index", "<i8")):
         digest.update(rows[column].to_numpy().astype(kind).tobytes())
     return digest.hexdigest()[:32]
+
+
+def lease_of(path: str) -> int | None:
+    """The number of the lease under which an object was written; None for objects of older versions."""
+    match = _NAME.fullmatch(path.rpartition("/")[2])
+    return int(match[1]) if match else None
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -18,7 +18,8 @@ from pyroaring import BitMap
 from caprl_ray.cluster import session
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
-from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.output.fence import committed_objects
+from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 COLUMNS = ["unit", "index", "unit_rows"]
@@ -77,7 +78,7 @@ class Part:
 def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
     """The rows of an output by unit. Raises SystemFailure for an object that cannot be read."""
     units: defaultdict[int, Committed] = defaultdict(Committed)
-    found = {folder: storage.objects(join(output, folder), ".parquet") for folder in (DATA, FAILED)}
+    found = committed_objects(storage, output)
     if sum(map(len, found.values())) <= OBJECTS_PER_TASK:
         for folder, objects in found.items():
             _take_in(units, _read(storage, folder, objects))
@@ -169,7 +170,7 @@ def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
 def failed_attempts(storage: Storage, output: str, codes: Collection[str]) -> dict[int, dict[int, int]]:
     """The failed rows with one of `codes`: by unit and index, how often each was tried."""
     attempts: dict[int, dict[int, int]] = {}
-    for stored in storage.objects(join(output, FAILED), ".parquet") if codes else ():
+    for stored in committed_objects(storage, output, [FAILED])[FAILED] if codes else ():
         for row in identity_columns(storage, stored, ["unit", "index", "attempts", "code"]).to_pylist():
             if row["code"] in codes:
                 unit = attempts.setdefault(row["unit"], {})

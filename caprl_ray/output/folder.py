@@ -12,6 +12,7 @@ from caprl_ray.job import Job
 from caprl_ray.models.resolve import HUB_ID
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fingerprint import fingerprint
+from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.plan import Plan, Unit
 from caprl_ray.plan.known import PlannedPaths
@@ -31,6 +32,8 @@ class Output:
     adopted: dict[str, Any]
     planned: bool
     """Whether an earlier run has stored the plan."""
+    lease: Lease | None
+    """The lease under which it was opened. Without one it is only looked at."""
 
     @property
     def path(self) -> str:
@@ -43,12 +46,18 @@ class Output:
         return Storage(self.job.recipe.storage)
 
     @property
+    def lease_number(self) -> int:
+        """The number of the lease, for the names of objects."""
+        assert self.lease, "an output that is only looked at is not written"
+        return self.lease.number
+
+    @property
     def access(self) -> Access:
         """How the input is read."""
         return Access.of(self.job.recipe, images=self.job.needs_image)
 
     @classmethod
-    def open(cls, job: Job, adopt: Collection[str] = ()) -> "Output":
+    def open(cls, job: Job, adopt: Collection[str] = (), lease: Lease | None = None) -> "Output":
         """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
         Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`.
@@ -56,26 +65,26 @@ class Output:
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         try:
             stored = read_run(storage, path)
-            planned, data, failed = (
-                bool(storage.objects(join(path, folder), ".parquet")) for folder in (plan.FOLDER, DATA, FAILED)
-            )
+            planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
+            folders = () if planned else (DATA, FAILED)
+            rows = [folder for folder in folders if storage.objects(join(path, folder), ".parquet")]
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
         before, now = stored["fingerprint"] if stored else {}, json.loads(json.dumps(ours, default=str))
         unknown = sorted(set(adopt) - now.keys() - before.keys())
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
-        output = cls(job=job, fingerprint=ours, adopted={}, planned=planned)
+        output = cls(job=job, fingerprint=ours, adopted={}, planned=planned, lease=lease)
         if stored and planned:
             _refuse_other_job(path, stored_job(stored), job.name)
             _refuse_other(path, before, now, adopt)
             output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now.get(field)})
         elif planned:
             raise RecipeError(f"output.path: {path} holds a plan without {RUN}; give an empty or a new folder.")
-        elif data or failed:
+        elif rows:
             raise RecipeError(
-                f"output.path: {path} has parquet files in {DATA if data else FAILED}/ that no run has written; give "
-                "an empty or a new folder."
+                f"output.path: {path} has parquet files in {rows[0]}/ that no run has written; give an empty or a new "
+                "folder."
             )
         return output
 
@@ -100,8 +109,19 @@ class Output:
         self.unmark()
         if not stored.units:
             self._write_run()
-        plan.store(self.storage, self.path, itertools.chain([first], units), stored if stored.units else None)
+        units = self._confirmed(itertools.chain([first], units))
+        plan.store(self.storage, self.path, units, stored if stored.units else None)
         return plan.load(self.storage, self.path)
+
+    def _confirmed(self, units: Iterator[Unit]) -> Iterator[Unit]:
+        """All units, and then the lease: listing them may have taken long, and now they are stored."""
+        yield from units
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
+        if self.lease:
+            self.lease.check()
 
     def _without_clash(self, unit: Unit) -> Unit:
         taken = clashes(unit.columns.names, self.job.adds)
@@ -114,11 +134,13 @@ class Output:
 
     def unmark(self) -> None:
         """Take the mark of a complete output away: there is work to do."""
+        self.confirm()
         self.storage.delete(join(self.path, SUCCESS))
 
     def finish(self, ledger: Ledger, *, limited: bool) -> None:
         """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
         if ledger.balanced:
+            self.confirm()
             self.storage.put(join(self.path, SUCCESS), b"")
             return
         self.unmark()
@@ -134,6 +156,7 @@ class Output:
         if adopted:
             content["adopted"] = adopted  # the values of these fields for earlier rows, one object per run
         path = join(self.path, RUN)
+        self.confirm()
         try:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:

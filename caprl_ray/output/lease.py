@@ -1,186 +1,258 @@
 """The lease: one driver at a time writes an output. A second driver is told who holds it and until when.
 
 An object in the output names the holder. It is created only if there is none, and replaced only at the version that was
-read (conditional writes), so that one of two drivers wins. The holder renews it. Another driver takes over a lease that
-was not renewed for EXPIRY_S, or whose holder was a process of this machine that has ended.
+read (conditional writes), so that one of several drivers wins. The holder renews it. It is never deleted, because each
+lease's number must be larger than those before (output/fence.py).
+
+Another driver takes a lease over when its run gave it back, when its process on this machine has ended, or when it was
+not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that could
+not renew its lease stops sooner than that. Times of day are only shown.
 """
 
 import errno
-import json
-import os
-import socket
+import sys
 import threading
-import uuid
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
-
-import psutil
 
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.output import fence
+from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
 
 T = TypeVar("T")
 
 NAME = "lease.json"
-# A holder that pauses for less than EXPIRY_S - RENEWAL_S keeps its lease. The clocks of two machines may differ by
-# less.
+# A holder renews its lease every RENEWAL_S. It gives up when that has failed for EXPIRY_S - RENEWAL_S, and a last
+# attempt of half of RENEWAL_S too. Others wait for EXPIRY_S.
 RENEWAL_S, EXPIRY_S = 20.0, 90.0
+# How soon a holder notices that it was paused, and another driver that the lease was renewed.
+TICK_S = 1.0
+READ_ATTEMPTS = 10
+# The runs of this process that hold a lease, or try to. Another of its runs has ended, even if its lease says nothing.
+_here: set[str] = set()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """The driver that writes. `run` is unique; `boot` tells whether `pid` is a process of this machine."""
+def clock() -> float:
+    """Seconds that nobody sets, and that go on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
-    run: str
-    host: str
-    boot: str
-    pid: int
-    started: float
-    until: str
 
-    @classmethod
-    def this_process(cls) -> "Holder":
-        """A new holder for this process."""
-        started = psutil.Process().create_time()
-        return cls(
-            run=uuid.uuid4().hex, host=socket.gethostname(), boot=_boot(), pid=os.getpid(), started=started, until=""
-        )
+@dataclass(frozen=True)
+class _Found:
+    """The lease as it is stored; `holder` is None if another version or somebody else wrote it."""
 
-    @property
-    def expired(self) -> bool:
-        """Whether the lease was not renewed in time, or its process is known to have ended."""
-        return datetime.fromisoformat(self.until) < datetime.now(UTC) or self._gone
+    stored: Stored
+    holder: Holder | None
 
-    @property
-    def _gone(self) -> bool:
-        if self.boot != _boot():
-            return False
-        try:
-            return bool(psutil.Process(self.pid).create_time() != self.started)
-        except psutil.NoSuchProcess:
-            return True
 
-    def renewed(self) -> bytes:
-        """The content of the lease with a new end."""
-        until = datetime.now(UTC) + timedelta(seconds=EXPIRY_S)
-        return json.dumps(asdict(replace(self, until=until.isoformat(timespec="seconds"))), indent=1).encode()
+@dataclass(frozen=True)
+class _Taken:
+    """The lease that this driver took, at a time of `clock`. `after_lost`: an earlier run may still be writing."""
+
+    stored: Stored
+    holder: Holder
+    after_lost: bool
+    at: float
 
 
 @contextmanager
-def held(storage: Storage, output: str) -> Iterator[None]:
-    """Hold the output's lease, renew it from a thread, and release it.
+def held(storage: Storage, output: str) -> Iterator["Lease"]:
+    """Hold the output's lease, renew it from a thread, and give it back.
 
     Raises RecipeError if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
-    lost, the main thread is interrupted, because another driver may be writing.
+    lost, or its thread ends for any reason, the main thread is interrupted, because another driver may be writing.
     """
-    holder = Holder.this_process()
+    with _known_here() as ours:
+        with _written(output):
+            taken = _take(storage, output, ours)
+        with interruptible() as stop:
+            lease, finished = Lease(storage, output, taken, stop), False
+            try:
+                lease.start()
+                if taken.after_lost:
+                    with _written(output):
+                        fence.close(storage, output, lease.number)
+                yield lease
+                finished = True
+            finally:
+                lease.release(FINISHED if finished else STOPPED)
+
+
+@contextmanager
+def _known_here() -> Iterator[Holder]:
+    ours = Holder.this_process()
+    _here.add(ours.run)
     try:
-        stored = _take(storage, join(output, NAME), holder)
+        yield ours
+    finally:
+        _here.discard(ours.run)
+
+
+@contextmanager
+def _written(output: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise SystemFailure(f"output.path: the lease in {output} cannot be written ({error.strerror}).") from error
-    with interruptible() as stop:
-        renewal = _Renewal(storage, stored, holder, stop)
-        renewal.start()
-        try:
-            yield
-        finally:
-            renewal.stop()
+        reason = error.strerror or error
+        raise SystemFailure(f"output.path: the lease in {output} cannot be written ({reason}).") from error
 
 
-def _take(storage: Storage, path: str, holder: Holder) -> Stored:
+def _take(storage: Storage, output: str, ours: Holder) -> _Taken:
+    path = join(output, NAME)
+    found = _find(storage, path)
+    if found:
+        _await_end(storage, found)
+    before = found.holder if found else None
+    number = (before.number if before else fence.highest(storage, output)) + 1
+    holder, at = replace(ours, number=number).renewed(EXPIRY_S), clock()
     try:
-        return storage.create(path, holder.renewed())
-    except FileExistsError:
-        pass
-    found = storage.lookup(path)
-    if not isinstance(found, Stored):  # released just now
-        return storage.create(path, holder.renewed())
-    try:
-        other = _read(storage, found)
-        if other is not None and other.run == holder.run:  # the write succeeded and its answer was lost
-            return found
-        if other is None or other.expired:
-            return storage.replace(found, holder.renewed())
-    except (SourceChanged, FileNotFoundError):
-        raise RecipeError(f"output.path: another run has just begun or ended at {path}; try again.") from None
-    raise RecipeError(
-        f"output.path: process {other.pid} on {other.host} is writing here and holds the output until {other.until}; "
-        "wait for it or stop it. If it died, the next run can start at that time."
+        stored = storage.replace(found.stored, holder.content) if found else storage.create(path, holder.content)
+    except (FileExistsError, SourceChanged, FileNotFoundError):
+        now = _find(storage, path)
+        if now is None and found is None:  # nothing can be written there
+            raise
+        if now is None or now.holder is None or now.holder.run != ours.run:
+            raise _busy(path, now) from None
+        stored = now.stored  # it was written, and the answer was lost
+    after_lost = number > 1 and (before is None or before.state != FINISHED)
+    return _Taken(stored, holder, after_lost, at)
+
+
+def _find(storage: Storage, path: str) -> _Found | None:
+    """The stored lease."""
+    for _ in range(READ_ATTEMPTS):
+        stored = storage.lookup(path)
+        if not isinstance(stored, Stored):
+            return None
+        with suppress(SourceChanged, FileNotFoundError), storage.open(stored) as stream:  # replaced in between
+            return _Found(stored, Holder.parse(stream.read()))
+    raise _busy(path, None)
+
+
+def _await_end(storage: Storage, found: _Found) -> None:
+    """Return when the lease has ended. Raises RecipeError if its holder lives.
+
+    An end that has passed by the time of day proves nothing, nor does one that lies too far ahead: the clocks of two
+    machines differ, and they are set. So the lease is watched.
+    """
+    holder, path = found.holder, found.stored.path
+    if holder and (holder.ended or (holder.of_this_process and holder.run not in _here)):
+        return
+    if holder and 0 < holder.remaining().total_seconds() <= EXPIRY_S:
+        raise _busy(path, found)
+    sys.stderr.write(
+        f"caprl-ray: {path}: the lease of {_named(holder)} may have ended; this run takes over if it is not renewed "
+        f"within {EXPIRY_S:.0f} seconds.\n"
+    )
+    until = time.monotonic() + EXPIRY_S  # stands still while this machine is suspended and sees no renewal
+    while time.monotonic() < until and not (holder and holder.ended):
+        time.sleep(min(TICK_S, RENEWAL_S))
+        if storage.lookup(path) != found.stored:
+            raise _busy(path, _find(storage, path), watched=True)
+
+
+def _busy(path: str, found: _Found | None, *, watched: bool = False) -> RecipeError:
+    """The refusal. `watched`: a renewal was seen, and `until` may be the time of a wrong clock."""
+    holder = found.holder if found else None
+    if found is None or (holder and holder.state != HELD):
+        return RecipeError(f"output.path: another run has just begun or ended at {path}; try again.")
+    if watched or holder is None:
+        return RecipeError(
+            f"output.path: {_named(holder)} is writing here and renews its lease, {path}; wait for it or stop it."
+        )
+    return RecipeError(
+        f"output.path: {_named(holder)} is writing here and holds the output until {holder.until}; wait for it or "
+        "stop it. If it died, a run that begins after that time takes over."
     )
 
 
-def _read(storage: Storage, stored: Stored) -> Holder | None:
-    """The holder that a lease names; None for content that is not ours."""
-    with storage.open(stored) as stream:
-        content = stream.read()
-    try:
-        return Holder(**json.loads(content))
-    except (ValueError, TypeError):
-        return None
+def _named(holder: Holder | None) -> str:
+    return f"process {holder.pid} on {holder.host}" if holder else "another run"
 
 
-class _Renewal:
-    """The thread that renews a lease, and stops the run when it cannot."""
+class Lease:
+    """The lease that this driver holds. A thread renews it, and stops the run when it cannot."""
 
-    def __init__(
-        self, storage: Storage, stored: Stored, holder: Holder, stop_run: Callable[[CaprlError], None]
-    ) -> None:
+    def __init__(self, storage: Storage, output: str, taken: _Taken, stop_run: Callable[[CaprlError], None]) -> None:
+        self.number = taken.holder.number
         self._storage = storage
-        self._stored = stored
-        self._holder = holder
+        self._output = output
+        self._stored = taken.stored
+        self._holder = taken.holder
         self._stop_run = stop_run
+        self._renewed = taken.at
+        self._lost: SystemFailure | None = None
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
-        self._lost = False
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, and release the lease if it is still ours."""
+    def check(self) -> None:
+        """Renew the lease now. Before a driver writes something that has no number in its name.
+
+        Raises SystemFailure if another run may have taken it, as after a pause that no clock of this machine shows.
+        """
+        with self._lock:
+            if self._lost is None:
+                self._renew()
+        if self._lost:
+            raise self._lost
+
+    def release(self, state: str) -> None:
+        """End the thread, and give the lease back if it is still ours."""
         self._ended.set()
-        self._thread.join()
-        if not self._lost:
-            with suppress(OSError):  # the lease expires by itself
-                _within(RENEWAL_S, partial(self._storage.delete, self._stored.path))
+        if self._thread.ident:
+            self._thread.join()
+        with suppress(OSError, RuntimeError):  # others can take it over later
+            _within(RENEWAL_S, partial(self._replace, self._holder.renewed(0, state)))
 
     def _work(self) -> None:
-        keep_for = timedelta(seconds=EXPIRY_S - RENEWAL_S)
-        renewed = datetime.now(UTC)
-        while not self._ended.wait(RENEWAL_S):
-            began = datetime.now(UTC)
-            try:
-                self._stored = _within((renewed + keep_for - began).total_seconds(), self._renew)
-                renewed = began
-            except (SourceChanged, FileNotFoundError):
-                self._lose("another run has taken its lease")
-                return
-            except OSError as error:  # storage may answer again before the lease expires
-                if datetime.now(UTC) - renewed >= keep_for:
-                    self._lose(f"its lease cannot be renewed: {error.strerror}")
-                    return
-
-    def _renew(self) -> Stored:
         try:
-            return self._storage.replace(self._stored, self._holder.renewed())
+            while not self._ended.wait(min(TICK_S, RENEWAL_S)) and self._lost is None:
+                with self._lock:
+                    if clock() - self._renewed >= RENEWAL_S:
+                        self._renew()
+        except BaseException as error:  # noqa: BLE001 (whatever it is, nobody renews the lease from now on)
+            self._lose(f"the thread that renews its lease ended: {type(error).__name__}", error)
+
+    def _renew(self) -> None:
+        """Renew the lease, or lose it. After a pause, however long, it is still ours if nobody took it."""
+        began = clock()
+        left = EXPIRY_S - RENEWAL_S - (began - self._renewed)
+        self._holder = self._holder.renewed(EXPIRY_S)
+        try:
+            self._stored = _within(left if left > 0 else RENEWAL_S / 2, partial(self._replace, self._holder))
+            self._renewed = began
+        except (SourceChanged, FileNotFoundError) as error:
+            self._lose("another run has taken its lease", error)
+        except OSError as error:  # storage may answer again before the lease expires
+            if left <= 0:
+                self._lose(f"its lease cannot be renewed: {error.strerror or error}", error)
+
+    def _replace(self, holder: Holder) -> Stored:
+        try:
+            return self._storage.replace(self._stored, holder.content)
         except SourceChanged:
-            found = self._storage.lookup(self._stored.path)
-            other = _read(self._storage, found) if isinstance(found, Stored) else None
-            if isinstance(found, Stored) and other and other.run == self._holder.run:
-                return found  # the renewal succeeded and its answer was lost
+            found = _find(self._storage, self._stored.path)
+            there = found.holder if found else None
+            # A renewal was written and its answer was lost.
+            if found and there and (there.run, there.state) == (holder.run, HELD):
+                return self._storage.replace(found.stored, holder.content)
             raise
 
-    def _lose(self, reason: str) -> None:
-        self._lost = True
-        output = self._stored.path.removesuffix("/" + NAME)
-        self._stop_run(SystemFailure(f"output.path: {output} is no longer held by this run ({reason})."))
+    def _lose(self, reason: str, error: BaseException) -> None:
+        self._lost = SystemFailure(f"output.path: {self._output} is no longer held by this run ({reason}).")
+        self._lost.__cause__ = error
+        self._stop_run(self._lost)
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
@@ -200,11 +272,3 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
         if future.done():
             raise
         raise TimeoutError(errno.ETIMEDOUT, "the storage did not take it in time") from error
-
-
-def _boot() -> str:
-    """An id of this machine since its last start, with its process numbers."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if not boot.exists():
-        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
-    return f"{boot.read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
+from caprl_ray.output.commit import DATA, parquet_bytes
 from caprl_ray.output.committed import Committed, identity_columns
-from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.output.fence import committed_objects
+from caprl_ray.storage import Storage, Stored
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int
     if not extra:
         return 0
     rows: dict[tuple[int, int], list[_Standing]] = defaultdict(list)
-    for folder in (DATA, FAILED):
-        for stored in storage.objects(join(output, folder), ".parquet"):
+    for folder, objects in committed_objects(storage, output).items():
+        for stored in objects:
             for identity, standing in _standing(storage, stored, extra, finished=folder == DATA):
                 rows[identity].append(standing)
     superseded: dict[Stored, list[int]] = defaultdict(list)

@@ -70,5 +70,5 @@ def _point(kind: str, chance: random.Random) -> Point:
     if kind == "driver killed":
         steps = ("lease.json", "run.json", "plan/", "data/", "_SUCCESS")
         points += [Point("PUT", f"out/{step}", 1) for step in steps]
-        points += [Point("GET", "out/data/", chance.randint(1, 8)), Point("DELETE", "out/lease.json", 1)]
+        points += [Point("GET", "out/data/", chance.randint(1, 8)), Point("PUT", "out/lease.json", 7)]
     return chance.choice(points)

@@ -4,10 +4,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
+from caprl_ray.cluster import interrupt
 from caprl_ray.cluster.interrupt import interruptible
 
 
@@ -73,3 +75,128 @@ def test_ctrl_c_means_what_it_did_before(handler: object) -> None:
     else:
         with pytest.raises(KeyboardInterrupt):
             block()
+
+
+class Swallows:
+    """Waits where an exception cannot get out, as finalizers of libraries do."""
+
+    def __del__(self) -> None:
+        time.sleep(5)
+
+
+def in_a_finalizer() -> None:
+    Swallows()  # goes at once
+
+
+def in_a_bare_except() -> None:
+    try:
+        time.sleep(5)
+    except:  # noqa: E722
+        time.sleep(0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("swallow", [in_a_finalizer, in_a_bare_except])
+def test_an_interrupt_that_is_swallowed_is_repeated(
+    handler: object, monkeypatch: pytest.MonkeyPatch, swallow: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(interrupt, "REPEAT_S", 0.2)
+
+    def block() -> None:
+        with interruptible() as stop:
+            threading.Timer(0.2, stop, (ValueError("lost"),)).start()
+            swallow()
+            swallow()
+            time.sleep(20)
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="lost"):
+        block()
+    assert time.monotonic() - began < 4
+
+
+def test_the_cleanup_of_a_stopped_block_is_not_interrupted_again(
+    handler: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupt, "REPEAT_S", 0.05)
+    cleaned = []
+
+    @contextmanager
+    def resource() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            time.sleep(0.5)
+            cleaned.append("with")
+
+    def block() -> None:
+        with interruptible() as stop, resource():
+            threading.Timer(0.2, stop, (ValueError("lost"),)).start()
+            try:
+                time.sleep(20)
+            except KeyboardInterrupt as error:
+                time.sleep(0.5)
+                cleaned.append("except")
+                raise RuntimeError("as libraries translate it") from error
+            finally:
+                time.sleep(0.5)
+                cleaned.append("finally")
+
+    with pytest.raises(ValueError, match="lost"):
+        block()
+    assert cleaned == ["except", "finally", "with"]
+
+
+def test_a_cleanup_that_hangs_is_interrupted_in_the_end(handler: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "REPEAT_S", 0.05)
+    monkeypatch.setattr(interrupt, "CLEANUP_S", 1.0)
+
+    def block() -> None:
+        with interruptible() as stop:
+            threading.Timer(0.2, stop, (ValueError("lost"),)).start()
+            try:
+                time.sleep(20)
+            finally:
+                time.sleep(20)
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="lost"):
+        block()
+    assert 1 < time.monotonic() - began < 10
+
+
+def test_no_interrupt_is_left_behind(handler: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals come at any moment, also while the block ends."""
+    monkeypatch.setattr(interrupt, "REPEAT_S", 0.0001)
+
+    def block(seconds: float) -> None:
+        with interruptible() as stop:
+            stopping = threading.Thread(target=stop, args=(ValueError("lost"),))
+            stopping.start()
+            with suppress(KeyboardInterrupt):
+                stopping.join()
+            with suppress(KeyboardInterrupt):
+                time.sleep(seconds)
+
+    for n in range(300):
+        with pytest.raises(ValueError, match="lost"):
+            block(0.0001 * (n % 10))
+        assert signal.getsignal(signal.SIGINT) == handler
+    time.sleep(0.05)
+
+
+def test_in_another_thread_the_main_thread_is_left_alone() -> None:
+    ended: list[BaseException] = []
+
+    def block() -> None:
+        try:
+            with interruptible() as stop:
+                stop(ValueError("lost"))
+        except ValueError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    time.sleep(0.05)
+    assert str(ended[0]) == "lost"

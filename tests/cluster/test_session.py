@@ -41,8 +41,8 @@ from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
 folder, there = Path(sys.argv[1]), []
 render_dataset(folder, 2)
-give_back = lease._Renewal.stop
-lease._Renewal.stop = lambda self: (there.append(ray.is_initialized()), give_back(self))
+give_back = lease.Lease.release
+lease.Lease.release = lambda *of: (there.append(ray.is_initialized()), give_back(*of))
 def stopped(*_):
     with session.connected():
         there.append(ray.is_initialized())

@@ -3,6 +3,7 @@
 Run as a program, this file is a `caprl-ray caption` that kills itself at the step in its first argument.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -114,7 +115,9 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     units = plan.load(Storage(), str(out)).units
     balance = ledger.balance(units, read_committed(Storage(), str(out)), "captioned")
     assert balance.balanced and balance.finished == len(found) == IMAGES
-    assert (out / "_SUCCESS").exists() and not (out / "lease.json").exists()
+    assert (out / "_SUCCESS").exists()
+    ended = json.loads((out / "lease.json").read_text())
+    assert (ended["state"], ended["number"]) == ("finished", len(STEPS) + 1)
     parsed = parse(document)
     for row in list(found.values())[::7]:
         assert row["caption"] == expected_caption(Path(row["source"]).read_bytes(), parsed)

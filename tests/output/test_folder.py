@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from caprl_ray import pipeline
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import LedgerUnbalanced, RecipeError
 from caprl_ray.job import Job
+from caprl_ray.output import fence
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger, UnitLedger
 from caprl_ray.recipe.load import parse
@@ -41,6 +43,23 @@ def test_every_field_that_a_refusal_names_can_be_adopted(tmp_path: Path) -> None
     assert output.adopted == {"model.engine.max_model_len": 512}
     output.plan()
     assert Output.open(without).adopted == {}
+
+
+def test_a_recipe_is_refused_too_if_another_began_the_output_just_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the output and the lease."""
+    ours, theirs = job(tmp_path), job(tmp_path, engine={"max_model_len": 512})
+
+    def meanwhile(*_: object) -> int:
+        Output.open(theirs).plan()
+        return 0
+
+    monkeypatch.setattr(fence, "highest", meanwhile)
+    with pytest.raises(RecipeError, match=r"belongs to another recipe: model\.engine\.max_model_len was 512"):
+        pipeline.run(ours)
+    monkeypatch.undo()
+    assert Output.open(theirs).planned
 
 
 def test_values_that_json_does_not_know_are_the_same_in_the_next_run(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def outcome(rows: list[dict[str, Any]], failed: Iterable[int] = ()) -> pa.Table:
 
 
 def write(output: Path, *blocks: pa.Table) -> None:
-    CommittedRows(Storage(), str(output), 1, CAPTION).write(list(blocks), None)
+    CommittedRows(Storage(), str(output), 1, CAPTION, 1).write(list(blocks), None)
 
 
 def balance(output: Path, rows: int | None = None) -> Ledger:
