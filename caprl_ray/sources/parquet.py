@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import chain, islice, repeat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_path import is_web_address
+from caprl_ray.sources.image_roots import Roots, refuse_outside
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.samples import Sample
@@ -40,7 +41,8 @@ BATCH_ROWS = 256
 FREE_ROWS = 2**16
 
 FILES_AT_ONCE = 16  # footers that planning reads at once
-ROWS_LOOKED_AT = 64  # rows that planning checks for web addresses
+# Rows of the first file that planning checks: all of so many for web addresses, and until one may be read for roots.
+ROWS_LOOKED_AT, ROWS_TRIED = 64, 2**16
 
 
 def takes(stored: Stored) -> bool:
@@ -60,9 +62,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield units of row groups, in the order of the files. Only footers are read.
 
     A file without rows has no unit. A file with an unreadable footer has one unit, which fails when it is read. Raises
-    RecipeError if the image column is not clear, or holds web addresses.
+    RecipeError if the image column is not clear, or if the first file's rows name no image that may be read.
     """
-    web_addresses_checked = False
+    paths_checked = False
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for files in batched(found, FILES_AT_ONCE):
             for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
@@ -72,9 +74,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                 elif any(rows for rows, _ in footer.groups):
                     _refuse_twins(footer.schema, file.stored.path)
                     image = _image_column(footer.schema, file.stored.path, access)
-                    if image and not image.has_bytes and not web_addresses_checked:
-                        _refuse_web_addresses(file.stored, image, access)
-                        web_addresses_checked = True
+                    if image and not image.has_bytes and not paths_checked:
+                        _refuse_unreadable(file.stored, image, access)
+                        paths_checked = True
                     yield from _units(entry, footer, image)
 
 
@@ -123,19 +125,31 @@ def _unit(entry: Entry, columns: pa.Schema, groups: tuple[int, int], rows: int, 
     return Unit(kind="parquet", rows=rows, entries=[entry], columns=columns, row_groups=groups, bytes=size)
 
 
-def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError if the file's first images are all web addresses. A damaged file fails when it is read."""
+def _refuse_unreadable(stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError if the file's first images are all web addresses, or none of its images is below a root.
+
+    A damaged file fails when it is read.
+    """
     try:
         with _opened(stored, access) as (source, file):
-            first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT, access.max_bytes), None)
-            named = [] if first is None else _texts(first.column(image.name))
+            named = _named(file, source, image, access)
+            first = list(islice(named, ROWS_LOOKED_AT))
+            if first and all(map(is_web_address, first)):
+                raise RecipeError(
+                    f"input.image_column: {image.name} of {stored.path} holds web addresses, and images are not "
+                    "fetched from the web; download the images first, for instance with img2dataset, and give their "
+                    "paths or bytes."
+                )
+            refuse_outside(chain(first, islice(named, ROWS_TRIED)), stored.path, access)
     except RowFailure:
         return
-    if named and all(map(is_web_address, named)):
-        raise RecipeError(
-            f"input.image_column: {image.name} of {stored.path} holds web addresses, and images are not fetched from "
-            "the web; download the images first, for instance with img2dataset, and give their paths or bytes."
-        )
+
+
+def _named(file: pq.ParquetFile, source: ParquetStream, image: ImageColumn, access: Access) -> Iterator[str]:
+    """The paths that the file's rows name, in order."""
+    for group in range(file.num_row_groups):
+        for batch in batches(file, source, group, image.columns, ROWS_LOOKED_AT, access.max_bytes):
+            yield from _texts(batch.column(image.name))
 
 
 def _texts(column: pa.Array) -> list[str]:
@@ -184,6 +198,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             entry=entry,
             access=access,
             image=image,
+            roots=Roots.of(entry.stored.path, access),
             columns=_columns(schema, image),
             rows_before=sum(lengths[: unit.row_groups[0]]),
             pool=pool,

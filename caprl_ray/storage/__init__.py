@@ -13,9 +13,9 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.s3 import S3Store
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
 
-__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "join"]
+__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "is_below", "join"]
 
 LOOKUPS = 16  # at once: each waits for storage far longer than it computes
 
@@ -47,6 +47,10 @@ class Store(Protocol):
     def replace(self, stored: Stored, content: bytes) -> Stored: ...
 
     def delete(self, path: str) -> None: ...
+
+    def real(self, path: str) -> str: ...
+
+    def probe(self, path: str, root: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,17 @@ class Storage:
     def delete(self, path: str) -> None:
         """Remove an object; no error if it is not there."""
         self._store(path).delete(path)
+
+    def real(self, path: str) -> str:
+        """The path with its symbolic links followed, also if nothing is there."""
+        return self._store(path).real(path)
+
+    def probe(self, path: str, root: str) -> None:
+        """Raise OSError if the storage of a path below a folder `root` does not work, or if `root` is empty.
+
+        An empty folder is what a lost mount leaves behind.
+        """
+        self._store(path).probe(path, root)
 
     def _store(self, path: str) -> Store:
         scheme = urlsplit(path).scheme if "://" in path else "file"
