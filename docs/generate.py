@@ -22,6 +22,7 @@ REMEDIES = {
     "images from the web first.",
     "truncated_unit": "Replace the shard or file by a whole one of the same version and use `--retry-failed`.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
+    "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     "no_image": "Nothing: the sample has text only.",
     "duplicate_member": "Repack the shard.",
     "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",

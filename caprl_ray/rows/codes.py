@@ -9,6 +9,8 @@ READ_CODES = {
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",
     "empty_unit": "The shard holds no sample.",
+    "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
+    "end of the row group fail.",
     "no_image": "The sample has no image member, or the row no image.",
     "duplicate_member": "The sample has two members of the same name.",
     "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",

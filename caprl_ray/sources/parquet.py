@@ -212,6 +212,18 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             start += lengths[group]
 
 
+def suspects(unit: Unit, index: int, access: Access) -> list[range]:
+    """The rest of the row group that holds the unit's row `index`: its pages are decoded one after another."""
+    (entry,) = unit.entries
+    with _opened(entry.stored, access) as (_, file):
+        end = 0
+        for group in range(*(unit.row_groups or (0, 0))):
+            end += int(file.metadata.row_group(group).num_rows)
+            if index < end:
+                return [range(index, end)]
+    return []
+
+
 def _row_group(
     file: pq.ParquetFile, source: ParquetStream, group: int, rows: Rows, start: int, done: BitMap
 ) -> Iterator[Sample | None]:

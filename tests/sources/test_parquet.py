@@ -27,7 +27,7 @@ from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Unit
 from caprl_ray.prepare.decode import Limits, prepare
-from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Input, Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
