@@ -18,6 +18,7 @@ from caprl_ray import sources
 from caprl_ray.child import GONE, Child, main, reason
 from caprl_ray.errors import CaprlError, RecipeError, RowFailure, SystemFailure
 from caprl_ray.plan import Unit
+from caprl_ray.read.search import Search
 from caprl_ray.sources import parquet_rows
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
@@ -25,9 +26,6 @@ from caprl_ray.storage import prefetch
 
 # Seconds that a child may take to import Arrow on a busy machine, and how many starts are tried before the run ends.
 START_S, STARTS = 60.0, 3
-# Limits of one unit, which bound its time: places at which children died more than once, and deaths in all. Beyond them
-# the unit ends there.
-MOST_PLACES, MOST_DEATHS = 4, 20
 
 
 class _Died(Exception):
@@ -52,7 +50,7 @@ class ReadSandbox:
 
     def __call__(self, unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
         """Yield the unit's samples as `sources.read_unit` does. Raises RowFailure if the unit ends in a crash."""
-        search, position = _Search(), 0
+        search, position = Search(), 0
         while True:
             lost = search.lost
             known = done | BitMap(lost) | BitMap(range(position))
@@ -111,44 +109,6 @@ class ReadSandbox:
         if self._child:
             self._child.end()
         self._child = None
-
-
-class _Search:
-    """Which samples of a unit are given up, after each death of a child.
-
-    Invariant: at one place, the first sample that a child did not give, it dies once with nothing given up, because
-    that may have an external cause. Then each of the suspects is given up in turn. When a child gets beyond the
-    place, those stay that it had given up. If it gets beyond with none of them, the unit ends at the place.
-    """
-
-    def __init__(self) -> None:
-        self.suspects: list[range] = []
-        self._sure: dict[int, RowFailure] = {}
-        self._tried: dict[int, RowFailure] = {}
-        self._place, self._places, self._deaths = -1, 0, 0
-
-    @property
-    def lost(self) -> dict[int, RowFailure]:
-        """The samples that the next child passes over, and why."""
-        return self._sure | self._tried
-
-    def needs_suspects(self, place: int) -> bool:
-        """Whether a death at this place is the second one there."""
-        return place == self._place and not self._tried
-
-    def next(self, place: int, failure: RowFailure) -> None:
-        """Decide after a death. Raises the failure if the unit ends at this place."""
-        self._deaths += 1
-        if place != self._place:
-            self._sure = self.lost
-            self._place, self._tried = place, {}
-        else:
-            self._places += not self._tried
-            if not self.suspects or self._places > MOST_PLACES:
-                raise failure
-            self._tried = dict.fromkeys(self.suspects.pop(0), failure)
-        if self._deaths > MOST_DEATHS:
-            raise failure
 
 
 def _started() -> "_Child":

@@ -74,7 +74,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                 elif any(rows for rows, _ in footer.groups):
                     _refuse_twins(footer.schema, file.stored.path)
                     image = _image_column(footer.schema, file.stored.path, access)
-                    if image and not image.has_bytes and not paths_checked:
+                    if image and image.has_paths and not paths_checked:
                         _refuse_unreadable(file.stored, image, access)
                         paths_checked = True
                     yield from _units(entry, footer, image)
@@ -132,6 +132,8 @@ def _refuse_unreadable(stored: Stored, image: ImageColumn, access: Access) -> No
     """
     try:
         with _opened(stored, access) as (source, file):
+            if image.has_bytes and not _all_null(file, image.bytes_column):
+                return
             named = _named(file, source, image, access)
             first = list(islice(named, ROWS_LOOKED_AT))
             if first and all(map(is_web_address, first)):
@@ -148,8 +150,16 @@ def _refuse_unreadable(stored: Stored, image: ImageColumn, access: Access) -> No
 def _named(file: pq.ParquetFile, source: ParquetStream, image: ImageColumn, access: Access) -> Iterator[str]:
     """The paths that the file's rows name, in order."""
     for group in range(file.num_row_groups):
-        for batch in batches(file, source, group, image.columns, ROWS_LOOKED_AT, access.max_bytes):
-            yield from _texts(batch.column(image.name))
+        for batch in batches(file, source, group, [image.path_column], ROWS_LOOKED_AT, access.max_bytes):
+            yield from _texts(image.paths(batch))
+
+
+def _all_null(file: pq.ParquetFile, column: str) -> bool:
+    """Whether the first row group has no value in a column, by its statistics."""
+    group = file.metadata.row_group(0)
+    chunks = (group.column(number) for number in range(group.num_columns))
+    statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+    return bool(statistics and statistics.has_null_count and statistics.null_count == group.num_rows)
 
 
 def _texts(column: pa.Array) -> list[str]:

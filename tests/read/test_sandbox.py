@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from caprl_ray import plan, sources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.plan import Unit
-from caprl_ray.read import datasource
+from caprl_ray.read import datasource, search
 from caprl_ray.read import sandbox as module
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import tables, unit_rows
@@ -189,7 +189,7 @@ def test_many_places_that_kill_end_the_unit_in_bounded_time(tmp_path: Path, note
     path = table(tmp_path / "a.parquet", {n: b"<segfault>" for n in range(4, 27) if n % 2}, group=2)
     found = outcomes(read(path, access_to(path, notes)))
     assert found == expected(set(range(4, ROWS)))
-    assert len(deaths(notes)) == 2 * (module.MOST_PLACES + 1)
+    assert len(deaths(notes)) == 2 * (search.MOST_PLACES + 1)
 
 
 def test_a_worker_without_memory_goes_on_in_a_child(tmp_path: Path, notes: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from caprl_ray import pipeline
@@ -27,7 +28,7 @@ from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.local import LocalStore, mount_point
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
-from tests.sources.test_parquet import access_to, content, planned, rows_of, write
+from tests.sources.test_parquet import HF_IMAGE, access_to, content, planned, rows_of, write
 from tests.test_pipeline import rows_of as written
 
 
@@ -86,6 +87,17 @@ def test_a_table_whose_images_all_lie_elsewhere_is_told_its_roots_before_anythin
     assert json.loads(wanted) == ["/nowhere", str(tree / "elsewhere")]
     given = access_to(path, image_roots=[str(tree / "elsewhere")])
     assert outcomes(given)[1:3] == [b"elsewhere/b.jpg", b"elsewhere/deep/c.jpg"]
+
+
+def test_a_table_of_structs_without_bytes_is_told_its_roots_too(tree: Path) -> None:
+    inside, outside = {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": f"{tree}/elsewhere/b.jpg"}
+    path = write(tree / "set" / "a.parquet", {"image": pa.array([outside] * 3, HF_IMAGE)})
+    with pytest.raises(RecipeError, match=rf'set input\.image_roots=\["{tree}/elsewhere"\]\.$'):
+        planned(access_to(path))
+    write(path, {"image": pa.array([outside, inside], HF_IMAGE)})
+    assert outcomes(access_to(path)) == ["source_refused", b"set/a.jpg"]
+    write(path, {"image": pa.array([outside, outside | {"bytes": b"own"}], HF_IMAGE)})
+    assert outcomes(access_to(path)) == ["source_refused", b"own"]
 
 
 def test_one_image_that_may_be_read_is_enough_to_begin(tree: Path) -> None:
