@@ -197,7 +197,7 @@ def serve(connection: Connection) -> None:
         question, unit, argument, access = pickle.loads(connection.recv_bytes())
         try:
             if question == "suspects":
-                found = sources.suspects(unit, argument, access)
+                found = sources.KINDS[unit.kind].suspects(unit, argument, access)
                 _say(connection, suspects=[[rows.start, rows.stop] for rows in found])
                 continue
             for sample in sources.read_unit(unit, argument, access):

@@ -62,11 +62,6 @@ def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | Non
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def suspects(unit: Unit, index: int, access: Access) -> list[range]:
-    """The rows that may have killed a reader of the unit, as `Source` describes them."""
-    return KINDS[unit.kind].suspects(unit, index, access)
-
-
 def _planned(access: Access, known: Container[str]) -> Iterator[Unit]:
     for path in access.input.paths:
         try:

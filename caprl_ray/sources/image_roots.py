@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.sources.image_path import resolve
@@ -12,7 +12,8 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, is_below
 from caprl_ray.text import plain
 
-PROPOSED = 4  # roots that a message proposes at most
+# Rows of the first file that planning looks at, until one may be read, and roots that its message proposes.
+ROWS_TRIED, PROPOSED = 2**16, 4
 MOST_SHOWN = 200  # characters of a path in a message
 KERNEL = ("/proc", "/sys")  # what looks like a file there may block, or have no end
 
@@ -74,7 +75,7 @@ def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
     `paths` are those of a parquet file's rows. They are looked at until one may be read.
     """
     roots, folders, example = Roots.of(parquet, access), set(), ""
-    for path in paths:
+    for path in islice(paths, ROWS_TRIED):
         try:
             roots.named(path)
             return

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import repeat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +41,7 @@ BATCH_ROWS = 256
 FREE_ROWS = 2**16
 
 FILES_AT_ONCE = 16  # footers that planning reads at once
-# Rows of the first file that planning checks: all of so many for web addresses, and until one may be read for roots.
-ROWS_LOOKED_AT, ROWS_TRIED = 64, 2**16
+ROWS_LOOKED_AT = 64  # rows that planning checks for web addresses
 
 
 def takes(stored: Stored) -> bool:
@@ -62,9 +61,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield units of row groups, in the order of the files. Only footers are read.
 
     A file without rows has no unit. A file with an unreadable footer has one unit, which fails when it is read. Raises
-    RecipeError if the image column is not clear, or if the first file's rows name no image that may be read.
+    RecipeError if the image column is not clear, or holds web addresses.
     """
-    paths_checked = False
+    web_addresses_checked = roots_checked = False
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for files in batched(found, FILES_AT_ONCE):
             for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
@@ -74,9 +73,12 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                 elif any(rows for rows, _ in footer.groups):
                     _refuse_twins(footer.schema, file.stored.path)
                     image = _image_column(footer.schema, file.stored.path, access)
-                    if image and image.has_paths and not paths_checked:
-                        _refuse_unreadable(file.stored, image, access)
-                        paths_checked = True
+                    if image and not image.has_bytes and not web_addresses_checked:
+                        _refuse_web_addresses(file.stored, image, access)
+                        web_addresses_checked = True
+                    if image and image.has_paths and not roots_checked:
+                        _check_roots(file.stored, image, access)
+                        roots_checked = True
                     yield from _units(entry, footer, image)
 
 
@@ -125,24 +127,36 @@ def _unit(entry: Entry, columns: pa.Schema, groups: tuple[int, int], rows: int, 
     return Unit(kind="parquet", rows=rows, entries=[entry], columns=columns, row_groups=groups, bytes=size)
 
 
-def _refuse_unreadable(stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError if the file's first images are all web addresses, or none of its images is below a root.
-
-    A damaged file fails when it is read.
-    """
+def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError if the file's first images are all web addresses. A damaged file fails when it is read."""
     try:
         with _opened(stored, access) as (source, file):
-            if image.has_bytes and not _all_null(file, image.bytes_column):
-                return
-            named = _named(file, source, image, access)
-            first = list(islice(named, ROWS_LOOKED_AT))
-            if first and all(map(is_web_address, first)):
-                raise RecipeError(
-                    f"input.image_column: {image.name} of {stored.path} holds web addresses, and images are not "
-                    "fetched from the web; download the images first, for instance with img2dataset, and give their "
-                    "paths or bytes."
-                )
-            refuse_outside(chain(first, islice(named, ROWS_TRIED)), stored.path, access)
+            first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT, access.max_bytes), None)
+            named = [] if first is None else _texts(first.column(image.name))
+    except RowFailure:
+        return
+    if named and all(map(is_web_address, named)):
+        raise RecipeError(
+            f"input.image_column: {image.name} of {stored.path} holds web addresses, and images are not fetched from "
+            "the web; download the images first, for instance with img2dataset, and give their paths or bytes."
+        )
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """The texts of the column without nulls, or none if a text is not valid."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return []
+    return [text for text in column.to_pylist() if text]
+
+
+def _check_roots(stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError if none of the images that the file's rows name may be read. A damaged file fails when read."""
+    try:
+        with _opened(stored, access) as (source, file):
+            if not image.has_bytes or _all_null(file, image.bytes_column):
+                refuse_outside(_named(file, source, image, access), stored.path, access)
     except RowFailure:
         return
 
@@ -160,15 +174,6 @@ def _all_null(file: pq.ParquetFile, column: str) -> bool:
     chunks = (group.column(number) for number in range(group.num_columns))
     statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
     return bool(statistics and statistics.has_null_count and statistics.null_count == group.num_rows)
-
-
-def _texts(column: pa.Array) -> list[str]:
-    """The texts of the column without nulls, or none if a text is not valid."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return []
-    return [text for text in column.to_pylist() if text]
 
 
 def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
