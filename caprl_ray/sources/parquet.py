@@ -169,11 +169,11 @@ def _named(file: pq.ParquetFile, source: ParquetStream, image: ImageColumn, acce
 
 
 def _all_null(file: pq.ParquetFile, column: str) -> bool:
-    """Whether the first row group has no value in a column, by its statistics."""
-    group = file.metadata.row_group(0)
-    chunks = (group.column(number) for number in range(group.num_columns))
-    statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
-    return bool(statistics and statistics.has_null_count and statistics.null_count == group.num_rows)
+    """Whether the file has no value in a column, by the statistics of its footer."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    names = [groups[0].column(number).path_in_schema for number in range(groups[0].num_columns)]
+    statistics = ((group.column(names.index(column)).statistics, group.num_rows) for group in groups)
+    return all(found and found.has_null_count and found.null_count == rows for found, rows in statistics)
 
 
 def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:

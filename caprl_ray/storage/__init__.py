@@ -6,6 +6,7 @@ Another kind of store is a module with the functions of `Store` and one line in 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
@@ -52,6 +53,8 @@ class Store(Protocol):
 
     def probe(self, path: str, root: str) -> None: ...
 
+    def sweep(self, folder: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -70,8 +73,10 @@ class Storage:
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
         """The object or folder at each path, in order, several lookups at a time."""
+        remaining = iter(paths)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            yield from pool.map(self.lookup, paths)
+            while few := list(islice(remaining, LOOKUPS * LOOKUPS)):
+                yield from pool.map(self.lookup, few)
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]:
         """Matches of a glob (`*`, `?`, `[…]`, `**`), or everything that begins with a path without a pattern.
@@ -127,6 +132,10 @@ class Storage:
         An empty folder is what a lost mount leaves behind.
         """
         self._store(path).probe(path, root)
+
+    def sweep(self, folder: str) -> None:
+        """Remove what writers that were killed have left in a folder."""
+        self._store(folder).sweep(folder)
 
     def _store(self, path: str) -> Store:
         scheme = urlsplit(path).scheme if "://" in path else "file"

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,9 @@ from filelock import FileLock
 
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
 
+TEMPORARY = ".tmp-"
+# Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
+LEFT_S = 3600
 LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
 
 
@@ -93,6 +97,12 @@ class LocalStore:
         with suppress(FileNotFoundError):
             os.unlink(local_path(path))
 
+    def sweep(self, folder: str) -> None:
+        with suppress(OSError), os.scandir(local_path(folder)) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > LEFT_S:
+                    os.unlink(entry.path)
+
     def real(self, path: str) -> str:
         return os.path.realpath(local_path(path))
 
@@ -129,7 +139,7 @@ def local_path(path: str) -> str:
 
 def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
     """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target."""
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:

@@ -186,6 +186,9 @@ class S3Store:
     def real(self, path: str) -> str:
         return path
 
+    def sweep(self, folder: str) -> None:
+        """Nothing to do: an object is there whole or not at all."""
+
     def probe(self, path: str, root: str) -> None:
         """Credentials that may read but not list show nothing."""
         bucket, key = bucket_and_key(root)

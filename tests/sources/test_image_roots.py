@@ -342,5 +342,9 @@ def test_odd_rows_cost_no_run_and_a_root_brings_them_back(tmp_path: Path) -> Non
     codes = {row["key"]: row["code"] for row in written(tmp_path / "out", "failed")}
     assert [codes[key] for key in hostile] == ["source_refused"] * 4 + ["source_missing"]
     document["input"]["image_roots"] = [str(moved)]
+    left = tmp_path / "out" / "data" / ".tmp-of-a-writer-that-was-killed"
+    left.touch()
+    os.utime(left, (1, 1))
     balance = pipeline.run(caption_job(parse(document)), retry=["source_refused"])
     assert balance.balanced and (balance.finished, balance.failed) == (40, len(hostile))
+    assert not left.exists()
