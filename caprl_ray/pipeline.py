@@ -91,7 +91,7 @@ def _finish(
     job = output.job
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
-        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
+        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
         _process(rows, output, limit, watch)
 
 

@@ -17,10 +17,12 @@ ROOT = Path(__file__).parent.parent
 REMEDIES = {
     "source_missing": "Put the file back and use `--retry-failed`, or leave the row failed.",
     "source_changed": "Caption the changed files into a new output.",
-    "source_unreadable": "Give read permission and use `--retry-failed`.",
-    "source_refused": "Download the images first, or place them below the parquet's folder.",
+    "source_unreadable": "Give read permission, or repair the file, and use `--retry-failed`.",
+    "source_refused": "Add the folder that the detail names to `input.image_roots` and use `--retry-failed`. Download "
+    "images from the web first.",
     "truncated_unit": "Replace the shard or file by a whole one of the same version and use `--retry-failed`.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
+    "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     "no_image": "Nothing: the sample has text only.",
     "duplicate_member": "Repack the shard.",
     "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",

@@ -12,7 +12,20 @@ PACKAGE = ROOT / "caprl_ray"
 # From top to bottom. A module at the top of the package is a room of its own.
 ROOMS = (
     *("cli", "commands", "dataset", "pipeline", "caption", "read", "watch", "engines", "output", "models", "sources"),
-    *("prepare", "plan", "cluster", "storage", "job", "recipe", "rows", "embedded", "errors", "text", "version"),
+    *(
+        "prepare",
+        "plan",
+        "cluster",
+        "storage",
+        "job",
+        "recipe",
+        "rows",
+        "embedded",
+        "child",
+        "errors",
+        "text",
+        "version",
+    ),
 )
 
 

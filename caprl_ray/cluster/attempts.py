@@ -1,5 +1,7 @@
 """How many times Ray has started the task that runs here."""
 
+from functools import lru_cache
+
 import ray
 from ray.actor import ActorHandle
 
@@ -21,9 +23,15 @@ def current_task() -> str | None:
 def earlier_attempts(task: str, counter: ActorHandle | None) -> int:
     """How many earlier attempts the current task has had, whatever ended them.
 
-    Ray's own count is a private function. Without it the counter actor counts. Ask once in each attempt.
+    Ray's own count is a private function. Without it the counter actor counts.
     """
     number = internals.attempt_number()
     if number is None:
-        number = int(ray.get(counter.attempt.remote(task))) if counter else 0
+        number = _counted(task, counter) if counter else 0
     return number
+
+
+@lru_cache(maxsize=1)
+def _counted(task: str, counter: ActorHandle) -> int:
+    """Asked once in each attempt, however many batches a task has: asking counts."""
+    return int(ray.get(counter.attempt.remote(task)))

@@ -17,7 +17,7 @@ from caprl_ray.cluster import resources, session
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
-from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access

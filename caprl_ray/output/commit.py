@@ -42,12 +42,20 @@ class CommittedRows(Datasink):  # type: ignore[misc]
     def write(self, blocks: Iterable[Block], ctx: object) -> None:
         """Write all blocks of one task. Raises SystemFailure if the output cannot be written."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        rows = pa.concat_tables([table for table in tables if table.num_rows])
+        tables = [table for table in tables if table.num_rows]
+        if not tables:  # Ray hands on a block also from a task without rows
+            return
+        rows = pa.concat_tables(tables)
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
         name, finished = object_name(rows), pc.is_null(rows["code"])
         metadata = metadata_schema(rows.schema)
         self._put(DATA, name, rows.filter(finished), data_schema(metadata, self._adds), metadata)
         self._put(FAILED, name, rows.filter(pc.invert(finished)), failed_schema(metadata), metadata)
+
+    def on_write_complete(self, write_result: object) -> None:
+        """Remove what writers that were killed have left. Ray calls it once, in the driver."""
+        for folder in (DATA, FAILED):
+            self._storage.sweep(join(self._output, folder))
 
     def _put(self, folder: str, name: str, rows: pa.Table, schema: pa.Schema, metadata: pa.Schema) -> None:
         if not rows.num_rows:

@@ -5,18 +5,14 @@ holds the interpreter's lock (docs/design.md, D11).
 """
 
 import json
-import os
 import pickle
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from caprl_ray.child import GONE, Child, main, reason
 from caprl_ray.errors import RowFailure, SystemFailure
 
 if TYPE_CHECKING:  # the child starts without Arrow and Ray
@@ -27,7 +23,6 @@ if TYPE_CHECKING:  # the child starts without Arrow and Ray
 START_S, STARTS = 60.0, 3
 # Seconds to wait for a child beyond the image's timeout. Usually it ends itself at the timeout.
 SLACK_S = 10.0
-ENDING_S = 1.0
 
 
 @contextmanager
@@ -77,14 +72,14 @@ class Sandbox:
         self._child = child = self._child or self._started()
         try:
             return child.outcome(image)
-        except (EOFError, ConnectionError):
+        except GONE:
             self._child = None
             return child.death()
 
     def _started(self) -> "_Child":
         for _ in range(STARTS):
             child = _Child(self._timeout_s)
-            with suppress(EOFError, ConnectionError):
+            with suppress(*GONE):
                 child.begin(self._decode)
                 return child
             detail = child.death().detail
@@ -93,85 +88,52 @@ class Sandbox:
         )
 
 
-class _Child:
+class _Child(Child):
     """One child process. Its methods raise EOFError or ConnectionError when it is gone."""
 
     def __init__(self, timeout_s: float) -> None:
+        super().__init__(__name__)
         self._timeout_s = timeout_s
-        self._late = False
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # Ray adds paths of its own to a worker's
-            )
 
     def begin(self, decode: "Callable[[bytes], Prepared]") -> None:
         """Send the function to run, pickled by its import path."""
-        with self._ended_after(START_S):
-            self._connection.send_bytes(pickle.dumps((decode, self._timeout_s)))
-            self._connection.recv_bytes()
+        with self.ended_after(START_S):
+            self.connection.send_bytes(pickle.dumps((decode, self._timeout_s)))
+            self.connection.recv_bytes()
 
     def outcome(self, image: bytes) -> "Changes | RowFailure":
         """One image's outcome."""
-        with self._ended_after(self._timeout_s + SLACK_S):
-            self._connection.send_bytes(image)
-            answer = json.loads(self._connection.recv_bytes())
+        with self.ended_after(self._timeout_s + SLACK_S):
+            self.connection.send_bytes(image)
+            answer = json.loads(self.connection.recv_bytes())
             if "error" in answer:
                 raise SystemFailure(f"prepare: {answer['error']} while an image was decoded; see the worker's log.")
             if "failure" in answer:
                 return RowFailure(*answer["failure"])
             columns: Changes = answer["columns"]
-            return columns | {"pixels": self._connection.recv_bytes()}
-
-    def end(self) -> int:
-        """End and reap the child; returns its exit code, or the code of a child that is already dead."""
-        self._connection.close()
-        self._process.kill()
-        return self._process.wait()
+            return columns | {"pixels": self.connection.recv_bytes()}
 
     def death(self) -> RowFailure:
         """The failure of the image that a dead child had."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(ENDING_S)  # its pipe has ended before its process: a kill now would hide the reason
-        code = self.end()
-        if self._late or code == -signal.SIGALRM:
+        code = self.died()
+        if self.late or code == -signal.SIGALRM:
             return RowFailure("decode_timeout", f"more than {self._timeout_s:g} s")
-        names = {-number: number.name for number in signal.Signals}
-        return RowFailure("decode_crash", names.get(code, f"exit code {code}"))
-
-    @contextmanager
-    def _ended_after(self, seconds: float) -> Iterator[None]:
-        """A thread's limit to each wait for the child, which may be stopped or have lost its own timer."""
-        timer = threading.Timer(seconds, self._end_late)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _end_late(self) -> None:
-        self._late = True
-        self._process.kill()
+        return RowFailure("decode_crash", reason(code))
 
 
 def serve(connection: Connection) -> None:
-    """The child: outcomes for images until the parent is gone. An image that hangs ends it at the timeout."""
-    with suppress(EOFError, ConnectionError):
-        decode, timeout_s = pickle.loads(connection.recv_bytes())
-        connection.send_bytes(b"ready")
-        while True:
-            image = connection.recv_bytes()
-            try:
-                with limited(timeout_s):
-                    result = outcome(decode, image)
-            except BaseException as error:
-                connection.send_bytes(json.dumps({"error": type(error).__name__}).encode())
-                raise
-            _answer(connection, result)
+    """The child: outcomes for images. An image that hangs ends it at the timeout."""
+    decode, timeout_s = pickle.loads(connection.recv_bytes())
+    connection.send_bytes(b"ready")
+    while True:
+        image = connection.recv_bytes()
+        try:
+            with limited(timeout_s):
+                result = outcome(decode, image)
+        except BaseException as error:
+            connection.send_bytes(json.dumps({"error": type(error).__name__}).encode())
+            raise
+        _answer(connection, result)
 
 
 def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
@@ -184,15 +146,5 @@ def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
     connection.send_bytes(result["pixels"])
 
 
-def _as_first_victim() -> None:
-    """If memory runs out, the kernel should end this process and not its worker (proc(5), oom_score_adj)."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
-
-
 if __name__ == "__main__":
-    # A child inherits a worker's signal settings. The timeout needs SIGALRM as the system sets it.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    _as_first_victim()
-    serve(Connection(int(sys.argv[1])))
+    main(serve)

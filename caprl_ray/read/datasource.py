@@ -1,34 +1,31 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyroaring import BitMap
+from ray.actor import ActorHandle
 from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from caprl_ray import sources
-from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.cluster.attempts import current_task, earlier_attempts
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import Committed
-from caprl_ray.plan import Unit, UnitRef
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
-from caprl_ray.sources.samples import Sample
+from caprl_ray.plan import UnitRef
+from caprl_ray.read.sandbox import ReadSandbox
+from caprl_ray.read.unit import Row, tables, unit_rows
 from caprl_ray.sources.source import Access
 
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
 # driver's work.
 MOST_READ_TASKS = 4096
-# Size of the tables that a read task yields, so that a unit is never held whole.
-TABLE_BYTES = 4 * 2**20
-
-Row = dict[str, Any]
+# Ray repeats a task without limit. After the first attempt units are read in a child process, so further worker deaths
+# mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
+MOST_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +66,12 @@ def remaining(
 class PlannedRows(Datasource):  # type: ignore[misc]
     """Ray datasource over the remaining units. Finished units are not in `work` and are never opened."""
 
-    def __init__(self, work: list[Work], schema: pa.Schema, access: Access) -> None:
+    def __init__(self, work: list[Work], schema: pa.Schema, access: Access, counter: ActorHandle | None = None) -> None:
         super().__init__()
         self._groups = groups(work)
         self._schema = schema
         self._access = access
+        self._counter = counter
 
     @property
     def tasks(self) -> int:
@@ -93,7 +91,7 @@ class PlannedRows(Datasource):  # type: ignore[misc]
 
     def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
         metadata = BlockMetadata(num_rows=None, size_bytes=_bytes(group), exec_stats=None, input_files=None)
-        read = partial(read_units, group, self._schema, self._access)
+        read = partial(read_units, group, self._schema, self._access, self._counter)
         return ReadTask(read, metadata, self._schema, row_limit)
 
 
@@ -107,118 +105,36 @@ def _bytes(group: list[Work]) -> int:
     return sum(work.ref.bytes for work in group)
 
 
-def read_units(group: list[Work], schema: pa.Schema, access: Access) -> Iterator[pa.Table]:
-    """One read task: the rows of its units, in order."""
-    for work in group:
-        unit = work.ref.load(access.storage)
-        rows = unit_rows(work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows)
-        yield from tables((_tried_again(row, work) for row in rows), schema)
+def read_units(
+    group: list[Work], schema: pa.Schema, access: Access, counter: ActorHandle | None = None
+) -> Iterator[pa.Table]:
+    """One read task: the rows of its units, in order.
+
+    The first attempt reads in the worker itself. Later attempts read in a child process that may die
+    (docs/design.md, D11).
+    """
+    with ReadSandbox() as sandbox:
+        read = sandbox if _attempt(counter) else sandbox.plain
+        for work in group:
+            unit = work.ref.load(access.storage)
+            rows = unit_rows(
+                work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
+            )
+            yield from tables((_tried_again(row, work) for row in rows), schema)
+
+
+def _attempt(counter: ActorHandle | None) -> int:
+    """How many earlier attempts this task has had. Raises SystemFailure if it has had too many."""
+    task = current_task()
+    attempt = earlier_attempts(task, counter) if task else 0
+    if attempt >= MOST_ATTEMPTS:
+        raise SystemFailure(
+            f"read: the worker of one task ended {attempt} times, though its units were read in a process of their "
+            "own; look for nodes that lack memory, and run again to resume."
+        )
+    return attempt
 
 
 def _tried_again(row: Row, work: Work) -> Row:
     row["attempts"] += work.tried.get(row["index"], 0)
     return row
-
-
-def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows as Arrow tables of about TABLE_BYTES. Deterministic, because only the input's bytes count."""
-    batch: list[Row] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += len(row.get("image") or b"") + sum(
-            value.nbytes for value in row.values() if isinstance(value, pa.Array)
-        )
-        if size >= TABLE_BYTES:
-            yield _table(batch, schema)
-            batch, size = [], 0
-    if batch:
-        yield _table(batch, schema)
-
-
-def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    return pa.table([_column([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values as one array. Values from a file with Arrow's types are one-row arrays themselves."""
-    if not any(isinstance(value, pa.Array) for value in values):
-        return pa.array(values, kind)
-    return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
-
-
-def unit_rows(
-    number: int,
-    unit: Unit,
-    *,
-    schema: pa.Schema,
-    access: Access,
-    done: BitMap | None = None,
-    rows: int | None = None,
-) -> Iterator[Row]:
-    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5).
-
-    A unit that cannot be read to its end finishes with a failed row, which counts as its last.
-
-    Args:
-        number: the unit's number in the plan.
-        done: indices that an earlier run has finished.
-        rows: the unit's length, if an earlier run has found it.
-    """
-    done = BitMap() if done is None else done
-    source = unit.entries[0].stored.path
-    empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
-
-    def row(index: int, sample: Sample) -> Row:
-        return empty | _row(number, index, sample, metadata)
-
-    samples = sources.read_unit(unit, done, access)
-    pending: Row | None = None
-    position = 0
-    try:
-        for position, sample in zip(count(1), samples, strict=False):
-            if pending:
-                yield pending
-            pending = row(position - 1, sample) if sample else None
-        if position == 0:
-            raise RowFailure("empty_unit")
-    except RowFailure as failure:
-        if pending:
-            yield pending
-        rows = rows or max(position, done.max() + 1 if done else 0) + 1
-        for index in range(position, rows):  # more than one only if an earlier run has read further
-            if index not in done:
-                rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
-                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
-    except OSError as error:
-        raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
-    else:
-        if pending:
-            yield pending | {"unit_rows": position}
-
-
-def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
-    """The row of a sample. `metadata` are the names and types of the source's own columns."""
-    row: Row = {
-        "id": row_id(unit, index),
-        "unit": unit,
-        "index": index,
-        "source": sample.source,
-        "key": sample.key,
-        "attempts": 1,
-    }
-    failure = sample.failure
-    try:
-        row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
-    if failure:
-        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
-    if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
-        return row
-    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
-
-
-def _fitted(value: Any, kind: pa.DataType) -> Any:
-    """A value cast to the common type of its column in all files."""
-    return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

@@ -7,6 +7,7 @@ The docstrings below the fields are the reference of the recipe; `caprl-ray sche
 """
 
 import math
+import os
 import re
 from collections.abc import Container
 from typing import Annotated, Any, Literal
@@ -53,6 +54,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+def _image_root(path: str) -> str:
+    """A local folder as an absolute path: Ray's workers have other working directories."""
+    scheme, is_uri, place = path.partition("://")
+    if "\0" in path or (is_uri and (scheme not in ("file", "s3") or (scheme == "s3" and place.startswith("/")))):
+        raise ValueError(f"{path!r} is not allowed; it should be a folder or a prefix such as s3://bucket/photos")
+    return path if is_uri else os.path.abspath(os.path.expanduser(path))
+
+
 class Input(Section):
     """What to caption."""
 
@@ -68,6 +77,13 @@ class Input(Section):
     image_column: str | None = None
     """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
     Set it if several columns fit."""
+    image_roots: Annotated[
+        list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    ] = []
+    """Folders and s3:// prefixes below which a parquet row may name its image, beside the folder of the parquet file
+    itself. A row that names an image elsewhere, also through a symbolic link, becomes a failed row. Set it if your
+    tables hold absolute paths."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""

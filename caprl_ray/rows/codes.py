@@ -3,11 +3,14 @@
 READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
-    "source_unreadable": "The file exists and cannot be read.",
-    "source_refused": "The row names its image by a web address, in other storage, or outside the parquet's folder.",
+    "source_unreadable": "The file exists and cannot be read, though its storage works.",
+    "source_refused": "The row names its image by a web address, in other storage, or neither below the parquet file's "
+    "folder nor below input.image_roots.",
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",
     "empty_unit": "The shard holds no sample.",
+    "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
+    "end of the row group fail.",
     "no_image": "The sample has no image member, or the row no image.",
     "duplicate_member": "The sample has two members of the same name.",
     "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",

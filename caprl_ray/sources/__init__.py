@@ -28,18 +28,22 @@ class Source:
 
     `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
     of their index; for an index in the given set it may yield None. `takes` tells by its name whether an object is of
-    this kind.
+    this kind. `suspects` gives the rows that may have killed a reader, in ranges of rows that can
+    only be read together, the likeliest first; `index` is the first row that the reader has not yielded.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
     read: Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
     takes: Callable[[Stored], bool]
+    suspects: Callable[[Unit, int, Access], list[range]] = lambda _, index, __: [range(index, index + 1)]
 
 
 KINDS = {
     "files": Source(plan=files.plan, read=files.read, takes=files.takes),
-    "webdataset": Source(plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes),
-    "parquet": Source(plan=parquet.plan, read=parquet.read, takes=parquet.takes),
+    "webdataset": Source(
+        plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes, suspects=webdataset.suspects
+    ),
+    "parquet": Source(plan=parquet.plan, read=parquet.read, takes=parquet.takes, suspects=parquet.suspects),
 }
 
 

@@ -1,5 +1,6 @@
 """Loose image files: each unit is a slice of a thousand files."""
 
+import errno
 from collections.abc import Iterator
 
 from pyroaring import BitMap
@@ -8,7 +9,7 @@ from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found, source_failures
-from caprl_ray.storage import Stored
+from caprl_ray.storage import SourceChanged, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 FILES_PER_UNIT = 1000
@@ -52,5 +53,14 @@ def read_image(stored: Stored, access: Access) -> bytes:
     """
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
-    with source_failures(), access.storage.open(stored) as stream:
-        return stream.read()
+    with source_failures():
+        return read_whole(stored, access)
+
+
+def read_whole(stored: Stored, access: Access) -> bytes:
+    """The bytes of a stored object. Reads no more than its size; raises SourceChanged if there are more or fewer."""
+    with access.storage.open(stored) as stream:
+        content = stream.read(stored.size + 1) or b""
+    if len(content) != stored.size:
+        raise SourceChanged(errno.ESTALE, "changed while it was read", stored.path)
+    return content

@@ -38,6 +38,26 @@ class ImageColumn:
         """The columns to read, in pyarrow's notation (`image.bytes`)."""
         return [f"{self.name}.{field}" for field in self.fields] or [self.name]
 
+    @property
+    def has_paths(self) -> bool:
+        """Whether rows may name their image by a path."""
+        return not self.has_bytes or "path" in self.fields
+
+    @property
+    def bytes_column(self) -> str:
+        """The column of the bytes alone, in pyarrow's notation."""
+        return f"{self.name}.bytes" if self.fields else self.name
+
+    @property
+    def path_column(self) -> str:
+        """The column of the paths alone, in pyarrow's notation."""
+        return f"{self.name}.path" if self.fields else self.name
+
+    def paths(self, batch: pa.RecordBatch) -> pa.Array:
+        """The paths of a batch that has only `path_column`."""
+        column = batch.column(self.name)
+        return pc.struct_field(column, "path") if self.fields else column
+
     def parts(self, batch: pa.RecordBatch) -> tuple[pa.Array | None, pa.Array | None]:
         """The bytes and the paths of a batch's images: None if the column has none, null in rows without a value."""
         column = batch.column(self.name)

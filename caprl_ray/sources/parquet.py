@@ -19,6 +19,7 @@ from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_path import is_web_address
+from caprl_ray.sources.image_roots import Roots, refuse_outside
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.samples import Sample
@@ -62,7 +63,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     A file without rows has no unit. A file with an unreadable footer has one unit, which fails when it is read. Raises
     RecipeError if the image column is not clear, or holds web addresses.
     """
-    web_addresses_checked = False
+    web_addresses_checked = roots_checked = False
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for files in batched(found, FILES_AT_ONCE):
             for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
@@ -75,6 +76,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                     if image and not image.has_bytes and not web_addresses_checked:
                         _refuse_web_addresses(file.stored, image, access)
                         web_addresses_checked = True
+                    if image and image.has_paths and not roots_checked:
+                        _check_roots(file.stored, image, access)
+                        roots_checked = True
                     yield from _units(entry, footer, image)
 
 
@@ -147,6 +151,31 @@ def _texts(column: pa.Array) -> list[str]:
     return [text for text in column.to_pylist() if text]
 
 
+def _check_roots(stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError if none of the images that the file's rows name may be read. A damaged file fails when read."""
+    try:
+        with _opened(stored, access) as (source, file):
+            if not image.has_bytes or _all_null(file, image.bytes_column):
+                refuse_outside(_named(file, source, image, access), stored.path, access)
+    except RowFailure:
+        return
+
+
+def _named(file: pq.ParquetFile, source: ParquetStream, image: ImageColumn, access: Access) -> Iterator[str]:
+    """The paths that the file's rows name, in order."""
+    for group in range(file.num_row_groups):
+        for batch in batches(file, source, group, [image.path_column], ROWS_LOOKED_AT, access.max_bytes):
+            yield from _texts(image.paths(batch))
+
+
+def _all_null(file: pq.ParquetFile, column: str) -> bool:
+    """Whether the file has no value in a column, by the statistics of its footer."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    names = [groups[0].column(number).path_in_schema for number in range(groups[0].num_columns)]
+    statistics = ((group.column(names.index(column)).statistics, group.num_rows) for group in groups)
+    return all(found and found.has_null_count and found.null_count == rows for found, rows in statistics)
+
+
 def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
     """All columns except the images, with the descriptions for the output."""
     return pa.schema(
@@ -184,6 +213,7 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             entry=entry,
             access=access,
             image=image,
+            roots=Roots.of(entry.stored.path, access),
             columns=_columns(schema, image),
             rows_before=sum(lengths[: unit.row_groups[0]]),
             pool=pool,
@@ -195,6 +225,18 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
             else:
                 yield from _row_group(file, source, group, rows, start, done)
             start += lengths[group]
+
+
+def suspects(unit: Unit, index: int, access: Access) -> list[range]:
+    """The rest of the row group that holds the unit's row `index`: its pages are decoded one after another."""
+    (entry,) = unit.entries
+    with _opened(entry.stored, access) as (_, file):
+        end = 0
+        for group in range(*(unit.row_groups or (0, 0))):
+            end += int(file.metadata.row_group(group).num_rows)
+            if index < end:
+                return [range(index, end)]
+    return []
 
 
 def _row_group(

@@ -14,7 +14,9 @@ from pyroaring import BitMap
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, batched
 from caprl_ray.sources.image_column import ImageColumn
-from caprl_ray.sources.image_path import is_web_address, read_named_image, resolve
+from caprl_ray.sources.image_path import is_web_address
+from caprl_ray.sources.image_roots import Roots
+from caprl_ray.sources.named_image import read_named_image
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
 from caprl_ray.sources.source import Access
 
@@ -26,12 +28,13 @@ class Rows:
     """Makes the samples of one unit.
 
     `rows_before` is the number of rows in the file before the unit. `columns` are the metadata columns of the output.
-    `image` is None if the job needs no images.
+    `image` is None if the job needs no images; `roots` says which images rows may name by a path.
     """
 
     entry: Entry
     access: Access
     image: ImageColumn | None
+    roots: Roots
     columns: pa.Schema
     rows_before: int
     pool: ThreadPoolExecutor
@@ -82,8 +85,9 @@ class Rows:
         if contents is not None and contents[0].is_valid:
             sample.image = self._bytes(contents[0])
         elif path:
-            sample.source = resolve(path, self.entry.stored.path)
-            sample.image = read_named_image(sample.source, self.access)
+            image = self.roots.named(path)
+            sample.source = image.path
+            sample.image = read_named_image(image, self.access)
         else:
             raise RowFailure("no_image")
 

@@ -48,6 +48,8 @@ class Sample:
     For WebDataset, `metadata` has a value or None for each column of METADATA, and the caller of `group_samples` sets
     `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
     because Python's types cannot hold all values exactly.
+
+    `counted` is the size in bytes, if another process has made the sample: a copy of an array may have another size.
     """
 
     key: str
@@ -55,6 +57,15 @@ class Sample:
     metadata: dict[str, str | int | pa.Array | None]
     failure: RowFailure | None
     source: str = ""
+    counted: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the image and of metadata in arrays."""
+        if self.counted is not None:
+            return self.counted
+        arrays = (int(value.nbytes) for value in self.metadata.values() if isinstance(value, pa.Array))
+        return len(self.image or b"") + sum(arrays)
 
 
 def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:

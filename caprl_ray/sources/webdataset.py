@@ -49,3 +49,8 @@ def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
                 yield None if index in done else replace(sample, source=path)
     except TarDamaged as error:
         raise RowFailure("truncated_unit", str(error)) from None
+
+
+def suspects(unit: Unit, index: int, access: Access) -> list[range]:
+    """The sample after the last complete one, or that one: a sample is complete when the next one's key is seen."""
+    return [range(index + 1, index + 2), range(index, index + 1)]

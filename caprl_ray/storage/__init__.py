@@ -6,6 +6,7 @@ Another kind of store is a module with the functions of `Store` and one line in 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
@@ -13,9 +14,9 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.s3 import S3Store
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
 
-__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "join"]
+__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "is_below", "join"]
 
 LOOKUPS = 16  # at once: each waits for storage far longer than it computes
 
@@ -48,6 +49,12 @@ class Store(Protocol):
 
     def delete(self, path: str) -> None: ...
 
+    def real(self, path: str) -> str: ...
+
+    def probe(self, path: str, root: str) -> None: ...
+
+    def sweep(self, folder: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -66,8 +73,10 @@ class Storage:
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
         """The object or folder at each path, in order, several lookups at a time."""
+        remaining = iter(paths)
         with ThreadPoolExecutor(LOOKUPS) as pool:
-            yield from pool.map(self.lookup, paths)
+            while few := list(islice(remaining, LOOKUPS * LOOKUPS)):
+                yield from pool.map(self.lookup, few)
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]:
         """Matches of a glob (`*`, `?`, `[…]`, `**`), or everything that begins with a path without a pattern.
@@ -112,6 +121,21 @@ class Storage:
     def delete(self, path: str) -> None:
         """Remove an object; no error if it is not there."""
         self._store(path).delete(path)
+
+    def real(self, path: str) -> str:
+        """The path with its symbolic links followed, also if nothing is there."""
+        return self._store(path).real(path)
+
+    def probe(self, path: str, root: str) -> None:
+        """Raise OSError if the storage of a path below a folder `root` does not work, or if `root` is empty.
+
+        An empty folder is what a lost mount leaves behind.
+        """
+        self._store(path).probe(path, root)
+
+    def sweep(self, folder: str) -> None:
+        """Remove what writers that were killed have left in a folder."""
+        self._store(folder).sweep(folder)
 
     def _store(self, path: str) -> Store:
         scheme = urlsplit(path).scheme if "://" in path else "file"

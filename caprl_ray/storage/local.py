@@ -2,8 +2,11 @@
 
 import errno
 import glob
+import io
 import os
+import re
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,8 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
 
+TEMPORARY = ".tmp-"
+# Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
+LEFT_S = 3600
 LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
 
 
@@ -37,8 +43,8 @@ class LocalStore:
         if not glob.has_magic(path):
             path = glob.escape(path) + "*"
         found = [self.lookup(match) for match in sorted(glob.glob(path, recursive=True))]
-        folders = tuple(match.path for match in found if isinstance(match, Folder))
-        yield from (match for match in found if match and not match.path.rstrip("/").startswith(folders))
+        folders = {match.path.rstrip("/") for match in found if isinstance(match, Folder)}
+        yield from (match for match in found if match and folders.isdisjoint(_parents(match.path)))
 
     def walk(self, folder: str) -> Iterator[Stored]:
         """Does not follow symbolic links to folders. Holds one folder's names at a time."""
@@ -58,14 +64,14 @@ class LocalStore:
         return [_stored(entry.path, entry.stat()) for entry in entries]
 
     def open(self, stored: Stored, piece: int | None) -> BinaryIO:
-        if not isinstance(self.lookup(stored.path), Stored):
+        """Never waits for a pipe. An empty file is not opened: reading a file of the kernel might never end."""
+        now = self.lookup(stored.path)
+        if not isinstance(now, Stored):
             raise FileNotFoundError(errno.ENOENT, "no such file", stored.path)
-        stream = open(local_path(stored.path), "rb")  # noqa: SIM115 (the caller closes it)
-        now = _stored(stored.path, os.fstat(stream.fileno()))
-        if now != stored:
-            stream.close()
-            raise SourceChanged(errno.ESTALE, "changed since it was planned", stored.path)
-        return stream
+        if now.size == stored.size == 0:
+            return _same(io.BytesIO(), now, stored)
+        stream = open(local_path(stored.path), "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+        return _same(stream, _stored(stored.path, os.fstat(stream.fileno())), stored)
 
     def read(self, path: str) -> bytes:
         return Path(local_path(path)).read_bytes()
@@ -91,6 +97,38 @@ class LocalStore:
         with suppress(FileNotFoundError):
             os.unlink(local_path(path))
 
+    def sweep(self, folder: str) -> None:
+        with suppress(OSError), os.scandir(local_path(folder)) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > LEFT_S:
+                    os.unlink(entry.path)
+
+    def real(self, path: str) -> str:
+        return os.path.realpath(local_path(path))
+
+    def probe(self, path: str, root: str) -> None:
+        """Looks at the folder and at the mount point of the path, which may be below it."""
+        for folder in (local_path(root), mount_point(local_path(path))):
+            try:
+                with os.scandir(folder) as entries:
+                    empty = next(entries, None) is None
+            except PermissionError:
+                empty = False
+                if not os.access(folder, os.X_OK):  # without it nothing below the folder can be opened
+                    raise
+            if empty:
+                raise FileNotFoundError(errno.ENOENT, "the folder is empty", folder)
+
+
+def mount_point(path: str) -> str:
+    """The place where the file system of a path is mounted. Asks the kernel, because a lost mount answers nothing."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "/"
+    mounted = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
+    return max((place for place in mounted if is_below(path, place)), key=len, default="/")
+
 
 def local_path(path: str) -> str:
     """An absolute local path of a relative, absolute or `file://` one."""
@@ -101,7 +139,7 @@ def local_path(path: str) -> str:
 
 def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
     """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target."""
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -116,6 +154,24 @@ def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], No
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
     sync_folder(target.parent)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _same(stream: BinaryIO, now: Stored, planned: Stored) -> BinaryIO:
+    if now == planned:
+        return stream
+    stream.close()
+    raise SourceChanged(errno.ESTALE, "changed since it was planned", planned.path)
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders above a path, nearest first."""
+    folder = path.rstrip("/")
+    while folder := folder.rpartition("/")[0]:
+        yield folder
 
 
 def _stored(path: str, status: os.stat_result) -> Stored:

@@ -4,6 +4,7 @@ import errno
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import has_magic
@@ -181,6 +182,20 @@ class S3Store:
         bucket, key = bucket_and_key(path)
         with faults(path):
             self._s3.delete_object(Bucket=bucket, Key=key)
+
+    def real(self, path: str) -> str:
+        return path
+
+    def sweep(self, folder: str) -> None:
+        """Nothing to do: an object is there whole or not at all."""
+
+    def probe(self, path: str, root: str) -> None:
+        """Credentials that may read but not list show nothing."""
+        bucket, key = bucket_and_key(root)
+        with suppress(PermissionError):
+            page = self._page(bucket, _folder_key(key), "", 1, None, None)
+            if not page.children and not page.token:
+                raise FileNotFoundError(errno.ENOENT, "nothing is below the prefix", root)
 
 
 def _objects(found: Stored | Listing) -> Iterator[Stored]:

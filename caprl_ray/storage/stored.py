@@ -21,3 +21,8 @@ class Folder:
 
 class SourceChanged(OSError):
     """The object exists in another version than the one that was asked for."""
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether a path lies below a folder or prefix, by its name alone."""
+    return path.startswith(folder.rstrip("/") + "/")

@@ -16,7 +16,7 @@ from caprl_ray.plan import Entry, Unit
 from caprl_ray.prepare.decode import Limits, Prepared, prepare
 from caprl_ray.prepare.sandbox import outcome
 from caprl_ray.prepare.sizes import size_rule
-from caprl_ray.read.datasource import unit_rows
+from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import META_PREFIX, row_schema

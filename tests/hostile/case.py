@@ -15,7 +15,7 @@ from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.prepare.sandbox import Sandbox
 from caprl_ray.prepare.sizes import size_rule
 from caprl_ray.prepare.stage import Prepare
-from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe import sections
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.rows.stage import Changes

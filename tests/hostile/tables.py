@@ -131,7 +131,8 @@ def cases() -> list[Case]:
     """Every hostile table."""
     good = table({"image": images()})
     paths = ["/dev/zero", "/etc/passwd", "file:///dev/stdin", "../outside.jpg", "https://host/a.jpg", "a\0.jpg"]
-    listed = "source_missing, image_format, source_missing, source_refused x3"
+    paths += ["/proc/self/mem", "file:///proc/self/pagemap", "file:///a%00b.png", "table.parquet"]
+    listed = "source_refused x9, image_format"
     return [
         # what a reader might load
         _case("pickled_extension_type", pickled_extension, f"{OK} x2"),
@@ -151,6 +152,7 @@ def cases() -> list[Case]:
         _case("image_all_null", lambda: table({"image": pa.nulls(2, pa.binary())}), "no_image x2"),
         _case("image_some_null", lambda: table({"image": [*images(1), None, b""]}), f"{OK}, no_image, image_empty"),
         _case("paths", lambda: table({"path": paths}), listed),
+        _case("paths_that_all_lead_elsewhere", lambda: table({"path": paths[:-1]}), REFUSED),
         # damage
         _case("footer_corrupt", lambda: good[:-40] + b"\xff" * 32 + good[-8:], "truncated_unit"),
         _case("footer_length", lambda: good[:-8] + b"\xff\xff\xff\x7fPAR1", "truncated_unit"),

@@ -23,7 +23,8 @@ from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Unit, UnitRef
-from caprl_ray.read.datasource import remaining, tables, unit_rows
+from caprl_ray.read.datasource import remaining
+from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA

@@ -27,7 +27,7 @@ from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Unit
 from caprl_ray.prepare.decode import Limits, prepare
-from caprl_ray.read.datasource import tables, unit_rows
+from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Input, Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
@@ -248,8 +248,9 @@ def test_paths_are_relative_to_the_file_or_absolute_and_each_bad_one_is_a_failed
         "nowhere.jpg": "source_missing",
         "deep": "source_missing",
         "big.jpg": "image_too_large",
-        "../outside/c.jpg": "source_refused",
-        "deep/../../outside/c.jpg": "source_refused",
+        "../outside/c.jpg": b"outside/c.jpg",
+        "deep/../../outside/c.jpg": b"outside/c.jpg",
+        "../elsewhere/c.jpg": "source_refused",
         "..": "source_refused",
         "gs://bucket/a.jpg": "source_refused",
         "s3:///a.jpg": "source_refused",
@@ -260,7 +261,7 @@ def test_paths_are_relative_to_the_file_or_absolute_and_each_bad_one_is_a_failed
         "": "no_image",
     }
     columns = {"file_name": list(paths), "text": [str(number) for number in range(len(paths))]}
-    access = access_to(write(folder / "list.parquet", columns), max_bytes=1000)
+    access = access_to(write(folder / "list.parquet", columns), max_bytes=1000, image_roots=[str(tmp_path / "outside")])
     rows = rows_of(access)
     assert [row["image"] or row["code"] for row in rows] == list(paths.values())
     assert [row["key"] for row in rows[:4]] == list(paths)[:4]
@@ -924,14 +925,15 @@ def test_on_s3_footers_and_columns_are_exact_ranges_and_paths_begin_at_the_files
     rows = rows_of(access)
     assert [row["image"] for row in rows] == images and rows[3]["source"] == "s3://bucket/set/a.parquet"
     assert sum(requested) < 1.02 * path.stat().st_size + 2**18 and max(requested) <= parquet_file.MAX_BUFFER
-    listed = {"path": ["b.jpg", "s3://bucket/other/c.jpg", "gone.jpg"]}
+    listed = {"path": ["b.jpg", "s3://bucket/other/c.jpg", "gone.jpg", "../other/c.jpg", "s3://bucket/others/c.jpg"]}
     bucket.put_object(Bucket="bucket", Key="set/l.parquet", Body=write(tmp_path / "l.parquet", listed).read_bytes())
     for key in ("set/b.jpg", "other/c.jpg"):
         bucket.put_object(Bucket="bucket", Key=key, Body=key.encode())
-    rows = rows_of(access_to("s3://bucket/set/l.parquet", storage=storage))
-    assert [row["image"] or row["code"] for row in rows] == [b"set/b.jpg", b"other/c.jpg", "source_missing"]
+    rows = rows_of(access_to("s3://bucket/set/l.parquet", storage=storage, image_roots=["s3://bucket/other"]))
+    images = [b"set/b.jpg", b"other/c.jpg", "source_missing", b"other/c.jpg", "source_refused"]
+    assert [row["image"] or row["code"] for row in rows] == images
     assert [row["source"] for row in rows] == [
-        f"s3://bucket/{key}" for key in ("set/b.jpg", "other/c.jpg", "set/gone.jpg")
+        f"s3://bucket/{key}" for key in ("set/b.jpg", "other/c.jpg", "set/gone.jpg", "other/c.jpg", "set/l.parquet")
     ]
 
 

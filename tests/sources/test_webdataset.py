@@ -9,7 +9,7 @@ import pytest
 from pyroaring import BitMap
 
 from caprl_ray.plan import Unit
-from caprl_ray.read.datasource import Row, unit_rows
+from caprl_ray.read.unit import Row, unit_rows
 from caprl_ray.recipe import sections
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources import plan_units

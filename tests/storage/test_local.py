@@ -1,6 +1,8 @@
 """Local storage: objects are written whole or not at all, and read only as the version that was planned."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,50 @@ def test_a_pipe_is_not_opened_in_place_of_a_file(tmp_path: Path) -> None:
     assert STORAGE.lookup(str(tmp_path / "a.jpg")) is None
     with pytest.raises(FileNotFoundError):
         STORAGE.open(Stored(path=str(tmp_path / "a.jpg"), size=1, version="v"))
+
+
+def test_a_glob_leaves_out_what_is_below_a_folder_that_matches(tmp_path: Path) -> None:
+    for name in ("a/b/c", "a-b/c", "ab", "d/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for pattern in ("*", "**/*"):
+        found = [match.path.removeprefix(str(tmp_path)) for match in STORAGE.find(f"{tmp_path}/{pattern}")]
+        assert found == ["/a/", "/a-b/", "/ab", "/d/"]
+
+
+def test_a_glob_over_many_folders_takes_time_by_their_number(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        folder = tmp_path / str(count)
+        for number in range(count):
+            (folder / f"{number:06d}").mkdir(parents=True)
+        began = time.process_time()
+        assert sum(1 for _ in STORAGE.find(f"{folder}/*")) == count
+        return time.process_time() - began
+
+    assert seconds(20_000) < 30 * seconds(2_000)  # ten times as many; comparing all with all would take a hundred times
+
+
+def test_only_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    for name in (".tmp-old", ".tmp-new", "old"):
+        (tmp_path / name).touch()
+    for name in (".tmp-old", "old"):
+        os.utime(tmp_path / name, (1, 1))
+    STORAGE.sweep(str(tmp_path))
+    STORAGE.sweep(str(tmp_path / "nowhere"))
+    assert sorted(os.listdir(tmp_path)) == [".tmp-new", "old"]
+
+
+def test_lookups_of_many_names_are_begun_a_few_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "1").touch()
+    asked = 0
+
+    def names() -> Iterator[str]:
+        nonlocal asked
+        for number in range(10**9):
+            asked += 1
+            yield str(tmp_path / str(number))
+
+    found = STORAGE.lookup_all(names())
+    assert [bool(next(found)) for _ in range(3)] == [False, True, False]
+    assert asked < 1000
+    found.close()

@@ -1,0 +1,248 @@
+"""Read units that may kill their process in a child process: a page that crashes Arrow, or that takes all memory.
+
+The parent counts the samples that it gets, so it knows which one the child could not give (docs/design.md, D11).
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray import sources
+from caprl_ray.child import GONE, Child, main, reason
+from caprl_ray.errors import CaprlError, RecipeError, RowFailure, SystemFailure
+from caprl_ray.plan import Unit
+from caprl_ray.read.search import Search
+from caprl_ray.sources import parquet_rows
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import prefetch
+
+# Seconds that a child may take to import Arrow on a busy machine, and how many starts are tried before the run ends.
+START_S, STARTS = 60.0, 3
+
+
+class _Died(Exception):
+    """The child is gone. The argument says how it ended."""
+
+
+class ReadSandbox:
+    """Context manager: `sources.read_unit` in a child process, which starts with the first unit.
+
+    A sample that kills the child is failed as `read_crash`, and with it those that cannot be read without it: in
+    parquet, all from the page on to the end of the row group. The unit's other samples are read.
+    """
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "ReadSandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+        """Yield the unit's samples as `sources.read_unit` does. Raises RowFailure if the unit ends in a crash."""
+        search, position = Search(), 0
+        while True:
+            lost = search.lost
+            known = done | BitMap(lost) | BitMap(range(position))
+            try:
+                for sample in islice(self._samples(unit, known, access), position, None):
+                    failed = position in lost and position not in done
+                    yield _failed(unit, position, lost[position]) if failed else sample
+                    position += 1
+                return
+            except _Died as death:
+                failure = RowFailure("read_crash", str(death))
+            if search.needs_suspects(position):
+                search.suspects = self._suspects(unit, position, access, failure)
+            search.next(position, failure)
+
+    def plain(self, unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+        """Read in this process. Where its memory does not suffice, go on in a child."""
+        position = 0
+        try:
+            for sample in sources.read_unit(unit, done, access):
+                yield sample
+                position += 1
+            return
+        except MemoryError:
+            known = done | BitMap(range(position))
+        yield from islice(self(unit, known, access), position, None)
+
+    def _samples(self, unit: Unit, known: BitMap, access: Access) -> Iterator[Sample | None]:
+        """The samples that the child reads. It is ended if not all of them are taken."""
+        child = self._running()
+        finished = False
+        try:
+            child.ask("samples", unit, known, access)
+            while (answer := child.answer()) != {"end": True}:
+                yield child.sample(answer) if "source" in answer else None
+            finished = True
+        finally:
+            if not finished:
+                self._end()
+
+    def _suspects(self, unit: Unit, position: int, access: Access, failure: RowFailure) -> list[range]:
+        """The samples that may have killed the child. Raises the failure if asking kills, too."""
+        child = self._running()
+        try:
+            child.ask("suspects", unit, position, access)
+            return [range(start, end) for start, end in child.answer()["suspects"]]
+        except (_Died, RowFailure):
+            self._end()
+            raise failure from None
+
+    def _running(self) -> "_Child":
+        self._child = self._child or _started()
+        return self._child
+
+    def _end(self) -> None:
+        if self._child:
+            self._child.end()
+        self._child = None
+
+
+def _started() -> "_Child":
+    for _ in range(STARTS):
+        child = _Child()
+        try:
+            with child.ended_after(START_S):
+                child.receive()
+            return child
+        except _Died as death:
+            detail = str(death)
+    raise SystemFailure(f"read: the process for sandboxed reading does not start ({detail}); see the worker's log.")
+
+
+def _failed(unit: Unit, position: int, failure: RowFailure) -> Sample:
+    """The sample that stands for a lost one. Only loose files are known without reading them."""
+    entry, known = (unit.entries[position], True) if len(unit.entries) > 1 else (unit.entries[0], False)
+    key = entry.key if known else ""
+    return Sample(source=entry.stored.path, key=key, image=None, metadata={}, failure=RowFailure(*failure.args))
+
+
+class _Child(Child):
+    """The parent's side of the child. Its methods raise _Died when it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(__name__)
+
+    def ask(self, question: str, unit: Unit, argument: BitMap | int, access: Access) -> None:
+        """Send a task, pickled by import paths."""
+        try:
+            self.connection.send_bytes(pickle.dumps((question, unit, argument, access)))
+        except GONE:
+            raise _Died(reason(self.died())) from None
+
+    def receive(self) -> bytes:
+        """One message."""
+        try:
+            return self.connection.recv_bytes()
+        except GONE:
+            raise _Died(reason(self.died())) from None
+
+    def answer(self) -> dict[str, Any]:
+        """The next answer. Raises what reading raised in the child."""
+        answer: dict[str, Any] = json.loads(self.receive())
+        if "failure" in answer:
+            raise RowFailure(*answer["failure"])
+        if "fault" in answer:
+            raise OSError(*answer["fault"])
+        if "recipe" in answer:
+            raise RecipeError(answer["recipe"])
+        if "system" in answer:
+            raise SystemFailure(answer["system"])
+        if "memory" in answer:
+            raise _Died("out of memory")
+        return answer
+
+    def sample(self, answer: dict[str, Any]) -> Sample:
+        """The sample of an answer, whose image and arrays follow it."""
+        failure = RowFailure(*answer["failed"]) if answer["failed"] else None
+        image = self.receive() if answer["image"] else None
+        sample = Sample(
+            source=answer["source"],
+            key=answer["key"],
+            image=image,
+            metadata=answer["metadata"],
+            failure=failure,
+            counted=answer["size"],
+        )
+        return replace(sample, metadata=self._arrays()) if answer["arrays"] else sample
+
+    def _arrays(self) -> dict[str, pa.Array]:
+        schema = self.receive()
+        if b"ARROW:extension:name" in schema:  # a child that a page has taken over must run no code here
+            raise SystemFailure("read: the process for sandboxed reading sent an extension type; see the worker's log.")
+        batch = pa.ipc.read_record_batch(pa.py_buffer(self.receive()), pa.ipc.read_schema(pa.py_buffer(schema)))
+        batch.validate(full=True)
+        return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def serve(connection: Connection) -> None:
+    """The child: the samples of one unit after the other."""
+    # One object at a time, so that the sample that the parent waits for is the one that kills.
+    prefetch.FETCHED_AHEAD = parquet_rows.IMAGES_AT_ONCE = 1
+    connection.send_bytes(b"ready")
+    while True:
+        question, unit, argument, access = pickle.loads(connection.recv_bytes())
+        try:
+            if question == "suspects":
+                found = sources.KINDS[unit.kind].suspects(unit, argument, access)
+                _say(connection, suspects=[[rows.start, rows.stop] for rows in found])
+                continue
+            for sample in sources.read_unit(unit, argument, access):
+                _send(connection, sample)
+            _say(connection, end=True)
+        except RowFailure as failure:
+            _say(connection, failure=[failure.code, failure.detail])
+        except CaprlError as error:
+            _say(connection, **{"recipe" if isinstance(error, RecipeError) else "system": str(error)})
+        except MemoryError:
+            _say(connection, memory=True)
+        except OSError as fault:
+            _say(connection, fault=[fault.errno, fault.strerror or type(fault).__name__, fault.filename])
+        except Exception as error:
+            _say(connection, system=f"read: {type(error).__name__} while a unit was read; see the worker's log.")
+            raise
+
+
+def _say(connection: Connection, **answer: Any) -> None:
+    connection.send_bytes(json.dumps(answer).encode())
+
+
+def _send(connection: Connection, sample: Sample | None) -> None:
+    """As JSON, plain bytes and Arrow: if a page has taken over this process, the parent must not unpickle its words."""
+    if sample is None:
+        _say(connection, known=True)
+        return
+    arrays = {name: value for name, value in sample.metadata.items() if isinstance(value, pa.Array)}
+    _say(
+        connection,
+        source=sample.source,
+        key=sample.key,
+        failed=[sample.failure.code, sample.failure.detail] if sample.failure else None,
+        image=sample.image is not None,
+        metadata={} if arrays else sample.metadata,
+        arrays=bool(arrays),
+        size=sample.size,
+    )
+    if sample.image is not None:
+        connection.send_bytes(sample.image)
+    if arrays:
+        batch = pa.RecordBatch.from_arrays(list(arrays.values()), list(arrays))
+        connection.send_bytes(batch.schema.serialize())
+        connection.send_bytes(batch.serialize())
+
+
+if __name__ == "__main__":
+    main(serve)

@@ -1,0 +1,128 @@
+"""The rows of one unit, with identity, metadata and compressed images, as tables of bounded size."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray import sources
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.plan import Unit
+from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
+
+# Size of the tables that a read task yields, so that a unit is never held whole.
+TABLE_BYTES = 4 * 2**20
+SIZE = ""  # key of a row's size in bytes; no column has this name, because those of a source have a prefix
+
+Row = dict[str, Any]
+Read = Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
+
+
+def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows as Arrow tables of about TABLE_BYTES. Deterministic, because only the input's bytes count."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row[SIZE]
+        if size >= TABLE_BYTES:
+            yield _table(batch, schema)
+            batch, size = [], 0
+    if batch:
+        yield _table(batch, schema)
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    return pa.table([_column([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values as one array. Values from a file with Arrow's types are one-row arrays themselves."""
+    if not any(isinstance(value, pa.Array) for value in values):
+        return pa.array(values, kind)
+    return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
+
+
+def unit_rows(
+    number: int,
+    unit: Unit,
+    *,
+    schema: pa.Schema,
+    access: Access,
+    done: BitMap | None = None,
+    rows: int | None = None,
+    read: Read = sources.read_unit,
+) -> Iterator[Row]:
+    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5).
+
+    A unit that cannot be read to its end finishes with a failed row, which counts as its last.
+
+    Args:
+        number: the unit's number in the plan.
+        done: indices that an earlier run has finished.
+        rows: the unit's length, if an earlier run has found it.
+        read: how the unit's samples are read.
+    """
+    done = BitMap() if done is None else done
+    source = unit.entries[0].stored.path
+    empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
+
+    def row(index: int, sample: Sample) -> Row:
+        return empty | _row(number, index, sample, metadata)
+
+    samples = read(unit, done, access)
+    pending: Row | None = None
+    position = 0
+    try:
+        for position, sample in zip(count(1), samples, strict=False):
+            if pending:
+                yield pending
+            pending = row(position - 1, sample) if sample else None
+        if position == 0:
+            raise RowFailure("empty_unit")
+    except RowFailure as failure:
+        if pending:
+            yield pending
+        rows = rows or max(position, done.max() + 1 if done else 0) + 1
+        for index in range(position, rows):  # more than one only if an earlier run has read further
+            if index not in done:
+                rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
+                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
+    except OSError as error:
+        raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
+    else:
+        if pending:
+            yield pending | {"unit_rows": position}
+
+
+def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
+    """The row of a sample. `metadata` are the names and types of the source's own columns."""
+    row: Row = {
+        "id": row_id(unit, index),
+        "unit": unit,
+        "index": index,
+        "source": sample.source,
+        "key": sample.key,
+        "attempts": 1,
+        SIZE: sample.size,
+    }
+    failure = sample.failure
+    try:
+        row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
+    if failure:
+        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
+    if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
+        return row
+    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """A value cast to the common type of its column in all files."""
+    return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value
