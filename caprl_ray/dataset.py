@@ -46,7 +46,9 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
     )
     counter = resources.beside_driver(Counter)
-    return captioned(arranged, counter, recipe=parsed, model=model).map_batches(_release, batch_format="pyarrow")
+    return captioned(arranged, counter, recipe=parsed, model=model, replaced=False).map_batches(
+        _release, batch_format="pyarrow"
+    )
 
 
 def _check_columns(rows: Dataset, image_column: str) -> None:

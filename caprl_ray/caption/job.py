@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
@@ -35,10 +36,13 @@ def caption_job(recipe: Recipe) -> Job:
     )
 
 
-def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
+def captioned(
+    rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef, replaced: bool = True
+) -> Dataset:
     """Compressed images -> pixels -> captions.
 
-    One block of pixels is one caption batch and one block of captions (docs/design.md, D4).
+    One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced` says whether
+    something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
     """
     batch = resources.batch_rows(model.size_rule.max_pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
@@ -48,9 +52,14 @@ def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: Mod
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
             Captioner,
-            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter, "replaced": replaced},
             batch_size=batch,
             batch_format="pyarrow",
-            **resources.replica_pool(recipe, in_flight),
+            **resources.replica_pool(recipe, in_flight, partial(_struck, counter)),
         )
     )
+
+
+def _struck(counter: ActorHandle) -> list[str]:
+    """The ids of nodes that get no more replicas."""
+    return list(ray.get(counter.struck.remote()))

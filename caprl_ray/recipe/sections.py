@@ -201,7 +201,8 @@ class Replicas(Section):
     only some of the cluster's types should be used."""
     wait_s: Annotated[float, Field(ge=1)] = 3600
     """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
-    the run ends with an error and can be resumed. Raise it if spot capacity is often missing for longer."""
+    the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
+    start on some nodes. Raise it if spot capacity is often missing for longer."""
 
     @property
     def most(self) -> int:
