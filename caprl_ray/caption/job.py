@@ -37,12 +37,19 @@ def caption_job(recipe: Recipe) -> Job:
 
 
 def captioned(
-    rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef, replaced: bool = True
+    rows: Dataset,
+    counter: ActorHandle,
+    *,
+    recipe: Recipe,
+    model: ModelRef,
+    replaced: bool = True,
+    most_bytes: int | None = None,
 ) -> Dataset:
     """Compressed images -> pixels -> captions.
 
     One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced` says whether
     something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
+    `most_bytes` is the size from which on Ray would cut a batch of captions, if its rows may be large.
     """
     batch = resources.batch_rows(model.size_rule.max_pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
@@ -52,7 +59,13 @@ def captioned(
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
             Captioner,
-            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter, "replaced": replaced},
+            fn_constructor_kwargs={
+                "recipe": recipe,
+                "model": model,
+                "counter": counter,
+                "replaced": replaced,
+                "most_bytes": most_bytes,
+            },
             batch_size=batch,
             batch_format="pyarrow",
             **resources.replica_pool(recipe, in_flight, partial(_struck, counter)),

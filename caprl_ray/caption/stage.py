@@ -36,6 +36,8 @@ IDENTITY = ("unit", "index")
 PIXELS = ("pixels", "pixel_width", "pixel_height")
 # About thirty times what CapRL writes, and small enough for resources.TARGET_BLOCK_BYTES.
 MOST_CAPTION_CHARACTERS = 2**16
+# A caption, four bytes a character, and the other columns that a row gets.
+MOST_ADDED_BYTES = 4 * MOST_CAPTION_CHARACTERS + 4096
 
 
 class Captioner:
@@ -47,12 +49,22 @@ class Captioner:
     name = "caption"
     drops = PIXELS
 
-    def __init__(self, recipe: Recipe, model: ModelRef, counter: ActorHandle | None, *, replaced: bool = True) -> None:
-        """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py)."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: ModelRef,
+        counter: ActorHandle | None,
+        *,
+        replaced: bool = True,
+        most_bytes: int | None = None,
+    ) -> None:
+        """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py). From
+        `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
         self._model = model
         self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter
+        self._most_bytes = most_bytes
         batches = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
         node = ray.get_runtime_context().get_node_id()
         self._attempts = Attempts(counter, node, batches) if counter else None
@@ -79,6 +91,8 @@ class Captioner:
         """Caption one batch. Raises SystemFailure if the engine or the service captions nothing any more."""
         if self._failure:
             raise self._failure
+        if self._most_bytes:
+            _check_size(table, self._most_bytes)
         try:
             captioned = run_stage(self, table)
         except SystemFailure as failure:
@@ -137,3 +151,14 @@ class Captioner:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _check_size(table: pa.Table, most_bytes: int) -> None:
+    """Refuse a batch that might be cut when its captions are there. The answer depends on no caption."""
+    size = table.drop_columns(list(PIXELS)).nbytes + table.num_rows * MOST_ADDED_BYTES
+    if size >= most_bytes:
+        raise SystemFailure(
+            f"image_column: {table.num_rows} rows that are captioned together have {size / 2**20:,.0f} MiB in their "
+            f"columns, and at most {most_bytes / 2**20:,.0f} MiB can be kept; leave large columns out and join them "
+            "back later."
+        )

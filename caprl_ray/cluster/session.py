@@ -32,9 +32,8 @@ def session(job: Job, debug: bool) -> Iterator[None]:
             _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
-        # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
+        wait_for_replicas(DataContext.get_current(), recipe)
         _replace_replicas(DataContext.get_current())
-        DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
         with ExitStack() as patches:
             for patch in _patches(job):
                 patches.enter_context(patch)
@@ -136,6 +135,11 @@ def _check_output(recipe: Recipe) -> None:
             f"output.path: {path} is relative, and Ray removes a job's working directory after it; "
             "give a path that every node shares."
         )
+
+
+def wait_for_replicas(context: DataContext, recipe: Recipe) -> None:
+    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
+    context.execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
 
 
 def _replace_replicas(context: DataContext) -> None:
