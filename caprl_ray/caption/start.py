@@ -40,7 +40,7 @@ class Replica:
         self._id, self._node = uuid.uuid4().hex, context.get_node_id()
         self._restarted = context.was_current_actor_reconstructed
         self._runs = self._captioned = False
-        self._ended = threading.Event()
+        self._ended, self._leaving = threading.Event(), threading.Lock()
 
     def start(self, engine: Callable[[], T]) -> T:
         """Start the engine and report it.
@@ -71,8 +71,9 @@ class Replica:
     def lost(self, failure: SystemFailure) -> None:
         """The engine captions nothing any more. Ends the process, which Ray starts again, and its batches with it."""
         if self.replaced:
-            self._failed(failure)
-            os._exit(1)
+            with self._leaving:  # every batch in flight comes here, and it is one failure
+                self._failed(failure)
+                os._exit(1)
 
     def _failed(self, failure: SystemFailure) -> bool:
         """Report a failed start. Returns whether the node gets no more replicas."""
