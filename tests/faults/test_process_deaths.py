@@ -15,6 +15,7 @@ import ray
 from caprl_ray import caption_dataset, pipeline
 from caprl_ray.caption import job, start
 from caprl_ray.caption.job import caption_job
+from caprl_ray.cluster import resources
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
 from caprl_ray.errors import SystemFailure
@@ -28,6 +29,7 @@ from tests.processes import gone
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ROWS = 100
 NOTES, KILLING, FAULTS = "", False, 0
+REPLACES = resources.REPLACES
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_sam
     rows = [{"image": scenes[0], "txt": "harmless", "n": n} for n in range(150)]
     rows[70]["txt"] = EXIT
     settings = {
-        "model": {"source": "stub"},
+        "model": {"source": "stub", "engine": {"max_num_seqs": 16}},
         "replicas": {"gpus": 0},
         "prepare": {"max_pixels": 20_000},
         "prompt": {"user": "Say: {txt}"},
@@ -167,6 +169,7 @@ class Faulty(job.Captioner):
     def _begin(self, *arguments: Any) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
             file.write("start\n")
+        resources.REPLACES = REPLACES
         if Path(NOTES).read_text().count("start") <= FAULTS:
             raise SystemFailure("The engine does not start (no driver).")
         return super()._begin(*arguments)
@@ -202,9 +205,12 @@ def test_an_engine_that_dies_for_good_is_started_again_with_its_replica(
     assert notes.read_text().count("start") == 2 and os.path.exists(f"{notes}.lost")
 
 
+@pytest.mark.parametrize("setting", [resources.REPLACES, "absent"], ids=["this Ray", "a Ray that replaces no actor"])
 def test_a_run_whose_only_node_starts_no_engine_ends_with_the_reason(
-    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
+    monkeypatch.setattr(resources, "REPLACES", setting)
+    monkeypatch.setattr(sys.modules[__name__], "REPLACES", setting)
     notes = faulty(tmp_path, monkeypatch, 1000)
     with pytest.raises(
         SystemFailure, match=r"^The engine does not start \(no driver\)\. No replica can start: 3 starts"
