@@ -62,7 +62,7 @@ class Output:
             )
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
-        before, now = _compared(stored, job), json.loads(json.dumps(ours, default=str))
+        before, now = _compared(stored, job, ours), json.loads(json.dumps(ours, default=str))
         unknown = sorted(set(adopt) - now.keys() - before.keys())
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
@@ -157,10 +157,10 @@ def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
     return {"name": "caption", "done": "captioned"}  # older outputs name no job
 
 
-def _compared(run: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
+def _compared(run: Mapping[str, Any] | None, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
     """The fingerprint of a run.json, without the fields that count no more."""
     stored: dict[str, Any] = run["fingerprint"] if run else {}
-    return {field: value for field, value in stored.items() if not job.outdated(field)}
+    return {field: value for field, value in stored.items() if field in ours or not job.outdated(field)}
 
 
 def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
