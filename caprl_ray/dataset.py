@@ -13,10 +13,17 @@ from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import FAILURE, META_PREFIX, row_schema
 from caprl_ray.watch.counter import Counter
 
 ADDED = (*CAPTION, *FAILURE)
+# Ray cuts a task's output where it has more than one and a half times the context's target_max_block_size. Here rows
+# keep the user's columns, the image too, and where Ray cuts depends on the length of sampled captions. A block that is
+# lost and made again would be cut elsewhere: rows would be lost or repeated (docs/design.md, D4). Invariant: a batch is
+# never cut. A larger one ends the run (caption/stage.py).
+BLOCK_BYTES = 256 * 2**20
+WHOLE_BYTES = BLOCK_BYTES * 3 // 2
 
 
 def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, image_column: str = "image") -> Dataset:
@@ -30,8 +37,9 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     Returns:
         A lazy Dataset of the same rows with all their columns, and the columns of `caption.columns.CAPTION` and
         `rows.schema.FAILURE`. A row whose image cannot be captioned has a null caption; `stage`, `code` and `detail`
-        say why. Nothing is written, so nothing can be resumed: run a recipe for that. This sets Ray Data's context of
-        this process as `cluster.session.configure` does.
+        say why. Nothing is written, so nothing can be resumed: run a recipe for that. This sets the Ray Data context of
+        `rows` as `cluster.session.configure` does, with blocks of at most BLOCK_BYTES. The run ends with a
+        SystemFailure if a batch of rows is larger than WHOLE_BYTES.
 
     Raises:
         RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
@@ -40,13 +48,22 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     launch.check_engine(parsed)
     model = resolve(parsed)
     _check_columns(rows, image_column)
-    session.configure(DataContext.get_current(), debug=True)
+    _configure(rows.context, parsed)
     batch = resources.batch_rows(model.size_rule.max_pixels)
     arranged = rows.map_batches(
         _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
-    )
+    ).repartition(target_num_rows_per_block=batch, strict=True)  # one block of pixels for each, whatever BLOCK_BYTES is
     counter = resources.beside_driver(Counter)
-    return captioned(arranged, counter, recipe=parsed, model=model).map_batches(_release, batch_format="pyarrow")
+    captions = captioned(arranged, counter, recipe=parsed, model=model, replaced=False, most_bytes=WHOLE_BYTES)
+    return captions.map_batches(_release, batch_size=None, batch_format="pyarrow")
+
+
+def _configure(context: DataContext, recipe: Recipe) -> None:
+    """What a recipe's run sets, but for what changes Ray Data in the whole process (cluster/internals.py): that would
+    reach the caller's other datasets."""
+    session.configure(context, debug=True)
+    session.wait_for_replicas(context, recipe)
+    context.target_max_block_size = BLOCK_BYTES
 
 
 def _check_columns(rows: Dataset, image_column: str) -> None:

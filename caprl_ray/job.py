@@ -34,6 +34,7 @@ class Job:
             `replicas.wait_s`.
         engine_on_cpu: whether replicas run a model on the cores of this machine.
         fingerprint: fields that must not change between the runs of one dataset.
+        outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
     """
 
@@ -47,6 +48,7 @@ class Job:
     has_replicas: bool = True
     engine_on_cpu: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -29,6 +29,7 @@ from caprl_ray.read.datasource import PlannedRows, Work, remaining
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
+from caprl_ray.watch.replicas import ReplicaWatch
 
 
 def run(
@@ -126,6 +127,7 @@ def _watched(job: Job) -> Iterator[_Watch]:
     with (
         interruptible() as stop,
         CircuitBreaker(counter, job, stop),
+        ReplicaWatch(counter, job, stop),
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
         yield _Watch(counter, line, stop)

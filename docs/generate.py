@@ -40,6 +40,8 @@ REMEDIES = {
     "prompt_column": "Use a column that every row has, or fill the gaps.",
     "prompt_too_long": "Shorten the prompt, lower `prepare.max_pixels`, or raise `model.engine.max_model_len`.",
     "engine_rejected": "See the detail; `preflight --debug` shows the engine's log.",
+    "engine_error": "See the service's log; use `--retry-failed` when its fault is mended.",
+    "engine_timeout": "Raise `model.timeout_s`, or lower `sampling.max_tokens`, and use `--retry-failed`.",
     "engine_crash": "Leave it failed; report the image to the engine's authors.",
     "caption_empty": "Use `--retry-failed` with other sampling and `--adopt`.",
 }
@@ -61,8 +63,16 @@ def recipe_page() -> str:
             default = "required" if facts.is_required() else f"`{json.dumps(facts.default)}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
-        lines.append("")
+        lines += ["", *(_more_sampling() if name == "sampling" else ())]
     return "\n".join(lines)
+
+
+def _more_sampling() -> list[str]:
+    """The sampling fields that have no default here."""
+    from caprl_ray.recipe.sampling_fields import FIELDS, REFUSED
+
+    given, refused = (", ".join(f"`{field}`" for field in fields) for fields in (FIELDS, REFUSED))
+    return [f"More fields, with vLLM's meaning: {given}. Others are refused, such as {refused}.", ""]
 
 
 def _type(schema: dict[str, Any]) -> str:

@@ -82,10 +82,12 @@ class Head:
         """The environment of clients. Ray looks for a token only if RAY_AUTH_MODE says so."""
         return self.environment | {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_AUTH_MODE": "token"}
 
-    def join(self, *, cpus: int, gpus: int, accelerator: str | None = None) -> None:
+    def join(self, *, cpus: int, gpus: int, accelerator: str | None = None, **environment: str) -> None:
         """Add a worker node, if given with GPUs of a type that Ray knows. It joins some seconds later."""
         typed = [f'--resources={{"accelerator_type:{accelerator}": 1}}'] if accelerator else []
-        self.node(self.client, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *typed)
+        self.node(
+            self.client | environment, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *typed
+        )
         self.workers[self.processes[-1].pid] = (cpus, gpus)
 
     def drain(self, node: str) -> None:

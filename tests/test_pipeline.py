@@ -389,5 +389,30 @@ def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path
         caption_dataset(ray.data.from_items(rows), settings, image_column="picture")
 
 
+def test_a_batch_of_a_ray_dataset_is_one_block_however_large_its_rows_are(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ray cut it would depend on the captions, and a block that is made again would have other rows."""
+    import ray
+
+    from caprl_ray import caption_dataset
+
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 32 * 2**20)
+    image = min((images / "files").glob("*")).read_bytes()
+
+    def rows(size: int, count: int) -> Any:
+        blob = b"x" * size
+        return ray.data.range(count).map(lambda row: {"image": image, "n": row["id"], "blob": blob})
+
+    settings = {"model": {"source": "stub"}, "replicas": {"gpus": 0}, "prepare": {"max_pixels": 20_000}}
+    out = caption_dataset(rows(2_000_000, 70), settings).materialize()
+    tables = [ray.get(ref) for ref in out.to_arrow_refs()]
+    assert sorted(table.num_rows for table in tables) == [6, 32, 32]
+    assert all(table.nbytes > 1.9e6 * table.num_rows for table in tables)
+    assert sorted(n for table in tables for n in table["n"].to_pylist()) == list(range(70))
+    with pytest.raises(Exception, match=r"32 rows that are captioned together have 3.. MiB"):
+        caption_dataset(rows(12_500_000, 32), settings).materialize()
+
+
 def test_an_unbalanced_end_is_an_error_of_its_own() -> None:
     assert (LedgerUnbalanced.exit_code, SystemFailure.exit_code, RecipeError.exit_code) == (3, 1, 2)

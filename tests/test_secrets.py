@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.models.resolve import ALLOW_STUB
 from tests.engines.test_endpoint import KEY, Reply, chat, refusal, serving
 from tests.ray_head import Head, new_head
 from tests.s3_server import BUCKET, S3Server
@@ -24,6 +25,7 @@ SECRETS = {
     "HF_TOKEN": "canary-hub-55aa",
     "SERVICE_KEY": KEY,
     "OLD_SERVICE_KEY": "canary-old-3f08",
+    ALLOW_STUB: "1",
 }
 CANARY = re.compile(rb"canary-")
 
@@ -34,12 +36,14 @@ def head() -> Iterator[Head]:
         yield head
 
 
-def run(head: Head, recipe: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[bytes]:
+def run(
+    head: Head, recipe: dict[str, Any], folder: Path, *overrides: str, command: str = "caption"
+) -> subprocess.CompletedProcess[bytes]:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "caprl_ray", "caption", "--debug", str(path)]
+    line = [sys.executable, "-m", "caprl_ray", command, "--debug", str(path), *overrides]
     environment = head.client | SECRETS | {"RAY_ADDRESS": head.address}
-    return subprocess.run(command, env=environment, capture_output=True, timeout=200, check=False)
+    return subprocess.run(line, env=environment, capture_output=True, timeout=200, check=False)
 
 
 def leaks(head: Head, s3: S3Server, *runs: subprocess.CompletedProcess[bytes]) -> list[str]:
@@ -80,4 +84,15 @@ def test_no_credential_is_found_in_anything_that_a_run_leaves(head: Head, s3: S3
     told = run(head, recipe | {"storage": {"endpoint": "http://user:canary-endpoint@127.0.0.1"}}, tmp_path)
     named = run(head, recipe | {"model": {"endpoint": "http://host/v1?key=canary-endpoint"}}, tmp_path)
     assert told.returncode and named.returncode
-    assert not leaks(head, s3, refused, expired, done, told, named)
+    # In the engine's arguments, where a name says so, and where none does.
+    recipe["output"] = {"path": f"s3://{BUCKET}/out/own"}
+    inner = recipe | {"model": {"engine": {"model_loader_extra_config": {"auth_token": "canary-nested"}}}}
+    innocent = recipe | {"model": {"source": "stub", "engine": {"additional_config": {"note": "canary-innocent"}}}}
+    given = [
+        run(head, recipe | {"model": {}}, tmp_path, "model.engine.hf_token=canary-hub"),
+        run(head, inner, tmp_path),
+    ]
+    assert all(one.returncode and b"secret" in one.stderr for one in given), [one.stderr for one in given]
+    kept = [run(head, innocent, tmp_path, command="preflight"), run(head, innocent, tmp_path)]
+    assert [one.returncode for one in kept] == [0, 0] and b"(not shown)" in kept[0].stdout, kept[0].stderr[-2000:]
+    assert not leaks(head, s3, refused, expired, done, told, named, *given, *kept)

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.engines.admission import Admission
@@ -18,23 +17,35 @@ from caprl_ray.rows.stage import Changes
 
 Results = Sequence[Changes | RowFailure]
 
-# Concurrency limit by the number of failed attempts. The first two crashes may have an external cause; after that a
-# batch runs alone in its replica.
-COMPANY = (None, None, 1)
-ALONE = len(COMPANY) - 1
-# From this count on the rows of a batch run one at a time, and a row that was running at DEATHS_ALONE crashes is not
-# sent again. Invariant: a row kills a replica at most five times: twice with anything, once with its batch, twice
-# alone.
-ROW_BY_ROW, DEATHS_ALONE = 3, 2
+# A batch that was running at this many crashes may still run with any other: most crashes have an external cause.
+UNSUSPECTED = 2
+# A row that was running alone at this many crashes is not sent again.
+DEATHS_ALONE = 2
+
+
+def company(in_flight: int) -> tuple[int | None, ...]:
+    """How many batches may run at once, by the number of crashes that they have seen.
+
+    Any number for the first UNSUSPECTED counts, then half of the `in_flight` batches of a replica, and half of those at
+    each further crash: three crashes from outside still leave a quarter of the engine's places in use. Invariant: a
+    batch runs alone once it has seen 1 + max(1, floor(log2(in_flight))) crashes: two for 3 batches, eight for 141.
+    """
+    halves = [in_flight >> n for n in range(1, in_flight.bit_length())]
+    return (*[None] * UNSUSPECTED, *(halves or [1]))
 
 
 class Attempts:
-    """A replica's reports to the counter actor (watch/counter.py). Use it on one event loop."""
+    """A replica's reports to the counter actor (watch/counter.py). Use it on one event loop.
 
-    def __init__(self, counter: ActorHandle) -> None:
-        self._counter = counter
-        self._node = ray.get_runtime_context().get_node_id()
-        self._admission = Admission(COMPANY)
+    A batch that has crashed a replica alone runs row by row. Invariant: a row kills a replica at most len(company) - 1
+    times with other batches, once with its own batch, and DEATHS_ALONE times alone.
+    """
+
+    def __init__(self, counter: ActorHandle, node: str, in_flight: int) -> None:
+        self._counter, self._node = counter, node
+        limits = company(in_flight)
+        self._admission = Admission(limits)
+        self._alone = len(limits) - 1
 
     async def caption(
         self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
@@ -53,16 +64,17 @@ class Attempts:
                 self._counter.end.remote([key])
                 return results
         await self._counter.put_off.remote(key)
-        async with self._admission.admitted(min(begun, ALONE)):
+        row_by_row = begun > self._alone
+        async with self._admission.admitted(min(begun, self._alone)):
             await self._counter.begin.remote(key, self._node)
-            if begun < ROW_BY_ROW:
-                results = await caption(rows)
+            if row_by_row:
+                results = [await self._single(own, row, caption) for own, row in zip(keys, rows, strict=True)]
             else:
-                results = [await self._alone(own, row, caption) for own, row in zip(keys, rows, strict=True)]
-        self._counter.end.remote([key, *(keys if begun >= ROW_BY_ROW else ())])
+                results = await caption(rows)
+        self._counter.end.remote([key, *(keys if row_by_row else ())])
         return results
 
-    async def _alone(
+    async def _single(
         self, key: str, row: dict[str, Any], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
     ) -> Changes | RowFailure:
         """Caption one row, or fail it at once if it has killed the replica before."""

@@ -5,22 +5,8 @@ from typing import Any
 
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.output.fingerprint import installed
+from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, changing_captions
 from caprl_ray.recipe.sections import Recipe
-
-# Engine arguments that change the speed of captions and not their text. Runs of one dataset may differ in them.
-FREE_ENGINE_ARGUMENTS = frozenset(
-    {
-        "disable_log_stats",
-        "distributed_executor_backend",
-        "download_dir",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "pipeline_parallel_size",
-        "tensor_parallel_size",
-    }
-)
 
 
 def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
@@ -41,5 +27,11 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     return fields
 
 
+def outdated(field: str) -> bool:
+    """Whether a field that an older version stored counts no more: an engine argument that changes no caption."""
+    section, _, name = field.rpartition(".")
+    return section.startswith("model.engine") and name not in CHANGES_CAPTIONS
+
+
 def _engine_fields(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for key, value in arguments.items() if key not in FREE_ENGINE_ARGUMENTS}
+    return {f"{section}.{name}": value for name, value in changing_captions(arguments).items()}

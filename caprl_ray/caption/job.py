@@ -2,11 +2,12 @@
 
 from functools import partial
 
+import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
 from caprl_ray.caption.columns import CAPTION, CODES
-from caprl_ray.caption.fingerprint import fingerprint
+from caprl_ray.caption.fingerprint import fingerprint, outdated
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
 from caprl_ray.engines import concurrency, launch
@@ -30,14 +31,25 @@ def caption_job(recipe: Recipe) -> Job:
         stages=partial(captioned, recipe=recipe, model=model),
         engine_on_cpu=launch.computes_on_cpu(recipe),
         fingerprint=fingerprint(recipe, model),
+        outdated=outdated,
         record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
     )
 
 
-def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: ModelRef) -> Dataset:
+def captioned(
+    rows: Dataset,
+    counter: ActorHandle,
+    *,
+    recipe: Recipe,
+    model: ModelRef,
+    replaced: bool = True,
+    most_bytes: int | None = None,
+) -> Dataset:
     """Compressed images -> pixels -> captions.
 
-    One block of pixels is one caption batch and one block of captions (docs/design.md, D4).
+    One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced` says whether
+    something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
+    `most_bytes` is the size from which on Ray would cut a batch of captions, if its rows may be large.
     """
     batch = resources.batch_rows(model.size_rule.max_pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
@@ -47,9 +59,20 @@ def captioned(rows: Dataset, counter: ActorHandle, *, recipe: Recipe, model: Mod
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
             Captioner,
-            fn_constructor_kwargs={"recipe": recipe, "model": model, "counter": counter},
+            fn_constructor_kwargs={
+                "recipe": recipe,
+                "model": model,
+                "counter": counter,
+                "replaced": replaced,
+                "most_bytes": most_bytes,
+            },
             batch_size=batch,
             batch_format="pyarrow",
-            **resources.replica_pool(recipe, in_flight),
+            **resources.replica_pool(recipe, in_flight, partial(_struck, counter)),
         )
     )
+
+
+def _struck(counter: ActorHandle) -> list[str]:
+    """The ids of nodes that get no more replicas."""
+    return list(ray.get(counter.struck.remote()))

@@ -2,11 +2,13 @@
 
 import inspect
 import math
+import warnings
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.recipe.sections import Recipe
@@ -29,6 +31,8 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 
 
+NODE_LABEL = "ray.io/node-id"  # Ray gives every node this label
+REPLACES = "max_consecutive_actor_init_deaths"  # Ray Data's setting
 ACCELERATOR = "accelerator_type:"  # prefix of Ray's resources for types of GPU
 
 
@@ -61,8 +65,11 @@ def replica_bundle(recipe: Recipe) -> dict[str, float]:
     return replica
 
 
-def replica_pool(recipe: Recipe, in_flight: int) -> dict[str, Any]:
-    """Arguments of `map_batches` for the pool of replicas, each of which takes `in_flight` batches at once."""
+def replica_pool(recipe: Recipe, in_flight: int, struck: Callable[[], Collection[str]]) -> dict[str, Any]:
+    """Arguments of `map_batches` for the pool of replicas, each of which takes `in_flight` batches at once.
+
+    `struck` gives the ids of nodes that get no more replicas. Ray Data asks before it makes a replica.
+    """
     # Before Ray 2.59 the number of concurrent calls is an option of the actor, not of the strategy.
     in_strategy = "max_concurrent_calls_per_actor" in inspect.signature(ActorPoolStrategy).parameters
     strategy = ActorPoolStrategy(
@@ -73,7 +80,45 @@ def replica_pool(recipe: Recipe, in_flight: int) -> dict[str, Any]:
         **({"max_concurrent_calls_per_actor": in_flight} if in_strategy else {}),
     )
     options = {} if in_strategy else {"max_concurrency": in_flight}
-    return {"compute": strategy, **options, **replica_resources(recipe)}
+    return {"compute": strategy, **options, **replica_resources(recipe), **_placed(struck)}
+
+
+def _placed(struck: Callable[[], Collection[str]]) -> dict[str, Any]:
+    """Keep new replicas away from struck nodes. Ray 2.64 will have no such argument; then a replica that lands on such
+    a node leaves by itself."""
+    if "ray_remote_args_fn" not in inspect.signature(Dataset.map_batches).parameters:
+        return {}
+
+    def elsewhere() -> dict[str, Any]:
+        nodes = sorted(struck())
+        return {"label_selector": {NODE_LABEL: f"!in({','.join(nodes)})"}} if nodes else {}
+
+    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn. is deprecated")
+    return {"ray_remote_args_fn": elsewhere}
+
+
+def replaces_actors() -> bool:
+    """Whether Ray Data replaces an actor whose constructor fails. Before Ray 2.60 it ends the run."""
+    return hasattr(DataContext.get_current(), REPLACES)
+
+
+def able_nodes(recipe: Recipe) -> dict[str, str]:
+    """The living nodes that are large enough for a replica, by id with their names."""
+    needs = replica_bundle(recipe).items()
+    return {
+        node["NodeID"]: _name(node["NodeManagerAddress"], node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in needs)
+    }
+
+
+def node_name() -> str:
+    """The name of this process's node in messages."""
+    return _name(ray.util.get_node_ip_address(), ray.get_runtime_context().get_node_id())
+
+
+def _name(address: str, node: str) -> str:
+    return f"{address} ({node[:8]})"
 
 
 def accelerators() -> set[str]:

@@ -18,6 +18,8 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Recipe
 
+# Replicas in a row that do not start. Only a fault that watch/replicas.py does not see comes to so many.
+MOST_REPLACED = 200
 NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
@@ -30,8 +32,8 @@ def session(job: Job, debug: bool) -> Iterator[None]:
             _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
-        # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
-        DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
+        wait_for_replicas(DataContext.get_current(), recipe)
+        _replace_replicas(DataContext.get_current())
         with ExitStack() as patches:
             for patch in _patches(job):
                 patches.enter_context(patch)
@@ -133,6 +135,19 @@ def _check_output(recipe: Recipe) -> None:
             f"output.path: {path} is relative, and Ray removes a job's working directory after it; "
             "give a path that every node shares."
         )
+
+
+def wait_for_replicas(context: DataContext, recipe: Recipe) -> None:
+    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
+    context.execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
+
+
+def _replace_replicas(context: DataContext) -> None:
+    """Replace replicas whose engine does not start on their node. watch/replicas.py ends a run in which none starts."""
+    if resources.replaces_actors():
+        setattr(context, resources.REPLACES, MOST_REPLACED)
+    else:
+        context.actor_init_max_retries = -1
 
 
 def configure(context: DataContext, debug: bool) -> None:

@@ -18,6 +18,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.read.unit import tables, unit_rows
+from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
@@ -80,7 +81,7 @@ def _caption(recipe: Recipe, model: ModelRef, prepared: pa.Table) -> pa.Table:
     print(f"model: {model.label} started in {seconds:.1f} s")
     arguments = ray.get(replica.engine_arguments.remote())
     if arguments:
-        print(f"engine: {' '.join(f'{name}={value}' for name, value in arguments.items())}")
+        print(f"engine: {' '.join(f'{name}={value}' for name, value in shown(arguments).items())}")
     captioned, seconds = _timed(lambda: ray.get(replica.__call__.remote(prepared)))
     tokens = sum(filter(None, captioned["caption_tokens"].to_pylist()))
     rate = f"{captioned.num_rows / seconds:.2f} images/s, {tokens / seconds:.0f} caption tokens/s"

@@ -1,7 +1,8 @@
 """Any OpenAI-compatible service as the engine (docs/design.md, D9), for instance `vllm serve` on another machine.
 
-The openai client retries 429, 5xx and timeouts with backoff, at the pace that the service sustains. The key is read
-where the replica runs. No text of the service is repeated: an error may quote the prompt or the key.
+The openai client retries 429, 5xx and lost connections with backoff, at the pace that the service sustains. A fault
+that lasts for one row only is that row's (proof.py). The key is read where the replica runs. No text of the service is
+repeated: an error may quote the prompt or the key.
 """
 
 import asyncio
@@ -15,7 +16,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from caprl_ray.engines.concurrency import max_num_seqs
-from caprl_ray.engines.pace import Pace, PacedClient
+from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
+from caprl_ray.engines.proof import Proof, Suspect
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
@@ -23,9 +25,14 @@ from caprl_ray.recipe.sections import Recipe, Sampling
 
 # Attempts at one request: about 40 s of backoff, plus the waits that the service asks for (Retry-After).
 ATTEMPTS = 9
-TIMEOUT = openai.Timeout(300, connect=10)
+# The time limit of a whole caption, unless the recipe has another (model.timeout_s): PacedClient keeps it.
+CAPTION_S = 300.0
+TIMEOUT = openai.Timeout(None, connect=10)
 # At the start, a wrong address should be reported at once.
 START_ATTEMPTS, START_TIMEOUT = 3, openai.Timeout(30, connect=10)
+
+# Answers that may be the fault of the row or of the service, and the failure code in the first case.
+SUSPECT = {403: "engine_rejected", 451: "engine_rejected", 500: "engine_error", 504: "engine_timeout"}
 
 # If the recipe leaves these out, `vllm serve` takes them from the model's generation_config.json (Qwen2.5-VL's has a
 # repetition penalty of 1.05), and the engine in the process does not. Other services may not know them.
@@ -81,6 +88,8 @@ class EndpointEngine:
 
     def __init__(self, client: openai.AsyncOpenAI, recipe: Recipe, model: ModelRef, *, neutral: bool) -> None:
         self._client = client
+        self._timeout_s = recipe.model.timeout_s or CAPTION_S
+        self._proof = Proof(self._send)
         self._url, self._model, self._system = recipe.model.endpoint, model.path, recipe.prompt.system
         self._sampling = request_sampling(recipe.sampling, neutral=neutral)
         self.control_tokens: Sequence[str] = model.control_tokens or COMMON_CONTROL_TOKENS
@@ -98,7 +107,7 @@ class EndpointEngine:
             api_key=key or "none",  # the client requires one
             max_retries=ATTEMPTS - 1,
             timeout=TIMEOUT,
-            http_client=PacedClient(Pace(max_num_seqs(recipe))),
+            http_client=PacedClient(Pace(max_num_seqs(recipe)), recipe.model.timeout_s or CAPTION_S),
         )
         served = await _served_models(client, recipe.model.endpoint)
         names = [str(entry.get("id")) for entry in served or ()]
@@ -110,7 +119,11 @@ class EndpointEngine:
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture. Raises RowFailure if it is refused, SystemFailure if every request would be."""
+        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the service."""
+        return await self._proof.caption(picture, prompt)
+
+    async def _send(self, picture: Picture, prompt: str) -> Completion:
+        """Send one request. Raises Suspect if its fault may be the row's or the service's."""
         content = [
             {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
             {"type": "text", "text": prompt},
@@ -122,7 +135,14 @@ class EndpointEngine:
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 raise _rejected(error) from None
-            raise _system_failure(error, self._url) from None
+            system = _system_failure(error, self._url)
+            if error.status_code in SUSPECT:
+                row = RowFailure(SUSPECT[error.status_code], f"HTTP {error.status_code} each time")
+                raise Suspect(row, system) from None
+            raise system from None
+        except CaptionTimeout as error:
+            row = RowFailure("engine_timeout", f"no caption within {self._timeout_s:g} s, each time")
+            raise Suspect(row, _system_failure(error, self._url, self._timeout_s), timed_out=True) from None
         except (openai.APIConnectionError, ValueError) as error:  # ValueError: no JSON, or other types
             raise _system_failure(error, self._url) from None
 
@@ -185,7 +205,7 @@ def _rejected(error: openai.APIStatusError) -> RowFailure:
     return RowFailure("engine_rejected", f"HTTP {error.status_code}")
 
 
-def _system_failure(error: Exception, url: str | None) -> SystemFailure:
+def _system_failure(error: Exception, url: str | None, timeout_s: float | None = None) -> SystemFailure:
     """One sentence for a fault that every request would meet."""
     status = error.status_code if isinstance(error, openai.APIStatusError) else None
     if status in (401, 403):
@@ -196,6 +216,11 @@ def _system_failure(error: Exception, url: str | None) -> SystemFailure:
         )
     elif status:
         said = f"answered HTTP {status} to the last attempt; run again when the service has recovered"
+    elif timeout_s:
+        said = (
+            f"did not answer in time (model.timeout_s is {timeout_s:g}); run again when the service has recovered, or "
+            "with a lower model.concurrency or a higher model.timeout_s"
+        )
     elif isinstance(error, openai.APITimeoutError):
         said = "did not answer in time; run again when the service has recovered, or with a lower model.concurrency"
     elif isinstance(error, openai.APIConnectionError):

@@ -57,26 +57,37 @@ class Pace:
             self.halvings += 1
 
 
+class CaptionTimeout(openai.APITimeoutError):
+    """An answer that took too long. The openai client passes its own errors on and does not send them again."""
+
+
 class PacedClient(openai.DefaultAsyncHttpxClient):
-    """The HTTP client below the openai client. Every attempt takes a place of `pace`.
+    """The HTTP client below the openai client. Every attempt takes a place of `pace`, and has `timeout_s` from then on.
 
     A refused attempt holds its place while the service asks to wait, so that no other attempt takes it at once.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, timeout_s: float) -> None:
         super().__init__()
         self._pace = pace
+        self._timeout_s = timeout_s
 
     async def send(self, request: Any, **options: Any) -> Any:
         halvings, wait = await self._pace.enter(), 0.0
         try:
-            response = await super().send(request, **options)
+            # httpx bounds the pauses between bytes only, not the whole.
+            async with asyncio.timeout(self._timeout_s) as limit:
+                response = await super().send(request, **options)
             if response.status_code == 429:
                 self._pace.refused(halvings)
                 wait = _retry_after(response.headers)
             elif response.is_success:
                 self._pace.answered()
             return response
+        except TimeoutError:
+            if limit.expired():
+                raise CaptionTimeout(request=request) from None
+            raise
         finally:
             asyncio.get_running_loop().call_later(wait, self._pace.leave)
 

@@ -7,6 +7,7 @@ from typing import Any
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from caprl_ray.engines.admission import Admission
+from caprl_ray.engines.proof import PROOF_PROMPT, blank
 from caprl_ray.engines.protocol import Completion, EngineDied, MortalEngine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 
@@ -24,8 +25,6 @@ MOST_FRUITLESS_DEATHS = 100
 START_ATTEMPTS, START_PAUSE_S = 3, 10.0
 # How many times per stall timeout the engine's progress is checked, and the longest pause between two checks.
 LOOKS, LONGEST_LOOK_S = 10, 5.0
-
-PROOF_PROMPT = "Describe the image."
 
 
 class Revival:
@@ -75,7 +74,7 @@ class Revival:
         raise RowFailure("engine_crash", "the engine died or hung each time, twice with this row alone")
 
     async def _attempt(self, picture: Picture, prompt: str) -> Completion:
-        self._proof = self._proof or (_blank(picture), PROOF_PROMPT)
+        self._proof = self._proof or (blank(picture), PROOF_PROMPT)
         completion = await self._call(await self._alive(), picture, prompt)
         self._proof = (picture, prompt)
         self._fruitless = 0
@@ -172,8 +171,3 @@ async def _started(start: Callable[[], Awaitable[None]]) -> None:
         await patient(start)()
     except EngineDied as died:
         raise SystemFailure(f"The engine does not start or does not live: {died}.") from died
-
-
-def _blank(picture: Picture) -> Picture:
-    gray = memoryview(bytes([128]) * (3 * picture.width * picture.height))
-    return Picture(pixels=gray, width=picture.width, height=picture.height)

@@ -16,6 +16,7 @@ from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.plan import Plan, Unit
 from caprl_ray.plan.known import PlannedPaths
+from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
@@ -70,7 +71,7 @@ class Output:
             rows = [folder for folder in folders if storage.objects(join(path, folder), ".parquet")]
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
-        before, now = stored["fingerprint"] if stored else {}, json.loads(json.dumps(ours, default=str))
+        before, now = _compared(stored, job, ours), json.loads(json.dumps(ours, default=str))
         unknown = sorted(set(adopt) - now.keys() - before.keys())
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
@@ -151,7 +152,7 @@ class Output:
         before = read_run(self.storage, self.path) or {}
         adopted = [*before.get("adopted", ()), *([self.adopted] if self.adopted else ())]
         job = {"name": self.job.name, "done": self.job.done}
-        content: dict[str, Any] = {"job": job, "recipe": self.job.recipe.model_dump(), **self.job.record}
+        content: dict[str, Any] = {"job": job, "recipe": recorded(self.job.recipe.model_dump()), **self.job.record}
         content["fingerprint"] = self.fingerprint
         if adopted:
             content["adopted"] = adopted  # the values of these fields for earlier rows, one object per run
@@ -177,6 +178,12 @@ def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(job, dict) and {"name", "done"} <= job.keys():
         return {"name": str(job["name"]), "done": str(job["done"])}
     return {"name": "caption", "done": "captioned"}  # older outputs name no job
+
+
+def _compared(run: Mapping[str, Any] | None, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of a run.json, without the fields that count no more."""
+    stored: dict[str, Any] = run["fingerprint"] if run else {}
+    return {field: value for field, value in stored.items() if field in ours or not job.outdated(field)}
 
 
 def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:

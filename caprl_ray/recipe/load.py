@@ -1,5 +1,6 @@
 """Load a recipe from a YAML file and overrides, and check it. Every error is one sentence."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.engine_arguments import NOT_SHOWN, redacted
 from caprl_ray.recipe.sections import Recipe, Storage
+
+QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -21,7 +25,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: the recipe is not valid YAML ({' '.join(str(error).split())}).") from None
+        raise RecipeError(f"{path}: the recipe is not valid YAML ({_yaml_fault(error)}).") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
     for override in overrides:
@@ -37,7 +41,9 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
     document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
     for override in overrides:
         if not override.startswith("storage."):
-            raise RecipeError(f"{override!r}: only storage fields can be set here, such as storage.region=us-east-1")
+            raise RecipeError(
+                f"{redacted(override)!r}: only storage fields can be set here, such as storage.region=us-east-1"
+            )
         _override(document, override)
     return parse(document).storage
 
@@ -50,28 +56,38 @@ def parse(document: dict[str, Any]) -> Recipe:
         raise RecipeError(_sentence(error)) from None
 
 
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong, and where. PyYAML's own text repeats the line, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    problem = QUOTED.sub(NOT_SHOWN, str(getattr(error, "problem", None) or type(error).__name__))
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
+
+
 def _override(document: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):
-        raise RecipeError(f"{override!r}: an override looks like section.field=value, for instance replicas.gpus=0.")
+        raise RecipeError(
+            f"{redacted(override)!r}: an override looks like section.field=value, for instance replicas.gpus=0."
+        )
     section = document
     for part in names[:-1]:
         if section.get(part) is None:
             section[part] = {}
         section = section[part]
         if not isinstance(section, dict):
-            raise RecipeError(f"{override!r}: {part} is a value in this recipe, not a section.")
+            raise RecipeError(f"{redacted(override)!r}: {part} is a value in this recipe, not a section.")
     try:
         section[names[-1]] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise RecipeError(f"{override!r}: {text!r} is not a YAML value.") from None
+        raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
 
 
 def _sentence(error: ValidationError) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
+    value = NOT_SHOWN if field.startswith("model.engine") else repr(redacted(fault["input"]))
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1])
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."
@@ -80,9 +96,9 @@ def _sentence(error: ValidationError) -> str:
     if fault["type"] == "value_error":
         return ": ".join(filter(None, [field, str(fault["ctx"]["error"])])) + "."
     if fault["type"] in ("model_type", "model_attributes_type"):
-        return f"{field}: {fault['input']!r} is not allowed; it should be a section, a mapping of fields."
+        return f"{field}: {value} is not allowed; it should be a section, a mapping of fields."
     message = fault["msg"].removeprefix("Input ").removeprefix("List ").removeprefix("String ")
-    return f"{field}: {fault['input']!r} is not allowed; it {message}."
+    return f"{field}: {value} is not allowed; it {message}."
 
 
 def _section(location: Sequence[int | str]) -> type[BaseModel]:

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from caprl_ray.recipe import accelerators, vllm_names
+from caprl_ray.recipe import accelerators, engine_arguments, sampling_fields, vllm_names
 from caprl_ray.recipe.prompts import PromptTemplate
 
 Positive = Annotated[int, Field(ge=1)]
@@ -137,7 +137,7 @@ class Model(Section):
     ~/.cache/caprl_ray/models. Set it if that disk is too small."""
     engine: dict[str, Any] = {}
     """Engine arguments, with vLLM's names, for example {max_model_len: 8192}. On a GPU, batch size and memory use
-    follow from the GPU's memory unless they are set here."""
+    follow from the GPU's memory unless they are set here. An argument that may hold a secret is refused."""
     engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
     """Engine arguments for replicas on one type of GPU, by Ray's name for the type: {H100: {max_num_seqs: 384}}. They
     override `engine`. Use it on clusters with several types of GPU."""
@@ -152,10 +152,14 @@ class Model(Section):
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """The largest number of concurrent requests of one replica to the endpoint; 64 if left out. It is reduced while the
     service answers 429 (too many requests). Raise it for a service with many GPUs."""
+    timeout_s: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+    """The longest time for one caption at the endpoint, in seconds; 300 if left out. A row that takes longer twice,
+    while the service captions others, becomes a failed row. Raise it for long captions on a slow service."""
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Model":
         for arguments in (self.engine, *self.engine_by_accelerator.values()):
+            engine_arguments.refuse_secrets("model.engine", arguments)
             vllm_names.check("model.engine", arguments, vllm_names.engine_arguments())
             refused = {"model", "revision", "tokenizer", "trust_remote_code"} & arguments.keys()
             if refused:
@@ -182,7 +186,7 @@ class Model(Section):
     def _check_endpoint(self) -> "Model":
         if self.endpoint and (self.engine or self.engine_by_accelerator):
             raise ValueError("engine cannot be given together with endpoint; the service has its own engine arguments")
-        for name in ("api_key_env", "served_name", "concurrency"):
+        for name in ("api_key_env", "served_name", "concurrency", "timeout_s"):
             if not self.endpoint and getattr(self, name) is not None:
                 raise ValueError(f"{name} is only for an endpoint; give model.endpoint too, or leave {name} out")
         return self
@@ -213,7 +217,8 @@ class Replicas(Section):
     only some of the cluster's types should be used."""
     wait_s: Annotated[float, Field(ge=1)] = 3600
     """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
-    the run ends with an error and can be resumed. Raise it if spot capacity is often missing for longer."""
+    the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
+    start on some nodes. Raise it if spot capacity is often missing for longer."""
 
     @property
     def most(self) -> int:
@@ -245,7 +250,10 @@ class Prompt(Section):
 
 
 class Sampling(BaseModel):
-    """How captions are sampled. All fields of vLLM's SamplingParams are allowed, under the same names."""
+    """How captions are sampled.
+
+    More fields of vLLM's SamplingParams are allowed, under the same names: those in `sampling_fields.FIELDS`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
 
@@ -263,7 +271,7 @@ class Sampling(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
-        vllm_names.check("sampling", self.model_extra or {}, vllm_names.sampling_parameters())
+        sampling_fields.check(self.model_extra or {})
         return self
 
 

@@ -32,6 +32,9 @@ ENGINE_CODES = {
     "prompt_column": "The prompt names a column that this row does not have.",
     "prompt_too_long": "Prompt and image have more tokens than the model's context holds.",
     "engine_rejected": "The engine refused the request.",
+    "engine_error": "The service answered this row with an error each time, and captioned another picture in between.",
+    "engine_timeout": "The service did not caption this row within model.timeout_s, each time, and captioned another "
+    "picture in between.",
     "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
 }
 FAILURE_CODES = READ_CODES | PREPARE_CODES | ENGINE_CODES

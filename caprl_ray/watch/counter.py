@@ -1,6 +1,6 @@
 """One actor on the driver's node: progress, batches that may have killed a replica, and the plan.
 
-It imports nothing of the package, because the actor's process starts with every run.
+It imports nothing of the package that is slow to import, because the actor's process starts with every run.
 """
 
 import collections
@@ -8,8 +8,10 @@ import time
 
 import ray
 
+from caprl_ray.watch.starts import GONE_S, Pool, Starts
+
 # Seconds between two signs of life of a replica. A thousand replicas send 33 messages a second.
-HERE_S = 30.0
+HERE_S = GONE_S / 2
 # Attempts that ended because the node was lost and that no row is blamed for. The limit still finds a row that keeps
 # killing nodes.
 FORGIVEN = 10
@@ -29,6 +31,7 @@ class Counter:
         self._work: list[bytes] | None = None
         self._began = time.monotonic()
         self._seen: float | None = None
+        self._starts = Starts()
 
     def add(self, rows: int, codes: list[str]) -> None:
         """Count one batch; `codes` are those of its failed rows."""
@@ -81,6 +84,28 @@ class Counter:
     def here(self) -> None:
         """A replica has its GPU, even if its engine has not started."""
         self._seen = time.monotonic()
+
+    def alive(self, replica: str, runs: bool) -> None:
+        """A replica lives; its engine runs, or is being started."""
+        self._starts.alive(replica, runs=runs)
+
+    def captioned(self, node: str) -> None:
+        """A replica on this node has captioned its first batch."""
+        self._starts.captioned(node)
+
+    def start_failed(self, replica: str, node: str, name: str, reason: str) -> bool:
+        """A replica's engine has not started, or captions nothing. Returns whether the node gets no more replicas."""
+        if self._starts.failed(replica, node, reason):
+            self.note(f"node {name} gets no more replicas of this run: {reason.rstrip('.')}")
+        return node in self._starts.struck()
+
+    def struck(self) -> dict[str, str]:
+        """The nodes that get no more replicas, by id, each with a reason."""
+        return self._starts.struck()
+
+    def pool(self, least: int) -> Pool:
+        """The replicas now, of which there should be `least`."""
+        return self._starts.pool(least)
 
     def plan(self, work: list[bytes]) -> None:
         """Store the plan: what each read task reads."""

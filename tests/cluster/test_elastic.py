@@ -20,15 +20,18 @@ import yaml
 from caprl_ray import cli, plan
 from caprl_ray.caption import job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.recipe.load import parse
 from caprl_ray.storage import Storage
+from caprl_ray.watch.starts import STARTS
 from tests.expected import expected_caption
 from tests.ray_head import NOTICED_SOON, Head, new_head
 
 IMAGES = 640  # 20 batches
 LET_GO = "start"  # a line that counts as one more replica
+BROKEN = "CAPRL_TEST_BROKEN_NODE"  # in the environment of a node that starts no engine
 
 
 class RecordedCaptioner(job.Captioner):
@@ -41,6 +44,12 @@ class RecordedCaptioner(job.Captioner):
         super().__init__(**arguments)
         self.until = time.monotonic() + 240
         self.note("start", str(self.engine_arguments()["max_num_seqs"]))
+
+    def _begin(self, *arguments: Any) -> Any:
+        if os.environ.get(BROKEN):
+            self.note("broken")
+            raise SystemFailure("The GPU has fallen off the bus.")
+        return super()._begin(*arguments)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         self.note("begin")
@@ -74,6 +83,10 @@ class Notes:
         """The replicas that have taken a batch."""
         return {pid for _, pid, first, *_ in self.lines() if first == "begin"}
 
+    def broken(self) -> list[str]:
+        """The node of each start that failed."""
+        return [node for node, _, first, *_ in self.lines() if first == "broken"]
+
     def engines(self) -> list[tuple[str, int]]:
         """The node of each replica, and how many sequences its engine runs."""
         return sorted((node, int(rest[0])) for node, _, first, *rest in self.lines() if first == "start")
@@ -81,7 +94,7 @@ class Notes:
     def rows(self) -> dict[str, list[str]]:
         captioned: dict[str, list[str]] = {}
         for _, pid, *ids in self.lines():
-            if ids[0] not in ("start", "begin"):
+            if ids[0] not in ("start", "begin", "broken"):
                 captioned.setdefault(pid, []).extend(ids)
         return captioned
 
@@ -148,13 +161,17 @@ def test_the_pool_grows_with_the_backlog_up_to_what_the_recipe_allows(images: Pa
     check_output(recipe, set(captioned))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: Path, tmp_path: Path) -> None:
+    """Before that node another one joins, whose engine does not start. It gets no more replicas."""
     recipe, notes = elastic_recipe(images, tmp_path / "out"), Notes(tmp_path / "notes")
     with new_head(cpus=2, gpus=1, settings=NOTICED_SOON) as head:
         run = start(head, recipe, notes.path, 4)
         head.wait(notes.replicas)
         (stays,) = notes.replicas().values()
+        head.join(cpus=0, gpus=1, **{BROKEN: "1"})
+        head.wait(lambda: len(notes.broken()) >= STARTS)
+        (broken,) = head.workers
         head.join(cpus=0, gpus=2)
         head.wait(lambda: len(notes.replicas()) == 3)
         leaving = {pid for pid, node in notes.replicas().items() if node != stays}
@@ -162,15 +179,18 @@ def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: P
         (drained,) = {notes.replicas()[pid] for pid in leaving}
         head.wait(lambda: leaving <= notes.begun())
         head.drain(drained)
-        (worker,) = head.workers
+        (worker,) = head.workers.keys() - {broken}
         head.lose(worker)
         with open(notes.path, "a", encoding="utf-8") as file:
             file.write(LET_GO + "\n")
         finish(head, run, notes.path)
+    assert len(notes.broken()) == STARTS and len(set(notes.broken())) == 1, "the broken node got more replicas"
     captioned = notes.rows()
     assert leaving.isdisjoint(captioned), "a batch that was under way on the node was not lost"
     check_output(recipe, {row for rows in captioned.values() for row in rows})
     log = notes.path.with_suffix(".log").read_text()
+    (struck,) = set(notes.broken())
+    assert f"({struck[:8]}) gets no more replicas of this run: The GPU has fallen off the bus." in log
     assert "(raylet)" not in log and 1 <= log.count("\nRay: ") < 10, log
 
 

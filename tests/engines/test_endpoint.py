@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import openai
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -31,11 +30,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import MOST_CAPTION_CHARACTERS
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines import concurrency, endpoint, launch
 from caprl_ray.engines.pace import Pace
+from caprl_ray.engines.proof import TIMED_OUT_PROOFS
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve
@@ -235,25 +236,88 @@ def test_what_every_request_would_meet_is_one_sentence_that_stops_the_run(
     assert isinstance(failure, SystemFailure)
     with pytest.raises(SystemFailure, match=f"^model.endpoint: {service.url} .*{words}"):
         raise failure
-    assert len(service.bodies) == (2 if reply[0] in (429, 500) else 1)
+    proofs = 2 if reply[0] in (403, 500) else 1  # the row, then the harmless picture
+    assert len(service.bodies) == (2 if reply[0] in (429, 500) else 1) * proofs
     assert KEY not in said(failure) and len(str(failure).splitlines()) == 1
 
 
 def test_a_service_that_is_slow_or_gone_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
     monkeypatch.setattr(endpoint, "START_ATTEMPTS", 1)
-    monkeypatch.setattr(endpoint, "TIMEOUT", openai.Timeout(0.2))
 
     def slow(_: dict[str, Any]) -> Reply:
         time.sleep(1)
         return chat()
 
     with serving(slow) as service:
-        (failure,) = captions(recipe_for(service.url), [picture()])
-    assert isinstance(failure, SystemFailure) and "did not answer in time" in str(failure)
-    assert len(service.bodies) == 2
+        began = time.monotonic()
+        (failure,) = captions(recipe_for(service.url, timeout_s=0.2), [picture()])
+    assert isinstance(failure, SystemFailure) and "did not answer in time (model.timeout_s is 0.2)" in str(failure)
+    assert len(service.bodies) == 1 + TIMED_OUT_PROOFS and time.monotonic() - began < 10
     with pytest.raises(SystemFailure, match="cannot be reached"):
         captions(recipe_for(service.url), [picture()])
+
+
+def slowly(seconds: float) -> Reply:
+    time.sleep(seconds)
+    return chat()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "detail", "sent"),
+    [
+        (lambda: refusal(500), "engine_error", "HTTP 500 each time", 4),  # two attempts of the client each time
+        (lambda: refusal(403), "engine_rejected", "HTTP 403 each time", 2),
+        (lambda: refusal(451), "engine_rejected", "HTTP 451 each time", 2),
+        (lambda: refusal(504), "engine_timeout", "HTTP 504 each time", 4),
+        (lambda: slowly(1.5), "engine_timeout", "no caption within 0.5 s, each time", 2),
+    ],
+    ids=["500", "403", "451", "504", "slow"],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["the first row", "a later row"])
+def test_what_lasts_for_one_row_is_its_own_failure(
+    fault: Callable[[], Reply], code: str, detail: str, sent: int, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
+    pictures = [picture(n) for n in range(4)]
+    bad = bytes(pictures[0 if first else 2].pixels)
+    with serving(lambda body: fault() if sent_pixels(body) == bad else chat()) as service:
+        recipe = recipe_for(service.url, concurrency=1, timeout_s=0.5)
+        results = captions(recipe, pictures)
+        failed = results.pop(0 if first else 2)
+    assert all(isinstance(result, Completion) for result in results)
+    assert isinstance(failed, RowFailure) and (failed.code, failed.detail) == (code, detail)
+    assert KEY not in said(failed) and failed.code in CODES
+    pixels = [sent_pixels(body) for body in service.bodies]
+    assert pixels.count(bad) == sent and len(pixels) <= sent + 4  # at most one proof
+
+
+def test_an_outage_that_outlasts_every_attempt_of_some_rows_fails_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
+    rows = 6
+    faults = [refusal(500)] * (2 * rows)  # all attempts of all rows
+    with serving(lambda _: faults.pop() if faults else chat()) as service:
+        done = captions(recipe_for(service.url, concurrency=rows), [picture(n) for n in range(rows)])
+    assert all(isinstance(result, Completion) for result in done)
+    assert not faults and len(service.bodies) > 3 * rows  # and at least one proof
+
+
+def test_one_proof_serves_all_rows_that_failed_before_it() -> None:
+    bad = {bytes(picture(n).pixels) for n in range(1, 9)}
+    barrier = threading.Barrier(len(bad), timeout=20)
+
+    def answer(body: dict[str, Any]) -> Reply:
+        pixels = sent_pixels(body)
+        if pixels in bad and pixels not in seen:
+            seen.add(pixels)
+            barrier.wait()  # all of them fail together
+        return refusal(451) if pixels in bad else chat()
+
+    seen: set[bytes] = set()
+    with serving(answer) as service:
+        results = captions(recipe_for(service.url, concurrency=16), [picture(n) for n in range(1, 9)])
+    assert all(isinstance(result, RowFailure) for result in results)
+    proofs = [body for body in service.bodies if sent_pixels(body) not in bad]
+    assert len(service.bodies) == 2 * len(bad) + len(proofs) and 1 <= len(proofs) <= len(bad) // 2
 
 
 def test_transient_faults_are_tried_again_and_leave_no_trace() -> None:
@@ -399,6 +463,7 @@ def said(error: BaseException) -> str:
         ({"api_key_env": "sk-" + KEY}, "name of an environment variable"),
         ({"engine": {"max_model_len": 64}}, "engine cannot be given together with endpoint"),
         ({"endpoint": None, "api_key_env": None, "concurrency": 4}, "concurrency is only for an endpoint"),
+        ({"endpoint": None, "api_key_env": None, "timeout_s": 4}, "timeout_s is only for an endpoint"),
         ({"concurrency": 0}, r"model\.concurrency: 0 is not allowed"),
     ],
 )

@@ -13,19 +13,23 @@ import pytest
 import ray
 
 from caprl_ray import caption_dataset, pipeline
-from caprl_ray.caption import job
+from caprl_ray.caption import job, start
 from caprl_ray.caption.job import caption_job
+from caprl_ray.cluster import resources
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG
+from caprl_ray.errors import SystemFailure
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.watch.counter import FORGIVEN, Counter
+from caprl_ray.watch.starts import STARTS
 from tests.expected import expected_caption
 from tests.processes import gone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ROWS = 100
-NOTES, KILLING = "", False
+NOTES, KILLING, FAULTS = "", False, 0
+REPLACES = resources.REPLACES
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,8 @@ def shard(path: Path, images: list[bytes], words: dict[int, str]) -> list[str]:
 
 
 def stub_recipe(path: Path, out: Path, **sections: Any) -> Recipe:
-    model = {"source": "stub", "engine": {"distributed_executor_backend": "mp"}}  # mp: the stub has a core
+    # mp: the stub has a core. 16 sequences: three batches in flight, so one is alone after two deaths.
+    model = {"source": "stub", "engine": {"distributed_executor_backend": "mp", "max_num_seqs": 16}}
     document = demo_recipe([path], out) | {"model": model, "prepare": {"max_pixels": 20_000}}
     return parse(document | {"prompt": {"user": "Say: {txt}"}} | sections)
 
@@ -126,7 +131,7 @@ def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_sam
     rows = [{"image": scenes[0], "txt": "harmless", "n": n} for n in range(150)]
     rows[70]["txt"] = EXIT
     settings = {
-        "model": {"source": "stub"},
+        "model": {"source": "stub", "engine": {"max_num_seqs": 16}},
         "replicas": {"gpus": 0},
         "prepare": {"max_pixels": 20_000},
         "prompt": {"user": "Say: {txt}"},
@@ -156,6 +161,62 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
     monkeypatch.setattr(job, "Captioner", Unlucky)
     assert not run(tmp_path, scenes[:5], {})
     assert notes.exists()
+
+
+class Faulty(job.Captioner):
+    """Captioner whose engine does not start, FAULTS times, or later captions nothing, once."""
+
+    def _begin(self, *arguments: Any) -> Any:
+        with open(NOTES, "a", encoding="utf-8") as file:
+            file.write("start\n")
+        resources.REPLACES = REPLACES
+        if Path(NOTES).read_text().count("start") <= FAULTS:
+            raise SystemFailure("The engine does not start (no driver).")
+        return super()._begin(*arguments)
+
+    async def _caption(self, row: dict[str, Any]) -> Any:
+        if KILLING and row["index"] == 70 and not os.path.exists(NOTES + ".lost"):
+            Path(NOTES + ".lost").touch()
+            raise SystemFailure("The engine died and does not start again.")
+        return await super()._caption(row)
+
+
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: int, *, killing: bool = False) -> Path:
+    notes = noting(tmp_path, monkeypatch, killing=killing)
+    monkeypatch.setattr(sys.modules[__name__], "FAULTS", faults)
+    monkeypatch.setattr(job, "Captioner", Faulty)
+    monkeypatch.setattr(start, "PAUSE_S", 0.1)
+    return notes
+
+
+def test_a_replica_whose_engine_does_not_start_at_first_does_not_end_the_run(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = faulty(tmp_path, monkeypatch, STARTS - 1)
+    assert not run(tmp_path, scenes[:5], {})
+    assert notes.read_text().count("start") == STARTS
+
+
+def test_an_engine_that_dies_for_good_is_started_again_with_its_replica(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = faulty(tmp_path, monkeypatch, 0, killing=True)
+    assert not run(tmp_path, scenes, {})
+    assert notes.read_text().count("start") == 2 and os.path.exists(f"{notes}.lost")
+
+
+@pytest.mark.parametrize("setting", [resources.REPLACES, "absent"], ids=["this Ray", "a Ray that replaces no actor"])
+def test_a_run_whose_only_node_starts_no_engine_ends_with_the_reason(
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(resources, "REPLACES", setting)
+    monkeypatch.setattr(sys.modules[__name__], "REPLACES", setting)
+    notes = faulty(tmp_path, monkeypatch, 1000)
+    with pytest.raises(
+        SystemFailure, match=r"^The engine does not start \(no driver\)\. No replica can start: 3 starts"
+    ):
+        run(tmp_path, scenes[:5], {})
+    assert STARTS <= notes.read_text().count("start") <= STARTS + 1
 
 
 def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:

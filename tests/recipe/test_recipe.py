@@ -1,5 +1,6 @@
 """The recipe: what is refused, in which words, and what overrides do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.fingerprint import fingerprint
-from caprl_ray.recipe import vllm_names
+from caprl_ray.output.folder import Output
+from caprl_ray.recipe import sampling_fields, vllm_names
+from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.recipe.load import load, parse
 from caprl_ray.recipe.sections import Recipe
 
@@ -87,7 +90,7 @@ def test_what_has_no_default_must_be_given(missing: str) -> None:
     ("sections", "section", "name", "near"),
     [
         ({"model": {"engine": {"max_modle_len": 64}}}, "model.engine", "max_modle_len", "max_model_len"),
-        ({"sampling": {"topk": 5}}, "sampling", "topk", "top_k"),
+        ({"sampling": {"min_p": 0.5}}, "sampling", "min_p", ""),
     ],
 )
 def test_a_name_that_vllm_does_not_know_is_refused_with_the_nearest(
@@ -244,3 +247,149 @@ def test_yaml_that_breaks_its_parser_is_a_recipe_error(text: str, tmp_path: Path
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError):
         load(tmp_path / "recipe.yaml")
+
+
+CANARY = "canary-77aa"
+
+
+@pytest.mark.parametrize(
+    ("engine", "place"),
+    [
+        ({"hf_token": CANARY}, "hf_token"),
+        ({"model_loader_extra_config": {"s3_secret_access_key": CANARY}}, "model_loader_extra_config.s3_secret_access"),
+        ({"kv_transfer_config": {"a": [{"b": {"API-Key": CANARY}}]}}, "kv_transfer_config.a.0.b.API-Key"),
+        ({"kv_transfer_config": {"tokens": {"eu": [CANARY]}}}, "kv_transfer_config.tokens.eu.0"),
+        ({"hf_overrides": {"password": 5521}}, "hf_overrides.password"),
+        ({"hf_overrides": {"service": f"http://me:{CANARY}@host/"}}, "hf_overrides.service"),
+        ({"additional_config": {"credentials": CANARY}}, "additional_config.credentials"),
+    ],
+)
+def test_an_engine_argument_that_may_hold_a_secret_is_refused_and_not_repeated(
+    engine: dict[str, Any], place: str
+) -> None:
+    for model in ({"engine": engine}, {"engine_by_accelerator": {"H100": engine}}):
+        with pytest.raises(RecipeError, match=rf"model\.engine\.{place}") as error:
+            parse(MINIMAL | {"model": model})
+        assert CANARY not in str(error.value) and "5521" not in str(error.value)
+
+
+def test_counts_of_tokens_and_names_of_tokenizers_are_no_secrets() -> None:
+    engine = {
+        "max_num_batched_tokens": 4096,
+        "long_prefill_token_threshold": 4,
+        "tokenizer_mode": "slow",
+        "hf_overrides": {"eos_token_id": [1, 2], "num_key_value_heads": 2, "use_token_types": True},
+    }
+    assert parse(MINIMAL | {"model": {"engine": engine}}).model.engine == engine
+
+
+def test_a_recipe_that_refers_to_itself_is_refused() -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    with pytest.raises(RecipeError, match=r"model\.engine\.hf_overrides\.again.* nested too deeply"):
+        parse(MINIMAL | {"model": {"engine": {"hf_overrides": endless}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        (f"model: {{engine: 'hf_token={CANARY}'}}", []),
+        (f"model: [{{hf_token: {CANARY}}}]", []),
+        (f"model: 'hf_token: {CANARY}'", []),
+        (f"model: {{engine: {{hf_token: {CANARY}: x}}}}", []),
+        (f"model: {{engine: {{hf_token: *{CANARY}}}}}", []),
+        (f"model: {{engine: {{hf_token: !{CANARY} x}}}}", []),
+        ("", [f"model.engine.hf_token={CANARY}: ["]),
+        ("", [f"hf_token={CANARY}"]),
+        ("model: 3", [f"model.engine.hf_token={CANARY}"]),
+    ],
+)
+def test_no_message_about_a_recipe_repeats_a_secret(tmp_path: Path, text: str, overrides: list[str]) -> None:
+    path = recipe_file(tmp_path, f"input: {{paths: [images]}}\noutput: {{path: out}}\n{text}\n")
+    with pytest.raises(RecipeError) as error:
+        load(path, overrides)
+    assert CANARY not in str(error.value) and len(str(error.value)) > 30, error.value
+
+
+def test_the_fingerprint_takes_engine_arguments_of_a_list_and_no_others() -> None:
+    engine = {"dtype": "float16", "seed": 3, "max_num_seqs": 9, "model_loader_extra_config": {"a": "b"}}
+    recipe = parse(MINIMAL | {"model": {"source": "embedded", "engine": engine}})
+    fields = {name: value for name, value in fingerprint(caption_job(recipe)).items() if "engine" in name}
+    assert fields == {"model.engine.dtype": "float16", "model.engine.seed": 3}
+    assert recorded(recipe.model_dump())["model"]["engine"] == engine | {"model_loader_extra_config": "(not shown)"}
+
+
+def test_an_output_whose_fingerprint_holds_other_engine_arguments_is_still_resumed(tmp_path: Path) -> None:
+    document = {"input": {"paths": "a"}, "output": {"path": str(tmp_path)}, "model": {"source": "embedded"}}
+    job = caption_job(parse(document))
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "0.parquet").touch()
+    older = {"model.engine.hf_token": CANARY, "model.engine_by_accelerator.H100.block_size": 16}
+
+    def stored(**more: Any) -> None:
+        content = {"fingerprint": fingerprint(job) | older | more}
+        (tmp_path / "run.json").write_text(json.dumps(content))
+
+    stored()
+    assert Output.open(job).planned
+    stored(**{"model.engine.dtype": "float16"})
+    with pytest.raises(RecipeError, match=r"model\.engine\.dtype was 'float16' and is None\. ") as error:
+        Output.open(job)
+    assert CANARY not in str(error.value)
+
+
+SAMPLING: dict[str, Any] = {
+    "top_k": 5,
+    "min_p": 0.1,
+    "seed": 3,
+    "presence_penalty": -1,
+    "frequency_penalty": 0.5,
+    "stop": ["\n\n", "END"],
+    "stop_token_ids": [7],
+    "include_stop_str_in_output": True,
+    "ignore_eos": False,
+    "min_tokens": 4,
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "logit_bias": {12: -3},
+    "allowed_token_ids": [1, 2],
+    "bad_words": ["image"],
+}
+
+
+def test_sampling_takes_the_fields_of_its_list_and_the_fingerprint_holds_what_is_given() -> None:
+    assert SAMPLING.keys() == sampling_fields.FIELDS.keys()
+    harmless = {"n": 1, "detokenize": True, "logprobs": None}  # older recipes may say so
+    recipe = parse(MINIMAL | {"model": {"source": "embedded"}, "sampling": SAMPLING | harmless})
+    fields = fingerprint(caption_job(recipe))
+    given = {f"sampling.{name}": value for name, value in (SAMPLING | harmless).items()}
+    assert given.items() <= fields.items() and parse(recipe.model_dump()) == recipe
+
+
+def test_vllm_takes_every_sampling_field_of_the_list() -> None:
+    params = pytest.importorskip("vllm").SamplingParams(**SAMPLING | {"temperature": 1.0})
+    assert all(getattr(params, name) == value for name, value in SAMPLING.items())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sentence"),
+    [
+        ({"n": 4}, "n is 4, but a row has one caption; leave it out"),
+        ({"n": True}, "n is True, but a row has one caption"),
+        ({"detokenize": False}, "detokenize is False, but a caption is text"),
+        ({"logprobs": 0}, "logprobs is 0, but no column holds probabilities"),
+        ({"prompt_logprobs": 2}, "prompt_logprobs is 2, but no column"),
+        ({"output_kind": 2}, "output_kind is not a sampling field that a recipe can have; use one of "),
+        ({"structured_outputs": {}}, "structured_outputs is not a sampling field"),
+        ({"topk": 5}, "topk is not a sampling field that a recipe can have; use one of top_k"),
+        ({"top_k": "5"}, "top_k is '5'; it should be a valid integer"),
+        ({"seed": 1.5}, "seed is 1.5; it should be a valid integer"),
+        ({"stop": []}, r"stop is \[\]; it should"),
+        ({"min_p": 2}, "min_p is 2; it should be less than or equal to 1"),
+        ({"bad_words": "image"}, "bad_words is 'image'; it should be a valid list"),
+    ],
+)
+def test_a_sampling_field_that_cannot_be_kept_is_refused_at_load(sampling: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^sampling: {sentence}") as error:
+        parse(MINIMAL | {"sampling": sampling})
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)

@@ -1,0 +1,104 @@
+"""How a replica joins the pool, and how it leaves if its engine does not start or captions nothing any more.
+
+A node can be unable to run an engine: a broken GPU, an old driver, a full disk. It must not end the run of all. So the
+counter actor counts failed starts. After some of them the node gets no more replicas (cluster/resources.py). The run
+ends only if no node is left (watch/replicas.py).
+"""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.cluster import resources
+from caprl_ray.errors import SystemFailure
+from caprl_ray.watch.counter import HERE_S
+
+T = TypeVar("T")
+
+# If Ray places a replica on a node that gets none, it holds its place so long, and the next one goes elsewhere.
+HOLD_S = 60.0
+# Between two starts in one place.
+PAUSE_S = 5.0
+
+
+class Replica:
+    """One replica as the counter actor sees it.
+
+    `replaced` says whether another one may do what this one cannot. If not, SystemFailures are the caller's.
+    """
+
+    def __init__(self, counter: ActorHandle, *, replaced: bool) -> None:
+        context = ray.get_runtime_context()
+        self.replaced = replaced
+        self._counter = counter
+        self._id, self._node = uuid.uuid4().hex, context.get_node_id()
+        self._restarted = context.was_current_actor_reconstructed
+        self._runs = self._captioned = False
+        self._ended, self._leaving = threading.Event(), threading.Lock()
+
+    def start(self, engine: Callable[[], T]) -> T:
+        """Start the engine and report it.
+
+        Raises SystemFailure if it does not start. Then Ray Data tries again, three times, and makes another actor.
+        """
+        if self.replaced and not self._restarted and self._node in ray.get(self._counter.struck.remote()):
+            time.sleep(HOLD_S)
+            self._leave(SystemFailure("This node gets no more replicas."), struck=True)
+        threading.Thread(target=self._report, name="here", daemon=True).start()
+        try:
+            started = engine()
+        except Exception as error:
+            if not self.replaced:
+                raise
+            failure = error if isinstance(error, SystemFailure) else _unexpected(error)
+            self._leave(failure, struck=self._failed(failure))
+        self._runs = True
+        self._counter.alive.remote(self._id, True)
+        return started
+
+    def captioned(self) -> None:
+        """A batch is done, so this node can run an engine."""
+        if not self._captioned:
+            self._captioned = True
+            self._counter.captioned.remote(self._node)
+
+    def lost(self, failure: SystemFailure) -> None:
+        """The engine captions nothing any more. Ends the process, which Ray starts again, and its batches with it."""
+        if self.replaced:
+            with self._leaving:  # every batch in flight comes here, and it is one failure
+                self._failed(failure)
+                os._exit(1)
+
+    def _failed(self, failure: SystemFailure) -> bool:
+        """Report a failed start. Returns whether the node gets no more replicas."""
+        self._ended.set()
+        report = self._counter.start_failed.remote(self._id, self._node, resources.node_name(), str(failure))
+        return bool(ray.get(report))
+
+    def _leave(self, failure: SystemFailure, *, struck: bool) -> NoReturn:
+        if not struck or self._restarted:
+            time.sleep(PAUSE_S)
+        if self._restarted:
+            # Ray sends the unfinished tasks of this actor to no other one. So Ray must restart it, here or elsewhere.
+            os._exit(1)
+        while struck and not resources.replaces_actors():
+            time.sleep(HOLD_S)  # an older Ray would end the run with this actor
+        raise failure
+
+    def _report(self) -> None:
+        """Report that this replica lives. It has its own thread, because a starting engine blocks the event loop for
+        minutes."""
+        while not self._ended.is_set():
+            self._counter.here.remote()
+            self._counter.alive.remote(self._id, self._runs)
+            self._ended.wait(HERE_S)
+
+
+def _unexpected(error: Exception) -> SystemFailure:
+    return SystemFailure(f"The engine did not start ({type(error).__name__}); caprl-ray preflight --debug shows why.")

@@ -1,0 +1,87 @@
+"""Tell a row that a service cannot caption from a service that captions nothing.
+
+A row whose request fails for good may be the cause, or the service may be down. So a harmless picture is sent: the last
+one that was captioned, or a blank one. Only if it is captioned can the row be at fault.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from caprl_ray.engines.protocol import Completion, Picture
+from caprl_ray.errors import RowFailure, SystemFailure
+
+PROOF_PROMPT = "Describe the image."
+# How often a row is sent before it is failed. Invariant: between two of its attempts the service has captioned a
+# picture that was sent after the first had failed. So no row fails by one outage, however long.
+ROW_ATTEMPTS = 2
+# How often the harmless picture is sent if it times out. A service may be busy for a while.
+TIMED_OUT_PROOFS = 3
+
+
+class Suspect(Exception):
+    """A request that failed for good: `row` is its failure if the row is at fault, `system` if the service is."""
+
+    def __init__(self, row: RowFailure, system: SystemFailure, *, timed_out: bool = False) -> None:
+        super().__init__(row, system)
+        self.row, self.system = row, system
+        self.proofs = TIMED_OUT_PROOFS if timed_out else 1
+
+
+class Proof:
+    """Sends rows by `send`, and the harmless picture after a row that failed for good."""
+
+    def __init__(self, send: Callable[[Picture, str], Awaitable[Completion]]) -> None:
+        self._send = send
+        self._proof: tuple[Picture, str] | None = None
+        self._proving = asyncio.Lock()
+        self._proved = 0.0  # when the last picture that was captioned had been sent
+        self._failure: SystemFailure | None = None
+
+    async def caption(self, picture: Picture, prompt: str) -> Completion:
+        """Caption one picture. Raises RowFailure if this row is at fault, SystemFailure if the service is."""
+        self._proof = self._proof or (blank(picture), PROOF_PROMPT)
+        suspects = []
+        for _ in range(ROW_ATTEMPTS):
+            sent = time.monotonic()
+            try:
+                completion = await self._send(picture, prompt)
+            except Suspect as suspect:
+                suspects.append(suspect)
+                if len(suspects) < ROW_ATTEMPTS:
+                    await self._prove(suspect)
+                continue
+            self._proof, self._proved = (picture, prompt), max(self._proved, sent)
+            return completion
+        raise suspects[-1].row from None
+
+    async def _prove(self, suspect: Suspect) -> None:
+        """Return if the service captions anything. One proof serves every row that failed before it was sent."""
+        failed = time.monotonic()
+        async with self._proving:
+            if self._failure:
+                raise self._failure
+            if self._proved <= failed:
+                await self._send_proof(suspect)
+
+    async def _send_proof(self, suspect: Suspect) -> None:
+        assert self._proof
+        for _ in range(suspect.proofs):
+            sent = time.monotonic()
+            try:
+                await self._send(*self._proof)
+            except Suspect as again:
+                self._failure = again.system
+                continue
+            except RowFailure:
+                pass  # refused, so the service answers
+            self._proved, self._failure = max(self._proved, sent), None
+            return
+        assert self._failure
+        raise self._failure from None
+
+
+def blank(picture: Picture) -> Picture:
+    """A gray picture of the same size."""
+    gray = memoryview(bytes([128]) * (3 * picture.width * picture.height))
+    return Picture(pixels=gray, width=picture.width, height=picture.height)

@@ -1,0 +1,133 @@
+"""Engine arguments: those that change captions, those that may be shown, and those that are refused as secrets.
+
+A recipe is written to run.json, compared with the fingerprint of earlier runs and printed by preflight. vLLM has
+arguments that hold credentials, and others that take any mapping. So the fingerprint takes the arguments of a list, and
+only values that are known to hold no secret are written or printed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Arguments that change captions, each with the reason. Runs of one dataset must agree in them, and in no other.
+CHANGES_CAPTIONS = {
+    "dtype": "the precision of weights and activations",
+    "quantization": "the precision of the weights",
+    "quantization_config": "the precision of single layers",
+    "kv_cache_dtype": "the precision of keys and values",
+    "kv_cache_dtype_skip_layers": "the precision of keys and values in single layers",
+    "mamba_cache_dtype": "the precision of a state-space model's state",
+    "mamba_ssm_cache_dtype": "the precision of a state-space model's state",
+    "load_format": "`dummy` loads random weights",
+    "max_model_len": "which prompts are too long, and where a caption ends",
+    "disable_sliding_window": "how far back attention reaches",
+    "attention_backend": "some kernels compute in a lower precision",
+    "attention_config": "the same, as a mapping",
+    "mm_encoder_attn_backend": "the same in the vision tower",
+    "mm_encoder_attn_dtype": "the same in the vision tower",
+    "model_impl": "another implementation of the model",
+    "model_class_overrides": "another implementation of the model",
+    "config_format": "where the model's configuration is read from",
+    "hf_config_path": "where the model's configuration is read from",
+    "hf_overrides": "the model's configuration itself",
+    "tokenizer_mode": "how text becomes tokens",
+    "tokenizer_revision": "how text becomes tokens",
+    "limit_mm_per_prompt": "how many images a prompt may hold",
+    "language_model_only": "the image is ignored",
+    "media_io_kwargs": "how an image becomes pixels",
+    "mm_processor_kwargs": "how pixels become image tokens",
+    "mm_device_do_normalize": "how pixels become image tokens",
+    "generation_config": "the tokens that end a caption",
+    "override_generation_config": "the tokens that end a caption",
+    "logits_processors": "code that changes the probabilities of tokens",
+    "enable_lora": "other weights",
+    "default_mm_loras": "other weights for prompts with images",
+    "lora_dtype": "the precision of those weights",
+    "seed": "which tokens are sampled",
+    "speculative_config": "other random numbers decide which tokens are sampled",
+    "spec_method": "the same, as an argument of its own",
+    "spec_model": "the same, as an argument of its own",
+    "spec_tokens": "the same, as an argument of its own",
+    "diffusion_config": "how a diffusion model writes",
+    "scheduler_cls": "other code runs the model",
+    "worker_cls": "other code runs the model",
+    "worker_extension_cls": "other code runs the model",
+}
+# More arguments whose values are words of vLLM, paths or names of models.
+SHOWN = CHANGES_CAPTIONS.keys() | {"distributed_executor_backend", "download_dir", "model", "revision"}
+NOT_SHOWN = "(not shown)"
+
+SECRET = re.compile("secret|passw|passphrase|credential")  # in the name of any value
+KEY = re.compile("token|key")  # in the name of a text
+ASSIGNED = re.compile(rf"({SECRET.pattern}|{KEY.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
+URL_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]*@")
+DEEPEST = 16
+
+
+def changing_captions(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that belong in the fingerprint."""
+    return {name: value for name, value in arguments.items() if name in CHANGES_CAPTIONS}
+
+
+def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for run.json and for messages. The value of an argument that is on no list shows only if it is a
+    number, true, false or null."""
+    return {
+        name: value if name in SHOWN or value is None or isinstance(value, int | float) else NOT_SHOWN
+        for name, value in arguments.items()
+    }
+
+
+def recorded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data, as run.json holds it."""
+    model = recipe["model"]
+    by_type = {name: shown(arguments) for name, arguments in model["engine_by_accelerator"].items()}
+    return recipe | {"model": model | {"engine": shown(model["engine"]), "engine_by_accelerator": by_type}}
+
+
+def refuse_secrets(section: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first argument that holds a secret. The message never repeats a value."""
+    if "hf_token" in arguments:
+        raise ValueError(
+            f"{section}.hf_token may not be given, because a recipe holds no secrets; set HF_TOKEN in the environment "
+            "of the command and of every worker"
+        )
+    for name, value in arguments.items():
+        for place in _secrets("" if name in SHOWN else name, value, name):
+            raise ValueError(
+                f"{section}.{place} may hold a secret, and a recipe holds none; give it through the environment of the "
+                "workers"
+            )
+
+
+def redacted(value: Any) -> Any:
+    """A value for a message, without what may be a secret."""
+    if isinstance(value, str):
+        return NOT_SHOWN if ASSIGNED.search(value) or URL_PASSWORD.search(value) else value
+    if not isinstance(value, dict | list):
+        return value
+    return NOT_SHOWN if any(_secrets("", value, "")) else value
+
+
+def _secrets(name: str, value: Any, place: str, depth: int = 0) -> Iterator[str]:
+    """The places at or below `place` that may hold a secret. `name` is the part of the place that could say so."""
+    if depth > DEEPEST:
+        yield f"{place} is nested too deeply: it"
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _secrets(f"{name}.{key}", inner, f"{place}.{key}".strip("."), depth + 1)
+    elif _names_secret(name, value) or (isinstance(value, str) and URL_PASSWORD.search(value)):
+        yield place
+
+
+def _names_secret(name: str, value: Any) -> bool:
+    """Whether a value of this name may be a secret.
+
+    Numbers are counts and ids (max_num_batched_tokens, eos_token_id), unless the name says that they are not.
+    """
+    name = name.lower().replace("tokenizer", "")
+    if value is None or isinstance(value, bool):
+        return False
+    if SECRET.search(name) or name.endswith(("token", "key")):
+        return True
+    return bool(KEY.search(name)) and not isinstance(value, int | float)

@@ -1,0 +1,70 @@
+"""The sampling fields that a recipe may add to those of its section, under vLLM's names.
+
+A field is on the list if a caption shows its effect. vLLM has more fields. They ask for other results than one text, or
+they need objects that a recipe cannot hold.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from caprl_ray.recipe import vllm_names
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Token = Annotated[int, Field(ge=0)]
+Tokens = Annotated[list[Token], Field(min_length=1)]
+
+FIELDS: Mapping[str, Any] = {
+    "presence_penalty": Penalty,
+    "frequency_penalty": Penalty,
+    "top_k": Annotated[int, Field(ge=-1)],
+    "min_p": Annotated[float, Field(ge=0, le=1)],
+    "seed": int | None,
+    "stop": Annotated[str, Field(min_length=1)] | Texts | None,
+    "stop_token_ids": Tokens | None,
+    "include_stop_str_in_output": bool,
+    "ignore_eos": bool,
+    "min_tokens": Token,
+    "skip_special_tokens": bool,
+    "spaces_between_special_tokens": bool,
+    "logit_bias": dict[int, Annotated[float, Field(ge=-100, le=100)]] | None,
+    "allowed_token_ids": Tokens | None,
+    "bad_words": Texts | None,
+}
+# Fields that cannot be answered: the only value that may be given, vLLM's own default, and the reason.
+REFUSED: Mapping[str, tuple[Any, str]] = {
+    "n": (1, "a row has one caption"),
+    "detokenize": (True, "a caption is text"),
+    "logprobs": (None, "no column holds probabilities"),
+    "prompt_logprobs": (None, "no column holds probabilities"),
+}
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first field that cannot be kept, or whose value is wrong."""
+    for name, value in given.items():
+        if name in REFUSED:
+            _check_refused(name, value)
+        elif name in FIELDS:
+            _check_value(name, value)
+        else:
+            near = difflib.get_close_matches(name, FIELDS, n=3) or sorted(FIELDS)
+            raise ValueError(f"{name} is not a sampling field that a recipe can have; use one of {', '.join(near)}")
+    vllm_names.check("sampling", given, vllm_names.sampling_parameters())
+
+
+def _check_refused(name: str, value: Any) -> None:
+    default, reason = REFUSED[name]
+    if type(value) is not type(default) or value != default:
+        raise ValueError(f"{name} is {value!r}, but {reason}; leave it out")
+
+
+def _check_value(name: str, value: Any) -> None:
+    try:
+        TypeAdapter(FIELDS[name], config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Input ").removeprefix("List ")
+        raise ValueError(f"{name} is {value!r}; it {message.removeprefix('String ')}") from None

@@ -1,0 +1,75 @@
+"""Which replicas run, and which nodes start none. The counter actor keeps it, and the driver decides (replicas.py)."""
+
+import collections
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Starts that may fail on a node, one after the other, before it gets no more replicas. One may fail because the memory
+# of the GPU is not free yet.
+STARTS = 3
+# Seconds without a sign of life after which a replica counts as gone.
+GONE_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The replicas of a run: how many run and how many start, and for how many seconds fewer than wanted have run.
+
+    `struck` are the nodes that get no more replicas, with the reason of the last failed start.
+    """
+
+    running: int = 0
+    starting: int = 0
+    short_s: float = 0.0
+    struck: dict[str, str] = field(default_factory=dict)
+
+
+class Starts:
+    """Keeps the failed starts of each node and the signs of life of each replica."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: dict[str, int] = collections.Counter()
+        self._struck: dict[str, str] = {}
+        self._replicas: dict[str, tuple[bool, float]] = {}
+        self._ended: set[str] = set()
+        self._enough = clock()
+
+    def alive(self, replica: str, *, runs: bool) -> None:
+        """A replica lives; its engine runs, or is being started."""
+        if replica not in self._ended:
+            self._replicas[replica] = (runs, self._clock())
+
+    def captioned(self, node: str) -> None:
+        """A replica has captioned a batch. A node that was struck stays so: too many of its starts fail."""
+        self._failed.pop(node, None)
+
+    def failed(self, replica: str, node: str, reason: str) -> bool:
+        """A replica's engine has not started, or captions nothing. Returns True if this strikes the node."""
+        self._ended.add(replica)
+        self._replicas.pop(replica, None)
+        self._failed[node] += 1
+        if self._failed[node] < STARTS:
+            return False
+        new = node not in self._struck
+        self._struck[node] = reason
+        return new
+
+    def struck(self) -> dict[str, str]:
+        """The nodes that get no more replicas, each with a reason."""
+        return dict(self._struck)
+
+    def pool(self, least: int) -> Pool:
+        """The replicas now. Ask often: the seconds with fewer than `least` are counted from the last question with
+        enough."""
+        now = self._clock()
+        alive = [runs for runs, seen in self._replicas.values() if now - seen < GONE_S]
+        if sum(alive) >= least:
+            self._enough = now
+        return Pool(
+            running=sum(alive),
+            starting=len(alive) - sum(alive),
+            short_s=now - self._enough,
+            struck=self.struck(),
+        )
