@@ -157,16 +157,19 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray.storage import Storage
 
     storage = Storage(parse_storage(args.overrides))
-    units = plan.load(storage, args.output).units
-    if not units:
+    stored = plan.load(storage, args.output)
+    if not stored.units:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
     if args.repair:
         with lease.held(storage, args.output):
             repair(storage, args.output, read_committed(storage, args.output))
     done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(units, read_committed(storage, args.output), done)
-    print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
-    return 0 if balance.balanced else 3
+    balance = ledger.balance(stored.units, read_committed(storage, args.output), done)
+    balanced = balance.balanced and stored.complete
+    report = balance.report() | {"balanced": balanced, "plan_complete": stored.complete}
+    unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
+    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
+    return 0 if balanced else 3
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ instance caption/job.py.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
 from caprl_ray.read.datasource import PlannedRows, Work, remaining
+from caprl_ray.read.while_planning import Underway
 from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
@@ -62,22 +63,22 @@ def run(
     with (
         lease.held(output.storage, output.path),
         session.lasting(debug, job.engine_on_cpu),
-        while_planning.begun(partial(output.plan, extend=extend)) as planned,
+        while_planning.begun(partial(output.plan, extend=extend)) as underway,
     ):
-        return _run(output, planned, limit, retry, debug)
+        return _run(output, underway, limit, retry, debug)
 
 
-def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
+def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
     storage, path, done = output.storage, output.path, output.job.done
-    if output.planned or wait([planned], while_planning.HEAD_START_S).done:
-        plan, committed = planned.result(), read_committed(storage, path)
+    if output.planned or underway.soon():
+        plan, committed = underway.plan.result(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path)
     else:
-        plan = _finish_while_planning(output, planned, limit, debug)
+        plan = _finish_while_planning(output, underway.plan, limit, debug)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
@@ -99,13 +100,14 @@ def _finish(
 def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
-    with session.session(job, debug), _watched(job) as watch:
+    with session.session(job, debug, guarded=False), _watched(job) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 plan = planned.result()
                 watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
+                watch.breaker.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
@@ -118,6 +120,7 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
 class _Watch:
     counter: ActorHandle
     line: ProgressLine
+    breaker: CircuitBreaker
     stop: Callable[[Exception], None]
 
 
@@ -126,10 +129,10 @@ def _watched(job: Job) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
-        CircuitBreaker(counter, job, stop),
+        CircuitBreaker(counter, job, stop) as breaker,
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, line, stop)
+        yield _Watch(counter, line, breaker, stop)
 
 
 def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:

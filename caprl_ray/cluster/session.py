@@ -22,16 +22,19 @@ NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
 @contextmanager
-def session(job: Job, debug: bool) -> Iterator[None]:
-    """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals."""
+def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
+    """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals.
+
+    `guarded`: Ray Data ends an execution without progress. It takes no progress for a fault even while the input is
+    still being listed.
+    """
     recipe = job.recipe
     with connected(debug):
         if job.has_replicas:
             _check_gpus(recipe)
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
-        # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
-        DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
+        DataContext.get_current().execution_no_progress_timeout_s = no_progress_s(recipe) if guarded else -1
         with ExitStack() as patches:
             for patch in _patches(job):
                 patches.enter_context(patch)
@@ -39,6 +42,11 @@ def session(job: Job, debug: bool) -> Iterator[None]:
             if without:
                 sys.stderr.write(f"caprl-ray: {without}.\n")
             yield
+
+
+def no_progress_s(recipe: Recipe) -> float:
+    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
+    return recipe.replicas.wait_s + NO_PROGRESS_S
 
 
 def _patches(job: Job) -> Iterator[AbstractContextManager[None]]:

@@ -14,12 +14,14 @@ class Found:
     """An object that the recipe's paths name.
 
     `key` is its path below the folder that the recipe names, or else its own name. If `named`, the recipe names the
-    object itself; it is then used even if its name is not typical of its kind.
+    object itself; it is then used even if its name is not typical of its kind. `name` is the number of the name, among
+    those that the recipe's path expands to.
     """
 
     stored: Stored
     key: str
     named: bool
+    name: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,14 +40,23 @@ class LocalStore:
         folders = tuple(match.path for match in found if isinstance(match, Folder))
         yield from (match for match in found if match and not match.path.rstrip("/").startswith(folders))
 
-    def walk(self, folder: str) -> Iterator[Stored]:
-        """Does not follow symbolic links to folders. Holds one folder's names at a time."""
+    def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
+        """Does not follow symbolic links to folders. Holds one folder's names at a time.
+
+        A file that goes while its folder is listed is left out.
+        """
         entries = sorted(os.scandir(local_path(folder)), key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from self.walk(entry.path)
-            elif entry.is_file():
-                yield _stored(entry.path, entry.stat())
+                within = after is not None and after.startswith(entry.path + "/")
+                if after is None or within or entry.path + "/" > after:
+                    yield from self.walk(entry.path, after if within else None)
+            elif entry.is_file() and (after is None or entry.path > after):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue
+                yield _stored(entry.path, status)
 
     def objects(self, folder: str) -> list[Stored]:
         """Leaves out names that begin with a dot, among them put's temporary files."""

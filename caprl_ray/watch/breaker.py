@@ -1,11 +1,14 @@
-"""The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
+"""The circuit breaker stops a run in which too many rows fail, or that has no replica or no progress for too long."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 
+from caprl_ray.cluster import failures, session
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Failures, Replicas
@@ -23,6 +26,7 @@ class CircuitBreaker:
         self._stop_run = stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
+        self._rows, self._since = 0, math.inf  # rows when they were last seen to grow, and the time
 
     def __enter__(self) -> "CircuitBreaker":
         self._thread.start()
@@ -31,6 +35,13 @@ class CircuitBreaker:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+
+    def expect_rows(self) -> None:
+        """Also stop the run if no row is done for too long, from now on.
+
+        For a run whose input was still being listed when it began: Ray Data's own guard is off.
+        """
+        self._since = time.monotonic()
 
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
@@ -41,9 +52,16 @@ class CircuitBreaker:
             error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
+            error = error or self._stalled(rows)
             if error:
                 self._stop_run(error)
                 return
+
+    def _stalled(self, rows: int) -> SystemFailure | None:
+        now = time.monotonic()
+        if rows != self._rows:
+            self._rows, self._since = rows, max(now, self._since)
+        return failures.no_progress() if now - self._since > session.no_progress_s(self._job.recipe) else None
 
 
 def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFailures | None:

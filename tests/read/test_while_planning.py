@@ -1,7 +1,8 @@
 """An input that takes long to list: engines start meanwhile, and what it turns out to be is still what counts."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from caprl_ray.caption.stage import Captioner
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import Abandoned, RecipeError
 from caprl_ray.output.folder import Output
-from caprl_ray.plan import Plan
+from caprl_ray.plan import Plan, Planning
 from caprl_ray.read import while_planning
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
@@ -83,12 +84,14 @@ def test_a_plan_that_nobody_waits_for_any_more_is_not_stored(images: Path, tmp_p
     recipe = parse(demo_recipe([images / "files"], tmp_path / "out"))
     output = Output.open(caption_job(recipe))
 
-    def make(left: Callable[[], bool]) -> Plan:
-        while not left():
-            time.sleep(0.01)
-        return output.plan(left)
+    over = threading.Event()
 
-    with while_planning.begun(make) as planned:
-        assert not planned.done()
-    assert isinstance(planned.exception(timeout=0), Abandoned)
+    def make(planning: Planning) -> Plan:
+        assert over.wait(10)
+        return output.plan(planning)
+
+    with while_planning.begun(make) as underway:
+        assert not underway.plan.done()
+    over.set()  # the answer that nobody waited for
+    assert isinstance(underway.plan.exception(timeout=10), Abandoned)
     assert not list((tmp_path / "out").rglob("*.parquet"))
