@@ -71,7 +71,7 @@ def run(
 def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
     storage, path, done = output.storage, output.path, output.job.done
     if output.planned or underway.soon():
-        plan, committed = underway.plan.result(), read_committed(storage, path)
+        plan, committed = underway.whole(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
             output.unmark()

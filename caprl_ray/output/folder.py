@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import Folder, Storage, Stored, join
 
 RUN, SUCCESS = "run.json", "_SUCCESS"
 
@@ -117,7 +117,9 @@ class Output:
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
         known = PlannedPaths(self.storage, self.path) if stored.units else ()
-        found = sources.plan_units(self.access, known, stored.end.position, stored.columns.names)
+        found = sources.plan_units(
+            self.access, _NoInput(self.storage.lookup(self.path), known), stored.end.position, stored.columns.names
+        )
         units = _until(planning, map(self._without_clash, found))
         first = next(units, None)
         if first is None and not stored.units:
@@ -166,6 +168,18 @@ class Output:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
+
+
+class _NoInput(Container[str]):
+    """The paths that are not to be planned: what is planned, and the output, which may lie in a folder of the input."""
+
+    def __init__(self, output: Stored | Folder | None, known: Container[str]) -> None:
+        self._output = output.path if isinstance(output, Folder) else None
+        self._known = known
+
+    def __contains__(self, path: object) -> bool:
+        assert isinstance(path, str)
+        return path in self._known or (self._output is not None and path.startswith(self._output))
 
 
 def _until(planning: Planning, units: Iterator[Unit]) -> Iterator[Unit]:

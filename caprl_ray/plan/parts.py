@@ -82,6 +82,7 @@ class _Parts:
             raise _more_columns(self._columns, self._before.columns)
         self._rows.append(_row(self._unit, unit))
         self._last = unit
+        self._planning.objects += len(unit.entries)
         self._unit += 1
         self._entries += len(unit.entries)
         if self._entries >= ENTRIES_PER_ROW_GROUP:

@@ -17,6 +17,8 @@ class Planning:
     def __init__(self) -> None:
         self.begun = threading.Event()
         """Set when the plan's first part is stored, or when planning has ended."""
+        self.objects = 0
+        """How many objects have been planned so far."""
         self._storing = threading.Lock()
         self._left = False
 

@@ -6,6 +6,7 @@ is stored, and not before: replicas cost money.
 """
 
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from caprl_ray.sources.source import Access
 # first.
 HEAD_START_S = 3.0
 POLL_S = 0.2
+TOLD_S = 15.0  # seconds between two lines while nothing but the plan is waited for
 WORK = pa.schema([("work", pa.large_binary())])
 
 
@@ -42,8 +44,18 @@ class Underway:
     def soon(self) -> bool:
         """Wait HEAD_START_S for the plan, then for its first part. Returns whether the plan is complete."""
         wait([self.plan], HEAD_START_S)
-        self.planning.begun.wait()
+        while not self.planning.begun.wait(TOLD_S):
+            self._tell()
         return self.plan.done()
+
+    def whole(self) -> Plan:
+        """Wait for the complete plan, however long the input takes to list."""
+        while not wait([self.plan], TOLD_S).done:
+            self._tell()
+        return self.plan.result()
+
+    def _tell(self) -> None:
+        sys.stderr.write(f"caprl-ray: listing the input, {self.planning.objects:,} files or shards so far.\n")
 
 
 @contextmanager

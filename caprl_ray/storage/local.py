@@ -36,6 +36,7 @@ class LocalStore:
         path = local_path(pattern)
         if not glob.has_magic(path):
             path = glob.escape(path) + "*"
+        _check_folders(path)
         found = [self.lookup(match) for match in sorted(glob.glob(path, recursive=True))]
         folders = tuple(match.path for match in found if isinstance(match, Folder))
         yield from (match for match in found if match and not match.path.rstrip("/").startswith(folders))
@@ -99,6 +100,14 @@ class LocalStore:
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(local_path(path))
+
+
+def _check_folders(pattern: str) -> None:
+    """Raise the OSError of a folder that cannot be listed. `glob` leaves out such a folder and all that is in it."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+        for folder in glob.iglob(os.path.join(pattern, ""), recursive=True):
+            os.scandir(folder).close()
 
 
 def local_path(path: str) -> str:

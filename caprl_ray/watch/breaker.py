@@ -26,7 +26,7 @@ class CircuitBreaker:
         self._stop_run = stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
-        self._rows, self._since = 0, math.inf  # rows when they were last seen to grow, and the time
+        self._standstill = Standstill()
 
     def __enter__(self) -> "CircuitBreaker":
         self._thread.start()
@@ -41,7 +41,7 @@ class CircuitBreaker:
 
         For a run whose input was still being listed when it began: Ray Data's own guard is off.
         """
-        self._since = time.monotonic()
+        self._standstill.expect(time.monotonic())
 
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
@@ -52,16 +52,28 @@ class CircuitBreaker:
             error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
-            error = error or self._stalled(rows)
+            if self._standstill.seconds(rows, time.monotonic()) > session.no_progress_s(self._job.recipe):
+                error = error or failures.no_progress()
             if error:
                 self._stop_run(error)
                 return
 
-    def _stalled(self, rows: int) -> SystemFailure | None:
-        now = time.monotonic()
+
+class Standstill:
+    """How long no row has been done although rows are expected."""
+
+    def __init__(self) -> None:
+        self._rows, self._since = 0, math.inf
+
+    def expect(self, now: float) -> None:
+        """Rows are expected from now on."""
+        self._since = now
+
+    def seconds(self, rows: int, now: float) -> float:
+        """The seconds since the number of rows last changed; none while no rows are expected."""
         if rows != self._rows:
             self._rows, self._since = rows, max(now, self._since)
-        return failures.no_progress() if now - self._since > session.no_progress_s(self._job.recipe) else None
+        return max(0.0, now - self._since)
 
 
 def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFailures | None:
