@@ -6,12 +6,17 @@ wrong; 3 the ledger does not balance, or too many rows failed; 130 interrupted, 
 
 import argparse
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
+
+PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
         return _fail(_sentence(error), 1)
+
+
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit. Does not wait for requests of a listing that the command has left."""
+    code = main(arguments)
+    if any(thread.name == PLANNING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Python would first wait for the threads of the listing's pools
+    sys.exit(code)
 
 
 def _sentence(error: Exception) -> str:
@@ -187,4 +202,4 @@ def _preflight(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from caprl_ray.errors import Abandoned
 
+THREAD = "plan"  # the name of the thread
+
 
 class Planning:
     """One making of a plan.

@@ -23,6 +23,7 @@ from ray.data.datasource import ReadTask
 
 from caprl_ray.cluster import resources
 from caprl_ray.plan import Plan, Planning
+from caprl_ray.plan.planning import THREAD
 from caprl_ray.read.datasource import groups, read_units, remaining
 from caprl_ray.sources.source import Access
 
@@ -74,7 +75,7 @@ def begun(make: Callable[[Planning], Plan]) -> Iterator[Underway]:
         finally:
             underway.planning.begun.set()
 
-    threading.Thread(target=work, name="plan", daemon=True).start()
+    threading.Thread(target=work, name=THREAD, daemon=True).start()
     try:
         yield underway
     finally:

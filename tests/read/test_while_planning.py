@@ -1,6 +1,9 @@
 """An input that takes long to list: engines start meanwhile, and what it turns out to be is still what counts."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from caprl_ray import pipeline, plan, sources
 from caprl_ray.caption import job
@@ -22,7 +26,10 @@ from caprl_ray.plan import Plan, Planning
 from caprl_ray.read import while_planning
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
+from tests import s3_server
+from tests.checkout import ROOT
 from tests.expected import expected_caption
+from tests.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 IMAGES = 40
@@ -122,6 +129,29 @@ def test_the_end_of_a_run_does_not_wait_for_the_listing(
     for thread in left:
         thread.join(10)
     assert not [path.name for path in (tmp_path / "out").rglob("*.*")]
+
+
+def test_an_interrupted_command_ends_while_storage_does_not_answer(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_server, "HANG_S", 30.0)
+    s3.fill(f"in/{number}.jpg" for number in range(3000))
+    s3.fault = lambda request: "hang" if "continuation-token" in request.query else None
+    document = demo_recipe([tmp_path], tmp_path / "out") | {"input": {"paths": [f"s3://{BUCKET}/in/"]}}
+    document |= {"model": {"source": "stub"}, "storage": {"endpoint": s3.endpoint, "region": "us-east-1"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as driver:
+        until = time.monotonic() + 60
+        while not s3.faulted and driver.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        began = time.monotonic()
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "run the same command again to resume" in said
+    assert s3.faulted and time.monotonic() - began < 15
+    assert not (tmp_path / "out" / "lease.json").exists()
 
 
 def test_a_plan_that_nobody_waits_for_any_more_is_not_stored(images: Path, tmp_path: Path) -> None:
