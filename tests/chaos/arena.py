@@ -289,8 +289,8 @@ class Arena:
         balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out), "captioned")
         if not balance.balanced or balance.finished != len(rows):
             return balance.summary()
-        left = set(self._keys("out/")) - set(self._keys("out/data/")) - {"out/run.json", "out/_SUCCESS"}
-        return None if left == {"out/plan/00000.parquet"} else f"unexpected objects: {sorted(left)}"
+        left = set(self._keys("out/")) - set(self._keys("out/data/")) - set(self._keys("out/plan/"))
+        return None if left == {"out/run.json", "out/_SUCCESS"} else f"unexpected objects: {sorted(left)}"
 
     @property
     def _may_be_wrong(self) -> float:
