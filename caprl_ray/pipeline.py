@@ -78,7 +78,7 @@ def _run(output: Output, underway: Underway, limit: int | None, retry: Collectio
             _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path)
     else:
-        plan = _finish_while_planning(output, underway.plan, limit, debug)
+        plan = _finish_while_planning(output, underway, limit, debug)
         committed = read_committed(storage, path)
     if repair(storage, path, committed):
         committed = read_committed(storage, path)
@@ -97,7 +97,7 @@ def _finish(
         _process(rows, job, limit, watch)
 
 
-def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
+def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
     with session.session(job, debug, guarded=False), _watched(job) as watch:
@@ -105,15 +105,17 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 plan = planned.result()
+                watch.line.starting = None
                 watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
                 watch.breaker.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
-        planned.add_done_callback(hand_over)
+        watch.line.starting = underway.planning.status
+        underway.plan.add_done_callback(hand_over)
         _process(while_planning.read(watch.counter, output.access), job, limit, watch)
-    return planned.result()
+    return underway.plan.result()
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,12 @@ class Planning:
         self.begun = threading.Event()
         """Set when the plan's first part is stored, or when planning has ended."""
         self.objects = 0
-        """How many objects have been planned so far."""
         self._storing = threading.Lock()
         self._left = False
+
+    def status(self) -> str:
+        """How far it has come, in words."""
+        return f"listing the input, {self.objects:,} files or shards so far"
 
     def check(self) -> None:
         """Raise Abandoned if the run has ended."""

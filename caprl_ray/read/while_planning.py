@@ -56,7 +56,7 @@ class Underway:
         return self.plan.result()
 
     def _tell(self) -> None:
-        sys.stderr.write(f"caprl-ray: listing the input, {self.planning.objects:,} files or shards so far.\n")
+        sys.stderr.write(f"caprl-ray: {self.planning.status()}.\n")
 
 
 @contextmanager
