@@ -31,6 +31,7 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
+from caprl_ray.watch.standstill import StandstillGuard
 
 
 def run(
@@ -108,7 +109,7 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
                 watch.line.starting = None
                 watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
-                watch.breaker.expect_rows()
+                watch.standstill.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
@@ -122,7 +123,7 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 class _Watch:
     counter: ActorHandle
     line: ProgressLine
-    breaker: CircuitBreaker
+    standstill: StandstillGuard
     stop: Callable[[Exception], None]
 
 
@@ -131,10 +132,11 @@ def _watched(job: Job) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
-        CircuitBreaker(counter, job, stop) as breaker,
+        CircuitBreaker(counter, job, stop),
+        StandstillGuard(counter, job, stop) as standstill,
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, line, breaker, stop)
+        yield _Watch(counter, line, standstill, stop)
 
 
 def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:

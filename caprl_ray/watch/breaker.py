@@ -1,14 +1,11 @@
-"""The circuit breaker stops a run in which too many rows fail, or that has no replica or no progress for too long."""
+"""The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
 
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 
-from caprl_ray.cluster import failures, session
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Failures, Replicas
@@ -26,7 +23,6 @@ class CircuitBreaker:
         self._stop_run = stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
-        self._standstill = Standstill()
 
     def __enter__(self) -> "CircuitBreaker":
         self._thread.start()
@@ -35,13 +31,6 @@ class CircuitBreaker:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-
-    def expect_rows(self) -> None:
-        """Also stop the run if no row is done for too long, from now on.
-
-        For a run whose input was still being listed when it began: Ray Data's own guard is off.
-        """
-        self._standstill.expect(time.monotonic())
 
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
@@ -52,28 +41,9 @@ class CircuitBreaker:
             error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
-            if self._standstill.seconds(rows, time.monotonic()) > session.no_progress_s(self._job.recipe):
-                error = error or failures.no_progress()
             if error:
                 self._stop_run(error)
                 return
-
-
-class Standstill:
-    """How long no row has been done although rows are expected."""
-
-    def __init__(self) -> None:
-        self._rows, self._since = 0, math.inf
-
-    def expect(self, now: float) -> None:
-        """Rows are expected from now on."""
-        self._since = now
-
-    def seconds(self, rows: int, now: float) -> float:
-        """The seconds since the number of rows last changed; none while no rows are expected."""
-        if rows != self._rows:
-            self._rows, self._since = rows, max(now, self._since)
-        return max(0.0, now - self._since)
 
 
 def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFailures | None:

@@ -10,7 +10,7 @@ from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Failures, Replicas
-from caprl_ray.watch.breaker import Standstill, tripped, without_replica
+from caprl_ray.watch.breaker import tripped, without_replica
 
 LIMITS = Failures(max_fraction=0.25, min_rows=100)
 
@@ -39,14 +39,6 @@ def test_a_run_waits_for_a_replica_as_long_as_the_recipe_says() -> None:
     pinned = Replicas(wait_s=20, accelerator_type="L40S")
     assert without_replica(20, pinned) is None
     assert "no node had room for a replica (1 L40S GPUs) for 20 seconds" in str(without_replica(20.1, pinned))
-
-
-def test_a_standstill_counts_from_when_rows_are_expected_and_from_each_row() -> None:
-    standstill = Standstill()
-    assert [standstill.seconds(0, now) for now in (0, 1e6)] == [0, 0]  # the input is still being listed
-    standstill.expect(100)
-    assert [standstill.seconds(0, now) for now in (100, 160)] == [0, 60]
-    assert [standstill.seconds(5, now) for now in (170, 175)] == [0, 5]
 
 
 def test_the_top_reasons_are_said_in_one_sentence() -> None:
