@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.samples import Sample
-from caprl_ray.sources.source import Access, Found, source_failures
-from caprl_ray.storage import SourceChanged, Stored
+from caprl_ray.sources.source import Access, Found, planning_failures, source_failures
+from caprl_ray.storage import Stored
 
 # A unit has at most this many rows and compressed bytes, but at least one row group.
 UNIT_ROWS = 2000
@@ -96,27 +96,10 @@ def _footer(found: Found, access: Access) -> _Footer | None:
 
 @contextmanager
 def _planned_now(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
-    """Open the file while the input is planned.
-
-    Raises ParquetDamaged, or SystemFailure for a file that cannot be opened: the next run tries it again.
-    """
-    try:
-        with access.storage.open(stored) as stream:
-            source = ParquetStream(stream, stored.size)
-            yield source, open_file(source)
-    except OSError as error:
-        raise _unplanned(stored.path, error) from error
-
-
-def _unplanned(path: str, error: OSError) -> SystemFailure:
-    reason, first = error.strerror or type(error).__name__, ""
-    if isinstance(error, FileNotFoundError | SourceChanged):
-        reason = f"{'changed' if isinstance(error, SourceChanged) else 'removed'} since it was listed"
-    elif isinstance(error, PermissionError):
-        first = "make it readable or remove it, and "
-    return SystemFailure(
-        f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning goes on there."
-    )
+    """Open the file while the input is planned. Raises ParquetDamaged, or SystemFailure if it cannot be opened."""
+    with planning_failures(stored.path), access.storage.open(stored) as stream:
+        source = ParquetStream(stream, stored.size)
+        yield source, open_file(source)
 
 
 def _refuse_twins(schema: pa.Schema, path: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from caprl_ray import cli, plan, sources
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.commands.plan import overview
 from caprl_ray.errors import Abandoned, RecipeError, SystemFailure
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Entry, Planning, Unit
@@ -250,6 +251,7 @@ def test_an_extension_that_was_killed_goes_on_and_verify_says_that_it_is_not_who
     assert plan.closed(STORAGE, str(tmp_path / "out"))
     assert cli.main(["verify", str(tmp_path / "out")]) == 3
     assert "the input is not planned to its end" in capsys.readouterr().out
+    assert overview(wider).summary().startswith("the plan that the output holds so far; a run goes on with it")
     output_of(wider).plan()
     assert planned(wider) == first + [str(folder / name) for name in NAMES if not name.startswith("c/")]
 
