@@ -1,7 +1,5 @@
 """`python -m caprl_ray` is `caprl-ray`."""
 
-import sys
+from caprl_ray.cli import program
 
-from caprl_ray.cli import main
-
-sys.exit(main())
+program()

@@ -7,12 +7,17 @@ run again to resume.
 
 import argparse
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
+
+PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
         return _fail(_sentence(error), 1)
+
+
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit. Does not wait for requests of a listing that the command has left."""
+    code = main(arguments)
+    if any(thread.name == PLANNING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Python would first wait for the threads of the listing's pools
+    sys.exit(code)
 
 
 def _sentence(error: Exception) -> str:
@@ -158,24 +173,30 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray.storage import Storage
 
     storage = Storage(parse_storage(args.overrides))
-    units = plan.load(storage, args.output).units
-    if not units:
+    stored = plan.load(storage, args.output)
+    if not stored.units:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
     if args.repair:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
             repair(storage, args.output, read_committed(storage, args.output))
     done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(units, read_committed(storage, args.output), done)
+    balance = ledger.balance(stored.units, read_committed(storage, args.output), done)
+    balanced = balance.balanced and stored.complete
     late = fence.late_objects(storage, args.output)
-    report = balance.report() | {"late_objects": [stored.path for stored in late]}
-    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}")
+    report = balance.report() | {
+        "balanced": balanced,
+        "plan_complete": stored.complete,
+        "late_objects": [written.path for written in late],
+    }
+    unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
+    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
     if late and not args.json:
         print(
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "
             "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
-    return 0 if balance.balanced and not late else 3
+    return 0 if balanced and not late else 3
 
 
 def _schema(args: argparse.Namespace) -> int:
@@ -193,4 +214,4 @@ def _preflight(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -5,7 +5,7 @@ instance caption/job.py.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,12 @@ from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
 from caprl_ray.read.datasource import PlannedRows, Work, remaining
+from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
+from caprl_ray.watch.standstill import StandstillGuard
 
 
 def run(
@@ -61,21 +63,21 @@ def run(
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
         output = Output.open(job, adopt, own)  # again: the last run may have begun it in between
-        with while_planning.begun(partial(output.plan, extend=extend)) as planned:
-            return _run(output, planned, limit, retry, debug)
+        with while_planning.begun(partial(output.plan, extend=extend)) as underway:
+            return _run(output, underway, limit, retry, debug)
 
 
-def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
+def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
     storage, path, done = output.storage, output.path, output.job.done
-    if output.planned or wait([planned], while_planning.HEAD_START_S).done:
-        plan, committed = planned.result(), read_committed(storage, path)
+    if output.planned or underway.soon():
+        plan, committed = underway.whole(), read_committed(storage, path)
         work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
         if work:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path)
     else:
-        plan = _finish_while_planning(output, planned, limit, debug)
+        plan = _finish_while_planning(output, underway, limit, debug)
         committed = read_committed(storage, path)
     output.confirm()
     fence.sweep(storage, path)
@@ -96,28 +98,32 @@ def _finish(
         _process(rows, output, limit, watch)
 
 
-def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int | None, debug: bool) -> Plan:
+def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
-    with session.session(job, debug), _watched(job) as watch:
+    with session.session(job, debug, guarded=False), _watched(job) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 plan = planned.result()
+                watch.line.starting = None
                 watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
+                watch.standstill.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
-        planned.add_done_callback(hand_over)
+        watch.line.starting = underway.planning.status
+        underway.plan.add_done_callback(hand_over)
         _process(while_planning.read(watch.counter, output.access), output, limit, watch)
-    return planned.result()
+    return underway.plan.result()
 
 
 @dataclass(frozen=True)
 class _Watch:
     counter: ActorHandle
     line: ProgressLine
+    standstill: StandstillGuard
     stop: Callable[[Exception], None]
 
 
@@ -128,9 +134,10 @@ def _watched(job: Job) -> Iterator[_Watch]:
         interruptible() as stop,
         CircuitBreaker(counter, job, stop),
         ReplicaWatch(counter, job, stop),
+        StandstillGuard(counter, job, stop) as standstill,
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, line, stop)
+        yield _Watch(counter, line, standstill, stop)
 
 
 def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:

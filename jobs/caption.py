@@ -2,7 +2,7 @@
 
 import sys
 
-from caprl_ray.cli import main
+from caprl_ray.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main(["caption", *sys.argv[1:]]))
+    program(["caption", *sys.argv[1:]])

@@ -162,7 +162,8 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     )
     assert cli.main(["plan", str(recipe), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == {"stored": False, "kinds": {"files": {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}}}
+    files = {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}
+    assert found == {"stored": False, "complete": True, "kinds": {"files": files}}
     assert not (tmp_path / "out").exists()
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0

@@ -16,13 +16,14 @@ import pytest
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray import cli, pipeline
+from caprl_ray import cli, pipeline, plan
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import META_PREFIX, column
 from caprl_ray.rows.stage import Changes, run_stage
+from caprl_ray.storage import Storage
 from caprl_ray.watch.counted import counted
 from tests.checkout import ROOT
 
@@ -121,8 +122,7 @@ def test_a_second_job_is_killed_and_resumed_and_its_ledger_balances(
 
 def test_an_output_takes_the_rows_of_one_job_only(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    (tmp_path / "out" / "plan").mkdir(parents=True)
-    (tmp_path / "out" / "plan" / "00000.parquet").touch()
+    plan.store(Storage(), str(tmp_path / "out"), [])
     (tmp_path / "out" / "run.json").write_text('{"fingerprint": {}}')
     with pytest.raises(RecipeError, match="holds the rows of the job caption, not of letters"):
         pipeline.run(letters(recipe))

@@ -27,8 +27,11 @@ def full_disk(error: Exception) -> SystemFailure | None:
 def stuck(error: Exception) -> SystemFailure | None:
     """The sentence for a run without any progress for longer than replicas may be waited for."""
     timeout = getattr(ray.data.exceptions, "ExecutionTimeoutError", None)  # Ray 2.58 and later
-    if timeout is None or not isinstance(error, timeout):
-        return None
+    return no_progress() if timeout is not None and isinstance(error, timeout) else None
+
+
+def no_progress() -> SystemFailure:
+    """The sentence for a run without any progress for longer than replicas may be waited for."""
     return SystemFailure(
         "Ray: nothing was read, prepared, captioned or written for longer than replicas.wait_s and half an hour; see "
         "that the cluster has CPUs for reading and prepare, and run the same command again to resume."

@@ -24,8 +24,12 @@ NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
 @contextmanager
-def session(job: Job, debug: bool) -> Iterator[None]:
-    """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals."""
+def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
+    """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals.
+
+    `guarded`: Ray Data ends an execution without progress. It takes no progress for a fault even while the input is
+    still being listed.
+    """
     recipe = job.recipe
     with connected(debug):
         if job.has_replicas:
@@ -33,6 +37,8 @@ def session(job: Job, debug: bool) -> Iterator[None]:
         _check_output(recipe)
         configure(DataContext.get_current(), debug)
         wait_for_replicas(DataContext.get_current(), recipe)
+        if not guarded:
+            DataContext.get_current().execution_no_progress_timeout_s = -1
         _replace_replicas(DataContext.get_current())
         with ExitStack() as patches:
             for patch in _patches(job):
@@ -41,6 +47,11 @@ def session(job: Job, debug: bool) -> Iterator[None]:
             if without:
                 sys.stderr.write(f"caprl-ray: {without}.\n")
             yield
+
+
+def no_progress_s(recipe: Recipe) -> float:
+    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
+    return recipe.replicas.wait_s + NO_PROGRESS_S
 
 
 def _patches(job: Job) -> Iterator[AbstractContextManager[None]]:
@@ -138,8 +149,8 @@ def _check_output(recipe: Recipe) -> None:
 
 
 def wait_for_replicas(context: DataContext, recipe: Recipe) -> None:
-    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
-    context.execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
+    """Let Ray Data end an execution without progress only after replicas have been waited for."""
+    context.execution_no_progress_timeout_s = no_progress_s(recipe)
 
 
 def _replace_replicas(context: DataContext) -> None:

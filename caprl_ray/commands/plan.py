@@ -23,18 +23,23 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A plan in numbers. `stored` says whether it is the plan that the output folder holds."""
+    """A plan in numbers. `stored` says whether it is the plan that the output folder holds, `complete` whether the
+    input was planned to its end."""
 
     stored: bool
+    complete: bool
     kinds: dict[str, Totals]
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
-        return {"stored": self.stored, "kinds": {kind: asdict(totals) for kind, totals in self.kinds.items()}}
+        kinds = {kind: asdict(totals) for kind, totals in self.kinds.items()}
+        return {"stored": self.stored, "complete": self.complete, "kinds": kinds}
 
     def summary(self) -> str:
         """Return text for people, with one line per kind."""
         lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
+        if not self.complete:
+            lines = ["the plan that the output holds so far; a run goes on with it"]
         for kind, totals in self.kinds.items():
             images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
             lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
@@ -47,11 +52,12 @@ def overview(recipe: Recipe) -> Overview:
     Raises RecipeError if the input has nothing to plan, SystemFailure if storage cannot be listed.
     """
     storage = Storage(recipe.storage)
-    stored = plan.load(storage, recipe.output.path).units
-    if stored:
-        return Overview(stored=True, kinds=_totals((ref.kind, ref.rows, ref.bytes) for ref in stored))
+    stored = plan.load(storage, recipe.output.path)
+    if stored.units:
+        kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
+        return Overview(stored=True, complete=stored.complete, kinds=kinds)
     units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe)))
-    return Overview(stored=False, kinds=_totals(units))
+    return Overview(stored=False, complete=True, kinds=_totals(units))
 
 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:

@@ -2,24 +2,24 @@
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray import plan, sources
-from caprl_ray.errors import Abandoned, LedgerUnbalanced, RecipeError, SystemFailure
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import HUB_ID
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.plan import Plan, Unit
+from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths
 from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import Folder, Storage, Stored, join
 
 RUN, SUCCESS = "run.json", "_SUCCESS"
 
@@ -32,7 +32,7 @@ class Output:
     fingerprint: dict[str, Any]
     adopted: dict[str, Any]
     planned: bool
-    """Whether an earlier run has stored the plan."""
+    """Whether an earlier run has planned its input to the end. Only then can there be rows."""
     lease: Lease | None
     """The lease under which it was opened. Without one it is only looked at."""
 
@@ -66,7 +66,7 @@ class Output:
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         try:
             stored = read_run(storage, path)
-            planned = bool(storage.objects(join(path, plan.FOLDER), ".parquet"))
+            planned = plan.closed(storage, path)
             folders = () if planned else (DATA, FAILED)
             rows = [folder for folder in folders if storage.objects(join(path, folder), ".parquet")]
         except OSError as error:
@@ -89,35 +89,61 @@ class Output:
             )
         return output
 
-    def plan(self, left: Callable[[], bool] = lambda: False, *, extend: bool = False) -> Plan:
-        """The stored plan, or a new plan, stored before it is used.
+    def plan(self, planning: Planning | None = None, *, extend: bool = False) -> Plan:
+        """The stored plan, or a new plan, stored before it is used. A planning that was stopped goes on.
 
         `extend` adds units for objects that the stored plan lacks. Raises RecipeError for an input without images or
-        with a column whose name the output needs, and Abandoned when `left` says that the run has ended.
+        with a column whose name the output needs, and Abandoned when the run has ended.
         """
+        planning = planning or Planning()
+        planning.confirm = self.confirm
         if self.adopted:
-            self._write_run()
-        stored = plan.load(self.storage, self.path)
-        if stored.units and not extend:
+            with planning.storing():
+                self._write_run()
+        stored = self._stored(planning)
+        if stored.complete and not extend:
             return stored
-        known = PlannedPaths(self.storage, self.path)
-        units = _until(left, map(self._without_clash, sources.plan_units(self.access, known)))
+        try:
+            return self._planned_further(stored, planning)
+        except RecipeError:
+            if stored.end.closed:  # the extension is refused as a whole
+                with planning.storing():
+                    plan.discard(self.storage, self.path, stored.end.closed)
+            raise
+
+    def _stored(self, planning: Planning) -> Plan:
+        """The stored plan. An unfinished one of another recipe is deleted: it has no rows."""
+        stored = plan.load(self.storage, self.path)
+        if stored.objects and not stored.end.closed and not self._same_recipe():
+            with planning.storing():
+                plan.discard(self.storage, self.path, 0)
+            return plan.EMPTY
+        if stored.objects and not stored.complete:
+            planning.begun.set()
+        return stored
+
+    def _same_recipe(self) -> bool:
+        run = read_run(self.storage, self.path) or {}
+        ours = json.loads(json.dumps(self.fingerprint, default=str))
+        return stored_job(run)["name"] == self.job.name and run.get("fingerprint") == ours
+
+    def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
+        known = PlannedPaths(self.storage, self.path) if stored.units else ()
+        found = sources.plan_units(
+            self.access, _NoInput(self.storage.lookup(self.path), known), stored.end.position, stored.columns.names
+        )
+        units = _until(planning, map(self._without_clash, found))
         first = next(units, None)
         if first is None and not stored.units:
             raise RecipeError(f"input.paths: no {self.job.noun} was found in {', '.join(self.job.recipe.input.paths)}.")
-        if first is None:
+        if first is None and stored.complete:
             return stored
-        self.unmark()
-        if not stored.units:
-            self._write_run()
-        units = self._confirmed(itertools.chain([first], units))
-        plan.store(self.storage, self.path, units, stored if stored.units else None)
+        with planning.storing():
+            self.unmark()
+            if not stored.objects:
+                self._write_run()
+        plan.store(self.storage, self.path, itertools.chain([first] if first else [], units), stored, planning)
         return plan.load(self.storage, self.path)
-
-    def _confirmed(self, units: Iterator[Unit]) -> Iterator[Unit]:
-        """All units, and then the lease: listing them may have taken long, and now they are stored."""
-        yield from units
-        self.confirm()
 
     def confirm(self) -> None:
         """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
@@ -164,10 +190,21 @@ class Output:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
 
 
-def _until(left: Callable[[], bool], units: Iterator[Unit]) -> Iterator[Unit]:
+class _NoInput(Container[str]):
+    """The paths that are not to be planned: what is planned, and the output, which may lie in a folder of the input."""
+
+    def __init__(self, output: Stored | Folder | None, known: Container[str]) -> None:
+        self._output = output.path if isinstance(output, Folder) else None
+        self._known = known
+
+    def __contains__(self, path: object) -> bool:
+        assert isinstance(path, str)
+        return path in self._known or (self._output is not None and path.startswith(self._output))
+
+
+def _until(planning: Planning, units: Iterator[Unit]) -> Iterator[Unit]:
     for unit in itertools.chain(units, [None]):
-        if left():
-            raise Abandoned("the run ended while its input was listed.")
+        planning.check()
         if unit:
             yield unit
 

@@ -1,43 +1,64 @@
 """The paths of a plan, at 16 bytes each: millions of paths without holding one."""
 
 import hashlib
-import io
+from bisect import bisect_left
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from caprl_ray.plan import FOLDER
-from caprl_ray.storage import Storage, join
+from caprl_ray.plan.stored import objects, opened
+from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage.prefetch import prefetched
+
+PATHS = "entries.list.element.path"
+UNITS_AT_ONCE = 64  # in memory as Python's strings; a unit has at most a thousand paths
+HASH = np.dtype("S16")
 
 
 class PlannedPaths:
-    """The set of a stored plan's paths, as 128-bit hashes. Two of a billion paths collide in one of 10^20 plans."""
+    """The set of a stored plan's paths, as sorted hashes. Two of a billion paths collide in one of 10^20 plans."""
 
     def __init__(self, storage: Storage, output: str) -> None:
-        digests = b"".join(
-            _digest(entry["path"])
-            for stored in storage.objects(join(output, FOLDER), ".parquet")
-            for batch in pq.ParquetFile(io.BytesIO(storage.read(stored.path))).iter_batches(64, columns=["entries"])
-            for unit in batch.column("entries").to_pylist()
-            for entry in unit
-        )
-        self._high, self._low = _sorted(np.frombuffer(digests, dtype="<u8").reshape(-1, 2))
+        found = objects(storage, output)
+        # One array of the whole size, sorted in place: no second copy of the hashes is ever there.
+        hashes = np.empty(sum(prefetched(lambda stored: _count(storage, stored), found)), HASH)
+        end = 0
+        for stored in found:
+            for some in _hashes(storage, stored):
+                hashes[end : end + len(some)] = some
+                end += len(some)
+        self._hashes = hashes[:end]
+        self._hashes.sort()
 
     def __contains__(self, path: object) -> bool:
         if not isinstance(path, str):
             return False
-        high, low = np.frombuffer(_digest(path), dtype="<u8")
-        first, end = np.searchsorted(self._high, high, "left"), np.searchsorted(self._high, high, "right")
-        return bool((self._low[first:end] == low).any())
+        wanted = _hash(path).rstrip(b"\0")  # as numpy gives them
+        place = bisect_left(self._hashes, wanted)
+        return place < len(self) and bool(self._hashes[place] == wanted)
 
     def __len__(self) -> int:
-        return len(self._high)
+        return len(self._hashes)
 
 
-def _digest(path: str) -> bytes:
-    return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+def _hash(path: str) -> bytes:
+    return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=HASH.itemsize).digest()
 
 
-def _sorted(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    digests = digests[np.argsort(digests[:, 0])]
-    return np.ascontiguousarray(digests[:, 0]), np.ascontiguousarray(digests[:, 1])
+def _count(storage: Storage, stored: Stored) -> int:
+    """The paths of one object, or a few more."""
+    with opened(storage, stored) as file:
+        column = file.schema.names.index("path")
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        return sum(group.column(column).num_values for group in groups)
+
+
+def _hashes(storage: Storage, stored: Stored) -> Iterator[np.ndarray]:
+    with opened(storage, stored) as file:
+        yield from map(_hashed, file.iter_batches(UNITS_AT_ONCE, columns=[PATHS], use_threads=False))
+
+
+def _hashed(units: pq.ParquetFile) -> np.ndarray:
+    paths = units.column("entries").flatten().flatten()[0]
+    return np.frombuffer(b"".join(map(_hash, paths.to_pylist())), HASH)

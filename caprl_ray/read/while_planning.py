@@ -1,15 +1,18 @@
 """Plan while the engines start: while a long input is listed, nodes join and replicas load the model.
 
 Ray Data starts replicas when an execution begins, and its input must be known by then. So the input is one task that
-waits for the plan and then yields one row for each read task behind it.
+waits for the plan and then yields one row for each read task behind it. The execution begins when the plan's first part
+is stored, and not before: replicas cost money.
 """
 
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
@@ -19,7 +22,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from caprl_ray.cluster import resources
-from caprl_ray.plan import Plan
+from caprl_ray.plan import Plan, Planning
+from caprl_ray.plan.planning import THREAD
 from caprl_ray.read.datasource import groups, read_units, remaining
 from caprl_ray.sources.source import Access
 
@@ -27,22 +31,55 @@ from caprl_ray.sources.source import Access
 # first.
 HEAD_START_S = 3.0
 POLL_S = 0.2
+TOLD_S = 15.0  # seconds between two lines while nothing but the plan is waited for
 WORK = pa.schema([("work", pa.large_binary())])
 
 
-@contextmanager
-def begun(make: Callable[[Callable[[], bool]], Plan]) -> Iterator["Future[Plan]"]:
-    """Make the plan in a thread that ends with the block.
+@dataclass(frozen=True)
+class Underway:
+    """A plan that a thread makes."""
 
-    `make` gets a function that says whether the block has been left. It should then raise Abandoned.
+    plan: "Future[Plan]"
+    planning: Planning
+
+    def soon(self) -> bool:
+        """Wait HEAD_START_S for the plan, then for its first part. Returns whether the plan is complete."""
+        wait([self.plan], HEAD_START_S)
+        while not self.planning.begun.wait(TOLD_S):
+            self._tell()
+        return self.plan.done()
+
+    def whole(self) -> Plan:
+        """Wait for the complete plan, however long the input takes to list."""
+        while not wait([self.plan], TOLD_S).done:
+            self._tell()
+        return self.plan.result()
+
+    def _tell(self) -> None:
+        sys.stderr.write(f"caprl-ray: {self.planning.status()}.\n")
+
+
+@contextmanager
+def begun(make: Callable[[Planning], Plan]) -> Iterator[Underway]:
+    """Make the plan in a thread.
+
+    The end of the block does not wait for the thread, which may wait for storage. It stores nothing from then on.
     """
-    left = threading.Event()
-    executor = ThreadPoolExecutor(1, thread_name_prefix="plan")
+    underway = Underway(Future(), Planning())
+
+    def work() -> None:
+        try:
+            underway.plan.set_result(make(underway.planning))
+        except BaseException as error:  # noqa: BLE001 (raised where the plan is waited for)
+            underway.plan.set_exception(error)
+        finally:
+            underway.planning.begun.set()
+
+    threading.Thread(target=work, name=THREAD, daemon=True).start()
     try:
-        yield executor.submit(make, left.is_set)
+        yield underway
     finally:
-        left.set()
-        executor.shutdown()
+        underway.planning.leave()
 
 
 class PlannedWork(Datasource):  # type: ignore[misc]

@@ -3,16 +3,19 @@
 To add a kind, write a module with the functions of `Source`, and add a line to `KINDS`.
 """
 
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Container, Iterator
+from dataclasses import dataclass, replace
 from glob import has_magic
+from hashlib import sha256
 from itertools import chain, islice
 
 from braceexpand import braceexpand
 from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.plan import Unit
+from caprl_ray.plan import Position, Unit
+from caprl_ray.recipe.sections import Input
 from caprl_ray.sources import files, parquet, webdataset
 from caprl_ray.sources.rename import renamed, renamed_samples
 from caprl_ray.sources.samples import Sample
@@ -47,13 +50,16 @@ KINDS = {
 }
 
 
-def plan_units(access: Access, known: Container[str] = ()) -> Iterator[Unit]:
+def plan_units(
+    access: Access, known: Container[str] = (), after: Position | None = None, columns: Collection[str] = ()
+) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
-    Objects whose paths are in `known` are left out. Raises RecipeError if nothing is found, SystemFailure if storage
-    cannot be listed.
+    Objects whose paths are in `known` are left out. What comes before the position `after` is not listed again, as far
+    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. Raises
+    RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
-    yield from renamed(_planned(access, known), access.input.rename)
+    yield from renamed(_planned(access, known, after), access.input.rename, columns)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
@@ -62,38 +68,71 @@ def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | Non
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def _planned(access: Access, known: Container[str]) -> Iterator[Unit]:
-    for path in access.input.paths:
+def _planned(access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
+    paths = access.input.paths
+    if after and not _says(after, access.input):
+        after = None
+    for number in range(after.path if after else 0, len(paths)):
+        here = after if after and number == after.path else None
         try:
-            yield from _plan_path(path, access, known)
+            yield from _plan_path(number, access, known, here)
         except OSError as error:
+            # The recipe's path is often a folder, and one of a million files in it is meant.
+            at = f"; {error.filename}" if error.filename and error.filename != paths[number] else ""
             raise SystemFailure(
-                f"input.paths: {path} cannot be listed ({error.strerror or type(error).__name__})."
+                f"input.paths: {paths[number]} cannot be listed{at} ({error.strerror or type(error).__name__}); "
+                "run the same command again to go on."
             ) from error
 
 
-def _plan_path(path: str, access: Access, known: Container[str]) -> Iterator[Unit]:
-    found = _found(path, access.storage)
-    first = list(islice(found, SEEN_FOR_KIND))
-    kind = access.input.kind or _infer(path, first)
+def _says(position: Position, settings: Input) -> bool:
+    """Whether a position says where this input goes on."""
+    return position.paths == _paths_hash(settings, position.path) and settings.kind in (None, position.kind)
+
+
+def _paths_hash(settings: Input, path: int) -> str:
+    return sha256("\0".join(settings.paths[: path + 1]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _plan_path(number: int, access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
+    path = access.input.paths[number]
+    found = _found(path, access.storage, after)
+    first = [] if after else list(islice(found, SEEN_FOR_KIND))
+    kind = after.kind if after else access.input.kind or _infer(path, first)
     if not access.images and kind != "parquet":
         raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
     source = KINDS[kind]
     wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
-    return source.plan((f for f in wanted if f.stored.path not in known), access)
+    begun: deque[Found] = deque()  # given to the source, and not yet in a unit
+    units = source.plan(_noted((f for f in wanted if f.stored.path not in known), begun), access)
+    paths = _paths_hash(access.input, number)
+    for unit in units:
+        last = unit.entries[-1].stored.path
+        while begun[0].stored.path != last:
+            begun.popleft()
+        yield replace(unit, position=Position(paths=paths, path=number, name=begun[0].name, object=last, kind=kind))
 
 
-def _found(path: str, storage: Storage) -> Iterator[Found]:
-    """Yield every object that a path of the recipe names."""
+def _noted(found: Iterator[Found], begun: deque[Found]) -> Iterator[Found]:
+    for f in found:
+        begun.append(f)
+        yield f
+
+
+def _found(path: str, storage: Storage, after: Position | None = None) -> Iterator[Found]:
+    """Yield every object that a path of the recipe names, or the names from that of `after` on."""
     names = _braces(path, storage)
     several = names != [path]
-    for name, there in zip(names, storage.lookup_all(names), strict=True):
+    begin = after.name if after and after.name < len(names) else 0
+    done = after.object if after else None
+    for number, there in enumerate(storage.lookup_all(names[begin:]), begin):
+        name = names[number]
         if there is None and several and not has_magic(name):
             raise RecipeError(f"input.paths: {path} names {len(names)} paths, of which {name} does not exist.")
         if there is None:
-            yield from _matching(name, storage)
+            yield from _matching(name, number, storage, done)
         else:
-            yield from _objects(there, storage, named=True)
+            yield from _objects(there, number, storage, done, named=True)
 
 
 def _braces(path: str, storage: Storage) -> list[str]:
@@ -106,23 +145,24 @@ def _braces(path: str, storage: Storage) -> list[str]:
         raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None
 
 
-def _matching(pattern: str, storage: Storage) -> Iterator[Found]:
+def _matching(pattern: str, name: int, storage: Storage, done: str | None) -> Iterator[Found]:
     """Yield the matches of a glob or a prefix. Raises RecipeError if there are none."""
     matches = storage.find(pattern)
     first = next(matches, None)
     if first is None:
         raise RecipeError(f"input.paths: nothing was found at {pattern}.")
     for match in chain([first], matches):
-        yield from _objects(match, storage, named=False)
+        yield from _objects(match, name, storage, done, named=False)
 
 
-def _objects(there: Stored | Folder, storage: Storage, *, named: bool) -> Iterator[Found]:
-    """Yield the object itself, or all objects below the folder."""
+def _objects(there: Stored | Folder, name: int, storage: Storage, done: str | None, *, named: bool) -> Iterator[Found]:
+    """Yield the object itself, or all objects below the folder. `done` is the last one that was planned before."""
     if isinstance(there, Stored):
-        yield Found(stored=there, key=there.path.rpartition("/")[2], named=named)
+        yield Found(stored=there, key=there.path.rpartition("/")[2], named=named, name=name)
         return
-    for stored in storage.walk(there.path):
-        yield Found(stored=stored, key=stored.path.removeprefix(there.path), named=False)
+    within = done is not None and done.startswith(there.path)
+    for stored in storage.walk(there.path, done if within else None):
+        yield Found(stored=stored, key=stored.path.removeprefix(there.path), named=False, name=name)
 
 
 def _infer(path: str, found: list[Found]) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 
@@ -23,7 +23,7 @@ from caprl_ray.sources.image_roots import Roots, refuse_outside
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.samples import Sample
-from caprl_ray.sources.source import Access, Found, source_failures
+from caprl_ray.sources.source import Access, Found, planning_failures, source_failures
 from caprl_ray.storage import Stored
 
 # A unit has at most this many rows and compressed bytes, but at least one row group.
@@ -60,7 +60,8 @@ class _Footer:
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield units of row groups, in the order of the files. Only footers are read.
 
-    A file without rows has no unit. A file with an unreadable footer has one unit, which fails when it is read. Raises
+    A file without rows has no unit. A file that is no parquet, or has a damaged footer, has one unit, which fails when
+    it is read. Raises SystemFailure for a file that cannot be opened: whatever is in it would be lost. Raises
     RecipeError if the image column is not clear, or holds web addresses.
     """
     web_addresses_checked = roots_checked = False
@@ -83,9 +84,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def _footer(found: Found, access: Access) -> _Footer | None:
-    """Read the footer. Returns None if the file cannot be read."""
+    """Read the footer. Returns None if it is damaged."""
     try:
-        with _opened(found.stored, access) as (source, file), decoding(source):
+        with _planned_now(found.stored, access) as (source, file), decoding(source):
             row_groups = map(file.metadata.row_group, range(file.num_row_groups))
             groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
             if any(rows < 0 for rows, _ in groups):
@@ -93,8 +94,16 @@ def _footer(found: Found, access: Access) -> _Footer | None:
             if sum(rows for rows, _ in groups) > FREE_ROWS + found.stored.size:
                 raise ParquetDamaged("the parquet file claims more rows than it has bytes")
             return _Footer(schema=plain_schema(file.schema_arrow), groups=groups)
-    except RowFailure:
+    except ParquetDamaged:
         return None
+
+
+@contextmanager
+def _planned_now(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
+    """Open the file while the input is planned. Raises ParquetDamaged, or SystemFailure if it cannot be opened."""
+    with planning_failures(stored.path), access.storage.open(stored) as stream:
+        source = ParquetStream(stream, stored.size)
+        yield source, open_file(source)
 
 
 def _refuse_twins(schema: pa.Schema, path: str) -> None:
@@ -113,6 +122,13 @@ def _image_column(schema: pa.Schema, path: str, access: Access) -> ImageColumn |
 
 def _units(entry: Entry, footer: _Footer, image: ImageColumn | None) -> Iterator[Unit]:
     columns = _columns(footer.schema, image)
+    units = list(_cut(entry, columns, footer))
+    for unit in units[:-1]:
+        yield replace(unit, more=True)
+    yield from units[-1:]
+
+
+def _cut(entry: Entry, columns: pa.Schema, footer: _Footer) -> Iterator[Unit]:
     first = rows = size = 0
     for number, (group_rows, group_size) in enumerate(footer.groups):
         if rows and (rows + group_rows > UNIT_ROWS or size + group_size > UNIT_BYTES):
@@ -130,10 +146,10 @@ def _unit(entry: Entry, columns: pa.Schema, groups: tuple[int, int], rows: int, 
 def _refuse_web_addresses(stored: Stored, image: ImageColumn, access: Access) -> None:
     """Raise RecipeError if the file's first images are all web addresses. A damaged file fails when it is read."""
     try:
-        with _opened(stored, access) as (source, file):
+        with _planned_now(stored, access) as (source, file):
             first = next(batches(file, source, 0, image.columns, ROWS_LOOKED_AT, access.max_bytes), None)
             named = [] if first is None else _texts(first.column(image.name))
-    except RowFailure:
+    except ParquetDamaged:
         return
     if named and all(map(is_web_address, named)):
         raise RecipeError(

@@ -1,6 +1,6 @@
 """Rename the source's columns for the output, as `input.rename` says."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -10,13 +10,14 @@ from caprl_ray.plan import Unit
 from caprl_ray.sources.samples import Sample
 
 
-def renamed(units: Iterator[Unit], names: Mapping[str, str]) -> Iterator[Unit]:
-    """Yield the units with renamed columns. `names` maps names in the source to names in the output.
+def renamed(units: Iterator[Unit], names: Mapping[str, str], before: Collection[str] = ()) -> Iterator[Unit]:
+    """Yield the units with renamed columns. `names` maps names in the source to names in the output. `before` are the
+    names in the output that earlier units have.
 
     Raises RecipeError if two columns of a unit would get the same name. After the last unit, raises RecipeError
     if no unit had one of the columns to rename.
     """
-    unseen = dict(names)
+    unseen = {name: renamed for name, renamed in names.items() if renamed not in before}
     seen: dict[str, None] = {}
     for unit in units:
         for name in unit.columns.names:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from caprl_ray.errors import RowFailure
+from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.recipe.sections import Input, Recipe
 from caprl_ray.storage import SourceChanged, Storage, Stored
 
@@ -14,12 +14,14 @@ class Found:
     """An object that the recipe's paths name.
 
     `key` is its path below the folder that the recipe names, or else its own name. If `named`, the recipe names the
-    object itself; it is then used even if its name is not typical of its kind.
+    object itself; it is then used even if its name is not typical of its kind. `name` is the number of the name, among
+    those that the recipe's path expands to.
     """
 
     stored: Stored
     key: str
     named: bool
+    name: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,20 @@ def source_failures() -> Iterator[None]:
         raise RowFailure("source_changed") from None
     except PermissionError:
         raise RowFailure("source_unreadable", "permission denied") from None
+
+
+@contextmanager
+def planning_failures(path: str) -> Iterator[None]:
+    """Turn storage errors about an object that is being planned into SystemFailures, so that it is never lost: planning
+    stops, and the next run goes on with this object."""
+    try:
+        yield
+    except OSError as error:
+        reason, first = error.strerror or type(error).__name__, ""
+        if isinstance(error, FileNotFoundError | SourceChanged):
+            reason = f"{'changed' if isinstance(error, SourceChanged) else 'removed'} since it was listed"
+        elif isinstance(error, PermissionError):
+            first = "make it readable or remove it, and "
+        raise SystemFailure(
+            f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning goes on there."
+        ) from error

@@ -4,15 +4,14 @@ Another kind of store is a module with the functions of `Store` and one line in 
 """
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage.local import LocalStore
+from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.storage.s3 import S3Store
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
 
@@ -33,7 +32,7 @@ class Store(Protocol):
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]: ...
 
-    def walk(self, folder: str) -> Iterator[Stored]: ...
+    def walk(self, folder: str, after: str | None) -> Iterator[Stored]: ...
 
     def objects(self, folder: str) -> list[Stored]: ...
 
@@ -73,10 +72,7 @@ class Storage:
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
         """The object or folder at each path, in order, several lookups at a time."""
-        remaining = iter(paths)
-        with ThreadPoolExecutor(LOOKUPS) as pool:
-            while few := list(islice(remaining, LOOKUPS * LOOKUPS)):
-                yield from pool.map(self.lookup, few)
+        return prefetched(self.lookup, paths, LOOKUPS)
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]:
         """Matches of a glob (`*`, `?`, `[…]`, `**`), or everything that begins with a path without a pattern.
@@ -85,9 +81,13 @@ class Storage:
         """
         return self._store(pattern).find(pattern)
 
-    def walk(self, folder: str) -> Iterator[Stored]:
-        """Every object below a folder, at any depth, in the order of paths. Holds a bounded part at a time."""
-        return self._store(folder).walk(folder)
+    def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
+        """Every object below a folder, at any depth, in the order of paths. Holds a bounded part at a time.
+
+        `after`: only the objects that come after this one, which was listed before in the same folder. What comes
+        before it is not listed again.
+        """
+        return self._store(folder).walk(folder, after)
 
     def objects(self, folder: str, suffix: str) -> list[Stored]:
         """The objects directly in a folder whose names end in `suffix`, by path; empty without a folder."""

@@ -51,13 +51,14 @@ class StartAfterIgnored(OSError):
 
 
 class Listing:
-    """The pages of a prefix. The first is fetched at once, the others while earlier pages are in use."""
+    """The pages of a prefix, or of its keys after a path. The first is fetched at once, the others while earlier pages
+    are in use."""
 
-    def __init__(self, pool: ThreadPoolExecutor, folder: str, fetch: Fetch) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, folder: str, fetch: Fetch, after: str | None = None) -> None:
         self._pool = pool
         self._folder = folder
         self._fetch = fetch
-        self._first = pool.submit(fetch, None, None)
+        self._first = pool.submit(fetch, after, None)
 
     def __iter__(self) -> Iterator[list[Child]]:
         page, seen, in_ranges = self._first.result(), 1, True

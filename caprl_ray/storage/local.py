@@ -42,18 +42,28 @@ class LocalStore:
         path = local_path(pattern)
         if not glob.has_magic(path):
             path = glob.escape(path) + "*"
+        _check_folders(path)
         found = [self.lookup(match) for match in sorted(glob.glob(path, recursive=True))]
         folders = {match.path.rstrip("/") for match in found if isinstance(match, Folder)}
         yield from (match for match in found if match and folders.isdisjoint(_parents(match.path)))
 
-    def walk(self, folder: str) -> Iterator[Stored]:
-        """Does not follow symbolic links to folders. Holds one folder's names at a time."""
+    def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
+        """Does not follow symbolic links to folders. Holds one folder's names at a time.
+
+        A file that goes while its folder is listed is left out.
+        """
         entries = sorted(os.scandir(local_path(folder)), key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from self.walk(entry.path)
-            elif entry.is_file():
-                yield _stored(entry.path, entry.stat())
+                within = after is not None and after.startswith(entry.path + "/")
+                if after is None or within or entry.path + "/" > after:
+                    yield from self.walk(entry.path, after if within else None)
+            elif entry.is_file() and (after is None or entry.path > after):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue
+                yield _stored(entry.path, status)
 
     def objects(self, folder: str) -> list[Stored]:
         """Leaves out names that begin with a dot, among them put's temporary files."""
@@ -128,6 +138,14 @@ def mount_point(path: str) -> str:
         return "/"
     mounted = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
     return max((place for place in mounted if is_below(path, place)), key=len, default="/")
+
+
+def _check_folders(pattern: str) -> None:
+    """Raise the OSError of a folder that cannot be listed. `glob` leaves out such a folder and all that is in it."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+        for folder in glob.iglob(os.path.join(pattern, ""), recursive=True):
+            os.scandir(folder).close()
 
 
 def local_path(path: str) -> str:

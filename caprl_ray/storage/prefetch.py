@@ -13,14 +13,14 @@ Out = TypeVar("Out")
 FETCHED_AHEAD = 8
 
 
-def prefetched(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`map` in threads, in the order of the items, with at most FETCHED_AHEAD of them running or waiting."""
-    with ThreadPoolExecutor(FETCHED_AHEAD) as pool:
+def prefetched(function: Callable[[In], Out], items: Iterable[In], ahead: int = FETCHED_AHEAD) -> Iterator[Out]:
+    """`map` in threads, in the order of the items, with at most `ahead` of them running or waiting."""
+    with ThreadPoolExecutor(ahead) as pool:
         waiting: deque[Future[Out]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) == FETCHED_AHEAD:
+                if len(waiting) == ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

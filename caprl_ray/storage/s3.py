@@ -79,12 +79,23 @@ class S3Store:
                 elif fnmatchcase(name, part) and isinstance(child, Folder):
                     yield from self._expand(bucket, prefix + name + "/", rest)
 
-    def walk(self, folder: str) -> Iterator[Stored]:
+    def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
         bucket, key = bucket_and_key(folder)
         prefix = _folder_key(key)
         while lone := self._lone_folder(bucket, prefix):  # otherwise nothing would be listed at the same time
             prefix = lone
-        return self._below(bucket, prefix)
+        if after is None or not after.startswith(path_of(bucket, prefix)):
+            return self._below(bucket, prefix)
+        return self._after(bucket, prefix, after)
+
+    def _after(self, bucket: str, prefix: str, after: str) -> Iterator[Stored]:
+        """What is below a prefix and comes after a path in it: the rest of its innermost sub-prefix, then of the one
+        around that, and so on."""
+        folder = path_of(bucket, prefix)
+        while len(after) > len(folder):
+            inner = after[: after.rindex("/", 0, -1) + 1]
+            yield from self._below(bucket, bucket_and_key(inner)[1], after)
+            after = inner
 
     def _lone_folder(self, bucket: str, prefix: str) -> str | None:
         """The sub-prefix that all keys below a prefix share, up to its next slash."""
@@ -93,16 +104,20 @@ class S3Store:
             return bucket_and_key(pages[0][0].path)[1]
         return None
 
-    def _below(self, bucket: str, prefix: str) -> Iterator[Stored]:
+    def _below(self, bucket: str, prefix: str, after: str = "") -> Iterator[Stored]:
         """Every object below a prefix, in order of keys. Several sub-prefixes are listed at the same time.
+
+        `after`: an object or a sub-prefix directly below the prefix; only what comes after it.
 
         Memory holds the first page of each of LISTED_AHEAD sub-prefixes, and what `Listing` holds of two prefixes.
         """
         pool = ThreadPoolExecutor(LISTED_AHEAD)
         ahead: deque[Stored | Listing] = deque()
         try:
-            for page in self._listing(pool, bucket, prefix, "/"):
+            for page in self._listing(pool, bucket, prefix, "/", after or None):
                 for child in page:
+                    if child.path <= after:  # a sub-prefix is named again, whose keys come after its own name
+                        continue
                     if isinstance(child, Folder):
                         ahead.append(self._listing(pool, bucket, bucket_and_key(child.path)[1], ""))
                     else:
@@ -114,9 +129,11 @@ class S3Store:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _listing(self, pool: ThreadPoolExecutor, bucket: str, prefix: str, delimiter: str) -> Listing:
+    def _listing(
+        self, pool: ThreadPoolExecutor, bucket: str, prefix: str, delimiter: str, after: str | None = None
+    ) -> Listing:
         fetch = partial(self._page, bucket, prefix, delimiter, 1000)
-        return Listing(pool, path_of(bucket, prefix), fetch)
+        return Listing(pool, path_of(bucket, prefix), fetch, after)
 
     def _pages(self, bucket: str, prefix: str, delimiter: str, size: int = 1000) -> Iterator[list[Stored | Folder]]:
         """Pages of at most `size` objects and, with a delimiter, sub-prefixes, in order of keys, one after another."""

@@ -3,8 +3,9 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import ray
@@ -57,6 +58,8 @@ class ProgressLine:
         self, counter: Any, start: Start | None = None, stream: TextIO = sys.stderr, words: Words | None = None
     ) -> None:
         self.start = start or Start(done=0, failed=0, planned=None)
+        self.starting: Callable[[], str] | None = None
+        """What is said before the first row, instead of the words for it."""
         self._counter = counter
         self._words = words or Words()
         self._stream = stream
@@ -97,7 +100,9 @@ class ProgressLine:
         now = time.monotonic()
         if rows and self._began is None:
             self._began = now  # the rate excludes the start of the engines
-        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, self._words)
+        starting = self.starting
+        words = replace(self._words, starting=starting()) if starting else self._words
+        line = describe(self.start, rows, failed, now - self._began if self._began else 0.0, absent, words)
         self._stream.write(f"{CLEAR}{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 

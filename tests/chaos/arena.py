@@ -289,8 +289,9 @@ class Arena:
         balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out), "captioned")
         if not balance.balanced or balance.finished != len(rows):
             return balance.summary()
-        left = set(self._keys("out/")) - set(self._keys("out/data/")) - set(self._keys("out/fence/"))
-        ours = {"out/plan/00000.parquet", "out/run.json", "out/lease.json", "out/_SUCCESS"}
+        left = set(self._keys("out/"))
+        left -= {key for folder in ("data", "fence", "plan") for key in self._keys(f"out/{folder}/")}
+        ours = {"out/run.json", "out/lease.json", "out/_SUCCESS"}
         return None if left == ours else f"unexpected objects: {sorted(left ^ ours)}"
 
     @property

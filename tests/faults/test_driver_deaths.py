@@ -22,7 +22,9 @@ from caprl_ray import cli, plan
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
+from caprl_ray.plan import parts
 from caprl_ray.recipe.load import parse
+from caprl_ray.sources import files
 from caprl_ray.storage import Storage, local
 from tests.checkout import ROOT
 from tests.expected import expected_caption
@@ -68,8 +70,10 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "the lease is taken": lambda out: at_write("lease.json", written=True),
     "run.json is being written": lambda out: at_write("run.json", written=False),
     "run.json is written": lambda out: at_write("run.json", written=True),
-    "the plan is being written": lambda out: at_write("00000.parquet", written=False),
-    "the plan is written": lambda out: at_write("00000.parquet", written=True),
+    "the plan's first part is being written": lambda out: at_write("00000.parquet", written=False),
+    "the plan's first part is written": lambda out: at_write("00000.parquet", written=True),
+    "a later part is being written": lambda out: at_write("00002.parquet", written=False),
+    "the plan's last part is written": lambda out: at_write("00004.parquet", written=True),
     "the first object is committed": lambda out: at_commits(out, 1),
     "more objects are committed": lambda out: at_commits(out, 3),
     "the output is being marked complete": lambda out: at_write("_SUCCESS", written=False),
@@ -112,8 +116,9 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     ended = command("-m", "caprl_ray", "caption", recipe)
     assert ended.returncode == 0, ended.stderr
     assert rows_of(out) == found
-    units = plan.load(Storage(), str(out)).units
-    balance = ledger.balance(units, read_committed(Storage(), str(out)), "captioned")
+    stored = plan.load(Storage(), str(out))
+    assert stored.complete and (len(stored.units), stored.objects) == (4, 5)
+    balance = ledger.balance(stored.units, read_committed(Storage(), str(out)), "captioned")
     assert balance.balanced and balance.finished == len(found) == IMAGES
     assert (out / "_SUCCESS").exists()
     ended = json.loads((out / "lease.json").read_text())
@@ -125,5 +130,6 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
 
 if __name__ == "__main__":
     recipe_path = sys.argv[2]
+    files.FILES_PER_UNIT, parts.FIRST_PART_S, parts.PART_S = IMAGES // 4, 0, 0  # a part for each of four units
     STEPS[sys.argv[1]](Path(yaml.safe_load(Path(recipe_path).read_text())["output"]["path"]))
     sys.exit(cli.main(["caption", recipe_path]))

@@ -89,7 +89,7 @@ def codes(path: Path, *, guarded: bool = False) -> Iterator[str]:
     settings = sections.Prepare(timeout_s=HANGS_S) if guarded else sections.Prepare()
     access = Access(storage=Storage(), input=sections.Input(paths=[str(path)]), max_bytes=settings.max_bytes)
     units = list(sources.plan_units(access))
-    schema = row_schema(plan._unified(pa.schema([]), units))
+    schema = row_schema(plan.unified(pa.schema([]), units))
     prepare = (Guarded if guarded else Prepare)(RULE, settings)
     for number, unit in enumerate(units):
         for table in tables(unit_rows(number, unit, schema=schema, access=access, rows=unit.rows), schema):

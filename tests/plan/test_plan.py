@@ -103,7 +103,7 @@ def test_a_unit_of_files_holds_a_thousand(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_read_back_as_it_was_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "ENTRIES_PER_ROW_GROUP", 3)
+    monkeypatch.setattr(plan.parts, "ENTRIES_PER_ROW_GROUP", 3)
     units = [
         Unit(
             kind="webdataset" if number % 2 else "files",
@@ -129,7 +129,7 @@ def test_a_plan_is_read_back_as_it_was_stored(tmp_path: Path, monkeypatch: pytes
 def test_loading_a_unit_fetches_one_row_group_of_a_large_plan(
     tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "PIECE", 8 * 1024)
+    monkeypatch.setattr(plan.stored, "PIECE", 8 * 1024)
     storage, out = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
     rng = random.Random(1)
     units = [

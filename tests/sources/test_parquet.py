@@ -67,7 +67,7 @@ def access_to(*paths: object, storage: Storage | None = None, max_bytes: int = 1
 def planned(access: Access) -> tuple[list[Unit], pa.Schema]:
     """The units with the columns that the plan stores for all of them."""
     units = list(sources.plan_units(access))
-    return units, plan._unified(pa.schema([]), units)
+    return units, plan.unified(pa.schema([]), units)
 
 
 def table_of(access: Access, done: BitMap | None = None) -> pa.Table:

@@ -12,6 +12,39 @@ from caprl_ray.storage import SourceChanged, Storage, Stored, local
 STORAGE = Storage()
 
 
+def test_a_walk_goes_on_after_any_object_without_listing_what_is_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "a/1.jpg", "a/b/2.jpg", "a/b.jpg", "a-/3.jpg", "b/c/4.jpg", "b/5.jpg", "ü/6.jpg"):
+        STORAGE.put(str(tmp_path / name), b"")
+    walked = list(STORAGE.walk(str(tmp_path)))
+    scanned, scan = [], os.scandir
+    monkeypatch.setattr(local.os, "scandir", lambda path: scanned.append(str(path)) or scan(path))
+    for number, stored in enumerate(walked):
+        scanned.clear()
+        assert list(STORAGE.walk(str(tmp_path), stored.path)) == walked[number + 1 :]
+        assert all(
+            folder == str(tmp_path) or folder + "/" > stored.path or stored.path.startswith(folder + "/")
+            for folder in scanned
+        )
+
+
+def test_a_file_that_goes_while_it_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        STORAGE.put(str(tmp_path / name), b"")
+
+    class Gone:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self.is_dir, self.is_file = entry.name, entry.path, entry.is_dir, entry.is_file
+
+        def stat(self) -> os.stat_result:
+            return os.stat(self.path + "-gone" if self.name == "b" else self.path)
+
+    scan = os.scandir
+    monkeypatch.setattr(local.os, "scandir", lambda path: map(Gone, scan(path)))
+    assert [stored.path[-1] for stored in STORAGE.walk(str(tmp_path))] == ["a", "c"]
+
+
 def test_put_replaces_an_object_whole(tmp_path: Path) -> None:
     path = str(tmp_path / "deep" / "object")
     STORAGE.put(path, b"a longer content")

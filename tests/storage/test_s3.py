@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from itertools import islice
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -73,6 +74,30 @@ def test_thousands_of_keys_in_folders_come_in_order_and_are_asked_for_once(s3: S
     units = units_of(storage, f"s3://{BUCKET}/data/")
     assert [unit.rows for unit in units] == [1000] * 3
     assert keys(units) == [name.removeprefix("data/") for name in sorted(names)]
+
+
+def test_a_walk_goes_on_after_any_object_without_listing_what_is_before_it(s3: S3Server, storage: Storage) -> None:
+    names = [
+        "a.jpg",
+        "a/1.jpg",
+        "a/b/2.jpg",
+        "a/b//3.jpg",
+        "a/b.jpg",
+        "a-/4.jpg",
+        "b/c/5.jpg",
+        "b/6.jpg",
+        "ü/7.jpg",
+        "~",
+    ]
+    s3.fill([f"in/{name}" for name in names] + ["in/b/", "other"])
+    walked = list(storage.walk(f"s3://{BUCKET}/in/"))
+    assert len(walked) == len(names)
+    for number, stored in enumerate(walked):
+        s3.requests.clear()
+        assert list(storage.walk(f"s3://{BUCKET}/in", stored.path)) == walked[number + 1 :]
+        listed = [parse_qs(request.query) for request in s3.of("GET")]
+        for prefix in (f"s3://{BUCKET}/{query['prefix'][0]}" for query in listed if "start-after" not in query):
+            assert prefix > stored.path or prefix == f"s3://{BUCKET}/in/"  # the look at the folder
 
 
 def test_a_flat_prefix_of_many_pages_is_listed_whole_and_lazily(s3: S3Server, storage: Storage) -> None:

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from caprl_ray.plan import Planning
 from caprl_ray.watch.progress import ProgressLine, Start, Words, describe
 
 START = Start(done=1000, failed=3, planned=5000)
@@ -42,6 +43,15 @@ def test_a_terminal_gets_one_line_over_and_over_and_a_file_whole_lines(
     first, second = stream.getvalue().split("1,020")
     assert first.startswith(start) and first.count("\n") == len(end)
     assert second.endswith(end)
+
+
+def test_a_run_that_lists_its_input_says_how_far_it_is() -> None:
+    stream, planning = io.StringIO(), Planning()
+    line = ProgressLine(None, stream=stream)
+    line.starting = planning.status
+    planning.objects = 12_000
+    line._show(0, 0)
+    assert stream.getvalue() == "0 images  listing the input, 12,000 files or shards so far  0 failed\n"
 
 
 def test_what_replicas_note_is_told_once() -> None:

@@ -1,0 +1,161 @@
+"""The stored plan, as it is read: by the driver as a whole, by a read task one unit at a time.
+
+It lies in numbered parquet objects, its parts. A part's row groups bound what a read task loads, and a part has few of
+them, so that its footer is small. The footer says whether the part closes the plan. Outputs of older versions hold one
+object for the first plan and one for each extension, of any size.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from caprl_ray.errors import SystemFailure
+from caprl_ray.plan.units import Entry, Position, Unit
+from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.storage.prefetch import prefetched
+
+FOLDER = "plan"
+COLUMNS = "caprl_ray.columns"  # in a part's metadata: the source's own columns so far, as an Arrow schema in base64
+END = "caprl_ray.end"  # in a part's metadata: `End` as JSON; the objects of older versions have none
+# Bytes per request when a unit is loaded: a footer, or a whole row group.
+PIECE = 256 * 1024
+
+ENTRY = pa.struct([("path", pa.string()), ("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("unit", pa.int32()),
+        ("kind", pa.string()),
+        ("rows", pa.int64()),  # null if only reading the unit tells
+        ("bytes", pa.int64()),
+        ("row_groups", pa.list_(pa.int32())),  # first and end of a range in a parquet file; null for other kinds
+        ("entries", pa.list_(ENTRY)),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """What a part says of the plan up to its own end.
+
+    `closed` is the number of the plan's first parts that are closed: all of them, this one included, if the input was
+    planned to its end. Otherwise planning goes on after `position`.
+    """
+
+    closed: int
+    position: Position | None = None
+
+    def dump(self) -> str:
+        """The text for a part's metadata."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of(cls, file: pq.ParquetFile, objects: int) -> "End":
+        """Read it from the last of so many objects."""
+        text = (file.metadata.metadata or {}).get(END.encode())
+        if text is None:
+            return cls(closed=objects)
+        end = json.loads(text)
+        return cls(closed=end["closed"], position=Position(**end["position"]) if end["position"] else None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitRef:
+    """The place of a unit in the plan, and what the driver must know of it. All units of an object share `object`.
+
+    The driver holds one per unit: about 200 bytes.
+    """
+
+    unit: int
+    kind: str
+    rows: int | None
+    bytes: int
+    object: Stored
+    row_group: int
+    offset: int
+
+    def load(self, storage: Storage) -> Unit:
+        """Read the unit's entries from one row group of the plan. Raises SystemFailure."""
+        with opened(storage, self.object, PIECE) as file:
+            table = file.read_row_group(self.row_group, use_threads=False)
+        row = table.slice(self.offset, 1).to_pylist()[0]
+        entries = [
+            Entry(stored=Stored(path=e["path"], size=e["size"], version=e["version"]), key=e["key"])
+            for e in row["entries"]
+        ]
+        groups = row["row_groups"] and tuple(row["row_groups"])
+        return Unit(kind=row["kind"], rows=row["rows"], entries=entries, row_groups=groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stored plan: its units in order, the source's own columns of all units, the number of its objects, and its
+    end."""
+
+    units: list[UnitRef]
+    columns: pa.Schema
+    objects: int
+    end: End
+
+    @property
+    def complete(self) -> bool:
+        """Whether the input was planned to its end."""
+        return 0 < self.objects == self.end.closed
+
+
+EMPTY = Plan(units=[], columns=pa.schema([]), objects=0, end=End(closed=0))
+
+
+def objects(storage: Storage, output: str) -> list[Stored]:
+    """The objects of the plan, in order."""
+    return storage.objects(join(output, FOLDER), ".parquet")
+
+
+def closed(storage: Storage, output: str) -> bool:
+    """Whether the output holds a plan that was closed once, so that there may be rows. Raises SystemFailure."""
+    found = objects(storage, output)
+    if not found:
+        return False
+    with opened(storage, found[-1]) as file:
+        return End.of(file, len(found)).closed > 0
+
+
+def load(storage: Storage, output: str) -> Plan:
+    """The stored plan, without units if there is none. Raises SystemFailure if it cannot be read."""
+    found = objects(storage, output)
+    refs: list[UnitRef] = []
+    columns, end = EMPTY.columns, EMPTY.end
+    for columns, end, units in prefetched(lambda stored: _part(storage, stored, len(found)), found):  # noqa: B007
+        refs += units
+    # The last object's columns are those of the whole plan.
+    return Plan(units=sorted(refs, key=lambda ref: ref.unit), columns=columns, objects=len(found), end=end)
+
+
+def _part(storage: Storage, stored: Stored, number: int) -> tuple[pa.Schema, End, list[UnitRef]]:
+    with opened(storage, stored) as file:
+        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()])))
+        refs = [ref for group in range(file.num_row_groups) for ref in _refs(file, stored, group)]
+        return columns, End.of(file, number), refs
+
+
+def _refs(file: pq.ParquetFile, stored: Stored, group: int) -> Iterator[UnitRef]:
+    table = file.read_row_group(group, columns=["unit", "kind", "rows", "bytes"], use_threads=False)
+    for offset, row in enumerate(table.to_pylist()):
+        kind = sys.intern(row.pop("kind"))
+        yield UnitRef(**row, kind=kind, object=stored, row_group=group, offset=offset)
+
+
+@contextmanager
+def opened(storage: Storage, stored: Stored, piece: int | None = None) -> Iterator[pq.ParquetFile]:
+    """An object of the plan. Only what is read of it is fetched."""
+    try:
+        with storage.open(stored, piece=piece) as stream:
+            yield pq.ParquetFile(stream, pre_buffer=False)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SystemFailure(f"{stored.path}: the plan cannot be read ({reason}).") from error

@@ -1,0 +1,70 @@
+"""Work units as a source plans them."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pyarrow as pa
+
+from caprl_ray.storage import Stored
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One stored object of a unit, with the key of its row (or of the shard itself)."""
+
+    stored: Stored
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How far planning has come: everything of the input up to `object` is planned.
+
+    `object` was found at the path number `path` of the recipe, by the name number `name` that this path expands to.
+    `paths` is a hash of the recipe's paths up to this one. With other paths the position says nothing. `kind` is the
+    kind of this path's objects.
+    """
+
+    paths: str
+    path: int
+    name: int
+    object: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A work unit as a source plans it.
+
+    `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
+    output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file.
+    `bytes` is the cost of reading it, if that is not the size of the entries.
+
+    `more` says that the next unit is of the same object. `position` is how far planning has come with this unit; None
+    if it is not known. Neither is stored with the unit.
+    """
+
+    kind: str
+    rows: int | None
+    entries: list[Entry]
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    row_groups: tuple[int, int] | None = None
+    bytes: int | None = None
+    more: bool = False
+    position: Position | None = None
+
+    @property
+    def size(self) -> int:
+        """The stored bytes that reading the unit costs."""
+        return sum(entry.stored.size for entry in self.entries) if self.bytes is None else self.bytes
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
