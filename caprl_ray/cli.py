@@ -155,16 +155,17 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
 
-    storage = Storage(parse_storage(args.overrides))
+    storage, tell = Storage(parse_storage(args.overrides)), Steps()
     units = plan.load(storage, args.output).units
     if not units:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
     if args.repair:
         with lease.held(storage, args.output):
-            repair(storage, args.output, read_committed(storage, args.output))
+            repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
     done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(units, read_committed(storage, args.output), done)
+    balance = ledger.balance(units, read_committed(storage, args.output, tell=tell), done)
     print(json.dumps(balance.report(), indent=1) if args.json else f"{args.output}: {balance.summary()}")
     return 0 if balance.balanced else 3
 

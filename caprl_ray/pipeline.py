@@ -19,7 +19,7 @@ from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
 from caprl_ray.output import lease, ledger
 from caprl_ray.output.commit import CommittedRows
-from caprl_ray.output.committed import Committed, failed_attempts, read_committed
+from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
@@ -30,6 +30,7 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
+from caprl_ray.watch.steps import Steps
 
 
 def run(
@@ -68,19 +69,19 @@ def run(
 
 
 def _run(output: Output, planned: "Future[Plan]", limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, done = output.storage, output.path, output.job.done
+    storage, path, done, tell = output.storage, output.path, output.job.done, Steps()
     if output.planned or wait([planned], while_planning.HEAD_START_S).done:
-        plan, committed = planned.result(), read_committed(storage, path)
-        work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
+        plan, committed = planned.result(), read_committed(storage, path, retry, tell)
+        work = remaining(plan.units, committed)
         if work:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
-            committed = read_committed(storage, path)
+            committed = read_committed(storage, path, tell=tell)
     else:
         plan = _finish_while_planning(output, planned, limit, debug)
-        committed = read_committed(storage, path)
-    if repair(storage, path, committed):
-        committed = read_committed(storage, path)
+        committed = read_committed(storage, path, tell=tell)
+    if repair(storage, path, committed, tell):
+        committed = read_committed(storage, path, tell=tell)
     balance = ledger.balance(plan.units, committed, done)
     output.finish(balance, limited=limit is not None)
     return balance
@@ -90,8 +91,11 @@ def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
 ) -> None:
     job = output.job
+    retried = sum(len(rows) for unit in work for rows in unit.retry.values())
+    start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
     with session.session(job, debug), _watched(job) as watch:
-        watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        watch.line.start = start
+        watch.breaker.allow_for(start.done, start.failed)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access))
         _process(rows, job, limit, watch)
 
@@ -117,6 +121,7 @@ def _finish_while_planning(output: Output, planned: "Future[Plan]", limit: int |
 @dataclass(frozen=True)
 class _Watch:
     counter: ActorHandle
+    breaker: CircuitBreaker
     line: ProgressLine
     stop: Callable[[Exception], None]
 
@@ -126,10 +131,10 @@ def _watched(job: Job) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
-        CircuitBreaker(counter, job, stop),
+        CircuitBreaker(counter, job, stop) as breaker,
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, line, stop)
+        yield _Watch(counter, breaker, line, stop)
 
 
 def _process(rows: Dataset, job: Job, limit: int | None, watch: _Watch) -> None:
