@@ -256,7 +256,8 @@ class Failures(Section):
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
     """The largest share of rows that may fail, 0 to 1. Above it the run stops. A web dataset loses a few per cent of
-    its rows; a wrong recipe loses nearly all. Use 1 to never stop."""
+    its rows; a wrong recipe loses nearly all. Good rows of earlier runs count in its favour, up to 50 x `min_rows`. Use
+    1 to never stop."""
     min_rows: Positive = 1000
     """The number of finished rows (captioned or failed) from which on `max_fraction` is checked. Lower it to notice a
     wrong recipe sooner; raise it if the first shards are worse than the rest."""
