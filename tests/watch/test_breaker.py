@@ -156,6 +156,8 @@ def test_a_retry_of_rows_that_fail_again_is_not_stopped_and_a_broken_system_is(
     assert again.balanced and again.failed == 120
     for path in images.iterdir():
         path.unlink()
-    with pytest.raises(TooManyFailures, match=r"of 120 retried rows .* 120 failed for another reason, .*source_missing 120"):
+    with pytest.raises(
+        TooManyFailures, match=r"of 120 retried rows .* 120 failed for another reason, .*source_missing 120"
+    ):
         pipeline.run(caption_job(recipe()), retry=retry)
     assert pipeline.run(caption_job(recipe())).balanced
