@@ -278,7 +278,8 @@ class Output(Section):
     """Where the captions are written."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-    """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier run of the same recipe, that run is resumed."""
+    """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier
+    run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""

@@ -53,7 +53,7 @@ def test_a_relative_output_is_the_drivers_and_a_probe_of_a_killed_run_goes(head:
     assert f"{tmp_path}/out: 1 of 1 units balanced; {IMAGES} captioned" in run.stdout
     assert pq.read_table(tmp_path / "out" / "data").num_rows == IMAGES
     assert not list(head.cwd.iterdir())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_SUCCESS", "data", "plan", "run.json"]
+    assert (tmp_path / "out" / "_SUCCESS").exists() and not (tmp_path / "out" / PROBE).exists()
 
 
 @pytest.mark.parametrize("command", ["caption", "preflight"])
