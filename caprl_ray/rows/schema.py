@@ -85,7 +85,7 @@ def clashes(names: Iterable[str], adds: Fields = ()) -> list[str]:
 
 
 def row_id(unit: int, index: int) -> str:
-    """The readable identity of a row; it sorts like (unit, index)."""
+    """The readable identity of a row. It sorts like (unit, index) in plans of up to a million units."""
     return f"{unit:06d}-{index:08d}"
 
 

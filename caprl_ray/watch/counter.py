@@ -77,8 +77,10 @@ class Counter:
         return before
 
     def put_off(self, key: str) -> None:
-        """Take back the last attempt."""
-        self._begun[key].pop()
+        """Take back the last attempt, if it is known: a counter that was restarted has forgotten it."""
+        begun = self._begun.get(key)
+        if begun:
+            begun.pop()
 
     def end(self, keys: list[str]) -> None:
         """Forget finished batches and rows."""
