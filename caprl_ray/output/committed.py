@@ -104,14 +104,21 @@ def read_committed(
     """
     units: defaultdict[int, Committed] = defaultdict(Committed)
     failures: defaultdict[int, dict[Failure, BitMap]] = defaultdict(dict)
-    found = {folder: storage.objects(join(output, folder), ".parquet") for folder in (DATA, FAILED)}
-    for parts in scan(partial(_read, storage, bool(retry)), found, "reading the output's objects", tell):
+    found, read = committed_objects(storage, output), partial(_read, storage, bool(retry))
+    for parts in scan(read, found, "reading the output's objects", tell):
         _take_in(units, failures, parts)
     for unit in units.values():
         unit.settle()
     for number, how in failures.items():
         units[number].retry = _to_retry(how, retry, units[number].failed)
     return dict(units)
+
+
+def committed_objects(
+    storage: Storage, output: str, folders: Iterable[str] = (DATA, FAILED)
+) -> dict[str, list[Stored]]:
+    """The objects of an output's rows by folder."""
+    return {folder: storage.objects(join(output, folder), ".parquet") for folder in folders}
 
 
 def _take_in(

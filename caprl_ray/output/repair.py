@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap
 
 from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
-from caprl_ray.output.committed import Committed, identities, opened
+from caprl_ray.output.committed import Committed, committed_objects, identities, opened
 from caprl_ray.output.scan import Tell, scan, silent
-from caprl_ray.storage import SourceChanged, Storage, Stored, join
+from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 # One of several rows with the same identity: the object that it stands in, by its number, and its place there.
@@ -29,10 +29,10 @@ Superseded = tuple[Stored, np.ndarray]
 def repair(storage: Storage, output: str, units: Mapping[int, Committed], tell: Tell = silent) -> int:
     """Remove superseded rows; returns their number. Raises SystemFailure or OSError as reading and writing do."""
     twice = _identities(units, lambda unit: unit.extra_finished)
-    removed = _repair(storage, join(output, DATA), twice, twice[:0], tell)
+    removed = _repair(storage, output, DATA, twice, twice[:0], tell)
     several = _identities(units, lambda unit: unit.extra_failed)
     finished = _identities(units, lambda unit: unit.extra_failed & unit.finished)
-    return removed + _repair(storage, join(output, FAILED), several, finished, tell)
+    return removed + _repair(storage, output, FAILED, several, finished, tell)
 
 
 def _identities(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
@@ -45,11 +45,11 @@ def _identities(units: Mapping[int, Committed], rows: Callable[[Committed], BitM
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
-def _repair(storage: Storage, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell) -> int:
+def _repair(storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell) -> int:
     """Leave one of `several` rows of each identity in a folder, and none of those that are `lost`."""
     if not len(several):
         return 0
-    objects = list(enumerate(storage.objects(folder, ".parquet")))
+    objects = list(enumerate(committed_objects(storage, output, [folder])[folder]))
     found = scan(partial(_standing, storage, several), {folder: objects}, "looking for superseded rows", tell)
     standing = np.concatenate(list(found))
     superseded = _superseded(standing, lost)
