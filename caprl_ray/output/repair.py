@@ -123,12 +123,13 @@ def _remove(storage: Storage, folder: str, superseded: Sequence[Superseded]) -> 
 def _remove_from(storage: Storage, stored: Stored, positions: np.ndarray) -> None:
     try:
         with storage.open(stored) as stream:
-            table = pq.read_table(io.BytesIO(stream.read()))
+            file = pq.ParquetFile(io.BytesIO(stream.read()), pre_buffer=False)
     except (SourceChanged, FileNotFoundError):
         return  # an earlier attempt of this Ray task has done it; the ledger, which is read afterwards, would tell
-    keep = np.ones(table.num_rows, dtype=bool)
+    keep = np.ones(file.metadata.num_rows, dtype=bool)
     keep[positions] = False
     if keep.any():
+        table = file.read(use_threads=False)
         storage.put(stored.path, parquet_bytes(table.filter(pa.array(keep))))
     else:
         storage.delete(stored.path)
