@@ -28,7 +28,7 @@ def session(job: Job, debug: bool) -> Iterator[None]:
     with connected(debug):
         if job.has_replicas:
             _check_gpus(recipe)
-        shared.check_output(recipe)
+        shared.check_paths(recipe)
         configure(DataContext.get_current(), debug)
         # Replicas may be waited for. Any longer time without progress is a fault of the cluster.
         DataContext.get_current().execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S

@@ -1,4 +1,4 @@
-"""Check that the nodes write the output where the driver reads it, before an engine starts."""
+"""Check before an engine starts that the nodes have the disks of the driver: for the output, and for the input."""
 
 import os
 import uuid
@@ -20,8 +20,9 @@ PROBE = ".caprl-ray-probe"
 WAIT_S = 60.0  # for nodes that must still install the job's environment
 
 
-def check_output(recipe: Recipe) -> None:
-    """Raise RecipeError or SystemFailure if a node's `output.path` is not the folder or prefix that the driver sees.
+def check_paths(recipe: Recipe) -> None:
+    """Raise RecipeError or SystemFailure if a node's `output.path` is not the folder or prefix that the driver sees, or
+    if a local path of the input is not there.
 
     The driver writes a probe, every node with CPUs reads it, and one of them answers in it. So a node with another disk
     writes nothing. A Ray that was started on this machine needs no probe.
@@ -31,7 +32,13 @@ def check_output(recipe: Recipe) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if nodes and not local.connected():
         with _probe(storage, join(output, PROBE)) as token:
-            _ask(nodes, storage, output, token)
+            _ask(nodes, storage, output, token, _local_inputs(recipe.input.paths))
+
+
+def _local_inputs(paths: list[str]) -> list[str]:
+    """The local paths of the input that are there as they stand: no patterns, which only planning resolves."""
+    local_paths = (os.path.abspath(os.path.expanduser(path)) for path in paths if "://" not in path)
+    return [path for path in local_paths if os.path.exists(path)]
 
 
 def _refuse_working_directory(output: str) -> None:
@@ -59,11 +66,12 @@ def _probe(storage: Storage, path: str) -> Iterator[str]:
             storage.delete(path)
 
 
-def _ask(nodes: list[dict[str, Any]], storage: Storage, output: str, token: str) -> None:
+def _ask(nodes: list[dict[str, Any]], storage: Storage, output: str, token: str, inputs: list[str]) -> None:
     here = ray.get_runtime_context().get_node_id()
     nodes = sorted(nodes, key=lambda node: bool(node["NodeID"] == here))  # another node answers, if there is one
     path, answer = join(output, PROBE), f"{token} {nodes[0]['NodeID']}"
-    said = {_on(node).remote(storage, path, token, answer if node is nodes[0] else None): node for node in nodes}
+    answers = [answer, *[None] * (len(nodes) - 1)]
+    said = {_on(node).remote(storage, path, token, a, inputs): node for node, a in zip(nodes, answers, strict=True)}
     ready, _ = ray.wait(list(said), num_returns=len(said), timeout=WAIT_S)
     faults = {said[ref]["NodeID"]: _result(ref) for ref in ready}
     now = _content(storage, path)
@@ -72,7 +80,7 @@ def _ask(nodes: list[dict[str, Any]], storage: Storage, output: str, token: str)
     for node in nodes:
         fault = faults.get(node["NodeID"])
         if fault and now.startswith(token):  # otherwise a preflight has replaced the probe meanwhile
-            raise SystemFailure(f"output.path: {fault.format(output=output, node=node['NodeManagerAddress'])}")
+            raise SystemFailure(fault.replace("OUTPUT", output).replace("NODE", node["NodeManagerAddress"]))
 
 
 def _content(storage: Storage, path: str) -> str:
@@ -83,8 +91,8 @@ def _content(storage: Storage, path: str) -> str:
 
 
 OTHER = (
-    "{output} on the node {node} is not the {output} of this driver; give a path that every node shares, such as s3:// "
-    "or a network file system."
+    "output.path: OUTPUT on the node NODE is not the OUTPUT of this driver; give a path that every node shares, such "
+    "as s3:// or a network file system."
 )
 
 
@@ -93,8 +101,8 @@ def _on(node: dict[str, Any]) -> Any:
     return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_seen)
 
 
-def _seen(storage: Storage, path: str, token: str, answer: str | None) -> str:
-    """On a node: what is wrong with the output there, empty if nothing is. Writes the answer into the probe."""
+def _seen(storage: Storage, path: str, token: str, answer: str | None, inputs: list[str]) -> str:
+    """On a node: what is wrong with the paths there, empty if nothing is. Writes the answer into the probe."""
     try:
         if not storage.read(path).startswith(token.encode()):
             return OTHER
@@ -103,8 +111,9 @@ def _seen(storage: Storage, path: str, token: str, answer: str | None) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return OTHER
     except OSError as error:
-        return "{output} cannot be used on the node {node} " + f"({error.strerror or type(error).__name__})."
-    return ""
+        return f"output.path: OUTPUT cannot be used on the node NODE ({error.strerror or type(error).__name__})."
+    absent = next((path for path in inputs if not os.path.exists(path)), None)
+    return f"input.paths: {absent} is not on the node NODE; give a path that every node shares." if absent else ""
 
 
 def _result(ref: ray.ObjectRef) -> str | None:
