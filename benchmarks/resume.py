@@ -13,6 +13,11 @@ that leaves the reader:
 Layouts: in `mixed`, as runs write it, an object holds batches of 32 rows from 64 units that were read at the same time.
 In `sorted`, it holds consecutive rows of one unit. Files are dropped from the page cache first.
 
+With --retry, an output with one failed row in a hundred is written instead, in the layout `mixed`. Two ways are
+measured on it: `retry`, from the start of `--retry-failed` to the first failed row that is read again, and, after every
+failed row was retried and every second one captioned, `repair`: reading the output, removing the superseded rows,
+reading it again.
+
 Seconds count from the start of the way's process, including imports and the start of Ray. Memory is the peak of
 resident memory of the driver and of the largest Ray worker (shared pages count in full), and the highest sum of the
 proportional shares of all processes, including Ray's own. Requests are counted as if for a bucket, over the first
@@ -29,6 +34,8 @@ Keys of the JSON, where <case> is <layout>_<millions>m, for example `mixed_10m`:
     <case>_objects, <case>_done                                              objects in the output, and rows in them
     <case>_ray_s, <case>_ray_driver_mib, <case>_ray_worker_mib, <case>_ray_together_mib    ray_checkpoint
     <case>_ratio, <case>_together_ratio                                      caprl_ray / Ray's: seconds, and memory
+    retry_<m>m_s, retry_<m>m_committed_s, retry_<m>m_objects, retry_<m>m_driver_mib …                   retry
+    repair_<m>m_s, repair_<m>m_committed_s, repair_<m>m_repaired_s, repair_<m>m_again_s, repair_<m>m_removed, … repair
     load                                                                     load average over one minute, at the start
 """
 
@@ -36,6 +43,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -122,6 +130,35 @@ def figures_of(output: Synthetic, case: str, with_ray: bool) -> dict[str, float]
     return figures
 
 
+def retry_figures(output: Synthetic, millions: int) -> dict[str, float]:
+    """Measure retry and repair of an output with many failed rows. The output is removed, because repair changes it."""
+    synthetic_output.write(output)
+    figures: dict[str, float] = {}
+    for way, last in (("retry", FIRST_ROW), ("repair", "again")):
+        case = f"{way}_{millions}m"
+        if way == "repair":
+            figures[f"{case}_removed"] = synthetic_output.retried(output)
+        figures[f"{case}_objects"] = sum(1 for _ in output.out.glob("[df]*/*.parquet"))
+        seen, moments = measure(way, output, output.out)
+        figures |= {f"{case}_s": moments[last] - seen.began, **memory(case, seen)}
+        for before, part in itertools.pairwise(sorted(moments, key=lambda name: moments[name])):
+            figures[f"{case}_{part}_s"] = moments[part] - moments[before]
+    shutil.rmtree(output.out)
+    return figures
+
+
+def retry_table(figures: dict[str, float], millions: list[int]) -> None:
+    """Print the figures of retry and repair."""
+    columns = ("objects", "seconds", "reading", "repair", "driver", "worker", "together")
+    print(f"{'':<28}" + "".join(f"{name:>11}" for name in columns))
+    for way, number in itertools.product(("retry", "repair"), millions):
+        f = {n.removeprefix(f"{way}_{number}m_"): v for n, v in figures.items() if n.startswith(f"{way}_{number}m_")}
+        cells = [f"{f['objects']:.0f}", f"{f['s']:.1f} s", f"{f['committed_s'] + f.get('again_s', 0):.1f} s"]
+        cells += [f"{f['repaired_s']:.1f} s" if "repaired_s" in f else ""]
+        cells += [f"{f[name]:.0f} MiB" for name in ("driver_mib", "worker_mib", "together_mib")]
+        print(f"{f'{way} of {number} M':<28}" + "".join(f"{cell:>11}" for cell in cells))
+
+
 def memory(case: str, seen: Watched) -> dict[str, float]:
     """The memory figures of a way, in MiB."""
     return {
@@ -153,6 +190,7 @@ def main() -> None:
     parser.add_argument("--layout", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="measure only these layouts")
     parser.add_argument("--folder", type=Path, help="folder for the outputs (default: a temporary folder)")
     parser.add_argument("--keep", action="store_true", help="leave the outputs in --folder")
+    parser.add_argument("--retry", action="store_true", help="measure retry and repair instead")
     parser.add_argument("--without-ray", action="store_true", help="measure caprl_ray alone")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
@@ -161,14 +199,20 @@ def main() -> None:
     figures, cases = {"load": os.getloadavg()[0]}, []
     with tempfile.TemporaryDirectory(prefix="resume-", dir=args.folder) as temporary:
         folder = args.folder if args.keep else Path(temporary)
-        for millions in args.rows:
+        for millions in args.rows if args.retry else ():
+            output = Synthetic(folder=folder, rows=millions * 1_000_000, layout="mixed", failures=True)
+            figures |= retry_figures(output, millions)
+        for millions in () if args.retry else args.rows:
             for layout in args.layout:
                 output = Synthetic(folder=folder, rows=millions * 1_000_000, layout=layout)
                 cases.append(f"{layout}_{millions}m")
                 with_ray = millions <= MAX_MILLIONS_OF_RAY and not args.without_ray
                 figures |= figures_of(output, cases[-1], with_ray)
                 print({k: round(v, 2) for k, v in figures.items() if k.startswith(cases[-1])}, file=sys.stderr)
-    table(figures, cases)
+    if args.retry:
+        retry_table(figures, args.rows)
+    else:
+        table(figures, cases)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from synthetic_output import UNDONE
+from synthetic_output import CODE, UNDONE
 
 NOTES, FIRST_ROW = "notes.txt", "first_row"
 
@@ -47,6 +47,51 @@ def caprl_ray(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
         note(notes, FIRST_ROW)
         assert row["index"] not in committed[row["unit"]].done, "a row that is done was read again"
         os._exit(0)
+
+
+def retry(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """As `caprl_ray`, up to the first failed row that is read again."""
+    from caprl_ray import pipeline, plan
+    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.caption.job import caption_job
+    from caprl_ray.cluster import session
+    from caprl_ray.output.committed import read_committed
+    from caprl_ray.read.datasource import PlannedRows, remaining
+    from caprl_ray.rows.schema import row_schema
+
+    recipe, access = _input(out, shards)
+    note(notes, "imported")
+    stored = plan.load(access.storage, recipe.output.path)
+    note(notes, "plan")
+    committed = read_committed(access.storage, recipe.output.path, {CODE})
+    note(notes, "committed")
+    work = remaining(stored.units, committed)
+    with session.session(caption_job(recipe), debug=False):
+        note(notes, "session")
+        rows = pipeline.read(PlannedRows(work, row_schema(stored.columns, CAPTION), access))
+        row = next(row for row in rows.iter_rows() if row["attempts"] > 1)
+        note(notes, FIRST_ROW)
+        assert row["index"] in committed[row["unit"]].failed and row["failed_before"] == CODE
+        os._exit(0)
+
+
+def repair(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """Do what `pipeline.run` does after the last row of a retry: read, repair, read again."""
+    from caprl_ray.cluster import session
+    from caprl_ray.output.committed import read_committed
+    from caprl_ray.output.repair import repair as repaired
+    from caprl_ray.storage import Storage
+
+    storage = Storage()
+    with session.connected():
+        note(notes, "session")
+        committed = read_committed(storage, str(out))
+        note(notes, "committed")
+        removed = repaired(storage, str(out), committed)
+        note(notes, "repaired")
+        committed = read_committed(storage, str(out))
+        note(notes, "again")
+        assert removed and not any(unit.extra for unit in committed.values())
 
 
 def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
@@ -96,11 +141,17 @@ def _input(out: Path, shards: Path) -> tuple[Any, Any]:
     from caprl_ray.sources.source import Access
     from caprl_ray.storage import Storage
 
-    recipe = parse({"input": {"paths": [str(shards)]}, "output": {"path": str(out)}, "replicas": {"gpus": 0}})
+    settings = {"model": {"source": "embedded"}, "replicas": {"gpus": 0}}  # no engine is started
+    recipe = parse(settings | {"input": {"paths": [str(shards)]}, "output": {"path": str(out)}})
     return recipe, Access(storage=Storage(), input=recipe.input, max_bytes=recipe.prepare.max_bytes)
 
 
-WAYS: dict[str, Callable[[Path, Path, Path, str], None]] = {"caprl_ray": caprl_ray, "ray_checkpoint": ray_checkpoint}
+WAYS: dict[str, Callable[[Path, Path, Path, str], None]] = {
+    "caprl_ray": caprl_ray,
+    "retry": retry,
+    "repair": repair,
+    "ray_checkpoint": ray_checkpoint,
+}
 
 if __name__ == "__main__":
     WAYS[sys.argv[1]](*map(Path, sys.argv[2:5]), sys.argv[5])

@@ -31,6 +31,8 @@ ROWS_PER_OBJECT = 2048  # the default of output.rows_per_object
 BATCH = 32  # rows of one unit that reach a write task together (a caption batch)
 OPEN_UNITS = 64  # units that are read at the same time, so that their batches are mixed
 FAILED_OBJECTS = 10  # one of this many write tasks has a failed row
+FAILED_ROWS = 100  # of an output with many failures, one of this many rows
+CODE = "caption_empty"
 LAYOUTS = ("mixed", "sorted")
 SCHEMA = row_schema(METADATA, CAPTION)
 
@@ -39,12 +41,14 @@ SCHEMA = row_schema(METADATA, CAPTION)
 class Synthetic:
     """One output: its folder, the number of planned rows, and its layout.
 
-    In the layout `sorted` an object has rows of one unit, in `mixed` of many units.
+    In the layout `sorted` an object has rows of one unit, in `mixed` of many units. With `failures`, one of FAILED_ROWS
+    rows has failed.
     """
 
     folder: Path
     rows: int
     layout: str
+    failures: bool = False
 
     @property
     def unit_rows(self) -> int:
@@ -54,7 +58,7 @@ class Synthetic:
     @property
     def out(self) -> Path:
         """The output folder."""
-        return self.folder / f"{self.layout}-{self.rows}"
+        return self.folder / f"{self.layout}-{self.rows}{'-failures' if self.failures else ''}"
 
     @property
     def shards(self) -> Path:
@@ -116,7 +120,32 @@ def commit(output: Synthetic, units: range) -> None:
     """Write the rows of these units, one object at a time."""
     sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION, 1)
     for number, (unit, index) in enumerate(objects(output, units)):
-        sink.write([rows(output, unit, index, failed=number % FAILED_OBJECTS == 0)], None)
+        failed = failed_rows(index) if output.failures else np.arange(len(index)) == -(number % FAILED_OBJECTS)
+        sink.write([rows(output, unit, index, failed)], None)
+
+
+def failed_rows(index: np.ndarray) -> np.ndarray:
+    """Which rows of an output with failures have failed."""
+    return index % FAILED_ROWS == FAILED_ROWS // 2
+
+
+def retried(output: Synthetic) -> int:
+    """Write what a retry of all failed rows would write: every second one is captioned now. Returns their number."""
+    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION)
+    unit = np.repeat(np.arange(UNITS), [len(failed_of(output, unit)) for unit in range(UNITS)])
+    index = np.concatenate([failed_of(output, unit) for unit in range(UNITS)])
+    for start in range(0, len(unit), ROWS_PER_OBJECT):
+        part = slice(start, start + ROWS_PER_OBJECT)
+        failed = index[part] // FAILED_ROWS % 2 == 1
+        sink.write([rows(output, unit[part], index[part], failed, attempts=2)], None)
+    os.sync()
+    return len(unit)
+
+
+def failed_of(output: Synthetic, unit: int) -> np.ndarray:
+    """The failed rows of a unit."""
+    index = np.arange(output.done(unit))
+    return index[failed_rows(index)]
 
 
 def objects(output: Synthetic, units: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -147,8 +176,8 @@ def mixed(output: Synthetic, units: range) -> np.ndarray:
     return np.vstack([unit, np.concatenate([np.arange(start, end) for _, _, start, end in batches])])
 
 
-def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, *, failed: bool) -> pa.Table:
-    """Rows as the caption stage returns them. With `failed`, the first row has failed."""
+def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, failed: np.ndarray, attempts: int = 1) -> pa.Table:
+    """Rows as the caption stage returns them. `failed` says which of them have failed."""
     numbers, positions, count, shards = unit.tolist(), index.tolist(), len(unit), str(output.shards)
     columns = {
         "id": [row_id(u, i) for u, i in zip(numbers, positions, strict=True)],
@@ -162,8 +191,8 @@ def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, *, failed: bool
         "finish_reason": ["stop"] * count,
         "flags": [[]] * count,
         "model": ["internlm/CapRL-3B@0123456789abcdef"] * count,
-        "code": ["caption_empty" if failed else None, *[None] * (count - 1)],
-        **{name: np.full(count, value) for name, value in NUMBERS.items()},
+        "code": pa.array([CODE] * count, mask=~failed),
+        **{name: np.full(count, value) for name, value in (NUMBERS | {"attempts": attempts}).items()},
     }
     return pa.table(
         [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(count, f.type) for f in SCHEMA],

@@ -171,17 +171,18 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
 
-    storage = Storage(parse_storage(args.overrides))
+    storage, tell = Storage(parse_storage(args.overrides)), Steps()
     stored = plan.load(storage, args.output)
     if not stored.units:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
     if args.repair:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
-            repair(storage, args.output, read_committed(storage, args.output))
+            repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
     done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(stored.units, read_committed(storage, args.output), done)
+    balance = ledger.balance(stored.units, read_committed(storage, args.output, tell=tell), done)
     balanced = balance.balanced and stored.complete
     late = fence.late_objects(storage, args.output)
     report = balance.report() | {

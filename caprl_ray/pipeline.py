@@ -19,7 +19,7 @@ from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
 from caprl_ray.output import fence, lease, ledger
 from caprl_ray.output.commit import CommittedRows
-from caprl_ray.output.committed import Committed, failed_attempts, read_committed
+from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
@@ -32,6 +32,7 @@ from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.standstill import StandstillGuard
+from caprl_ray.watch.steps import Steps
 
 
 def run(
@@ -68,21 +69,21 @@ def run(
 
 
 def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, done = output.storage, output.path, output.job.done
+    storage, path, done, tell = output.storage, output.path, output.job.done, Steps()
     if output.planned or underway.soon():
-        plan, committed = underway.whole(), read_committed(storage, path)
-        work = remaining(plan.units, committed, failed_attempts(storage, path, retry))
+        plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
+        work = remaining(plan.units, committed)
         if work:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
-            committed = read_committed(storage, path)
+            committed = read_committed(storage, path, tell=tell)
     else:
         plan = _finish_while_planning(output, underway, limit, debug)
-        committed = read_committed(storage, path)
+        committed = read_committed(storage, path, tell=tell)
     output.confirm()
     fence.sweep(storage, path)
-    if repair(storage, path, committed):
-        committed = read_committed(storage, path)
+    if repair(storage, path, committed, tell):
+        committed = read_committed(storage, path, tell=tell)
     balance = ledger.balance(plan.units, committed, done)
     output.finish(balance, limited=limit is not None)
     return balance
@@ -92,8 +93,11 @@ def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
 ) -> None:
     job = output.job
+    retried = sum(len(rows) for unit in work for rows in unit.retry.values())
+    start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
     with session.session(job, debug), _watched(job) as watch:
-        watch.line.start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        watch.line.start = start
+        watch.breaker.allow_for(start.done, start.failed)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
         _process(rows, output, limit, watch)
 
@@ -122,6 +126,7 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 @dataclass(frozen=True)
 class _Watch:
     counter: ActorHandle
+    breaker: CircuitBreaker
     line: ProgressLine
     standstill: StandstillGuard
     stop: Callable[[Exception], None]
@@ -132,12 +137,12 @@ def _watched(job: Job) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
-        CircuitBreaker(counter, job, stop),
+        CircuitBreaker(counter, job, stop) as breaker,
         ReplicaWatch(counter, job, stop),
         StandstillGuard(counter, job, stop) as standstill,
         ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, line, standstill, stop)
+        yield _Watch(counter, breaker, line, standstill, stop)
 
 
 def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:

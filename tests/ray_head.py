@@ -32,6 +32,7 @@ class Head:
     cpus: int
     gpus: int
     settings: dict[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started: int = 0
     workers: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -119,7 +120,9 @@ class Head:
         command += [f"--temp-dir={self.folder}/{number}", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--object-store-memory=2000000000", "--dashboard-agent-listen-port=0"]
         with open(self.folder / f"{number}.log", "wb") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, cwd=self.cwd, start_new_session=True
+            )
         self.processes.append(process)
 
     def settled(self) -> bool:
@@ -176,10 +179,12 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def new_head(*, cpus: int, gpus: int = 0, settings: dict[str, str] | None = None) -> Iterator[Head]:
-    """A head of its own, in a short folder, that ends with the block."""
+def new_head(
+    *, cpus: int, gpus: int = 0, settings: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Head]:
+    """A head of its own, in a short folder, that ends with the block. `cwd` is the working folder of its processes."""
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
-        Head(folder=Path(folder), cpus=cpus, gpus=gpus, settings=settings or {}) as head,
+        Head(folder=Path(folder), cpus=cpus, gpus=gpus, settings=settings or {}, cwd=cwd) as head,
     ):
         yield head

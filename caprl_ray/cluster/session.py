@@ -11,7 +11,7 @@ from contextvars import ContextVar
 import ray
 from ray.data import DataContext
 
-from caprl_ray.cluster import cores, failures, internals, local, messages, resources
+from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared
 from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
@@ -34,7 +34,7 @@ def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
     with connected(debug):
         if job.has_replicas:
             _check_gpus(recipe)
-        _check_output(recipe)
+        shared.check_paths(recipe)
         configure(DataContext.get_current(), debug)
         wait_for_replicas(DataContext.get_current(), recipe)
         if not guarded:
@@ -134,17 +134,6 @@ def _check_gpus(recipe: Recipe) -> None:
     if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in there:
         raise RecipeError(
             f"replicas.accelerator_type: {pinned}, but this machine has {', '.join(sorted(accelerators())) or 'none'}."
-        )
-
-
-def _check_output(recipe: Recipe) -> None:
-    """Refuse a relative output in a job: its working directory is a copy on each node, and Ray removes it."""
-    path = recipe.output.path
-    relative = "://" not in path and not os.path.isabs(os.path.expanduser(path))
-    if relative and ray.get_runtime_context().runtime_env.get("working_dir"):
-        raise RecipeError(
-            f"output.path: {path} is relative, and Ray removes a job's working directory after it; "
-            "give a path that every node shares."
         )
 
 

@@ -13,7 +13,7 @@ from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
-from caprl_ray.cluster import resources, session
+from caprl_ray.cluster import resources, session, shared
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
@@ -27,7 +27,6 @@ from caprl_ray.storage import Storage, join
 T = TypeVar("T")
 
 IMAGES = 8
-TEST_OBJECT = ".caprl-ray-preflight"
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
@@ -67,7 +66,7 @@ def _first_images(recipe: Recipe) -> pa.Table:
 
 
 def _try_output(storage: Storage, path: str) -> None:
-    test = join(path, TEST_OBJECT)
+    test = join(path, shared.PROBE)
     try:
         storage.put(test, b"test")
         storage.delete(test)

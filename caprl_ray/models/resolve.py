@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_ray.errors import CaprlError, RecipeError
-from caprl_ray.models import hub, weights
+from caprl_ray.models import hub, local, weights
 from caprl_ray.models.weights import StoredModel
 from caprl_ray.prepare.sizes import SizeRule, size_rule
 from caprl_ray.recipe.sections import Model, Recipe
@@ -80,6 +80,8 @@ def resolve(recipe: Recipe) -> ModelRef:
     if processor is None or "vision_config" not in config:
         raise RecipeError(f"model.source: {source} is not a vision-language model (no vision configuration was found).")
     _check_weights(recipe, stored or path)
+    if label == source and source != EMBEDDED:  # a folder
+        label = f"{source}@{local.digest(Path(path))[:12]}"
     rule = _size_rule(recipe, processor)
     return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=rule, stored=stored)
 

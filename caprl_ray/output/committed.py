@@ -7,25 +7,30 @@ objects and one bit a row. No id is held.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray.cluster import session
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
+# How often a failed row was tried, and the code of its failure.
+Failure = tuple[int, str]
+
 COLUMNS = ["unit", "index", "unit_rows"]
-# Objects per Ray task: seconds of waiting for a bucket, fractions of a second on a disk. Up to this many are read here,
-# without Ray.
-OBJECTS_PER_TASK = 1000
+FAILURE_COLUMNS = ["attempts", "code"]  # read as well if failed rows are to be retried
 # Identities held in memory, 8 bytes each, before they become bitmaps.
 ROWS_AT_ONCE = 2**22
 # Bytes per request: a footer, or the few columns that stand together before the captions.
@@ -37,124 +42,176 @@ class Committed:
     """The rows of one unit in the output.
 
     A row in `data` and in `failed` counts as finished; among failed rows the highest `attempts` counts (docs/design.md,
-    D7). `extra` are the indices that stand more than once. `rows` is the unit's length if a row gives it; a later row
-    may give a larger length than an earlier run could read.
+    D7). `rows` is the unit's length if a row gives it; a later row may give a larger length than an earlier run could
+    read.
+
+    Attributes:
+        extra_finished: indices that stand more than once in `data`.
+        extra_failed: indices in `failed` that stand there more than once or are finished.
+        retry: the failed rows to retry, by how they failed.
     """
 
     finished: BitMap = field(default_factory=BitMap)
     failed: BitMap = field(default_factory=BitMap)
-    extra: BitMap = field(default_factory=BitMap)
+    extra_finished: BitMap = field(default_factory=BitMap)
+    extra_failed: BitMap = field(default_factory=BitMap)
     rows: int | None = None
+    retry: Mapping[Failure, BitMap] = field(default_factory=lambda: NO_ROWS)
 
     @property
     def done(self) -> BitMap:
-        """The indices that need no more work."""
+        """The indices that need no more work, if none is retried."""
         return self.finished | self.failed
+
+    @property
+    def extra(self) -> BitMap:
+        """The indices that stand more than once."""
+        return self.extra_finished | self.extra_failed
 
     def settle(self) -> None:
         """Leave each index in one bitmap, after all objects are read."""
         if self.rows is not None and self.done and self.done.max() >= self.rows:
             self.rows = None  # a row beyond the end: an earlier run could not read as far, so the length is not known
         both = self.finished & self.failed
-        self.extra |= both
+        self.extra_failed |= both
         self.failed -= both
-        for rows in (self.finished, self.failed, self.extra):
+        for rows in (self.finished, self.failed, self.extra_finished, self.extra_failed):
             rows.run_optimize()
+
+
+NO_ROWS: Mapping[Failure, BitMap] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Part:
     """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length.
 
-    `extra` are the indices that stand more than once in these objects.
+    `extra` are the indices that stand more than once in these objects, `failures` the failed rows by how they failed.
     """
 
     folder: str
     rows: dict[int, bytes]
     extra: dict[int, bytes]
     lengths: dict[int, int]
+    failures: dict[Failure, dict[int, bytes]]
 
 
-def read_committed(storage: Storage, output: str) -> dict[int, Committed]:
-    """The rows of an output by unit. Raises SystemFailure for an object that cannot be read."""
+def read_committed(
+    storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent
+) -> dict[int, Committed]:
+    """The rows of an output by unit. Raises SystemFailure for an object that cannot be read.
+
+    `retry` are the codes of failed rows that are to be retried.
+    """
     units: defaultdict[int, Committed] = defaultdict(Committed)
-    found = committed_objects(storage, output)
-    if sum(map(len, found.values())) <= OBJECTS_PER_TASK:
-        for folder, objects in found.items():
-            _take_in(units, _read(storage, folder, objects))
-    else:
-        with session.connected():
-            for part in _in_tasks(storage, found):
-                _take_in(units, part)
+    failures: defaultdict[int, dict[Failure, BitMap]] = defaultdict(dict)
+    found, read = committed_objects(storage, output), partial(_read, storage, bool(retry))
+    for parts in scan(read, found, "reading the output's objects", tell):
+        _take_in(units, failures, parts)
     for unit in units.values():
         unit.settle()
+    for number, how in failures.items():
+        units[number].retry = _to_retry(how, retry, units[number].failed)
     return dict(units)
 
 
-def _in_tasks(storage: Storage, found: Mapping[str, list[Stored]]) -> Iterator[list[Part]]:
-    """The parts of many objects, as tasks finish. Only a bounded number of parts is held."""
-    import ray
-
-    read = ray.remote(num_cpus=1)(_read)
-    starts = ((folder, n) for folder, objects in found.items() for n in range(0, len(objects), OBJECTS_PER_TASK))
-    waiting: list[ray.ObjectRef] = []
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    while True:
-        for folder, start in starts:
-            waiting.append(read.remote(storage, folder, found[folder][start : start + OBJECTS_PER_TASK]))
-            if len(waiting) == most:
-                break
-        if not waiting:
-            return
-        (ready,), waiting = ray.wait(waiting, num_returns=1)
-        yield ray.get(ready)
-
-
-def _take_in(units: defaultdict[int, Committed], parts: Iterable[Part]) -> None:
+def _take_in(
+    units: defaultdict[int, Committed], failures: defaultdict[int, dict[Failure, BitMap]], parts: Iterable[Part]
+) -> None:
     for part in parts:
         for number, content in part.rows.items():
             unit, rows = units[number], BitMap.deserialize(content)
-            before = unit.finished if part.folder == DATA else unit.failed
+            before, extra = _of(unit, part.folder)
             if before.intersect(rows):
-                unit.extra |= before & rows
+                extra |= before & rows
             before |= rows
         for number, content in part.extra.items():
-            units[number].extra |= BitMap.deserialize(content)
+            _, extra = _of(units[number], part.folder)
+            extra |= BitMap.deserialize(content)
         for number, length in part.lengths.items():
             units[number].rows = max(units[number].rows or 0, length)
+        for how, by_unit in part.failures.items():
+            for number, content in by_unit.items():
+                before = failures[number].setdefault(how, BitMap())
+                before |= BitMap.deserialize(content)
 
 
-def _read(storage: Storage, folder: str, objects: Iterable[Stored]) -> list[Part]:
+def _of(unit: Committed, folder: str) -> tuple[BitMap, BitMap]:
+    """The unit's rows in a folder, and those that stand there more than once."""
+    return (unit.finished, unit.extra_finished) if folder == DATA else (unit.failed, unit.extra_failed)
+
+
+def _to_retry(how: Mapping[Failure, BitMap], codes: Collection[str], failed: BitMap) -> dict[Failure, BitMap]:
+    """The failed rows of a unit whose latest failure has one of `codes`."""
+    retry, later = {}, BitMap()
+    for failure in sorted(how, reverse=True):  # the highest number of attempts first
+        rows = (how[failure] & failed) - later
+        later |= rows
+        if failure[1] in codes and rows:
+            retry[failure] = rows
+    return retry
+
+
+def _read(storage: Storage, with_failures: bool, folder: str, objects: Sequence[Stored]) -> list[Part]:
     """The parts of some objects, each with a bounded number of rows."""
     parts: list[Part] = []
-    held: list[np.ndarray] = []
-    lengths: dict[int, int] = {}
-    rows = 0
-    for identities, ends in prefetched(lambda stored: _identities(storage, stored), objects):
-        held.append(identities)
-        rows += len(identities)
-        lengths.update({unit: max(length, lengths.get(unit, 0)) for unit, length in ends})
-        if rows >= ROWS_AT_ONCE:
-            parts.append(_part(folder, held, lengths))
-            held, lengths, rows = [], {}, 0
-    return [*parts, _part(folder, held, lengths)] if held else parts
+    with_failures = with_failures and folder == FAILED
+    columns = [*COLUMNS, *(FAILURE_COLUMNS if with_failures else ())]
+    held = _Held(folder, with_failures)
+    for table in prefetched(lambda stored: identity_columns(storage, stored, columns), objects):
+        held.add(table)
+        if held.rows >= ROWS_AT_ONCE:
+            parts.append(held.part())
+            held = _Held(folder, with_failures)
+    return [*parts, held.part()] if held.rows else parts
 
 
-def _identities(storage: Storage, stored: Stored) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The identities of an object's rows as unit * 2^32 + index, and the lengths that it gives for units."""
-    table = identity_columns(storage, stored, COLUMNS)
-    unit, index, lengths = (table[name] for name in COLUMNS)
-    ends: list[tuple[int, int]] = []
-    if lengths.null_count < len(lengths):
-        said = table.filter(lengths.is_valid())
-        ends = list(zip(said["unit"].to_pylist(), said["unit_rows"].to_pylist(), strict=True))
-    return unit.to_numpy().astype(np.int64) << 32 | index.to_numpy(), ends
+class _Held:
+    """Identities of the rows of some objects, as unit * 2^32 + index, before they become bitmaps."""
+
+    def __init__(self, folder: str, with_failures: bool) -> None:
+        self.rows = 0
+        self._folder = folder
+        self._with_failures = with_failures
+        self._identities: list[np.ndarray] = []
+        self._failures: defaultdict[Failure, list[np.ndarray]] = defaultdict(list)
+        self._lengths: dict[int, int] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Take in the rows of one object, and the lengths that they give for units."""
+        rows, lengths = identities(table), table["unit_rows"]
+        self.rows += len(rows)
+        self._identities.append(rows)
+        if lengths.null_count < len(lengths):
+            said = table.filter(lengths.is_valid())
+            for unit, length in zip(said["unit"].to_pylist(), said["unit_rows"].to_pylist(), strict=True):
+                self._lengths[unit] = max(length, self._lengths.get(unit, 0))
+        if self._with_failures:
+            for failure, of_these in _by_failure(table):
+                self._failures[failure].append(rows[of_these])
+
+    def part(self) -> Part:
+        """Everything that was added."""
+        rows = np.sort(np.concatenate(self._identities))
+        again = rows[1:][rows[1:] == rows[:-1]]
+        failures = {how: dict(_bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
+        return Part(self._folder, dict(_bitmaps(rows)), dict(_bitmaps(again)), self._lengths, failures)
 
 
-def _part(folder: str, identities: list[np.ndarray], lengths: dict[int, int]) -> Part:
-    rows = np.sort(np.concatenate(identities))
-    again = rows[1:][rows[1:] == rows[:-1]]
-    return Part(folder, dict(_bitmaps(rows)), dict(_bitmaps(again)), lengths)
+def identities(table: pa.Table) -> np.ndarray:
+    """The identities of a table's rows as unit * 2^32 + index."""
+    identity: np.ndarray = table["unit"].to_numpy().astype(np.int64) << 32 | table["index"].to_numpy()
+    return identity
+
+
+def _by_failure(table: pa.Table) -> Iterator[tuple[Failure, np.ndarray]]:
+    """The failures of a table's rows, each with a mask of its rows."""
+    attempts = pc.fill_null(table["attempts"], 0).to_numpy().astype(np.int64)
+    codes = pc.fill_null(table["code"], "").combine_chunks().dictionary_encode()
+    names = codes.dictionary.to_pylist()
+    failures = attempts * len(names) + codes.indices.to_numpy()
+    for failure in np.unique(failures).tolist():
+        yield (failure // len(names), names[failure % len(names)]), failures == failure
 
 
 def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -167,23 +224,19 @@ def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
         yield unit, rows.serialize()
 
 
-def failed_attempts(storage: Storage, output: str, codes: Collection[str]) -> dict[int, dict[int, int]]:
-    """The failed rows with one of `codes`: by unit and index, how often each was tried."""
-    attempts: dict[int, dict[int, int]] = {}
-    for stored in committed_objects(storage, output, [FAILED])[FAILED] if codes else ():
-        for row in identity_columns(storage, stored, ["unit", "index", "attempts", "code"]).to_pylist():
-            if row["code"] in codes:
-                unit = attempts.setdefault(row["unit"], {})
-                unit[row["index"]] = max(unit.get(row["index"], 0), row["attempts"])
-    return attempts
-
-
 def identity_columns(storage: Storage, stored: Stored, columns: list[str]) -> pa.Table:
     """Some columns of a committed object, read without the others. Raises SystemFailure."""
+    with opened(storage, stored) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+@contextmanager
+def opened(storage: Storage, stored: Stored) -> Iterator[pq.ParquetFile]:
+    """A committed object, for reading a few columns. Raises SystemFailure, also for faults inside the block."""
     try:
         with storage.open(stored, piece=PIECE) as stream:
             # Arrow's threads and prefetching cost more than the few pages that are read. `stream` buffers one piece.
-            return pq.ParquetFile(stream, pre_buffer=False).read(columns=columns, use_threads=False)
+            yield pq.ParquetFile(stream, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise SystemFailure(f"{stored.path}: the committed object cannot be read ({reason}).") from error

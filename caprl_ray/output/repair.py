@@ -1,79 +1,136 @@
 """Repair: remove superseded rows, so that every row stands in the output once (docs/design.md, D7).
 
-A finished row supersedes a failed one, then the highest `attempts` counts, then the first object by name. Every object
-is replaced completely, so that an interrupted repair loses nothing and can run again.
+A finished row supersedes a failed one, then the highest `attempts` counts, then the first object by name. Only objects
+that can hold such rows are read, and `data` only if a row stands twice there. Every object is replaced completely, so
+that an interrupted repair loses nothing and can run again.
 """
 
 import io
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray.output.commit import DATA, parquet_bytes
-from caprl_ray.output.committed import Committed, identity_columns
+from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
+from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.storage import Storage, Stored
+from caprl_ray.output.scan import Tell, scan, silent
+from caprl_ray.storage import SourceChanged, Storage, Stored
+from caprl_ray.storage.prefetch import prefetched
+
+# One of several rows with the same identity: the object that it stands in, by its number, and its place there.
+STANDING = np.dtype([("identity", "<i8"), ("attempts", "<i4"), ("object", "<i4"), ("position", "<i4")])
+Numbered = tuple[int, Stored]
+Superseded = tuple[Stored, np.ndarray]
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """One of several rows with the same identity: its place and its rank."""
-
-    stored: Stored
-    position: int
-    finished: bool
-    attempts: int
-
-    @property
-    def rank(self) -> tuple[bool, int]:
-        return self.finished, self.attempts
-
-
-def repair(storage: Storage, output: str, units: Mapping[int, Committed]) -> int:
+def repair(storage: Storage, output: str, units: Mapping[int, Committed], tell: Tell = silent) -> int:
     """Remove superseded rows; returns their number. Raises SystemFailure or OSError as reading and writing do."""
-    extra = {number: unit.extra for number, unit in units.items() if unit.extra}
-    if not extra:
+    twice = _identities(units, lambda unit: unit.extra_finished)
+    removed = _repair(storage, output, DATA, twice, twice[:0], tell)
+    several = _identities(units, lambda unit: unit.extra_failed)
+    finished = _identities(units, lambda unit: unit.extra_failed & unit.finished)
+    return removed + _repair(storage, output, FAILED, several, finished, tell)
+
+
+def _identities(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
+    """Rows of all units as sorted identities, unit * 2^32 + index."""
+    found = [
+        np.asarray(some.to_array(), dtype=np.int64) + (number << 32)
+        for number, unit in sorted(units.items())
+        if (some := rows(unit))
+    ]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _repair(storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell) -> int:
+    """Leave one of `several` rows of each identity in a folder, and none of those that are `lost`."""
+    if not len(several):
         return 0
-    rows: dict[tuple[int, int], list[_Standing]] = defaultdict(list)
-    for folder, objects in committed_objects(storage, output).items():
-        for stored in objects:
-            for identity, standing in _standing(storage, stored, extra, finished=folder == DATA):
-                rows[identity].append(standing)
-    superseded: dict[Stored, list[int]] = defaultdict(list)
-    for several in rows.values():
-        kept = max(several, key=lambda standing: standing.rank)  # the first among equals
-        for standing in several:
-            if standing is not kept:
-                superseded[standing.stored].append(standing.position)
-    for stored, positions in superseded.items():
-        _remove(storage, stored, positions)
-    return sum(map(len, superseded.values()))
+    objects = list(enumerate(committed_objects(storage, output, [folder])[folder]))
+    found = scan(partial(_standing, storage, several), {folder: objects}, "looking for superseded rows", tell)
+    standing = np.concatenate(list(found))
+    superseded = _superseded(standing, lost)
+    numbers, starts = np.unique(superseded["object"], return_index=True)
+    parts = np.split(superseded["position"], starts[1:])
+    rewrite = [(objects[number][1], rows) for number, rows in zip(numbers.tolist(), parts, strict=True)]
+    for _ in scan(partial(_remove, storage), {folder: rewrite}, "removing superseded rows", tell):
+        pass
+    return len(superseded)
 
 
-def _standing(
-    storage: Storage, stored: Stored, extra: Mapping[int, BitMap], *, finished: bool
-) -> Iterator[tuple[tuple[int, int], _Standing]]:
-    """The rows of an object whose identities stand more than once."""
-    table = identity_columns(storage, stored, ["unit", "index", "attempts"])
-    numbers = table["unit"].to_numpy()
-    for position in np.flatnonzero(np.isin(numbers, list(extra))).tolist():
-        number, index = int(numbers[position]), table["index"][position].as_py()
-        if index in extra[number]:
-            attempts = table["attempts"][position].as_py() or 0
-            yield (number, index), _Standing(stored, position, finished, attempts)
+def _superseded(standing: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """All rows but the one that counts of each identity, by object and position."""
+    order = np.lexsort((standing["position"], standing["object"], -standing["attempts"], standing["identity"]))
+    identity = standing["identity"][order]
+    first = np.diff(identity, prepend=-1) != 0
+    superseded = standing[order[~first | np.isin(identity, lost)]]
+    return np.sort(superseded, order=["object", "position"])
 
 
-def _remove(storage: Storage, stored: Stored, positions: list[int]) -> None:
-    with storage.open(stored) as stream:
-        table = pq.read_table(io.BytesIO(stream.read()))
-    keep = np.ones(table.num_rows, dtype=bool)
+def _standing(storage: Storage, several: np.ndarray, folder: str, objects: Sequence[Numbered]) -> np.ndarray:
+    """The rows of some objects whose identities are among `several`."""
+    found = prefetched(partial(_standing_in, storage, several), objects)
+    return np.concatenate([np.empty(0, STANDING), *found])
+
+
+def _standing_in(storage: Storage, several: np.ndarray, numbered: Numbered) -> np.ndarray:
+    number, stored = numbered
+    with opened(storage, stored) as file:
+        if not _may_hold(file.metadata, several):
+            return np.empty(0, STANDING)
+        table = file.read(columns=["unit", "index", "attempts"], use_threads=False)
+    rows = identities(table)
+    positions = np.flatnonzero(_among(rows, several))
+    standing = np.empty(len(positions), STANDING)
+    standing["identity"], standing["object"], standing["position"] = rows[positions], number, positions
+    standing["attempts"] = table["attempts"].fill_null(0).to_numpy()[positions]
+    return standing
+
+
+def _among(rows: np.ndarray, several: np.ndarray) -> np.ndarray:
+    """Which rows are among `several`, which are sorted, without a copy of those."""
+    places = np.searchsorted(several, rows)
+    same: np.ndarray = several[np.minimum(places, len(several) - 1)] == rows
+    return same
+
+
+def _may_hold(metadata: pq.FileMetaData, several: np.ndarray) -> bool:
+    """Whether an object's statistics of `unit` allow one of `several`."""
+    for column in _columns(metadata, "unit"):
+        seen = column.statistics
+        if seen is None or not seen.has_min_max:
+            return True
+        first, end = np.searchsorted(several, [seen.min << 32, (seen.max + 1) << 32])
+        if first < end:
+            return True
+    return False
+
+
+def _columns(metadata: pq.FileMetaData, name: str) -> Iterable[pq.ColumnChunkMetaData]:
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        columns = map(group.column, range(group.num_columns))
+        yield next(column for column in columns if column.path_in_schema == name)
+
+
+def _remove(storage: Storage, folder: str, superseded: Sequence[Superseded]) -> None:
+    for _ in prefetched(lambda item: _remove_from(storage, *item), superseded):
+        pass
+
+
+def _remove_from(storage: Storage, stored: Stored, positions: np.ndarray) -> None:
+    try:
+        with storage.open(stored) as stream:
+            file = pq.ParquetFile(io.BytesIO(stream.read()), pre_buffer=False)
+    except (SourceChanged, FileNotFoundError):
+        return  # an earlier attempt of this Ray task has done it; the ledger, which is read afterwards, would tell
+    keep = np.ones(file.metadata.num_rows, dtype=bool)
     keep[positions] = False
     if keep.any():
+        table = file.read(use_threads=False)
         storage.put(stored.path, parquet_bytes(table.filter(pa.array(keep))))
     else:
         storage.delete(stored.path)

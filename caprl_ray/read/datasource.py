@@ -14,10 +14,11 @@ from ray.data.datasource import ReadTask
 
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.committed import Committed
+from caprl_ray.output.committed import Committed, Failure
 from caprl_ray.plan import UnitRef
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
+from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.sources.source import Access
 
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
@@ -32,34 +33,27 @@ MOST_ATTEMPTS = 20
 class Work:
     """A unit with what earlier runs have finished of it, and its length if that is known.
 
-    `tried` counts the earlier attempts of failed rows that are to be retried.
+    `retry` are the failed rows that are to be retried, by how they failed.
     """
 
     ref: UnitRef
     done: BitMap
     rows: int | None
-    tried: Mapping[int, int] = field(default_factory=dict)
+    retry: Mapping[Failure, BitMap] = field(default_factory=dict)
 
 
-def remaining(
-    units: Iterable[UnitRef],
-    committed: Mapping[int, Committed],
-    again: Mapping[int, Mapping[int, int]] | None = None,
-) -> list[Work]:
-    """The units that are not finished.
-
-    `again` gives the failed rows to retry and how often they were tried, by unit and index.
-    """
+def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
+    """The units that are not finished, or that have failed rows to retry."""
     work = []
     for ref in units:
         unit = committed.get(ref.unit) or Committed()
         rows = ref.rows if unit.rows is None else unit.rows
-        tried = {i: n for i, n in (again or {}).get(ref.unit, {}).items() if i in unit.failed}
-        if rows is not None and rows - 1 in tried:
+        retried = BitMap.union(BitMap(), *unit.retry.values())
+        if rows is not None and rows - 1 in retried:
             rows = ref.rows  # the row that gave the length may have been the one where reading failed
-        done = unit.done - BitMap(tried)
+        done = unit.done - retried
         if rows is None or len(done) < rows:
-            work.append(Work(ref=ref, done=done, rows=rows, tried=tried))
+            work.append(Work(ref=ref, done=done, rows=rows, retry=dict(unit.retry)))
     return work
 
 
@@ -120,7 +114,7 @@ def read_units(
             rows = unit_rows(
                 work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
             )
-            yield from tables((_tried_again(row, work) for row in rows), schema)
+            yield from tables((_retried(row, work) for row in rows), schema)
 
 
 def _attempt(counter: ActorHandle | None) -> int:
@@ -135,6 +129,9 @@ def _attempt(counter: ActorHandle | None) -> int:
     return attempt
 
 
-def _tried_again(row: Row, work: Work) -> Row:
-    row["attempts"] += work.tried.get(row["index"], 0)
+def _retried(row: Row, work: Work) -> Row:
+    for (attempts, code), rows in work.retry.items():
+        if row["index"] in rows:
+            row["attempts"] += attempts
+            row[FAILED_BEFORE.name] = code
     return row

@@ -73,7 +73,18 @@ def _text(field: str, columns: Mapping[str, Any]) -> str:
         value = _member(value, key)
     if value is None:
         raise RowFailure("prompt_column", f"{{{field}}} has no value")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        value = _decoded(value)
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_decoded)
+    except UnicodeDecodeError:
+        raise RowFailure("prompt_column", f"{{{field}}} holds bytes that are not text") from None
+
+
+def _decoded(value: Any) -> Any:
+    """The text of a binary column's value; other values without a form in JSON, such as dates, as text."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode()
+    return value if isinstance(value, str | int | float | bool | list | tuple | dict) else str(value)
 
 
 def _member(value: Any, key: str) -> Any:

@@ -48,6 +48,16 @@ def _service_url(url: Any) -> str | None:
     return str(url).rstrip("/")
 
 
+def _absolute(path: str) -> str:
+    """A local path from the working folder of this process. Workers have other working folders."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_on_nodes(path: str | None) -> str | None:
+    """As `_absolute`, for a folder that each node has for itself: `~` stays the home of each node's user."""
+    return path if path is None or path.startswith("~") else _absolute(path)
+
+
 class Section(BaseModel):
     """A section of the recipe. It is frozen and refuses unknown fields."""
 
@@ -132,7 +142,7 @@ class Model(Section):
     model). With an endpoint it only says which image processor and control tokens apply."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, AfterValidator(_absolute_on_nodes)] = None
     """The folder where each node keeps models fetched from `s3://`. If left out: $CAPRL_RAY_CACHE/models, or else
     ~/.cache/caprl_ray/models. Set it if that disk is too small."""
     engine: dict[str, Any] = {}
@@ -280,7 +290,8 @@ class Failures(Section):
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
     """The largest share of rows that may fail, 0 to 1. Above it the run stops. A web dataset loses a few per cent of
-    its rows; a wrong recipe loses nearly all. Use 1 to never stop."""
+    its rows; a wrong recipe loses nearly all. Good rows of earlier runs count in its favour, up to 50 x `min_rows`. Use
+    1 to never stop."""
     min_rows: Positive = 1000
     """The number of finished rows (captioned or failed) from which on `max_fraction` is checked. Lower it to notice a
     wrong recipe sooner; raise it if the first shards are worse than the rest."""
@@ -289,8 +300,9 @@ class Failures(Section):
 class Output(Section):
     """Where the captions are written."""
 
-    path: Annotated[str, Field(min_length=1)]
-    """The output folder, local or s3://. If it holds an earlier run of the same recipe, that run is resumed."""
+    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+    """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier
+    run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""

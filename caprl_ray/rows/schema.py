@@ -38,6 +38,8 @@ FAILURE = [
     column("code", pa.string(), "The reason: one of the failure codes."),
     column("detail", pa.string(), "What was seen, in words that hold no secret."),
 ]
+# Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
+FAILED_BEFORE = pa.field("failed_before", pa.string())
 # The image on its way: compressed from the reader to prepare, pixels from prepare to the captioner, null elsewhere.
 IMAGE = [
     pa.field("image", pa.large_binary()),
@@ -58,7 +60,7 @@ def row_schema(metadata: pa.Schema, adds: Fields = (), *, image: bool = True) ->
         adds: the columns that the job adds.
         image: whether the rows carry an image.
     """
-    ours = [*IDENTITY, *_result(adds), *FAILURE, *(IMAGE if image else ())]
+    ours = [*IDENTITY, *_result(adds), *FAILURE, FAILED_BEFORE, *(IMAGE if image else ())]
     return pa.schema([*ours, *(field.with_name(META_PREFIX + field.name) for field in metadata)])
 
 
@@ -83,7 +85,7 @@ def clashes(names: Iterable[str], adds: Fields = ()) -> list[str]:
 
 
 def row_id(unit: int, index: int) -> str:
-    """The readable identity of a row; it sorts like (unit, index)."""
+    """The readable identity of a row. It sorts like (unit, index) in plans of up to a million units."""
     return f"{unit:06d}-{index:08d}"
 
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from caprl_ray.errors import RowFailure
+from caprl_ray.errors import RowFailure, SystemFailure
 
 Changes = dict[str, Any]
+FAULT = "this is a fault of the stage, so the run stops before anything is written"
 
 
 class Stage(Protocol):
@@ -35,9 +36,11 @@ def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
     """Apply a stage to a table of rows: the same rows, in the same order, with the same schema."""
     live = [code is None for code in table["code"].to_pylist()]
     rows = _rows(table, stage.needs)
-    results = iter(stage.apply([row for row, alive in zip(rows, live, strict=True) if alive]))
-    changes = [_changes(stage, next(results)) if alive else {} for alive in live]
-    assert next(results, None) is None, f"{stage.name} gave back more rows than it got"
+    results = stage.apply([row for row, alive in zip(rows, live, strict=True) if alive])
+    if len(results) != sum(live):
+        raise SystemFailure(f"{stage.name}: {sum(live)} rows went in and {len(results)} came out; {FAULT}.")
+    ordered = iter(results)
+    changes = [_changes(stage, next(ordered)) if alive else {} for alive in live]
     changed = {name for change in changes for name in change}.union(stage.drops)
     columns = [
         _changed(field, table[field.name], changes, field.name in stage.drops)
@@ -46,7 +49,8 @@ def run_stage(stage: Stage, table: pa.Table) -> pa.Table:
         for field in table.schema
     ]
     out = pa.table(columns, schema=table.schema)
-    assert out.select(["unit", "index"]).equals(table.select(["unit", "index"]))
+    if not out.select(["unit", "index"]).equals(table.select(["unit", "index"])):
+        raise SystemFailure(f"{stage.name}: other rows came out than went in; {FAULT}.")
     return out
 
 

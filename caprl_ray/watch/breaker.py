@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -12,6 +13,9 @@ from caprl_ray.recipe.sections import Failures, Replicas
 
 POLL_S = 1.0
 SHOWN_REASONS = 3
+# What earlier runs have finished speaks for this one, but only so many times `failures.min_rows` of it: a system that
+# worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a run.
+HELD_OVER_MIN = 50
 
 
 class CircuitBreaker:
@@ -21,6 +25,7 @@ class CircuitBreaker:
         self._counter = counter
         self._job = job
         self._stop_run = stop
+        self._allowance = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
 
@@ -28,33 +33,64 @@ class CircuitBreaker:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Check once more, for a run that was faster than the polls. Raises TooManyFailures."""
         self._ended.set()
         self._thread.join()
+        if kind is None:
+            with suppress(ray.exceptions.RayError):
+                error = self._look()[0]
+                if error:
+                    raise error
+
+    def allow_for(self, held: int, failed: int) -> None:
+        """Tell how many rows the output holds from earlier runs, and how many of them failed."""
+        self._allowance = allowance(held, failed, self._job.recipe.failures)
 
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
             try:
-                rows, failed, absent = ray.get(self._counter.read.remote(), timeout=10)
+                error, absent = self._look()
             except ray.exceptions.RayError:
                 continue  # ask again in a second
-            error: CaprlError | None = tripped(rows, failed, self._job.recipe.failures)
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
             if error:
                 self._stop_run(error)
                 return
 
+    def _look(self) -> tuple[CaprlError | None, float]:
+        """The error that ends the run, if any, and the seconds without a replica."""
+        (rows, failed), (retried, anew), absent = ray.get(self._counter.judged.remote(), timeout=10)
+        limits = self._job.recipe.failures
+        error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
+        return error, absent
 
-def tripped(rows: int, failed: Mapping[str, int], limits: Failures) -> TooManyFailures | None:
+
+NEW = "{failures} of the first {rows} rows failed"
+RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed for another reason"
+
+
+def allowance(held: int, failed: int, limits: Failures) -> float:
+    """How many failures more than its own share a run may have, because fewer of the rows before it failed.
+
+    Never negative: a run is not stopped for the failures of earlier runs.
+    """
+    spare = limits.max_fraction * held - failed
+    return max(0.0, min(spare, limits.max_fraction * HELD_OVER_MIN * limits.min_rows))
+
+
+def tripped(
+    rows: int, failed: Mapping[str, int], limits: Failures, allowance: float = 0.0, of: str = NEW
+) -> TooManyFailures | None:
     """The error that ends a run with `rows` processed rows and `failed` rows by code; None while within its limits."""
     failures = sum(failed.values())
-    if rows < limits.min_rows or failures <= limits.max_fraction * rows:
+    if rows < limits.min_rows or failures <= limits.max_fraction * rows + allowance:
         return None
     top = sorted(failed, key=lambda code: (-failed[code], code))[:SHOWN_REASONS]
     return TooManyFailures(
-        f"failures.max_fraction: {failures} of the first {rows} rows failed, more than {limits.max_fraction:g} "
-        f"({', '.join(f'{code} {failed[code]}' for code in top)}); the rows so far are kept. Mend the cause and run "
+        f"failures.max_fraction: {of.format(failures=failures, rows=rows)}, more than {limits.max_fraction:g} allows "
+        f"({', '.join(f'{code} {failed[code]}' for code in top)}); what is written stays. Mend the cause and run "
         "again with --retry-failed, or allow more."
     )
 

@@ -5,6 +5,7 @@ It imports nothing of the package that is slow to import, because the actor's pr
 
 import collections
 import time
+from collections.abc import Sequence
 
 import ray
 
@@ -25,6 +26,9 @@ class Counter:
     def __init__(self) -> None:
         self.rows = 0
         self.failed: collections.Counter[str] = collections.Counter()
+        self._retried = 0
+        self._failed_anew: collections.Counter[str] = collections.Counter()
+        self._failed_again: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
         self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._notes: dict[str, None] = {}
@@ -33,10 +37,18 @@ class Counter:
         self._seen: float | None = None
         self._starts = Starts()
 
-    def add(self, rows: int, codes: list[str]) -> None:
-        """Count one batch; `codes` are those of its failed rows."""
+    def add(
+        self, rows: int, codes: list[str], retried: int = 0, anew: Sequence[str] = (), again: Sequence[str] = ()
+    ) -> None:
+        """Count one batch; `codes` are those of its failed rows.
+
+        `retried` of the rows had failed before: now with another code (`anew`), with the same one (`again`), or not.
+        """
         self.rows += rows
         self.failed.update(codes)
+        self._retried += retried
+        self._failed_anew.update(anew)
+        self._failed_again.update(again)
 
     def read(self) -> tuple[int, dict[str, int], float]:
         """Rows so far, failed rows by code, and the seconds without a replica.
@@ -45,6 +57,17 @@ class Counter:
         """
         since = self._began if self._seen is None else self._seen + 2 * HERE_S
         return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
+
+    def judged(self) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]], float]:
+        """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, and the
+        seconds without a replica.
+
+        A retried row that fails with its old code says nothing new and is left out.
+        """
+        rows, _, absent = self.read()
+        new = self.failed - self._failed_anew - self._failed_again
+        retried = self._retried - self._failed_again.total()
+        return (rows - self._retried, dict(new)), (retried, dict(self._failed_anew)), absent
 
     def begin(self, key: str, node: str) -> int:
         """Register an attempt at a batch or a single row on a node; return how many earlier attempts did not end.
@@ -57,8 +80,10 @@ class Counter:
         return before
 
     def put_off(self, key: str) -> None:
-        """Take back the last attempt."""
-        self._begun[key].pop()
+        """Take back the last attempt, if it is known: a counter that was restarted has forgotten it."""
+        begun = self._begun.get(key)
+        if begun:
+            begun.pop()
 
     def end(self, keys: list[str]) -> None:
         """Forget finished batches and rows."""

@@ -27,13 +27,13 @@ class Start:
     planned: int | None
 
     @classmethod
-    def of(cls, ledger: Ledger, limit: int | None) -> "Start":
-        """The start of a run that continues from `ledger` and processes at most `limit` rows."""
-        done = ledger.finished + ledger.failed
+    def of(cls, ledger: Ledger, limit: int | None, retried: int = 0) -> "Start":
+        """The start of a run that continues from `ledger`, retries `retried` rows and processes at most `limit`."""
+        done = ledger.finished + ledger.failed - retried
         planned = None if ledger.unknown else ledger.planned
         if limit is not None:
             planned = done + limit if planned is None else min(planned, done + limit)
-        return cls(done=done, failed=ledger.failed, planned=planned)
+        return cls(done=done, failed=ledger.failed - retried, planned=planned)
 
 
 @dataclass(frozen=True, kw_only=True)

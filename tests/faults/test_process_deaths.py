@@ -227,6 +227,12 @@ def test_counts_begin_at_nothing_and_end_with_the_batch() -> None:
     assert [counter.begin(key, here) for key in "abb"] == [0, 0, 1]
 
 
+def test_a_counter_that_was_restarted_has_forgotten_attempts_and_goes_on() -> None:
+    counter, here = Counter(), ray.get_runtime_context().get_node_id()
+    counter.put_off("begun before the restart")
+    assert counter.begin("begun before the restart", here) == 0
+
+
 def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
     counter, here = Counter(), ray.get_runtime_context().get_node_id()
     assert [counter.begin("row", f"{n:056x}") for n in range(FORGIVEN + 2)] == [0] * (FORGIVEN + 1) + [1]

@@ -80,12 +80,38 @@ def point(file: Path) -> None:
 @pytest.mark.parametrize("harm", [truncate, lengthen, widen_header, empty, point, Path.unlink])
 def test_a_folder_whose_weights_are_not_whole_is_refused_by_the_files_name(tmp_path: Path, harm: Any) -> None:
     folder = shards(tmp_path / "model")
-    assert resolved(str(folder)).label == str(folder)
+    assert resolved(str(folder)).label.startswith(f"{folder}@")
     harm(folder / "model-1-of-2.safetensors")
     with pytest.raises(RecipeError, match=r"model-1-of-2\.safetensors") as error:
         resolved(str(folder))
     assert "\n" not in str(error.value)
     assert ("git lfs pull" in str(error.value)) == (harm is point)
+
+
+def retrain(folder: Path) -> None:
+    """Change one number in the middle of one tensor; names, shapes, sizes and the time stay."""
+    file = folder / "model-1-of-2.safetensors"
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def retemplate(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+
+
+def test_other_contents_of_the_same_folder_are_another_model_and_a_copy_is_the_same(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "model", numbers=100_000)
+    label = resolved(str(folder)).label
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert resolved(str(copy)).label.rpartition("@")[2] == label.rpartition("@")[2]
+    (folder / "README.md").write_text("Notes.")
+    assert resolved(str(folder)).label == label
+    for change in (retrain, retemplate):
+        change(folder)
+        assert resolved(str(folder)).label != label
+        label = resolved(str(folder)).label
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"weight_map": 1}', '{"weight_map": {"a": ["b"]}}'])

@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output import committed, ledger
+from caprl_ray.output import committed, ledger, scan
 from caprl_ray.output.commit import CommittedRows, object_name
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.ledger import Ledger
@@ -328,7 +328,7 @@ def test_many_objects_are_read_in_tasks_to_the_same_end(
         write(tmp_path, outcome(rows[n : n + 1], failed=[1]))
         write(tmp_path, outcome(rows[: n + 1], failed=[1]))
     here = read_committed(Storage(), out)
-    monkeypatch.setattr(committed, "OBJECTS_PER_TASK", 2)
+    monkeypatch.setattr(scan, "OBJECTS_PER_TASK", 2)
     assert read_committed(Storage(), out) == here
     assert (here[7].finished, here[7].failed, here[7].rows) == (BitMap([0, 2, 3]), BitMap([1]), 4)
     assert here[7].extra == BitMap(range(4))

@@ -71,6 +71,15 @@ def test_columns_and_members_of_the_json_column(template: str, text: str) -> Non
     assert fill(template, METADATA) == text
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_binary_column_is_text_or_a_failed_row(kind: Any) -> None:
+    assert fill("A {txt}.", {"txt": kind("châlet".encode())}) == "A châlet."
+    assert fill("A {txt}.", {"txt": [kind(b"a"), {"b": kind(b"c")}]}) == 'A ["a", {"b": "c"}].'
+    for value in (kind(b"\xff\xd8"), [kind(b"\xff\xd8")]):
+        with pytest.raises(RowFailure, match="holds bytes that are not text"):
+            fill("A {txt}.", {"txt": value})
+
+
 def test_a_column_stands_before_the_json_member_of_its_name() -> None:
     assert fill("{cls}", {"cls": "own", "json": '{"cls": "member"}'}) == "own"
 

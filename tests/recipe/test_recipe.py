@@ -191,7 +191,7 @@ def test_overrides_are_yaml_reach_nested_and_absent_sections_and_the_last_one_wi
     assert recipe.model.engine == {"max_model_len": 2048, "limit_mm_per_prompt": {"image": 1}}
     assert recipe.prompt.system is None
     assert recipe.input.paths == ["a", "b"]
-    assert recipe.output.path == "key=value"
+    assert recipe.output.path == str(Path("key=value").absolute())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""Work on many objects of an output: here if they are few, otherwise in Ray tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from caprl_ray.cluster import session
+
+if TYPE_CHECKING:
+    import ray
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+# Objects per Ray task: seconds of waiting for a bucket, fractions of a second on a disk. Up to this many are processed
+# here, without Ray.
+OBJECTS_PER_TASK = 1000
+
+
+class Tell(Protocol):
+    """Hears how many objects of a step are done (watch/steps.py)."""
+
+    def __call__(self, step: str, done: int, total: int) -> None: ...
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def scan(
+    function: Callable[[str, Sequence[In]], Out], found: Mapping[str, Sequence[In]], step: str, tell: Tell = silent
+) -> Iterator[Out]:
+    """Yield what `function` returns for a folder and some of its objects, for all objects by folder in `found`.
+
+    In Ray tasks the results come as the tasks finish. Only a bounded number of them is held.
+    """
+    total = sum(map(len, found.values()))
+    if total <= OBJECTS_PER_TASK:
+        for folder, objects in found.items():
+            yield function(folder, objects)
+        return
+    with session.connected():
+        done = 0
+        for count, result in _in_tasks(function, found):
+            done += count
+            tell(step, done, total)
+            yield result
+
+
+def _in_tasks(
+    function: Callable[[str, Sequence[In]], Out], found: Mapping[str, Sequence[In]]
+) -> Iterator[tuple[int, Out]]:
+    import ray
+
+    task, shared = ray.remote(num_cpus=1)(_call), ray.put(function)  # what the function holds is sent once
+    starts = ((folder, n) for folder, objects in found.items() for n in range(0, len(objects), OBJECTS_PER_TASK))
+    waiting: dict[ray.ObjectRef, int] = {}
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while True:
+        for folder, start in starts:
+            objects = found[folder][start : start + OBJECTS_PER_TASK]
+            waiting[task.remote(shared, folder, objects)] = len(objects)
+            if len(waiting) == most:
+                break
+        if not waiting:
+            return
+        (ready,), _ = ray.wait(list(waiting), num_returns=1)
+        yield waiting.pop(ready), ray.get(ready)
+
+
+def _call(function: Callable[[str, Any], Out], folder: str, objects: Any) -> Out:
+    return function(folder, objects)
