@@ -5,8 +5,9 @@ read (conditional writes), so that one of several drivers wins. The holder renew
 lease's number must be larger than those before (output/fence.py).
 
 Another driver takes a lease over when its run gave it back, when its process on this machine has ended, or when it was
-not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that could
-not renew its lease stops sooner than that. Times of day are only shown.
+not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that cannot
+renew its lease stops sooner than that; one that was paused longer looks at the stored lease when it wakes. The time of
+day is shown, and lets a second driver be refused at once, but never lets it take over.
 """
 
 import errno
