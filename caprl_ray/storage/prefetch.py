@@ -13,8 +13,9 @@ Out = TypeVar("Out")
 FETCHED_AHEAD = 8
 
 
-def prefetched(function: Callable[[In], Out], items: Iterable[In], ahead: int = FETCHED_AHEAD) -> Iterator[Out]:
-    """`map` in threads, in the order of the items, with at most `ahead` of them running or waiting."""
+def prefetched(function: Callable[[In], Out], items: Iterable[In], ahead: int | None = None) -> Iterator[Out]:
+    """`map` in threads, in the order of the items, with at most `ahead` of them (FETCHED_AHEAD) running or waiting."""
+    ahead = ahead or FETCHED_AHEAD
     with ThreadPoolExecutor(ahead) as pool:
         waiting: deque[Future[Out]] = deque()
         try:

@@ -65,7 +65,7 @@ def folder(path: Path, words: dict[int, bytes]) -> Path:
 
 def unit_of(path: Path) -> tuple[Unit, pa.Schema]:
     units = list(sources.plan_units(access_to(path)))
-    return units[0], row_schema(plan._unified(pa.schema([]), units))
+    return units[0], row_schema(plan.unified(pa.schema([]), units))
 
 
 def read(path: Path, access: Access, done: BitMap | None = None) -> list[pa.Table]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
@@ -16,6 +17,7 @@ from caprl_ray.recipe import sampling_fields, vllm_names
 from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.recipe.load import load, parse
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.storage import Storage
 
 MINIMAL: dict[str, Any] = {"input": {"paths": ["images"]}, "output": {"path": "out"}}
 
@@ -322,8 +324,7 @@ def test_the_fingerprint_takes_engine_arguments_of_a_list_and_no_others() -> Non
 def test_an_output_whose_fingerprint_holds_other_engine_arguments_is_still_resumed(tmp_path: Path) -> None:
     document = {"input": {"paths": "a"}, "output": {"path": str(tmp_path)}, "model": {"source": "embedded"}}
     job = caption_job(parse(document))
-    (tmp_path / "plan").mkdir()
-    (tmp_path / "plan" / "0.parquet").touch()
+    plan.store(Storage(job.recipe.storage), str(tmp_path), [])
     older = {"model.engine.hf_token": CANARY, "model.engine_by_accelerator.H100.block_size": 16}
 
     def stored(**more: Any) -> None:
