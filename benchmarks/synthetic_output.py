@@ -131,7 +131,7 @@ def failed_rows(index: np.ndarray) -> np.ndarray:
 
 def retried(output: Synthetic) -> int:
     """Write what a retry of all failed rows would write: every second one is captioned now. Returns their number."""
-    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION)
+    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION, 2)
     unit = np.repeat(np.arange(UNITS), [len(failed_of(output, unit)) for unit in range(UNITS)])
     index = np.concatenate([failed_of(output, unit) for unit in range(UNITS)])
     for start in range(0, len(unit), ROWS_PER_OBJECT):
