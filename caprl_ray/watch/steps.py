@@ -10,9 +10,9 @@ from caprl_ray.watch.progress import CLEAR, PLAIN_SECONDS, TERMINAL_SECONDS
 class Steps:
     """Writes a line every second on a terminal and every 15 seconds elsewhere; nothing for steps that are faster."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
         self._step = ""
         self._told = 0.0
         self._shown = False
