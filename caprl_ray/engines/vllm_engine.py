@@ -33,6 +33,11 @@ DEFAULT_CONTEXT = 8192
 # An engine that has not started after this many seconds hangs: the largest models load and compile in a third of it.
 START_TIMEOUT_S = 1800.0
 
+# Processor time of an engine on a CPU that counts as a step. One step of a large model on few cores may take longer
+# than the stall timeout. A core that hangs uses next to none. (On a GPU it may wait in a loop, so there it proves
+# nothing.)
+STEP_CPU_S = 5.0
+
 # The same for every model and machine. The recipe's own values override them.
 COMMON: dict[str, Any] = {
     "load_format": "safetensors",  # vLLM's own default falls back to pickles
@@ -99,14 +104,17 @@ class VllmEngine:
         processor: Any,
         sampling: Callable[[str], Any],
         arguments: dict[str, Any],
+        *,
+        on_cpu: bool = False,
     ) -> None:
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
         self.arguments = arguments
-        self.steps = 0
+        self._steps = 0
         self._renderer = Renderer(llm, processor.image_processor)
         self._llm = llm
         self._reaper = reaper
+        self._on_cpu = on_cpu
         self._chat = chat
         self._whole, self._pieces = sampling("FINAL_ONLY"), sampling("DELTA")
         self._requests = itertools.count()
@@ -168,7 +176,12 @@ class VllmEngine:
             return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
         chat = ChatFormat.render(apply, recipe.prompt.system)
-        return cls(llm, reaper, chat, processor, sampling, arguments)
+        return cls(llm, reaper, chat, processor, sampling, arguments, on_cpu=recipe.replicas.gpus == 0)
+
+    @property
+    def steps(self) -> int:
+        """Grows while the core computes: with each of its answers, and on a CPU with the time that it uses."""
+        return self._steps + (int(self._reaper.cpu_seconds() / STEP_CPU_S) if self._on_cpu else 0)
 
     async def caption(self, picture: Picture, prompt: str) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
@@ -210,7 +223,7 @@ class VllmEngine:
                 outputs.append(output)
                 self._tried.set()
                 if sampling is self._pieces:
-                    self.steps += 1
+                    self._steps += 1
                 if not self._counted:
                     miss(internals.COUNTED)
         finally:
@@ -219,7 +232,7 @@ class VllmEngine:
 
     def _answered(self) -> None:
         self._counted = True
-        self.steps += 1
+        self._steps += 1
 
 
 def _launched(arguments: dict[str, Any], reaper: Reaper, *, chunked: bool) -> Any:

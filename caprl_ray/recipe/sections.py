@@ -207,7 +207,7 @@ class Engine(Section):
 
     stall_timeout_s: Annotated[float, Field(ge=1)] = 300
     """The longest time without an engine step while rows wait, in seconds. After it the engine is killed and restarted.
-    Raise it if a single step can take longer, as on slow CPUs."""
+    An engine on a CPU may take longer for a step, as long as it computes."""
 
 
 class Replicas(Section):

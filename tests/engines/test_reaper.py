@@ -78,3 +78,23 @@ def test_killing_ends_a_stopped_process_and_nothing_else() -> None:
     other.kill()
     assert gone(neighbour.pid)
     assert (core.wait(), neighbour.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
+
+
+@pytest.mark.timeout(60)
+def test_the_time_of_processes_that_compute_grows_and_that_of_a_stopped_one_does_not() -> None:
+    reaper = Reaper()
+    with reaper.marking():
+        core = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        began = time.monotonic()
+        while reaper.cpu_seconds() < 1 and time.monotonic() - began < 50:
+            time.sleep(0.1)
+        core.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        stopped = reaper.cpu_seconds()
+        assert stopped >= 1
+        time.sleep(1)
+        assert reaper.cpu_seconds() == stopped
+    finally:
+        reaper.kill()
+        core.wait()

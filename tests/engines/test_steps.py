@@ -79,3 +79,27 @@ def test_where_vllm_receives_in_another_way_each_piece_of_a_caption_is_a_step(mo
 def test_where_vllm_has_no_such_place_it_is_the_same() -> None:
     made, steps = captions(Llm(SimpleNamespace(), looked_up=False), 2)
     assert made == [WHOLE] * 2 and steps == 2 * len(WORDS)
+
+
+def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_it_is_not() -> None:
+    class Computing:
+        seconds = 0.0
+
+        def cpu_seconds(self) -> float:
+            return self.seconds
+
+    async def run(on_cpu: bool) -> list[int]:
+        processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
+        reaper: Any = Computing()
+        chat = ChatFormat(prefix="", suffix="")
+        engine = VllmEngine(
+            Llm(Core(), looked_up=True), reaper, chat, processor, sampling=str, arguments={}, on_cpu=on_cpu
+        )
+        seen = []
+        for reaper.seconds in (0.0, 1.0, 60.0, 60.0, 120.0):
+            seen.append(engine.steps)
+        return seen
+
+    hung, long = asyncio.run(run(on_cpu=False)), asyncio.run(run(on_cpu=True))
+    assert hung == [0] * 5
+    assert long[0] == long[1] < long[2] == long[3] < long[4]
