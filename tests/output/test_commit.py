@@ -12,7 +12,7 @@ from caprl_ray.storage import Storage
 
 def test_a_write_task_without_rows_writes_nothing(tmp_path: Path) -> None:
     empty = row_schema(pa.schema([]), CAPTION).empty_table()
-    sink = CommittedRows(Storage(), str(tmp_path), 10, CAPTION)
+    sink = CommittedRows(Storage(), str(tmp_path), 10, CAPTION, 1)
     sink.write([], None)
     sink.write([empty, empty], None)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from caprl_ray.output import fence, holder, lease
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.lease import NAME, held
 from caprl_ray.recipe import sections
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import SourceChanged, Storage, join
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
 
@@ -63,9 +63,12 @@ def in_seconds(seconds: float) -> str:
 
 def stored(place: Place) -> dict[str, object]:
     storage, output = place
-    found = json.loads(storage.read(join(output, NAME)))
-    assert isinstance(found, dict)
-    return found
+    for _ in range(20):
+        with suppress(SourceChanged):  # renewed between the lookup and the read
+            found = json.loads(storage.read(join(output, NAME)))
+            assert isinstance(found, dict)
+            return found
+    raise AssertionError("never the same for two requests")
 
 
 def wait(condition: Callable[[], object], seconds: float = 30) -> None:
