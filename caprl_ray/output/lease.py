@@ -35,7 +35,7 @@ NAME = "lease.json"
 RENEWAL_S, EXPIRY_S = 20.0, 90.0
 # How soon a holder notices that it was paused, and another driver that the lease was renewed.
 TICK_S = 1.0
-READ_ATTEMPTS = 10
+READ_ATTEMPTS, TAKE_ATTEMPTS = 10, 3
 # The runs of this process that hold a lease, or try to. Another of its runs has ended, even if its lease says nothing.
 _here: set[str] = set()
 
@@ -105,7 +105,7 @@ def _written(output: str) -> Iterator[None]:
         raise SystemFailure(f"output.path: the lease in {output} cannot be written ({reason}).") from error
 
 
-def _take(storage: Storage, output: str, ours: Holder) -> _Taken:
+def _take(storage: Storage, output: str, ours: Holder, attempts: int = TAKE_ATTEMPTS) -> _Taken:
     path = join(output, NAME)
     found = _find(storage, path)
     if found:
@@ -119,7 +119,11 @@ def _take(storage: Storage, output: str, ours: Holder) -> _Taken:
         now = _find(storage, path)
         if now is None and found is None:  # nothing can be written there
             raise
-        if now is None or now.holder is None or now.holder.run != ours.run:
+        if now is None or now.holder is None:
+            raise _busy(path, now) from None
+        if now.holder.run != ours.run:
+            if attempts > 1 and _has_ended(now.holder):  # an earlier run gave it back just now
+                return _take(storage, output, ours, attempts - 1)
             raise _busy(path, now) from None
         stored = now.stored  # it was written, and the answer was lost
     after_lost = number > 1 and (before is None or before.state != FINISHED)
@@ -144,7 +148,7 @@ def _await_end(storage: Storage, found: _Found) -> None:
     machines differ, and they are set. So the lease is watched.
     """
     holder, path = found.holder, found.stored.path
-    if holder and (holder.ended or (holder.of_this_process and holder.run not in _here)):
+    if holder and _has_ended(holder):
         return
     if holder and 0 < holder.remaining().total_seconds() <= EXPIRY_S:
         raise _busy(path, found)
@@ -157,6 +161,10 @@ def _await_end(storage: Storage, found: _Found) -> None:
         time.sleep(min(TICK_S, RENEWAL_S))
         if storage.lookup(path) != found.stored:
             raise _busy(path, _find(storage, path), watched=True)
+
+
+def _has_ended(holder: Holder) -> bool:
+    return holder.ended or (holder.of_this_process and holder.run not in _here)
 
 
 def _busy(path: str, found: _Found | None, *, watched: bool = False) -> RecipeError:

@@ -129,6 +129,7 @@ def stored(s3: S3Server) -> dict[str, list[dict[str, Any]]]:
     return {key: pq.read_table(pa.BufferReader(body)).to_pylist() for key, body in bodies.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_drivers_with_pauses_and_wrong_clocks_write_every_row_once(
     s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

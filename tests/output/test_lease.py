@@ -27,7 +27,7 @@ from caprl_ray.output import fence, holder, lease
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.lease import NAME, held
 from caprl_ray.recipe import sections
-from caprl_ray.storage import SourceChanged, Storage, join
+from caprl_ray.storage import SourceChanged, Storage, Stored, join
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
 
@@ -183,6 +183,22 @@ def test_a_killed_driver_of_this_machine_is_succeeded_at_once(tmp_path: Path) ->
     with held(Storage(), str(tmp_path)) as own:
         assert stored((Storage(), str(tmp_path)))["pid"] == os.getpid() and own.number == 2
     assert time.monotonic() - began < 30
+
+
+def test_a_lease_that_is_given_back_while_it_is_taken_is_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last request of a run that ended may arrive when the next run has looked already."""
+    with held(*place):
+        pass
+    replace, late = Storage.replace, iter([True])
+
+    def after_a_late_one(storage: Storage, before: Stored, content: bytes) -> Stored:
+        if next(late, False):
+            replace(storage, before, json.dumps(stored(place) | {"renewals": 99}).encode())
+        return replace(storage, before, content)
+
+    monkeypatch.setattr(Storage, "replace", after_a_late_one)
+    with held(*place) as own:
+        assert own.number == 2 and not next(late, False)
 
 
 @pytest.mark.usefixtures("short")
