@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.models import hub, local, weights
@@ -118,9 +119,13 @@ def _check_weights(recipe: Recipe, place: str | StoredModel) -> None:
 def service_key(model: Model) -> str | None:
     """The endpoint's key, from this process's environment; None for a service without keys.
 
+    A key that the recipe does not name is not sent through a network in the clear.
+
     Raises RecipeError if the variable that the recipe names has no key. The message never holds the variable's value.
     """
     name = model.api_key_env or API_KEY_ENV
+    if not model.api_key_env and not _is_private(model.endpoint or ""):
+        return None
     key = os.environ.get(name, "").strip()
     if model.api_key_env and not key:
         raise RecipeError(
@@ -130,6 +135,12 @@ def service_key(model: Model) -> str | None:
     if not re.fullmatch("[!-~]*", key):
         raise RecipeError(f"model.api_key_env: the value of the environment variable {name} cannot be a key.")
     return key or None
+
+
+def _is_private(endpoint: str) -> bool:
+    """Whether others cannot read what is sent there: by https, or within this machine."""
+    url = urlsplit(endpoint)
+    return url.scheme == "https" or url.hostname in {"localhost", "127.0.0.1", "::1"}
 
 
 def _served(recipe: Recipe) -> ModelRef:

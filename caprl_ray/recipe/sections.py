@@ -156,7 +156,7 @@ class Model(Section):
     instead of an engine in this job."""
     api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
     """The name of the environment variable that holds the endpoint's key. Replicas read it on their own nodes. If left
-    out, OPENAI_API_KEY is used if it is set."""
+    out, OPENAI_API_KEY is used if it is set and the endpoint has https or is on this machine."""
     served_name: Annotated[str, Field(min_length=1)] | None = None
     """The model's name at the endpoint. If left out, model.source."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -22,6 +22,8 @@ TEMPORARY = ".tmp-"
 # Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
 LEFT_S = 3600
 LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
+# Of file systems without hard links.
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class LocalStore:
@@ -91,7 +93,7 @@ class LocalStore:
 
     def create(self, path: str, content: bytes) -> Stored:
         target = Path(local_path(path))
-        _write(target, content, os.link)  # unlike a rename, fails if the target exists
+        _write(target, content, _link)
         return _stored(path, target.stat())
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
@@ -172,6 +174,19 @@ def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], No
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
     sync_folder(target.parent)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Unlike a rename, fails if the target exists. Some file systems (exFAT, network mounts) have no hard links."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(target, "xb") as file:
+            file.write(temporary.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _without_waiting(path: str, flags: int) -> int:

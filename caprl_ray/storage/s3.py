@@ -33,6 +33,7 @@ class S3Store:
     def lookup(self, path: str) -> Stored | Folder | None:
         """An object wins over a folder of the same name."""
         bucket, key = bucket_and_key(path)
+        _refuse_unordered(bucket)
         if key and not key.endswith("/"):
             try:
                 return self._head(path)
@@ -51,6 +52,7 @@ class S3Store:
 
     def find(self, pattern: str) -> Iterator[Stored | Folder]:
         bucket, key = bucket_and_key(pattern)
+        _refuse_unordered(bucket)
         if not has_magic(key):
             for page in self._pages(bucket, key, "/"):
                 yield from page
@@ -81,6 +83,7 @@ class S3Store:
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
         bucket, key = bucket_and_key(folder)
+        _refuse_unordered(bucket)
         prefix = _folder_key(key)
         while lone := self._lone_folder(bucket, prefix):  # otherwise nothing would be listed at the same time
             prefix = lone
@@ -223,6 +226,12 @@ def _objects(found: Stored | Listing) -> Iterator[Stored]:
         for stored in page:
             assert isinstance(stored, Stored), "a listing without a delimiter has no sub-prefixes"
             yield stored
+
+
+def _refuse_unordered(bucket: str) -> None:
+    """Directory buckets (S3 Express) list keys in no order and from no key on; listing.py needs both."""
+    if bucket.endswith("--x-s3"):
+        raise OSError(errno.EOPNOTSUPP, "an S3 directory bucket lists its keys in no order; use a general one")
 
 
 def _folder_key(key: str) -> str:

@@ -39,7 +39,7 @@ from caprl_ray.engines.pace import Pace
 from caprl_ray.engines.proof import TIMED_OUT_PROOFS
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
-from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve
+from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve, service_key
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.recipe.load import parse
@@ -502,6 +502,23 @@ def test_a_key_must_be_there_where_the_recipe_names_it(monkeypatch: pytest.Monke
     with pytest.raises(RecipeError, match=rf"model\.api_key_env: .* {KEY_ENV} is not set"):
         resolve(recipe)
     assert resolve(recipe_for("http://host/v1", api_key_env=None)).label == "endpoint:embedded"
+
+
+@pytest.mark.parametrize(
+    ("url", "named", "sent"),
+    [
+        ("http://host/v1", None, None),
+        ("http://host/v1", "OPENAI_API_KEY", KEY),
+        ("https://host/v1", None, KEY),
+        ("http://127.0.0.1:8000/v1", None, KEY),
+        ("http://localhost/v1", None, KEY),
+    ],
+)
+def test_a_key_that_the_recipe_does_not_name_is_not_sent_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, url: str, named: str | None, sent: str | None
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert service_key(recipe_for(url, api_key_env=named).model) == sent
 
 
 def test_the_sources_files_decide_size_and_control_tokens_and_an_unknown_name_only_a_cap() -> None:

@@ -1,5 +1,6 @@
 """Local storage: objects are written whole or not at all, and read only as the version that was planned."""
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -71,6 +72,21 @@ def test_a_put_that_fails_leaves_the_old_content_and_nothing_else(
             STORAGE.put(path, b"new")
     assert STORAGE.read(path) == b"old"
     assert os.listdir(tmp_path) == ["object"]
+
+
+def test_where_links_do_not_exist_a_new_object_still_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(local.os, "link", refused)
+    path = str(tmp_path / "new" / "a")
+    stored = Storage().create(path, b"first")
+    with pytest.raises(FileExistsError):
+        Storage().create(path, b"second")
+    assert Storage().read(path) == b"first" and stored.size == 5
+    assert os.listdir(tmp_path / "new") == ["a"]
 
 
 def test_an_object_that_changed_is_not_opened_as_the_planned_one(tmp_path: Path) -> None:

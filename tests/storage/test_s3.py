@@ -186,6 +186,12 @@ def test_what_is_not_there_is_one_sentence(s3: S3Server, storage: Storage) -> No
     assert storage.objects(f"s3://{BUCKET}/nowhere", ".tar") == []
 
 
+@pytest.mark.parametrize("path", ["in/", "in/*.jpg", "in/a"])
+def test_a_directory_bucket_is_no_input(storage: Storage, path: str) -> None:
+    with pytest.raises(SystemFailure, match=r"cannot be listed \(an S3 directory bucket lists its keys in no order"):
+        units_of(storage, f"s3://photos--usw2-az1--x-s3/{path}")
+
+
 def test_an_object_that_changed_is_noticed_also_in_the_middle(
     s3: S3Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
