@@ -69,7 +69,7 @@ def _image_root(path: str) -> str:
     scheme, is_uri, place = path.partition("://")
     if "\0" in path or (is_uri and (scheme not in ("file", "s3") or (scheme == "s3" and place.startswith("/")))):
         raise ValueError(f"{path!r} is not allowed; it should be a folder or a prefix such as s3://bucket/photos")
-    return path if is_uri else os.path.abspath(os.path.expanduser(path))
+    return _absolute(path)
 
 
 class Input(Section):
