@@ -1,5 +1,6 @@
 """An output folder: what may be in it at the start, what a refusal recommends, and when it is marked as complete."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_ray import pipeline
+from caprl_ray import pipeline, sources
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
-from caprl_ray.errors import LedgerUnbalanced, RecipeError
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.job import Job
-from caprl_ray.output import fence
+from caprl_ray.output import fence, lease
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger, UnitLedger
 from caprl_ray.recipe.load import parse
+from caprl_ray.storage import Storage, join
 
 
 def job(folder: Path, **model: Any) -> Job:
@@ -43,6 +45,21 @@ def test_every_field_that_a_refusal_names_can_be_adopted(tmp_path: Path) -> None
     assert output.adopted == {"model.engine.max_model_len": 512}
     output.plan()
     assert Output.open(without).adopted == {}
+
+
+def test_no_part_of_a_plan_is_stored_after_another_run_took_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, out = sources.plan_units, str(tmp_path / "out")
+
+    def lost_meanwhile(*arguments: Any) -> Iterator[Any]:
+        yield from listed(*arguments)
+        Storage().put(join(out, lease.NAME), b"{}")
+
+    monkeypatch.setattr(sources, "plan_units", lost_meanwhile)
+    with pytest.raises(SystemFailure, match="no longer held by this run"), lease.held(Storage(), out) as own:
+        Output.open(job(tmp_path), (), own).plan()
+    assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_a_recipe_is_refused_too_if_another_began_the_output_just_now(
