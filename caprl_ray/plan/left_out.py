@@ -1,0 +1,73 @@
+"""What of the input is not captioned, counted by reason.
+
+Files are left out while planning, members of a shard while it is read. Every reader of the counts shows a reason in
+the same words: those of `REASONS`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MAX_EXAMPLE = 200  # characters
+
+# A reason's name, and what was left out, in the singular and the plural.
+REASONS: Mapping[str, tuple[str, str]] = {
+    "unknown_ending": ("file of another kind", "files of other kinds"),
+    "hidden": ("hidden file", "hidden files"),
+    "housekeeping": ("file of a tool's housekeeping", "files of a tool's housekeeping"),
+    "overlap": ("file that several paths reach, captioned once", "files that several paths reach, captioned once"),
+    "own_output": ("file of a run's output", "files of a run's output"),
+    "link": ("link", "links"),
+    "special": ("device, pipe or socket", "devices, pipes or sockets"),
+    "further_image": ("further image of a sample", "further images of samples"),
+    "other_member": ("member that is neither image nor text", "members that are neither image nor text"),
+    "unkeyed_member": ("member without a sample's key", "members without a sample's key"),
+    "after_end": ("shard with bytes after its end", "shards with bytes after their end"),
+    "dropped_column": ("column", "columns"),
+}
+
+
+class LeftOut:
+    """Counts by reason, each with the first example. Bounded: it never holds more than one example of a reason."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+
+    def add(self, reason: str, example: str, count: int = 1) -> None:
+        """Count what was left out; `reason` is one of REASONS."""
+        assert reason in REASONS
+        self._counts[reason] = self._counts.get(reason, 0) + count
+        self._examples.setdefault(reason, example[:MAX_EXAMPLE])
+
+    def merge(self, other: "LeftOut") -> None:
+        """Add another's counts. The examples so far stay."""
+        for reason, count in other._counts.items():
+            self.add(reason, other._examples[reason], count)
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def report(self) -> dict[str, Any]:
+        """Counts and examples by reason, as plain data."""
+        return {r: {"count": c, "example": self._examples[r]} for r, c in sorted(self._counts.items())}
+
+    def dump(self) -> str:
+        """The counts as JSON; `load` reads it."""
+        return json.dumps(self.report(), separators=(",", ":"))
+
+    @classmethod
+    def load(cls, text: str) -> "LeftOut":
+        """Read what `dump` wrote. Reasons of newer versions are kept out."""
+        found = cls()
+        for reason, told in json.loads(text).items():
+            if reason in REASONS:
+                found.add(reason, told["example"], told["count"])
+        return found
+
+    def summary(self) -> str:
+        """One line for people: "12 hidden files (such as a/.b.jpg), 1 link (c.jpg)"."""
+        return ", ".join(
+            f"{count:,} {REASONS[reason][count != 1]} ({'such as ' if count > 1 else ''}{self._examples[reason]})"
+            for reason, count in sorted(self._counts.items(), key=lambda item: -item[1])
+        )

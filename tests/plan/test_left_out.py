@@ -1,0 +1,22 @@
+"""What is left out is counted by reason, with one example."""
+
+from caprl_ray.plan.left_out import MAX_EXAMPLE, LeftOut
+
+
+def test_counts_survive_storing_and_merging() -> None:
+    first, second = LeftOut(), LeftOut()
+    first.add("hidden", "a/.b.jpg")
+    second.add("hidden", "c/.d.jpg", 2)
+    second.add("link", "x" * 1000)
+    first.merge(LeftOut.load(second.dump()))
+    assert first.report() == {
+        "hidden": {"count": 3, "example": "a/.b.jpg"},
+        "link": {"count": 1, "example": "x" * MAX_EXAMPLE},
+    }
+    assert first.summary().startswith("3 hidden files (such as a/.b.jpg), 1 link (xxx")
+
+
+def test_nothing_left_out_is_false() -> None:
+    assert not LeftOut()
+    assert not LeftOut.load("{}")
+    assert not LeftOut.load('{"of_a_newer_version": {"count": 1, "example": "a"}}')
