@@ -31,11 +31,12 @@ LEFT_OUT_ON_CPU = {
 def main(extra: str = "cpu") -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [TORCH[extra], *LOCKED[extra], *project["dependencies"], *extras[extra]]
+    optional = [*extras["formats"], *extras["language"]]
+    wanted = [TORCH[extra], *LOCKED[extra], *project["dependencies"], *extras[extra], *optional]
     if extra == "gpu":
         write("gpu.lock", wanted)
         return
-    write("cpu.lock", [*wanted, "setuptools>=77", *extras["dev"]], LEFT_OUT_ON_CPU)
+    write("cpu.lock", [*wanted, "setuptools>=77", *(d for d in extras["dev"] if not d.startswith("caprl_ray["))], LEFT_OUT_ON_CPU)
     write("audit.lock", [AUDITOR])
 
 
