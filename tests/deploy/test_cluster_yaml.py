@@ -17,6 +17,7 @@ import pytest
 import yaml
 from botocore.validate import ParamValidator
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from caprl_ray.models import weights
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
@@ -329,12 +330,12 @@ def test_a_misspelt_field_is_refused_by_ray() -> None:
 
 def test_the_lock_that_nodes_install_has_what_the_project_wants_and_nothing_of_a_cpu_build() -> None:
     lines = (ROOT / "requirements" / "gpu.lock").read_text().splitlines()
-    locked = dict(re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line).groups() for line in lines)  # type: ignore[union-attr]
+    found = (re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line).groups() for line in lines)  # type: ignore[union-attr]
+    locked = {canonicalize_name(name): version for name, version in found}
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gpu"]]
     for requirement in map(Requirement, wanted):
-        name = re.sub(r"[-_.]+", "-", requirement.name)
-        found = locked.get(name) or locked[name.replace("-", "_")]
-        assert requirement.specifier.contains(found, prereleases=True), requirement
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), requirement
     assert locked["ray"] == RAY_VERSION
     assert "+" not in locked["torch"] and "triton" in locked and "pytest" not in locked
 
