@@ -130,6 +130,7 @@ def test_without_the_token_nothing_can_be_submitted(head: Head, tmp_path: Path) 
     assert run.returncode == 1 and "AuthenticationError" in run.stdout
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_recipe_is_a_failed_job_that_says_it(head: Head, images: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stub_recipe(images, tmp_path / "out")))
     run = submit(head, "lost", "python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.path=captions")

@@ -59,6 +59,7 @@ def leaks(head: Head, s3: S3Server, *runs: subprocess.CompletedProcess[bytes]) -
     return sorted(name for name, content in places.items() if CANARY.search(content))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_no_credential_is_found_in_anything_that_a_run_leaves(head: Head, s3: S3Server, tmp_path: Path) -> None:
     render_dataset(tmp_path / "images", 2 * IMAGES, seed=8)

@@ -161,6 +161,7 @@ def test_the_pool_grows_with_the_backlog_up_to_what_the_recipe_allows(images: Pa
     check_output(recipe, set(captioned))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_rows_of_a_node_that_joins_is_drained_and_taken_away_come_back(images: Path, tmp_path: Path) -> None:
     """Before that node another one joins, whose engine does not start. It gets no more replicas."""

@@ -135,6 +135,7 @@ print(balance.balanced, balance.finished, balance.failed)
 """
 
 
+@pytest.mark.slow
 def test_a_run_without_them_captions_everything_and_ends_a_deadly_image(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PLAIN_RUN, str(tmp_path)]
     environment = os.environ | {optional.PLAIN: "1", "PYTHONPATH": str(ROOT)}

@@ -152,6 +152,7 @@ def test_a_worker_that_is_killed_once_costs_no_row(images: Path, notes: Path, tm
     assert {attempt for _, _, attempt, _ in lines(notes, "attempt")} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_workers_end_again_and_again_does_not_go_on_for_ever(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_replica_that_is_killed_comes_back_and_leaves_no_core(
     assert gone(int(core))
 
 
+@pytest.mark.slow
 def test_in_a_dataset_without_a_plan_no_row_is_blamed_for_one_that_looks_the_same(scenes: list[bytes]) -> None:
     rows = [{"image": scenes[0], "txt": "harmless", "n": n} for n in range(150)]
     rows[70]["txt"] = EXIT

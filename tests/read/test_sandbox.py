@@ -185,6 +185,7 @@ def test_a_unit_that_cannot_even_be_opened_fails_as_a_whole(tmp_path: Path, note
     assert outcomes(read(path, access_to(path, notes))) == dict.fromkeys(range(ROWS), "read_crash")
 
 
+@pytest.mark.slow
 def test_many_places_that_kill_end_the_unit_in_bounded_time(
     tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
