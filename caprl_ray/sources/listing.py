@@ -104,10 +104,12 @@ class Listing:
         for item in items:
             path = item.path if isinstance(item, Passed) else item.stored.path
             real = path if isinstance(item, Passed) else item.real or path
+            if last is not None and real.startswith(last):
+                continue
             output = self._outputs.folder(real, root)
             if output is None:
                 yield item
-            elif output != last:
+            else:
                 last = output
                 yield Passed(path=path[: len(path) - len(real) + len(output)], reason="own_output")
 

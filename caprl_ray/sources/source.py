@@ -97,9 +97,7 @@ def planning_failures(path: str) -> Iterator[None]:
         reason, first = error.strerror or type(error).__name__, ""
         if isinstance(error, FileNotFoundError | SourceChanged):
             reason = f"{'changed' if isinstance(error, SourceChanged) else 'removed'} since it was listed"
-        elif isinstance(error, Archived):
-            first = "or leave it out, and "
-        elif isinstance(error, PermissionError):
+        elif isinstance(error, PermissionError) and not isinstance(error, Archived):
             first = "make it readable or remove it, and "
         raise SystemFailure(
             f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning goes on there."

@@ -71,7 +71,8 @@ class LocalListing:
         """The reason to pass over a folder that a link leads to."""
         if real.startswith(KERNEL):
             return "special"
-        if real.startswith(self._root) and states <= self._states_within(real[len(self._root) :]):
+        within = self._states_within(real[len(self._root) :]) if real.startswith(self._root) else NONE
+        if states <= within or self._wanted.everything(within):
             return "overlap"
         status = os.stat(real)
         identity = status.st_dev, status.st_ino, states

@@ -13,7 +13,7 @@ def test_counts_survive_storing_and_merging() -> None:
         "hidden": {"count": 3, "example": "a/.b.jpg"},
         "link": {"count": 1, "example": "x" * MAX_EXAMPLE},
     }
-    assert first.summary().startswith("3 hidden files (such as a/.b.jpg), 1 link (xxx")
+    assert first.summary().startswith("3 hidden files or folders (such as a/.b.jpg), 1 link that leads nowhere (xxx")
 
 
 def test_nothing_left_out_is_false() -> None:
