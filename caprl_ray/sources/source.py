@@ -1,5 +1,6 @@
 """What every kind of input gets: the objects that were found, and how to read them."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,10 +82,8 @@ def not_listed(path: str, error: OSError) -> SystemFailure:
             "name only what is, and run the same command again to go on."
         )
     at = f"; {error.filename}" if error.filename and error.filename != path else ""
-    return SystemFailure(
-        f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}); run the same command "
-        "again to go on."
-    )
+    again = "" if error.errno == errno.EOPNOTSUPP else "; run the same command again to go on"
+    return SystemFailure(f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}){again}.")
 
 
 @contextmanager

@@ -77,7 +77,9 @@ class Wanted:
 
     def takes(self, states: States, name: str) -> bool | str:
         """Whether a file is taken, or the reason to pass it over."""
-        if self.folders_only and not self.whole(states):
+        if self.whole(states):
+            return (self.rule and self.rule(name, False)) or True
+        if self.folders_only:
             return False
         taken = len(self.parts) in self._matched(states, name)
         return (self._reason(states, name, folder=False) or True) if taken else False
