@@ -228,7 +228,7 @@ def test_what_is_archived_says_so(s3: S3Server, remote: Storage) -> None:
     assert (first.failure.code, first.failure.detail) == ("source_unreadable", "archived in Glacier: restore it")
     s3.fault = lambda request: "archived" if request.key == "t/c.parquet" and request.method == "GET" else None
     with pytest.raises(
-        SystemFailure, match=r"t/c\.parquet cannot be planned \(archived in Glacier: restore it\); or leave"
+        SystemFailure, match=r"t/c\.parquet cannot be planned \(archived in Glacier: restore it\); run the same"
     ):
         planned(f"s3://{BUCKET}/t", storage=remote)
 
