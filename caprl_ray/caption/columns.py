@@ -7,11 +7,18 @@ from caprl_ray.rows.schema import ATTEMPTS, column
 
 CAPTION = (
     column("caption", pa.string(), "The caption."),
-    column("finish_reason", pa.string(), "Why decoding ended: stop, or length when it met max_tokens."),
-    column("flags", pa.list_(pa.string()), "What the caption checks found; empty when nothing."),
+    column("finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."),
+    column("flags", pa.list_(pa.string()), "The checks that the caption fails, and marks of its input; often empty."),
+    column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
+    column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),
+    column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
     column("caption_tokens", pa.int32(), "Tokens of the caption."),
     column("model", pa.string(), "The model that wrote the caption, with its revision."),
 )
-CODES = FAILURE_CODES | {"caption_empty": "The model wrote nothing."}
+CODES = FAILURE_CODES | {
+    "caption_empty": "The model wrote nothing, each time.",
+    "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",
+    "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
+}

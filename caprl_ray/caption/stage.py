@@ -5,6 +5,7 @@ backpressure nor a slow batch delays the rows of another batch.
 """
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Coroutine, Sequence
 from functools import partial
@@ -15,27 +16,28 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
+from caprl_ray.caption.health import Health, Sick
+from caprl_ray.caption.planted import Planted
+from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
+from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.start import Replica
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
 from caprl_ray.engines.chat import control_token_stripper
-from caprl_ray.engines.protocol import Completion, Engine, Picture
+from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.rows.stage import Changes, run_stage
-from caprl_ray.text import plain
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
 
 IDENTITY = ("unit", "index")
 PIXELS = ("pixels", "pixel_width", "pixel_height")
-# About thirty times what CapRL writes, and small enough for resources.TARGET_BLOCK_BYTES.
-MOST_CAPTION_CHARACTERS = 2**16
 # A caption, four bytes a character, and the other columns that a row gets.
 MOST_ADDED_BYTES = 4 * MOST_CAPTION_CHARACTERS + 4096
 
@@ -74,9 +76,15 @@ class Captioner:
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced) if counter else None
         self._failure: SystemFailure | None = None
+        self._quality = recipe.quality
+        self._health = Health(recipe.quality.limits, recipe.quality.window)
+        self._planted = Planted(model.size_rule)
+        self._batches = itertools.count()
+        self._told_healthy = False
         try:
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
+            self._redecoder = Redecoder(self._engine, Rules(recipe.quality), recipe.quality, self._seen)
             self._strip = control_token_stripper(self._engine.control_tokens)
             self._say_missed()
         except SystemFailure as failure:
@@ -95,6 +103,10 @@ class Captioner:
             _check_size(table, self._most_bytes)
         try:
             captioned = run_stage(self, table)
+        except Sick as sick:
+            if self._replica:
+                self._replica.sick(str(sick))
+            raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
             if self._replica:
                 self._replica.lost(failure)
@@ -124,26 +136,44 @@ class Captioner:
         return self._run(self._caption_all(rows))
 
     async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        return await asyncio.gather(*map(self._caption, rows))
+        """Caption rows, with the planted pictures between them now and then. Raises Sick."""
+        results, _ = await asyncio.gather(asyncio.gather(*map(self._caption, rows)), self._check_self())
+        return results
+
+    async def _check_self(self) -> None:
+        every = self._quality.self_check
+        if every and next(self._batches) % every == 0:
+            fault = await self._planted.fault(self._engine)
+            if fault:
+                raise Sick(fault)
 
     async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
         picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
         columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
         try:
             prompt = self._prompt.fill(columns, self._strip)
-            return self._kept(await self._engine.caption(picture, prompt))
+            return self._changes(await self._redecoder.caption(picture, prompt))
         except RowFailure as failure:
             return failure
 
-    def _kept(self, completion: Completion) -> Changes:
-        caption = plain(completion.text)
-        if not caption.strip():
-            raise RowFailure("caption_empty")
-        truncated = completion.finish_reason == "length" or len(caption) > MOST_CAPTION_CHARACTERS
+    def _seen(self, first: Decode) -> None:
+        self._health.add(first.flags, first.text)
+        fault = self._health.sick()
+        if fault:
+            raise Sick(fault)
+        if self._health.whole and self._counter and not self._told_healthy:
+            self._told_healthy = True
+            self._counter.healthy.remote()
+
+    def _changes(self, kept: Kept) -> Changes:
+        completion = kept.decode.completion
         return {
-            "caption": caption[:MOST_CAPTION_CHARACTERS],
+            "caption": kept.decode.text,
             "finish_reason": completion.finish_reason,
-            "flags": ["truncated"] if truncated else [],
+            "flags": list(kept.decode.flags),
+            "repaired": list(kept.repaired),
+            "decodes": kept.decodes,
+            "decoded_tokens": kept.tokens,
             "prompt_tokens": completion.prompt_tokens,
             "caption_tokens": completion.caption_tokens,
             "model": self._model.label,

@@ -1,8 +1,8 @@
 """The protocol of engines. The rest of the job cannot tell them apart (docs/design.md, D9)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,18 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An engine's answer for one image."""
+    """An engine's answer for one image.
+
+    `finish_reason` is stop, length (it met max_tokens) or repetition (the engine stopped a loop).
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None  # None if a service does not say
     caption_tokens: int | None
+
+
+AS_THE_RECIPE: Mapping[str, Any] = {}
 
 
 class Engine(Protocol):
@@ -36,8 +42,13 @@ class Engine(Protocol):
         """The tokens of the model's chat format, to be removed from the dataset's own texts."""
         ...
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture. `prompt` is the user's turn; the engine adds its chat format."""
+    async def caption(
+        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
+        """Caption one picture. `prompt` is the user's turn; the engine adds its chat format.
+
+        `sampling` holds the fields of the recipe's sampling that differ for this caption.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from caprl_ray.engines.concurrency import max_num_seqs
-from caprl_ray.engines.protocol import Completion, EngineDied, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.recipe.sections import Recipe
 
@@ -46,7 +46,9 @@ class StubEngine:
     arguments: Mapping[str, Any] = {}
     steps = 0
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(
+        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption by `stub_caption`, after one turn of the event loop."""
         await asyncio.sleep(0)
         if EXIT in prompt:
@@ -65,12 +67,14 @@ class StubWithPlaces(StubEngine):
     def __init__(self, places: int, seconds: tuple[float, float]) -> None:
         self._places, self._seconds = asyncio.Semaphore(places), seconds
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(
+        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption after the picture's own time, in one of the places."""
         async with self._places:
             await asyncio.sleep(stub_seconds(bytes(picture.pixels), *self._seconds))
             self.steps += 1
-            return await super().caption(picture, prompt)
+            return await super().caption(picture, prompt, sampling)
 
 
 class StubWithCore(StubEngine):
@@ -89,7 +93,9 @@ class StubWithCore(StubEngine):
             core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
         return cls(core, reaper)
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(
+        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption when the core has answered. Raises EngineDied if it is gone."""
         assert self._core.stdin
         if self._reader.done() or self._core.stdin.is_closing():
@@ -99,7 +105,7 @@ class StubWithCore(StubEngine):
         self._waiting[number] = answer
         self._core.stdin.write(f"{number} {' '.join(prompt.split())}\n".encode())
         await answer
-        return await super().caption(picture, prompt)
+        return await super().caption(picture, prompt, sampling)
 
     def stop(self) -> None:
         self._reaper.kill()

@@ -1,0 +1,1 @@
+"""Checks on captions. Importable without Ray and without an engine."""
