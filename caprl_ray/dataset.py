@@ -8,6 +8,7 @@ from ray.data import DataContext, Dataset
 
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import captioned
+from caprl_ray.caption.rules import Rules
 from caprl_ray.cluster import resources, session
 from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
@@ -31,7 +32,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
 
     Args:
         rows: a Dataset with a column of encoded images, as bytes or as Hugging Face's struct with a field `bytes`.
-        settings: the recipe's sections prepare, model, replicas, prompt and sampling, as plain data.
+        settings: the recipe's sections prepare, model, replicas, prompt, sampling and quality, as plain data.
         image_column: the name of that column.
 
     Returns:
@@ -46,6 +47,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     launch.check_engine(parsed)
+    Rules(parsed.quality)  # refuses checks that do not exist
     model = resolve(parsed)
     _check_columns(rows, image_column)
     _configure(rows.context, parsed)
