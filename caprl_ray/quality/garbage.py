@@ -1,0 +1,109 @@
+"""The check for captions that are not language: an engine's or a tokenizer's fault more often than the image's."""
+
+import re
+import string
+from dataclasses import dataclass
+from typing import ClassVar
+
+from caprl_ray.quality.caption import Caption, outside_quotes
+from caprl_ray.quality.check import Check, threshold
+
+REPLACEMENT = "\ufffd"
+# Tokens of chat formats and of tokenizers. What may also be HTML (<s>, <image>) is left out.
+SPECIAL = re.compile(
+    r"<\|[\w/.-]{2,40}\|>|<｜[^<>\n]{2,40}｜>|</?(?:start_of_turn|end_of_turn|unk|pad|bos|eos|think|IMG_CONTEXT)>"
+    r"|<s>(?=\s*\[INST\])|</s>\s*\Z|\[/?INST\]|<</?SYS>>|\[(?:PAD|UNK|CLS|SEP|MASK|IMG)\]|<0x[0-9A-F]{2}>|<unused\d+>"
+    r"|\baddCriterion\b|^(?:assistant|user|system)\s*$|^(?:ASSISTANT|USER|Human|Assistant|User):",
+    re.MULTILINE,
+)
+_MAY_BE_SPECIAL = re.compile(
+    r"[<\[]|addCriterion|^(?:assistant|user|system|ASSISTANT|USER|Human|Assistant|User)\b", re.M
+)
+# The marks for spaces in byte-level BPE and in SentencePiece.
+_SPACE_MARKS = re.compile("[Ġ▁Ċ]\\w")
+_ALNUM = (string.ascii_letters + string.digits).encode() + bytes(range(0x80, 0x100))
+_WHITE = string.whitespace.encode()
+_SCRIPTS = (
+    *("[A-Za-z\u00c0-\u024f]", "[\u0370-\u03ff]", "[\u0400-\u04ff]", "[\u0590-\u05ff]", "[\u0600-\u06ff]"),
+    *("[\u0900-\u0dff]", "[\u0e00-\u0eff]", "[\u3040-\u30ff\u3400-\u9fff]", "[\uac00-\ud7af]"),
+)
+# A letter that is followed at once by a letter of another script.
+_MIXED = re.compile("|".join(f"{script}(?!{script})(?=[^\\W\\d_])" for script in _SCRIPTS))
+_SAMPLES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage(Check):
+    """The caption is no language: one character or word nearly all through, symbols, a token's debris."""
+
+    name: ClassVar = "garbage"
+    severe: ClassVar = True
+    spares: ClassVar = (
+        "Code, tables, formulas and other scripts; special tokens in quotes or code, as on a picture of a tokenizer."
+    )
+
+    one_character: float = threshold(
+        0.9, 0.3, 1, "The share of one character, spaces apart.", "vLLM with not-a-number logits writes only `!`"
+    )
+    one_word: float = threshold(
+        0.8, 0.3, 1, "The share of one word, of 8 words or more.", "cosmos-curator flags half, of 6 words or more"
+    )
+    symbols: float = threshold(
+        0.75, 0.3, 1, "The share of symbols, of 40 characters or more.", "measured on benchmarks/captions: code has 0.4"
+    )
+    replacement_characters: int = threshold(
+        1, 1, 1000, "How many U+FFFD, which stand for bytes that are no text.", "good captions have none"
+    )
+    mixed_scripts: int = threshold(
+        4, 2, 1000, "How often scripts change within a word, outside quotes.", "measured on benchmarks/captions"
+    )
+
+    def found(self, caption: Caption) -> bool:
+        text = caption.text
+        return bool(
+            (REPLACEMENT in text and text.count(REPLACEMENT) >= self.replacement_characters)
+            or self._one_character(text)
+            or self._one_word(caption.words)
+            or self._symbols(text)
+            or _debris(text)
+            or self._mixed(text)
+        )
+
+    def _one_character(self, text: str) -> bool:
+        text = text.strip()
+        if len(text) < 12:
+            return False
+        spaces = text.count(" ") + text.count("\n")
+        samples = {text[place] for place in range(0, len(text), -(-len(text) // _SAMPLES))} - {" ", "\n"}
+        return any(text.count(character) >= self.one_character * (len(text) - spaces) for character in samples)
+
+    def _one_word(self, words: list[str]) -> bool:
+        if len(words) < 8:
+            return False
+        samples = {words[place] for place in range(0, len(words), -(-len(words) // _SAMPLES))} - {"|"}
+        return any(words.count(word) >= self.one_word * len(words) for word in samples)
+
+    def _symbols(self, text: str) -> bool:
+        visible = text.encode(errors="replace").translate(None, _WHITE)
+        return len(visible) >= 40 and len(visible.translate(None, _ALNUM)) > self.symbols * len(visible)
+
+    def _mixed(self, text: str) -> bool:
+        return not text.isascii() and (
+            len(_MIXED.findall(text)) >= self.mixed_scripts
+            and _of_many_scripts(outside_quotes(text), self.mixed_scripts)
+        )
+
+
+def _debris(text: str) -> bool:
+    """Special tokens outside quotes and code, or a tokenizer's marks for spaces."""
+    if _MAY_BE_SPECIAL.search(text) and SPECIAL.search(text) and SPECIAL.search(outside_quotes(text)):
+        return True
+    return not text.isascii() and len(_SPACE_MARKS.findall(text)) >= 3
+
+
+def _of_many_scripts(text: str, least: int) -> bool:
+    """Whether letters of three scripts or more touch each other."""
+    touching = [place.start() for place in _MIXED.finditer(text)]
+    scripts = {number for start in touching for number, s in enumerate(_SCRIPTS) if re.match(s, text[start])}
+    after = {number for start in touching for number, s in enumerate(_SCRIPTS) if re.match(s, text[start + 1])}
+    return len(touching) >= least and len(scripts | after) >= 3
