@@ -7,7 +7,9 @@ from caprl_ray.rows.schema import ATTEMPTS, column
 
 CAPTION = (
     column("caption", pa.string(), "The caption."),
-    column("finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."),
+    column(
+        "finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."
+    ),
     column("flags", pa.list_(pa.string()), "The checks that the caption fails, and marks of its input; often empty."),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
     column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),

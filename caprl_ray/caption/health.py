@@ -22,9 +22,7 @@ class Health:
         self._limits = limits
         self._flags: collections.deque[frozenset[str]] = collections.deque(maxlen=window)
         self._counts: collections.Counter[str] = collections.Counter()
-        self._examples: dict[str, collections.deque[str]] = {
-            flag: collections.deque(maxlen=SHOWN) for flag in limits
-        }
+        self._examples: dict[str, collections.deque[str]] = {flag: collections.deque(maxlen=SHOWN) for flag in limits}
 
     def add(self, flags: Collection[str], text: str) -> None:
         """Count one caption."""

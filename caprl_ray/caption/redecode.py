@@ -64,9 +64,7 @@ class Redecoder:
             repaired=[flag for flag in first.flags if flag not in best.flags],
         )
 
-    async def _decode(
-        self, picture: Picture, prompt: str, alt_text: str, sampling: Mapping[str, Any]
-    ) -> Decode:
+    async def _decode(self, picture: Picture, prompt: str, alt_text: str, sampling: Mapping[str, Any]) -> Decode:
         completion = await self._engine.caption(picture, prompt, sampling)
         text = plain(completion.text)
         seen = Caption(

@@ -118,9 +118,7 @@ class EndpointEngine:
             )
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
-    async def caption(
-        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
-    ) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the service."""
         return await self._proof.caption(picture, prompt, sampling)
 

@@ -39,9 +39,7 @@ class Proof:
         self._proved = 0.0  # when the last picture that was captioned had been sent
         self._failure: SystemFailure | None = None
 
-    async def caption(
-        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
-    ) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure if this row is at fault, SystemFailure if the service is."""
         self._proof = self._proof or (blank(picture), PROOF_PROMPT)
         suspects = []

@@ -42,9 +42,7 @@ class Engine(Protocol):
         """The tokens of the model's chat format, to be removed from the dataset's own texts."""
         ...
 
-    async def caption(
-        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
-    ) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. `prompt` is the user's turn; the engine adds its chat format.
 
         `sampling` holds the fields of the recipe's sampling that differ for this caption.

@@ -62,9 +62,7 @@ class Revival:
         revival._watcher = asyncio.create_task(revival._watch())
         return revival
 
-    async def caption(
-        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
-    ) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure `engine_crash` if this row kills the engine, SystemFailure if every
         row would."""
         for deaths in range(len(COMPANY)):

@@ -186,9 +186,7 @@ class VllmEngine:
         """Grows while the core computes: with each of its answers, and on a CPU with the time that it uses."""
         return self._steps + (int(self._reaper.cpu_seconds() / STEP_CPU_S) if self._on_cpu else 0)
 
-    async def caption(
-        self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
-    ) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
 

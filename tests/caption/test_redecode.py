@@ -29,7 +29,7 @@ class Engine:
         self.asked: list[Mapping[str, Any]] = []
         self.ended = 0
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = {}) -> Completion:  # noqa: B006
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = {}) -> Completion:
         self.asked.append(sampling)
         answer = self._answers[[{}, FIRST, SECOND].index(dict(sampling))]
         await asyncio.sleep(0.01 if answer == "never" else 0)

@@ -93,7 +93,13 @@ def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_i
         reaper: Any = Computing()
         chat = ChatFormat(prefix="", suffix="")
         engine = VllmEngine(
-            Llm(Core(), looked_up=True), reaper, chat, processor, sampling=lambda kind, _: kind, arguments={}, on_cpu=on_cpu
+            Llm(Core(), looked_up=True),
+            reaper,
+            chat,
+            processor,
+            sampling=lambda kind, _: kind,
+            arguments={},
+            on_cpu=on_cpu,
         )
         seen = []
         for reaper.seconds in (0.0, 1.0, 60.0, 60.0, 120.0):

@@ -17,8 +17,8 @@ from caprl_ray.caption import job, start
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import resources
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.engines.stub import DIE, EXIT, HANG
-from caprl_ray.errors import SystemFailure
+from caprl_ray.engines.stub import DIE, EXIT, HANG, SICK, SWAP
+from caprl_ray.errors import SystemFailure, TooManyFailures
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.watch.counter import FORGIVEN, Counter
@@ -237,3 +237,28 @@ def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
     counter, here = Counter(), ray.get_runtime_context().get_node_id()
     assert [counter.begin("row", f"{n:056x}") for n in range(FORGIVEN + 2)] == [0] * (FORGIVEN + 1) + [1]
     assert [counter.begin("row", here), counter.begin("row", here)] == [2, 3]
+
+
+@pytest.mark.parametrize("word", [SICK, SWAP])
+def test_a_replica_that_turns_sick_is_replaced_and_its_batches_are_captioned_again(
+    scenes: list[bytes], tmp_path: Path, word: str
+) -> None:
+    """From one row on it writes !!!!, or swaps the captions of its rows. Every caption in the output is right."""
+    texts = shard(tmp_path / "0.tar", scenes[:ROWS], {50: word + str(tmp_path / "sick")})
+    quality = {"self_check": 1, "checks": {"prompt_echo": "off"}}
+    recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", quality=quality)
+    balance = pipeline.run(caption_job(recipe))
+    assert (tmp_path / "sick").exists()
+    assert (balance.finished, balance.failed) == (ROWS, 0)
+    for row in pq.read_table(tmp_path / "out" / "data").to_pylist():
+        number = row["index"]
+        assert row["caption"] == expected_caption(scenes[number], recipe).replace("{txt}", texts[number])
+
+
+def test_a_run_whose_replicas_are_all_sick_ends_with_examples(scenes: list[bytes], tmp_path: Path) -> None:
+    words = {number: SICK + str(tmp_path / f"sick{number}") for number in range(ROWS)}
+    shard(tmp_path / "0.tar", scenes[:ROWS], words)
+    with pytest.raises(
+        TooManyFailures, match=r"flagged garbage, more than 0.1 allows \(such as '!!!!.*what is written"
+    ):
+        pipeline.run(caption_job(stub_recipe(tmp_path / "0.tar", tmp_path / "out")))
