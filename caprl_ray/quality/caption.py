@@ -47,8 +47,3 @@ class Caption:
     def words(self) -> list[str]:
         """The parts of the text between spaces."""
         return self.text.split()
-
-    @cached_property
-    def folded(self) -> str:
-        """The text in lower case, with single spaces."""
-        return " ".join(self.words).casefold()

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,27 @@ SPECIAL = re.compile(
     r"|\baddCriterion\b|^(?:assistant|user|system)\s*$|^(?:ASSISTANT|USER|Human|Assistant|User):",
     re.MULTILINE,
 )
-_MAY_BE_SPECIAL = re.compile(
-    r"[<\[]|addCriterion|^(?:assistant|user|system|ASSISTANT|USER|Human|Assistant|User)\b", re.M
+# What every match of SPECIAL has: to look for these first is ten times as fast.
+_SIGNS = (
+    *(
+        "<|",
+        "<｜",
+        "of_turn>",
+        "unk>",
+        "pad>",
+        "bos>",
+        "eos>",
+        "think>",
+        "IMG_CONTEXT",
+        "<s>",
+        "</s>",
+        "INST]",
+        "SYS>>",
+    ),
+    *("[PAD", "[UNK", "[CLS", "[SEP", "[MASK", "[IMG", "<0x", "<unused", "addCriterion"),
+    *("\nassistant", "\nuser", "\nsystem", "Human:", "ser:", "sistant:", "USER:", "SISTANT:"),
 )
+_ROLES = ("assistant", "user", "system")
 # The marks for spaces in byte-level BPE and in SentencePiece.
 _SPACE_MARKS = re.compile("[Ġ▁Ċ]\\w")
 _ALNUM = (string.ascii_letters + string.digits).encode() + bytes(range(0x80, 0x100))
@@ -29,7 +48,7 @@ _SCRIPTS = (
 )
 # A letter that is followed at once by a letter of another script.
 _MIXED = re.compile("|".join(f"{script}(?!{script})(?=[^\\W\\d_])" for script in _SCRIPTS))
-_SAMPLES = 8
+_SAMPLES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +92,17 @@ class Garbage(Check):
         text = text.strip()
         if len(text) < 12:
             return False
-        spaces = text.count(" ") + text.count("\n")
-        samples = {text[place] for place in range(0, len(text), -(-len(text) // _SAMPLES))} - {" ", "\n"}
-        return any(text.count(character) >= self.one_character * (len(text) - spaces) for character in samples)
+        common = _common(text[:: -(-len(text) // _SAMPLES)]) - {" ", "\n"}
+        return any(
+            text.count(character) >= self.one_character * (len(text) - text.count(" ") - text.count("\n"))
+            for character in common
+        )
 
     def _one_word(self, words: list[str]) -> bool:
         if len(words) < 8:
             return False
-        samples = {words[place] for place in range(0, len(words), -(-len(words) // _SAMPLES))} - {"|"}
-        return any(words.count(word) >= self.one_word * len(words) for word in samples)
+        common = _common(words[:: -(-len(words) // _SAMPLES)]) - {"|"}
+        return any(words.count(word) >= self.one_word * len(words) for word in common)
 
     def _symbols(self, text: str) -> bool:
         visible = text.encode(errors="replace").translate(None, _WHITE)
@@ -94,9 +115,15 @@ class Garbage(Check):
         )
 
 
+def _common(samples: Sequence[str]) -> set[str]:
+    """What is a third of the samples or more: much less than what a check looks for."""
+    return {sample for sample in set(samples) if 3 * samples.count(sample) >= len(samples)}
+
+
 def _debris(text: str) -> bool:
     """Special tokens outside quotes and code, or a tokenizer's marks for spaces."""
-    if _MAY_BE_SPECIAL.search(text) and SPECIAL.search(text) and SPECIAL.search(outside_quotes(text)):
+    may_be = any(sign in text for sign in _SIGNS) or text.startswith(_ROLES)
+    if may_be and SPECIAL.search(text) and SPECIAL.search(outside_quotes(text)):
         return True
     return not text.isascii() and len(_SPACE_MARKS.findall(text)) >= 3
 

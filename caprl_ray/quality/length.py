@@ -52,14 +52,14 @@ class TooShort(Check):
     """The caption has fewer words than a description needs."""
 
     name: ClassVar = "too_short"
-    spares: ClassVar = "Text in scripts without spaces: two characters count as a word."
+    spares: ClassVar = "Text in scripts without spaces, where two characters count as a word; what is `empty`."
 
     words: int = threshold(4, 1, 2000, "The fewest words.", "cosmos-curator flags captions of fewer than 4 words")
 
     def found(self, caption: Caption) -> bool:
         if len(caption.words) >= self.words or len(caption.text) >= self.words * _LONGEST_WORD:
             return False
-        return word_count(caption) < self.words
+        return word_count(caption) < self.words and bool(_LETTER.search(caption.text))
 
 
 @dataclass(frozen=True, kw_only=True)
