@@ -126,7 +126,7 @@ class Half:
         for text in self.random.sample(self.scenes, 6):
             _, unit, within, _ = self.random.choice(list(units(self.random))[self.number :: 2])
             start = beginning(text, 0.5, within=within)
-            middle = repeated("", unit, self.random.randint(1300, 2400), 3)
+            middle = repeated("", unit, int(len(text) * self.random.uniform(1.5, 1.8)), 3)
             yield self.looped("loop_middle", f"{start}{middle}.\n\n{text[len(start) :].strip()}", "stop")
         for text in self.random.sample(self.scenes, 3):
             yield self.looped("loop_stopped", text + " and a tree" * 6, "repetition")
@@ -147,9 +147,9 @@ class Half:
             kind[5:] in OTHER_SCRIPTS and (len(said) == 1 or (" " in unit(0) and " " not in said))
         )
         if one_token and start:
-            length = min(length, 3 * len(start))  # more would be garbage as well
-        if kind in ("loop_zh", "loop_ja"):
-            length = min(length, 2500)
+            length = min(length, 2 * len(start))  # more would be garbage as well
+        if kind[5:] in OTHER_SCRIPTS:
+            length = min(length, 2500)  # about 2,000 tokens
         nothing_else = not start and one_token and (" " not in said or not re.search(r"\w", said))
         return self.looped(kind, repeated(start, unit, length, least), finished, *(["garbage"] if nothing_else else []))
 
@@ -160,7 +160,7 @@ class Half:
 
     def garbage(self) -> Iterator[Item]:
         """What is no language. Long runs of one character or word are loops, too."""
-        texts = [t for t in self.random.sample(self.latin * 3, 36) if "```" not in t]
+        texts = [t for t in self.random.sample(self.latin * 3, 36) if "```" not in t and "http" not in t]
         for text in list(garbage(self.random, texts))[self.number :: 2]:
             words = text.split()
             run = len(text) >= 200 and (len(set(text)) <= 2 or len(set(words)) == 1 < len(words))

@@ -99,7 +99,7 @@ def units(r: random.Random) -> Iterator[tuple[str, Callable[[int], str], bool, i
     for number in NUMBERS:
         yield "number", lambda n, s=number: s, True, 60  # type: ignore[misc]
     for row in ROWS:
-        yield "row", lambda n, s=row: s if n else f"\n\n{s}", False, 14  # type: ignore[misc]
+        yield "row", lambda n, s=row: s if n else f"\n\n{s}", False, 20  # type: ignore[misc]
     for drifting in DRIFTING:
         begun = r.randint(1, 30)
         yield "counter", lambda n, d=drifting, b=begun: d(b + n, r), False, 30  # type: ignore[misc]
@@ -108,7 +108,7 @@ def units(r: random.Random) -> Iterator[tuple[str, Callable[[int], str], bool, i
 def garbage(r: random.Random, good: list[str]) -> Iterator[str]:
     """Captions that are no language, or hold what no caption may hold."""
     yield from ("!" * n for n in (40, 512, 2048))
-    yield from (mark * n for mark, n in (("0", 300), ("…", 200), ("的", 400), ("?", 64), ("\u3000.", 90)))
+    yield from (mark * n for mark, n in (("0", 300), ("…", 200), ("的", 400), ("?", 64), ("\u3000.", 40)))
     yield from (f"{word} " * n for word, n in (("the", 200), ("addCriterion", 120), ("image", 60), ("و", 150)))
     soup = "ใน obj زم _cfg 구조 });\n Ünder 的ق เพื่อ ++; нов lä 【】 ##end ק ל ή ش_ptr 在 ing ょう".split(" ")
     for size in (60, 200, 400):

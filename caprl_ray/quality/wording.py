@@ -1,6 +1,7 @@
 """Checks for words that say nothing about the image: to the user, about the caption itself, or always the same."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,11 +44,12 @@ _FORMULA = re.compile(
     re.IGNORECASE,
 )
 _END = 200
-# What every match of _PRAISE has: to look for these first is thirty times as fast.
+# What every match of _PRAISE has, and how far it reaches: to search only there is thirty times as fast.
 _PRAISE_SIGNS = (
-    *("description", "caption", "breakdown", "summary", "overview", "analysis", "answer", "response", "detail"),
-    *("accurately", "faithfully", "comprehensively", "thoroughly"),
+    *("description", "caption", "breakdown", "summary", "overview", "analysis", "answer", "response", "details ha"),
+    *("detail ha", "accurately", "faithfully", "comprehensively", "thoroughly"),
 )
+_BEFORE, _AFTER = 40, 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,16 @@ class Boilerplate(Check):
         if _OPENER.search(text[:200]) or _CLOSER.search(text[-_END:]) or (len(text) < 60 and _COLLAPSED.search(text)):
             return _outside(text)
         lowered = text.lower()
-        return any(sign in lowered for sign in _PRAISE_SIGNS) and _praises(lowered)
+        return any(map(_PRAISE.search, _around_signs(lowered))) and bool(_PRAISE.search(outside_quotes(text)))
 
 
-def _praises(text: str) -> bool:
-    return bool(_PRAISE.search(text)) and bool(_PRAISE.search(outside_quotes(text)))
+def _around_signs(text: str) -> Iterator[str]:
+    """The places of a text where it may praise itself."""
+    for sign in _PRAISE_SIGNS:
+        place = text.find(sign)
+        while place >= 0:
+            yield text[max(0, place - _BEFORE) : place + _AFTER]
+            place = text.find(sign, place + _AFTER)
 
 
 def _outside(text: str) -> bool:
