@@ -6,7 +6,8 @@ The embedded model captions rendered scenes on this machine's CPU, so that each 
 captions are made faulty by sampling, and the retries take the fault away:
 
     truncated       at most 16 tokens, which are too few for most scenes; retries have 96
-    looping         the end of the caption is ignored, so that the model repeats itself up to 512 tokens; retries heed it
+    looping         the end of the caption is ignored, so that the model repeats itself, at most 512 tokens; retries
+                    heed it
     not_stopped     the same, but the engine does not stop loops (sampling.repetition_detection: null)
     sound           ordinary sampling: nothing is to be repaired
 

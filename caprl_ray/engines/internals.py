@@ -103,20 +103,23 @@ def _chunked(step: Callable[[Any], Any], pass_on: Callable[[dict[int, Any]], dic
     return chunked
 
 
-def loops_found(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of vLLM's SamplingParams, with the detection of loops as vLLM's own class.
+def sampling_classes(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of vLLM's SamplingParams, with vLLM's own classes in place of plain data.
 
-    Without it where this vLLM (before 0.17) detects none.
+    Without the detection of loops if this vLLM has none.
     """
-    detection = fields.pop("repetition_detection")
-    if detection is None:
-        return fields
-    try:
-        from vllm.sampling_params import RepetitionDetectionParams
-    except ImportError:
-        miss(STOPPED)
-        return fields
-    return fields | {"repetition_detection": RepetitionDetectionParams(**detection)}
+    from vllm import sampling_params
+
+    structured, detection = fields.get("structured_outputs"), fields.pop("repetition_detection")
+    if structured:
+        fields |= {"structured_outputs": sampling_params.StructuredOutputsParams(**structured)}
+    if detection:
+        kind = getattr(sampling_params, "RepetitionDetectionParams", None)
+        if kind is None:
+            miss(STOPPED)
+        else:
+            fields |= {"repetition_detection": kind(**detection)}
+    return fields
 
 
 def look_seldom_for_loops() -> None:
