@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
-from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines import internals
+from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.output.folder import Output
