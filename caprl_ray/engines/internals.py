@@ -5,6 +5,7 @@ If this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLL
 (cluster/optional.py). All imports of vLLM are inside functions.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -123,11 +124,10 @@ def sampling_classes(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def look_seldom_for_loops() -> None:
-    """Let the core of this process look for loops at every LOOK_EVERYth token. Call it in the core."""
+    """Let the core of this process look for loops at every LOOK_EVERYth token. Call it in the core, which has vLLM."""
 
     def reach() -> None:
-        from vllm.v1.core.sched import utils
-
+        utils: Any = sys.modules["vllm.v1.core.sched.utils"]
         every = utils.check_sequence_repetition
 
         def seldom(token_ids: Any, params: Any) -> bool:
