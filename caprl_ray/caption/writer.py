@@ -48,13 +48,24 @@ class Writer:
 
         Raises Sick if the captions cannot be trusted, and SystemFailure as the engine does.
         """
-        written, _ = await asyncio.gather(asyncio.gather(*map(self._row, rows)), self._check_self())
+        first = asyncio.Event()
+
+        async def one(row: dict[str, Any]) -> Changes | RowFailure:
+            try:
+                return await self._row(row)
+            finally:
+                first.set()
+
+        checks = [self._check_self(first)] if rows else []
+        written, *_ = await asyncio.gather(asyncio.gather(*map(one, rows)), *checks)
         return written
 
-    async def _check_self(self) -> None:
+    async def _check_self(self, first: asyncio.Event) -> None:
+        """Caption the planted pictures when it is time, in the middle of a batch: when its first row has ended."""
         every = self._recipe.quality.self_check
         if not every or next(self._batches) % every:
             return
+        await first.wait()
         # Twice: a service may sample although it is asked not to.
         if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
             raise Sick(fault)
