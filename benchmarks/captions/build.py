@@ -124,7 +124,9 @@ class Half:
             finished = ("stop", "length", None)[number % 3]
             yield self.looped("loop_paragraph", repeated(text, lambda n, e=end: f"\n\n{e.strip()}", 0, 3), finished)
         for text in self.random.sample(self.scenes, 6):
-            _, unit, within, _ = self.random.choice(list(units(self.random, self.number)))
+            # Rows and counters that stop by themselves cannot be told from a table or an axis.
+            levels = ("sentence", "two sentences", "phrase", "line")
+            _, unit, within, _ = self.random.choice([u for u in units(self.random, self.number) if u[0] in levels])
             start = beginning(text, 0.5, within=within)
             middle = repeated("", unit, int(len(text) * self.random.uniform(1.5, 1.8)), 3)
             yield self.looped("loop_middle", f"{start}{middle}.\n\n{text[len(start) :].strip()}", "stop")
@@ -136,6 +138,8 @@ class Half:
     ) -> Item:
         """One caption that ends in a loop."""
         share, finished = PLACES[number % len(PLACES)], FINISHED[(number // 2) % len(FINISHED)]
+        if level == "counter":
+            finished = "length"  # one that stops by itself cannot be told from a table or an axis
         one_token = level in ("word", "character", "number", "row")
         if one_token and share == 0.1:
             share = 0.4
@@ -145,13 +149,14 @@ class Half:
         least = max(least, -(-200 // len(unit(0).encode())))  # less is no loop yet
         said = unit(0).strip().strip("،,")
         one_token = one_token or (
-            kind[5:] in OTHER_SCRIPTS[0] and (len(said) == 1 or (" " in unit(0) and " " not in said))
+            kind[5:] in OTHER_SCRIPTS[0] and (len(said) <= 4 or (" " in unit(0) and " " not in said))
         )
         if one_token and start:
             length = min(length, 2 * len(start))  # more would be garbage as well
         if kind[5:] in OTHER_SCRIPTS[0]:
             length = min(length, 2500)  # about 2,000 tokens
-        nothing_else = not start and one_token and (" " not in said or not re.search(r"\w", said))
+        bare = level in ("row", "counter") and len(re.findall(r"[^\s\w]", said)) > 3 * len(re.findall(r"\w", said))
+        nothing_else = not start and (bare or one_token) and (bare or " " not in said or not re.search(r"\w", said))
         return self.looped(kind, repeated(start, unit, length, least), finished, *(["garbage"] if nothing_else else []))
 
     def looped(self, kind: str, text: str, finished: str | None, *labels: str) -> Item:

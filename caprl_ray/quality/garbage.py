@@ -12,7 +12,7 @@ from caprl_ray.quality.check import Check, threshold
 REPLACEMENT = "\ufffd"
 # Tokens of chat formats and of tokenizers. What may also be HTML (<s>, <image>) is left out.
 _TOKEN = re.compile(
-    r"<(?:\|[\w/.-]{2,40}\|>|｜[^<>\n]{2,40}｜>|/?(?:start_of_turn|end_of_turn|unk|pad|bos|eos|think|IMG_CONTEXT)>"
+    r"<(?:\|[^\s<>|]{2,40}\|>|｜[^<>\n]{2,40}｜>|/?(?:start_of_turn|end_of_turn|unk|pad|bos|eos|think|IMG_CONTEXT)>"
     r"|s>(?=\s*\[INST\])|/s>\s*\Z|</?SYS>>|0x[0-9A-F]{2}>|unused\d+>)"
     r"|\[(?:/?INST|PAD|UNK|CLS|SEP|MASK|IMG)\]"
 )
@@ -74,6 +74,7 @@ class Garbage(Check):
             (REPLACEMENT in text and text.count(REPLACEMENT) >= self.replacement_characters)
             or self._one_character(text)
             or self._one_word(caption.words)
+            or self._one_part(text)
             or self._symbols(text)
             or _debris(text)
             or self._mixed(text)
@@ -94,6 +95,13 @@ class Garbage(Check):
             return False
         common = _common(words[:: -(-len(words) // _SAMPLES)]) - {"|"}
         return any(words.count(word) >= self.one_word * len(words) for word in common)
+
+    def _one_part(self, text: str) -> bool:
+        """The same for scripts without spaces: two to four characters that are nearly all."""
+        middle = len(text) // 2
+        return len(text) >= 40 and any(
+            text.count(text[middle : middle + n]) * n >= self.one_character * len(text) for n in (2, 3, 4)
+        )
 
     def _symbols(self, text: str) -> bool:
         visible = text.encode(errors="replace").translate(None, _WHITE)
@@ -132,6 +140,10 @@ def _special(text: str) -> bool:
 
 def _touch(text: str, least: int) -> bool:
     """Whether letters of three scripts or more touch each other."""
-    touching = [place.start() for place in _MIXED.finditer(text)]
-    pairs = "".join(text[start : start + 2] for start in touching)
-    return len(touching) >= least and sum(bool(re.search(script, pairs)) for script in _SCRIPTS) >= 3
+    pairs = "".join(
+        word[place.start() : place.start() + 2]
+        for word in text.split()
+        if not word.isascii()
+        for place in _MIXED.finditer(word)
+    )
+    return len(pairs) >= 2 * least and sum(bool(re.search(script, pairs)) for script in _SCRIPTS) >= 3

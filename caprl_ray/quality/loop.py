@@ -103,11 +103,11 @@ class Loop(Check):
         )
 
     def _repeats(self, text: str, cut: bool) -> bool:
-        """Whether two pieces in a row say nothing new, or the last one."""
+        """Whether two pieces in a row say nothing new, or the last one, or a piece of prose is a mere copy."""
         before = small = False
         for piece, size in compressed(text):
             before, small = small, size * self.ratio < len(piece) and self._is_loop(piece, size, cut)
-            if small and before:
+            if small and (before or (size * self.ratio * 2 < len(piece) and not _has_markup(piece))):
                 return True
         return small
 

@@ -122,6 +122,6 @@ _LINK = re.compile(r"!?\[[^\]\n]{0,200}\]\((?:https?://|www\.)[^)\s]+\)?", re.IG
 _ADDRESS = re.compile(r"https?://[^\s|]+", re.IGNORECASE)
 _READ = re.compile(
     r"\b(?:reads?|reading|shows?|showing|displays?|displaying|says?|saying|address|addresses|url|urls|website|site|web"
-    r"|links?|printed|written|text|label(?:l?ed)?|caption(?:ed)?|visit|at|bar|code|points? to|follows?)\b",
+    r"|links?|printed|written|text|label(?:l?ed)?|caption(?:ed)?|bar|code)\b",
     re.IGNORECASE,
 )
