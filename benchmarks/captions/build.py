@@ -76,7 +76,7 @@ class Half:
             yield item("scene", text, language="en")
         for kind, texts in self.hard.items():
             for text in texts:
-                yield item(kind, text, **({} if "「" in text[:1] else {"language": "en"}))
+                yield item(kind, text, **({"language": "en"} if text[:1].isascii() or text[:1] == "“" else {}))
         for kind, texts in self.scripts.items():
             for text in texts:
                 yield item(f"script_{kind}", text, language=kind)

@@ -9,7 +9,7 @@ from caprl_ray.quality.check import Check, threshold
 
 # To refuse is to decline the task. To be unable to read small text, or to tell a colour, is honest.
 _PICTURE = r"(?:images?|pictures?|photos?|photographs?|attachments?|files?|visuals?|content)"
-_PEOPLE = r"(?:people|persons?|individuals?|faces?|someone|anyone)"
+_PEOPLE = r"(?:people|persons?|individuals?|faces?|someone|anyone|wom[ae]n|m[ae]n|boys?|girls?|child(?:ren)?)"
 _ANSWER = r"(?:descriptions?|captions?|details?|information|assistance|analysis|answers?|responses?|content)"
 _WORDS = r"(?:[\w'-]+ ){0,4}"
 _VERBS = (
@@ -113,7 +113,44 @@ _OTHERS = (
         r"(?:Rất tiếc|Xin lỗi|Tôi không thể) ?,? ?(?:tôi|nhưng|mô tả|cung cấp|giúp)",
     ),
 )
+# What an honest description cannot do.
+_HONEST = (
+    r"(?:clearly |fully |quite |really |be )*(?:read|make|tell|decipher|distinguish|determine|discern|sure|certain|say|see|know"
+    r"|identify|recogni[sz]e|count|verify|confirm|rest|sleep|help but)\b"
+)
+_ABOUT_ITSELF = (
+    r"(?:assistant|AI|(?:language|text|vision) model|programmed|designed (?:not|to be)|guidelines?|polic(?:y|ies)|request"
+    r"|prefer not|rather not|decline|refuse|not (?:allowed|permitted|authori[sz]ed))"
+)
+_FAILED = (
+    r"(?:processed|loaded|opened|displayed|uploaded|fulfilled|completed|described|viewed|accessed|retrieved|shown)"
+)
+# Where a caption begins with these words, whatever follows: a caption has no reason to.
+_AT_START = (
+    rf"(?:{_SORRY}\b[^?\n]{{0,90}}?\b)?I\s*{_CANNOT}{_ADVERBS}\s+(?!{_HONEST})\w",
+    rf"(?:{_SORRY}\b[,.!:;]?\s*)?(?:I|my)\b[^.!?\n]{{0,90}}\b{_ABOUT_ITSELF}\b",
+    r"(?:(?:I'?m |I am )?(?:very |so |really )?sorry|(?:my )?apologies|I apologi[sz]e)\b[,.!:; ][^?\n]{0,60}\b(?:no|not|can't|cannot)\b"
+    r"[^?\n]{0,60}\b(?:description|image|picture|photo|request|content|possible|help|assist|available)",
+    rf"(?:the|your|this) (?:image|picture|photo|file|request|attachment)(?: \w+){{0,4}} (?:could not|couldn't|cannot|can't) be {_FAILED}",
+    r"(?:很|非常|十分)?(?:抱歉|对不起)|(?:我|目前我)(?:无法|不能)(?!看清|辨认|确定|判断|识别|分辨|读)",
+    r"(?:由于|因为|作为|您好|根据)[^。\n]{0,30}我(?:暂时|目前|还)?(?:无法|不能|没有)[^。\n]{0,20}(?:图|照片|问题|请求|帮助|描述|信息)",
+    r"(?:申し訳|ごめんなさい|すみませんが|恐れ入りますが)|죄송|미안합",
+    r"(?:Lo siento|Lo lamento|Lamento|Perdón|Sinto muito|Mi dispiace|Desculpe|(?:Je suis |Je )?(?:vraiment |sincèrement )?désolée?"
+    r"|(?:Es )?tut mir leid|Entschuldigung|Verzeihung|Извините|Простите|Прошу прощения|عذر[اًا]+|آسف|أعتذر|ขออภัย|ขอโทษ|Xin lỗi"
+    r"|क्षमा करें)",
+    r"(?:Leider|Bedauerlicherweise)\b[^.!?\n]{0,60}\bich\b[^.!?\n]{0,60}\b(?:nicht|keine)|Malheureusement\b[^.!?\n]{0,60}\bje ne\b"
+    r"|(?:Lamentablemente|Infelizmente|Purtroppo)\b[^.!?\n]{0,40}\b(?:puedo|posso|consigo|riesco|possível|posible|possibile)"
+    r"|К сожалению\b[^.!?\n]{0,60}\b(?:я|мне|не могу|невозможно)\b",
+    r"(?:No puedo|No me es posible|Não posso|Não consigo|Non posso|Non riesco a|Je ne (?:peux|suis) (?:\w+ )?pas)\s+"
+    r"(?!le[re]|lire|distin|disting|ver con|saber|determin|sûr|voir c)\w",
+    r"Ich (?:kann|darf) [^.!?\n]{0,60}\b(?:nicht|keine[nm]?)\b(?! (?:lesen|erkennen|entziffern|sagen|sehen))",
+    r"Я не (?:могу|в состоянии) (?!прочитать|разобрать|определить|различить|сказать)\w",
+)
 _REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHERS)), re.IGNORECASE)
+_REFUSAL_AT_START = re.compile(
+    rf"[\s*_#>\"“«「'‘-]*(?:(?:note|answer|response|caption|description|error)\W+)?(?:{'|'.join(_AT_START)})",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +177,7 @@ class Refusal(Check):
 
     def _refuses(self, text: str) -> bool:
         text = text.replace("’", "'").replace("*", "")
-        return any(
+        return bool(_REFUSAL_AT_START.match(text.strip())) or any(
             _REFUSAL.match(text, start.end())
             for start in _SENTENCE.finditer(text, 0, self.opening)
             if start.end() <= self.opening
