@@ -23,6 +23,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def figures_of(found: list[tuple[Item, set[str]]]) -> Figures:
         figures |= {f"{name}_faulty": len(faulty), f"{name}_found": right, f"{name}_false_alarms": len(alarms)}
         figures[f"{name}_precision"] = right / (right + len(alarms)) if right + len(alarms) else None
         figures[f"{name}_recall"] = right / len(faulty) if faulty else None
-        for low, high in zip(LENGTHS, LENGTHS[1:], strict=False):
+        for low, high in pairwise(LENGTHS):
             figures[f"{name}_false_{low}_{high if high < LENGTHS[-1] else 'up'}"] = sum(
                 low <= len(item["text"]) < high for item in alarms
             )
@@ -121,7 +122,7 @@ def measured(half: str) -> Figures:
 
 def rows(figures: Figures) -> Iterator[str]:
     """The table, in markdown."""
-    yield "| check | faulty | found | false alarms, by characters: < 600, < 1,500, < 3,000, more | precision | recall | µs |"
+    yield "| check | faulty | found | false alarms: < 600, < 1,500, < 3,000, more characters | precision | recall | µs |"
     yield "|---|---|---|---|---|---|---|"
     for name in CHECKS:
         if f"{name}_faulty" not in figures:

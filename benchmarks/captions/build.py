@@ -155,9 +155,11 @@ class Half:
             length = min(length, 2 * len(start))  # more would be garbage as well
         if kind[5:] in OTHER_SCRIPTS[0]:
             length = min(length, 2500)  # about 2,000 tokens
+        spoilt = repeated(start, unit, length, least)
         bare = level in ("row", "counter") and len(re.findall(r"[^\s\w]", said)) > 3 * len(re.findall(r"\w", said))
-        nothing_else = not start and (bare or one_token) and (bare or " " not in said or not re.search(r"\w", said))
-        return self.looped(kind, repeated(start, unit, length, least), finished, *(["garbage"] if nothing_else else []))
+        only_marks = bare and len(spoilt) > 3 * len(start)
+        one_thing = not start and one_token and (" " not in said or not re.search(r"\w", said))
+        return self.looped(kind, spoilt, finished, *(["garbage"] if only_marks or one_thing else []))
 
     def looped(self, kind: str, text: str, finished: str | None, *labels: str) -> Item:
         """A caption with a loop, and how decoding ended."""
@@ -186,8 +188,8 @@ class Half:
         kinds = [(f"cut_{kind}", text) for kind, text in self.read_out[:17:2]]
         kinds += [("cut_scene", text) for text in self.scenes[:4]] + [("cut_poem", self.hard["poem"][0])]
         for kind, text in kinds:
-            text = text[: int(len(text) * self.random.uniform(0.5, 0.9))]
-            yield item(kind, text, "truncated", finish_reason="length")
+            cut = int(len(text) * self.random.uniform(0.5, 0.9))
+            yield item(kind, text[:cut], "truncated", finish_reason="length")
         for text in (("", "...", '""', " \n\n "), ("\n", "\u200b", "—", "**"))[self.number]:
             yield item("empty", text, "empty")
         yield item("too_long", "\n\n".join([*self.scenes, *(t for _, t in self.read_out[:8])]), "too_long")

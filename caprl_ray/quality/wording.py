@@ -20,7 +20,8 @@ _OPENER = re.compile(
 )
 # About the caption itself, anywhere: what models write that were rewarded by a judge.
 _PRAISE = re.compile(
-    rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully|thoroughly)\b"
+    rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully"
+    rf"|thoroughly)\b"
     rf"|\b(?:the|my|above) {_NOUN} (?:above )?(?:is|provides?|captures?|covers?) (?:\w+ ){{0,3}}"
     r"(?:accurate|comprehensive|complete|thorough|detailed|every|all)\b"
     r"|\b(?:accurately|faithfully|comprehensively|thoroughly) (?:captures?|describes?|represents?|reflects?) "
