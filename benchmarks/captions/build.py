@@ -171,7 +171,7 @@ class Half:
         texts = [t for t in self.random.sample(self.latin * 3, 36) if "```" not in t and "http" not in t]
         for text in garbage(self.random, texts, self.number):
             words = text.split()
-            run = len(text) >= 200 and (len(set(text)) <= 2 or len(set(words)) == 1 < len(words))
+            run = len(text) >= 60 and (len(set(text)) <= 2 or len(set(words)) == 1 < len(words))
             yield item("garbage", text, "garbage", *(["loop"] if run else []))
 
     def written(self) -> Iterator[Item]:

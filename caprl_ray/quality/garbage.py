@@ -17,10 +17,12 @@ _TOKEN = re.compile(
     r"|\[(?:/?INST|PAD|UNK|CLS|SEP|MASK|IMG)\]"
 )
 _ROLE = re.compile(
-    r"\baddCriterion\b|^(?:assistant|user|system)\s*$|^(?:ASSISTANT|USER|Human|Assistant|User):", re.MULTILINE
+    r"\baddCriterion\b|\b(?:ASSISTANT|USER):|^(?:assistant|user|system)\s*$|^(?:ASSISTANT|USER|Human|Assistant|User):",
+    re.MULTILINE,
 )
 # What a line of a chat format begins with. To look for it first is ten times as fast.
 _ROLES = ("assistant", "user", "system", "ASSISTANT", "USER", "Human", "Assistant", "User")
+_ANYWHERE = ("addCriterion", "ASSISTANT:", "USER:")
 _ROLE_LINES = tuple(f"\n{role}" for role in _ROLES)
 # The marks for spaces in byte-level BPE and in SentencePiece.
 _SPACE_MARKS = re.compile("[Ġ▁Ċ]\\w")
@@ -135,7 +137,7 @@ def _special(text: str) -> bool:
     if ("<" in text or "[" in text) and _TOKEN.search(text):
         return True
     roles = text.startswith(_ROLES) or ("\n" in text and any(line in text for line in _ROLE_LINES))
-    return (roles or "addCriterion" in text) and bool(_ROLE.search(text))
+    return (roles or any(sign in text for sign in _ANYWHERE)) and bool(_ROLE.search(text))
 
 
 def _touch(text: str, least: int) -> bool:

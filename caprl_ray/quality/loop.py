@@ -93,6 +93,8 @@ class Loop(Check):
             copies = max(self.copies, -(-least // len(unit.encode(errors="replace"))))
             if len(text) >= period * copies and text.endswith(unit * copies):
                 return True
+            if len(text) >= period * (self.copies + 1) and text.startswith(text[period:]):
+                return True  # there is nothing else
         return False
 
     def _few_words(self, text: str) -> bool:

@@ -127,15 +127,16 @@ _ABOUT_ITSELF = (
 _FAILED = (
     r"(?:processed|loaded|opened|displayed|uploaded|fulfilled|completed|described|viewed|accessed|retrieved|shown)"
 )
+_ENDS = r"(?=\s*(?:[.,;:!]|\Z|because|due|since|as it|correctly|properly))"
 # Where a caption begins with these words, whatever follows: a caption has no reason to.
 AT_START = (
     rf"(?:{_SORRY}\b[^?\n]{{0,90}}?\b)?I\s*{_CANNOT}{_ADVERBS}\s+(?!{_HONEST})\w",
-    rf"(?:{_SORRY}\b[,.!:;]?\s*)?(?:I|my)\b[^.!?\n]{{0,90}}\b{_ABOUT_ITSELF}\b",
+    rf"(?:{_SORRY}\b[,.!:;]?\s*)?I(?:'m|'d|'ll| am| was| have| must| would| will)\b[^.!?\n]{{0,50}}\b{_ABOUT_ITSELF}\b",
     r"(?:(?:I'?m |I am )?(?:very |so |really )?sorry|(?:my )?apologies"
     r"|I apologi[sz]e)\b[,.!:; ][^?\n]{0,60}\b(?:no|not|can't|cannot)\b"
     r"[^?\n]{0,60}\b(?:description|image|picture|photo|request|content|possible|help|assist|available)",
     rf"(?:the|your|this) (?:image|picture|photo|file|request|attachment)(?: \w+){{0,4}} (?:could not|couldn't"
-    rf"|cannot|can't) be {_FAILED}",
+    rf"|cannot|can't) be {_FAILED}{_ENDS}",
     r"(?:很|非常|十分)?(?:抱歉|对不起)|(?:我|目前我)(?:无法|不能)(?!看清|辨认|确定|判断|识别|分辨|读)",
     r"(?:由于|因为|作为|您好|根据)[^。\n]{0,30}我(?:暂时|目前|还)?(?:无法|不能|没有)[^。\n]{0,20}(?:图|照片|问题|请求|帮助|描述|信息)",
     r"(?:申し訳|ごめんなさい|すみませんが|恐れ入りますが)|죄송|미안합",

@@ -10,10 +10,12 @@ from caprl_ray.quality.check import Check, threshold
 
 _NOUN = r"(?:descriptions?|captions?|breakdown|summary|overview|analysis|answer|response)"
 # To the user, or about the task, before the description begins.
+_OF = r"\b(?=\s*(?:[:.]|(?:of|for) (?:the|this|your) (?:given |provided |attached )?(?:image|picture|photo)))"
 _OPENER = re.compile(
-    r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)\b[^.!:\n]{0,80}[.!:,]"
-    rf"|(?:here(?: is|'s| are)|below is|the following is|this is) (?:an? |the |my |your )?(?:[\w-]+ ){{0,4}}{_NOUN}\b"
-    rf"|(?:i will|i'll|let me|i'd be happy to|i would be happy to|i can) (?:now )?(?:describe|provide|give|help|write)"
+    r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)(?: thing| here)?\s*[,.!:—]"
+    rf"|(?:here(?: is|'s| are)|below is|the following is|this is) (?:an? |the |my "
+    rf"|your )?(?:[\w-]+ ){{0,4}}{_NOUN}{_OF}"
+    r"|(?:i will|i'll|let me|i'd be happy to|i would be happy to|i can) (?:now )?(?:describe|provide|give|help|write)\b"
     rf"|(?:the )?(?:image |detailed )?{_NOUN}\s*:|:\s*{_NOUN})"
     r"|\A(?:当然|好的|以下是|下面是)[^。\n]{0,30}(?:描述|说明|介绍)",
     re.IGNORECASE,
