@@ -62,7 +62,7 @@ class Half:
         self.random = random.Random(f"captions {split}")
         self.scenes = pieces("scenes", split)["scene"]
         self.hard, self.scripts, self.faults = (pieces(name, split) for name in ("hard", "scripts", "faults"))
-        self.read_out = [(make.__name__, make(self.random)) for _ in range(3) for make in READ_OUT]
+        self.read_out = [(make.__name__, make(self.random)) for _ in range(7) for make in READ_OUT]
         self.latin = [*self.scenes, *(text for _, text in self.read_out[: len(READ_OUT)]), *self.long(4)]
 
     def items(self) -> Iterator[Item]:
@@ -82,7 +82,7 @@ class Half:
                 yield item(f"script_{kind}", text, language=kind)
         for kind, text in self.read_out:
             yield item(kind, text, language="en")
-        for text in self.long(12):
+        for text in self.long(24):
             yield item("long", text, language="en")
 
     def long(self, count: int) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Half:
 
     def loops(self) -> Iterator[Item]:
         """Loops of every level in English captions, begun at every place."""
-        for turn in range(3 if self.number else 2):
+        for turn in range(2):
             for number, (level, unit, within, least) in enumerate(units(self.random, self.number)):
                 yield self.loop(f"loop_{level}", level, unit, within, least, self.latin, number + 2 * turn)
 
