@@ -105,7 +105,7 @@ class Url(Check):
     spares: ClassVar = "Addresses in quotes, code or tables, and those that the words before say are read or shown."
 
     read_within: int = threshold(
-        60, 0, 1000, "How many characters before an address may say that it is read.", "measured on benchmarks/captions"
+        60, 0, 1000, "How many characters before an address may say that it is read.", "set by hand"
     )
 
     def found(self, caption: Caption) -> bool:
