@@ -117,6 +117,10 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ('{"people": 2, "subject": "two dogs in the snow"}', {"json_schema": SCHEMA}),
     ("A red bus crosses Westminster Bridge in the rain, and its lower deck is full.", {"alt_text": "Red bus"}),
     (STREET, {"alt_text": "IMG_2041.JPG"}),
+    (
+        "A dog runs through the snow in the park.",
+        {"alt_text": STREET + " The park is far away, and a dog is in the snow."},
+    ),
     (STREET + "\n\n" + STREET[:200].replace("three", "two"), {}),
 ]
 
