@@ -62,7 +62,7 @@ class Half:
         self.random = random.Random(f"captions {split}")
         self.scenes = pieces("scenes", split)["scene"]
         self.hard, self.scripts, self.faults = (pieces(name, split) for name in ("hard", "scripts", "faults"))
-        self.read_out = [(make.__name__, make(self.random)) for _ in range(3) for make in READ_OUT]
+        self.read_out = [(make.__name__, make(self.random)) for _ in range(7) for make in READ_OUT]
         self.latin = [*self.scenes, *(text for _, text in self.read_out[: len(READ_OUT)]), *self.long(4)]
 
     def items(self) -> Iterator[Item]:
@@ -76,13 +76,13 @@ class Half:
             yield item("scene", text, language="en")
         for kind, texts in self.hard.items():
             for text in texts:
-                yield item(kind, text, **({} if "「" in text[:1] else {"language": "en"}))
+                yield item(kind, text, **({"language": "en"} if text[:1].isascii() or text[:1] == "“" else {}))
         for kind, texts in self.scripts.items():
             for text in texts:
                 yield item(f"script_{kind}", text, language=kind)
         for kind, text in self.read_out:
             yield item(kind, text, language="en")
-        for text in self.long(12):
+        for text in self.long(24):
             yield item("long", text, language="en")
 
     def long(self, count: int) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Half:
 
     def loops(self) -> Iterator[Item]:
         """Loops of every level in English captions, begun at every place."""
-        for turn in range(3 if self.number else 2):
+        for turn in range(2):
             for number, (level, unit, within, least) in enumerate(units(self.random, self.number)):
                 yield self.loop(f"loop_{level}", level, unit, within, least, self.latin, number + 2 * turn)
 
@@ -124,7 +124,9 @@ class Half:
             finished = ("stop", "length", None)[number % 3]
             yield self.looped("loop_paragraph", repeated(text, lambda n, e=end: f"\n\n{e.strip()}", 0, 3), finished)
         for text in self.random.sample(self.scenes, 6):
-            _, unit, within, _ = self.random.choice(list(units(self.random, self.number)))
+            # Rows and counters that stop by themselves cannot be told from a table or an axis.
+            levels = ("sentence", "two sentences", "phrase", "line")
+            _, unit, within, _ = self.random.choice([u for u in units(self.random, self.number) if u[0] in levels])
             start = beginning(text, 0.5, within=within)
             middle = repeated("", unit, int(len(text) * self.random.uniform(1.5, 1.8)), 3)
             yield self.looped("loop_middle", f"{start}{middle}.\n\n{text[len(start) :].strip()}", "stop")
@@ -136,6 +138,8 @@ class Half:
     ) -> Item:
         """One caption that ends in a loop."""
         share, finished = PLACES[number % len(PLACES)], FINISHED[(number // 2) % len(FINISHED)]
+        if level == "counter":
+            finished = "length"  # one that stops by itself cannot be told from a table or an axis
         one_token = level in ("word", "character", "number", "row")
         if one_token and share == 0.1:
             share = 0.4
@@ -145,14 +149,17 @@ class Half:
         least = max(least, -(-200 // len(unit(0).encode())))  # less is no loop yet
         said = unit(0).strip().strip("،,")
         one_token = one_token or (
-            kind[5:] in OTHER_SCRIPTS[0] and (len(said) == 1 or (" " in unit(0) and " " not in said))
+            kind[5:] in OTHER_SCRIPTS[0] and (len(said) <= 4 or (" " in unit(0) and " " not in said))
         )
         if one_token and start:
             length = min(length, 2 * len(start))  # more would be garbage as well
         if kind[5:] in OTHER_SCRIPTS[0]:
             length = min(length, 2500)  # about 2,000 tokens
-        nothing_else = not start and one_token and (" " not in said or not re.search(r"\w", said))
-        return self.looped(kind, repeated(start, unit, length, least), finished, *(["garbage"] if nothing_else else []))
+        spoilt = repeated(start, unit, length, least)
+        bare = level in ("row", "counter") and len(re.findall(r"[^\s\w]", said)) > 3 * len(re.findall(r"\w", said))
+        only_marks = bare and len(spoilt) > 3 * len(start)
+        one_thing = not start and one_token and (" " not in said or not re.search(r"\w", said))
+        return self.looped(kind, spoilt, finished, *(["garbage"] if only_marks or one_thing else []))
 
     def looped(self, kind: str, text: str, finished: str | None, *labels: str) -> Item:
         """A caption with a loop, and how decoding ended."""
@@ -164,7 +171,7 @@ class Half:
         texts = [t for t in self.random.sample(self.latin * 3, 36) if "```" not in t and "http" not in t]
         for text in garbage(self.random, texts, self.number):
             words = text.split()
-            run = len(text) >= 200 and (len(set(text)) <= 2 or len(set(words)) == 1 < len(words))
+            run = len(text) >= 60 and (len(set(text)) <= 2 or len(set(words)) == 1 < len(words))
             yield item("garbage", text, "garbage", *(["loop"] if run else []))
 
     def written(self) -> Iterator[Item]:
@@ -181,8 +188,8 @@ class Half:
         kinds = [(f"cut_{kind}", text) for kind, text in self.read_out[:17:2]]
         kinds += [("cut_scene", text) for text in self.scenes[:4]] + [("cut_poem", self.hard["poem"][0])]
         for kind, text in kinds:
-            text = text[: int(len(text) * self.random.uniform(0.5, 0.9))]
-            yield item(kind, text, "truncated", finish_reason="length")
+            cut = int(len(text) * self.random.uniform(0.5, 0.9))
+            yield item(kind, text[:cut], "truncated", finish_reason="length")
         for text in (("", "...", '""', " \n\n "), ("\n", "\u200b", "—", "**"))[self.number]:
             yield item("empty", text, "empty")
         yield item("too_long", "\n\n".join([*self.scenes, *(t for _, t in self.read_out[:8])]), "too_long")

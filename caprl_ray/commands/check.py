@@ -87,9 +87,10 @@ def _captions(storage: Storage, path: str, columns: Columns) -> Iterator[tuple[d
         found = storage.lookup(path)
         if found is None:
             raise RecipeError(f"{path}: there is no such file or folder.")
-        objects = [found]
         if isinstance(found, Folder):
             objects, prompt = _output(storage, path)
+        else:
+            objects = [found]
         for stored in objects:
             for row in _rows(storage, stored, columns):
                 yield _name(row, number), _caption(stored.path, row, number, columns, prompt)
@@ -98,7 +99,7 @@ def _captions(storage: Storage, path: str, columns: Columns) -> Iterator[tuple[d
         raise SystemFailure(f"{path}: cannot be read ({error.strerror or type(error).__name__}).") from None
 
 
-def _output(storage: Storage, path: str) -> tuple[list[Any], str]:
+def _output(storage: Storage, path: str) -> tuple[list[Stored], str]:
     """The objects of an output folder that count, in order, and its prompt if that is the same for all rows."""
     from caprl_ray.output.commit import DATA
     from caprl_ray.output.fence import committed_objects

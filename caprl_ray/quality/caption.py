@@ -6,15 +6,15 @@ from functools import cached_property
 
 # Fenced and inline code. A fence that a truncated caption leaves open goes on to the end.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-# Quoted text, within a paragraph. It has a longest length, so that marks that are never closed cost no square of time. A straight single quote counts only at the edge of a word, so that it is no
-# apostrophe.
+# Quoted text, within a paragraph. It has a longest length, so that marks that are never closed do not cost time by the
+# square. A straight single quote counts only at the edge of a word, so that it is no apostrophe.
 QUOTED = re.compile(
     r'"[^"\n]*"|“[^”\n]{,999}”|„[^“”\n]{,999}[“”]|«[^»\n]{,999}»|‹[^›\n]{,999}›|「[^」\n]{,999}」|『[^』\n]{,999}』'
     r"|《[^》\n]{,999}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,999}’|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){1,999}'(?!\w)"
     r"|^[ \t]*>.*$",
     re.MULTILINE,
 )
-TABLE_ROW = re.compile(r"^[ \t]*\|.*$|^.*\t.*\t.*$", re.MULTILINE)
+TABLE_ROW = re.compile(r"^[ \t]*\|.*$|^[^\n\t]*\t[^\n\t]*\t.*$", re.MULTILINE)
 _EDGES = {'"': '"', "“": "”", "'": "'", "«": "»", "「": "」"}
 
 

@@ -8,8 +8,10 @@ from caprl_ray.quality.caption import Caption
 from caprl_ray.quality.check import Check, threshold
 
 # The second byte of a UTF-8 character, read as Windows-1252 or as Latin-1.
-_NEXT = "[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d"
-_NEXT += "\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]"
+_NEXT = (
+    "[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d"
+    "\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]"
+)
 # UTF-8 read as Windows-1252, by first byte: Latin letters; marks such as quotes and dashes; Cyrillic, where one pair
 # could be a word; emoji; a byte order mark; the replacement character.
 _MOJIBAKE = re.compile(

@@ -10,17 +10,20 @@ from caprl_ray.quality.check import Check, threshold
 
 _NOUN = r"(?:descriptions?|captions?|breakdown|summary|overview|analysis|answer|response)"
 # To the user, or about the task, before the description begins.
+_OF = r"\b(?=\s*(?:[:.]|(?:of|for) (?:the|this|your) (?:given |provided |attached )?(?:image|picture|photo)))"
 _OPENER = re.compile(
-    r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)\b[^.!:\n]{0,80}[.!:,]"
-    rf"|(?:here(?: is|'s| are)|below is|the following is|this is) (?:an? |the |my |your )?(?:[\w-]+ ){{0,4}}{_NOUN}\b"
-    rf"|(?:i will|i'll|let me|i'd be happy to|i would be happy to|i can) (?:now )?(?:describe|provide|give|help|write)"
+    r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)(?: thing| here)?\s*[,.!:—]"
+    rf"|(?:here(?: is|'s| are)|below is|the following is|this is) (?:an? |the |my "
+    rf"|your )?(?:[\w-]+ ){{0,4}}{_NOUN}{_OF}"
+    r"|(?:i will|i'll|let me|i'd be happy to|i would be happy to|i can) (?:now )?(?:describe|provide|give|help|write)\b"
     rf"|(?:the )?(?:image |detailed )?{_NOUN}\s*:|:\s*{_NOUN})"
     r"|\A(?:当然|好的|以下是|下面是)[^。\n]{0,30}(?:描述|说明|介绍)",
     re.IGNORECASE,
 )
 # About the caption itself, anywhere: what models write that were rewarded by a judge.
 _PRAISE = re.compile(
-    rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully|thoroughly)\b"
+    rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully"
+    rf"|thoroughly)\b"
     rf"|\b(?:the|my|above) {_NOUN} (?:above )?(?:is|provides?|captures?|covers?) (?:\w+ ){{0,3}}"
     r"(?:accurate|comprehensive|complete|thorough|detailed|every|all)\b"
     r"|\b(?:accurately|faithfully|comprehensively|thoroughly) (?:captures?|describes?|represents?|reflects?) "
@@ -102,7 +105,7 @@ class Url(Check):
     spares: ClassVar = "Addresses in quotes, code or tables, and those that the words before say are read or shown."
 
     read_within: int = threshold(
-        60, 0, 1000, "How many characters before an address may say that it is read.", "measured on benchmarks/captions"
+        60, 0, 1000, "How many characters before an address may say that it is read.", "set by hand"
     )
 
     def found(self, caption: Caption) -> bool:
@@ -122,6 +125,6 @@ _LINK = re.compile(r"!?\[[^\]\n]{0,200}\]\((?:https?://|www\.)[^)\s]+\)?", re.IG
 _ADDRESS = re.compile(r"https?://[^\s|]+", re.IGNORECASE)
 _READ = re.compile(
     r"\b(?:reads?|reading|shows?|showing|displays?|displaying|says?|saying|address|addresses|url|urls|website|site|web"
-    r"|links?|printed|written|text|label(?:l?ed)?|caption(?:ed)?|visit|at|bar|code|points? to|follows?)\b",
+    r"|links?|printed|written|text|label(?:l?ed)?|caption(?:ed)?|bar|code)\b",
     re.IGNORECASE,
 )

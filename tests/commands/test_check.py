@@ -82,6 +82,18 @@ def test_an_output_is_read_in_order_with_what_it_knows(tmp_path: Path, capsys: p
     assert [line["flags"] for line in found] == [["truncated"], ["loop", "truncated"], ["truncated", "prompt_echo"]]
 
 
+def test_a_check_of_ones_own_that_fails_is_the_flag_of_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failing_checks.py").write_text("def first_word(caption):\n    return caption.text.split()[0] == 'I'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = json_lines(tmp_path / "c.jsonl", [{"caption": " "}, {"caption": "I see a dog."}])
+    assert main(["check", str(path), "--checks", "failing_checks:first_word"]) == 0
+    found, _ = lines(capsys)
+    detail = "the check first_word raised IndexError"
+    assert found == [{"row": 0, "flags": ["check_error"], "detail": detail}, {"row": 1, "flags": ["first_word"]}]
+
+
 def test_it_reads_from_s3(s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output(tmp_path / "out", [[GOOD], [LOOP]])
     s3.client.create_bucket(Bucket="captions")
