@@ -44,6 +44,15 @@ REMEDIES = {
     "engine_timeout": "Raise `model.timeout_s`, or lower `sampling.max_tokens`, and use `--retry-failed`.",
     "engine_crash": "Leave it failed; report the image to the engine's authors.",
     "caption_empty": "Use `--retry-failed` with other sampling and `--adopt`.",
+    "quality": "See the detail; use `--retry-failed` with another `quality` section and `--adopt`.",
+    "check_error": "Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
+}
+
+# When a check runs that is no standard one.
+NOT_STANDARD = {
+    "language": ", runs if a language is given",
+    "json": ", runs if a schema is given",
+    "opener": ", runs if it is named",
 }
 
 
@@ -55,12 +64,14 @@ def recipe_page() -> str:
     definitions = Recipe.model_json_schema()["$defs"]
     for name, section in Recipe.model_fields.items():
         kind = section.annotation
-        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            lines += [f"## {name}", "", str(section.description), ""]
+            continue
         properties = definitions[kind.__name__]["properties"]
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(facts.default)}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(facts.default, default=dict)}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
@@ -79,6 +90,8 @@ def _type(schema: dict[str, Any]) -> str:
     """A JSON schema's type and limits in a few words."""
     if "anyOf" in schema:
         return " or ".join(_type(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return "section"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     limits = [
@@ -91,7 +104,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 def output_page() -> str:
     """The folder and the columns of an output."""
-    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.caption.columns import CAPTION, CAPTIONS
     from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY
 
     return "\n".join(
@@ -113,6 +126,9 @@ def output_page() -> str:
             "## Columns of data",
             "",
             *_columns((*IDENTITY, *CAPTION)),
+            "With several captions an image (`prompts`, or `sampling.n` above 1) also:",
+            "",
+            *_columns([CAPTIONS]),
             "## Columns of failed",
             "",
             *_columns((*IDENTITY, *FAILURE, ATTEMPTS)),
@@ -132,6 +148,25 @@ def codes_page() -> str:
     rows = [f"| `{code}` | {_cell(meaning)} | {REMEDIES[code]} |" for code, meaning in CODES.items()]
     head = ["# Failure codes", "", "A row in `failed/` has one of these codes.", ""]
     return "\n".join([*head, "| code | meaning | what to do |", "|---|---|---|", *rows, ""])
+
+
+def checks_page() -> str:
+    """Every check on captions: what it finds, what it spares, and its thresholds."""
+    from caprl_ray.quality.registry import CHECKS
+
+    lines = ["# Checks", "", "The worst fault first. [Quality](../quality.md) says how they are used.", ""]
+    for name, check in CHECKS.items():
+        kind = "severe" if check.severe else "mild"
+        use = "" if check.standard else NOT_STANDARD.get(name, ", not a standard check")
+        lines += [f"## {name}", "", f"{_cell(str(check.__doc__))} ({kind}, version {check.version}{use})", ""]
+        lines += [f"**Not flagged:** {_cell(check.spares)}", ""]
+        if check.thresholds():
+            lines += ["| threshold | default | range | meaning | source |", "|---|---|---|---|---|"]
+        for key, t in check.thresholds().items():
+            cells = (f"`{name}.{key}`", f"{t.default:g}", f"{t.least:g} to {t.most:g}", t.meaning, t.source)
+            lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def commands_page() -> str:
@@ -162,6 +197,7 @@ def left_out_page() -> str:
 PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
+    "reference/checks.md": checks_page,
     "reference/failure-codes.md": codes_page,
     "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,

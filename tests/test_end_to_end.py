@@ -22,6 +22,7 @@ from tests.checkout import ROOT
 from tests.processes import gone
 
 IMAGES = 600  # half of them loose files, half in a shard, three in five of them square
+SHORT = 20  # tokens
 # Processes that Ray starts for a cluster. On one machine they only delay the engine.
 CLUSTERS_ONLY = ("StatsActor", "AutoscalingCoordinator", "UsageCollection", "dashboard.py", "monitor.py")
 pytestmark = pytest.mark.engine
@@ -83,6 +84,8 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
 ) -> None:
     captions = render_dataset(tmp_path / "images", IMAGES, seed=20)
     recipe = demo_recipe([tmp_path / "images" / "files", tmp_path / "images" / "shards"], tmp_path / "out")
+    recipe["sampling"]["max_tokens"] = SHORT  # too few for scenes of three things
+    recipe["quality"] = {"retries": [{"max_tokens": 4 * SHORT}]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with watched(monkeypatch) as seen:
         run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
@@ -104,6 +107,10 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
             assert len(part) > (150 if square else 90) and right >= 0.98 * len(part), (unit, square, right, len(part))
     assert {(row["model"], row["finish_reason"]) for row in rows} == {("embedded", "stop")}
     assert min(row["caption_tokens"] for row in rows) > 5 and min(row["prompt_tokens"] for row in rows) > 9
+    repaired = [row for row in rows if row["repaired"]]
+    assert len(repaired) > 0.1 * IMAGES and not any(row["flags"] for row in rows)
+    assert all(row["repaired"] == ["truncated"] and row["decodes"] == 2 for row in repaired)
+    assert all(row["decoded_tokens"] == SHORT + row["caption_tokens"] > 2 * SHORT for row in repaired)
     again = command("-m", "caprl_ray", "caption", str(tmp_path / "recipe.yaml"))
     assert again.returncode == 0 and f"{IMAGES} captioned" in again.stdout
     verify = command("-m", "caprl_ray", "verify", str(tmp_path / "out"), "--json")

@@ -2,16 +2,50 @@
 
 import pyarrow as pa
 
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
 
 CAPTION = (
     column("caption", pa.string(), "The caption."),
-    column("finish_reason", pa.string(), "Why decoding ended: stop, or length when it met max_tokens."),
-    column("flags", pa.list_(pa.string()), "What the caption checks found; empty when nothing."),
+    column(
+        "finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."
+    ),
+    column("flags", pa.list_(pa.string()), "The checks that the caption fails, and marks of its input; often empty."),
+    column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
+    column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),
+    column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
     column("caption_tokens", pa.int32(), "Tokens of the caption."),
     column("model", pa.string(), "The model that wrote the caption, with its revision."),
 )
-CODES = FAILURE_CODES | {"caption_empty": "The model wrote nothing."}
+# Beside these, where rows have several captions.
+CAPTIONS = column(
+    "captions",
+    pa.list_(
+        pa.struct(
+            [
+                ("prompt", pa.string()),
+                ("text", pa.string()),
+                ("finish_reason", pa.string()),
+                ("flags", pa.list_(pa.string())),
+                ("decodes", pa.int32()),
+                ("tokens", pa.int32()),
+            ]
+        )
+    ),
+    "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
+)
+
+
+def caption_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
+    """The columns that captioning by a recipe adds to a row."""
+    return (*CAPTION, CAPTIONS) if recipe.several else CAPTION
+
+
+CODES = FAILURE_CODES | {
+    "caption_empty": "The model wrote nothing, each time.",
+    "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",
+    "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
+}

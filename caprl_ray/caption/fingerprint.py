@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from caprl_ray.caption.rules import Rules
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.output.fingerprint import installed
 from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, changing_captions
@@ -14,7 +15,13 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     fields: dict[str, Any] = {"model.source": model.label}
     for name in ("prepare", "prompt", "sampling"):
         fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
+    if recipe.prompts:
+        del fields["prompt.user"]
+        fields |= {f"prompts.{name}": text for name, text in recipe.prompts.items()}
     del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
+    quality = recipe.quality.model_dump(exclude={"limits", "window", "self_check"})  # these change no caption
+    fields |= {f"quality.{key}": value for key, value in quality.items()}
+    fields["quality.versions"] = Rules(recipe.quality, recipe.sampling).versions()
     fields |= _engine_fields("model.engine", recipe.model.engine)
     for accelerator, arguments in recipe.model.engine_by_accelerator.items():
         fields |= _engine_fields(f"model.engine_by_accelerator.{accelerator}", arguments)

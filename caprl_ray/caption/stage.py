@@ -15,29 +15,24 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
+from caprl_ray.caption.health import Sick
+from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.start import Replica
+from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
-from caprl_ray.engines.chat import control_token_stripper
-from caprl_ray.engines.protocol import Completion, Engine, Picture
+from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
-from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.rows.stage import Changes, run_stage
-from caprl_ray.text import plain
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
 
-IDENTITY = ("unit", "index")
-PIXELS = ("pixels", "pixel_width", "pixel_height")
-# About thirty times what CapRL writes, and small enough for resources.TARGET_BLOCK_BYTES.
-MOST_CAPTION_CHARACTERS = 2**16
-# A caption, four bytes a character, and the other columns that a row gets.
-MOST_ADDED_BYTES = 4 * MOST_CAPTION_CHARACTERS + 4096
+# The captions, four bytes a character, the best one twice, and the other columns that a row gets.
+MOST_ADDED_BYTES = 2 * 4 * MOST_CAPTION_CHARACTERS + 4096
 
 
 class Captioner:
@@ -48,6 +43,7 @@ class Captioner:
 
     name = "caption"
     drops = PIXELS
+    writer: type[Writer] = Writer
 
     def __init__(
         self,
@@ -61,8 +57,6 @@ class Captioner:
         """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py). From
         `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
-        self._model = model
-        self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter
         self._most_bytes = most_bytes
         batches = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
@@ -77,7 +71,7 @@ class Captioner:
         try:
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._strip = control_token_stripper(self._engine.control_tokens)
+            self._writer = self.writer(recipe, model, self._engine, self._healthy)
             self._say_missed()
         except SystemFailure as failure:
             if self._replica and self._replica.replaced:
@@ -85,7 +79,7 @@ class Captioner:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
             self._failure = failure
-        self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+        self.needs = needed_columns(recipe)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Caption one batch. Raises SystemFailure if the engine or the service captions nothing any more."""
@@ -95,6 +89,10 @@ class Captioner:
             _check_size(table, self._most_bytes)
         try:
             captioned = run_stage(self, table)
+        except Sick as sick:
+            if self._replica:
+                self._replica.sick(str(sick))
+            raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
             if self._replica:
                 self._replica.lost(failure)
@@ -106,6 +104,10 @@ class Captioner:
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))
+
+    def _healthy(self) -> None:
+        if self._counter:
+            self._counter.healthy.remote()
 
     def _say_missed(self) -> None:
         without = missed()
@@ -120,34 +122,8 @@ class Captioner:
         """Caption rows concurrently. Each row fails alone."""
         if self._attempts and rows:
             task = ray.get_runtime_context().get_task_id()
-            return self._run(self._attempts.caption(task, rows, self._caption_all))
-        return self._run(self._caption_all(rows))
-
-    async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        return await asyncio.gather(*map(self._caption, rows))
-
-    async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
-        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
-        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
-        try:
-            prompt = self._prompt.fill(columns, self._strip)
-            return self._kept(await self._engine.caption(picture, prompt))
-        except RowFailure as failure:
-            return failure
-
-    def _kept(self, completion: Completion) -> Changes:
-        caption = plain(completion.text)
-        if not caption.strip():
-            raise RowFailure("caption_empty")
-        truncated = completion.finish_reason == "length" or len(caption) > MOST_CAPTION_CHARACTERS
-        return {
-            "caption": caption[:MOST_CAPTION_CHARACTERS],
-            "finish_reason": completion.finish_reason,
-            "flags": ["truncated"] if truncated else [],
-            "prompt_tokens": completion.prompt_tokens,
-            "caption_tokens": completion.caption_tokens,
-            "model": self._model.label,
-        }
+            return self._run(self._attempts.caption(task, rows, self._writer.write))
+        return self._run(self._writer.write(rows))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

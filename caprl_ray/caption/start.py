@@ -75,6 +75,15 @@ class Replica:
                 self._failed(failure)
                 os._exit(1)
 
+    def sick(self, sentence: str) -> None:
+        """Its captions cannot be trusted. Ends the process, so that another one captions its batches, if the run
+        replaces it; else the run ends (watch/sick.py), and this waits for that."""
+        with self._leaving:
+            self._ended.set()
+            if ray.get(self._counter.sick.remote(self._id, self._node, sentence, self.replaced)):
+                os._exit(1)
+        time.sleep(HOLD_S)
+
     def _failed(self, failure: SystemFailure) -> bool:
         """Report a failed start. Returns whether the node gets no more replicas."""
         self._ended.set()

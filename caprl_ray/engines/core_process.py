@@ -42,6 +42,7 @@ class CoreProcess(ForkServerProcess):
 
     def run(self) -> None:
         os.environ.update(self._environment)
+        internals.look_seldom_for_loops()
         if self.chunked:
             internals.send_in_chunks(Chunks().pass_on)
         try:

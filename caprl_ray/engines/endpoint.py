@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect
-from caprl_ray.engines.protocol import Completion, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
 from caprl_ray.recipe.sections import Recipe, Sampling
@@ -46,7 +46,7 @@ COMMON_CONTROL_TOKENS = (
 )
 TOO_LONG = ("context length", "context_length", "max_model_len", "longer than the maximum")
 Count = Annotated[int, Field(ge=0, lt=2**31)]
-FINISHED = ("stop", "length")
+FINISHED = ("stop", "length", "repetition")
 NOT_KEPT = ("content_filter", "tool_calls", "function_call", "abort")
 
 
@@ -91,7 +91,7 @@ class EndpointEngine:
         self._timeout_s = recipe.model.timeout_s or CAPTION_S
         self._proof = Proof(self._send)
         self._url, self._model, self._system = recipe.model.endpoint, model.path, recipe.prompt.system
-        self._sampling = request_sampling(recipe.sampling, neutral=neutral)
+        self._sampling, self._neutral = recipe.sampling, neutral
         self.control_tokens: Sequence[str] = model.control_tokens or COMMON_CONTROL_TOKENS
 
     @classmethod
@@ -118,11 +118,11 @@ class EndpointEngine:
             )
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the service."""
-        return await self._proof.caption(picture, prompt)
+        return await self._proof.caption(picture, prompt, sampling)
 
-    async def _send(self, picture: Picture, prompt: str) -> Completion:
+    async def _send(self, picture: Picture, prompt: str, sampling: Mapping[str, Any]) -> Completion:
         """Send one request. Raises Suspect if its fault may be the row's or the service's."""
         content = [
             {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
@@ -130,7 +130,8 @@ class EndpointEngine:
         ]
         messages: Any = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
         try:
-            answer = await self._client.chat.completions.create(model=self._model, messages=messages, **self._sampling)
+            fields = request_sampling(self._sampling.changed(sampling), neutral=self._neutral)
+            answer = await self._client.chat.completions.create(model=self._model, messages=messages, **fields)
             return completion(Answer.model_validate(answer))
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
@@ -158,11 +159,18 @@ def data_url(picture: Picture) -> str:
 def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     """Sampling as arguments of chat.completions.create.
 
-    Fields that the OpenAI interface lacks go into the request's body, a repetition penalty of 1 only to vLLM: `neutral`
-    sets everything that vLLM would otherwise take from the model's files.
+    Fields that the OpenAI interface lacks go into the request's body. A repetition penalty of 1 and the detection of
+    loops go only to vLLM: `neutral` sets everything that vLLM would otherwise take from the model's files.
     """
-    fields = sampling.model_dump()
+    fields = sampling.model_dump(exclude={"n"})
+    if not neutral or fields["repetition_detection"] is None:
+        del fields["repetition_detection"]
     named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}
+    schema = (fields.get("structured_outputs") or {}).get("json")
+    if schema is not None and not neutral:  # by the OpenAI interface's own name
+        del fields["structured_outputs"]
+        described = {"name": "caption", "schema": schema}
+        named["response_format"] = {"type": "json_schema", "json_schema": described}
     if fields["repetition_penalty"] == 1:
         del fields["repetition_penalty"]
     return named | {"extra_body": (VLLM_NEUTRAL if neutral else {}) | fields}

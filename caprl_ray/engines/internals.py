@@ -5,6 +5,7 @@ If this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLL
 (cluster/optional.py). All imports of vLLM are inside functions.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -16,6 +17,12 @@ FORKED = "an engine core that is forked with its imports done"
 RENDERED = "images rendered beside vLLM's frontend"
 COUNTED = "steps counted where the core's answers arrive"
 CHUNKED = "tokens sent by the engine core in chunks"
+SELDOM = "loops looked for at every 32nd token only"
+STOPPED = "loops stopped while they are generated"
+
+# vLLM compares 32 patterns at every token of every sequence: 10 to 60 microseconds in the one thread that the engine's
+# core has for all of its sequences. A loop goes on, so it is found a moment later as well.
+LOOK_EVERY = 32
 
 # vLLM's words for a core process that died while it started.
 CORE_DIED = "core initialization failed"
@@ -95,6 +102,40 @@ def _chunked(step: Callable[[Any], Any], pass_on: Callable[[dict[int, Any]], dic
                 return other
 
     return chunked
+
+
+def sampling_classes(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of vLLM's SamplingParams, with vLLM's own classes in place of plain data.
+
+    Without the detection of loops if this vLLM has none.
+    """
+    from vllm import sampling_params
+
+    structured, detection = fields.get("structured_outputs"), fields.pop("repetition_detection")
+    if structured:
+        fields |= {"structured_outputs": sampling_params.StructuredOutputsParams(**structured)}
+    if detection:
+        kind = getattr(sampling_params, "RepetitionDetectionParams", None)
+        if kind is None:
+            miss(STOPPED)
+        else:
+            fields |= {"repetition_detection": kind(**detection)}
+    return fields
+
+
+def look_seldom_for_loops() -> None:
+    """Let the core of this process look for loops at every LOOK_EVERYth token. Call it in the core, which has vLLM."""
+
+    def reach() -> None:
+        utils: Any = sys.modules["vllm.v1.core.sched.utils"]
+        every = utils.check_sequence_repetition
+
+        def seldom(token_ids: Any, params: Any) -> bool:
+            return len(token_ids) % LOOK_EVERY == 0 and bool(every(token_ids, params))
+
+        utils.check_sequence_repetition = seldom
+
+    optional(SELDOM, reach)
 
 
 def count_answers(llm: Any, count: Callable[[], None]) -> None:

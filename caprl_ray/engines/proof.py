@@ -6,9 +6,10 @@ one that was captioned, or a blank one. Only if it is captioned can the row be a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from caprl_ray.engines.protocol import Completion, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 
 PROOF_PROMPT = "Describe the image."
@@ -31,21 +32,21 @@ class Suspect(Exception):
 class Proof:
     """Sends rows by `send`, and the harmless picture after a row that failed for good."""
 
-    def __init__(self, send: Callable[[Picture, str], Awaitable[Completion]]) -> None:
+    def __init__(self, send: Callable[[Picture, str, Mapping[str, Any]], Awaitable[Completion]]) -> None:
         self._send = send
         self._proof: tuple[Picture, str] | None = None
         self._proving = asyncio.Lock()
         self._proved = 0.0  # when the last picture that was captioned had been sent
         self._failure: SystemFailure | None = None
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure if this row is at fault, SystemFailure if the service is."""
         self._proof = self._proof or (blank(picture), PROOF_PROMPT)
         suspects = []
         for _ in range(ROW_ATTEMPTS):
             sent = time.monotonic()
             try:
-                completion = await self._send(picture, prompt)
+                completion = await self._send(picture, prompt, sampling)
             except Suspect as suspect:
                 suspects.append(suspect)
                 if len(suspects) < ROW_ATTEMPTS:
@@ -69,7 +70,7 @@ class Proof:
         for _ in range(suspect.proofs):
             sent = time.monotonic()
             try:
-                await self._send(*self._proof)
+                await self._send(*self._proof, AS_THE_RECIPE)
             except Suspect as again:
                 self._failure = again.system
                 continue

@@ -1,27 +1,37 @@
 """The protocol of engines. The rest of the job cannot tell them apart (docs/design.md, D9)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """RGB pixels at the size that the model sees: `pixels` holds height x width x 3 bytes."""
+    """RGB pixels at the size that the model sees: `pixels` holds height x width x 3 bytes.
+
+    `name` tells the engine's caches that a picture is captioned again. It is unique to the picture, or empty.
+    """
 
     pixels: memoryview
     width: int
     height: int
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An engine's answer for one image."""
+    """An engine's answer for one image.
+
+    `finish_reason` is stop, length (it met max_tokens) or repetition (the engine stopped a loop).
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None  # None if a service does not say
     caption_tokens: int | None
+
+
+AS_THE_RECIPE: Mapping[str, Any] = {}
 
 
 class Engine(Protocol):
@@ -36,8 +46,11 @@ class Engine(Protocol):
         """The tokens of the model's chat format, to be removed from the dataset's own texts."""
         ...
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
-        """Caption one picture. `prompt` is the user's turn; the engine adds its chat format."""
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+        """Caption one picture. `prompt` is the user's turn; the engine adds its chat format.
+
+        `sampling` holds the fields of the recipe's sampling that differ for this caption.
+        """
         ...
 
 

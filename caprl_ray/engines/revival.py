@@ -1,14 +1,14 @@
 """Restart an engine whose core dies or hangs, and find the row that kills it (docs/design.md, D11)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from caprl_ray.engines.admission import Admission
 from caprl_ray.engines.proof import PROOF_PROMPT, blank
-from caprl_ray.engines.protocol import Completion, EngineDied, MortalEngine, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, MortalEngine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
 
 # Concurrency limit of rows by the number of engine deaths that they have seen. Most deaths have an external cause (the
@@ -62,30 +62,35 @@ class Revival:
         revival._watcher = asyncio.create_task(revival._watch())
         return revival
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure `engine_crash` if this row kills the engine, SystemFailure if every
         row would."""
         for deaths in range(len(COMPANY)):
             async with self._admission.admitted(deaths):
                 try:
-                    return await self._attempt(picture, prompt)
+                    return await self._attempt(picture, prompt, sampling)
                 except EngineDied:
                     continue
         raise RowFailure("engine_crash", "the engine died or hung each time, twice with this row alone")
 
-    async def _attempt(self, picture: Picture, prompt: str) -> Completion:
+    async def _attempt(self, picture: Picture, prompt: str, sampling: Mapping[str, Any]) -> Completion:
         self._proof = self._proof or (blank(picture), PROOF_PROMPT)
-        completion = await self._call(await self._alive(), picture, prompt)
+        completion = await self._call(await self._alive(), picture, prompt, sampling)
         self._proof = (picture, prompt)
         self._fruitless = 0
         return completion
 
-    async def _call(self, engine: MortalEngine, picture: Picture, prompt: str) -> Completion:
+    async def _call(
+        self, engine: MortalEngine, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption by this engine. The call ends as soon as the engine is found dead."""
-        call = asyncio.ensure_future(engine.caption(picture, prompt))
+        call = asyncio.ensure_future(engine.caption(picture, prompt, sampling))
         self._calls.add(call)
         try:
             await asyncio.wait({call})
+        except asyncio.CancelledError:  # nobody waits for this caption any more
+            call.cancel()
+            raise
         finally:
             self._calls.discard(call)
             self._finished += 1

@@ -10,17 +10,24 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from caprl_ray.engines.concurrency import max_num_seqs
-from caprl_ray.engines.protocol import Completion, EngineDied, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.recipe.sections import Recipe
 
 # Words in a row's prompt: kill the core, stop it for ever, end the replica's process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
+
+# Words that make a replica sick, once: the first process that can create the path behind the colon writes nothing but
+# !!!! from this row on, or swaps the captions of each two rows.
+SICK, SWAP = "caprl-ray-sick:", "caprl-ray-swap:"
+
+ALONE_S = 0.2  # how long a row waits for the next one, with which it swaps captions
 
 # Environment variable: seconds of the shortest and of the longest caption, for instance "2-8".
 SECONDS = "CAPRL_RAY_STUB_CAPTION_S"
@@ -46,14 +53,33 @@ class StubEngine:
     arguments: Mapping[str, Any] = {}
     steps = 0
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    def __init__(self) -> None:
+        self._sick = self._swaps = False
+        self._partner: tuple[str, asyncio.Future[str]] | None = None
+
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption by `stub_caption`, after one turn of the event loop."""
         await asyncio.sleep(0)
         if EXIT in prompt:
             os._exit(1)
+        self._sick |= _first(prompt, SICK)
+        self._swaps |= _first(prompt, SWAP)
         text = stub_caption(bytes(picture.pixels), picture.width, picture.height, prompt)
+        text = "!" * 200 if self._sick else await self._swapped(text) if self._swaps else text
         words = len(text.split())
         return Completion(text=text, finish_reason="stop", prompt_tokens=len(prompt.split()), caption_tokens=words)
+
+    async def _swapped(self, text: str) -> str:
+        """The text of the row that comes next, which gets this one. A row that is alone keeps its own."""
+        if self._partner and not self._partner[1].done():
+            (other, answer), self._partner = self._partner, None
+            answer.set_result(text)
+            return other
+        answer = asyncio.get_running_loop().create_future()
+        self._partner = text, answer
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(answer, ALONE_S)
+        return text
 
     def stop(self) -> None:
         """Do nothing: it has no process."""
@@ -63,20 +89,22 @@ class StubWithPlaces(StubEngine):
     """The same with as many places as an engine, and captions that take time."""
 
     def __init__(self, places: int, seconds: tuple[float, float]) -> None:
+        super().__init__()
         self._places, self._seconds = asyncio.Semaphore(places), seconds
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption after the picture's own time, in one of the places."""
         async with self._places:
             await asyncio.sleep(stub_seconds(bytes(picture.pixels), *self._seconds))
             self.steps += 1
-            return await super().caption(picture, prompt)
+            return await super().caption(picture, prompt, sampling)
 
 
 class StubWithCore(StubEngine):
     """The same with a process through which every row goes, like an engine's core."""
 
     def __init__(self, core: Process, reaper: Reaper) -> None:
+        super().__init__()
         self._core, self._reaper = core, reaper
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._reader = asyncio.create_task(self._read())
@@ -89,7 +117,7 @@ class StubWithCore(StubEngine):
             core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
         return cls(core, reaper)
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption when the core has answered. Raises EngineDied if it is gone."""
         assert self._core.stdin
         if self._reader.done() or self._core.stdin.is_closing():
@@ -99,7 +127,7 @@ class StubWithCore(StubEngine):
         self._waiting[number] = answer
         self._core.stdin.write(f"{number} {' '.join(prompt.split())}\n".encode())
         await answer
-        return await super().caption(picture, prompt)
+        return await super().caption(picture, prompt, sampling)
 
     def stop(self) -> None:
         self._reaper.kill()
@@ -114,6 +142,16 @@ class StubWithCore(StubEngine):
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(EngineDied("the stub's core is gone"))
+
+
+def _first(prompt: str, word: str) -> bool:
+    """Whether the prompt has the word, and this process is the first to read it."""
+    _, found, rest = prompt.partition(word)
+    if found:
+        with suppress(FileExistsError):
+            os.close(os.open(rest.split()[0], os.O_CREAT | os.O_EXCL))
+            return True
+    return False
 
 
 async def start_stub(recipe: Recipe) -> StubEngine:

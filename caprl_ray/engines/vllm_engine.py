@@ -5,7 +5,7 @@ import gc
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from caprl_ray.engines import core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.internals import CORE_DIED, core_died
-from caprl_ray.engines.protocol import Completion, EngineDied, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models import weights
@@ -58,6 +58,8 @@ CPU_ENVIRONMENT = {
     # quarter of all CPU time on two cores (benchmarks/throughput.py).
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
+# vLLM's kinds of outputs: one for a whole caption, or one for each piece of it.
+WHOLE, PIECES = "FINAL_ONLY", "DELTA"
 # In Ray's actors vLLM spawns anyway. A forked core would not carry the mark of its reaper.
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
@@ -74,6 +76,8 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         # The engine's processor has the same limits as prepare, so it leaves every prepared image as it is.
         limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
         arguments["mm_processor_kwargs"] = limits
+    if recipe.several:  # their prompts are equal up to the end of the image
+        arguments["enable_prefix_caching"] = True
     if recipe.replicas.gpus == 0:
         arguments |= CPU | {"max_num_seqs": max_num_seqs(recipe)}
     else:
@@ -102,7 +106,7 @@ class VllmEngine:
         reaper: Reaper,
         chat: ChatFormat,
         processor: Any,
-        sampling: Callable[[str], Any],
+        sampling: Callable[[str, Mapping[str, Any]], Any],
         arguments: dict[str, Any],
         *,
         on_cpu: bool = False,
@@ -116,7 +120,7 @@ class VllmEngine:
         self._reaper = reaper
         self._on_cpu = on_cpu
         self._chat = chat
-        self._whole, self._pieces = sampling("FINAL_ONLY"), sampling("DELTA")
+        self._sampling = sampling
         self._requests = itertools.count()
         self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
         # Whether the core's answers are seen to be counted. Until then a caption comes in pieces, and each piece is a
@@ -157,11 +161,12 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        def sampling(kind: str) -> Any:
-            return SamplingParams(**recipe.sampling.model_dump() | {"output_kind": RequestOutputKind[kind]})
+        def sampling(kind: str, changes: Mapping[str, Any]) -> Any:
+            fields = recipe.sampling.changed(changes).model_dump(exclude={"n"})
+            return SamplingParams(**internals.sampling_classes(fields), output_kind=RequestOutputKind[kind])
 
         try:
-            sampling("FINAL_ONLY")
+            sampling(WHOLE, AS_THE_RECIPE)
             processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
             llm = _launched(arguments, reaper, chunked=not recipe.sampling.model_dump().get("stop"))
@@ -183,13 +188,13 @@ class VllmEngine:
         """Grows while the core computes: with each of its answers, and on a CPU with the time that it uses."""
         return self._steps + (int(self._reaper.cpu_seconds() / STEP_CPU_S) if self._on_cpu else 0)
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
         """Caption one picture. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
 
         try:
             request = await self._renderer.render(picture, self._chat.prompt(prompt))
-            outputs = await self._outputs(request)
+            outputs = await self._outputs(request, sampling)
         except (ValueError, VLLMClientError) as error:  # a fault of this request, not of the engine
             raise _rejected(error) from None
         except VLLMServerError as error:
@@ -211,18 +216,18 @@ class VllmEngine:
         self._llm.shutdown()
         internals.end_forkserver()
 
-    async def _outputs(self, request: Any) -> list[Any]:
+    async def _outputs(self, request: Any, changes: Mapping[str, Any]) -> list[Any]:
         """All that vLLM returns for a request. The first request shows whether answers are counted; others wait."""
         number = next(self._requests)
         if number:
             await self._tried.wait()
-        sampling = self._whole if self._counted else self._pieces
+        kind = WHOLE if self._counted else PIECES
         outputs = []
         try:
-            async for output in self._llm.generate(request, sampling, f"r{number}"):
+            async for output in self._llm.generate(request, self._sampling(kind, changes), f"r{number}"):
                 outputs.append(output)
                 self._tried.set()
-                if sampling is self._pieces:
+                if kind == PIECES:
                     self._steps += 1
                 if not self._counted:
                     miss(internals.COUNTED)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -106,6 +106,9 @@ def _section(location: Sequence[int | str]) -> type[BaseModel]:
     section: type[BaseModel] = Recipe
     for part in location:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        section = annotation
+        (section,) = (kind for kind in get_args(annotation) or (annotation,) if _is_section(kind))
     return section
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

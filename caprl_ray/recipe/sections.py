@@ -9,7 +9,7 @@ The docstrings below the fields are the reference of the recipe; `caprl-ray sche
 import math
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -250,17 +251,45 @@ class Replicas(Section):
         return self
 
 
+PromptText = Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)]
+PromptName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+
+
 class Prompt(Section):
     """The prompt that goes with each image."""
 
     system: str | None = "You are a helpful assistant."
     """The text of the system turn. null means no system turn at all, even if the model's chat template would add
     one."""
-    user: Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)] = (
-        "Please describe this image in detail."
-    )
+    user: PromptText = "Please describe this image in detail."
     """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
     values."""
+
+
+class RepetitionDetection(Section):
+    """When the engine stops a caption that repeats itself, token by token.
+
+    A caption ends with the finish reason `repetition` when its last `min_count` x n tokens are one pattern of n tokens
+    again and again. n lies between `min_pattern_size` and `max_pattern_size`. A loop of fewer tokens is found too: some
+    multiple of its length lies between them, because the upper one is about twice the lower one.
+    """
+
+    min_pattern_size: Annotated[int, Field(ge=1, le=512)] = 33
+    """The shortest pattern, in tokens."""
+    max_pattern_size: Annotated[int, Field(ge=1, le=512)] = 64
+    """The longest pattern, in tokens. vLLM compares each length between the two at every token: a wide range costs
+    time."""
+    min_count: Annotated[int, Field(ge=2, le=64)] = 5
+    """How often the pattern must stand there, one after the other."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "RepetitionDetection":
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ValueError(
+                f"min_pattern_size is {self.min_pattern_size}; it must be at most max_pattern_size, which is "
+                f"{self.max_pattern_size}"
+            )
+        return self
 
 
 class Sampling(BaseModel):
@@ -277,16 +306,77 @@ class Sampling(BaseModel):
     """Nucleus sampling: only the most likely tokens, whose probabilities sum to this value, are sampled. 1 keeps
     all."""
     max_tokens: Positive = 2048
-    """The longest caption, in tokens. A caption that reaches it is kept and flagged `truncated`. Raise it if many
-    are."""
+    """The longest caption, in tokens. A caption that reaches it is `truncated` (see quality). Raise it if many are."""
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Values above 1 make tokens that were already used less likely. Raise it slightly if captions repeat
     themselves."""
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    """How many captions each prompt gives an image. Above 1, the column `captions` has them all and `caption` the
+    best. It needs a temperature above 0."""
+    repetition_detection: RepetitionDetection | None = RepetitionDetection()
+    """When the engine stops a caption that only repeats itself. null lets it go on to max_tokens."""
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
         sampling_fields.check(self.model_extra or {})
+        if self.n > 1 and not self.temperature:
+            raise ValueError(f"n is {self.n}, but temperature is 0, so all captions would be equal; raise it")
         return self
+
+    def changed(self, fields: Mapping[str, Any]) -> "Sampling":
+        """This section with other values in some fields. Raises ValueError if one is not allowed."""
+        return Sampling.model_validate({**self.model_dump(), **fields}) if fields else self
+
+
+def _first_message(error: ValueError) -> str:
+    """What pydantic says of the first fault, with the field."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors(include_url=False)[0]
+    said = str(fault["ctx"]["error"]) if fault["type"] == "value_error" else fault["msg"]
+    return ": ".join(filter(None, [".".join(map(str, fault["loc"])), said]))
+
+
+Action = Literal["keep", "retry", "fail", "off"]
+# Decoded again with these in turn. A retry with the same sampling often gives the same loop (QwenLM/Qwen3-VL issue
+# 1611); a lower top_p cuts the unlikely tokens that most loops begin with, and the penalty leads out of them.
+RETRIES: list[dict[str, Any]] = [
+    {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.05},
+    {"temperature": 1.0, "top_p": 0.8, "repetition_penalty": 1.15},
+]
+
+
+class Quality(Section):
+    """How captions are checked, and what is done about those that fail a check (docs: Caption quality)."""
+
+    checks: dict[str, Action] = {}
+    """What is done when a caption fails a check, by the check's name. `keep` flags it, `retry` decodes it again, `fail`
+    makes a failed row of code `quality`, `off` does not check. If left out: `loop`, `truncated`, `refusal`, `garbage`
+    and `empty` are retried, and the others flag. A check of your own has its import path as its name, such as
+    "package.module:function"; it takes a Caption and says whether it is flagged."""
+    thresholds: dict[str, int | float] = {}
+    """Other thresholds, as {check.threshold: value}."""
+    language: str | None = None
+    """The language that captions should have, as a code such as en. Set it to turn the check `language` on; it needs
+    the extra `language`."""
+    alt_column: str | None = None
+    """The source column with the text that the image had before. Set it to turn the check `copies_alt_text` on."""
+    retries: list[dict[str, Any]] = RETRIES
+    """How a caption that fails a check marked `retry` is decoded again: changes of sampling, one per further try. An
+    empty list never decodes again. The best caption is kept, with its flags."""
+    limits: dict[str, Annotated[float, Field(gt=0, le=1)]] = {"garbage": 0.1}
+    """The largest share of a replica's latest captions that may fail a check at their first decoding, by the check's
+    name. A replica above it is restarted and its batches are captioned again; if all replicas are, the run ends. A
+    broken GPU writes !!!! for a part of its captions."""
+    window: Annotated[int, Field(ge=32, le=10_000)] = 200
+    """How many of a replica's latest captions `limits` looks at."""
+    self_check: Annotated[int, Field(ge=0)] = 100
+    """Two unlike pictures are planted among the images of a replica's first batch, and of each so many batches after
+    it. If their captions are not told apart, the replica is restarted as for `limits`. 0 never checks."""
+    at_end: Literal["keep", "trim", "fail"] = "keep"
+    """What is done with a caption that still fails such a check after all tries. `keep` keeps it with its flags. `trim`
+    cuts it after its last whole sentence, before a loop, and adds the flag `trimmed`. `fail` makes a failed row of
+    code `quality`."""
 
 
 class Failures(Section):
@@ -340,7 +430,12 @@ class Recipe(Section):
     engine: Engine = Engine()
     replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
+    prompts: dict[PromptName, PromptText] = {}
+    """Several prompts by name, in place of prompt.user: {dense: "Describe…", short: "Shorten this: {dense}"}. A later
+    one may use the caption of an earlier one by its name. The column `captions` has a caption for each, and `caption`
+    the best: of those whose flags are least severe, the first."""
     sampling: Sampling = Sampling()
+    quality: Quality = Quality()
     failures: Failures = Failures()
     storage: Storage = Storage()
     output: Output
@@ -360,6 +455,41 @@ class Recipe(Section):
                 "prompt.system: null cannot be kept with model.endpoint, because the service's own chat template may "
                 "add a system turn; give it a text"
             )
+        return self
+
+    @property
+    def named_prompts(self) -> dict[str, str]:
+        """The prompts by name, in order; the only one of most recipes is named `prompt`."""
+        return self.prompts or {"prompt": self.prompt.user}
+
+    @property
+    def captions(self) -> int:
+        """How many captions a row has."""
+        return len(self.named_prompts) * self.sampling.n
+
+    @property
+    def several(self) -> bool:
+        """Whether a row has several captions."""
+        return self.captions > 1
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "Recipe":
+        if self.prompts and "user" in self.prompt.model_fields_set:
+            raise ValueError("prompt.user and prompts cannot both be given; make prompt.user one of prompts")
+        return self
+
+    @model_validator(mode="after")
+    def _check_retries(self) -> "Recipe":
+        for number, fields in enumerate(self.quality.retries):
+            try:
+                changed = self.sampling.changed(fields)
+            except ValueError as error:
+                raise ValueError(f"quality.retries[{number}]: {_first_message(error)}") from None
+            if changed == self.sampling:
+                raise ValueError(
+                    f"quality.retries[{number}]: {fields} changes nothing of sampling, and the same sampling often "
+                    "gives the same fault; change a field, or leave the entry out"
+                )
         return self
 
     @model_validator(mode="after")

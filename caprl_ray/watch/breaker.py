@@ -61,12 +61,15 @@ class CircuitBreaker:
 
     def _look(self) -> tuple[CaprlError | None, float]:
         """The error that ends the run, if any, and the seconds without a replica."""
-        (rows, failed), (retried, anew), absent = ray.get(self._counter.judged.remote(), timeout=10)
+        (rows, failed), (retried, anew), absent, sick = ray.get(self._counter.judged.remote(), timeout=10)
+        if sick:
+            return TooManyFailures(f"{sick}; {AFTERWARDS}"), absent
         limits = self._job.recipe.failures
         error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
         return error, absent
 
 
+AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
 NEW = "{failures} of the first {rows} rows failed"
 RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed for another reason"
 
@@ -90,8 +93,7 @@ def tripped(
     top = sorted(failed, key=lambda code: (-failed[code], code))[:SHOWN_REASONS]
     return TooManyFailures(
         f"failures.max_fraction: {of.format(failures=failures, rows=rows)}, more than {limits.max_fraction:g} allows "
-        f"({', '.join(f'{code} {failed[code]}' for code in top)}); what is written stays. Mend the cause and run "
-        "again with --retry-failed, or allow more."
+        f"({', '.join(f'{code} {failed[code]}' for code in top)}); {AFTERWARDS}"
     )
 
 

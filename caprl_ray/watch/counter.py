@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import ray
 
+from caprl_ray.watch.sick import Sick
 from caprl_ray.watch.starts import GONE_S, Pool, Starts
 
 # Seconds between two signs of life of a replica. A thousand replicas send 33 messages a second.
@@ -36,6 +37,7 @@ class Counter:
         self._began = time.monotonic()
         self._seen: float | None = None
         self._starts = Starts()
+        self._sick = Sick()
 
     def add(
         self, rows: int, codes: list[str], retried: int = 0, anew: Sequence[str] = (), again: Sequence[str] = ()
@@ -58,16 +60,16 @@ class Counter:
         since = self._began if self._seen is None else self._seen + 2 * HERE_S
         return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
 
-    def judged(self) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]], float]:
-        """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, and the
-        seconds without a replica.
+    def judged(self) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]], float, str | None]:
+        """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, the seconds
+        without a replica, and why captions cannot be trusted, if so.
 
         A retried row that fails with its old code says nothing new and is left out.
         """
         rows, _, absent = self.read()
         new = self.failed - self._failed_anew - self._failed_again
         retried = self._retried - self._failed_again.total()
-        return (rows - self._retried, dict(new)), (retried, dict(self._failed_anew)), absent
+        return (rows - self._retried, dict(new)), (retried, dict(self._failed_anew)), absent, self._sick.fault
 
     def begin(self, key: str, node: str) -> int:
         """Register an attempt at a batch or a single row on a node; return how many earlier attempts did not end.
@@ -123,6 +125,22 @@ class Counter:
         if self._starts.failed(replica, node, reason):
             self.note(f"node {name} gets no more replicas of this run: {reason.rstrip('.')}")
         return node in self._starts.struck()
+
+    def healthy(self) -> None:
+        """A replica has written a window of captions of which few fail a check."""
+        self._sick.healthy()
+
+    def sick(self, replica: str, node: str, sentence: str, replaceable: bool) -> bool:
+        """Too many captions of a replica fail a check. Returns whether another one is to take its place; if not, the
+        run ends."""
+        replicas = self._starts.left(replica)
+        if not replaceable:
+            self._sick.fault = self._sick.fault or sentence
+            return False
+        replaced = self._sick.report(node, sentence, replicas)
+        if replaced:
+            self.note(f"a replica is replaced: {sentence}")
+        return replaced
 
     def struck(self) -> dict[str, str]:
         """The nodes that get no more replicas, by id, each with a reason."""

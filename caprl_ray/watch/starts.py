@@ -56,6 +56,13 @@ class Starts:
         self._struck[node] = reason
         return new
 
+    def left(self, replica: str) -> int:
+        """A replica leaves, for another reason. Returns how many there were with it."""
+        self._ended.add(replica)
+        alive = len(self._replicas)
+        self._replicas.pop(replica, None)
+        return alive
+
     def struck(self) -> dict[str, str]:
         """The nodes that get no more replicas, each with a reason."""
         return dict(self._struck)

@@ -47,7 +47,7 @@ class Scripted:
         self.script, self.steps, self.stopped, self.dead = script, 0, False, asyncio.Event()
         self.hung = False
 
-    async def caption(self, picture: Picture, prompt: str) -> Completion:
+    async def caption(self, picture: Picture, prompt: str, sampling: Any = None) -> Completion:
         number = int(prompt) if prompt.isdigit() else -1
         for _ in range(3):
             await asyncio.sleep(0)

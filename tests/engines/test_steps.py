@@ -51,7 +51,7 @@ def captions(llm: Llm, count: int) -> tuple[list[Completion], int]:
         processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
         none: Any = None
         chat = ChatFormat(prefix="", suffix="")
-        engine = VllmEngine(llm, none, chat, processor, sampling=str, arguments={})
+        engine = VllmEngine(llm, none, chat, processor, sampling=lambda kind, _: kind, arguments={})
         made = await asyncio.gather(*(engine.caption(PICTURE, "") for _ in range(count)))
         return made, engine.steps
 
@@ -93,7 +93,13 @@ def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_i
         reaper: Any = Computing()
         chat = ChatFormat(prefix="", suffix="")
         engine = VllmEngine(
-            Llm(Core(), looked_up=True), reaper, chat, processor, sampling=str, arguments={}, on_cpu=on_cpu
+            Llm(Core(), looked_up=True),
+            reaper,
+            chat,
+            processor,
+            sampling=lambda kind, _: kind,
+            arguments={},
+            on_cpu=on_cpu,
         )
         seen = []
         for reaper.seconds in (0.0, 1.0, 60.0, 60.0, 120.0):

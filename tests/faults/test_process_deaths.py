@@ -15,10 +15,11 @@ import ray
 from caprl_ray import caption_dataset, pipeline
 from caprl_ray.caption import job, start
 from caprl_ray.caption.job import caption_job
+from caprl_ray.caption.writer import Writer
 from caprl_ray.cluster import resources
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.engines.stub import DIE, EXIT, HANG
-from caprl_ray.errors import SystemFailure
+from caprl_ray.engines.stub import DIE, EXIT, HANG, SICK, SWAP
+from caprl_ray.errors import SystemFailure, TooManyFailures
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.watch.counter import FORGIVEN, Counter
@@ -91,19 +92,26 @@ def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], 
     assert details.keys() == {17}
 
 
+class KilledWriter(Writer):
+    """Writer whose process is killed in the middle of its second batch, once."""
+
+    async def _row(self, row: dict[str, Any]) -> Any:
+        if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
+            living: Any = self._engine
+            Path(NOTES + ".killed").write_text(" ".join(map(str, living._engine._reaper.processes())))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super()._row(row)
+
+
 class NotingCaptioner(job.Captioner):
-    """Captioner that notes its process, and that is killed in the middle of its second batch, once."""
+    """Captioner that notes its process."""
+
+    writer = KilledWriter
 
     def apply(self, rows: list[dict[str, Any]]) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         return super().apply(rows)
-
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
-            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._reaper.processes())))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return await super()._caption(row)
 
 
 def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killing: bool = False) -> Path:
@@ -164,8 +172,20 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
     assert notes.exists()
 
 
+class LostWriter(Writer):
+    """Writer whose engine captions nothing any more, once."""
+
+    async def _row(self, row: dict[str, Any]) -> Any:
+        if KILLING and row["index"] == 70 and not os.path.exists(NOTES + ".lost"):
+            Path(NOTES + ".lost").touch()
+            raise SystemFailure("The engine died and does not start again.")
+        return await super()._row(row)
+
+
 class Faulty(job.Captioner):
     """Captioner whose engine does not start, FAULTS times, or later captions nothing, once."""
+
+    writer = LostWriter
 
     def _begin(self, *arguments: Any) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
@@ -174,12 +194,6 @@ class Faulty(job.Captioner):
         if Path(NOTES).read_text().count("start") <= FAULTS:
             raise SystemFailure("The engine does not start (no driver).")
         return super()._begin(*arguments)
-
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        if KILLING and row["index"] == 70 and not os.path.exists(NOTES + ".lost"):
-            Path(NOTES + ".lost").touch()
-            raise SystemFailure("The engine died and does not start again.")
-        return await super()._caption(row)
 
 
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: int, *, killing: bool = False) -> Path:
@@ -238,3 +252,28 @@ def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
     counter, here = Counter(), ray.get_runtime_context().get_node_id()
     assert [counter.begin("row", f"{n:056x}") for n in range(FORGIVEN + 2)] == [0] * (FORGIVEN + 1) + [1]
     assert [counter.begin("row", here), counter.begin("row", here)] == [2, 3]
+
+
+@pytest.mark.parametrize("word", [SICK, SWAP])
+def test_a_replica_that_turns_sick_is_replaced_and_its_batches_are_captioned_again(
+    scenes: list[bytes], tmp_path: Path, word: str
+) -> None:
+    """From one row on it writes !!!!, or swaps the captions of its rows. Every caption in the output is right."""
+    texts = shard(tmp_path / "0.tar", scenes[:ROWS], {50: word + str(tmp_path / "sick")})
+    quality = {"self_check": 1, "checks": {"prompt_echo": "off"}}
+    recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", quality=quality)
+    balance = pipeline.run(caption_job(recipe))
+    assert (tmp_path / "sick").exists()
+    assert (balance.finished, balance.failed) == (ROWS, 0)
+    for row in pq.read_table(tmp_path / "out" / "data").to_pylist():
+        number = row["index"]
+        assert row["caption"] == expected_caption(scenes[number], recipe).replace("{txt}", texts[number])
+
+
+def test_a_run_whose_replicas_are_all_sick_ends_with_examples(scenes: list[bytes], tmp_path: Path) -> None:
+    words = {number: SICK + str(tmp_path / f"sick{number}") for number in range(ROWS)}
+    shard(tmp_path / "0.tar", scenes[:ROWS], words)
+    with pytest.raises(
+        TooManyFailures, match=r"flagged garbage, more than 0.1 allows \(such as '!!!!.*what is written"
+    ):
+        pipeline.run(caption_job(stub_recipe(tmp_path / "0.tar", tmp_path / "out")))

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
+from caprl_ray.engines import internals
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.fingerprint import fingerprint
@@ -222,6 +223,7 @@ def test_one_path_may_stand_without_a_list() -> None:
 def test_every_section_and_every_field_of_the_json_schema_is_described() -> None:
     schema = Recipe.model_json_schema()
     assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["properties"].pop("prompts")["description"].endswith(".")
     for reference in schema["properties"].values():
         section = schema["$defs"][reference["$ref"].rpartition("/")[2]]
         assert section["description"]
@@ -232,6 +234,8 @@ def test_every_section_and_every_field_of_the_json_schema_is_described() -> None
 def test_a_recipe_and_its_sections_are_frozen() -> None:
     recipe = parse(MINIMAL)
     for holder, name in [(recipe, "output"), *((getattr(recipe, name), None) for name in Recipe.model_fields)]:
+        if not isinstance(holder, BaseModel):
+            continue
         field = name or next(iter(type(holder).model_fields))
         with pytest.raises(ValidationError, match="frozen"):
             setattr(holder, field, getattr(holder, field))
@@ -355,6 +359,7 @@ SAMPLING: dict[str, Any] = {
     "logit_bias": {12: -3},
     "allowed_token_ids": [1, 2],
     "bad_words": ["image"],
+    "structured_outputs": {"regex": "a+"},
 }
 
 
@@ -368,20 +373,24 @@ def test_sampling_takes_the_fields_of_its_list_and_the_fingerprint_holds_what_is
 
 
 def test_vllm_takes_every_sampling_field_of_the_list() -> None:
-    params = pytest.importorskip("vllm").SamplingParams(**SAMPLING | {"temperature": 1.0})
-    assert all(getattr(params, name) == value for name, value in SAMPLING.items())
+    vllm = pytest.importorskip("vllm")
+    fields = internals.sampling_classes(parse(MINIMAL | {"sampling": SAMPLING}).sampling.model_dump(exclude={"n"}))
+    params = vllm.SamplingParams(**fields)
+    plain = {name: value for name, value in SAMPLING.items() if name != "structured_outputs"}
+    assert all(getattr(params, name) == value for name, value in plain.items())
+    assert params.structured_outputs.regex == "a+"
+    assert params.repetition_detection.max_pattern_size == 64
 
 
 @pytest.mark.parametrize(
     ("sampling", "sentence"),
     [
-        ({"n": 4}, "n is 4, but a row has one caption; leave it out"),
-        ({"n": True}, "n is True, but a row has one caption"),
         ({"detokenize": False}, "detokenize is False, but a caption is text"),
         ({"logprobs": 0}, "logprobs is 0, but no column holds probabilities"),
         ({"prompt_logprobs": 2}, "prompt_logprobs is 2, but no column"),
         ({"output_kind": 2}, "output_kind is not a sampling field that a recipe can have; use one of "),
-        ({"structured_outputs": {}}, "structured_outputs is not a sampling field"),
+        ({"structured_outputs": {}}, "structured_outputs is {}; it "),
+        ({"structured_outputs": {"jsn": {}}}, "structured_outputs is {'jsn': {}}; it "),
         ({"topk": 5}, "topk is not a sampling field that a recipe can have; use one of top_k"),
         ({"top_k": "5"}, "top_k is '5'; it should be a valid integer"),
         ({"seed": 1.5}, "seed is 1.5; it should be a valid integer"),

@@ -1,0 +1,145 @@
+"""Check each caption, and decode it again with other sampling if it fails a check (promise P6)."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray.caption.rules import Rules
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, Picture
+from caprl_ray.errors import RowFailure
+from caprl_ray.quality.caption import Caption
+from caprl_ray.quality.trim import trimmed
+from caprl_ray.recipe.sections import Quality
+from caprl_ray.text import plain
+
+# Of all captions of a row together. About thirty times what CapRL writes, and small enough for
+# resources.TARGET_BLOCK_BYTES.
+MOST_CAPTION_CHARACTERS = 2**16
+TRUNCATED, TRIMMED = "truncated", "trimmed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """One decoding of a row: the engine's answer, its text as it is kept, and the checks that it fails."""
+
+    completion: Completion
+    text: str
+    flags: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """The decode that is kept, the number of all decodes and their tokens, and the flags that went away."""
+
+    decode: Decode
+    decodes: int
+    tokens: int
+    repaired: Sequence[str]
+
+
+class Redecoder:
+    """Captions rows by an engine, and again those whose captions fail a check that the recipe marks `retry`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Rules,
+        settings: Quality,
+        seen: Callable[[Decode], None] = lambda first: None,
+        most_characters: int = MOST_CAPTION_CHARACTERS,
+    ) -> None:
+        """`seen` is called with the first decoding of each row. Longer captions than `most_characters` are cut."""
+        self._engine = engine
+        self._rules = rules
+        self._settings = settings
+        self._seen = seen
+        self._most = most_characters
+
+    async def caption(
+        self, picture: Picture, prompt: str, *, alt_text: str = "", also: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Kept:
+        """Caption one picture; `also` are changes of the recipe's sampling for each of its decodings.
+
+        Raises RowFailure for a fault of this row, SystemFailure for one of the engine.
+        """
+        first = await self._decode(picture, prompt, alt_text, also)
+        self._seen(first)
+        decodes = [first]
+        if self._settings.retries and self._retried(first):
+            decodes += await self._again(picture, prompt, alt_text, also)
+        best = min(decodes, key=self._badness)
+        return Kept(
+            decode=self._ended(best),
+            decodes=len(decodes),
+            tokens=sum(decode.completion.caption_tokens or 0 for decode in decodes),
+            repaired=[flag for flag in first.flags if flag not in best.flags],
+        )
+
+    async def _decode(self, picture: Picture, prompt: str, alt_text: str, sampling: Mapping[str, Any]) -> Decode:
+        completion = await self._engine.caption(picture, prompt, sampling)
+        text = plain(completion.text)
+        seen = Caption(
+            text=text[: self._most],
+            finish_reason="length" if len(text) > self._most else completion.finish_reason,
+            prompt=prompt,
+            alt_text=alt_text,
+            caption_tokens=completion.caption_tokens,
+        )
+        return Decode(completion=completion, text=seen.text, flags=self._rules.checks.flags(seen))
+
+    async def _again(self, picture: Picture, prompt: str, alt_text: str, also: Mapping[str, Any]) -> list[Decode]:
+        """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as
+        many as there are changes. What is still being decoded then is given up. A change that fails is left out."""
+        tasks = [
+            asyncio.ensure_future(self._decode(picture, prompt, alt_text, {**also, **sampling}))
+            for sampling in self._settings.retries
+        ]
+        try:
+            waiting = set(tasks)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if any(not self._retried(decode) for decode in _decoded(done)):
+                    break
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        return _decoded(tasks)
+
+    def _retried(self, decode: Decode) -> bool:
+        return any(self._rules.action(flag) == "retry" for flag in decode.flags)
+
+    def _badness(self, decode: Decode) -> tuple[bool, tuple[int, ...]]:
+        """How much speaks against a decode. Of equal ones the first is kept."""
+        failing = any(self._rules.action(flag) == "fail" for flag in decode.flags)
+        return failing, self._rules.checks.severity(decode.flags)
+
+    def _ended(self, decode: Decode) -> Decode:
+        """The decode as the recipe wants it after the last try. Raises RowFailure if it wants none."""
+        if not decode.text.strip():
+            raise RowFailure("caption_empty")
+        failing = [flag for flag in decode.flags if self._fails(flag)]
+        if failing:
+            raise RowFailure("quality", ", ".join(failing))
+        if self._settings.at_end == "trim" and self._retried(decode):
+            text = trimmed(decode.text)
+            if text != decode.text:
+                return Decode(completion=decode.completion, text=text, flags=[*decode.flags, TRIMMED])
+        return decode
+
+    def _fails(self, flag: str) -> bool:
+        action = self._rules.action(flag)
+        return action == "fail" or (action == "retry" and self._settings.at_end == "fail")
+
+
+def _decoded(tasks: Sequence["asyncio.Task[Decode]"] | set["asyncio.Task[Decode]"]) -> list[Decode]:
+    """The results of the tasks that have one. Raises what is not a failure of the row, such as SystemFailure."""
+    decodes = []
+    for task in tasks:
+        error = None if task.cancelled() or not task.done() else task.exception()
+        if error and not isinstance(error, RowFailure):
+            raise error
+        if task.done() and not task.cancelled() and not error:
+            decodes.append(task.result())
+    return decodes

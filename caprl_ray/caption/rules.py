@@ -1,0 +1,40 @@
+"""Which checks a recipe runs on its captions, and what it does about each flag."""
+
+from typing import Any
+
+from caprl_ray.quality.checks import Checks, Settings
+from caprl_ray.quality.own import is_own
+from caprl_ray.quality.registry import CHECKS
+from caprl_ray.recipe.sections import Action, Quality, Sampling
+
+# Faults that another decoding often does not have. The other flags say something about a caption that is kept.
+RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty", "json"})
+# These run where the recipe says what is wanted: quality.language, and sampling.structured_outputs.
+BY_VALUE = frozenset({"language", "json"})
+
+
+class Rules:
+    """The checks of a recipe and their actions. Raises RecipeError if the recipe names what there is not."""
+
+    def __init__(self, quality: Quality, sampling: Sampling) -> None:
+        given = quality.checks
+        structured = getattr(sampling, "structured_outputs", None) or {}
+        standard = [name for name, check in CHECKS.items() if check.standard and given.get(name) != "off"]
+        named = [name for name, action in given.items() if action != "off"]
+        settings = Settings(
+            checks=list(dict.fromkeys([*standard, *(name for name in named if name not in BY_VALUE)])),
+            thresholds=quality.thresholds,
+            language=None if given.get("language") == "off" else quality.language,
+            json_schema=None if given.get("json") == "off" else structured.get("json"),
+        )
+        self.checks = Checks.of(settings)
+        self._actions: dict[str, Action] = dict.fromkeys(RETRIED, "retry")
+        self._actions |= {name.rpartition(":")[2] if is_own(name) else name: action for name, action in given.items()}
+
+    def action(self, flag: str) -> Action:
+        """What is done about a caption with this flag."""
+        return self._actions.get(flag, "keep")
+
+    def versions(self) -> dict[str, Any]:
+        """Everything that decides about flags, as plain data."""
+        return self.checks.versions()

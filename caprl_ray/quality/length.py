@@ -1,0 +1,80 @@
+"""Checks of how long a caption is, and of how it ended."""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from caprl_ray.quality.caption import Caption
+from caprl_ray.quality.check import Check, threshold
+
+# Scripts that put no spaces between words: Han, kana, Thai, Lao, Khmer, Burmese.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_UNSPACED_PER_WORD = 2
+_LETTER = re.compile(r"[^\W_]")
+_LONGEST_WORD = 12  # a text of few but endless words is garbage, and not short
+# What is visible but says nothing: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
+_FEW = 12
+
+
+def word_count(caption: Caption) -> int:
+    """The number of words, where two characters of a script without spaces count as one."""
+    unspaced = 0 if caption.text.isascii() else len(_UNSPACED.findall(caption.text))
+    return len(caption.words) + unspaced // _UNSPACED_PER_WORD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated(Check):
+    """Decoding met `sampling.max_tokens`, so the caption has no end."""
+
+    name: ClassVar = "truncated"
+    severe: ClassVar = True
+    spares: ClassVar = "A caption that ends without a full stop: tables, lists and code do."
+
+    def found(self, caption: Caption) -> bool:
+        return caption.finish_reason == "length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Empty(Check):
+    """There is no text: nothing, white space, or a few marks without a letter or a digit."""
+
+    name: ClassVar = "empty"
+    severe: ClassVar = True
+    spares: ClassVar = "A single word or number (`too_short` has those)."
+
+    def found(self, caption: Caption) -> bool:
+        text = caption.text.strip()
+        return len(text) <= _FEW and not _LETTER.search(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooShort(Check):
+    """The caption has fewer words than a description needs."""
+
+    name: ClassVar = "too_short"
+    spares: ClassVar = "Text in scripts without spaces, where two characters count as a word; what is `empty`."
+
+    words: int = threshold(4, 1, 2000, "The fewest words.", "cosmos-curator flags captions of fewer than 4 words")
+
+    def found(self, caption: Caption) -> bool:
+        if len(caption.words) >= self.words or len(caption.text) >= self.words * _LONGEST_WORD:
+            return False
+        return word_count(caption) < self.words and bool(_LETTER.search(caption.text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooLong(Check):
+    """The caption is longer than any that CapRL is rewarded for."""
+
+    name: ClassVar = "too_long"
+    spares: ClassVar = "Long markdown and tables read out: those stay far below."
+
+    tokens: int = threshold(
+        3072, 16, 1_000_000, "The most tokens.", "CapRL++'s reward for length is 1 up to 2,048 tokens and 0 at 3,072"
+    )
+
+    def found(self, caption: Caption) -> bool:
+        if caption.caption_tokens is not None:
+            return caption.caption_tokens > self.tokens
+        # Four bytes a token: English has 4 to 5, Chinese 4 (three bytes a character).
+        return len(caption.text) > self.tokens and len(caption.text.encode(errors="replace")) > 4 * self.tokens
