@@ -186,6 +186,7 @@ class _Child(Child):
             image=image,
             metadata=answer["metadata"],
             failure=failure,
+            flags=tuple(answer["flags"]),
             counted=answer["size"],
         )
         return replace(sample, metadata=self._arrays()) if answer["arrays"] else sample
@@ -250,6 +251,7 @@ def _send(connection: Connection, sample: Sample | None) -> None:
         connection,
         source=sample.source,
         key=sample.key,
+        flags=list(sample.flags),
         failed=[sample.failure.code, sample.failure.detail] if sample.failure else None,
         image=sample.image is not None,
         metadata={} if arrays else sample.metadata,

@@ -12,7 +12,7 @@ from caprl_ray import sources
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
@@ -116,6 +116,7 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
         "source": sample.source,
         "key": sample.key,
         "attempts": 1,
+        SOURCE_FLAGS.name: list(sample.flags),
         SIZE: sample.size,
     }
     failure = sample.failure
