@@ -25,7 +25,7 @@ REMEDIES = {
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     "no_image": "Nothing: the sample has text only.",
     "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",
+    "metadata_too_large": "Set `input.long_metadata=drop`, or raise `input.max_metadata_bytes`, and use `--retry-failed`.",
     "metadata_invalid": "Repair the value at its source.",
     "image_empty": "Download the image again.",
     "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",

@@ -10,7 +10,11 @@ CAPTION = (
     column(
         "finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."
     ),
-    column("flags", pa.list_(pa.string()), "The checks that the caption fails, and marks of its input; often empty."),
+    column(
+        "flags",
+        pa.list_(pa.string()),
+        "Marks of the input, such as long_metadata, and the checks that the caption fails; often empty.",
+    ),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
     column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),
     column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),

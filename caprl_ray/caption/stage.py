@@ -30,7 +30,7 @@ from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import META_PREFIX
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.watch.counted import counted
 
@@ -93,7 +93,7 @@ class Captioner:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
             self._failure = failure
-        self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+        self.needs = (*IDENTITY, *PIXELS, SOURCE_FLAGS.name, *(META_PREFIX + name for name in self._prompt.columns))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Caption one batch. Raises SystemFailure if the engine or the service captions nothing any more."""
@@ -152,7 +152,7 @@ class Captioner:
         columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
         try:
             prompt = self._prompt.fill(columns, self._strip)
-            return self._changes(await self._redecoder.caption(picture, prompt))
+            return self._changes(await self._redecoder.caption(picture, prompt), row.get(SOURCE_FLAGS.name) or ())
         except RowFailure as failure:
             return failure
 
@@ -165,12 +165,12 @@ class Captioner:
             self._told_healthy = True
             self._counter.healthy.remote()
 
-    def _changes(self, kept: Kept) -> Changes:
+    def _changes(self, kept: Kept, marks: Sequence[str]) -> Changes:
         completion = kept.decode.completion
         return {
             "caption": kept.decode.text,
             "finish_reason": completion.finish_reason,
-            "flags": list(kept.decode.flags),
+            "flags": [*marks, *kept.decode.flags],
             "repaired": list(kept.repaired),
             "decodes": kept.decodes,
             "decoded_tokens": kept.tokens,

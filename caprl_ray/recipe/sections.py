@@ -98,6 +98,12 @@ class Input(Section):
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""
+    max_metadata_bytes: Annotated[int, Field(ge=1, le=2**28)] = 2**18
+    """The largest size of what a row carries beside its image, in bytes, all values together. Raise it if long texts
+    are needed beside the captions; each row then takes more memory on its way."""
+    long_metadata: Literal["drop", "fail"] = "drop"
+    """What happens to values beyond `max_metadata_bytes`: with `drop` the longest values of the row become null, and
+    the flag `long_metadata` says so; with `fail` the row fails."""
 
 
 class Prepare(Section):

@@ -22,6 +22,12 @@ IDENTITY = [
     column("unit", pa.int32(), "Number of the work unit in the plan."),
     column("index", pa.int64(), "Position of the sample in its unit, from 0."),
     column("unit_rows", pa.int64(), "On a unit's last row: how many rows the unit has; null on the others."),
+    column(
+        "unit_left_out",
+        pa.string(),
+        "On a unit's last row: what reading the unit left out, as a JSON object of reasons with their count and an "
+        "example; null when nothing, and on the other rows.",
+    ),
     column("source", pa.string(), "Path or URI of the file or shard that the image was read from."),
     column(
         "key",
@@ -40,6 +46,8 @@ FAILURE = [
 ]
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
 FAILED_BEFORE = pa.field("failed_before", pa.string())
+# Flags that reading gives a row (sources/samples.py). A job with a column `flags` puts them in front of its own.
+SOURCE_FLAGS = pa.field("source_flags", pa.list_(pa.string()))
 # The image on its way: compressed from the reader to prepare, pixels from prepare to the captioner, null elsewhere.
 IMAGE = [
     pa.field("image", pa.large_binary()),
@@ -47,6 +55,9 @@ IMAGE = [
     pa.field("pixel_width", pa.int32()),
     pa.field("pixel_height", pa.int32()),
 ]
+
+# What travels between stages beside the image, and is not written.
+TRANSIT = (FAILED_BEFORE, SOURCE_FLAGS)
 
 # The columns that a job adds to its rows.
 Fields = Sequence[pa.Field]
@@ -60,7 +71,7 @@ def row_schema(metadata: pa.Schema, adds: Fields = (), *, image: bool = True) ->
         adds: the columns that the job adds.
         image: whether the rows carry an image.
     """
-    ours = [*IDENTITY, *_result(adds), *FAILURE, FAILED_BEFORE, *(IMAGE if image else ())]
+    ours = [*IDENTITY, *_result(adds), *FAILURE, *TRANSIT, *(IMAGE if image else ())]
     return pa.schema([*ours, *(field.with_name(META_PREFIX + field.name) for field in metadata)])
 
 

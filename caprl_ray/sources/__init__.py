@@ -15,6 +15,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Position, Unit
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Input
 from caprl_ray.sources import files, parquet, webdataset
 from caprl_ray.sources.rename import renamed, renamed_samples
@@ -30,13 +31,14 @@ class Source:
     """The functions of one kind of input.
 
     `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
-    of their index; for an index in the given set it may yield None. `takes` tells by its name whether an object is of
+    of their index; for an index in the given set it may yield None. It counts what it leaves out of the whole unit,
+    whatever is in the set. `takes` tells by its name whether an object is of
     this kind. `suspects` gives the rows that may have killed a reader, in ranges of rows that can
     only be read together, the likeliest first; `index` is the first row that the reader has not yielded.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
-    read: Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
+    read: Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
     takes: Callable[[Stored], bool]
     suspects: Callable[[Unit, int, Access], list[range]] = lambda _, index, __: [range(index, index + 1)]
 
@@ -62,9 +64,9 @@ def plan_units(
     yield from renamed(_planned(access, known, after), access.input.rename, columns)
 
 
-def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the unit's samples as its kind's `read` does. Metadata has its names in the output."""
-    samples = KINDS[unit.kind].read(unit, done, access)
+    samples = KINDS[unit.kind].read(unit, done, access, left_out)
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 

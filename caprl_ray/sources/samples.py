@@ -19,6 +19,7 @@ from caprl_ray.sources.tar import Member
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp"})
 METADATA_EXTENSIONS = frozenset({"json", "txt", "cls"})
 MAX_METADATA_BYTES = 256 * 1024  # per sample: limits the sum of its metadata members, and the sum of its extensions
+LONG_METADATA = "long_metadata"
 MAX_SHOWN = 80  # characters of an extension in the detail of a failure
 
 METADATA = pa.schema(
@@ -49,6 +50,8 @@ class Sample:
     `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
     because Python's types cannot hold all values exactly.
 
+    `flags` say what reading changed, such as LONG_METADATA: a value was longer than the recipe allows, and is null.
+
     `counted` is the size in bytes, if another process has made the sample: a copy of an array may have another size.
     """
 
@@ -57,6 +60,7 @@ class Sample:
     metadata: dict[str, str | int | pa.Array | None]
     failure: RowFailure | None
     source: str = ""
+    flags: tuple[str, ...] = ()
     counted: int | None = None
 
     @property

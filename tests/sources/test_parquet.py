@@ -34,7 +34,6 @@ from caprl_ray.recipe.sections import Storage as StorageSettings
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
-from caprl_ray.sources.samples import MAX_METADATA_BYTES
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, local, s3_stream
 
@@ -426,12 +425,18 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_refused(tmp_path: P
         planned(access_to(path, rename={"width": "b"}))
 
 
-def test_metadata_beyond_the_bound_fails_its_row_alone(tmp_path: Path) -> None:
-    texts = ["a", "b" * (MAX_METADATA_BYTES + 1), "c"]
-    table = table_of(access_to(write(tmp_path / "a.parquet", {"image": contents(3), "text": texts, "n": [1, 2, 3]})))
+def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp_path: Path) -> None:
+    columns = {"image": contents(3), "text": ["a", "b" * 301, "c"], "more": ["d", "e" * 301, "f" * 290], "n": [1, 2, 3]}
+    path = write(tmp_path / "a.parquet", columns)
+    table = table_of(access_to(path, max_metadata_bytes=400))
+    assert table["code"].to_pylist() == [None] * 3 and table["image"].to_pylist() == contents(3)
+    assert table["source_flags"].to_pylist() == [[], ["long_metadata"], []]
+    kept = {"text": ["a", None, "c"], "more": ["d", "e" * 301, "f" * 290], "n": [1, 2, 3]}
+    assert metadata_of(table).to_pydict() == kept  # the first of the longest, and no more than needed
+    table = table_of(access_to(path, max_metadata_bytes=400, long_metadata="fail"))
     assert table["code"].to_pylist() == [None, "metadata_too_large", None]
     assert table["image"].to_pylist() == [content(0), None, content(2)]
-    assert metadata_of(table).to_pydict() == {"text": ["a", None, "c"], "n": [1, None, 3]}
+    assert metadata_of(table)["n"].to_pylist() == [1, None, 3]
 
 
 def test_text_that_is_not_utf8_fails_its_row_alone(tmp_path: Path) -> None:
@@ -719,7 +724,7 @@ def peak():  # of this process alone, unlike getrusage's, which begins with that
 count, before = 0, None
 for unit in sources.plan_units(access):
     before = before or peak()
-    for sample in sources.read_unit(unit, BitMap(), access):
+    for sample in sources.read_unit(unit, BitMap(), access, LeftOut()):
         count += len(sample.image)
 print(count, peak() - before)
 """
