@@ -27,6 +27,7 @@ REMEDIES = {
     "duplicate_member": "Repack the shard.",
     "metadata_too_large": "Set `input.long_metadata=drop`, or raise `input.max_metadata_bytes`, and use `--retry-failed`.",
     "metadata_invalid": "Repair the value at its source.",
+    "placeholder": "Nothing; or take its SHA-256 out of the list and use `--retry-failed=placeholder`.",
     "image_empty": "Download the image again.",
     "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",
     "image_too_many_pixels": "Reduce the image; the limit is Pillow's own.",

@@ -15,10 +15,14 @@ from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources import placeholders
+from caprl_ray.storage import Storage
 
 
 def caption_job(recipe: Recipe) -> Job:
-    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` does."""
+    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` and
+    `sources.placeholders.load` do."""
+    placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     model = resolve(recipe)
     settings = recipe.model

@@ -7,6 +7,7 @@ from typing import Any
 
 from caprl_ray import plan, sources
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources import placeholders
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
@@ -52,6 +53,7 @@ def overview(recipe: Recipe) -> Overview:
     Raises RecipeError if the input has nothing to plan, SystemFailure if storage cannot be listed.
     """
     storage = Storage(recipe.storage)
+    placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)

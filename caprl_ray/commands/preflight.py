@@ -21,6 +21,7 @@ from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
+from caprl_ray.sources import placeholders
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
 
@@ -57,8 +58,9 @@ def _first_images(recipe: Recipe) -> pa.Table:
     if first is None:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
     schema = row_schema(first.columns, CAPTION)
+    unwanted = placeholders.load(access.storage, access.input)
     rows = chain.from_iterable(
-        unit_rows(number, unit, schema=schema, access=access)
+        unit_rows(number, unit, schema=schema, access=access, placeholders=unwanted)
         for number, unit in enumerate(chain([first], units))
         if unit.kind == first.kind
     )

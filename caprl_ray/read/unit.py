@@ -1,7 +1,7 @@
 """The rows of one unit, with identity, metadata and compressed images, as tables of bounded size."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import count
 from typing import Any
 
@@ -58,6 +58,7 @@ def unit_rows(
     done: BitMap | None = None,
     rows: int | None = None,
     read: Read = sources.read_unit,
+    placeholders: Container[bytes] = (),
 ) -> Iterator[Row]:
     """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5), and what
     reading the whole unit left out.
@@ -69,13 +70,14 @@ def unit_rows(
         done: indices that an earlier run has finished.
         rows: the unit's length, if an earlier run has found it.
         read: how the unit's samples are read.
+        placeholders: SHA-256 of images that are not wanted; their rows fail.
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
     empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
 
     def row(index: int, sample: Sample) -> Row:
-        return empty | _row(number, index, sample, metadata)
+        return empty | _row(number, index, sample, metadata, placeholders)
 
     left_out = LeftOut()
 
@@ -107,7 +109,13 @@ def unit_rows(
             yield pending | last(position)
 
 
-def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
+def _row(
+    unit: int,
+    index: int,
+    sample: Sample,
+    metadata: list[tuple[str, pa.DataType]],
+    placeholders: Container[bytes],
+) -> Row:
     """The row of a sample. `metadata` are the names and types of the source's own columns."""
     row: Row = {
         "id": row_id(unit, index),
@@ -128,7 +136,11 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
         return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
         return row
-    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
+    hashed = hashlib.sha256(sample.image)
+    row["sha256"] = hashed.hexdigest()
+    if hashed.digest() in placeholders:
+        return row | {"stage": "read", "code": "placeholder"}
+    return row | {"image": sample.image}
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from caprl_ray.recipe import accelerators, engine_arguments, sampling_fields, vllm_names
+from caprl_ray.recipe import accelerators, engine_arguments, placeholders, sampling_fields, vllm_names
 from caprl_ray.recipe.prompts import PromptTemplate
 
 Positive = Annotated[int, Field(ge=1)]
@@ -104,6 +104,14 @@ class Input(Section):
     long_metadata: Literal["drop", "fail"] = "drop"
     """What happens to values beyond `max_metadata_bytes`: with `drop` the longest values of the row become null, and
     the flag `long_metadata` says so; with `fail` the row fails."""
+    placeholders: Annotated[
+        list[str] | str,
+        BeforeValidator(placeholders.check),
+        AfterValidator(lambda value: _absolute(value) if isinstance(value, str) else value),
+    ] = []
+    """The SHA-256 in hex of stored images that stand for a missing one, such as "image not available": as a list, or as
+    the path of a text file with one a line, local or s3://, # for comments. Such a row is not captioned; it becomes a
+    failed row. `caprl-ray plan --duplicates` finds them."""
 
 
 class Prepare(Section):

@@ -15,6 +15,7 @@ READ_CODES = {
     "duplicate_member": "The sample has two members of the same name.",
     "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",
     "metadata_invalid": "A metadata member or value is not what its name or type says (UTF-8, JSON, a number).",
+    "placeholder": "The image's bytes are listed in input.placeholders.",
 }
 PREPARE_CODES = {
     "image_empty": "The image has no bytes.",
@@ -37,4 +38,7 @@ ENGINE_CODES = {
     "picture in between.",
     "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
 }
+# What the user asked for is no sign that something is broken: these rows count neither as failed nor as processed
+# where a run is judged by its share of failed rows.
+ASKED_FOR = frozenset({"placeholder"})
 FAILURE_CODES = READ_CODES | PREPARE_CODES | ENGINE_CODES

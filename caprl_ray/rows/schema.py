@@ -46,7 +46,8 @@ FAILURE = [
 ]
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
 FAILED_BEFORE = pa.field("failed_before", pa.string())
-# Flags that reading gives a row (sources/samples.py). A job with a column `flags` puts them in front of its own.
+# Flags that reading (sources/samples.py) and prepare (prepare/blank.py) give a row. A job with a column `flags` puts
+# them in front of its own.
 SOURCE_FLAGS = pa.field("source_flags", pa.list_(pa.string()))
 # The image on its way: compressed from the reader to prepare, pixels from prepare to the captioner, null elsewhere.
 IMAGE = [

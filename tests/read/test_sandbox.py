@@ -212,7 +212,7 @@ def test_a_task_whose_worker_ends_again_and_again_is_given_up(monkeypatch: pytes
     monkeypatch.setattr(datasource, "current_task", lambda: "task")
     monkeypatch.setattr(datasource, "earlier_attempts", lambda *_: datasource.MOST_ATTEMPTS)
     with pytest.raises(SystemFailure, match="ended 20 times, though its units were read in a process of their own"):
-        list(datasource.read_units([], pa.schema([]), access_to(Path("-"))))
+        list(datasource.read_units([], pa.schema([]), datasource.Reading(access=access_to(Path("-")))))
 
 
 def test_one_child_reads_many_units_and_ends_with_the_block(tmp_path: Path) -> None:
