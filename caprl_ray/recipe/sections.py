@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from caprl_ray.recipe import accelerators, engine_arguments, placeholders, sampling_fields, vllm_names
+from caprl_ray.recipe import accelerators, engine_arguments, hashes, sampling_fields, vllm_names
 from caprl_ray.recipe.prompts import PromptTemplate
 
 Positive = Annotated[int, Field(ge=1)]
@@ -106,7 +106,7 @@ class Input(Section):
     the flag `long_metadata` says so; with `fail` the row fails."""
     placeholders: Annotated[
         list[str] | str,
-        BeforeValidator(placeholders.check),
+        BeforeValidator(hashes.check),
         AfterValidator(lambda value: _absolute(value) if isinstance(value, str) else value),
     ] = []
     """The SHA-256 in hex of stored images that stand for a missing one, such as "image not available": as a list, or as

@@ -1,9 +1,11 @@
 """Which images stand for a missing one: the hashes of input.placeholders, from the recipe or from a file."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.recipe import placeholders
+from caprl_ray.recipe import hashes
 from caprl_ray.recipe.sections import Input
 from caprl_ray.storage import Storage, Stored
 
@@ -16,7 +18,7 @@ _DIGEST = np.dtype("S32")
 class Placeholders:
     """A set of SHA-256 digests, 32 bytes each, as one sorted array. Ray's workers share it without copies."""
 
-    def __init__(self, hashes: set[str] | list[str] = ()) -> None:  # type: ignore[assignment]
+    def __init__(self, hashes: Iterable[str] = ()) -> None:
         """`hashes` in hex."""
         self.digests = np.unique(np.array([bytes.fromhex(entry) for entry in hashes], _DIGEST))
 
@@ -42,7 +44,7 @@ def load(storage: Storage, settings: Input) -> Placeholders:
 
 def _hashes(text: str, path: str) -> list[str]:
     try:
-        return list(placeholders.lines(text))
+        return list(hashes.lines(text))
     except ValueError as error:
         raise RecipeError(f"input.placeholders: {path}: {error}.") from None
 
