@@ -86,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     caption.add_argument("--extend", action="store_true", help="also caption what is new in the input")
     plan = add("plan", _plan, "show the work units of a recipe, without captioning")
     _add_recipe(plan)
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--json", action="store_true", help="print it as JSON")
+    plan.add_argument(
+        "--duplicates", action="store_true", help="instead, read a sample and show images that are in it several times"
+    )
+    plan.add_argument("--sample", type=_positive, metavar="N", help="rows of that sample (default: 10000)")
     demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
     demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
     demo.add_argument(
@@ -140,10 +144,14 @@ def _caption(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.frequent import SAMPLE, frequent
     from caprl_ray.commands.plan import overview
     from caprl_ray.recipe.load import load
 
-    found = overview(load(args.recipe, args.overrides))
+    recipe = load(args.recipe, args.overrides)
+    if args.sample and not args.duplicates:
+        raise RecipeError("--sample: it is for --duplicates only; give both.")
+    found = frequent(recipe, args.sample or SAMPLE) if args.duplicates else overview(recipe)
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return 0
 

@@ -25,7 +25,9 @@ class Placeholders:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def __contains__(self, digest: bytes) -> bool:
+    def __contains__(self, digest: object) -> bool:
+        if not isinstance(digest, bytes):
+            return False
         place = int(self.digests.searchsorted(digest))
         # numpy takes zeros from the end of a value.
         return place < len(self.digests) and bool(self.digests[place] == digest.rstrip(b"\0"))

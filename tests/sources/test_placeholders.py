@@ -67,11 +67,11 @@ def test_a_wrong_line_is_one_sentence(tmp_path: Path, content: bytes, said: str)
 
 
 def test_a_missing_file_a_folder_and_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match="none.txt does not exist; give a list"):
+    with pytest.raises(RecipeError, match=r"none\.txt does not exist; give a list"):
         listed(str(tmp_path / "none.txt"))
     with pytest.raises(RecipeError, match="is a folder"):
         listed(str(tmp_path))
     (tmp_path / "many.txt").write_text("\n".join(digest.hex() for digest in DIGESTS[:4]))
     monkeypatch.setattr(placeholders, "MOST", 3)
-    with pytest.raises(RecipeError, match="many.txt has 4 hashes; at most 3 are allowed"):
+    with pytest.raises(RecipeError, match=r"many\.txt has 4 hashes; at most 3 are allowed"):
         listed(str(tmp_path / "many.txt"))

@@ -111,7 +111,9 @@ def test_retried_rows_are_counted_apart_and_those_that_fail_as_before_not_at_all
 def test_rows_that_the_recipe_wants_to_fail_count_neither_as_failed_nor_as_processed() -> None:
     direct = Direct()
     counted(finished((None, "placeholder"), (None, "placeholder"), (None, "image_mode"), (None, None)), direct)
-    counted(finished(("image_corrupt", "placeholder"), ("placeholder", "placeholder"), ("source_missing", None)), direct)
+    counted(
+        finished(("image_corrupt", "placeholder"), ("placeholder", "placeholder"), ("source_missing", None)), direct
+    )
     new, retried, *_ = direct.counter.judged()
     assert new == (2, {"image_mode": 1})
     assert retried == (1, {})
