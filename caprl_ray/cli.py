@@ -107,6 +107,16 @@ def parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
     )
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
+    duplicates = add("duplicates", _duplicates, "show which images and captions an output repeats")
+    duplicates.add_argument("output", metavar="OUT", help="output folder")
+    duplicates.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how to access s3://")
+    duplicates.add_argument("--json", metavar="FILE", help="write what was found to this file as JSON")
+    duplicates.add_argument(
+        "--list",
+        metavar="FILE",
+        help="write the rows whose images are there several times to this parquet file: id, group, keep",
+    )
+    duplicates.add_argument("--temp", metavar="DIR", help="folder for temporary files, of 50 to 100 bytes a row")
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images; leaves nothing behind")
     _add_recipe(preflight)
@@ -206,6 +216,20 @@ def _verify(args: argparse.Namespace) -> int:
             "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
     return 0 if balanced and not late else 3
+
+
+def _duplicates(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.duplicates import duplicates
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
+
+    storage = Storage(parse_storage(args.overrides))
+    found = duplicates(storage, args.output, listing=args.list, temporary=args.temp, tell=Steps())
+    if args.json:
+        storage.put(args.json, json.dumps(found.report(), indent=1).encode())
+    print(found.summary())
+    return 0
 
 
 def _schema(args: argparse.Namespace) -> int:
