@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import DataContext, Dataset
 
-from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.columns import caption_columns
 from caprl_ray.caption.job import captioned
 from caprl_ray.caption.rules import Rules
 from caprl_ray.cluster import resources, session
@@ -15,10 +15,9 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import FAILURE, META_PREFIX, row_schema
+from caprl_ray.rows.schema import FAILURE, META_PREFIX, Fields, row_schema
 from caprl_ray.watch.counter import Counter
 
-ADDED = (*CAPTION, *FAILURE)
 # Ray cuts a task's output where it has more than one and a half times the context's target_max_block_size. Here rows
 # keep the user's columns, the image too, and where Ray cuts depends on the length of sampled captions. A block that is
 # lost and made again would be cut elsewhere: rows would be lost or repeated (docs/design.md, D4). Invariant: a batch is
@@ -36,7 +35,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         image_column: the name of that column.
 
     Returns:
-        A lazy Dataset of the same rows with all their columns, and the columns of `caption.columns.CAPTION` and
+        A lazy Dataset of the same rows with all their columns, and the columns of `caption.columns.caption_columns` and
         `rows.schema.FAILURE`. A row whose image cannot be captioned has a null caption; `stage`, `code` and `detail`
         say why. Nothing is written, so nothing can be resumed: run a recipe for that. This sets the Ray Data context of
         `rows` as `cluster.session.configure` does, with blocks of at most BLOCK_BYTES. The run ends with a
@@ -49,15 +48,16 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     launch.check_engine(parsed)
     Rules(parsed.quality)  # refuses checks that do not exist
     model = resolve(parsed)
-    _check_columns(rows, image_column)
+    adds = caption_columns(parsed)
+    _check_columns(rows, image_column, adds)
     _configure(rows.context, parsed)
     batch = resources.batch_rows(model.size_rule.max_pixels)
     arranged = rows.map_batches(
-        _arrange, fn_kwargs={"image_column": image_column}, batch_size=batch, batch_format="pyarrow"
+        _arrange, fn_kwargs={"image_column": image_column, "adds": adds}, batch_size=batch, batch_format="pyarrow"
     ).repartition(target_num_rows_per_block=batch, strict=True)  # one block of pixels for each, whatever BLOCK_BYTES is
     counter = resources.beside_driver(Counter)
     captions = captioned(arranged, counter, recipe=parsed, model=model, replaced=False, most_bytes=WHOLE_BYTES)
-    return captions.map_batches(_release, batch_size=None, batch_format="pyarrow")
+    return captions.map_batches(_release, fn_kwargs={"adds": adds}, batch_size=None, batch_format="pyarrow")
 
 
 def _configure(context: DataContext, recipe: Recipe) -> None:
@@ -68,23 +68,23 @@ def _configure(context: DataContext, recipe: Recipe) -> None:
     context.target_max_block_size = BLOCK_BYTES
 
 
-def _check_columns(rows: Dataset, image_column: str) -> None:
+def _check_columns(rows: Dataset, image_column: str, adds: Fields) -> None:
     names = rows.columns() or []
     if image_column not in names:
         raise RecipeError(f"image_column: the dataset has no column {image_column}; it has {', '.join(names)}.")
-    taken = [field.name for field in ADDED if field.name in names]
+    taken = [field.name for field in (*adds, *FAILURE) if field.name in names]
     if taken:
         raise RecipeError(f"image_column: the dataset already has a column {taken[0]}, which captions add; rename it.")
 
 
-def _arrange(table: pa.Table, image_column: str) -> pa.Table:
+def _arrange(table: pa.Table, image_column: str, adds: Fields) -> pa.Table:
     """The user's rows as rows of the pipeline: their columns under META_PREFIX, and a copy of the image."""
     image = table[image_column].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = pc.struct_field(image, "bytes")
     if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
         raise RecipeError(f"image_column: {image_column} holds {image.type}, not encoded images as bytes.")
-    schema = row_schema(table.schema.remove_metadata(), CAPTION)
+    schema = row_schema(table.schema.remove_metadata(), adds)
     rows = table.num_rows
     columns = {META_PREFIX + name: table[name] for name in table.schema.names}
     columns |= {
@@ -96,9 +96,9 @@ def _arrange(table: pa.Table, image_column: str) -> pa.Table:
     return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
 
-def _release(table: pa.Table) -> pa.Table:
+def _release(table: pa.Table, adds: Fields) -> pa.Table:
     """The user's own columns, then those that captioning adds."""
     own = [name for name in table.schema.names if name.startswith(META_PREFIX)]
-    added = [field.name for field in ADDED]
+    added = [field.name for field in (*adds, *FAILURE)]
     out = table.select([*own, *added])
     return out.rename_columns([*(name.removeprefix(META_PREFIX) for name in own), *added])

@@ -45,6 +45,8 @@ REMEDIES = {
     "engine_timeout": "Raise `model.timeout_s`, or lower `sampling.max_tokens`, and use `--retry-failed`.",
     "engine_crash": "Leave it failed; report the image to the engine's authors.",
     "caption_empty": "Use `--retry-failed` with other sampling and `--adopt`.",
+    "quality": "See the detail; use `--retry-failed` with another `quality` section and `--adopt`.",
+    "check_error": "Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
 }
 
 
@@ -56,12 +58,14 @@ def recipe_page() -> str:
     definitions = Recipe.model_json_schema()["$defs"]
     for name, section in Recipe.model_fields.items():
         kind = section.annotation
-        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            lines += [f"## {name}", "", str(section.description), ""]
+            continue
         properties = definitions[kind.__name__]["properties"]
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(facts.default)}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(facts.default, default=dict)}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
@@ -80,6 +84,8 @@ def _type(schema: dict[str, Any]) -> str:
     """A JSON schema's type and limits in a few words."""
     if "anyOf" in schema:
         return " or ".join(_type(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return "section"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     limits = [
@@ -92,7 +98,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 def output_page() -> str:
     """The folder and the columns of an output."""
-    from caprl_ray.caption.columns import CAPTION
+    from caprl_ray.caption.columns import CAPTION, CAPTIONS
     from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY
 
     return "\n".join(
@@ -114,6 +120,9 @@ def output_page() -> str:
             "## Columns of data",
             "",
             *_columns((*IDENTITY, *CAPTION)),
+            "With several captions an image (`prompts`, or `sampling.n` above 1) also:",
+            "",
+            *_columns([CAPTIONS]),
             "## Columns of failed",
             "",
             *_columns((*IDENTITY, *FAILURE, ATTEMPTS)),

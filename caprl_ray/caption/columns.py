@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
 
@@ -23,6 +24,30 @@ CAPTION = (
     column("caption_tokens", pa.int32(), "Tokens of the caption."),
     column("model", pa.string(), "The model that wrote the caption, with its revision."),
 )
+# Beside these, where rows have several captions.
+CAPTIONS = column(
+    "captions",
+    pa.list_(
+        pa.struct(
+            [
+                ("prompt", pa.string()),
+                ("text", pa.string()),
+                ("finish_reason", pa.string()),
+                ("flags", pa.list_(pa.string())),
+                ("decodes", pa.int32()),
+                ("tokens", pa.int32()),
+            ]
+        )
+    ),
+    "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
+)
+
+
+def caption_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
+    """The columns that captioning by a recipe adds to a row."""
+    return (*CAPTION, CAPTIONS) if recipe.several else CAPTION
+
+
 CODES = FAILURE_CODES | {
     "caption_empty": "The model wrote nothing, each time.",
     "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",

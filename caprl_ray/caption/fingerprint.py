@@ -15,6 +15,9 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     fields: dict[str, Any] = {"model.source": model.label}
     for name in ("prepare", "prompt", "sampling"):
         fields |= {f"{name}.{key}": value for key, value in getattr(recipe, name).model_dump().items()}
+    if recipe.prompts:
+        del fields["prompt.user"]
+        fields |= {f"prompts.{name}": text for name, text in recipe.prompts.items()}
     del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
     quality = recipe.quality.model_dump(exclude={"limits", "window", "self_check"})  # these change no caption
     fields |= {f"quality.{key}": value for key, value in quality.items()}

@@ -63,6 +63,8 @@ def _picture(scene: Scene, rule: SizeRule) -> Picture:
 
 def _mixed_up(first: str, second: str, again: str) -> str | None:
     alike, unlike = _likeness(first, again), _likeness(first, second)
+    if not (first.strip() and again.strip()):
+        return None  # checks find a model that writes nothing
     if alike >= ALIKE and alike > unlike:
         return None
     told = ", ".join(repr(text[:60]) for text in (first, again, second))

@@ -13,7 +13,8 @@ from caprl_ray.quality.trim import trimmed
 from caprl_ray.recipe.sections import Quality
 from caprl_ray.text import plain
 
-# About thirty times what CapRL writes, and small enough for resources.TARGET_BLOCK_BYTES.
+# Of all captions of a row together. About thirty times what CapRL writes, and small enough for
+# resources.TARGET_BLOCK_BYTES.
 MOST_CAPTION_CHARACTERS = 2**16
 TRUNCATED, TRIMMED = "truncated", "trimmed"
 
@@ -41,21 +42,32 @@ class Redecoder:
     """Captions rows by an engine, and again those whose captions fail a check that the recipe marks `retry`."""
 
     def __init__(
-        self, engine: Engine, rules: Rules, settings: Quality, seen: Callable[[Decode], None] = lambda first: None
+        self,
+        engine: Engine,
+        rules: Rules,
+        settings: Quality,
+        seen: Callable[[Decode], None] = lambda first: None,
+        most_characters: int = MOST_CAPTION_CHARACTERS,
     ) -> None:
-        """`seen` is called with the first decoding of each row."""
+        """`seen` is called with the first decoding of each row. Longer captions than `most_characters` are cut."""
         self._engine = engine
         self._rules = rules
         self._settings = settings
         self._seen = seen
+        self._most = most_characters
 
-    async def caption(self, picture: Picture, prompt: str, alt_text: str = "") -> Kept:
-        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for one of the engine."""
-        first = await self._decode(picture, prompt, alt_text, AS_THE_RECIPE)
+    async def caption(
+        self, picture: Picture, prompt: str, *, alt_text: str = "", also: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Kept:
+        """Caption one picture; `also` are changes of the recipe's sampling for each of its decodings.
+
+        Raises RowFailure for a fault of this row, SystemFailure for one of the engine.
+        """
+        first = await self._decode(picture, prompt, alt_text, also)
         self._seen(first)
         decodes = [first]
         if self._settings.retries and self._retried(first):
-            decodes += await self._again(picture, prompt, alt_text)
+            decodes += await self._again(picture, prompt, alt_text, also)
         best = min(decodes, key=self._badness)
         return Kept(
             decode=self._ended(best),
@@ -68,19 +80,19 @@ class Redecoder:
         completion = await self._engine.caption(picture, prompt, sampling)
         text = plain(completion.text)
         seen = Caption(
-            text=text[:MOST_CAPTION_CHARACTERS],
-            finish_reason="length" if len(text) > MOST_CAPTION_CHARACTERS else completion.finish_reason,
+            text=text[: self._most],
+            finish_reason="length" if len(text) > self._most else completion.finish_reason,
             prompt=prompt,
             alt_text=alt_text,
             caption_tokens=completion.caption_tokens,
         )
         return Decode(completion=completion, text=seen.text, flags=self._rules.checks.flags(seen))
 
-    async def _again(self, picture: Picture, prompt: str, alt_text: str) -> list[Decode]:
+    async def _again(self, picture: Picture, prompt: str, alt_text: str, also: Mapping[str, Any]) -> list[Decode]:
         """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as
         many as there are changes. What is still being decoded then is given up. A change that fails is left out."""
         tasks = [
-            asyncio.ensure_future(self._decode(picture, prompt, alt_text, sampling))
+            asyncio.ensure_future(self._decode(picture, prompt, alt_text, {**also, **sampling}))
             for sampling in self._settings.retries
         ]
         try:

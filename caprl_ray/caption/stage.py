@@ -5,7 +5,6 @@ backpressure nor a slow batch delays the rows of another batch.
 """
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Coroutine, Sequence
 from functools import partial
@@ -16,30 +15,24 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
-from caprl_ray.caption.health import Health, Sick
-from caprl_ray.caption.planted import Planted
-from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
-from caprl_ray.caption.rules import Rules
+from caprl_ray.caption.health import Sick
+from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.start import Replica
+from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
-from caprl_ray.engines.chat import control_token_stripper
-from caprl_ray.engines.protocol import Engine, Picture
+from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
-from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
 
-IDENTITY = ("unit", "index")
-PIXELS = ("pixels", "pixel_width", "pixel_height")
-# A caption, four bytes a character, and the other columns that a row gets.
-MOST_ADDED_BYTES = 4 * MOST_CAPTION_CHARACTERS + 4096
+# The captions, four bytes a character, the best one twice, and the other columns that a row gets.
+MOST_ADDED_BYTES = 2 * 4 * MOST_CAPTION_CHARACTERS + 4096
 
 
 class Captioner:
@@ -63,8 +56,6 @@ class Captioner:
         """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py). From
         `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
-        self._model = model
-        self._prompt = PromptTemplate(recipe.prompt.user)
         self._counter = counter
         self._most_bytes = most_bytes
         batches = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
@@ -76,16 +67,10 @@ class Captioner:
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced) if counter else None
         self._failure: SystemFailure | None = None
-        self._quality = recipe.quality
-        self._health = Health(recipe.quality.limits, recipe.quality.window)
-        self._planted = Planted(model.size_rule)
-        self._batches = itertools.count()
-        self._told_healthy = False
         try:
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._redecoder = Redecoder(self._engine, Rules(recipe.quality), recipe.quality, self._seen)
-            self._strip = control_token_stripper(self._engine.control_tokens)
+            self._writer = Writer(recipe, model, self._engine, self._healthy)
             self._say_missed()
         except SystemFailure as failure:
             if self._replica and self._replica.replaced:
@@ -93,7 +78,7 @@ class Captioner:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
             self._failure = failure
-        self.needs = (*IDENTITY, *PIXELS, SOURCE_FLAGS.name, *(META_PREFIX + name for name in self._prompt.columns))
+        self.needs = needed_columns(recipe)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Caption one batch. Raises SystemFailure if the engine or the service captions nothing any more."""
@@ -119,6 +104,10 @@ class Captioner:
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))
 
+    def _healthy(self) -> None:
+        if self._counter:
+            self._counter.healthy.remote()
+
     def _say_missed(self) -> None:
         without = missed()
         if self._counter and without:
@@ -132,52 +121,8 @@ class Captioner:
         """Caption rows concurrently. Each row fails alone."""
         if self._attempts and rows:
             task = ray.get_runtime_context().get_task_id()
-            return self._run(self._attempts.caption(task, rows, self._caption_all))
-        return self._run(self._caption_all(rows))
-
-    async def _caption_all(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Caption rows, with the planted pictures between them now and then. Raises Sick."""
-        results, _ = await asyncio.gather(asyncio.gather(*map(self._caption, rows)), self._check_self())
-        return results
-
-    async def _check_self(self) -> None:
-        every = self._quality.self_check
-        if every and next(self._batches) % every == 0:
-            fault = await self._planted.fault(self._engine)
-            if fault:
-                raise Sick(fault)
-
-    async def _caption(self, row: dict[str, Any]) -> Changes | RowFailure:
-        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
-        columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
-        try:
-            prompt = self._prompt.fill(columns, self._strip)
-            return self._changes(await self._redecoder.caption(picture, prompt), row.get(SOURCE_FLAGS.name) or ())
-        except RowFailure as failure:
-            return failure
-
-    def _seen(self, first: Decode) -> None:
-        self._health.add(first.flags, first.text)
-        fault = self._health.sick()
-        if fault:
-            raise Sick(fault)
-        if self._health.whole and self._counter and not self._told_healthy:
-            self._told_healthy = True
-            self._counter.healthy.remote()
-
-    def _changes(self, kept: Kept, marks: Sequence[str]) -> Changes:
-        completion = kept.decode.completion
-        return {
-            "caption": kept.decode.text,
-            "finish_reason": completion.finish_reason,
-            "flags": [*marks, *kept.decode.flags],
-            "repaired": list(kept.repaired),
-            "decodes": kept.decodes,
-            "decoded_tokens": kept.tokens,
-            "prompt_tokens": completion.prompt_tokens,
-            "caption_tokens": completion.caption_tokens,
-            "model": self._model.label,
-        }
+            return self._run(self._attempts.caption(task, rows, self._writer.write))
+        return self._run(self._writer.write(rows))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

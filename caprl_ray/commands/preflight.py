@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray import sources
-from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.columns import caption_columns
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session, shared
@@ -57,7 +57,7 @@ def _first_images(recipe: Recipe) -> pa.Table:
     first = next(units, None)
     if first is None:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(first.columns, CAPTION)
+    schema = row_schema(first.columns, caption_columns(recipe))
     unwanted = placeholders.load(access.storage, access.input)
     rows = chain.from_iterable(
         unit_rows(number, unit, schema=schema, access=access, placeholders=unwanted)

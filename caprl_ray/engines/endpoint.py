@@ -162,7 +162,7 @@ def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     Fields that the OpenAI interface lacks go into the request's body. A repetition penalty of 1 and the detection of
     loops go only to vLLM: `neutral` sets everything that vLLM would otherwise take from the model's files.
     """
-    fields = sampling.model_dump()
+    fields = sampling.model_dump(exclude={"n"})
     if not neutral or fields["repetition_detection"] is None:
         del fields["repetition_detection"]
     named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}

@@ -7,11 +7,15 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """RGB pixels at the size that the model sees: `pixels` holds height x width x 3 bytes."""
+    """RGB pixels at the size that the model sees: `pixels` holds height x width x 3 bytes.
+
+    `name` tells the engine's caches that a picture is captioned again. It is unique to the picture, or empty.
+    """
 
     pixels: memoryview
     width: int
     height: int
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ class Renderer:
     async def _fill(self, template: _Template, patches: torch.Tensor, picture: Picture, prompt: str) -> Any:
         """The template with this picture's pixels."""
         try:
-            name = f"image-{next(self._names)}"
+            name = picture.name or f"image-{next(self._names)}"
             request = internals.engine_input(template.token_ids, template.placeholders, template.image(patches), name)
         except ABSENT:  # this vLLM builds its inputs in another way
             miss(internals.RENDERED)

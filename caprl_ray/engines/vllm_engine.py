@@ -76,6 +76,8 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         # The engine's processor has the same limits as prepare, so it leaves every prepared image as it is.
         limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
         arguments["mm_processor_kwargs"] = limits
+    if recipe.several:  # their prompts are equal up to the end of the image
+        arguments["enable_prefix_caching"] = True
     if recipe.replicas.gpus == 0:
         arguments |= CPU | {"max_num_seqs": max_num_seqs(recipe)}
     else:
@@ -160,7 +162,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         def sampling(kind: str, changes: Mapping[str, Any]) -> Any:
-            fields = recipe.sampling.changed(changes).model_dump()
+            fields = recipe.sampling.changed(changes).model_dump(exclude={"n"})
             return SamplingParams(**internals.loops_found(fields), output_kind=RequestOutputKind[kind])
 
         try:

@@ -36,7 +36,6 @@ FIELDS: Mapping[str, Any] = {
 }
 # Fields that cannot be answered: the only value that may be given, vLLM's own default, and the reason.
 REFUSED: Mapping[str, tuple[Any, str]] = {
-    "n": (1, "a row has one caption"),
     "detokenize": (True, "a caption is text"),
     "logprobs": (None, "no column holds probabilities"),
     "prompt_logprobs": (None, "no column holds probabilities"),

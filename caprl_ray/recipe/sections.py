@@ -261,15 +261,17 @@ class Replicas(Section):
         return self
 
 
+PromptText = Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)]
+PromptName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+
+
 class Prompt(Section):
     """The prompt that goes with each image."""
 
     system: str | None = "You are a helpful assistant."
     """The text of the system turn. null means no system turn at all, even if the model's chat template would add
     one."""
-    user: Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)] = (
-        "Please describe this image in detail."
-    )
+    user: PromptText = "Please describe this image in detail."
     """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
     values."""
 
@@ -318,12 +320,17 @@ class Sampling(BaseModel):
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Values above 1 make tokens that were already used less likely. Raise it slightly if captions repeat
     themselves."""
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    """How many captions each prompt gives an image. Above 1, the column `captions` has them all and `caption` the
+    best. It needs a temperature above 0."""
     repetition_detection: RepetitionDetection | None = RepetitionDetection()
     """When the engine stops a caption that only repeats itself. null lets it go on to max_tokens."""
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
         sampling_fields.check(self.model_extra or {})
+        if self.n > 1 and not self.temperature:
+            raise ValueError(f"n is {self.n}, but temperature is 0, so all captions would be equal; raise it")
         return self
 
     def changed(self, fields: Mapping[str, Any]) -> "Sampling":
@@ -433,6 +440,10 @@ class Recipe(Section):
     engine: Engine = Engine()
     replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
+    prompts: dict[PromptName, PromptText] = {}
+    """Several prompts by name, in place of prompt.user: {dense: "Describe…", short: "Shorten this: {dense}"}. A later
+    one may use the caption of an earlier one by its name. The column `captions` has a caption for each, and `caption`
+    the best: of those whose flags are least severe, the first."""
     sampling: Sampling = Sampling()
     quality: Quality = Quality()
     failures: Failures = Failures()
@@ -454,6 +465,27 @@ class Recipe(Section):
                 "prompt.system: null cannot be kept with model.endpoint, because the service's own chat template may "
                 "add a system turn; give it a text"
             )
+        return self
+
+    @property
+    def named_prompts(self) -> dict[str, str]:
+        """The prompts by name, in order; the only one of most recipes is named `prompt`."""
+        return self.prompts or {"prompt": self.prompt.user}
+
+    @property
+    def captions(self) -> int:
+        """How many captions a row has."""
+        return len(self.named_prompts) * self.sampling.n
+
+    @property
+    def several(self) -> bool:
+        """Whether a row has several captions."""
+        return self.captions > 1
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "Recipe":
+        if self.prompts and "user" in self.prompt.model_fields_set:
+            raise ValueError("prompt.user and prompts cannot both be given; make prompt.user one of prompts")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
@@ -256,6 +256,7 @@ def test_one_path_may_stand_without_a_list() -> None:
 def test_every_section_and_every_field_of_the_json_schema_is_described() -> None:
     schema = Recipe.model_json_schema()
     assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["properties"].pop("prompts")["description"].endswith(".")
     for reference in schema["properties"].values():
         section = schema["$defs"][reference["$ref"].rpartition("/")[2]]
         assert section["description"]
@@ -266,6 +267,8 @@ def test_every_section_and_every_field_of_the_json_schema_is_described() -> None
 def test_a_recipe_and_its_sections_are_frozen() -> None:
     recipe = parse(MINIMAL)
     for holder, name in [(recipe, "output"), *((getattr(recipe, name), None) for name in Recipe.model_fields)]:
+        if not isinstance(holder, BaseModel):
+            continue
         field = name or next(iter(type(holder).model_fields))
         with pytest.raises(ValidationError, match="frozen"):
             setattr(holder, field, getattr(holder, field))
@@ -409,8 +412,6 @@ def test_vllm_takes_every_sampling_field_of_the_list() -> None:
 @pytest.mark.parametrize(
     ("sampling", "sentence"),
     [
-        ({"n": 4}, "n is 4, but a row has one caption; leave it out"),
-        ({"n": True}, "n is True, but a row has one caption"),
         ({"detokenize": False}, "detokenize is False, but a caption is text"),
         ({"logprobs": 0}, "logprobs is 0, but no column holds probabilities"),
         ({"prompt_logprobs": 2}, "prompt_logprobs is 2, but no column"),

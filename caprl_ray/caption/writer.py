@@ -1,0 +1,108 @@
+"""Write the captions of rows by one engine: prompts filled, captions checked and repaired, the engine watched."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from caprl_ray.caption.health import Health, Sick
+from caprl_ray.caption.planted import Planted
+from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
+from caprl_ray.caption.rules import Rules
+from caprl_ray.caption.several import Several, Written, prompt_columns
+from caprl_ray.engines.chat import control_token_stripper
+from caprl_ray.engines.protocol import Engine, Picture
+from caprl_ray.errors import RowFailure
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
+from caprl_ray.rows.stage import Changes
+
+IDENTITY = ("unit", "index")
+PIXELS = ("pixels", "pixel_width", "pixel_height")
+
+
+def needed_columns(recipe: Recipe) -> tuple[str, ...]:
+    """The columns of a row that captioning reads, those of the source where it has them."""
+    return (*IDENTITY, *PIXELS, SOURCE_FLAGS.name, *(META_PREFIX + name for name in prompt_columns(recipe)))
+
+
+class Writer:
+    """Captions rows. Use it on the engine's event loop."""
+
+    def __init__(self, recipe: Recipe, model: ModelRef, engine: Engine, healthy: Callable[[], None]) -> None:
+        """`healthy` is called once, when few of a whole window of captions failed a check."""
+        rules = Rules(recipe.quality)
+        self._engine = engine
+        self._label, self._recipe = model.label, recipe
+        most = MOST_CAPTION_CHARACTERS // recipe.captions
+        redecoder = Redecoder(engine, rules, recipe.quality, self._seen, most)
+        self._several = Several(recipe, redecoder, rules.checks, control_token_stripper(engine.control_tokens))
+        self._health = Health(recipe.quality.limits, recipe.quality.window)
+        self._healthy: Callable[[], None] | None = healthy
+        self._planted = Planted(model.size_rule)
+        self._batches, self._rows = itertools.count(), itertools.count()
+
+    async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
+        """Caption rows at the same time, and the planted pictures between them now and then. Each row fails alone.
+
+        Raises Sick if the captions cannot be trusted, and SystemFailure as the engine does.
+        """
+        written, _ = await asyncio.gather(asyncio.gather(*map(self._row, rows)), self._check_self())
+        return written
+
+    async def _check_self(self) -> None:
+        every = self._recipe.quality.self_check
+        if every and next(self._batches) % every == 0:
+            # Twice: a service may sample although it is asked not to.
+            if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
+                raise Sick(fault)
+
+    async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
+        name = f"row-{next(self._rows)}"
+        picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"], name=name)
+        columns = {key.removeprefix(META_PREFIX): value for key, value in row.items() if key.startswith(META_PREFIX)}
+        try:
+            written = await self._several.write(picture, columns)
+        except RowFailure as failure:
+            return failure
+        return self._changes(written, row.get(SOURCE_FLAGS.name) or ())
+
+    def _seen(self, first: Decode) -> None:
+        self._health.add(first.flags, first.text)
+        fault = self._health.sick()
+        if fault:
+            raise Sick(fault)
+        if self._health.whole and self._healthy:
+            self._healthy()
+            self._healthy = None
+
+    def _changes(self, written: list[Written], marks: Sequence[str]) -> Changes:
+        best = self._several.best(written)
+        every = [one.kept for one in written if isinstance(one.kept, Kept)]
+        changes = {
+            "caption": best.decode.text,
+            "finish_reason": best.decode.completion.finish_reason,
+            "flags": [*marks, *best.decode.flags],
+            "repaired": list(best.repaired),
+            "decodes": sum(kept.decodes for kept in every),
+            "decoded_tokens": sum(kept.tokens for kept in every),
+            "prompt_tokens": best.decode.completion.prompt_tokens,
+            "caption_tokens": best.decode.completion.caption_tokens,
+            "model": self._label,
+        }
+        return changes | ({"captions": list(map(_struct, written))} if self._recipe.several else {})
+
+
+def _struct(written: Written) -> dict[str, Any]:
+    kept = written.kept
+    if isinstance(kept, RowFailure):
+        return {"prompt": written.prompt, "flags": [kept.code]}
+    return {
+        "prompt": written.prompt,
+        "text": kept.decode.text,
+        "finish_reason": kept.decode.completion.finish_reason,
+        "flags": list(kept.decode.flags),
+        "decodes": kept.decodes,
+        "tokens": kept.decode.completion.caption_tokens,
+    }
