@@ -72,6 +72,26 @@ def _image_root(path: str) -> str:
     return _absolute(path)
 
 
+class Columns(Section):
+    """Which of the source's own columns the output gets. The images are not concerned."""
+
+    keep: list[str] | None = None
+    """The columns that the output gets. If left out, all of them."""
+    drop: list[str] = []
+    """Columns that the output does not get. They are not read. Use it for second images and other large values."""
+
+    def keeps(self, name: str) -> bool:
+        """Whether the output gets a column of the source."""
+        return name not in self.drop and (self.keep is None or name in self.keep)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Columns":
+        both = [name for name in self.keep or () if name in self.drop]
+        if both:
+            raise ValueError(f"{both[0]} stands in keep and in drop; take it out of one")
+        return self
+
+
 class Input(Section):
     """What to caption."""
 
@@ -86,7 +106,8 @@ class Input(Section):
     """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
     image_column: str | None = None
     """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
-    Set it if several columns fit."""
+    Set it if several columns fit. `name[*]` is a column of lists of images: each image becomes a row, with the other
+    columns of its row."""
     image_roots: Annotated[
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
@@ -97,6 +118,9 @@ class Input(Section):
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""
+    columns: Columns = Columns()
+    """The source's own columns that the output gets, as {keep: [...]} or {drop: [...]}, by their names in the source.
+    If left out, all of them."""
     max_metadata_bytes: Annotated[int, Field(ge=1, le=2**28)] = 2**18
     """The largest size of what a row carries beside its image, in bytes, all values together. Raise it if long texts
     are needed beside the captions; each row then takes more memory on its way."""

@@ -22,6 +22,7 @@ BUFFERED_BYTES = 32 * 2**20
 MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
+HIDDEN_EXTENSION = EXTENSION.lower()  # plain text to pyarrow, in the metadata of a column
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 # In Thrift's compact protocol: the key, then field 2, a string (its length in groups of seven bits, then its text).
 _STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[\x00-\x7f])([A-Za-z0-9+/=]*))?")
@@ -133,7 +134,7 @@ def without_extensions(footer: bytes) -> bytes:
         if base64.b64encode(schema) != value:
             return ARROW_SCHEMA.lower() + match[0][len(ARROW_SCHEMA) :]
         head = match[0][: len(match[0]) - len(value)]
-        return head + base64.b64encode(schema.replace(EXTENSION, EXTENSION.lower()))
+        return head + base64.b64encode(schema.replace(EXTENSION, HIDDEN_EXTENSION))
 
     return _STORED_SCHEMA.sub(changed, footer)
 
