@@ -7,7 +7,7 @@ import re
 # and UTF-8 cannot. Everything else is text, including marks that change its direction.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})  # YAML 1.1 reads no text in them
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off"})  # YAML 1.1 reads no text in them
 _LINE_END = re.compile("\r\n?")
 
 

@@ -95,3 +95,13 @@ def _says(feature: Any) -> bool:
     if isinstance(feature.get("_type"), str):
         return feature["_type"] in ("ClassLabel", "Image")
     return any(map(_says, feature.values()))
+
+
+def classes(feature: Any) -> list[str]:
+    """The names of all classes in a feature, in order."""
+    if isinstance(feature, list):
+        return [name for part in feature for name in classes(part)]
+    if isinstance(feature.get("_type"), str):
+        inner = feature.get("feature")
+        return list(feature.get("names", ())) if inner is None else classes(inner)
+    return [name for part in feature.values() for name in classes(part)]

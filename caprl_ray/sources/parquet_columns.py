@@ -45,8 +45,14 @@ def metadata_columns(schema: pa.Schema, image: ImageColumn | None, path: str) ->
 def _logical_types(file: pq.ParquetFile) -> dict[str, str]:
     """What parquet says of columns that are not nested."""
     columns = map(file.schema.column, range(len(file.schema)))
-    kinds = ((column.path, column.logical_type.type) for column in columns if column.max_repetition_level == 0)
+    kinds = ((column.path, _kind(column)) for column in columns if column.max_repetition_level == 0)
     named = {
         path: _LOGICAL.get(kind) or (f"parquet.{kind.lower()}" if kind in _OTHER else None) for path, kind in kinds
     }
     return {path: name for path, name in named.items() if name}
+
+
+def _kind(column: pq.ColumnSchema) -> str:
+    """The logical type, or else the older converted type, which alone knows intervals."""
+    kind = str(column.logical_type.type)
+    return str(column.converted_type) if kind in ("NONE", "UNKNOWN") else kind

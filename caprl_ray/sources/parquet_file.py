@@ -22,6 +22,7 @@ BUFFERED_BYTES = 32 * 2**20
 MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
+HIDDEN_SCHEMA = b"arrow:schema"
 HIDDEN_EXTENSION = EXTENSION.lower()  # plain text to pyarrow, in the metadata of a column
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 # In Thrift's compact protocol: the key, then field 2, a string (its length in groups of seven bits, then its text).
@@ -90,6 +91,10 @@ class ParquetStream:
             self.fault = ParquetDamaged(str(refused))
             raise self.fault from None
 
+    def hide_schema(self) -> None:
+        """Hide the Arrow schema from pyarrow, which then takes the types from parquet's own schema."""
+        self._tail = self._tail.replace(ARROW_SCHEMA, HIDDEN_SCHEMA)
+
     def _load_tail(self) -> tuple[int, bytes]:
         """Read the end of the file with the whole footer. Returns its offset, and its bytes without extension types."""
         start = max(0, self._size - TAIL_BYTES)
@@ -126,13 +131,13 @@ def without_extensions(footer: bytes) -> bytes:
     def changed(match: re.Match[bytes]) -> bytes:
         value = match[3] or b""
         if match[2] is None or _length(match[2]) != len(value) or footer[match.end() : match.end() + 1] != b"\0":
-            return ARROW_SCHEMA.lower() + match[0][len(ARROW_SCHEMA) :]
+            return HIDDEN_SCHEMA + match[0][len(ARROW_SCHEMA) :]
         try:
             schema = base64.b64decode(value, validate=True)
         except ValueError:
             schema = b""
         if base64.b64encode(schema) != value:
-            return ARROW_SCHEMA.lower() + match[0][len(ARROW_SCHEMA) :]
+            return HIDDEN_SCHEMA + match[0][len(ARROW_SCHEMA) :]
         head = match[0][: len(match[0]) - len(value)]
         return head + base64.b64encode(schema.replace(EXTENSION, HIDDEN_EXTENSION))
 
@@ -161,11 +166,20 @@ def decoding(source: ParquetStream) -> Iterator[None]:
 def open_file(source: ParquetStream) -> pq.ParquetFile:
     """Open the file; only its footer is read. Raises ParquetDamaged, or the exception of the storage."""
     with decoding(source):
-        metadata = _opened(source).metadata
+        metadata = _readable(source).metadata
         share = BUFFERED_BYTES // max(1, metadata.num_columns)
         file = _opened(source, metadata=metadata, buffer_size=min(MAX_BUFFER, max(MIN_BUFFER, share)))
         _ = file.schema_arrow  # decodes the columns' names
         return file
+
+
+def _readable(source: ParquetStream) -> pq.ParquetFile:
+    """Open the file, without its Arrow schema if that has types that pyarrow does not know, as of Polars."""
+    try:
+        return _opened(source)
+    except pa.ArrowNotImplementedError:
+        source.hide_schema()
+        return _opened(source)
 
 
 def _opened(source: ParquetStream, **options: object) -> pq.ParquetFile:
