@@ -8,7 +8,11 @@ from caprl_ray.rows.schema import ATTEMPTS, column
 CAPTION = (
     column("caption", pa.string(), "The caption."),
     column("finish_reason", pa.string(), "Why decoding ended: stop, or length when it met max_tokens."),
-    column("flags", pa.list_(pa.string()), "What the caption checks found; empty when nothing."),
+    column(
+        "flags",
+        pa.list_(pa.string()),
+        "What the caption checks found, and what of the row could not be read; empty if nothing.",
+    ),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
     column("caption_tokens", pa.int32(), "Tokens of the caption."),

@@ -13,11 +13,12 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, batched
+from caprl_ray.sources import texts
 from caprl_ray.sources.image_column import ImageColumn
 from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.image_roots import Roots
 from caprl_ray.sources.named_image import read_named_image
-from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
+from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
 IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows hold paths
@@ -75,11 +76,11 @@ class Rows:
     def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
         """Fill in metadata, then key and image. Raises RowFailure if something is missing or refused."""
         if self.image is None:
-            sample.metadata = self._metadata(row, 0)
+            self._fill_metadata(sample, row, 0)
             return
         contents, paths = self.image.parts(row)
         path = paths[0].as_py() if paths is not None else None
-        sample.metadata = self._metadata(row, len(path or ""))
+        self._fill_metadata(sample, row, len(path or ""))
         if path and not is_web_address(path):
             sample.key = path
         if contents is not None and contents[0].is_valid:
@@ -91,12 +92,21 @@ class Rows:
         else:
             raise RowFailure("no_image")
 
-    def _metadata(self, row: pa.RecordBatch, size: int) -> dict[str, pa.Array]:
-        """The row's metadata. `size` bytes of other content also count towards the limit."""
+    def _fill_metadata(self, sample: Sample, row: pa.RecordBatch, size: int) -> None:
+        """Fill in the row's metadata, without its largest values if all are too large. `size` bytes count as well."""
         values = {field.name: _cast(row.column(field.name), field.type) for field in self.columns}
-        if size + sum(value.nbytes for value in values.values()) > MAX_METADATA_BYTES:
+        left = self.access.input.max_metadata_bytes - size - sum(value.nbytes for value in values.values())
+        if left < 0 and self.access.input.long_metadata == "fail":
             raise RowFailure("metadata_too_large", "all columns but the image together")
-        return values
+        dropped = []
+        for name in sorted(values, key=lambda name: -values[name].nbytes):
+            if left >= 0:
+                break
+            left += values.pop(name).nbytes
+            dropped.append(f"{texts.TOO_LARGE}:{texts.shown(name)}")
+        if left < 0:
+            raise RowFailure("metadata_too_large", "the image's path")
+        sample.metadata, sample.flags = values, tuple(dropped)
 
     def _bytes(self, content: pa.Scalar) -> bytes:
         stored = content.value if isinstance(content, pa.DictionaryScalar) else content
