@@ -16,7 +16,7 @@ CAPTION = (
     column(
         "flags",
         pa.list_(pa.string()),
-        "What reading the row and checking the caption found, such as long_metadata and truncated; empty when nothing.",
+        "What the caption checks found, and what of the row could not be read; empty if nothing.",
     ),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),

@@ -131,11 +131,12 @@ class Captioner:
         columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
         try:
             prompt = self._prompt.fill(columns, self._strip)
-            return self._kept(await self._engine.caption(picture, prompt), row.get(SOURCE_FLAGS.name) or ())
+            kept = self._kept(await self._engine.caption(picture, prompt))
+            return kept | {"flags": [*kept["flags"], *(row.get(SOURCE_FLAGS.name) or ())]}
         except RowFailure as failure:
             return failure
 
-    def _kept(self, completion: Completion, flags: Sequence[str]) -> Changes:
+    def _kept(self, completion: Completion) -> Changes:
         caption = plain(completion.text)
         if not caption.strip():
             raise RowFailure("caption_empty")
@@ -143,7 +144,7 @@ class Captioner:
         return {
             "caption": caption[:MOST_CAPTION_CHARACTERS],
             "finish_reason": completion.finish_reason,
-            "flags": [*flags, *(["truncated"] if truncated else [])],
+            "flags": ["truncated"] if truncated else [],
             "prompt_tokens": completion.prompt_tokens,
             "caption_tokens": completion.caption_tokens,
             "model": self._model.label,

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from caprl_ray.prepare.kinds import LOOKED_AT, kind
 from caprl_ray.sources.parquet_pages import PageInspector, PageRefused, page_inspector
 
 TAIL_BYTES = 64 * 2**10  # the end of the file, which is read first; it usually holds the whole footer
@@ -20,6 +21,10 @@ MAX_FOOTER = 256 * 2**20  # the footer is held in memory, and the file itself st
 # Read buffers: bytes for all open column chunks together, and the limits for one of them.
 BUFFERED_BYTES = 32 * 2**20
 MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
+
+# At both ends of a file; the second one where its footer is encrypted (parquet-format, Encryption.md).
+MAGIC, ENCRYPTED = b"PAR1", b"PARE"
+IS_ENCRYPTED = "the parquet file is encrypted; write it without encryption"
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
 HIDDEN_SCHEMA = b"arrow:schema"
@@ -30,7 +35,15 @@ _STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[
 
 
 class ParquetDamaged(Exception):
-    """The file is damaged or not parquet. The message is safe to store."""
+    """The file is damaged or not parquet. The message is safe to store; `code` is the failure code of its row."""
+
+    code = "truncated_unit"
+
+
+class NotParquet(ParquetDamaged):
+    """The file is no parquet, or encrypted."""
+
+    code = "unit_format"
 
 
 class ParquetStream:
@@ -99,6 +112,7 @@ class ParquetStream:
         """Read the end of the file with the whole footer. Returns its offset, and its bytes without extension types."""
         start = max(0, self._size - TAIL_BYTES)
         tail = self._fetch(start, self._size)
+        self._check_kind(tail)
         footer_start = self._size - 8 - int.from_bytes(tail[-8:-4], "little")
         if not 0 <= footer_start <= self._size - 8:
             return start, tail
@@ -108,6 +122,15 @@ class ParquetStream:
             start, tail = footer_start, self._fetch(footer_start, start) + tail
         cut = footer_start - start
         return start, tail[:cut] + without_extensions(tail[cut:])
+
+    def _check_kind(self, tail: bytes) -> None:
+        """Raise NotParquet by the file's ends. A file that only begins as parquet does was cut."""
+        if tail.endswith(ENCRYPTED):
+            raise NotParquet(IS_ENCRYPTED)
+        if not tail.endswith(MAGIC):
+            front = self._fetch(0, min(self._size, LOOKED_AT))
+            if not front.startswith(MAGIC):
+                raise NotParquet(f"the bytes are {kind(front)}")
 
     def _fetch(self, start: int, end: int) -> bytes:
         parts = []
@@ -160,6 +183,8 @@ def decoding(source: ParquetStream) -> Iterator[None]:
             raise source.fault from None
         if isinstance(error, MemoryError):
             raise
+        if "decrypt" in str(error).lower():
+            raise NotParquet(IS_ENCRYPTED) from None
         raise ParquetDamaged("the parquet file is damaged or of an unknown kind") from None
 
 

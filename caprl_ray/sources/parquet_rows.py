@@ -14,12 +14,13 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, batched
+from caprl_ray.sources import texts
 from caprl_ray.sources.image_column import ImageColumn, is_text
 from caprl_ray.sources.image_path import may_be_path
 from caprl_ray.sources.image_roots import Roots
 from caprl_ray.sources.inline_image import decode_inline, is_inline
 from caprl_ray.sources.named_image import read_named_image
-from caprl_ray.sources.samples import LONG_METADATA, Sample
+from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
 IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows hold paths
@@ -125,19 +126,18 @@ class Rows:
             raise RowFailure("no_image")
 
     def _fill_metadata(self, sample: Sample, row: pa.RecordBatch) -> None:
-        """Fill in the row's metadata. Values beyond the recipe's bound become null, the longest first, or raise."""
-        settings = self.access.input
+        """Fill in the row's metadata, without its largest values if all together are too large."""
         values = {field.name: self._value(field, row) for field in self.columns}
-        over = sum(value.nbytes for value in values.values()) - settings.max_metadata_bytes
-        if over > 0 and settings.long_metadata == "fail":
+        left = self.access.input.max_metadata_bytes - sum(value.nbytes for value in values.values())
+        if left < 0 and self.access.input.long_metadata == "fail":
             raise RowFailure("metadata_too_large", "all columns but the image together")
+        dropped = []
         for name in sorted(values, key=lambda name: -int(values[name].nbytes)):
-            if over <= 0:
+            if left >= 0:
                 break
-            over -= values[name].nbytes
-            values[name] = pa.nulls(1, values[name].type)
-            sample.flags = (LONG_METADATA,)
-        sample.metadata = values
+            left += values.pop(name).nbytes
+            dropped.append(f"{texts.TOO_LARGE}:{texts.shown(name)}")
+        sample.metadata, sample.flags = values, tuple(dropped)
 
     def _value(self, field: pa.Field, row: pa.RecordBatch) -> pa.Array:
         given = self.partitions.get(field.name)

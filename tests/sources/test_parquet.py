@@ -396,7 +396,7 @@ def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp
     path = write(tmp_path / "a.parquet", columns)
     table = table_of(access_to(path, max_metadata_bytes=4000))
     assert table["code"].to_pylist() == [None] * 3 and table["image"].to_pylist() == contents(3)
-    assert table["source_flags"].to_pylist() == [[], ["long_metadata"], []]
+    assert table["source_flags"].to_pylist() == [[], ["metadata_too_large:text"], []]
     kept = {"text": ["a", None, "c"], "more": ["d", "e" * 3001, "f" * 2900], "n": [1, 2, 3]}
     assert metadata_of(table).to_pydict() == kept  # the first of the longest, and no more than needed
     table = table_of(access_to(path, max_metadata_bytes=4000, long_metadata="fail"))
@@ -482,18 +482,31 @@ def test_a_disguised_schema_is_hidden_as_a_whole(trapped: Path, disguise: Any) -
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"PAR1", b"PAR1" + bytes(50) + b"PAR1", b"no parquet at all", b"x" * 4 + b"\xff\xff\xff\x7fPAR1"]
+    ("bad", "code", "detail"),
+    [
+        (b"PAR1", "truncated_unit", "damaged"),
+        (b"PAR1" + bytes(50) + b"PAR1", "truncated_unit", "damaged"),
+        (b"x" * 4 + b"\xff\xff\xff\x7fPAR1", "truncated_unit", "damaged"),
+        (b"", "unit_format", "the bytes are none at all"),
+        (b"no parquet at all", "unit_format", "the bytes are plain text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "unit_format", "the bytes are a Git LFS pointer"),
+        (b"<!doctype html><html>", "unit_format", "the bytes are an HTML page"),
+        (b"PARE" + bytes(50) + b"PARE", "unit_format", "the parquet file is encrypted; write it without encryption"),
+    ],
 )
-def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(tmp_path: Path, bad: bytes) -> None:
+def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
+    tmp_path: Path, bad: bytes, code: str, detail: str
+) -> None:
     write(tmp_path / "a.parquet", {"image": contents(1)})
     (tmp_path / "b.parquet").write_bytes(bad)
     write(tmp_path / "c.parquet", {"image": contents(1)})
     rows = rows_of(access_to(tmp_path))
     assert [(row["source"][-9:], row["code"], row["unit_rows"]) for row in rows] == [
         ("a.parquet", None, 1),
-        ("b.parquet", "truncated_unit", 1),
+        ("b.parquet", code, 1),
         ("c.parquet", None, 1),
     ]
+    assert detail in rows[1]["detail"]
 
 
 def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:
