@@ -25,7 +25,7 @@ REMEDIES = {
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     "no_image": "Nothing: the sample has text only.",
     "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Set `input.long_metadata=drop`, or raise `input.max_metadata_bytes`, and use `--retry-failed`.",
+    "metadata_too_large": "Set `input.long_metadata=drop` or raise `input.max_metadata_bytes`; use `--retry-failed`.",
     "metadata_invalid": "Repair the value at its source.",
     "placeholder": "Nothing; or take its SHA-256 out of the list and use `--retry-failed=placeholder`.",
     "image_empty": "Download the image again.",
@@ -65,7 +65,7 @@ def recipe_page() -> str:
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(facts.default, default=dict)}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
@@ -78,6 +78,10 @@ def _more_sampling() -> list[str]:
 
     given, refused = (", ".join(f"`{field}`" for field in fields) for fields in (FIELDS, REFUSED))
     return [f"More fields, with vLLM's meaning: {given}. Others are refused, such as {refused}.", ""]
+
+
+def _plain(default: Any) -> Any:
+    return default.model_dump() if isinstance(default, BaseModel) else default
 
 
 def _type(schema: dict[str, Any]) -> str:

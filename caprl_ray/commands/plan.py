@@ -3,11 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
+from caprl_ray.caption.columns import caption_columns, check_prompt
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources import placeholders
+from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
@@ -50,7 +53,8 @@ class Overview:
 def overview(recipe: Recipe) -> Overview:
     """Summarize the stored plan, or else the plan that a first run would make.
 
-    Raises RecipeError if the input has nothing to plan, SystemFailure if storage cannot be listed.
+    Raises RecipeError if the input has nothing to plan or columns with which a run would not start, SystemFailure if
+    storage cannot be listed.
     """
     storage = Storage(recipe.storage)
     placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does
@@ -58,8 +62,11 @@ def overview(recipe: Recipe) -> Overview:
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
         return Overview(stored=True, complete=stored.complete, kinds=kinds)
-    units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe)))
-    return Overview(stored=False, complete=True, kinds=_totals(units))
+    units = checked(
+        sources.plan_units(Access.of(recipe)), recipe.input, caption_columns(recipe), partial(check_prompt, recipe)
+    )
+    kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
+    return Overview(stored=False, complete=True, kinds=kinds)
 
 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:

@@ -251,11 +251,11 @@ def _send(connection: Connection, sample: Sample | None) -> None:
         connection,
         source=sample.source,
         key=sample.key,
-        flags=list(sample.flags),
         failed=[sample.failure.code, sample.failure.detail] if sample.failure else None,
         image=sample.image is not None,
         metadata={} if arrays else sample.metadata,
         arrays=bool(arrays),
+        flags=sample.flags,
         size=sample.size,
     )
     if sample.image is not None:

@@ -12,7 +12,7 @@ from caprl_ray import sources
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, metadata_schema, row_id
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, bounded, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
@@ -122,9 +122,9 @@ def _row(
         "unit": unit,
         "index": index,
         "source": sample.source,
-        "key": sample.key,
-        "attempts": 1,
+        "key": bounded(sample.key),
         SOURCE_FLAGS.name: list(sample.flags),
+        "attempts": 1,
         SIZE: sample.size,
     }
     failure = sample.failure
@@ -133,7 +133,7 @@ def _row(
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
-        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
+        return row | {"stage": "read", "code": failure.code, "detail": bounded(failure.detail)}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
         return row
     hashed = hashlib.sha256(sample.image)

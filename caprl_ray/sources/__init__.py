@@ -17,8 +17,8 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Position, Unit
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Input
-from caprl_ray.sources import files, parquet, webdataset
-from caprl_ray.sources.rename import renamed, renamed_samples
+from caprl_ray.sources import files, parquet, parquet_read, webdataset
+from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Folder, Storage, Stored
@@ -48,7 +48,7 @@ KINDS = {
     "webdataset": Source(
         plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes, suspects=webdataset.suspects
     ),
-    "parquet": Source(plan=parquet.plan, read=parquet.read, takes=parquet.takes, suspects=parquet.suspects),
+    "parquet": Source(plan=parquet.plan, read=parquet_read.read, takes=parquet.takes, suspects=parquet_read.suspects),
 }
 
 
@@ -61,7 +61,8 @@ def plan_units(
     as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. Raises
     RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
-    yield from renamed(_planned(access, known, after), access.input.rename, columns)
+    found = _planned(access, known, after)
+    yield from renamed(selected(found, access.input, first=not columns), access.input.rename, columns)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:

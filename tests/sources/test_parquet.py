@@ -25,69 +25,29 @@ from caprl_ray.engines.stub import stub_caption
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
-from caprl_ray.plan import Unit
 from caprl_ray.prepare.decode import Limits, prepare
-from caprl_ray.read.unit import tables, unit_rows
+from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Input, Recipe
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
+from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
-from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, local, s3_stream
-
-HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
+from tests.sources.tables import (
+    HF_IMAGE,
+    access_to,
+    content,
+    contents,
+    metadata_of,
+    planned,
+    rows_of,
+    table_of,
+    write,
+)
 
 # Pages of a megabyte, as `datasets` writes them; a page is the least of a file that can be held.
 SMALL_PAGES = {"use_content_defined_chunking": True, "use_dictionary": False}
-
-
-def content(number: int, size: int = 20) -> bytes:
-    return f"image {number} ".encode().ljust(size, b".")
-
-
-def contents(count: int, size: int = 20) -> list[bytes]:
-    return [content(number, size) for number in range(count)]
-
-
-def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, **options)
-    return path
-
-
-def access_to(*paths: object, storage: Storage | None = None, max_bytes: int = 10**6, **settings: Any) -> Access:
-    chosen = Input(paths=[str(path) for path in paths], **settings)
-    return Access(storage=storage or Storage(), input=chosen, max_bytes=max_bytes)
-
-
-def planned(access: Access) -> tuple[list[Unit], pa.Schema]:
-    """The units with the columns that the plan stores for all of them."""
-    units = list(sources.plan_units(access))
-    return units, plan.unified(pa.schema([]), units)
-
-
-def table_of(access: Access, done: BitMap | None = None) -> pa.Table:
-    """All rows of an input, as they travel."""
-    units, columns = planned(access)
-    schema = row_schema(columns)
-    rows = (
-        row
-        for number, unit in enumerate(units)
-        for row in unit_rows(number, unit, schema=schema, access=access, done=done, rows=unit.rows)
-    )
-    return pa.concat_tables([schema.empty_table(), *tables(rows, schema)])
-
-
-def rows_of(access: Access, done: BitMap | None = None) -> list[dict[str, Any]]:
-    return list(table_of(access, done).to_pylist())
-
-
-def metadata_of(table: pa.Table) -> pa.Table:
-    names = metadata_schema(table.schema).names
-    return table.select([META_PREFIX + name for name in names]).rename_columns(names)
 
 
 # Units
@@ -256,7 +216,8 @@ def test_paths_are_relative_to_the_file_or_absolute_and_each_bad_one_is_a_failed
         "https://host/a.jpg?signature=secret": "source_refused",
         "nul\0.jpg": "source_refused",
         "x" * 300: "source_missing",
-        "data:image/png;base64," + "A" * 5000: "source_refused",
+        "data:image/png;base64," + "A" * 5000: "image_too_large",
+        "A" * 5000: "source_refused",
         "": "no_image",
     }
     columns = {"file_name": list(paths), "text": [str(number) for number in range(len(paths))]}
@@ -426,14 +387,19 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_refused(tmp_path: P
 
 
 def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp_path: Path) -> None:
-    columns = {"image": contents(3), "text": ["a", "b" * 301, "c"], "more": ["d", "e" * 301, "f" * 290], "n": [1, 2, 3]}
+    columns = {
+        "image": contents(3),
+        "text": ["a", "b" * 3001, "c"],
+        "more": ["d", "e" * 3001, "f" * 2900],
+        "n": [1, 2, 3],
+    }
     path = write(tmp_path / "a.parquet", columns)
-    table = table_of(access_to(path, max_metadata_bytes=400))
+    table = table_of(access_to(path, max_metadata_bytes=4000))
     assert table["code"].to_pylist() == [None] * 3 and table["image"].to_pylist() == contents(3)
-    assert table["source_flags"].to_pylist() == [[], ["long_metadata"], []]
-    kept = {"text": ["a", None, "c"], "more": ["d", "e" * 301, "f" * 290], "n": [1, 2, 3]}
+    assert table["source_flags"].to_pylist() == [[], ["metadata_too_large:text"], []]
+    kept = {"text": ["a", None, "c"], "more": ["d", "e" * 3001, "f" * 2900], "n": [1, 2, 3]}
     assert metadata_of(table).to_pydict() == kept  # the first of the longest, and no more than needed
-    table = table_of(access_to(path, max_metadata_bytes=400, long_metadata="fail"))
+    table = table_of(access_to(path, max_metadata_bytes=4000, long_metadata="fail"))
     assert table["code"].to_pylist() == [None, "metadata_too_large", None]
     assert table["image"].to_pylist() == [content(0), None, content(2)]
     assert metadata_of(table)["n"].to_pylist() == [1, None, 3]
@@ -516,18 +482,31 @@ def test_a_disguised_schema_is_hidden_as_a_whole(trapped: Path, disguise: Any) -
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"PAR1", b"PAR1" + bytes(50) + b"PAR1", b"no parquet at all", b"x" * 4 + b"\xff\xff\xff\x7fPAR1"]
+    ("bad", "code", "detail"),
+    [
+        (b"PAR1", "truncated_unit", "damaged"),
+        (b"PAR1" + bytes(50) + b"PAR1", "truncated_unit", "damaged"),
+        (b"x" * 4 + b"\xff\xff\xff\x7fPAR1", "truncated_unit", "damaged"),
+        (b"", "unit_format", "the bytes are none at all"),
+        (b"no parquet at all", "unit_format", "the bytes are plain text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "unit_format", "the bytes are a Git LFS pointer"),
+        (b"<!doctype html><html>", "unit_format", "the bytes are an HTML page"),
+        (b"PARE" + bytes(50) + b"PARE", "unit_format", "the parquet file is encrypted; write it without encryption"),
+    ],
 )
-def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(tmp_path: Path, bad: bytes) -> None:
+def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
+    tmp_path: Path, bad: bytes, code: str, detail: str
+) -> None:
     write(tmp_path / "a.parquet", {"image": contents(1)})
     (tmp_path / "b.parquet").write_bytes(bad)
     write(tmp_path / "c.parquet", {"image": contents(1)})
     rows = rows_of(access_to(tmp_path))
     assert [(row["source"][-9:], row["code"], row["unit_rows"]) for row in rows] == [
         ("a.parquet", None, 1),
-        ("b.parquet", "truncated_unit", 1),
+        ("b.parquet", code, 1),
         ("c.parquet", None, 1),
     ]
+    assert detail in rows[1]["detail"]
 
 
 def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:

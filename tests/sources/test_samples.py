@@ -6,6 +6,8 @@ import random
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.recipe.sections import MAX_METADATA_BYTES
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.sources.samples import (
     IMAGE_EXTENSIONS,
-    MAX_METADATA_BYTES,
     METADATA,
+    Rules,
     Sample,
     group_samples,
     member_limit,
@@ -25,6 +29,7 @@ from caprl_ray.sources.samples import (
 from caprl_ray.sources.tar import Member, TarDamaged, read_members
 
 MAX_IMAGE = 100_000
+RULES = Rules(max_image_bytes=MAX_IMAGE)
 
 
 def content_of(position: int, name: str) -> bytes:
@@ -45,8 +50,9 @@ def archive(names: list[str], contents: list[bytes] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def samples_of(content: bytes) -> Iterator[Sample]:
-    return group_samples(read_members(io.BytesIO(content), compressed=False, limit=member_limit(MAX_IMAGE)))
+def samples_of(content: bytes, left_out: LeftOut | None = None, **rules: Any) -> Iterator[Sample]:
+    found, by = LeftOut() if left_out is None else left_out, Rules(max_image_bytes=MAX_IMAGE, **rules)
+    return group_samples(read_members(io.BytesIO(content), limit=member_limit(by), left_out=found), by, found)
 
 
 def sample_of(*members: tuple[str, bytes]) -> Sample:
@@ -119,8 +125,8 @@ def test_samples_that_are_done_are_not_held_and_the_others_are_what_they_would_b
     content, held = archive(names), []
 
     def members() -> Iterator[Member]:
-        limit = member_limit(MAX_IMAGE, BitMap(done))
-        for member in read_members(io.BytesIO(content), compressed=False, limit=limit, length=len(content)):
+        limit = member_limit(RULES, BitMap(done))
+        for member in read_members(io.BytesIO(content), left_out=LeftOut(), limit=limit, length=len(content)):
             held.append(member.content)
             yield member
 
@@ -128,7 +134,7 @@ def test_samples_that_are_done_are_not_held_and_the_others_are_what_they_would_b
         return [as_tuple(sample) if index not in done else () for index, sample in enumerate(samples)]
 
     whole = list(samples_of(content))
-    assert rest(group_samples(members())) == rest(iter(whole))
+    assert rest(group_samples(members(), RULES, LeftOut())) == rest(iter(whole))
     if done.issuperset(range(len(whole))):
         assert not any(held)
 
@@ -139,18 +145,18 @@ def test_a_member_has_the_key_that_webdataset_gives_it(name: str) -> None:
     key, _ = base_plus_ext(name)
     reserved = re.match(r"__[^/]*__($|/)", name)
     expected = [] if key is None or reserved else [key]
-    assert [s.key for s in group_samples(iter([Member(name=name, size=0, content=b"")]))] == expected
+    assert [s.key for s in group_samples(iter([Member(name=name, size=0, content=b"")]), RULES, LeftOut())] == expected
 
 
 def test_hostile_names_are_split_in_linear_time() -> None:
     names = ["/" * 65_000, "a/" * 32_000, "_" * 65_000, "." * 65_000, ".a/" * 21_000]
-    limit = member_limit(1)
+    limit = member_limit(replace(RULES, max_image_bytes=1))
     for name in names * 100:  # the library's pattern takes seconds for one
         assert limit(name) == 0
 
 
 def test_only_what_has_a_use_is_held() -> None:
-    limit = member_limit(7)
+    limit = member_limit(replace(RULES, max_image_bytes=7))
     assert [limit(name) for name in ("a.jpg", "d.d/a.seg.PNG", "a.b.avif")] == [7, 7, 7]
     assert [limit(name) for name in ("a.json", "a.alt.TXT", "a.cls")] == [MAX_METADATA_BYTES] * 3
     assert [limit(name) for name in ("a.mp4", "a.jpg.gz", "jpg", ".txt", "__m__.jpg/", "__m__/a.jpg")] == [0] * 6
@@ -234,7 +240,7 @@ def test_metadata_of_exactly_the_limit_is_kept() -> None:
 
 def test_a_sample_of_very_many_members_is_one_failed_sample_of_bounded_size() -> None:
     members = (Member(name=f"a.{n:0100d}.txt", size=1, content=b"t") for n in range(20_000))
-    (sample,) = group_samples(members)
+    (sample,) = group_samples(members, RULES, LeftOut())
     assert sample.failure is not None
     assert sample.failure.code == "metadata_too_large"
     assert len(str(sample.metadata["extra"])) < 2 * MAX_METADATA_BYTES
@@ -270,7 +276,7 @@ def test_a_cut_shard_gives_every_complete_sample_right_and_never_the_one_it_cut(
     )
 )
 def test_whatever_the_members_hold_every_sample_has_an_image_or_a_named_failure(members: list[Member]) -> None:
-    for sample in group_samples(iter(members)):
+    for sample in group_samples(iter(members), RULES, LeftOut()):
         assert set(sample.metadata) == set(METADATA.names)
         assert sample.image is not None or sample.failure is not None
         assert sample.failure is None or sample.failure.code in FAILURE_CODES

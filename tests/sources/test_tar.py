@@ -14,7 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caprl_ray.sources.tar import CHUNK, FREE_INFLATION, MAX_EXTENSION, MAX_NAME, Member, TarDamaged, read_members
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.sources.tape import CHUNK, TarDamaged
+from caprl_ray.sources.tar import Member, read_members
+from caprl_ray.sources.tar_header import MAX_EXTENSION, MAX_NAME
+from caprl_ray.sources.unpacked import FREE_INFLATION
 from tests.hostile.shards import END, GIB, header, padded, pax, resummed
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -79,15 +83,15 @@ def archive_of(contents: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def members_of(content: bytes, *, compressed: bool = False, limit: int = GIB) -> list[Member]:
-    return list(read_members(io.BytesIO(content), compressed=compressed, limit=lambda name: limit))
+def members_of(content: bytes, *, limit: int = GIB) -> list[Member]:
+    return list(read_members(io.BytesIO(content), left_out=LeftOut(), limit=lambda name: limit))
 
 
-def readable_part(content: bytes, *, compressed: bool = False) -> tuple[list[Member], str | None]:
+def readable_part(content: bytes) -> tuple[list[Member], str | None]:
     """The members before the damage, and what TarDamaged said; any other exception fails the test."""
     found: list[Member] = []
     try:
-        for member in read_members(io.BytesIO(content), compressed=compressed, limit=lambda name: 100_000):
+        for member in read_members(io.BytesIO(content), left_out=LeftOut(), limit=lambda name: 100_000):
             found.append(member)
     except TarDamaged as damage:
         return found, str(damage)
@@ -109,7 +113,7 @@ def test_reads_the_names_and_bytes_that_tarfile_wrote(form: str, others: bool, c
     written = archive(names, form, others=others)
     assert list(oracle(written)) == [(name, content_of(i)) for i, name in enumerate(names)]
     stream = cast(BinaryIO, Trickle(gzip.compress(written) if compressed else written))
-    found = list(read_members(stream, compressed=compressed, limit=lambda name: GIB))
+    found = list(read_members(stream, left_out=LeftOut(), limit=lambda name: GIB))
     assert [(m.name, m.content) for m in found] == list(oracle(written))
     assert [m.size for m in found] == [len(cast(bytes, m.content)) for m in found]
 
@@ -117,7 +121,7 @@ def test_reads_the_names_and_bytes_that_tarfile_wrote(form: str, others: bool, c
 def test_several_gzip_members_in_one_file_are_one_archive() -> None:
     written = archive(NAMES)
     joined = gzip.compress(written[:1000]) + gzip.compress(written[1000:])
-    assert [m.name for m in members_of(joined, compressed=True)] == NAMES
+    assert [m.name for m in members_of(joined)] == NAMES
 
 
 def test_old_and_odd_headers_are_read_by_their_own_rules() -> None:
@@ -177,9 +181,9 @@ def test_sparse_files_are_left_out_and_what_follows_is_read(more_map: int) -> No
 
 def test_an_archive_without_members_is_empty_and_no_bytes_are_damage() -> None:
     assert members_of(END) == []
-    assert members_of(gzip.compress(END), compressed=True) == []
+    assert members_of(gzip.compress(END)) == []
     for nothing, compressed in [(b"", False), (b"", True), (gzip.compress(b""), True)]:
-        assert readable_part(nothing, compressed=compressed) == ([], "no end-of-archive marker at byte 0")
+        assert readable_part(nothing) == ([], "no end-of-archive marker at byte 0")
 
 
 def test_every_cut_gives_the_members_before_it_and_then_damage() -> None:
@@ -200,11 +204,11 @@ def test_a_cut_or_flipped_gzip_stream_is_damage_even_behind_the_last_member() ->
     written = archive([*NAMES] * 3)
     packed, whole = gzip.compress(written), members_of(written)
     for cut in [*range(40), *range(40, len(packed) - 12, 97), *range(len(packed) - 12, len(packed))]:
-        found, damage = readable_part(packed[:cut], compressed=True)
+        found, damage = readable_part(packed[:cut])
         assert found == whole[: len(found)]
         assert damage is not None
     wrong_checksum = packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:]
-    found, damage = readable_part(wrong_checksum, compressed=True)
+    found, damage = readable_part(wrong_checksum)
     assert found == whole
     assert damage is not None
     assert "gzip" in damage
@@ -249,7 +253,7 @@ def test_a_hundred_gibibytes_are_read_past_without_memory() -> None:
     size = 100 * GIB
     stream = Endless(header(size=b"\x80" + size.to_bytes(11, "big")))
     tracemalloc.start()
-    (member,) = read_members(cast(BinaryIO, stream), compressed=False, limit=lambda name: size - 1)
+    (member,) = read_members(cast(BinaryIO, stream), left_out=LeftOut(), limit=lambda name: size - 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert member == Member(name="a.jpg", size=size, content=None)
@@ -262,7 +266,7 @@ def test_a_size_that_is_only_claimed_costs_no_memory_even_under_its_limit() -> N
     stream = cast(BinaryIO, Trickle(content))  # which asserts that no more than a chunk is asked for
     tracemalloc.start()
     with pytest.raises(TarDamaged, match="ends in a member at byte 100512"):
-        list(read_members(stream, compressed=False, limit=lambda name: 1000 * GIB))
+        list(read_members(stream, left_out=LeftOut(), limit=lambda name: 1000 * GIB))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * CHUNK
@@ -274,7 +278,7 @@ def test_a_gzip_bomb_over_its_limit_is_read_past_and_its_neighbour_read() -> Non
     packed = gzip.compress(bomb, 1)
     del bomb
     tracemalloc.start()
-    found = members_of(packed, compressed=True, limit=size - 1)
+    found = members_of(packed, left_out=LeftOut(), limit=size - 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     expected = [("bomb.jpg", size, None), ("good.jpg", 1, b"1")]
@@ -290,7 +294,7 @@ def test_a_gzip_stream_that_inflates_without_end_is_damage_however_it_trickles_i
     assert len(packed) < FREE_INFLATION // 100
     said = set()
     for seed in range(3):
-        members = read_members(cast(BinaryIO, Trickle(packed, seed)), compressed=True, limit=lambda name: 9999)
+        members = read_members(cast(BinaryIO, Trickle(packed, seed)), left_out=LeftOut(), limit=lambda name: 9999)
         assert [next(members).name for _ in NAMES] == NAMES
         with pytest.raises(TarDamaged, match="inflates more than 100 to 1") as damage:
             next(members)
@@ -305,7 +309,7 @@ def test_what_packs_well_but_not_that_well_is_read() -> None:
     assert len(written) > 1.9 * FREE_INFLATION
     packed = gzip.compress(written, 1)
     assert 40 < len(written) / len(packed) < 60
-    assert len(members_of(packed, compressed=True)) == 64
+    assert len(members_of(packed)) == 64
 
 
 def test_many_extension_headers_before_one_member_cost_no_memory() -> None:
@@ -316,7 +320,7 @@ def test_many_extension_headers_before_one_member_cost_no_memory() -> None:
     one = len(records(10_000))
     stream = io.BytesIO(b"".join(records(first) for first in range(10_000, 60_000, 5000)) + header() + END)
     tracemalloc.start()
-    (member,) = read_members(stream, compressed=False, limit=lambda name: 0)
+    (member,) = read_members(stream, left_out=LeftOut(), limit=lambda name: 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert member.name == "a.jpg"
@@ -325,7 +329,7 @@ def test_many_extension_headers_before_one_member_cost_no_memory() -> None:
 
 def test_the_limit_is_asked_by_name_and_decides_what_is_held() -> None:
     limits = {"a.jpg": 0, "./b.txt": 1, PREFIXED: 510, "bücher/猫.png": 512, "n" * 100: 512}
-    found = list(read_members(io.BytesIO(archive(NAMES)), compressed=False, limit=limits.__getitem__))
+    found = list(read_members(io.BytesIO(archive(NAMES)), left_out=LeftOut(), limit=limits.__getitem__))
     assert [m.content is None for m in found] == [False, False, True, False, True]
 
 
@@ -336,7 +340,7 @@ def test_faults_of_the_stream_itself_are_not_called_damage() -> None:
 
     for compressed in (False, True):
         with pytest.raises(OSError, match="network down"):
-            list(read_members(cast(BinaryIO, Broken()), compressed=compressed, limit=lambda name: 0))
+            list(read_members(cast(BinaryIO, Broken()), left_out=LeftOut(), limit=lambda name: 0))
 
 
 def without_end(content: bytes) -> bytes:
@@ -364,7 +368,7 @@ def test_changed_archives_with_right_checksums_are_read_or_damage(
     for start, at, value in changes:
         content[start + at] = value
         content[start : start + 512] = resummed(bytes(content[start : start + 512]))
-    found, damage = readable_part(gzip.compress(content, 1) if compressed else bytes(content), compressed=compressed)
+    found, damage = readable_part(gzip.compress(content, 1) if compressed else bytes(content))
     assert changes or blocks or (len(found), damage) == (len(NAMES) + 1 + len(LONG_NAMES), None)
     for member in found:
         assert member.name.encode("utf-8") is not None  # a lone surrogate would raise here
@@ -396,7 +400,7 @@ def sought_part(content: bytes, wanted: set[int]) -> tuple[list[Member], str | N
     try:
         for member in read_members(
             io.BytesIO(content),
-            compressed=False,
+            left_out=LeftOut(),
             limit=lambda name: 100_000 if next(numbers) in wanted else 0,
             length=len(content),
         ):
@@ -419,17 +423,17 @@ def test_what_is_not_wanted_is_not_read() -> None:
             return part
 
     limit = {"big.jpg": 0, "b.jpg": 1}.__getitem__
-    found = list(read_members(Counted(content), compressed=False, limit=limit, length=len(content)))
+    found = list(read_members(Counted(content), left_out=LeftOut(), limit=limit, length=len(content)))
     assert [(m.name, m.size, m.content) for m in found] == [("big.jpg", size, None), ("b.jpg", 1, b"b")]
     assert given == 3 * 512 + 1
     with pytest.raises(TarDamaged, match="ends in a member at byte 9000000"):
-        list(read_members(io.BytesIO(content[:9_000_000]), compressed=False, limit=limit, length=9_000_000))
+        list(read_members(io.BytesIO(content[:9_000_000]), left_out=LeftOut(), limit=limit, length=9_000_000))
 
 
 @settings(max_examples=300, deadline=None, database=None)
 @given(content=st.binary(max_size=2000), front=st.integers(0, 600), compressed=st.booleans())
 def test_any_bytes_are_read_or_damage(content: bytes, front: int, compressed: bool) -> None:
-    readable_part((gzip.compress(GOOD, 1) if compressed else GOOD)[:front] + content, compressed=compressed)
+    readable_part((gzip.compress(GOOD, 1) if compressed else GOOD)[:front] + content)
 
 
 def test_damage_names_the_byte_where_it_was_found() -> None:
