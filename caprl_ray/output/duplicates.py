@@ -26,7 +26,7 @@ from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 SHOWN = 20  # of the largest groups of each kind
-BATCH = 2**16  # rows of an object that are read at once, with their captions
+BATCH = 2**16  # rows that are Python objects at once: of an object, with their captions, and of the list
 COLUMNS = ["unit", "index", "sha256", "caption"]
 
 # `place` is the number of the row's object << 32 | its position there.
@@ -196,7 +196,8 @@ def _images(part: Part, found: Found, listed: Callable[[pa.Table], None] | None)
         found.add(images, "image", "rows")
         if listed and images.num_rows:
             for chunk in chunks():
-                listed(_listed(chunk, images))
+                for some in _listed(chunk, images):
+                    listed(some)
 
 
 def _captions(part: Part) -> Iterator[np.ndarray]:
@@ -234,17 +235,17 @@ def _with(**columns: int | str) -> Callable[[pa.Table], pa.Table]:
     return added
 
 
-def _listed(chunk: np.ndarray, images: pa.Table) -> pa.Table:
+def _listed(chunk: np.ndarray, images: pa.Table) -> Iterator[pa.Table]:
     """The rows of a chunk whose images stand there more than once."""
     keys = pa.Array.from_buffers(pa.binary(16), len(chunk), [None, pa.py_buffer(chunk["image"].tobytes())])
     place = pc.index_in(keys, images["image"].combine_chunks())
-    mine = place.is_valid().to_numpy(zero_copy_only=False)
-    rows, first = chunk["identity"][mine], images["first"].to_numpy()[place.drop_null().to_numpy()]
-    return pa.table(
-        [
-            pa.array([row_id(row >> 32, row & 0xFFFFFFFF) for row in rows.tolist()], pa.string()),
-            pa.array([bytes(key).hex() for key in chunk["image"][mine]], pa.string()),
-            pa.array(rows == first),
-        ],
-        schema=LIST,
-    )
+    rows = chunk[place.is_valid().to_numpy(zero_copy_only=False)]
+    keep = rows["identity"] == images["first"].to_numpy()[place.drop_null().to_numpy()]
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        ids = [row_id(row >> 32, row & 0xFFFFFFFF) for row in some["identity"].tolist()]
+        groups = [bytes(key).hex() for key in some["image"]]
+        yield pa.table(
+            [pa.array(ids, pa.string()), pa.array(groups, pa.string()), pa.array(keep[start : start + BATCH])],
+            schema=LIST,
+        )
