@@ -89,10 +89,10 @@ class Frequent:
 
     def summary(self) -> str:
         """Return text for people. It ends with the override, or with lines for the recipe's own file."""
-        lines = [
-            f"{self.rows:,} rows were read: {len(self.counts):,} different images, {self.listed:,} rows that "
-            f"input.placeholders lists, {self.without:,} without an image"
-        ]
+        said = [f"{self.rows:,} rows were read: {len(self.counts):,} different images"]
+        said += [f"{self.listed:,} rows that input.placeholders lists"] * bool(self.listed)
+        said += [f"{self.without:,} rows without an image"] * bool(self.without)
+        lines = [", ".join(said)]
         for digest, count in self.most:
             lines += [f"  {count:,} x {digest}", *(f"      {_shown(place)}" for place in self.places[digest])]
         if not self.most:

@@ -139,7 +139,7 @@ def _row(
     hashed = hashlib.sha256(sample.image)
     row["sha256"] = hashed.hexdigest()
     if hashed.digest() in placeholders:
-        return row | {"stage": "read", "code": "placeholder"}
+        return row | {"stage": "read", "code": "placeholder", "detail": ""}
     return row | {"image": sample.image}
 
 
