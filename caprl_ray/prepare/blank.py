@@ -10,9 +10,9 @@ BLANK = "blank"  # the flag of such a row
 # levels 2.9; one line of grey text, 24 pixels high, on 644 x 476 white pixels 5.8; photographs 34 and 63
 # (tests/prepare/photographs). Anything of high contrast on a 10,000th of the area has more than 2.
 MOST_DEVIATION = 2.0
-# Pixels that are looked at: first a few, which are enough for nearly every picture (15 us), then many (70 us). What is
-# smaller than one in so many may be missed.
-FEW, MANY = 256, 4096
+# Pixels that are looked at: first a few, which are enough for nearly every picture (13 us), then many (50 us in all).
+# What is smaller than one in so many may be missed.
+FEW, MANY = 256, 2048
 
 
 def blank(pixels: bytes, width: int) -> bool:
