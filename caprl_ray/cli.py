@@ -117,6 +117,17 @@ def parser() -> argparse.ArgumentParser:
         help="write the rows whose images are there several times to this parquet file: id, group, keep",
     )
     duplicates.add_argument("--temp", metavar="DIR", help="folder for temporary files, of 50 to 100 bytes a row")
+    check = add("check", _check, "flag captions that exist already, one JSON object a line")
+    check.add_argument(
+        "path", metavar="FILE|OUT", help="parquet or JSON lines, or the output folder of a run; local or s3://"
+    )
+    check.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how to access s3:// paths")
+    check.add_argument(
+        "--checks", metavar="NAME,…", help="only these checks; package.module:function is one of your own"
+    )
+    check.add_argument("--language", metavar="CODE", help="also flag captions in another language than this one")
+    check.add_argument("--column", default="caption", metavar="NAME", help="column of the captions (default: caption)")
+    check.add_argument("--alt-column", metavar="NAME", help="column of the alt texts, for the check copies_alt_text")
     add("schema", _schema, "print the recipe's JSON schema")
     preflight = add("preflight", _preflight, "try a recipe on a few images; leaves nothing behind")
     _add_recipe(preflight)
@@ -229,6 +240,24 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.json:
         storage.put(args.json, json.dumps(found.report(), indent=1).encode())
     print(found.summary())
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.check import Columns, check
+    from caprl_ray.quality.checks import Checks, Settings
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+
+    names = None if args.checks is None else [*filter(None, args.checks.split(","))]
+    checks = Checks.of(Settings(checks=names, language=args.language))
+    columns = Columns(caption=args.column, alt_text=args.alt_column)
+    try:
+        tally = check(Storage(parse_storage(args.overrides)), args.path, checks, columns, sys.stdout)
+    except BrokenPipeError:  # `| head`; what is still buffered must not be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print(f"{args.path}: {tally.summary()}.", file=sys.stderr)
     return 0
 
 

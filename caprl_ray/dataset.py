@@ -46,7 +46,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     launch.check_engine(parsed)
-    Rules(parsed.quality)  # refuses checks that do not exist
+    Rules(parsed.quality, parsed.sampling)  # refuses checks that do not exist
     model = resolve(parsed)
     adds = caption_columns(parsed)
     _check_columns(rows, image_column, adds)

@@ -49,6 +49,13 @@ REMEDIES = {
     "check_error": "Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
 }
 
+# When a check runs that is no standard one.
+NOT_STANDARD = {
+    "language": ", runs if a language is given",
+    "json": ", runs if a schema is given",
+    "opener": ", runs if it is named",
+}
+
 
 def recipe_page() -> str:
     """All sections and fields of the recipe."""
@@ -148,6 +155,25 @@ def codes_page() -> str:
     return "\n".join([*head, "| code | meaning | what to do |", "|---|---|---|", *rows, ""])
 
 
+def checks_page() -> str:
+    """Every check on captions: what it finds, what it spares, and its thresholds."""
+    from caprl_ray.quality.registry import CHECKS
+
+    lines = ["# Checks", "", "The worst fault first. [Quality](../quality.md) says how they are used.", ""]
+    for name, check in CHECKS.items():
+        kind = "severe" if check.severe else "mild"
+        use = "" if check.standard else NOT_STANDARD.get(name, ", not a standard check")
+        lines += [f"## {name}", "", f"{_cell(str(check.__doc__))} ({kind}, version {check.version}{use})", ""]
+        lines += [f"**Not flagged:** {_cell(check.spares)}", ""]
+        if check.thresholds():
+            lines += ["| threshold | default | range | meaning | source |", "|---|---|---|---|---|"]
+        for key, t in check.thresholds().items():
+            cells = (f"`{name}.{key}`", f"{t.default:g}", f"{t.least:g} to {t.most:g}", t.meaning, t.source)
+            lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def commands_page() -> str:
     """The help of every command."""
     from caprl_ray.cli import parser
@@ -167,6 +193,7 @@ def copied(path: str) -> str:
 PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
+    "reference/checks.md": checks_page,
     "reference/failure-codes.md": codes_page,
     "reference/commands.md": commands_page,
     "security.md": lambda: copied("SECURITY.md"),

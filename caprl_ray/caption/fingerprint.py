@@ -21,7 +21,7 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
     quality = recipe.quality.model_dump(exclude={"limits", "window", "self_check"})  # these change no caption
     fields |= {f"quality.{key}": value for key, value in quality.items()}
-    fields["quality.versions"] = Rules(recipe.quality).versions()
+    fields["quality.versions"] = Rules(recipe.quality, recipe.sampling).versions()
     fields |= _engine_fields("model.engine", recipe.model.engine)
     for accelerator, arguments in recipe.model.engine_by_accelerator.items():
         fields |= _engine_fields(f"model.engine_by_accelerator.{accelerator}", arguments)

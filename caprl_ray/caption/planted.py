@@ -10,15 +10,26 @@ import asyncio
 import io
 import re
 import sys
+from typing import Any
 
 from caprl_ray.embedded.scenes import Scene, Thing, render
 from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sizes import SizeRule
+from caprl_ray.recipe.sections import Sampling
 
 PROMPT = "Please describe this image in detail."
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 64}
+WIDE: dict[str, Any] = {
+    "structured_outputs": None,
+    "allowed_token_ids": None,
+    "logit_bias": None,
+    "bad_words": None,
+    "min_tokens": 0,
+    "stop": None,
+    "stop_token_ids": None,
+}
 SIDE = 224  # pixels, before the model's own size rule
 # Engines round differently in batches of other sizes, so the two captions of a picture may part after some words.
 ALIKE = 0.3
@@ -39,18 +50,24 @@ _SCENES = (
 class Planted:
     """The planted pictures at the size of one model. Make it once; `fault` captions them."""
 
-    def __init__(self, rule: SizeRule) -> None:
+    def __init__(self, rule: SizeRule, sampling: Sampling) -> None:
         self._first, self._second = (_picture(scene, rule) for scene in _SCENES)
+        # A field that narrows what may be written would make both captions alike.
+        narrow = {name: value for name, value in WIDE.items() if name in (sampling.model_extra or {})}
+        self._sampling = GREEDY | narrow
 
     async def fault(self, engine: Engine) -> str | None:
         """Caption them; call it while other rows are captioned. Returns one sentence if the engine mixes rows up or
-        sees no pixels, None if it does not. Raises SystemFailure as the engine does."""
+        sees no pixels, None if it does not or refuses them. Raises SystemFailure as the engine does."""
         try:
             first, second, again = await asyncio.gather(
-                *(engine.caption(picture, PROMPT, GREEDY) for picture in (self._first, self._second, self._first))
+                *(
+                    engine.caption(picture, PROMPT, self._sampling)
+                    for picture in (self._first, self._second, self._first)
+                )
             )
-        except RowFailure as failure:
-            return f"quality.self_check: a planted picture is not captioned ({failure.code})"
+        except RowFailure:
+            return None
         return _mixed_up(first.text, second.text, again.text)
 
 

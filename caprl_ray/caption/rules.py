@@ -5,23 +5,27 @@ from typing import Any
 from caprl_ray.quality.checks import Checks, Settings
 from caprl_ray.quality.own import is_own
 from caprl_ray.quality.registry import CHECKS
-from caprl_ray.recipe.sections import Action, Quality
+from caprl_ray.recipe.sections import Action, Quality, Sampling
 
 # Faults that another decoding often does not have. The other flags say something about a caption that is kept.
-RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty"})
+RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty", "json"})
+# These run where the recipe says what is wanted: quality.language, and sampling.structured_outputs.
+BY_VALUE = frozenset({"language", "json"})
 
 
 class Rules:
     """The checks of a recipe and their actions. Raises RecipeError if the recipe names what there is not."""
 
-    def __init__(self, quality: Quality) -> None:
+    def __init__(self, quality: Quality, sampling: Sampling) -> None:
         given = quality.checks
+        structured = getattr(sampling, "structured_outputs", None) or {}
         standard = [name for name, check in CHECKS.items() if check.standard and given.get(name) != "off"]
         named = [name for name, action in given.items() if action != "off"]
         settings = Settings(
-            checks=list(dict.fromkeys([*standard, *(name for name in named if name != "language")])),
+            checks=list(dict.fromkeys([*standard, *(name for name in named if name not in BY_VALUE)])),
             thresholds=quality.thresholds,
             language=None if given.get("language") == "off" else quality.language,
+            json_schema=None if given.get("json") == "off" else structured.get("json"),
         )
         self.checks = Checks.of(settings)
         self._actions: dict[str, Action] = dict.fromkeys(RETRIED, "retry")

@@ -43,6 +43,7 @@ class Captioner:
 
     name = "caption"
     drops = PIXELS
+    writer: type[Writer] = Writer
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Captioner:
         try:
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = Writer(recipe, model, self._engine, self._healthy)
+            self._writer = self.writer(recipe, model, self._engine, self._healthy)
             self._say_missed()
         except SystemFailure as failure:
             if self._replica and self._replica.replaced:

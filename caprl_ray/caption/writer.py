@@ -32,7 +32,7 @@ class Writer:
 
     def __init__(self, recipe: Recipe, model: ModelRef, engine: Engine, healthy: Callable[[], None]) -> None:
         """`healthy` is called once, when few of a whole window of captions failed a check."""
-        rules = Rules(recipe.quality)
+        rules = Rules(recipe.quality, recipe.sampling)
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions
@@ -40,7 +40,7 @@ class Writer:
         self._several = Several(recipe, redecoder, rules.checks, control_token_stripper(engine.control_tokens))
         self._health = Health(recipe.quality.limits, recipe.quality.window)
         self._healthy: Callable[[], None] | None = healthy
-        self._planted = Planted(model.size_rule)
+        self._planted = Planted(model.size_rule, recipe.sampling)
         self._batches, self._rows = itertools.count(), itertools.count()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
@@ -53,10 +53,11 @@ class Writer:
 
     async def _check_self(self) -> None:
         every = self._recipe.quality.self_check
-        if every and next(self._batches) % every == 0:
-            # Twice: a service may sample although it is asked not to.
-            if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
-                raise Sick(fault)
+        if not every or next(self._batches) % every:
+            return
+        # Twice: a service may sample although it is asked not to.
+        if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
+            raise Sick(fault)
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         name = f"row-{next(self._rows)}"

@@ -166,6 +166,11 @@ def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     if not neutral or fields["repetition_detection"] is None:
         del fields["repetition_detection"]
     named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}
+    schema = (fields.get("structured_outputs") or {}).get("json")
+    if schema is not None and not neutral:  # by the OpenAI interface's own name
+        del fields["structured_outputs"]
+        described = {"name": "caption", "schema": schema}
+        named["response_format"] = {"type": "json_schema", "json_schema": described}
     if fields["repetition_penalty"] == 1:
         del fields["repetition_penalty"]
     return named | {"extra_body": (VLLM_NEUTRAL if neutral else {}) | fields}

@@ -5,6 +5,7 @@ If this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLL
 (cluster/optional.py). All imports of vLLM are inside functions.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -103,28 +104,30 @@ def _chunked(step: Callable[[Any], Any], pass_on: Callable[[dict[int, Any]], dic
     return chunked
 
 
-def loops_found(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of vLLM's SamplingParams, with the detection of loops as vLLM's own class.
+def sampling_classes(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of vLLM's SamplingParams, with vLLM's own classes in place of plain data.
 
-    Without it where this vLLM (before 0.17) detects none.
+    Without the detection of loops if this vLLM has none.
     """
-    detection = fields.pop("repetition_detection")
-    if detection is None:
-        return fields
-    try:
-        from vllm.sampling_params import RepetitionDetectionParams
-    except ImportError:
-        miss(STOPPED)
-        return fields
-    return fields | {"repetition_detection": RepetitionDetectionParams(**detection)}
+    from vllm import sampling_params
+
+    structured, detection = fields.get("structured_outputs"), fields.pop("repetition_detection")
+    if structured:
+        fields |= {"structured_outputs": sampling_params.StructuredOutputsParams(**structured)}
+    if detection:
+        kind = getattr(sampling_params, "RepetitionDetectionParams", None)
+        if kind is None:
+            miss(STOPPED)
+        else:
+            fields |= {"repetition_detection": kind(**detection)}
+    return fields
 
 
 def look_seldom_for_loops() -> None:
-    """Let the core of this process look for loops at every LOOK_EVERYth token. Call it in the core."""
+    """Let the core of this process look for loops at every LOOK_EVERYth token. Call it in the core, which has vLLM."""
 
     def reach() -> None:
-        from vllm.v1.core.sched import utils
-
+        utils: Any = sys.modules["vllm.v1.core.sched.utils"]
         every = utils.check_sequence_repetition
 
         def seldom(token_ids: Any, params: Any) -> bool:

@@ -163,7 +163,7 @@ class VllmEngine:
 
         def sampling(kind: str, changes: Mapping[str, Any]) -> Any:
             fields = recipe.sampling.changed(changes).model_dump(exclude={"n"})
-            return SamplingParams(**internals.loops_found(fields), output_kind=RequestOutputKind[kind])
+            return SamplingParams(**internals.sampling_classes(fields), output_kind=RequestOutputKind[kind])
 
         try:
             sampling(WHOLE, AS_THE_RECIPE)

@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, threshold
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _UNSPACED_PER_WORD = 2
 _LETTER = re.compile(r"[^\W_]")
-_LONGEST_WORD = 32  # a text of few but endless words is garbage, and not short
+_LONGEST_WORD = 12  # a text of few but endless words is garbage, and not short
 # What is visible but says nothing: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
 _FEW = 12
 
@@ -52,14 +52,14 @@ class TooShort(Check):
     """The caption has fewer words than a description needs."""
 
     name: ClassVar = "too_short"
-    spares: ClassVar = "Text in scripts without spaces: two characters count as a word."
+    spares: ClassVar = "Text in scripts without spaces, where two characters count as a word; what is `empty`."
 
     words: int = threshold(4, 1, 2000, "The fewest words.", "cosmos-curator flags captions of fewer than 4 words")
 
     def found(self, caption: Caption) -> bool:
         if len(caption.words) >= self.words or len(caption.text) >= self.words * _LONGEST_WORD:
             return False
-        return word_count(caption) < self.words
+        return word_count(caption) < self.words and bool(_LETTER.search(caption.text))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ ratio of the whole text depends on its length: above Whisper's 2.4 stand 2 % of 
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,17 +16,24 @@ from typing import ClassVar
 from caprl_ray.quality.caption import Caption
 from caprl_ray.quality.check import Check, threshold
 
-PIECE = 600
+PIECE = 300
+END = 2 * PIECE
 # Han and kana say as much in a third of the characters.
-DENSE_PIECE = 240
+DENSE_PIECE = 150
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_SET_OUT = 24  # a piece that says less than half of this is no table that is set out with spaces or lines
+_TRIES = 4  # a repeated part may hold its own last characters more than once
 _SHORT = 60  # nothing shorter is taken for a loop
 _TAIL = 16  # the characters that the period at the end is looked for with
 _NUMBER = re.compile(r"\d+")
+_STRUCTURE = re.compile(r"[\d|]|\n.*\n.*\n", re.DOTALL)
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 _DIGITS = str.maketrans("123456789", "000000000")
+_FILL = re.compile(r"([ \t\-=_.])\1{2,250}")
 _MARKUP = re.compile(r"[|{}<>=;\\_#\d]")
-# Deflate without a header. memLevel 5 starts four times as fast as the default and finds as much in so little text.
-_LEVEL, _WINDOW, _MEMORY = 1, -15, 5
+# Deflate without a header. memLevel 5 starts four times as fast as the default and finds as much in so little text;
+# fixed codes save the table of codes that each piece would have.
+_LEVEL, _WINDOW, _MEMORY, _CODES = 1, -15, 5, zlib.Z_FIXED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ class Loop(Check):
         8.0,
         3,
         100,
-        "How many times smaller a piece of 600 characters of prose becomes, compressed after what comes before it.",
+        "How many times smaller a piece of 300 characters of prose becomes, compressed after what comes before it.",
         "measured on benchmarks/captions: good prose stays below 5, a loop is above 9",
     )
     ratio_markup: float = threshold(
@@ -52,7 +60,18 @@ class Loop(Check):
         3, 2, 100, "How many exact copies in a row at the end are a loop.", "llama.cpp's loop guard: 3 copies"
     )
     characters: int = threshold(
-        200, 20, 10_000, "How many characters those copies have at least.", "llama.cpp's loop guard: 48 tokens"
+        200,
+        20,
+        10_000,
+        "How many characters those copies have at least; other scripts than Latin count by their bytes in UTF-8.",
+        "llama.cpp's loop guard: 48 tokens; a third of it if decoding was cut",
+    )
+    unique_words: float = threshold(
+        0.2,
+        0.01,
+        0.6,
+        "The share of different words in the last 600 characters, where there is no number or table.",
+        "cosmos-curator flags 0.4 in whole captions; good ends on benchmarks/captions have 0.4 or more",
     )
 
     def found(self, caption: Caption) -> bool:
@@ -64,25 +83,57 @@ class Loop(Check):
             return True
         if len(text) < _SHORT:
             return False
-        return self._copies(text, cut) or _counts_on(text, cut) or self._repeats(text, cut)
+        return self._copies(text, cut) or _counts_on(text, cut) or self._few_words(text) or self._repeats(text, cut)
 
     def _copies(self, text: str, cut: bool) -> bool:
         """Whether the text ends in copies of one part, however long it is. Of a cut text, fewer characters show it."""
-        before = text.rfind(text[-_TAIL:], 0, -1)
-        if before < 0:
-            return False
-        period = len(text) - _TAIL - before
         least = self.characters // 3 if cut else self.characters
-        copies = max(self.copies, -(-least // period))
-        return len(text) >= period * copies and text.endswith(text[-period:] * copies)
-
-    def _repeats(self, text: str, cut: bool) -> bool:
-        for piece, size in compressed(text):
-            if size * self.ratio < len(piece) and (
-                size * self.ratio_markup < len(piece) or cut or not _has_markup(piece)
-            ):
+        for period in _periods(text):
+            unit = text[-period:]
+            copies = max(self.copies, -(-least // len(unit.encode(errors="replace"))))
+            if len(text) >= period * copies and text.endswith(unit * copies):
                 return True
         return False
+
+    def _few_words(self, text: str) -> bool:
+        """Whether the end is prose, and mixes the same few words again and again."""
+        words = text[-END:].split()[1:]
+        return (
+            len(words) >= 60 and len(set(words)) < self.unique_words * len(words) and not _STRUCTURE.search(text[-END:])
+        )
+
+    def _repeats(self, text: str, cut: bool) -> bool:
+        """Whether two pieces in a row say nothing new, or the last one."""
+        before = small = False
+        for piece, size in compressed(text):
+            before, small = small, size * self.ratio < len(piece) and self._is_loop(piece, size, cut)
+            if small and before:
+                return True
+        return small
+
+    def _is_loop(self, piece: str, size: int, cut: bool) -> bool:
+        """Whether a piece that became small is a loop, and no table, list or form."""
+        if _SET_OUT < 2 * _said(piece) < len(piece):
+            return False
+        if not _has_markup(piece):
+            return True
+        ratio = (self.ratio + self.ratio_markup) / 2 if cut else self.ratio_markup
+        return size * ratio < len(piece)
+
+
+def _periods(text: str) -> Iterator[int]:
+    """How far back the last characters of a text stood before, the last few times."""
+    place = len(text) - _TAIL
+    for _ in range(_TRIES):
+        place = text.rfind(text[-_TAIL:], 0, place + _TAIL - 1)
+        if place < 0:
+            return
+        yield len(text) - _TAIL - place
+
+
+def _said(piece: str) -> int:
+    """The length of a piece without the white space and the lines that set out a table."""
+    return len(_FILL.sub(r"\1", piece))
 
 
 def compressed(text: str) -> Iterator[tuple[str, int]]:
@@ -94,13 +145,13 @@ def compressed(text: str) -> Iterator[tuple[str, int]]:
     size = DENSE_PIECE if dense else PIECE
     data = text.encode("utf-16-le", "surrogatepass")[::2] if not text.isascii() else text.encode()
     text = text if len(data) == len(text) else data.decode("latin-1")  # characters beyond the BMP take two
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, _MEMORY)
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, _MEMORY, _CODES)
     start = len(data) % size
     packer.compress(data[:start])
-    packer.flush(zlib.Z_SYNC_FLUSH)
+    packer.flush(zlib.Z_PARTIAL_FLUSH)
     for begin in range(start, len(data), size):
         packed = packer.compress(data[begin : begin + size])
-        yield text[begin : begin + size], len(packed) + len(packer.flush(zlib.Z_SYNC_FLUSH))
+        yield text[begin : begin + size], len(packed) + len(packer.flush(zlib.Z_PARTIAL_FLUSH))
 
 
 def _has_markup(piece: str) -> bool:
@@ -109,18 +160,19 @@ def _has_markup(piece: str) -> bool:
 
 def _counts_on(text: str, cut: bool) -> bool:
     """Whether the end is one phrase with a counter in it that goes on and on."""
-    end = text[-PIECE:] if cut else text[-2 * PIECE :]
-    numbers = [int(digits[-9:]) for digits in _NUMBER.findall(end)]
-    if len(numbers) < 12 or len(end) < PIECE:
+    end = text[-END:] if cut else text[-2 * END :]
+    if len(end) < END or len(end) - len(end.translate(_NO_DIGITS)) < 12:
         return False
+    numbers = [int(digits[-9:]) for digits in _NUMBER.findall(end)[1:-1]]  # without those that may be cut
     if not any(_steps(numbers, apart) for apart in (1, 2, 3)):
         return False
     masked = re.sub("0+", "0", end.translate(_DIGITS))
-    return len(zlib.compress(masked.encode("utf-16-le", "surrogatepass")[::2], 1)) * 12 < len(masked)
+    return len(zlib.compress(masked.encode("utf-16-le", "surrogatepass")[::2], 1)) * 6 < len(masked)
 
 
 def _steps(numbers: list[int], apart: int) -> bool:
-    """Whether nearly every number is the same as the one `apart` places before, or one more, and many are more."""
+    """Whether nearly every number is the one `apart` places before, or that and a constant, and many are the latter."""
     differences = [after - before for before, after in zip(numbers, numbers[apart:], strict=False)]
-    more = differences.count(1)
-    return more * 4 >= len(numbers) // apart and (more + differences.count(0)) * 10 >= 9 * len(differences)
+    steps = Counter(filter(None, differences)).most_common(1)
+    more = steps[0][1] if steps else 0
+    return more * 4 >= max(4, len(numbers) // apart) and (more + differences.count(0)) * 10 >= 9 * len(differences)

@@ -22,10 +22,10 @@ _TASK = (
 _CANNOT = (
     r"(?:can(?:not|'?t| not)|could(?: not|n't)|(?: am|'m) (?:not able|unable)|am (?:not able|unable)|won't|will not"
     r"|(?:am|'m) not (?:allowed|permitted|designed|programmed)|(?:must|have to) (?:decline|refuse)"
-    r"|do(?: not|n't) (?:have the ability|feel comfortable))"
+    r"|do(?: not|n't) have the ability)"
 )
 # Where a sentence begins. A colon begins none: "The sign reads: I'm sorry, we are closed".
-_START = r"(?:\A|(?<=[.!?\n]))[\s*_#>\-]*"
+_SENTENCE = re.compile(r"(?:\A|[.!?。！？\n])[\s*_#>\"“«「'‘-]*")
 _SORRY = (
     r"(?:I(?:'?m| am) (?:very |so |really |truly )?sorry|sorry|(?:my )?apologies|I (?:do |must )?apologi[sz]e"
     r"|unfortunately|regrettably)"
@@ -36,6 +36,7 @@ _ENGLISH = (
     rf"(?: to| directly| currently| actually)*\s+{_TASK}",
     r"I (?:must|have to) (?:decline|refuse)",
     r"I can(?:not|'t) (?:do|help with) (?:that|this)\b",
+    rf"{_SORRY_BUT}I do(?: not|n't) feel comfortable\b",
     rf"{_SORRY}[,.!;:]?\s+but (?:the|there|this|your|no|as|it|without|my) [^.!?\n]{{0,60}}"
     r"(?:images?|pictures?|photos?|guidelines|polic(?:y|ies)|AI|request|attachment)",
     rf"{_SORRY_BUT}as an? (?:AI|artificial intelligence|(?:large )?language model"
@@ -82,8 +83,7 @@ _OTHERS = (
         r"(?:Xin lỗi|Tôi không thể) ?,? ?(?:tôi|nhưng|mô tả|cung cấp|giúp)",
     ),
 )
-_REFUSAL = re.compile(f"{_START}(?:{'|'.join(_ENGLISH)})", re.IGNORECASE)
-_REFUSAL_OTHERS = re.compile(f"{_START}(?:{'|'.join(_OTHERS)})", re.IGNORECASE)
+_REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHERS)), re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,13 @@ class Refusal(Check):
     )
 
     def found(self, caption: Caption) -> bool:
-        opening = outside_quotes(caption.text[: 4 * self.opening]).replace("’", "'")
-        for refusals in (_REFUSAL,) if opening.isascii() else (_REFUSAL, _REFUSAL_OTHERS):
-            match = refusals.search(opening)
-            if match and match.start() <= self.opening:
-                return True
-        return False
+        opening = caption.text[: 4 * self.opening]
+        return self._refuses(opening) and self._refuses(outside_quotes(opening))
+
+    def _refuses(self, text: str) -> bool:
+        text = text.replace("’", "'").replace("*", "")
+        return any(
+            _REFUSAL.match(text, start.end())
+            for start in _SENTENCE.finditer(text, 0, self.opening)
+            if start.end() <= self.opening
+        )

@@ -6,7 +6,7 @@ they need objects that a recipe cannot hold.
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -16,6 +16,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Token = Annotated[int, Field(ge=0)]
 Tokens = Annotated[list[Token], Field(min_length=1)]
+# One of them, as in vLLM: a JSON schema, a regular expression, texts of which one is chosen, or a grammar.
+Structured = Annotated[dict[Literal["json", "regex", "choice", "grammar"], Any], Field(min_length=1, max_length=1)]
 
 FIELDS: Mapping[str, Any] = {
     "presence_penalty": Penalty,
@@ -33,6 +35,7 @@ FIELDS: Mapping[str, Any] = {
     "logit_bias": dict[int, Annotated[float, Field(ge=-100, le=100)]] | None,
     "allowed_token_ids": Tokens | None,
     "bad_words": Texts | None,
+    "structured_outputs": Structured | None,
 }
 # Fields that cannot be answered: the only value that may be given, vLLM's own default, and the reason.
 REFUSED: Mapping[str, tuple[Any, str]] = {

@@ -10,6 +10,7 @@ from caprl_ray.caption.planted import GREEDY, Planted
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.sizes import SizeRule
+from caprl_ray.recipe.sections import Sampling
 
 RULE = SizeRule(factor=28, min_pixels=3136, max_pixels=1_003_520, max_aspect=200)
 RED, BLUE = "A large red circle on a gray wall.", "Two small blue squares lie on yellow ground."
@@ -26,7 +27,7 @@ def fault(answer: Callable[[Picture, int], str]) -> str | None:
             text = answer(picture, self.asked)
             return Completion(text=text, finish_reason="stop", prompt_tokens=1, caption_tokens=1)
 
-    return asyncio.run(Planted(RULE).fault(Engine()))
+    return asyncio.run(Planted(RULE, Sampling()).fault(Engine()))
 
 
 def seen(picture: Picture) -> str:
@@ -49,7 +50,7 @@ def refused(*_: Any) -> str:
         (lambda _, number: (RED, RED, BLUE)[number - 1], True),
         (lambda _, number: (BLUE, RED, RED)[number - 1], True),
         (lambda _, number: ("Cats.", BLUE, "A dog sleeps.")[number - 1], True),
-        (refused, True),
+        (refused, False),
     ],
 )
 def test_fault(answer: Callable[[Picture, int], str], faulty: bool) -> None:

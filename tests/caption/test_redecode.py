@@ -11,7 +11,7 @@ from caprl_ray.caption.rules import Rules
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.sections import Recipe, Sampling
 
 PICTURE = Picture(pixels=memoryview(bytes(3)), width=1, height=1)
 GOOD = "A brown dog runs along the beach. Behind it, two children in red jackets throw a ball into the waves."
@@ -48,8 +48,9 @@ def recipe(**quality: Any) -> Recipe:
 
 
 def caption(engine: Engine, **quality: Any) -> Kept:
-    settings = recipe(**quality).quality
-    return asyncio.run(Redecoder(engine, Rules(settings), settings).caption(PICTURE, "Describe."))
+    settings = recipe(**quality)
+    rules = Rules(settings.quality, settings.sampling)
+    return asyncio.run(Redecoder(engine, rules, settings.quality).caption(PICTURE, "Describe."))
 
 
 def test_a_good_caption_is_decoded_once() -> None:
@@ -149,5 +150,17 @@ def test_a_check_of_ones_own() -> None:
 )
 def test_a_wrong_section_is_refused_in_one_sentence(quality: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        Rules(recipe(**quality).quality)
+        Rules(recipe(**quality).quality, Sampling())
     assert said in str(refused.value)
+
+
+def test_structured_output_is_checked_by_its_schema() -> None:
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+    sampling = Sampling.model_validate({"structured_outputs": {"json": schema}})
+    settings = recipe().quality
+    engine = Engine('{"title": 5}', "no JSON", '{"title": "Two dogs"}')
+    kept = asyncio.run(Redecoder(engine, Rules(settings, sampling), settings).caption(PICTURE, "Describe."))
+    assert kept.decode.text == '{"title": "Two dogs"}'
+    assert "json" in kept.repaired
+    with pytest.raises(RecipeError, match="the schema is not valid"):
+        Rules(settings, Sampling.model_validate({"structured_outputs": {"json": {"type": "objekt"}}}))

@@ -18,6 +18,7 @@ import pytest
 from caprl_ray import pipeline
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
+from caprl_ray.caption.writer import Writer
 from caprl_ray.commands.demo import check, demo_recipe, render_dataset
 from caprl_ray.engines import internals, launch, vllm_engine
 from caprl_ray.engines.protocol import EngineDied, Picture
@@ -43,11 +44,12 @@ def locked() -> bool:
     return any(f"{name}=={version(name)} " in lock.read_text() for lock in (ROOT / "requirements").glob("?pu.lock"))
 
 
-class Endangered(job.Captioner):
-    """Captioner of which one row in each batch brings a misfortune, the first time that it comes."""
+class Endangered(Writer):
+    """Writer of which one row in each batch brings a misfortune, the first time that it comes."""
 
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        engine = self._engine._engine
+    async def _row(self, row: dict[str, Any]) -> Any:
+        living: Any = self._engine
+        engine = living._engine
         meter = engine._renderer.by_us, engine._renderer.by_vllm, engine.steps, int(engine._counted)
         Path(NOTES, f"meter-{os.getpid()}").write_text(" ".join(map(str, meter)))
         _note_chunks(engine._llm.engine_core)
@@ -58,13 +60,17 @@ class Endangered(job.Captioner):
             (core,) = (pid for pid in engine._reaper.processes() if psutil.Process(pid).cmdline()[0] == CORE)
             Path(NOTES, fault).write_text(str(core))
             os.kill(os.getpid() if fault == "replica" else core, SIGNALS[fault])
-        return await super()._caption(row)
+        return await super()._row(row)
 
     async def _refusal_of_a_long_prompt(self, row: dict[str, Any]) -> str:
         picture = Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"])
         with pytest.raises(RowFailure) as failure:
             await self._engine.caption(picture, "a circle " * 20_000)
         return failure.value.code
+
+
+class Captioner(job.Captioner):
+    writer = Endangered
 
 
 def _note_chunks(client: Any) -> None:
@@ -87,7 +93,7 @@ def test_captions_are_right_whatever_becomes_of_the_engines_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr(job, "Captioner", Endangered)
+    monkeypatch.setattr(job, "Captioner", Captioner)
     (tmp_path / "notes").mkdir()
     captions = render_dataset(tmp_path / "images", SCENES, seed=40)
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")

@@ -15,6 +15,7 @@ import ray
 from caprl_ray import caption_dataset, pipeline
 from caprl_ray.caption import job, start
 from caprl_ray.caption.job import caption_job
+from caprl_ray.caption.writer import Writer
 from caprl_ray.cluster import resources
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines.stub import DIE, EXIT, HANG, SICK, SWAP
@@ -91,19 +92,26 @@ def test_a_row_that_stops_the_engine_is_found_by_the_stall(scenes: list[bytes], 
     assert details.keys() == {17}
 
 
+class KilledWriter(Writer):
+    """Writer whose process is killed in the middle of its second batch, once."""
+
+    async def _row(self, row: dict[str, Any]) -> Any:
+        if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
+            living: Any = self._engine
+            Path(NOTES + ".killed").write_text(" ".join(map(str, living._engine._reaper.processes())))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super()._row(row)
+
+
 class NotingCaptioner(job.Captioner):
-    """Captioner that notes its process, and that is killed in the middle of its second batch, once."""
+    """Captioner that notes its process."""
+
+    writer = KilledWriter
 
     def apply(self, rows: list[dict[str, Any]]) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         return super().apply(rows)
-
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
-            Path(NOTES + ".killed").write_text(" ".join(map(str, self._engine._engine._reaper.processes())))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return await super()._caption(row)
 
 
 def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killing: bool = False) -> Path:
@@ -163,8 +171,20 @@ def test_a_replica_whose_constructor_fails_once_does_not_end_the_run(
     assert notes.exists()
 
 
+class LostWriter(Writer):
+    """Writer whose engine captions nothing any more, once."""
+
+    async def _row(self, row: dict[str, Any]) -> Any:
+        if KILLING and row["index"] == 70 and not os.path.exists(NOTES + ".lost"):
+            Path(NOTES + ".lost").touch()
+            raise SystemFailure("The engine died and does not start again.")
+        return await super()._row(row)
+
+
 class Faulty(job.Captioner):
     """Captioner whose engine does not start, FAULTS times, or later captions nothing, once."""
+
+    writer = LostWriter
 
     def _begin(self, *arguments: Any) -> Any:
         with open(NOTES, "a", encoding="utf-8") as file:
@@ -173,12 +193,6 @@ class Faulty(job.Captioner):
         if Path(NOTES).read_text().count("start") <= FAULTS:
             raise SystemFailure("The engine does not start (no driver).")
         return super()._begin(*arguments)
-
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        if KILLING and row["index"] == 70 and not os.path.exists(NOTES + ".lost"):
-            Path(NOTES + ".lost").touch()
-            raise SystemFailure("The engine died and does not start again.")
-        return await super()._caption(row)
 
 
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: int, *, killing: bool = False) -> Path:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
+from caprl_ray.engines import internals
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.fingerprint import fingerprint
@@ -392,6 +393,7 @@ SAMPLING: dict[str, Any] = {
     "logit_bias": {12: -3},
     "allowed_token_ids": [1, 2],
     "bad_words": ["image"],
+    "structured_outputs": {"regex": "a+"},
 }
 
 
@@ -405,8 +407,13 @@ def test_sampling_takes_the_fields_of_its_list_and_the_fingerprint_holds_what_is
 
 
 def test_vllm_takes_every_sampling_field_of_the_list() -> None:
-    params = pytest.importorskip("vllm").SamplingParams(**SAMPLING | {"temperature": 1.0})
-    assert all(getattr(params, name) == value for name, value in SAMPLING.items())
+    vllm = pytest.importorskip("vllm")
+    fields = internals.sampling_classes(parse(MINIMAL | {"sampling": SAMPLING}).sampling.model_dump(exclude={"n"}))
+    params = vllm.SamplingParams(**fields)
+    plain = {name: value for name, value in SAMPLING.items() if name != "structured_outputs"}
+    assert all(getattr(params, name) == value for name, value in plain.items())
+    assert params.structured_outputs.regex == "a+"
+    assert params.repetition_detection.max_pattern_size == 64
 
 
 @pytest.mark.parametrize(
@@ -416,7 +423,8 @@ def test_vllm_takes_every_sampling_field_of_the_list() -> None:
         ({"logprobs": 0}, "logprobs is 0, but no column holds probabilities"),
         ({"prompt_logprobs": 2}, "prompt_logprobs is 2, but no column"),
         ({"output_kind": 2}, "output_kind is not a sampling field that a recipe can have; use one of "),
-        ({"structured_outputs": {}}, "structured_outputs is not a sampling field"),
+        ({"structured_outputs": {}}, "structured_outputs is {}; it "),
+        ({"structured_outputs": {"jsn": {}}}, "structured_outputs is {'jsn': {}}; it "),
         ({"topk": 5}, "topk is not a sampling field that a recipe can have; use one of top_k"),
         ({"top_k": "5"}, "top_k is '5'; it should be a valid integer"),
         ({"seed": 1.5}, "seed is 1.5; it should be a valid integer"),

@@ -1,0 +1,80 @@
+"""Checks for captions that repeat what the model was given: its instruction, or the text that came with the image."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from caprl_ray.quality.caption import Caption
+from caprl_ray.quality.check import Check, threshold
+
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？:：])\s*|\n+")
+_WORD = re.compile(r"\w+")
+# A sentence of so many characters is no accident. Chinese says it in half as many.
+_LEAST, _LEAST_DENSE = 15, 8
+_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptEcho(Check):
+    """The caption repeats a sentence of its instruction."""
+
+    name: ClassVar = "prompt_echo"
+    severe: ClassVar = True
+    spares: ClassVar = "Words that the instruction and the caption share; sentences that also stand in the alt text."
+
+    def found(self, caption: Caption) -> bool:
+        if not caption.prompt:
+            return False
+        written = caption.text.casefold()
+        return any(
+            sentence in written and sentence not in _folded(caption.alt_text) for sentence in _sentences(caption.prompt)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesAltText(Check):
+    """The caption is the alt text and little more."""
+
+    name: ClassVar = "copies_alt_text"
+    spares: ClassVar = "Captions that say the alt text and then describe the image."
+
+    share: float = threshold(
+        0.8, 0.3, 1, "The share of the caption's words that stand in the alt text, in the same order.", "set by hand"
+    )
+    words: int = threshold(
+        4, 1, 1000, "The fewest words of an alt text that can be copied.", "names such as IMG_2041 are no text"
+    )
+
+    def found(self, caption: Caption) -> bool:
+        # A caption that is much longer has more to say.
+        if not caption.alt_text or len(caption.text) * self.share > 1.25 * len(caption.alt_text) + 20:
+            return False
+        given, written = _folded(caption.alt_text), _folded(caption.text)
+        given_words, written_words = _WORD.findall(given), _WORD.findall(written)
+        if len(given_words) < self.words and len(_DENSE.findall(given)) < _LEAST_DENSE:
+            return False
+        return _common(given_words, written_words) >= self.share * len(written_words) > 0
+
+
+def _common(given: list[str], written: list[str]) -> int:
+    """How many words of `written` stand in `given`, each in its turn."""
+    place, found = 0, 0
+    for word in written:
+        try:
+            place = given.index(word, place) + 1
+        except ValueError:
+            continue
+        found += 1
+    return found
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+@lru_cache(maxsize=256)
+def _sentences(prompt: str) -> tuple[str, ...]:
+    """The sentences of an instruction that are long enough to be known again."""
+    sentences = (_folded(sentence).rstrip(".!?:。！？：") for sentence in _SENTENCE_END.split(prompt))
+    return tuple(s for s in sentences if len(s) >= (_LEAST_DENSE if _DENSE.search(s) else _LEAST))

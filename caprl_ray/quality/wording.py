@@ -1,0 +1,127 @@
+"""Checks for words that say nothing about the image: to the user, about the caption itself, or always the same."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from caprl_ray.quality.caption import Caption, outside_quotes
+from caprl_ray.quality.check import Check, threshold
+
+_NOUN = r"(?:descriptions?|captions?|breakdown|summary|overview|analysis|answer|response)"
+# To the user, or about the task, before the description begins.
+_OPENER = re.compile(
+    r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)\b[^.!:\n]{0,80}[.!:,]"
+    rf"|(?:here(?: is|'s| are)|below is|the following is|this is) (?:an? |the |my |your )?(?:[\w-]+ ){{0,4}}{_NOUN}\b"
+    rf"|(?:i will|i'll|let me|i'd be happy to|i would be happy to|i can) (?:now )?(?:describe|provide|give|help|write)"
+    rf"|(?:the )?(?:image |detailed )?{_NOUN}\s*:|:\s*{_NOUN})"
+    r"|\A(?:当然|好的|以下是|下面是)[^。\n]{0,30}(?:描述|说明|介绍)",
+    re.IGNORECASE,
+)
+# About the caption itself, anywhere: what models write that were rewarded by a judge.
+_PRAISE = re.compile(
+    rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully|thoroughly)\b"
+    rf"|\b(?:the|my|above) {_NOUN} (?:above )?(?:is|provides?|captures?|covers?) (?:\w+ ){{0,3}}"
+    r"(?:accurate|comprehensive|complete|thorough|detailed|every|all)\b"
+    r"|\b(?:accurately|faithfully|comprehensively|thoroughly) (?:captures?|describes?|represents?|reflects?) "
+    r"(?:every|all|the (?:image|picture|photo|content|scene))\b"
+    r"|\bno (?:important )?details? (?:has|have) been (?:left out|omitted|missed)\b",
+    re.IGNORECASE,
+)
+_CLOSER = re.compile(
+    r"\b(?:let me know if|feel free to ask|i hope this helps|hope this helps|would you like me to|if you (?:have|need) "
+    r"(?:any )?(?:more|further|other|additional) (?:questions|details|information|help)|is there anything else)",
+    re.IGNORECASE,
+)
+# ":description" in place of a caption.
+_COLLAPSED = re.compile(
+    r"\A\W*(?:image |the )?(?:description|caption)\W*(?:(?:description|caption)\W*)*\Z", re.IGNORECASE
+)
+_FORMULA = re.compile(
+    r"\A[\s*_#>]*(?:(?:in )?(?:the|this) (?:given |provided |attached )?(?:image|picture|photo|photograph)\b[\s,:]*"
+    r"(?:depicts|shows|showcases|features|displays|presents|portrays|captures|contains|illustrates|is|we see|we can see"
+    r"|you can see|there (?:is|are))\b)",
+    re.IGNORECASE,
+)
+_END = 200
+# What every match of _PRAISE has, and how far it reaches: to search only there is thirty times as fast.
+_PRAISE_SIGNS = (
+    *("description", "caption", "breakdown", "summary", "overview", "analysis", "answer", "response", "details ha"),
+    *("detail ha", "accurately", "faithfully", "comprehensively", "thoroughly"),
+)
+_BEFORE, _AFTER = 40, 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boilerplate(Check):
+    """The caption talks to the user, praises itself, or is only ":description"."""
+
+    name: ClassVar = "boilerplate"
+    spares: ClassVar = 'Such words in quotes, as on a poster; "The image shows" at the start (`opener` has that).'
+
+    def found(self, caption: Caption) -> bool:
+        text = caption.text.replace("’", "'")
+        if _OPENER.search(text[:200]) or _CLOSER.search(text[-_END:]) or (len(text) < 60 and _COLLAPSED.search(text)):
+            return _outside(text)
+        lowered = text.lower()
+        return any(map(_PRAISE.search, _around_signs(lowered))) and bool(_PRAISE.search(outside_quotes(text)))
+
+
+def _around_signs(text: str) -> Iterator[str]:
+    """The places of a text where it may praise itself."""
+    for sign in _PRAISE_SIGNS:
+        place = text.find(sign)
+        while place >= 0:
+            yield text[max(0, place - _BEFORE) : place + _AFTER]
+            place = text.find(sign, place + _AFTER)
+
+
+def _outside(text: str) -> bool:
+    if len(text) < 60 and _COLLAPSED.search(text):
+        return True
+    return bool(_OPENER.search(outside_quotes(text[:400])[:200]) or _CLOSER.search(outside_quotes(text[-2 * _END :])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opener(Check):
+    """The caption begins with a formula such as "The image depicts"."""
+
+    name: ClassVar = "opener"
+    standard: ClassVar = False
+    spares: ClassVar = 'The same words later, and "The image" as the subject of a real sentence.'
+
+    def found(self, caption: Caption) -> bool:
+        return bool(_FORMULA.match(caption.text[:100]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Url(Check):
+    """The caption links to something: a markdown link or image, or an address that it does not read from the image."""
+
+    name: ClassVar = "url"
+    spares: ClassVar = "Addresses in quotes, code or tables, and those that the words before say are read or shown."
+
+    read_within: int = threshold(
+        60, 0, 1000, "How many characters before an address may say that it is read.", "measured on benchmarks/captions"
+    )
+
+    def found(self, caption: Caption) -> bool:
+        text = caption.text
+        if "://" not in text and "](" not in text:
+            return False
+        if _LINK.search(text) and _LINK.search(outside_quotes(text)):
+            return True
+        text = outside_quotes(text)
+        return any(
+            not _READ.search(text[max(0, match.start() - self.read_within) : match.start()])
+            for match in _ADDRESS.finditer(text)
+        )
+
+
+_LINK = re.compile(r"!?\[[^\]\n]{0,200}\]\((?:https?://|www\.)[^)\s]+\)?", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?://[^\s|]+", re.IGNORECASE)
+_READ = re.compile(
+    r"\b(?:reads?|reading|shows?|showing|displays?|displaying|says?|saying|address|addresses|url|urls|website|site|web"
+    r"|links?|printed|written|text|label(?:l?ed)?|caption(?:ed)?|visit|at|bar|code|points? to|follows?)\b",
+    re.IGNORECASE,
+)
