@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import encryption
 from pyroaring import BitMap
 
 from caprl_ray import pipeline, plan, sources
@@ -507,6 +508,71 @@ def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
         ("c.parquet", None, 1),
     ]
     assert detail in rows[1]["detail"]
+
+
+class _Keys(encryption.KmsClient):  # type: ignore[misc]
+    """Keys that are in the file itself."""
+
+    def __init__(self) -> None:
+        encryption.KmsClient.__init__(self)
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, name: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+@pytest.mark.parametrize(("plain", "columns"), [(False, ["image", "n"]), (True, ["image"]), (True, ["n"])])
+def test_an_encrypted_file_fails_alone_in_one_sentence(tmp_path: Path, plain: bool, columns: list[str]) -> None:
+    how = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"k": columns}, plaintext_footer=plain, double_wrapping=False
+    )
+    keys = encryption.CryptoFactory(lambda _: _Keys())
+    write(
+        tmp_path / "a.parquet",
+        {"image": contents(3), "n": [1, 2, 3]},
+        encryption_properties=keys.file_encryption_properties(encryption.KmsConnectionConfig(), how),
+    )
+    write(tmp_path / "b.parquet", {"image": contents(1)})
+    rows = rows_of(access_to(tmp_path))
+    assert [(row["code"], row["detail"]) for row in rows] == [
+        ("unit_format", "the parquet file is encrypted; write it without encryption"),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
+def test_every_codec_and_kind_of_page_is_read(tmp_path: Path, codec: str, version: str) -> None:
+    columns = {
+        "image": contents(500),
+        "n": list(range(500)),
+        "l": [[n, None] for n in range(500)],
+        "nothing": pa.nulls(500),
+    }
+    path = write(
+        tmp_path / "a.parquet",
+        columns,
+        compression=codec,
+        data_page_version=version,
+        data_page_size=2000,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    table = table_of(access_to(path))
+    assert table["image"].to_pylist() == contents(500)
+    assert metadata_of(table).to_pydict() == {"n": columns["n"], "l": columns["l"], "nothing": [None] * 500}
+
+
+def test_types_that_arrow_does_not_know_cost_only_their_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": contents(2), "n": [1, 2]})
+    raw, stored = path.read_bytes(), base64.b64decode(pq.read_metadata(path).metadata[b"ARROW:schema"])
+    wide = base64.b64encode(stored.replace(b"\x40\0\0\0", b"\x80\0\0\0"))  # n has 128 bits, as Polars can write it
+    path.write_bytes(raw.replace(base64.b64encode(stored), wide))
+    with pytest.raises(pa.ArrowNotImplementedError):
+        pq.read_schema(path)
+    assert metadata_of(table_of(access_to(path))).to_pydict() == {"n": [1, 2]}
 
 
 def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:
