@@ -18,6 +18,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.prepare import kinds
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.image_roots import Roots, refuse_outside
@@ -202,13 +203,25 @@ def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
     )
 
 
+def _check_format(front: bytes) -> None:
+    """Raise RowFailure if the first bytes of a file that cannot be opened are those of another format."""
+    if not front.startswith(b"PAR1"):
+        raise RowFailure("unit_format", f"the bytes are {kinds.kind(front)}, not parquet")
+
+
 @contextmanager
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
     """Open the file. Yields the stream that pyarrow reads, and the file. Faults of the file raise RowFailure."""
     try:
         with source_failures(), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
-            yield source, open_file(source)
+            try:
+                file = open_file(source)
+            except ParquetDamaged:
+                stream.seek(0)
+                _check_format(stream.read(kinds.LOOKED_AT))
+                raise
+            yield source, file
     except ParquetDamaged as error:
         raise RowFailure("truncated_unit", str(error)) from None
 
