@@ -9,7 +9,7 @@ import zlib
 from typing import Final
 
 from caprl_ray.errors import RowFailure
-from caprl_ray.prepare.headers import png_chunks, scan_starts
+from caprl_ray.prepare.headers import is_progressive, png_chunks, scan_starts
 
 # The decoder reads ahead of the last pixel. With so few zeros behind it, it makes up one block of pixels at most.
 READ_AHEAD: Final = bytes(8)
@@ -33,9 +33,11 @@ def with_end(kind: str, image: bytes) -> bytes:
 
 def _jpeg(image: bytes) -> bytes:
     start = next(scan_starts(image), None)
-    end = image.find(_EOI, start) if start is not None else 0
-    if end < 0:
-        return image.removesuffix(b"\xff") + READ_AHEAD
+    if start is None:
+        return image
+    end = image.find(_EOI, start)
+    if end < 0:  # of a progressive one it cannot be told whether all scans are there
+        return image if is_progressive(image) else image.removesuffix(b"\xff") + READ_AHEAD
     if len(image) > end + 2 + len(READ_AHEAD) and _CODED.fullmatch(image, end + 2):
         raise RowFailure("image_truncated", "JPEG with an end marker before its end")
     return image

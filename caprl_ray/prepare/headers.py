@@ -39,7 +39,7 @@ MOST_BMP_RUNS: Final = 4 * 2**20
 
 _MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
 _NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xCA)
 _WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
 _USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn except JFIF's, EXIF's and Adobe's; comments
 
@@ -128,6 +128,11 @@ def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
         if code == _SOS:
             return
     raise RowFailure("image_corrupt", f"JPEG of more than {MOST_SEGMENTS} segments")
+
+
+def is_progressive(image: bytes) -> bool:
+    """Whether a JPEG stores each pixel in several scans."""
+    return any(code in _PROGRESSIVE for code, _, _ in _segments(image))
 
 
 def scan_starts(image: bytes) -> Iterator[int]:
