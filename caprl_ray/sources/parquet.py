@@ -206,7 +206,8 @@ def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
 def _check_format(front: bytes) -> None:
     """Raise RowFailure if the first bytes of a file that cannot be opened are those of another format."""
     if not front.startswith(b"PAR1"):
-        raise RowFailure("unit_format", f"the bytes are {kinds.kind(front)}, not parquet")
+        said = f"the bytes are {kinds.kind(front)}, not parquet" if front else "there are no bytes"
+        raise RowFailure("unit_format", said)
 
 
 @contextmanager

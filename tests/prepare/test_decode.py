@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare import jpeg_xl
@@ -565,12 +565,15 @@ def extra() -> dict[str, bytes]:
     import pillow_jxl  # noqa: F401  (registers itself)
 
     pillow_heif.register_heif_opener()
-    image, boxed, jpeg = Image.fromarray(PICTURE), io.BytesIO(), io.BytesIO()
+    image, boxed, jpeg, turned = Image.fromarray(PICTURE), io.BytesIO(), io.BytesIO(), io.BytesIO()
     image.save(jpeg, "JPEG", quality=95)
     Image.open(jpeg).save(boxed, "JXL", lossless_jpeg=True)
     stream = encode(PICTURE, "JXL", lossless=True)
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    image.save(turned, "HEIF", quality=95)
     return {
         "HEIC": encode(PICTURE, "HEIF", quality=95),
+        "HEIC turned": turned.getvalue(),
         "JXL": stream,
         "JXL in boxes": jxl_boxes(stream),
         "JXL of a JPEG": boxed.getvalue(),
@@ -584,10 +587,10 @@ def jxl_boxes(stream: bytes) -> bytes:
     return b"".join(struct.pack(">I", 8 + len(content)) + name + content for name, content in parts)
 
 
-@pytest.mark.parametrize("kind", ["HEIC", "JXL", "JXL in boxes", "JXL of a JPEG"])
+@pytest.mark.parametrize("kind", ["HEIC", "HEIC turned", "JXL", "JXL in boxes", "JXL of a JPEG"])
 def test_heic_and_jpeg_xl_are_read(extra: dict[str, bytes], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = prepared_pixels(extra[kind])
-    expected = prepared_pixels(encode(PICTURE, "PNG"))
+    expected = prepared_pixels(encode(PICTURE, "PNG", **({"exif": exif(6)} if kind == "HEIC turned" else {})))
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() == 0 if kind in ("JXL", "JXL in boxes") else difference.mean() < 8
     few = replace(LIMITS, max_source_pixels=100)

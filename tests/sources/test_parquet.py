@@ -34,7 +34,6 @@ from caprl_ray.recipe.sections import Storage as StorageSettings
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
-from caprl_ray.sources.samples import MAX_METADATA_BYTES
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, local, s3_stream
 
@@ -426,9 +425,15 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_refused(tmp_path: P
         planned(access_to(path, rename={"width": "b"}))
 
 
-def test_metadata_beyond_the_bound_fails_its_row_alone(tmp_path: Path) -> None:
+def test_metadata_beyond_the_bound_costs_its_value_or_fails_its_row_alone(tmp_path: Path) -> None:
     texts = ["a", "b" * (MAX_METADATA_BYTES + 1), "c"]
-    table = table_of(access_to(write(tmp_path / "a.parquet", {"image": contents(3), "text": texts, "n": [1, 2, 3]})))
+    path = write(tmp_path / "a.parquet", {"image": contents(3), "text": texts, "n": [1, 2, 3]})
+    table = table_of(access_to(path))
+    assert table["image"].to_pylist() == contents(3)
+    assert table["source_flags"].to_pylist() == [[], ["metadata_too_large:text"], []]
+    assert metadata_of(table).to_pydict() == {"text": ["a", None, "c"], "n": [1, 2, 3]}
+    assert metadata_of(table_of(access_to(path, max_metadata_bytes=2**19)))["text"].to_pylist() == texts
+    table = table_of(access_to(path, long_metadata="fail"))
     assert table["code"].to_pylist() == [None, "metadata_too_large", None]
     assert table["image"].to_pylist() == [content(0), None, content(2)]
     assert metadata_of(table).to_pydict() == {"text": ["a", None, "c"], "n": [1, None, 3]}
@@ -520,7 +525,7 @@ def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(tmp_path: Path, 
     rows = rows_of(access_to(tmp_path))
     assert [(row["source"][-9:], row["code"], row["unit_rows"]) for row in rows] == [
         ("a.parquet", None, 1),
-        ("b.parquet", "truncated_unit", 1),
+        ("b.parquet", "truncated_unit" if bad.startswith(b"PAR1") else "unit_format", 1),
         ("c.parquet", None, 1),
     ]
 
@@ -709,7 +714,7 @@ PEAK = """
 import sys
 from pyroaring import BitMap
 from caprl_ray import sources
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 access = Access(storage=Storage(), input=Input(paths=[sys.argv[1]]), max_bytes=2**26)
