@@ -29,7 +29,7 @@ from caprl_ray.plan import Unit
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Input, Recipe
+from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input, Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
 from caprl_ray.sources import parquet, parquet_file
@@ -714,7 +714,7 @@ PEAK = """
 import sys
 from pyroaring import BitMap
 from caprl_ray import sources
-from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.recipe.sections import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 access = Access(storage=Storage(), input=Input(paths=[sys.argv[1]]), max_bytes=2**26)
