@@ -136,7 +136,7 @@ class ParquetStream:
         if not tail.endswith(MAGIC):
             front = self._fetch(0, min(self._size, LOOKED_AT))
             if not front.startswith(MAGIC):
-                raise NotParquet(f"the bytes are {kind(front)}, not a parquet file")
+                raise NotParquet(f"the bytes are {kind(front)}, not parquet" if front else "there are no bytes")
 
     def _fetch(self, start: int, end: int) -> bytes:
         parts = []

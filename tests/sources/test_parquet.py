@@ -489,7 +489,7 @@ def test_a_disguised_schema_is_hidden_as_a_whole(trapped: Path, disguise: Any) -
         (b"PAR1", "truncated_unit", "damaged"),
         (b"PAR1" + bytes(50) + b"PAR1", "truncated_unit", "damaged"),
         (b"x" * 4 + b"\xff\xff\xff\x7fPAR1", "truncated_unit", "damaged"),
-        (b"", "unit_format", "the bytes are none at all"),
+        (b"", "unit_format", "there are no bytes"),
         (b"no parquet at all", "unit_format", "the bytes are plain text"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "unit_format", "the bytes are a Git LFS pointer"),
         (b"<!doctype html><html>", "unit_format", "the bytes are an HTML page"),
