@@ -157,10 +157,20 @@ def copied(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
 
 
+def left_out_page() -> str:
+    """Every reason for which something of the input is not captioned."""
+    from caprl_ray.plan.left_out import REASONS
+
+    lines = ["# What is left out", "", "The reasons in `caprl-ray plan --json`, and what each counts.", ""]
+    lines += ["| reason | what is counted |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{reason}` | {_cell(many)} |" for reason, (_, many) in REASONS.items()), ""])
+
+
 PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
     "reference/failure-codes.md": codes_page,
+    "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,
     "security.md": lambda: copied("SECURITY.md"),
     "benchmarks.md": lambda: copied("benchmarks/results.md"),
