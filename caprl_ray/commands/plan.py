@@ -8,6 +8,7 @@ from typing import Any
 
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import caption_columns, check_prompt
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources import placeholders
 from caprl_ray.sources.checks import checked
@@ -33,11 +34,12 @@ class Overview:
     stored: bool
     complete: bool
     kinds: dict[str, Totals]
+    left_out: LeftOut
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
         kinds = {kind: asdict(totals) for kind, totals in self.kinds.items()}
-        return {"stored": self.stored, "complete": self.complete, "kinds": kinds}
+        return {"stored": self.stored, "complete": self.complete, "kinds": kinds, "left_out": self.left_out.report()}
 
     def summary(self) -> str:
         """Return text for people, with one line per kind."""
@@ -47,6 +49,8 @@ class Overview:
         for kind, totals in self.kinds.items():
             images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
             lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
+        if self.left_out:
+            lines.append(f"  left out: {self.left_out.summary()}")
         return "\n".join(lines)
 
 
@@ -61,12 +65,12 @@ def overview(recipe: Recipe) -> Overview:
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        return Overview(stored=True, complete=stored.complete, kinds=kinds)
-    units = checked(
-        sources.plan_units(Access.of(recipe)), recipe.input, caption_columns(recipe), partial(check_prompt, recipe)
-    )
+        return Overview(stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out)
+    left_out = LeftOut()
+    found = sources.plan_units(Access.of(recipe), left_out=left_out)
+    units = checked(found, recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
-    return Overview(stored=False, complete=True, kinds=kinds)
+    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 
 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:

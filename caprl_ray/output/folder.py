@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from caprl_ray.plan.known import PlannedPaths
 from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Folder, Storage, Stored, join
+from caprl_ray.storage import Storage, join
 
 RUN, SUCCESS = "run.json", "_SUCCESS"
 
@@ -129,8 +129,15 @@ class Output:
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
         known = PlannedPaths(self.storage, self.path) if stored.units else ()
+        goes_on = sources.goes_on(stored.end.position, self.access.input)
+        if goes_on:
+            planning.left_out.merge(stored.left_out)
         found = sources.plan_units(
-            self.access, _NoInput(self.storage.lookup(self.path), known), stored.end.position, stored.columns.names
+            self.access,
+            known,
+            stored.end.position if goes_on else None,
+            stored.columns.names,
+            planning.left_out,
         )
         units = _until(
             planning,
@@ -138,7 +145,9 @@ class Output:
         )
         first = next(units, None)
         if first is None and not stored.units:
-            raise RecipeError(f"input.paths: no {self.job.noun} was found in {', '.join(self.job.recipe.input.paths)}.")
+            left = f"; left out: {planning.left_out.summary()}" if planning.left_out else ""
+            paths = ", ".join(self.job.recipe.input.paths)
+            raise RecipeError(f"input.paths: no {self.job.noun} was found in {paths}{left}.")
         if first is None and stored.complete:
             return stored
         with planning.storing():
@@ -182,18 +191,6 @@ class Output:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
-
-
-class _NoInput(Container[str]):
-    """The paths that are not to be planned: what is planned, and the output, which may lie in a folder of the input."""
-
-    def __init__(self, output: Stored | Folder | None, known: Container[str]) -> None:
-        self._output = output.path if isinstance(output, Folder) else None
-        self._known = known
-
-    def __contains__(self, path: object) -> bool:
-        assert isinstance(path, str)
-        return path in self._known or (self._output is not None and path.startswith(self._output))
 
 
 def _until(planning: Planning, units: Iterator[Unit]) -> Iterator[Unit]:

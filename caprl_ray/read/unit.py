@@ -15,6 +15,7 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, bounded, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
+from caprl_ray.text import readable
 
 # Size of the tables that a read task yields, so that a unit is never held whole.
 TABLE_BYTES = 4 * 2**20
@@ -121,7 +122,7 @@ def _row(
         "id": row_id(unit, index),
         "unit": unit,
         "index": index,
-        "source": sample.source,
+        "source": readable(sample.source),
         "key": bounded(sample.key),
         SOURCE_FLAGS.name: list(sample.flags),
         "attempts": 1,

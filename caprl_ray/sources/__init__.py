@@ -6,24 +6,20 @@ To add a kind, write a module with the functions of `Source`, and add a line to 
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass, replace
-from glob import has_magic
 from hashlib import sha256
-from itertools import chain, islice
 
-from braceexpand import braceexpand
 from pyroaring import BitMap
 
-from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.plan import Position, Unit
-from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.errors import RecipeError
+from caprl_ray.plan import LeftOut, Position, Unit
 from caprl_ray.recipe.sections import Input
 from caprl_ray.sources import files, parquet, parquet_read, webdataset
+from caprl_ray.sources.listing import Listing
 from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
-from caprl_ray.sources.source import Access, Found
-from caprl_ray.storage import Folder, Storage, Stored
-
-SEEN_FOR_KIND = 1000  # number of names from which the kind of a path is inferred
+from caprl_ray.sources.sorting import Sorting
+from caprl_ray.sources.source import Access, Found, not_listed
+from caprl_ray.storage import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +47,33 @@ KINDS = {
     "parquet": Source(plan=parquet.plan, read=parquet_read.read, takes=parquet.takes, suspects=parquet_read.suspects),
 }
 
+TAKES = {kind: source.takes for kind, source in KINDS.items()}
+
 
 def plan_units(
-    access: Access, known: Container[str] = (), after: Position | None = None, columns: Collection[str] = ()
+    access: Access,
+    known: Container[str] = (),
+    after: Position | None = None,
+    columns: Collection[str] = (),
+    left_out: LeftOut | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
     Objects whose paths are in `known` are left out. What comes before the position `after` is not listed again, as far
-    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. Raises
-    RecipeError if nothing is found, SystemFailure if storage cannot be listed.
+    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. What is left
+    out is counted in `left_out`: with a unit what comes before its last object, at the end the rest.
+
+    Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
-    found = _planned(access, known, after)
-    yield from renamed(selected(found, access.input, first=not columns), access.input.rename, columns)
+    planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
+    yield from renamed(selected(planned, access.input, first=not columns), access.input.rename, columns)
+
+
+def goes_on(after: Position | None, settings: Input) -> bool:
+    """Whether the listing of this input can go on after a position."""
+    if after is None:
+        return False
+    return after.paths == _paths_hash(settings, after.path) and settings.kind in (None, after.kind)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
@@ -71,113 +82,37 @@ def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> It
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def _planned(access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
-    paths = access.input.paths
-    if after and not _says(after, access.input):
+def _planned(access: Access, known: Container[str], after: Position | None, left_out: LeftOut) -> Iterator[Unit]:
+    if not goes_on(after, access.input):
         after = None
-    for number in range(after.path if after else 0, len(paths)):
-        here = after if after and number == after.path else None
+    listing = Listing(access, after)
+    for number in range(listing.first, len(access.input.paths)):
         try:
-            yield from _plan_path(number, access, known, here)
+            if after and number < after.path:
+                deque(listing.objects(number), maxlen=0)  # planned before, and listed to know it again
+            else:
+                kind = after.kind if after and number == after.path else None
+                yield from _plan_path(number, listing, access, known, kind, left_out)
         except OSError as error:
-            # The recipe's path is often a folder, and one of a million files in it is meant.
-            at = f"; {error.filename}" if error.filename and error.filename != paths[number] else ""
-            raise SystemFailure(
-                f"input.paths: {paths[number]} cannot be listed{at} ({error.strerror or type(error).__name__}); "
-                "run the same command again to go on."
-            ) from error
-
-
-def _says(position: Position, settings: Input) -> bool:
-    """Whether a position says where this input goes on."""
-    return position.paths == _paths_hash(settings, position.path) and settings.kind in (None, position.kind)
+            raise not_listed(access.input.paths[number], error) from error
 
 
 def _paths_hash(settings: Input, path: int) -> str:
     return sha256("\0".join(settings.paths[: path + 1]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _plan_path(number: int, access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
+def _plan_path(
+    number: int, listing: Listing, access: Access, known: Container[str], kind: str | None, left_out: LeftOut
+) -> Iterator[Unit]:
     path = access.input.paths[number]
-    found = _found(path, access.storage, after)
-    first = [] if after else list(islice(found, SEEN_FOR_KIND))
-    kind = after.kind if after else access.input.kind or _infer(path, first)
+    sorting = Sorting(path, listing.objects(number), TAKES, access.input.kind, kind)
+    kind = sorting.kind
     if not access.images and kind != "parquet":
         raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
-    source = KINDS[kind]
-    wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
-    begun: deque[Found] = deque()  # given to the source, and not yet in a unit
-    units = source.plan(_noted((f for f in wanted if f.stored.path not in known), begun), access)
     paths = _paths_hash(access.input, number)
-    for unit in units:
+    for unit in KINDS[kind].plan(sorting.objects(known), access):
         last = unit.entries[-1].stored.path
-        while begun[0].stored.path != last:
-            begun.popleft()
-        yield replace(unit, position=Position(paths=paths, path=number, name=begun[0].name, object=last, kind=kind))
-
-
-def _noted(found: Iterator[Found], begun: deque[Found]) -> Iterator[Found]:
-    for f in found:
-        begun.append(f)
-        yield f
-
-
-def _found(path: str, storage: Storage, after: Position | None = None) -> Iterator[Found]:
-    """Yield every object that a path of the recipe names, or the names from that of `after` on."""
-    names = _braces(path, storage)
-    several = names != [path]
-    begin = after.name if after and after.name < len(names) else 0
-    done = after.object if after else None
-    for number, there in enumerate(storage.lookup_all(names[begin:]), begin):
-        name = names[number]
-        if there is None and several and not has_magic(name):
-            raise RecipeError(f"input.paths: {path} names {len(names)} paths, of which {name} does not exist.")
-        if there is None:
-            yield from _matching(name, number, storage, done)
-        else:
-            yield from _objects(there, number, storage, done, named=True)
-
-
-def _braces(path: str, storage: Storage) -> list[str]:
-    """Expand brace ranges, unless the path exists as written."""
-    if "{" not in path or storage.lookup(path):
-        return [path]
-    try:
-        return list(braceexpand(path))
-    except ValueError:
-        raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None
-
-
-def _matching(pattern: str, name: int, storage: Storage, done: str | None) -> Iterator[Found]:
-    """Yield the matches of a glob or a prefix. Raises RecipeError if there are none."""
-    matches = storage.find(pattern)
-    first = next(matches, None)
-    if first is None:
-        raise RecipeError(f"input.paths: nothing was found at {pattern}.")
-    for match in chain([first], matches):
-        yield from _objects(match, name, storage, done, named=False)
-
-
-def _objects(there: Stored | Folder, name: int, storage: Storage, done: str | None, *, named: bool) -> Iterator[Found]:
-    """Yield the object itself, or all objects below the folder. `done` is the last one that was planned before."""
-    if isinstance(there, Stored):
-        yield Found(stored=there, key=there.path.rpartition("/")[2], named=named, name=name)
-        return
-    within = done is not None and done.startswith(there.path)
-    for stored in storage.walk(there.path, done if within else None):
-        yield Found(stored=stored, key=stored.path.removeprefix(there.path), named=False, name=name)
-
-
-def _infer(path: str, found: list[Found]) -> str:
-    """Infer the kind of a path's objects from the names of the first ones."""
-    seen = {kind for f in found for kind, source in KINDS.items() if source.takes(f.stored)}
-    if len(seen) == 1:
-        return seen.pop()
-    kinds = " or ".join(KINDS)
-    if seen:
-        raise RecipeError(
-            f"input.paths: {path} holds {' and '.join(sorted(seen))}; set input.kind to {kinds}, or name the folders."
-        )
-    raise RecipeError(
-        f"input.paths: {path} holds no file named like an image, a shard or parquet; set input.kind to {kinds}."
-    )
+        name, linked = sorting.planned(last, left_out), listing.linked
+        position = Position(paths=paths, path=number, name=name, object=last, kind=kind, linked=linked)
+        yield replace(unit, position=position)
+    left_out.merge(sorting.left_out)

@@ -1,7 +1,7 @@
 """What the columns of a plan decide is refused while planning, before anything starts."""
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
@@ -39,25 +39,30 @@ def checked(
     """
     columns = pa.schema([]) if before is None else before
     for unit in units:
-        taken = clashes(unit.columns.names, adds)
-        if taken:
-            _refuse_names(unit, units, taken, settings, adds)
+        if _unfit(unit.columns.names, adds):
+            _refuse_names(unit, units, settings, adds)
         _check_meaning(columns, unit, settings)
         columns = plan.unified(columns, [unit])
         yield unit
     check(columns.names)
 
 
-def _refuse_names(unit: Unit, units: Iterator[Unit], taken: list[str], settings: Input, adds: Fields) -> None:
+def _unfit(names: Iterable[str], adds: Fields) -> list[str]:
+    """The names that the output cannot take over. Readers, such as `datasets`, cut a name at a NUL."""
+    return sorted({*clashes(names, adds), *(name for name in names if "\0" in name)})
+
+
+def _refuse_names(unit: Unit, units: Iterator[Unit], settings: Input, adds: Fields) -> None:
     names = dict.fromkeys(unit.columns.names)
     with suppress(RecipeError):
         for more in islice(units, MORE_UNITS):
             names |= dict.fromkeys(more.columns.names)
-    path, every = unit.entries[0].stored.path, clashes(names, adds)
-    rename = _renaming(every, names, settings, adds)
-    said = f"a column {taken[0]}, a name" if len(taken) == 1 else f"the columns {', '.join(taken)}, names"
+    path, taken = unit.entries[0].stored.path, _unfit(unit.columns.names, adds)
+    one, nul = len(taken) == 1, any("\0" in name for name in taken)
+    rename = _renaming(_unfit(names, adds), names, settings, adds)
     raise RecipeError(
-        f"input: {path} has {said} that the output needs for itself; rename {'it' if len(taken) == 1 else 'them'}, for "
+        f"input: {path} has {'a column' if one else 'the columns'} {shown(taken)}, {'a name' if one else 'names'} that "
+        f"{'has a NUL or that ' if nul else ''}the output needs for itself; rename {'it' if one else 'them'}, for "
         f"instance with '{rename}'."
     )
 
@@ -67,7 +72,8 @@ def _renaming(every: list[str], names: Collection[str], settings: Input, adds: F
     sources = {new: old for old, new in settings.rename.items()}
     rename, used = dict(settings.rename), {*names, *settings.rename.values()}
     for name in every:
-        free = (f"source_{name}{end}" for end in chain([""], (f"_{number}" for number in range(2, len(names) + 3))))
+        stem = f"source_{name}".replace("\0", "_")
+        free = (f"{stem}{end}" for end in chain([""], (f"_{number}" for number in range(2, len(names) + 3))))
         new = next(candidate for candidate in free if candidate not in used and not clashes([candidate], adds))
         rename[sources.get(name, name)] = new
         used.add(new)

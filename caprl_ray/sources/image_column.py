@@ -88,7 +88,7 @@ def image_column(schema: pa.Schema, configured: str | None, path: str) -> ImageC
     if configured is not None:
         return _configured(schema, configured, path)
     columns = shown(schema.names)
-    for candidates in _candidates(schema):
+    for candidates in _candidates(schema, path):
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
@@ -126,13 +126,13 @@ def _configured(schema: pa.Schema, name: str, path: str) -> ImageColumn:
 
 def _hint(field: pa.Field, listed: bool) -> str:
     if not listed and _list(field):
-        return f"; its lists become one row an image with input.image_column='{field.name}{LISTED}'"
+        return f"; its lists become one row an image with 'input.image_column={field.name}{LISTED}'"
     if listed and (_struct(field) or _bytes(field) or _paths(field)):
         return f"; without lists it is input.image_column={field.name}"
     return ""
 
 
-def _candidates(schema: pa.Schema) -> Iterator[list[ImageColumn]]:
+def _candidates(schema: pa.Schema, path: str) -> Iterator[list[ImageColumn]]:
     """Groups of columns that may hold the images, best first. The columns of one group are equally good."""
     structs = [column for column in map(_struct, schema) if column and column.has_bytes]
     plain_bytes = [column for column in map(_bytes, schema) if column]
@@ -142,17 +142,17 @@ def _candidates(schema: pa.Schema) -> Iterator[list[ImageColumn]]:
     yield [column for column in structs if is_bytes(schema.field(column.name).type.field("bytes").type)]
     yield [column for column in plain_bytes if column.name.lower() in BYTES_NAMES]
     yield plain_bytes
-    _refuse_lists(schema)
+    _refuse_lists(schema, path)
     yield [column for column in paths if column.name.lower() in PATH_NAMES]
 
 
-def _refuse_lists(schema: pa.Schema) -> None:
+def _refuse_lists(schema: pa.Schema, path: str) -> None:
     """Raise RecipeError if only lists hold bytes of images: a text column beside them may hold anything."""
     lists = [column.name for column in map(_list, schema) if column and column.has_bytes]
     if lists:
         raise RecipeError(
-            f"input: {lists[0]} holds lists of images; set input.image_column='{lists[0]}{LISTED}' for one row an "
-            "image, or name the column of the images."
+            f"input: {lists[0]} of {path} holds lists of images; set 'input.image_column={lists[0]}{LISTED}' for one "
+            "row an image, or name the column of the images."
         )
 
 

@@ -24,6 +24,9 @@ MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
 
 # At both ends of a file; the second one where its footer is encrypted (parquet-format, Encryption.md).
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
+# Bytes of the signature after a footer that is not encrypted itself. pyarrow ends the process when it is asked for an
+# encrypted column of such a file.
+SIGNATURE = 28
 IS_ENCRYPTED = "the parquet file is encrypted; write it without encryption"
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension:name"
@@ -49,7 +52,8 @@ class NotParquet(ParquetDamaged):
 class ParquetStream:
     """The file object that pyarrow reads from. Each read fetches exactly one range.
 
-    `fault` is the exception of a failed read. If `inspector` is set, it checks all bytes that are read.
+    `footer_size` is what the file states. `fault` is the exception of a failed read. If `inspector` is set, it checks
+    all bytes that are read.
 
     Extension types are removed from the footer before pyarrow sees it, so their columns get their storage types.
     Otherwise pyarrow runs the code of the registered type on data from the file, whatever its options say.
@@ -64,6 +68,7 @@ class ParquetStream:
         self._position = 0
         self.fault: Exception | None = None
         self.inspector: PageInspector | None = None
+        self.footer_size = 0
         self._tail_start, self._tail = self._load_tail()
 
     def readable(self) -> bool:
@@ -116,6 +121,7 @@ class ParquetStream:
         footer_start = self._size - 8 - int.from_bytes(tail[-8:-4], "little")
         if not 0 <= footer_start <= self._size - 8:
             return start, tail
+        self.footer_size = self._size - 8 - footer_start
         if self._size - footer_start > MAX_FOOTER:
             raise ParquetDamaged(f"the parquet file's footer is larger than {MAX_FOOTER} bytes")
         if footer_start < start:
@@ -130,7 +136,7 @@ class ParquetStream:
         if not tail.endswith(MAGIC):
             front = self._fetch(0, min(self._size, LOOKED_AT))
             if not front.startswith(MAGIC):
-                raise NotParquet(f"the bytes are {kind(front)}")
+                raise NotParquet(f"the bytes are {kind(front)}, not parquet" if front else "there are no bytes")
 
     def _fetch(self, start: int, end: int) -> bytes:
         parts = []
@@ -183,8 +189,6 @@ def decoding(source: ParquetStream) -> Iterator[None]:
             raise source.fault from None
         if isinstance(error, MemoryError):
             raise
-        if "decrypt" in str(error).lower():
-            raise NotParquet(IS_ENCRYPTED) from None
         raise ParquetDamaged("the parquet file is damaged or of an unknown kind") from None
 
 
@@ -192,6 +196,8 @@ def open_file(source: ParquetStream) -> pq.ParquetFile:
     """Open the file; only its footer is read. Raises ParquetDamaged, or the exception of the storage."""
     with decoding(source):
         metadata = _readable(source).metadata
+        if source.footer_size - metadata.serialized_size == SIGNATURE:
+            raise NotParquet(IS_ENCRYPTED)
         share = BUFFERED_BYTES // max(1, metadata.num_columns)
         file = _opened(source, metadata=metadata, buffer_size=min(MAX_BUFFER, max(MIN_BUFFER, share)))
         _ = file.schema_arrow  # decodes the columns' names

@@ -18,7 +18,7 @@ from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_roots import Roots
 from caprl_ray.sources.parquet import FREE_ROWS
 from caprl_ray.sources.parquet_columns import metadata_columns
-from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, decoding, open_file, plain_schema
+from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, open_file, plain_schema
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.partitions import partition_values
 from caprl_ray.sources.samples import Sample
@@ -52,8 +52,6 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
         if unit.row_groups is None:
-            with decoding(source):
-                _check_columns(file)
             raise ParquetDamaged("the parquet file could not be read when it was planned")
         reader = _Reader(file=file, source=source, rows=_rows(file, entry, access, pool), done=done)
         row = sum(_lengths(file, range(unit.row_groups[0])))
@@ -76,13 +74,6 @@ def suspects(unit: Unit, index: int, access: Access) -> list[range]:
             if index < end and not (image and image.listed):
                 return [range(index, end)]
     return []
-
-
-def _check_columns(file: pq.ParquetFile) -> None:
-    """Ask for what the footer says of each column, which raises where it is encrypted or damaged."""
-    for group in map(file.metadata.row_group, range(file.num_row_groups)):
-        for number in range(group.num_columns):
-            group.column(number)
 
 
 def _lengths(file: pq.ParquetFile, groups: Iterable[int]) -> list[int]:

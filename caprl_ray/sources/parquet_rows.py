@@ -22,6 +22,7 @@ from caprl_ray.sources.inline_image import decode_inline, is_inline
 from caprl_ray.sources.named_image import read_named_image
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
+from caprl_ray.text import readable
 
 IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows hold paths
 
@@ -90,7 +91,7 @@ class Rows:
         return column.flatten() if self.image.listed else column
 
     def _sample(self, batch: pa.RecordBatch, images: pa.Array | None, place: Place, row: int, *, sound: bool) -> Sample:
-        key = f"{self.entry.key}:{row + place.row}" + ("" if place.number is None else f"[{place.number}]")
+        key = f"{readable(self.entry.key)}:{row + place.row}" + ("" if place.number is None else f"[{place.number}]")
         sample = Sample(source=self.entry.stored.path, key=key, image=None, metadata={}, failure=None)
         values = batch.slice(place.row, 1)
         try:

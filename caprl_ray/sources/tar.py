@@ -34,7 +34,7 @@ __all__ = ["CHUNK", "Member", "TarDamaged", "TarFormat", "read_members"]
 # before it was written has many more.
 PADDING = 1 << 20
 # Zeros that are looked through for another archive behind them.
-MOST_ZEROS = 64 << 20
+MOST_ZEROS = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +136,12 @@ class _Archives:
         tape = self._tape
         while tape.offset - end <= MOST_ZEROS and (block := tape.read(BLOCK)):
             start = tape.offset - len(block)
+            if block.count(0) == len(block):
+                continue
             if is_header(block):
                 return start, block
-            if any(block):
-                self._after_end(len(block) + tape.rest())
-                return start, b""
+            self._after_end(len(block) + tape.rest())
+            return start, b""
         padding = tape.offset - end + tape.rest()
         if padding > PADDING:
             self._after_end(padding)

@@ -94,9 +94,17 @@ def test_lists_hold_no_more_images_than_the_file_has_bytes(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("columns", "said", "sentence"),
     [
-        ({"images": lists(HF_IMAGE)}, None, r"^input: images holds lists of images; set .*='images\[\*\]'"),
-        ({"images": lists(HF_IMAGE), "file_name": ["doc-0"] * 5}, None, r"^input: images holds lists of images"),
-        ({"images": lists(HF_IMAGE)}, "images", r"has the type list<.*it must hold bytes.*='images\[\*\]'\.$"),
+        (
+            {"images": lists(HF_IMAGE)},
+            None,
+            r"^input: images of .*holds lists .*; set 'input\.image_column=images\[\*\]'",
+        ),
+        (
+            {"images": lists(HF_IMAGE), "file_name": ["doc-0"] * 5},
+            None,
+            r"^input: images of .*holds lists",
+        ),
+        ({"images": lists(HF_IMAGE)}, "images", r"has the type list<.*it must hold bytes.*=images\[\*\]'\.$"),
         ({"image": contents(5)}, "image[*]", r"has the type binary; it must hold lists .*input\.image_column=image\.$"),
         ({"image": contents(5)}, "x[*]", r"has no column x\[\*\]; it has image\.$"),
         ({"n": [[1]]}, "n[*]", r"column n of .* has the type list<"),

@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 
 from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION, check_prompt
+from caprl_ray.caption.job import caption_job
+from caprl_ray.commands.plan import overview
+from caprl_ray.commands.preflight import preflight
 from caprl_ray.errors import RecipeError
+from caprl_ray.output.folder import Output
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.features import features
 from caprl_ray.rows.schema import clashes, row_schema
 from caprl_ray.sources.checks import checked
+from caprl_ray.text import quoted
 from tests.sources.tables import (
     HF_IMAGE,
     access_to,
@@ -48,7 +53,7 @@ ODD = [
     "Caption",
     "__index_level_0__",
 ]
-ODD += ["x\0y", "new\nline", "{x}", "a b[0]", "null", "source_flags", "element", "list"]
+ODD += ["new\nline", "{x}", "a b[0]", "null", "source_flags", "element", "list"]
 
 
 def values(name: str) -> dict[str, pa.Array]:
@@ -70,16 +75,17 @@ def test_a_column_of_any_name_comes_out_as_it_went_in(tmp_path: Path, kind: str)
     assert pq.read_table(out / "data").select(names).combine_chunks().equals(pa.table(columns))
 
 
-@pytest.mark.parametrize("name", clashes(TRANSIT, CAPTION))
+@pytest.mark.parametrize("name", [*clashes(TRANSIT, CAPTION), "x\0y"])
 def test_a_name_that_the_output_needs_is_refused_and_the_message_can_be_pasted(tmp_path: Path, name: str) -> None:
-    write(tmp_path / "a.parquet", {"photo": contents(1), name: [1], f"source_{name}": [2]})
+    new = f"source_{name}".replace("\0", "_")
+    write(tmp_path / "a.parquet", {"photo": contents(1), name: [1], new: [2]})
     access = access_to(tmp_path / "a.parquet")
     with pytest.raises(
-        RecipeError, match=f"has a column {name}, a name that the output needs for itself; rename it, "
+        RecipeError, match=r"a\.parquet has a column .*the output needs for itself; rename it, "
     ) as error:
         list(checked(sources.plan_units(access), access.input, CAPTION, len))
-    assert f"'input.rename={{{name}: source_{name}_2}}'" in str(error.value)
-    renamed = access_to(tmp_path / "a.parquet", rename={name: f"source_{name}_2"})
+    assert f"'input.rename={{{quoted(name)}: {new}_2}}'" in str(error.value)
+    renamed = access_to(tmp_path / "a.parquet", rename={name: f"{new}_2"})
     assert list(checked(sources.plan_units(renamed), renamed.input, CAPTION, len))
 
 
@@ -285,3 +291,27 @@ def test_an_extension_type_comes_out_as_its_storage_with_its_name_as_text(tmp_pa
         "j",
         "i",
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompt", "sentence"),
+    [
+        ({"width": [1], "key": ["k"]}, "x", r"^input: .* has the columns key, width, names that"),
+        ({"n": [1]}, "{txt}", r"^prompt\.user: \{txt\} names a column"),
+    ],
+)
+def test_plan_preflight_and_a_run_refuse_the_same(tmp_path: Path, columns: Any, prompt: str, sentence: str) -> None:
+    write(tmp_path / "in" / "a.parquet", {"image": contents(1), **columns})
+    recipe = parse(
+        {
+            "input": {"paths": [str(tmp_path / "in")]},
+            "output": {"path": str(tmp_path / "out")},
+            "model": {"source": "stub"},
+            "replicas": {"gpus": 0},
+            "prompt": {"user": prompt},
+        }
+    )
+    for refuses in (overview, preflight, lambda recipe: Output.open(caption_job(recipe)).plan()):
+        with pytest.raises(RecipeError, match=sentence):
+            refuses(recipe)
+    assert not list((tmp_path / "out").glob("data/*"))

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import encryption
 from pyroaring import BitMap
 
 from caprl_ray import pipeline, plan, sources
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, encode_scene
 from caprl_ray.embedded.scenes import sample_scene
@@ -30,7 +32,7 @@ from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
-from caprl_ray.rows.schema import row_schema
+from caprl_ray.rows.schema import clashes, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
 from caprl_ray.storage import Storage, local, s3_stream
@@ -487,7 +489,7 @@ def test_a_disguised_schema_is_hidden_as_a_whole(trapped: Path, disguise: Any) -
         (b"PAR1", "truncated_unit", "damaged"),
         (b"PAR1" + bytes(50) + b"PAR1", "truncated_unit", "damaged"),
         (b"x" * 4 + b"\xff\xff\xff\x7fPAR1", "truncated_unit", "damaged"),
-        (b"", "unit_format", "the bytes are none at all"),
+        (b"", "unit_format", "there are no bytes"),
         (b"no parquet at all", "unit_format", "the bytes are plain text"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "unit_format", "the bytes are a Git LFS pointer"),
         (b"<!doctype html><html>", "unit_format", "the bytes are an HTML page"),
@@ -507,6 +509,71 @@ def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
         ("c.parquet", None, 1),
     ]
     assert detail in rows[1]["detail"]
+
+
+class _Keys(encryption.KmsClient):  # type: ignore[misc]
+    """Keys that are in the file itself."""
+
+    def __init__(self) -> None:
+        encryption.KmsClient.__init__(self)
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, name: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+@pytest.mark.parametrize(("plain", "columns"), [(False, ["image", "n"]), (True, ["image"]), (True, ["n"])])
+def test_an_encrypted_file_fails_alone_in_one_sentence(tmp_path: Path, plain: bool, columns: list[str]) -> None:
+    how = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"k": columns}, plaintext_footer=plain, double_wrapping=False
+    )
+    keys = encryption.CryptoFactory(lambda _: _Keys())
+    write(
+        tmp_path / "a.parquet",
+        {"image": contents(3), "n": [1, 2, 3]},
+        encryption_properties=keys.file_encryption_properties(encryption.KmsConnectionConfig(), how),
+    )
+    write(tmp_path / "b.parquet", {"image": contents(1)})
+    rows = rows_of(access_to(tmp_path))
+    assert [(row["code"], row["detail"]) for row in rows] == [
+        ("unit_format", "the parquet file is encrypted; write it without encryption"),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
+def test_every_codec_and_kind_of_page_is_read(tmp_path: Path, codec: str, version: str) -> None:
+    columns = {
+        "image": contents(500),
+        "n": list(range(500)),
+        "l": [[n, None] for n in range(500)],
+        "nothing": pa.nulls(500),
+    }
+    path = write(
+        tmp_path / "a.parquet",
+        columns,
+        compression=codec,
+        data_page_version=version,
+        data_page_size=2000,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    table = table_of(access_to(path))
+    assert table["image"].to_pylist() == contents(500)
+    assert metadata_of(table).to_pydict() == {"n": columns["n"], "l": columns["l"], "nothing": [None] * 500}
+
+
+def test_types_that_arrow_does_not_know_cost_only_their_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": contents(2), "n": [1, 2]})
+    raw, stored = path.read_bytes(), base64.b64decode(pq.read_metadata(path).metadata[b"ARROW:schema"])
+    wide = base64.b64encode(stored.replace(b"\x40\0\0\0", b"\x80\0\0\0"))  # n has 128 bits, as Polars can write it
+    path.write_bytes(raw.replace(base64.b64encode(stored), wide))
+    with pytest.raises(pa.ArrowNotImplementedError):
+        pq.read_schema(path)
+    assert metadata_of(table_of(access_to(path))).to_pydict() == {"n": [1, 2]}
 
 
 def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:
@@ -818,21 +885,26 @@ def test_a_hugging_face_folder_is_captioned_with_all_its_columns(tmp_path: Path)
     )
     assert sorted(loaded["caption"]) == sorted(rows["caption"].to_pylist())
     assert loaded.features["objects"].feature["bbox"].length == 4
+    assert loaded.features["label"].names == ["cat", "dog"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     rng = random.Random(0)
     images = [encode_scene(sample_scene(rng), rng)[1] for _ in range(3)]
-    write(tmp_path / "set" / "a.parquet", {**ALL_TYPES, "image": images})
-    write(tmp_path / "set" / "b.parquet", {"image": [images[0], b"", None]})  # has none of them: nulls
+    transit = row_schema(pa.schema([]), CAPTION).names  # what travels between stages may be the name of a column, too
+    named = {name: pa.array([name, None, ""]) for name in transit if not clashes([name], CAPTION)}
+    columns = named | ALL_TYPES
+    write(tmp_path / "set" / "a.parquet", {**columns, "photo": images})
+    write(tmp_path / "set" / "b.parquet", {"photo": [images[0], b"", None]})  # has none of them: nulls
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
+    document["input"]["image_column"] = "photo"
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
     balance = pipeline.run(caption_job(recipe))
     assert balance.balanced and (balance.finished, balance.failed) == (4, 2)
     (data,) = (tmp_path / "out" / "data").glob("*.parquet")
-    out = pq.read_table(data).sort_by([("unit", "ascending"), ("index", "ascending")]).select(list(ALL_TYPES))
-    assert out.slice(0, 3).combine_chunks().equals(pa.table(ALL_TYPES))
+    out = pq.read_table(data).sort_by([("unit", "ascending"), ("index", "ascending")]).select(list(columns))
+    assert out.slice(0, 3).combine_chunks().equals(pa.table(columns))
     assert all(column.null_count == 1 for column in out.slice(3).columns)
     assert pipeline.run(caption_job(recipe)).balanced
 
