@@ -2,7 +2,8 @@
 
 The job's own code writes them: `plan.store`, and the sink `CommittedRows` with rows of the job's schema. All captions
 are the same text, and hashes repeat in every object, so that a hundred million rows fit on a disk. Resume reads neither
-of them. Shards are hard links to one tar, so that every unit can be opened.
+of them. With `different` every row has a hash and a caption of its own, but for some (`image_of`). Shards are hard
+links to one tar, so that every unit can be opened.
 """
 
 import hashlib
@@ -49,6 +50,7 @@ class Synthetic:
     rows: int
     layout: str
     failures: bool = False
+    different: bool = False
 
     @property
     def unit_rows(self) -> int:
@@ -58,7 +60,7 @@ class Synthetic:
     @property
     def out(self) -> Path:
         """The output folder."""
-        return self.folder / f"{self.layout}-{self.rows}{'-failures' if self.failures else ''}"
+        return self.folder / f"{self.layout}-{self.rows}{'-failures' * self.failures}{'-different' * self.different}"
 
     @property
     def shards(self) -> Path:
@@ -179,6 +181,7 @@ def mixed(output: Synthetic, units: range) -> np.ndarray:
 def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, failed: np.ndarray, attempts: int = 1) -> pa.Table:
     """Rows as the caption stage returns them. `failed` says which of them have failed."""
     numbers, positions, count, shards = unit.tolist(), index.tolist(), len(unit), str(output.shards)
+    hashes = [image_of(number) for number in (unit * output.unit_rows + index).tolist()] if output.different else None
     columns = {
         "id": [row_id(u, i) for u, i in zip(numbers, positions, strict=True)],
         "unit": unit,
@@ -186,8 +189,8 @@ def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, failed: np.ndar
         "unit_rows": pa.array(np.full(count, output.unit_rows), mask=index != output.unit_rows - 1),
         "source": [f"{shards}/{u:05d}.tar" for u in numbers],
         "key": [f"{i:08d}" for i in positions],
-        "sha256": HASHES[:count],
-        "caption": ["A red circle."] * count,
+        "sha256": hashes or HASHES[:count],
+        "caption": [text * 4 for text in hashes] if hashes else ["A red circle."] * count,
         "finish_reason": ["stop"] * count,
         "flags": [[]] * count,
         "model": ["internlm/CapRL-3B@0123456789abcdef"] * count,
@@ -202,3 +205,9 @@ def rows(output: Synthetic, unit: np.ndarray, index: np.ndarray, failed: np.ndar
 
 NUMBERS = {"width": 640, "height": 480, "attempts": 1, "prompt_tokens": 400, "caption_tokens": 4}
 HASHES = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(ROWS_PER_OBJECT)]
+
+
+def image_of(number: int) -> str:
+    """The hash of a row's image: one in a hundred stands for a missing one, one in fifty repeats an earlier one."""
+    number = 0 if number % 100 == 7 else number - 1 if number % 50 == 3 else number
+    return hashlib.sha256(b"%d" % number).hexdigest()

@@ -86,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     caption.add_argument("--extend", action="store_true", help="also caption what is new in the input")
     plan = add("plan", _plan, "show the work units of a recipe, without captioning")
     _add_recipe(plan)
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--json", action="store_true", help="print it as JSON")
+    plan.add_argument(
+        "--duplicates", action="store_true", help="instead, read a sample and show images that are in it several times"
+    )
+    plan.add_argument("--sample", type=_positive, metavar="N", help="rows of that sample (default: 10000)")
     demo = add("demo", _demo, "caption rendered scenes with the embedded model and check the captions")
     demo.add_argument("--images", type=_positive, default=500, metavar="N", help="number of scenes (default: 500)")
     demo.add_argument(
@@ -103,6 +107,16 @@ def parser() -> argparse.ArgumentParser:
         "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
     )
     verify.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
+    duplicates = add("duplicates", _duplicates, "show which images and captions an output repeats")
+    duplicates.add_argument("output", metavar="OUT", help="output folder")
+    duplicates.add_argument("overrides", nargs="*", metavar="storage.field=value", help="how to access s3://")
+    duplicates.add_argument("--json", metavar="FILE", help="write what was found to this file as JSON")
+    duplicates.add_argument(
+        "--list",
+        metavar="FILE",
+        help="write the rows whose images are there several times to this parquet file: id, group, keep",
+    )
+    duplicates.add_argument("--temp", metavar="DIR", help="folder for temporary files, of 50 to 100 bytes a row")
     check = add("check", _check, "flag captions that exist already, one JSON object a line")
     check.add_argument(
         "path", metavar="FILE|OUT", help="parquet or JSON lines, or the output folder of a run; local or s3://"
@@ -151,10 +165,14 @@ def _caption(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.frequent import SAMPLE, frequent
     from caprl_ray.commands.plan import overview
     from caprl_ray.recipe.load import load
 
-    found = overview(load(args.recipe, args.overrides))
+    recipe = load(args.recipe, args.overrides)
+    if args.sample and not args.duplicates:
+        raise RecipeError("--sample: it is for --duplicates only; give both.")
+    found = frequent(recipe, args.sample or SAMPLE) if args.duplicates else overview(recipe)
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return 0
 
@@ -209,6 +227,20 @@ def _verify(args: argparse.Namespace) -> int:
             "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
     return 0 if balanced and not late else 3
+
+
+def _duplicates(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.duplicates import duplicates
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
+
+    storage = Storage(parse_storage(args.overrides))
+    found = duplicates(storage, args.output, listing=args.list, temporary=args.temp, tell=Steps())
+    if args.json:
+        storage.put(args.json, json.dumps(found.report(), indent=1).encode())
+    print(found.summary())
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

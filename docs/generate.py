@@ -21,16 +21,20 @@ REMEDIES = {
     "source_refused": "Add the folder that the detail names to `input.image_roots` and use `--retry-failed`. Download "
     "images from the web first.",
     "truncated_unit": "Replace the shard or file by a whole one of the same version and use `--retry-failed`.",
+    "unit_format": "Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
-    "no_image": "Nothing: the sample has text only.",
+    "no_image": "Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to "
+    "a member that the samples have.",
+    "ambiguous_image": "Set `input.image_key`, and caption into a new output.",
     "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",
+    "metadata_too_large": "Raise `input.max_metadata_bytes`, or set `input.long_metadata` to `drop`.",
     "metadata_invalid": "Repair the value at its source.",
+    "placeholder": "Nothing; or take its SHA-256 out of the list and use `--retry-failed=placeholder`.",
     "image_empty": "Download the image again.",
     "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",
     "image_too_many_pixels": "Reduce the image; the limit is Pillow's own.",
-    "image_format": "Convert the file, or download it again: it is often an HTML page.",
+    "image_format": "Convert the file, or download it again. HEIC and JPEG XL need `pip install 'caprl_ray[formats]'`.",
     "image_mode": "Convert the image to RGB.",
     "image_truncated": "Download the image again.",
     "image_corrupt": "Download the image again.",
@@ -71,7 +75,7 @@ def recipe_page() -> str:
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(facts.default, default=dict)}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
@@ -86,6 +90,10 @@ def _more_sampling() -> list[str]:
     return [f"More fields, with vLLM's meaning: {given}. Others are refused, such as {refused}.", ""]
 
 
+def _plain(default: Any) -> Any:
+    return default.model_dump() if isinstance(default, BaseModel) else default
+
+
 def _type(schema: dict[str, Any]) -> str:
     """A JSON schema's type and limits in a few words."""
     if "anyOf" in schema:
@@ -94,6 +102,8 @@ def _type(schema: dict[str, Any]) -> str:
         return "section"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return "mapping"
     limits = [
         f"{sign} {schema[key]:g}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))

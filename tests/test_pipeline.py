@@ -5,12 +5,14 @@ import json
 import os
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from caprl_ray import pipeline, plan, sources
@@ -111,18 +113,33 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
     (folder / "cut.png").write_bytes(good[0].read_bytes()[:-40])
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "huge.png").write_bytes(bytes(200_000))
-    recipe = stub_recipe([folder], tmp_path / "out", prepare={"max_pixels": 20_000, "max_bytes": 100_000})
+    Image.new("RGB", (90, 60), "teal").save(folder / "teal.png")
+    gone = b"GIF89a: not available"  # no image at all: it is not decoded
+    for name in ("gone-1.gif", "gone-2.gif"):
+        (folder / name).write_bytes(gone)
+    (tmp_path / "unwanted.txt").write_text(f"# moved away\n{sha256(gone).hexdigest().upper()}\n")
+    recipe = stub_recipe(
+        [folder],
+        tmp_path / "out",
+        input={"paths": [str(folder)], "placeholders": str(tmp_path / "unwanted.txt")},
+        prepare={"max_pixels": 20_000, "max_bytes": 100_000},
+    )
     balance = pipeline.run(caption_job(recipe))
-    assert balance.balanced and (balance.finished, balance.failed) == (5, 4)
+    assert balance.balanced and (balance.finished, balance.failed) == (6, 6)
+    assert {row["key"] for row in rows_of(tmp_path / "out") if "blank" in row["flags"]} == {"teal.png"}
+    failed = {row["key"]: row for row in rows_of(tmp_path / "out", "failed")}
+    assert failed["gone-1.gif"]["sha256"] == sha256(gone).hexdigest()
     codes = {row["key"]: (row["stage"], row["code"]) for row in rows_of(tmp_path / "out", "failed")}
     assert codes == {
         "empty.jpg": ("prepare", "image_empty"),
         "cut.png": ("prepare", "image_truncated"),
         "page.jpg": ("prepare", "image_format"),
         "huge.png": ("read", "image_too_large"),
+        "gone-1.gif": ("read", "placeholder"),
+        "gone-2.gif": ("read", "placeholder"),
     }
     assert pq.read_table(tmp_path / "out" / "failed").schema.names == failed_schema(pa.schema([])).names
-    assert pipeline.run(caption_job(recipe)).failed == 4  # failed rows are not tried again
+    assert pipeline.run(caption_job(recipe)).failed == 6  # failed rows are not tried again
 
 
 def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tmp_path: Path) -> None:
@@ -384,15 +401,18 @@ def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path
 
     paths = sorted((images / "files").glob("*"))[:20]
     rows = [{"image": path.read_bytes(), "width": path.name, "n": n} for n, path in enumerate(paths)]
-    rows.append({"image": b"", "width": "none", "n": 20})
+    rows += [{"image": b"", "width": "none", "n": 20}, {"image": None, "width": "none", "n": 21}]
     settings = {"model": {"source": "stub"}, "replicas": {"gpus": 0}, "prepare": {"max_pixels": 20_000}}
     out = {row["n"]: row for row in caption_dataset(ray.data.from_items(rows), settings).take_all()}
     recipe = stub_recipe([images], images)
-    assert len(out) == 21 and out[20]["caption"] is None and out[20]["code"] == "image_empty"
+    assert len(out) == 22 and out[20]["caption"] is out[21]["caption"] is None
+    assert [(out[n]["stage"], out[n]["code"]) for n in (20, 21)] == [("prepare", "image_empty"), ("read", "no_image")]
     for n, path in enumerate(paths):
         assert out[n]["caption"] == expected_caption(path.read_bytes(), recipe) and out[n]["width"] == path.name
     with pytest.raises(RecipeError, match="no column picture"):
         caption_dataset(ray.data.from_items(rows), settings, image_column="picture")
+    with pytest.raises(RecipeError, match="width holds string, not encoded images as bytes; read them without"):
+        caption_dataset(ray.data.from_items(rows), settings, image_column="width")
 
 
 def test_a_batch_of_a_ray_dataset_is_one_block_however_large_its_rows_are(

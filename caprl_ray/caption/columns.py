@@ -1,7 +1,12 @@
 """The columns that captioning adds to a row, and its failure codes."""
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
+from caprl_ray.caption.several import PREVIOUS
+from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
@@ -11,7 +16,11 @@ CAPTION = (
     column(
         "finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."
     ),
-    column("flags", pa.list_(pa.string()), "The checks that the caption fails, and marks of its input; often empty."),
+    column(
+        "flags",
+        pa.list_(pa.string()),
+        "Marks of the input, such as long_metadata and blank, and the checks that the caption fails; often empty.",
+    ),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
     column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),
     column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
@@ -49,3 +58,15 @@ CODES = FAILURE_CODES | {
     "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",
     "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
 }
+
+
+def check_prompt(recipe: Recipe, names: Collection[str]) -> None:
+    """Raise RecipeError if a prompt needs a column that no row has; `names` are the columns of all rows."""
+    own = (PREVIOUS, *recipe.named_prompts) if recipe.prompts else ()
+    for name, text in recipe.named_prompts.items():
+        missing = PromptTemplate(text).missing([*names, *own])
+        if missing:
+            raise RecipeError(
+                f"{f'prompts.{name}' if recipe.prompts else 'prompt.user'}: {{{missing[0]}}} names a column that the "
+                f"input does not have; it has {', '.join(names) or 'no columns besides its images'}."
+            )

@@ -6,7 +6,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.caption.columns import CODES, caption_columns
+from caprl_ray.caption.columns import CODES, caption_columns, check_prompt
 from caprl_ray.caption.fingerprint import fingerprint, outdated
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
@@ -15,10 +15,14 @@ from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources import placeholders
+from caprl_ray.storage import Storage
 
 
 def caption_job(recipe: Recipe) -> Job:
-    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` does."""
+    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` and
+    `sources.placeholders.load` do."""
+    placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     model = resolve(recipe)
     settings = recipe.model
@@ -31,6 +35,7 @@ def caption_job(recipe: Recipe) -> Job:
         stages=partial(captioned, recipe=recipe, model=model),
         engine_on_cpu=launch.computes_on_cpu(recipe),
         fingerprint=fingerprint(recipe, model),
+        check_columns=partial(check_prompt, recipe),
         outdated=outdated,
         record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
     )

@@ -15,7 +15,7 @@ from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import META_PREFIX
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes
 
 IDENTITY = ("unit", "index")
@@ -24,7 +24,7 @@ PIXELS = ("pixels", "pixel_width", "pixel_height")
 
 def needed_columns(recipe: Recipe) -> tuple[str, ...]:
     """The columns of a row that captioning reads, those of the source where it has them."""
-    return (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in prompt_columns(recipe)))
+    return (*IDENTITY, *PIXELS, SOURCE_FLAGS.name, *(META_PREFIX + name for name in prompt_columns(recipe)))
 
 
 class Writer:
@@ -78,7 +78,7 @@ class Writer:
             written = await self._several.write(picture, columns)
         except RowFailure as failure:
             return failure
-        return self._changes(written)
+        return self._changes(written, row.get(SOURCE_FLAGS.name) or ())
 
     def _seen(self, first: Decode) -> None:
         self._health.add(first.flags, first.text)
@@ -89,13 +89,13 @@ class Writer:
             self._healthy()
             self._healthy = None
 
-    def _changes(self, written: list[Written]) -> Changes:
+    def _changes(self, written: list[Written], marks: Sequence[str]) -> Changes:
         best = self._several.best(written)
         every = [one.kept for one in written if isinstance(one.kept, Kept)]
         changes = {
             "caption": best.decode.text,
             "finish_reason": best.decode.completion.finish_reason,
-            "flags": list(best.decode.flags),
+            "flags": [*marks, *best.decode.flags],
             "repaired": list(best.repaired),
             "decodes": sum(kept.decodes for kept in every),
             "decoded_tokens": sum(kept.tokens for kept in every),

@@ -3,11 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
+from caprl_ray.caption.columns import caption_columns, check_prompt
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources import placeholders
+from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
@@ -53,15 +57,18 @@ class Overview:
 def overview(recipe: Recipe) -> Overview:
     """Summarize the stored plan, or else the plan that a first run would make.
 
-    Raises RecipeError if the input has nothing to plan, SystemFailure if storage cannot be listed.
+    Raises RecipeError if the input has nothing to plan or columns with which a run would not start, SystemFailure if
+    storage cannot be listed.
     """
     storage = Storage(recipe.storage)
+    placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
         return Overview(stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out)
     left_out = LeftOut()
-    units = sources.plan_units(Access.of(recipe), left_out=left_out)
+    found = sources.plan_units(Access.of(recipe), left_out=left_out)
+    units = checked(found, recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 

@@ -18,6 +18,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
+from caprl_ray.rows.features import with_features
 from caprl_ray.rows.schema import META_PREFIX, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
 
@@ -63,8 +64,9 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         ours = schema.names[: len(schema) - len(metadata)]
         names = [*ours, *(META_PREFIX + name for name in metadata.names)]
         path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
+        stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
-            self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
+            self._storage.put(path, parquet_bytes(stored))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
 

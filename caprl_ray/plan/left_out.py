@@ -24,6 +24,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "further_image": ("further image of a sample", "further images of samples"),
     "other_member": ("member that is neither image nor text", "members that are neither image nor text"),
     "unkeyed_member": ("member without a sample's key", "members without a sample's key"),
+    "volume_part": ("rest of a file of another volume", "rests of files of other volumes"),
+    "no_end_marker": ("shard without its end marker, which may lack samples", "shards without their end marker"),
     "after_end": ("shard with bytes after its end", "shards with bytes after their end"),
     "dropped_column": ("column", "columns"),
 }

@@ -1,5 +1,6 @@
 """Prepare as a stage of the pipeline: compressed images in, pixels at the size that the model sees out."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,10 +9,12 @@ from ray.actor import ActorHandle
 
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.prepare.blank import BLANK, blank
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
 from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe import sections
+from caprl_ray.rows.schema import SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 
 # Ray repeats a task without limit. After the first attempt images decode in a child process, so further worker deaths
@@ -27,7 +30,7 @@ class Prepare:
     """
 
     name = "prepare"
-    needs = ("image",)
+    needs = ("image", SOURCE_FLAGS.name)
     drops = ("image",)
     most_attempts = MOST_ATTEMPTS
 
@@ -43,9 +46,12 @@ class Prepare:
         return run_stage(self, table)
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
-        """Prepare rows one after another."""
+        """Prepare rows one after another, and flag those whose pixels show nothing."""
+        results = self._prepared(bytes(row["image"]) for row in rows)
+        return [_marked(result, row) for result, row in zip(results, rows, strict=True)]
+
+    def _prepared(self, images: Iterator[bytes]) -> list[Changes | RowFailure]:
         attempt = self._attempt()
-        images = (bytes(row["image"]) for row in rows)
         if attempt is None:  # not in a Ray task, for instance in preflight: nothing would repeat it
             return [outcome(self._decode, image) for image in images]
         if attempt == 0:
@@ -73,3 +79,9 @@ class Prepare:
                 f"prepare: the worker of one task ended {attempt} times, though its images were decoded in a process "
                 "of their own; look for nodes that lack memory, and run again to resume."
             )
+
+
+def _marked(result: Changes | RowFailure, row: dict[str, Any]) -> Changes | RowFailure:
+    if isinstance(result, RowFailure) or not blank(result["pixels"], result["pixel_width"]):
+        return result
+    return result | {SOURCE_FLAGS.name: [*(row.get(SOURCE_FLAGS.name) or ()), BLANK]}

@@ -1,11 +1,12 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import ray
 from pyroaring import BitMap
 from ray.actor import ActorHandle
 from ray.data import DataContext, Datasource
@@ -19,6 +20,7 @@ from caprl_ray.plan import UnitRef
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
 from caprl_ray.rows.schema import FAILED_BEFORE
+from caprl_ray.sources import placeholders
 from caprl_ray.sources.source import Access
 
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
@@ -57,6 +59,23 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
     return work
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What every read task needs, beside its work. The recipe's placeholders may be megabytes: they lie in the object
+    store once, and not in every task."""
+
+    access: Access
+    counter: ActorHandle | None = None
+    placeholders: "ray.ObjectRef | None" = None
+
+    @classmethod
+    def of(cls, access: Access, counter: ActorHandle | None = None) -> "Reading":
+        """Load the recipe's placeholders and share them. Raises RecipeError for a wrong file of them."""
+        found = placeholders.load(access.storage, access.input)
+        light = replace(access, input=access.input.model_copy(update={"placeholders": []}))
+        return cls(access=light, counter=counter, placeholders=ray.put(found) if found else None)
+
+
 class PlannedRows(Datasource):  # type: ignore[misc]
     """Ray datasource over the remaining units. Finished units are not in `work` and are never opened."""
 
@@ -64,8 +83,7 @@ class PlannedRows(Datasource):  # type: ignore[misc]
         super().__init__()
         self._groups = groups(work)
         self._schema = schema
-        self._access = access
-        self._counter = counter
+        self._reading = Reading.of(access, counter)
 
     @property
     def tasks(self) -> int:
@@ -85,7 +103,7 @@ class PlannedRows(Datasource):  # type: ignore[misc]
 
     def _task(self, group: list[Work], row_limit: int | None) -> ReadTask:
         metadata = BlockMetadata(num_rows=None, size_bytes=_bytes(group), exec_stats=None, input_files=None)
-        read = partial(read_units, group, self._schema, self._access, self._counter)
+        read = partial(read_units, group, self._schema, self._reading)
         return ReadTask(read, metadata, self._schema, row_limit)
 
 
@@ -99,20 +117,25 @@ def _bytes(group: list[Work]) -> int:
     return sum(work.ref.bytes for work in group)
 
 
-def read_units(
-    group: list[Work], schema: pa.Schema, access: Access, counter: ActorHandle | None = None
-) -> Iterator[pa.Table]:
+def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterator[pa.Table]:
     """One read task: the rows of its units, in order.
 
     The first attempt reads in the worker itself. Later attempts read in a child process that may die
     (docs/design.md, D11).
     """
+    unwanted = ray.get(reading.placeholders) if reading.placeholders is not None else ()
     with ReadSandbox() as sandbox:
-        read = sandbox if _attempt(counter) else sandbox.plain
+        read = sandbox if _attempt(reading.counter) else sandbox.plain
         for work in group:
-            unit = work.ref.load(access.storage)
             rows = unit_rows(
-                work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
+                work.ref.unit,
+                work.ref.load(reading.access.storage),
+                schema=schema,
+                access=reading.access,
+                done=work.done,
+                rows=work.rows,
+                read=read,
+                placeholders=unwanted,
             )
             yield from tables((_retried(row, work) for row in rows), schema)
 

@@ -1,7 +1,7 @@
 """The rows of one unit, with identity, metadata and compressed images, as tables of bounded size."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import count
 from typing import Any
 
@@ -11,7 +11,8 @@ from pyroaring import BitMap
 from caprl_ray import sources
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, bounded, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.text import readable
@@ -21,7 +22,7 @@ TABLE_BYTES = 4 * 2**20
 SIZE = ""  # key of a row's size in bytes; no column has this name, because those of a source have a prefix
 
 Row = dict[str, Any]
-Read = Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
+Read = Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
 
 
 def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -58,8 +59,10 @@ def unit_rows(
     done: BitMap | None = None,
     rows: int | None = None,
     read: Read = sources.read_unit,
+    placeholders: Container[bytes] = (),
 ) -> Iterator[Row]:
-    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5).
+    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5), and what
+    reading the whole unit left out.
 
     A unit that cannot be read to its end finishes with a failed row, which counts as its last.
 
@@ -68,15 +71,21 @@ def unit_rows(
         done: indices that an earlier run has finished.
         rows: the unit's length, if an earlier run has found it.
         read: how the unit's samples are read.
+        placeholders: SHA-256 of images that are not wanted; their rows fail.
     """
     done = BitMap() if done is None else done
     source = unit.entries[0].stored.path
     empty, metadata = dict.fromkeys(schema.names), [(f.name, f.type) for f in metadata_schema(schema)]
 
     def row(index: int, sample: Sample) -> Row:
-        return empty | _row(number, index, sample, metadata)
+        return empty | _row(number, index, sample, metadata, placeholders)
 
-    samples = read(unit, done, access)
+    left_out = LeftOut()
+
+    def last(rows: int) -> Row:
+        return {"unit_rows": rows, "unit_left_out": left_out.dump() if left_out else None}
+
+    samples = read(unit, done, access, left_out)
     pending: Row | None = None
     position = 0
     try:
@@ -93,22 +102,29 @@ def unit_rows(
         for index in range(position, rows):  # more than one only if an earlier run has read further
             if index not in done:
                 rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
-                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
+                yield row(index, rest) | (last(rows) if index == rows - 1 else {})
     except OSError as error:
         raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
     else:
         if pending:
-            yield pending | {"unit_rows": position}
+            yield pending | last(position)
 
 
-def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:
+def _row(
+    unit: int,
+    index: int,
+    sample: Sample,
+    metadata: list[tuple[str, pa.DataType]],
+    placeholders: Container[bytes],
+) -> Row:
     """The row of a sample. `metadata` are the names and types of the source's own columns."""
     row: Row = {
         "id": row_id(unit, index),
         "unit": unit,
         "index": index,
         "source": readable(sample.source),
-        "key": sample.key,
+        "key": bounded(sample.key),
+        SOURCE_FLAGS.name: list(sample.flags),
         "attempts": 1,
         SIZE: sample.size,
     }
@@ -118,10 +134,14 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
-        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
+        return row | {"stage": "read", "code": failure.code, "detail": bounded(failure.detail)}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
         return row
-    return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}
+    hashed = hashlib.sha256(sample.image)
+    row["sha256"] = hashed.hexdigest()
+    if hashed.digest() in placeholders:
+        return row | {"stage": "read", "code": "placeholder", "detail": ""}
+    return row | {"image": sample.image}
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:

@@ -24,7 +24,7 @@ from ray.data.datasource import ReadTask
 from caprl_ray.cluster import resources
 from caprl_ray.plan import Plan, Planning
 from caprl_ray.plan.planning import THREAD
-from caprl_ray.read.datasource import groups, read_units, remaining
+from caprl_ray.read.datasource import Reading, groups, read_units, remaining
 from caprl_ray.sources.source import Access
 
 # Seconds to wait for the plan before anything is started. Most inputs are listed sooner, and their mistakes are found
@@ -112,22 +112,21 @@ class PlannedWork(Datasource):  # type: ignore[misc]
 class ReadRows:
     """A read task by the plan: one row of work in, the rows of its units out."""
 
-    def __init__(self, access: Access, counter: ActorHandle) -> None:
-        self._access = access
-        self._counter = counter
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Read the rows of one read task."""
         for row in table["work"]:
             work, schema = pickle.loads(row.as_buffer())
-            yield from read_units(work, schema, self._access, self._counter)
+            yield from read_units(work, schema, self._reading)
 
 
 def read(counter: ActorHandle, access: Access) -> Dataset:
     """The plan, once it is there -> rows."""
     work = ray.data.read_datasource(PlannedWork(counter), override_num_blocks=1, num_cpus=0)
     return work.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        ReadRows(access, counter), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
+        ReadRows(Reading.of(access, counter)), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
     )
 
 

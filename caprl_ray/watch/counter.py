@@ -5,10 +5,11 @@ It imports nothing of the package that is slow to import, because the actor's pr
 
 import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 
+from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.watch.sick import Sick
 from caprl_ray.watch.starts import GONE_S, Pool, Starts
 
@@ -64,12 +65,13 @@ class Counter:
         """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, the seconds
         without a replica, and why captions cannot be trusted, if so.
 
-        A retried row that fails with its old code says nothing new and is left out.
+        A retried row that fails with its old code says nothing new and is left out, and so is a row that the recipe
+        wants to fail.
         """
         rows, _, absent = self.read()
-        new = self.failed - self._failed_anew - self._failed_again
-        retried = self._retried - self._failed_again.total()
-        return (rows - self._retried, dict(new)), (retried, dict(self._failed_anew)), absent, self._sick.fault
+        new = _without_asked_for(rows - self._retried, self.failed - self._failed_anew - self._failed_again)
+        retried = _without_asked_for(self._retried - self._failed_again.total(), self._failed_anew)
+        return new, retried, absent, self._sick.fault
 
     def begin(self, key: str, node: str) -> int:
         """Register an attempt at a batch or a single row on a node; return how many earlier attempts did not end.
@@ -157,6 +159,12 @@ class Counter:
     def work(self) -> list[bytes] | None:
         """What each read task reads; None while the input is being listed."""
         return self._work
+
+
+def _without_asked_for(rows: int, failed: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """Rows and failed rows without those that fail because the recipe says so."""
+    kept = {code: count for code, count in failed.items() if code not in ASKED_FOR}
+    return rows - sum(failed.values()) + sum(kept.values()), kept
 
 
 def _gone(nodes: list[str]) -> int:

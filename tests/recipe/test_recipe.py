@@ -65,6 +65,40 @@ def test_a_wrong_type_or_range_is_one_sentence_with_field_and_value(
     assert message.endswith(".") and "\n" not in message and "pydantic" not in message
 
 
+HASH = "0123456789abcdef" * 4
+
+
+def placeholders(value: Any) -> dict[str, Any]:
+    return MINIMAL | {"input": {"paths": ["a"], "placeholders": value}}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([HASH, HASH[1:]], f"entry 2 is '{HASH[1:]}', which is not a SHA-256; it should be 64 hex digits."),
+        ([HASH[1:] + "g"], "entry 1 is"),
+        ([7], "entry 1 is 7, which is not a SHA-256"),
+        (["a" * 500], "entry 1 is"),
+        ("", "it should be a list of SHA-256 in hex, or the path of a file of them."),
+        ([HASH] * 1001, "it has 1,001 entries; write more than 1,000 into a text file"),
+        (7, "not allowed"),
+    ],
+)
+def test_a_wrong_placeholder_is_named(value: Any, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse(placeholders(value))
+    message = str(error.value)
+    assert message.startswith("input.placeholders") and said in message and len(message) < 300
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_placeholders_are_kept_in_lower_case_and_a_path_is_that_of_this_process() -> None:
+    assert parse(placeholders([HASH.upper(), HASH])).input.placeholders == [HASH, HASH]
+    assert parse(placeholders(HASH.upper())).input.placeholders == [HASH]
+    assert parse(placeholders("gone.txt")).input.placeholders == str(Path("gone.txt").resolve())
+    assert parse(placeholders("s3://bucket/gone.txt")).input.placeholders == "s3://bucket/gone.txt"
+
+
 @pytest.mark.parametrize(
     ("sections", "field", "known"),
     [

@@ -108,6 +108,18 @@ def test_retried_rows_are_counted_apart_and_those_that_fail_as_before_not_at_all
     assert rows == 7 and failed == {"image_mode": 1, "image_corrupt": 1, "engine_crash": 1, "source_missing": 1}
 
 
+def test_rows_that_the_recipe_wants_to_fail_count_neither_as_failed_nor_as_processed() -> None:
+    direct = Direct()
+    counted(finished((None, "placeholder"), (None, "placeholder"), (None, "image_mode"), (None, None)), direct)
+    counted(
+        finished(("image_corrupt", "placeholder"), ("placeholder", "placeholder"), ("source_missing", None)), direct
+    )
+    new, retried, *_ = direct.counter.judged()
+    assert new == (2, {"image_mode": 1})
+    assert retried == (1, {})
+    assert direct.counter.read()[1]["placeholder"] == 4
+
+
 def test_retried_rows_that_all_fail_for_a_new_reason_stop_the_run() -> None:
     error = tripped(1_200, {"engine_rejected": 1_150}, DEFAULTS, of=RETRIED)
     assert "of 1200 retried rows that did not fail as before, 1150 failed for another reason" in str(error)

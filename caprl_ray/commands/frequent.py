@@ -1,0 +1,208 @@
+"""`caprl-ray plan --duplicates`: which images stand in the input again and again, from a sample of it.
+
+An image that a site sends for a missing one is in a dataset thousands of times. It reads the sample's bytes, without
+decoding, engine or Ray, and writes nothing. The same recipe gives the same sample.
+"""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+from pyroaring import BitMap
+
+from caprl_ray import plan, sources
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.plan import Unit
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources import placeholders
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
+from caprl_ray.storage.prefetch import prefetched
+from caprl_ray.text import plain
+
+SAMPLE = 10_000
+# Units that are read, each for its share of the sample: opening one is a request or more.
+MOST_UNITS = 1000
+SHOWN, EXAMPLES = 20, 3
+SEED = 0
+
+Place = tuple[str, str]  # source and key of a row
+
+
+@dataclass
+class Frequent:
+    """The images of a sample by the SHA-256 of their bytes.
+
+    `listed` counts rows that are in input.placeholders already, `without` rows that have no image or cannot be read.
+    `given` is input.placeholders itself.
+    """
+
+    given: list[str] | str
+    rows: int = 0
+    listed: int = 0
+    without: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    places: defaultdict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, digest: str, place: Place) -> None:
+        """Count one image."""
+        self.counts[digest] += 1
+        if len(self.places[digest]) < EXAMPLES:
+            self.places[digest].append(place)
+
+    @property
+    def most(self) -> list[tuple[str, int]]:
+        """The hashes that stand there more than once, the most frequent first."""
+        return [(digest, count) for digest, count in self.counts.most_common(SHOWN) if count > 1]
+
+    def report(self) -> dict[str, Any]:
+        """Return everything as plain data, for JSON."""
+        return {
+            "rows": self.rows,
+            "without_image": self.without,
+            "placeholders": self.listed,
+            "different": len(self.counts),
+            "most_frequent": [
+                {
+                    "sha256": digest,
+                    "count": count,
+                    "examples": [{"source": source, "key": key} for source, key in self.places[digest]],
+                }
+                for digest, count in self.most
+            ],
+            "override": self.override(),
+        }
+
+    def override(self) -> str | None:
+        """What would leave out the most frequent ones, too, as an override; None if there are none."""
+        before = self.given if isinstance(self.given, list) else []
+        found = [digest for digest, _ in self.most]
+        return f"input.placeholders=[{','.join([*before, *found])}]" if found else None
+
+    def summary(self) -> str:
+        """Return text for people. It ends with the override, or with lines for the recipe's own file."""
+        said = [f"{self.rows:,} rows were read: {len(self.counts):,} different images"]
+        said += [f"{self.listed:,} rows that input.placeholders lists"] * bool(self.listed)
+        said += [f"{self.without:,} rows without an image"] * bool(self.without)
+        lines = [", ".join(said)]
+        for digest, count in self.most:
+            lines += [f"  {count:,} x {digest}", *(f"      {_shown(place)}" for place in self.places[digest])]
+        if not self.most:
+            return "\n".join([*lines, "no image stands there twice"])
+        lines.append("Look at them. Those that stand for a missing image need no caption:")
+        if isinstance(self.given, str):
+            return "\n".join([*lines, f"add their lines to {self.given}", *(digest for digest, _ in self.most)])
+        return "\n".join([*lines, f"'{self.override()}'"])
+
+
+def frequent(recipe: Recipe, sample: int = SAMPLE) -> Frequent:
+    """Read about `sample` rows, spread over the units of the stored plan or else of the input.
+
+    Raises RecipeError if the input has nothing to read, SystemFailure if storage fails.
+    """
+    access = Access.of(recipe)
+    known = placeholders.load(access.storage, recipe.input)
+    found = Frequent(given=recipe.input.placeholders)
+    chosen = _units(recipe, access, sample)
+    if not chosen:
+        raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
+    shares = shared_out([unit.rows for unit in chosen], sample)
+    works = enumerate(zip(chosen, shares, strict=True))
+    for rows in prefetched(lambda work: _read(work[0], *work[1], access), works):
+        for digest, place in rows:
+            found.rows += 1
+            if digest is None:
+                found.without += 1
+            elif digest in known:
+                found.listed += 1
+            else:
+                found.add(digest.hex(), place)
+    return found
+
+
+def shared_out(lengths: Sequence[int | None], sample: int) -> list[int]:
+    """How many rows of each unit are read: as even as their lengths allow. None is a length that is not known."""
+    shares, left = [0] * len(lengths), sample
+    bounds = [math.inf if length is None else length for length in lengths]
+    shortest_first = sorted(range(len(lengths)), key=bounds.__getitem__)
+    for done, number in enumerate(shortest_first):
+        length, share = lengths[number], math.ceil(left / (len(lengths) - done))
+        shares[number] = share if length is None else min(share, length)
+        left -= shares[number]
+    return shares
+
+
+def _units(recipe: Recipe, access: Access, sample: int) -> list[Unit]:
+    """At most MOST_UNITS units, chosen evenly, in their order."""
+    most, rng = max(1, min(MOST_UNITS, sample)), random.Random(SEED)
+    storage = Storage(recipe.storage)
+    stored = plan.load(storage, recipe.output.path)
+    if stored.units:
+        refs = sorted(rng.sample(stored.units, min(most, len(stored.units))), key=lambda ref: ref.unit)
+        return [replace(ref.load(storage), rows=ref.rows) for ref in refs]
+    return _reservoir(sources.plan_units(access), most, sample, rng)
+
+
+def _reservoir(units: Iterable[Unit], most: int, sample: int, rng: random.Random) -> list[Unit]:
+    """An even choice from units whose number is not known (Vitter's algorithm R, 1985).
+
+    Of units that name their rows only as many are kept as can be needed: memory does not grow with the input.
+    """
+    kept: list[tuple[int, Unit]] = []
+    for number, unit in enumerate(units):
+        place = number if number < most else rng.randint(0, number)
+        if place < most:
+            kept[place : place + 1] = [(number, _thinned(unit, math.ceil(sample / min(number + 1, most)), rng))]
+    return [unit for _, unit in sorted(kept, key=lambda numbered: numbered[0])]
+
+
+def _thinned(unit: Unit, rows: int, rng: random.Random) -> Unit:
+    if len(unit.entries) <= rows or unit.rows != len(unit.entries):
+        return unit
+    chosen = sorted(rng.sample(range(len(unit.entries)), rows))
+    return replace(unit, entries=[unit.entries[n] for n in chosen], rows=rows)
+
+
+def _read(number: int, unit: Unit, rows: int, access: Access) -> list[tuple[bytes | None, Place]]:
+    """The digests of so many rows of a unit. Of a shard, whose length is not known, these are its first ones."""
+    wanted = _wanted(unit, rows, random.Random(f"{SEED} {number}"))
+    done = BitMap() if wanted is None else BitMap(range(unit.rows or 0)) - wanted
+    found: list[tuple[bytes | None, Place]] = []
+    try:
+        with closing(_samples(unit, done, access)) as samples:
+            for sample in islice((s for s in samples if s), rows):
+                digest = sha256(sample.image).digest() if sample.image and not sample.failure else None
+                found.append((digest, (sample.source, sample.key)))
+    except RowFailure:
+        found.append((None, (unit.entries[0].stored.path, "")))
+    except OSError as error:
+        path = unit.entries[0].stored.path
+        raise SystemFailure(f"{path}: cannot be read ({error.strerror or type(error).__name__}).") from error
+    return found
+
+
+def _samples(unit: Unit, done: BitMap, access: Access) -> Generator[Sample | None]:
+    yield from sources.read_unit(unit, done, access, LeftOut())
+
+
+def _wanted(unit: Unit, rows: int, rng: random.Random) -> BitMap | None:
+    """Which rows are read: any files; of parquet some that stand together, so that few row groups are read."""
+    if unit.rows is None:
+        return None
+    if len(unit.entries) == unit.rows:
+        return BitMap(rng.sample(range(unit.rows), rows))
+    start = rng.randint(0, unit.rows - rows)
+    return BitMap(range(start, start + rows))
+
+
+def _shown(place: Place) -> str:
+    source, key = place
+    return plain(source if source.endswith(key) else f"{source} {key}").replace("\n", " ")

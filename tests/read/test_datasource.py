@@ -1,0 +1,32 @@
+"""What a read task carries."""
+
+import pickle
+from hashlib import sha256
+from typing import Any
+
+import pytest
+import ray
+
+from caprl_ray.read.datasource import Reading
+from caprl_ray.recipe.sections import Input
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
+
+
+def access_with(hashes: list[str]) -> Access:
+    return Access(storage=Storage(), input=Input(paths=["-"], placeholders=hashes), max_bytes=1)
+
+
+def test_placeholders_lie_in_the_object_store_once_and_in_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[Any] = []
+    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or "reference")
+    digests = [sha256(b"%d" % number) for number in range(1000)]
+    reading = Reading.of(access_with([digest.hexdigest() for digest in digests]))
+    assert reading.placeholders == "reference" and len(pickle.dumps(reading)) < 3000
+    (found,) = stored
+    assert len(found) == 1000 and digests[7].digest() in found
+
+
+def test_without_placeholders_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "put", lambda value: pytest.fail("stored"))
+    assert Reading.of(access_with([])).placeholders is None
