@@ -132,9 +132,9 @@ def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_verify_exits_0_only_for_a_balanced_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", output(tmp_path / "whole", [0, 1, 2])]) == 0
-    assert "1 of 1 units balanced; 3 captioned, 0 failed" in capsys.readouterr().out
+    assert "3 images: 3 captioned, 0 failed\n" in capsys.readouterr().out
     assert cli.main(["verify", output(tmp_path / "short", [0, 2])]) == 3
-    assert "0 of 1 units balanced; 2 captioned, 0 failed, 1 missing" in capsys.readouterr().out
+    assert "3 images: 2 captioned, 0 failed; 0 of 1 unit balanced, 1 missing" in capsys.readouterr().out
 
 
 def test_verify_prints_the_whole_ledger_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
