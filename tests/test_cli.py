@@ -156,6 +156,7 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     (tmp_path / "images").mkdir()
     for number in range(3):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(b"x" * 1000)
+    (tmp_path / "images" / "notes.txt").touch()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         json.dumps({"input": {"paths": [str(tmp_path / "images")]}, "output": {"path": str(tmp_path / "out")}})
@@ -163,7 +164,8 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     assert cli.main(["plan", str(recipe), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     files = {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}
-    assert found == {"stored": False, "complete": True, "kinds": {"files": files}}
+    left_out = {"unknown_ending": {"count": 1, "example": str(tmp_path / "images" / "notes.txt")}}
+    assert found == {"stored": False, "complete": True, "kinds": {"files": files}, "left_out": left_out}
     assert not (tmp_path / "out").exists()
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0

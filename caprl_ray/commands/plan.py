@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from caprl_ray import plan, sources
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
@@ -29,11 +30,12 @@ class Overview:
     stored: bool
     complete: bool
     kinds: dict[str, Totals]
+    left_out: LeftOut
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
         kinds = {kind: asdict(totals) for kind, totals in self.kinds.items()}
-        return {"stored": self.stored, "complete": self.complete, "kinds": kinds}
+        return {"stored": self.stored, "complete": self.complete, "kinds": kinds, "left_out": self.left_out.report()}
 
     def summary(self) -> str:
         """Return text for people, with one line per kind."""
@@ -43,6 +45,8 @@ class Overview:
         for kind, totals in self.kinds.items():
             images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
             lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
+        if self.left_out:
+            lines.append(f"  left out: {self.left_out.summary()}")
         return "\n".join(lines)
 
 
@@ -55,9 +59,11 @@ def overview(recipe: Recipe) -> Overview:
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        return Overview(stored=True, complete=stored.complete, kinds=kinds)
-    units = ((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe)))
-    return Overview(stored=False, complete=True, kinds=_totals(units))
+        return Overview(stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out)
+    left_out = LeftOut()
+    units = sources.plan_units(Access.of(recipe), left_out=left_out)
+    kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
+    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 
 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:

@@ -129,8 +129,15 @@ class Output:
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
         known = PlannedPaths(self.storage, self.path) if stored.units else ()
+        goes_on = sources.goes_on(stored.end.position, self.access.input)
+        if goes_on:
+            planning.left_out.merge(stored.left_out)
         found = sources.plan_units(
-            self.access, _NoInput(self.storage.lookup(self.path), known), stored.end.position, stored.columns.names
+            self.access,
+            _NoInput(self.storage.lookup(self.path), known),
+            stored.end.position if goes_on else None,
+            stored.columns.names,
+            planning.left_out,
         )
         units = _until(planning, map(self._without_clash, found))
         first = next(units, None)

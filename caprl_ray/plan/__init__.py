@@ -5,6 +5,7 @@ of a unit is its identity (docs/design.md, D2). The plan holds the size and vers
 source is noticed. The driver holds one small `UnitRef` per unit and no image's name.
 """
 
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.plan.parts import discard, store, unified
 from caprl_ray.plan.planning import Planning
 from caprl_ray.plan.stored import EMPTY, FOLDER, Plan, UnitRef, closed, load
@@ -14,6 +15,7 @@ __all__ = [
     "EMPTY",
     "FOLDER",
     "Entry",
+    "LeftOut",
     "Plan",
     "Planning",
     "Position",

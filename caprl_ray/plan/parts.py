@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan.planning import Planning
-from caprl_ray.plan.stored import COLUMNS, EMPTY, END, FOLDER, SCHEMA, End, Plan, objects
+from caprl_ray.plan.stored import COLUMNS, EMPTY, END, FOLDER, LEFT_OUT, SCHEMA, End, Plan, objects
 from caprl_ray.plan.units import Unit
 from caprl_ray.storage import Storage, join
 
@@ -109,7 +109,8 @@ class _Parts:
         if self._rows:
             self._write_row_group()
         columns = base64.b64encode(self._columns.serialize()).decode()
-        self._writer.add_key_value_metadata({COLUMNS: columns, END: end.dump()})
+        left_out = self._planning.left_out.dump()
+        self._writer.add_key_value_metadata({COLUMNS: columns, END: end.dump(), LEFT_OUT: left_out})
         self._writer.close()
         with self._planning.storing():
             self._create(f"{self._folder}/{self._part:05d}.parquet", self._buffer.getvalue())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from caprl_ray.errors import Abandoned
+from caprl_ray.plan.left_out import LeftOut
 
 THREAD = "plan"  # the name of the thread
 
@@ -22,6 +23,8 @@ class Planning:
         self.objects = 0
         self.confirm: Callable[[], None] = lambda: None
         """Raises SystemFailure if the output may no longer be written."""
+        self.left_out = LeftOut()
+        """What the listing has left out up to the last unit that it yielded, or to its end."""
         self._storing = threading.Lock()
         self._left = False
 

@@ -10,12 +10,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caprl_ray.errors import SystemFailure
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.plan.units import Entry, Position, Unit
 from caprl_ray.storage import Storage, Stored, join
 from caprl_ray.storage.prefetch import prefetched
@@ -23,6 +24,8 @@ from caprl_ray.storage.prefetch import prefetched
 FOLDER = "plan"
 COLUMNS = "caprl_ray.columns"  # in a part's metadata: the source's own columns so far, as an Arrow schema in base64
 END = "caprl_ray.end"  # in a part's metadata: `End` as JSON; the objects of older versions have none
+# In a part's metadata: what the planning has left out so far, up to the part's end, as JSON.
+LEFT_OUT = "caprl_ray.left_out"
 # Bytes per request when a unit is loaded: a footer, or a whole row group.
 PIECE = 256 * 1024
 
@@ -95,12 +98,17 @@ class UnitRef:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The stored plan: its units in order, the source's own columns of all units, the number of its objects, and its
-    end."""
+    end.
+
+    `left_out` is what the last listing of the input has left out. An extension lists the whole input again, so that its
+    counts replace those before.
+    """
 
     units: list[UnitRef]
     columns: pa.Schema
     objects: int
     end: End
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def complete(self) -> bool:
@@ -129,18 +137,21 @@ def load(storage: Storage, output: str) -> Plan:
     """The stored plan, without units if there is none. Raises SystemFailure if it cannot be read."""
     found = objects(storage, output)
     refs: list[UnitRef] = []
-    columns, end = EMPTY.columns, EMPTY.end
-    for columns, end, units in prefetched(lambda stored: _part(storage, stored, len(found)), found):  # noqa: B007
-        refs += units
-    # The last object's columns are those of the whole plan.
-    return Plan(units=sorted(refs, key=lambda ref: ref.unit), columns=columns, objects=len(found), end=end)
+    last = EMPTY
+    for last in prefetched(lambda stored: _part(storage, stored, len(found)), found):
+        refs += last.units
+    # The last object's columns are those of the whole plan, and so is what it says of left-out files.
+    return replace(last, units=sorted(refs, key=lambda ref: ref.unit))
 
 
-def _part(storage: Storage, stored: Stored, number: int) -> tuple[pa.Schema, End, list[UnitRef]]:
+def _part(storage: Storage, stored: Stored, number: int) -> Plan:
+    """One of `number` objects, as if the plan were its units."""
     with opened(storage, stored) as file:
-        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[COLUMNS.encode()])))
+        metadata = file.metadata.metadata
+        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(metadata[COLUMNS.encode()])))
         refs = [ref for group in range(file.num_row_groups) for ref in _refs(file, stored, group)]
-        return columns, End.of(file, number), refs
+        left_out = LeftOut.load(metadata.get(LEFT_OUT.encode(), b"{}").decode())
+        return Plan(units=refs, columns=columns, objects=number, end=End.of(file, number), left_out=left_out)
 
 
 def _refs(file: pq.ParquetFile, stored: Stored, group: int) -> Iterator[UnitRef]:

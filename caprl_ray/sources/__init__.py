@@ -14,7 +14,7 @@ from braceexpand import braceexpand
 from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.plan import Position, Unit
+from caprl_ray.plan import LeftOut, Position, Unit
 from caprl_ray.recipe.sections import Input
 from caprl_ray.sources import files, parquet, webdataset
 from caprl_ray.sources.rename import renamed, renamed_samples
@@ -51,15 +51,29 @@ KINDS = {
 
 
 def plan_units(
-    access: Access, known: Container[str] = (), after: Position | None = None, columns: Collection[str] = ()
+    access: Access,
+    known: Container[str] = (),
+    after: Position | None = None,
+    columns: Collection[str] = (),
+    left_out: LeftOut | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
     Objects whose paths are in `known` are left out. What comes before the position `after` is not listed again, as far
-    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. Raises
-    RecipeError if nothing is found, SystemFailure if storage cannot be listed.
+    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. What is left
+    out is counted in `left_out`: with a unit what comes before its last object, at the end the rest.
+
+    Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
-    yield from renamed(_planned(access, known, after), access.input.rename, columns)
+    planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
+    yield from renamed(planned, access.input.rename, columns)
+
+
+def goes_on(after: Position | None, settings: Input) -> bool:
+    """Whether the listing of this input can go on after a position."""
+    if after is None:
+        return False
+    return after.paths == _paths_hash(settings, after.path) and settings.kind in (None, after.kind)
 
 
 def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
@@ -68,14 +82,14 @@ def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | Non
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def _planned(access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
+def _planned(access: Access, known: Container[str], after: Position | None, left_out: LeftOut) -> Iterator[Unit]:
     paths = access.input.paths
-    if after and not _says(after, access.input):
+    if not goes_on(after, access.input):
         after = None
     for number in range(after.path if after else 0, len(paths)):
         here = after if after and number == after.path else None
         try:
-            yield from _plan_path(number, access, known, here)
+            yield from _plan_path(number, access, known, here, left_out)
         except OSError as error:
             # The recipe's path is often a folder, and one of a million files in it is meant.
             at = f"; {error.filename}" if error.filename and error.filename != paths[number] else ""
@@ -85,16 +99,13 @@ def _planned(access: Access, known: Container[str], after: Position | None) -> I
             ) from error
 
 
-def _says(position: Position, settings: Input) -> bool:
-    """Whether a position says where this input goes on."""
-    return position.paths == _paths_hash(settings, position.path) and settings.kind in (None, position.kind)
-
-
 def _paths_hash(settings: Input, path: int) -> str:
     return sha256("\0".join(settings.paths[: path + 1]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _plan_path(number: int, access: Access, known: Container[str], after: Position | None) -> Iterator[Unit]:
+def _plan_path(
+    number: int, access: Access, known: Container[str], after: Position | None, left_out: LeftOut
+) -> Iterator[Unit]:
     path = access.input.paths[number]
     found = _found(path, access.storage, after)
     first = [] if after else list(islice(found, SEEN_FOR_KIND))
@@ -102,21 +113,43 @@ def _plan_path(number: int, access: Access, known: Container[str], after: Positi
     if not access.images and kind != "parquet":
         raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
     source = KINDS[kind]
-    wanted = (f for f in chain(first, found) if f.named or source.takes(f.stored))
-    begun: deque[Found] = deque()  # given to the source, and not yet in a unit
-    units = source.plan(_noted((f for f in wanted if f.stored.path not in known), begun), access)
+    begun = _Begun()
+    units = source.plan(begun.noted(chain(first, found), source.takes, known), access)
     paths = _paths_hash(access.input, number)
     for unit in units:
         last = unit.entries[-1].stored.path
-        while begun[0].stored.path != last:
-            begun.popleft()
-        yield replace(unit, position=Position(paths=paths, path=number, name=begun[0].name, object=last, kind=kind))
+        name = begun.until(last, left_out)
+        yield replace(unit, position=Position(paths=paths, path=number, name=name, object=last, kind=kind))
+    left_out.merge(begun.left_out)
 
 
-def _noted(found: Iterator[Found], begun: deque[Found]) -> Iterator[Found]:
-    for f in found:
-        begun.append(f)
-        yield f
+class _Begun:
+    """The objects that were given to the source and are not yet in a unit, each with what was left out before it."""
+
+    def __init__(self) -> None:
+        self._begun: deque[tuple[Found, LeftOut]] = deque()
+        self.left_out = LeftOut()
+        """What was left out after the last of them."""
+
+    def noted(self, found: Iterator[Found], takes: Callable[[Stored], bool], known: Container[str]) -> Iterator[Found]:
+        """The objects that the source takes and that are not yet planned."""
+        for f in found:
+            if not (f.named or takes(f.stored)):
+                self.left_out.add("unknown_ending", f.stored.path)
+            elif f.stored.path not in known:
+                self._begun.append((f, self.left_out))
+                self.left_out = LeftOut()
+                yield f
+
+    def until(self, last: str, left_out: LeftOut) -> int:
+        """Count what was left out before the object `last`. Returns the number of the name that found it."""
+        while True:
+            found, before = self._begun[0]
+            left_out.merge(before)
+            self._begun[0] = (found, LeftOut())  # further units of the object may follow
+            if found.stored.path == last:
+                return found.name
+            self._begun.popleft()
 
 
 def _found(path: str, storage: Storage, after: Position | None = None) -> Iterator[Found]:

@@ -175,8 +175,11 @@ def test_a_planning_goes_on_where_it_was_killed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]
 ) -> None:
     where = [path.format(folder) for path in paths]
+    for name in ("-.txt", "a/b/05.txt", "a.b/~.txt", "c/~~.txt"):
+        (folder / name).write_bytes(b"x")
     whole = recipe_of(tmp_path / "whole", *where)
-    output_of(whole).plan()
+    left_out = output_of(whole).plan().left_out.report()
+    assert left_out["unknown_ending"]["count"] >= 3
     expected = planned(whole)
     parts = len(list((tmp_path / "whole" / "plan").iterdir()))
     assert parts > 5
@@ -188,7 +191,7 @@ def test_a_planning_goes_on_where_it_was_killed(
                 output_of(recipe).plan()
         stored = plan.load(STORAGE, recipe.output.path)
         assert not stored.complete and not plan.closed(STORAGE, recipe.output.path)
-        output_of(recipe).plan()
+        assert output_of(recipe).plan().left_out.report() == left_out
         assert planned(recipe) == expected
 
 
@@ -216,12 +219,18 @@ def test_other_paths_and_new_files_are_planned_once(
     with pytest.raises(Killed):
         output_of(recipe_of(tmp_path / "out", folder)).plan()
     (tmp_path / "more").mkdir()
-    for path in (folder / "00-new.jpg", folder / "zz.jpg", tmp_path / "more" / "x.jpg"):
+    for path in (folder / "00-new.jpg", folder / "zz.jpg", folder / "-.txt", tmp_path / "more" / "x.jpg"):
         path.write_bytes(b"x")
     recipe = recipe_of(tmp_path / "out", tmp_path / "more", folder)
-    output_of(recipe).plan()
+    stored = output_of(recipe).plan()
     found = planned(recipe)
     assert len(found) == len(set(found)) == len(NAMES) + 3
+    assert stored.left_out.report() == {"unknown_ending": {"count": 1, "example": str(folder / "-.txt")}}
+    (folder / "zzz.jpg").write_bytes(b"x")
+    (folder / "zzz.txt").write_bytes(b"x")  # an extension lists everything again, and counts it so
+    assert output_of(recipe).plan(extend=True).left_out.report()["unknown_ending"]["count"] == 2
+    assert overview(recipe).report()["left_out"]["unknown_ending"]["count"] == 2
+    assert f"left out: 2 files of other kinds (such as {folder}/-.txt)" in overview(recipe).summary()
 
 
 @pytest.mark.usefixtures("small")
