@@ -24,13 +24,16 @@ from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.scan import Tell, scan, silent
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
+# A unit's length, and what was left out of it (LeftOut.dump); "" if nothing.
+Length = tuple[int, str]
 # How often a failed row was tried, and the code of its failure.
 Failure = tuple[int, str]
 
-COLUMNS = ["unit", "index", "unit_rows"]
+COLUMNS = ["unit", "index", "unit_rows", "unit_left_out"]  # the last is missing in objects of older versions
 FAILURE_COLUMNS = ["attempts", "code"]  # read as well if failed rows are to be retried
 # Identities held in memory, 8 bytes each, before they become bitmaps.
 ROWS_AT_ONCE = 2**22
@@ -51,6 +54,7 @@ class Committed:
         extra_failed: indices in `failed` that stand there more than once or are finished.
         retry: the failed rows to retry, by how they failed.
         ended: failed rows that stand for all of the unit that could not be read from there on.
+        left_out: what reading the unit left out; None if nothing, or if `rows` is not known.
     """
 
     finished: BitMap = field(default_factory=BitMap)
@@ -60,6 +64,7 @@ class Committed:
     rows: int | None = None
     retry: Mapping[Failure, BitMap] = field(default_factory=lambda: NO_ROWS)
     ended: frozenset[int] = frozenset()
+    left_out: LeftOut | None = None
 
     @property
     def done(self) -> BitMap:
@@ -74,7 +79,8 @@ class Committed:
     def settle(self) -> None:
         """Leave each index in one bitmap, after all objects are read."""
         if self.rows is not None and self.done and self.done.max() >= self.rows:
-            self.rows = None  # a row beyond the end: an earlier run could not read as far, so the length is not known
+            # A row beyond the end: an earlier run could not read as far, so the length is not known.
+            self.rows = self.left_out = None
         both = self.finished & self.failed
         self.extra_failed |= both
         self.failed -= both
@@ -96,7 +102,8 @@ NO_ROWS: Mapping[Failure, BitMap] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length.
+    """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length
+    with what was left out of it.
 
     `extra` are the indices that stand more than once in these objects, `failures` the failed rows by how they failed,
     `counts` the sums that the objects give.
@@ -105,7 +112,7 @@ class Part:
     folder: str
     rows: dict[int, bytes]
     extra: dict[int, bytes]
-    lengths: dict[int, int]
+    lengths: dict[int, Length]
     failures: dict[Failure, dict[int, bytes]]
     counts: Counts
 
@@ -148,11 +155,18 @@ def _take_in(
             _, extra = _of(units[number], part.folder)
             extra |= BitMap.deserialize(content)
         for number, length in part.lengths.items():
-            units[number].rows = max(units[number].rows or 0, length)
+            _take_length(units[number], length)
         for how, by_unit in part.failures.items():
             for number, content in by_unit.items():
                 before = failures[number].setdefault(how, BitMap())
                 before |= BitMap.deserialize(content)
+
+
+def _take_length(unit: Committed, length: Length) -> None:
+    """The longest length counts, with what was left out of the unit when it was read so far."""
+    rows, left_out = length
+    if rows > (unit.rows or 0) or (rows == unit.rows and unit.left_out is None):
+        unit.rows, unit.left_out = rows, LeftOut.load(left_out) if left_out else None
 
 
 def _of(unit: Committed, folder: str) -> tuple[BitMap, BitMap]:
@@ -194,7 +208,7 @@ class _Held:
         self._with_failures = with_failures
         self._identities: list[np.ndarray] = []
         self._failures: defaultdict[Failure, list[np.ndarray]] = defaultdict(list)
-        self._lengths: dict[int, int] = {}
+        self._lengths: dict[int, Length] = {}
         self._counts = Counts()
 
     def add(self, table: pa.Table, counts: Counts) -> None:
@@ -204,9 +218,9 @@ class _Held:
         self.rows += len(rows)
         self._identities.append(rows)
         if lengths.null_count < len(lengths):
-            said = table.filter(lengths.is_valid())
-            for unit, length in zip(said["unit"].to_pylist(), said["unit_rows"].to_pylist(), strict=True):
-                self._lengths[unit] = max(length, self._lengths.get(unit, 0))
+            for said in table.filter(lengths.is_valid()).to_pylist():
+                length = said["unit_rows"], said.get("unit_left_out") or ""
+                self._lengths[said["unit"]] = max(length, self._lengths.get(said["unit"], length))
         if self._with_failures:
             for failure, of_these in _by_failure(table):
                 self._failures[failure].append(rows[of_these])

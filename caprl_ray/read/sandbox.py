@@ -18,6 +18,7 @@ from caprl_ray import sources
 from caprl_ray.child import GONE, Child, main, reason
 from caprl_ray.errors import CaprlError, RecipeError, RowFailure, SystemFailure
 from caprl_ray.plan import Unit
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.read.search import Search
 from caprl_ray.sources import parquet_rows
 from caprl_ray.sources.samples import Sample
@@ -48,14 +49,14 @@ class ReadSandbox:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def __call__(self, unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+    def __call__(self, unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
         """Yield the unit's samples as `sources.read_unit` does. Raises RowFailure if the unit ends in a crash."""
         search, position = Search(), 0
         while True:
             lost = search.lost
             known = done | BitMap(lost) | BitMap(range(position))
             try:
-                for sample in islice(self._samples(unit, known, access), position, None):
+                for sample in islice(self._samples(unit, known, access, left_out), position, None):
                     failed = position in lost and position not in done
                     yield _failed(unit, position, lost[position]) if failed else sample
                     position += 1
@@ -66,27 +67,37 @@ class ReadSandbox:
                 search.suspects = self._suspects(unit, position, access, failure)
             search.next(position, failure)
 
-    def plain(self, unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+    def plain(self, unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
         """Read in this process. Where its memory does not suffice, go on in a child."""
-        position = 0
+        position, here = 0, LeftOut()
         try:
-            for sample in sources.read_unit(unit, done, access):
+            for sample in sources.read_unit(unit, done, access, here):
                 yield sample
                 position += 1
+            left_out.merge(here)
             return
+        except RowFailure:
+            left_out.merge(here)
+            raise
         except MemoryError:
             known = done | BitMap(range(position))
-        yield from islice(self(unit, known, access), position, None)
+        yield from islice(self(unit, known, access, left_out), position, None)
 
-    def _samples(self, unit: Unit, known: BitMap, access: Access) -> Iterator[Sample | None]:
-        """The samples that the child reads. It is ended if not all of them are taken."""
+    def _samples(self, unit: Unit, known: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
+        """The samples that the child reads. It is ended if not all of them are taken.
+
+        A child that dies has said nothing of what it left out; the next one reads the whole unit again.
+        """
         child = self._running()
         finished = False
         try:
             child.ask("samples", unit, known, access)
-            while (answer := child.answer()) != {"end": True}:
+            while "left_out" not in (answer := child.answer()):
                 yield child.sample(answer) if "source" in answer else None
             finished = True
+            left_out.merge(LeftOut.load(answer["left_out"]))
+            if "ended" in answer:
+                raise RowFailure(*answer["ended"])
         finally:
             if not finished:
                 self._end()
@@ -200,9 +211,7 @@ def serve(connection: Connection) -> None:
                 found = sources.KINDS[unit.kind].suspects(unit, argument, access)
                 _say(connection, suspects=[[rows.start, rows.stop] for rows in found])
                 continue
-            for sample in sources.read_unit(unit, argument, access):
-                _send(connection, sample)
-            _say(connection, end=True)
+            _send_all(connection, unit, argument, access)
         except RowFailure as failure:
             _say(connection, failure=[failure.code, failure.detail])
         except CaprlError as error:
@@ -214,6 +223,17 @@ def serve(connection: Connection) -> None:
         except Exception as error:
             _say(connection, system=f"read: {type(error).__name__} while a unit was read; see the worker's log.")
             raise
+
+
+def _send_all(connection: Connection, unit: Unit, done: BitMap, access: Access) -> None:
+    """The samples of a unit, then what was left out, and the failure at which reading ended, if any."""
+    left_out, ended = LeftOut(), {}
+    try:
+        for sample in sources.read_unit(unit, done, access, left_out):
+            _send(connection, sample)
+    except RowFailure as failure:
+        ended = {"ended": [failure.code, failure.detail]}
+    _say(connection, left_out=left_out.dump(), **ended)
 
 
 def _say(connection: Connection, **answer: Any) -> None:

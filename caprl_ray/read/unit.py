@@ -11,6 +11,7 @@ from pyroaring import BitMap
 from caprl_ray import sources
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
@@ -20,7 +21,7 @@ TABLE_BYTES = 4 * 2**20
 SIZE = ""  # key of a row's size in bytes; no column has this name, because those of a source have a prefix
 
 Row = dict[str, Any]
-Read = Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
+Read = Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
 
 
 def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -58,7 +59,8 @@ def unit_rows(
     rows: int | None = None,
     read: Read = sources.read_unit,
 ) -> Iterator[Row]:
-    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5).
+    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5), and what
+    reading the whole unit left out.
 
     A unit that cannot be read to its end finishes with a failed row, which counts as its last.
 
@@ -75,7 +77,12 @@ def unit_rows(
     def row(index: int, sample: Sample) -> Row:
         return empty | _row(number, index, sample, metadata)
 
-    samples = read(unit, done, access)
+    left_out = LeftOut()
+
+    def last(rows: int) -> Row:
+        return {"unit_rows": rows, "unit_left_out": left_out.dump() if left_out else None}
+
+    samples = read(unit, done, access, left_out)
     pending: Row | None = None
     position = 0
     try:
@@ -92,12 +99,12 @@ def unit_rows(
         for index in range(position, rows):  # more than one only if an earlier run has read further
             if index not in done:
                 rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
-                yield row(index, rest) | {"unit_rows": rows if index == rows - 1 else None}
+                yield row(index, rest) | (last(rows) if index == rows - 1 else {})
     except OSError as error:
         raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
     else:
         if pending:
-            yield pending | {"unit_rows": position}
+            yield pending | last(position)
 
 
 def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.DataType]]) -> Row:

@@ -22,6 +22,12 @@ IDENTITY = [
     column("unit", pa.int32(), "Number of the work unit in the plan."),
     column("index", pa.int64(), "Position of the sample in its unit, from 0."),
     column("unit_rows", pa.int64(), "On a unit's last row: how many rows the unit has; null on the others."),
+    column(
+        "unit_left_out",
+        pa.string(),
+        "On a unit's last row: what reading the unit left out, as a JSON object of reasons with their count and an "
+        "example; null when nothing, and on the other rows.",
+    ),
     column("source", pa.string(), "Path or URI of the file or shard that the image was read from."),
     column(
         "key",

@@ -30,13 +30,14 @@ class Source:
     """The functions of one kind of input.
 
     `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
-    of their index; for an index in the given set it may yield None. `takes` tells by its name whether an object is of
+    of their index; for an index in the given set it may yield None. It counts what it leaves out of the whole unit,
+    whatever is in the set. `takes` tells by its name whether an object is of
     this kind. `suspects` gives the rows that may have killed a reader, in ranges of rows that can
     only be read together, the likeliest first; `index` is the first row that the reader has not yielded.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
-    read: Callable[[Unit, BitMap, Access], Iterator[Sample | None]]
+    read: Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
     takes: Callable[[Stored], bool]
     suspects: Callable[[Unit, int, Access], list[range]] = lambda _, index, __: [range(index, index + 1)]
 
@@ -76,9 +77,9 @@ def goes_on(after: Position | None, settings: Input) -> bool:
     return after.paths == _paths_hash(settings, after.path) and settings.kind in (None, after.kind)
 
 
-def read_unit(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the unit's samples as its kind's `read` does. Metadata has its names in the output."""
-    samples = KINDS[unit.kind].read(unit, done, access)
+    samples = KINDS[unit.kind].read(unit, done, access, left_out)
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 

@@ -7,6 +7,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit, batched
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found, source_failures
 from caprl_ray.storage import SourceChanged, Stored
@@ -27,7 +28,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
         yield Unit(kind="files", rows=len(batch), entries=batch)
 
 
-def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the unit's images in order. Images in `done` are not opened; None is yielded in their place."""
 
     def sample(numbered: tuple[int, Entry]) -> Sample | None:

@@ -17,6 +17,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, Unit, batched
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.image_roots import Roots, refuse_outside
@@ -212,7 +213,7 @@ def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.
         raise RowFailure("truncated_unit", str(error)) from None
 
 
-def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the rows of the unit's row groups in order. None is yielded in place of rows in `done`.
 
     A row group that is completely done is not read. Raises RowFailure at the point where the file cannot be read

@@ -11,6 +11,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, Unit
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.sources.samples import METADATA, Sample, group_samples, member_limit
 from caprl_ray.sources.source import Access, Found, source_failures
 from caprl_ray.sources.tar import TarDamaged, read_members
@@ -30,7 +31,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
         yield Unit(kind="webdataset", rows=None, entries=[Entry(stored=f.stored, key=f.key)], columns=METADATA)
 
 
-def read(unit: Unit, done: BitMap, access: Access) -> Iterator[Sample | None]:
+def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the shard's samples in order. Samples in `done` are not read; None is yielded in their place.
 
     Raises RowFailure at the point where the shard cannot be read further. All samples before it have been yielded.

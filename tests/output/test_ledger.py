@@ -3,7 +3,7 @@
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Unit, UnitRef
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.read.datasource import remaining
 from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.schema import data_schema, failed_schema, row_schema
-from caprl_ray.sources.samples import METADATA
+from caprl_ray.sources.samples import METADATA, Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
 
@@ -301,6 +302,28 @@ def test_an_output_that_cannot_be_written_stops_the_run(unit: Unit, tmp_path: Pa
     (tmp_path / "out").write_bytes(b"a file")
     with pytest.raises(SystemFailure, match=r"^output\.path: .* cannot be written"):
         write(tmp_path / "out", outcome(read(unit)))
+
+
+@pytest.mark.parametrize("done", [{0}, {0, 1, 2}])
+def test_what_a_unit_left_out_travels_with_its_last_row(unit: Unit, tmp_path: Path, done: set[int]) -> None:
+    def leaving_out(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
+        for sample in sources.read_unit(unit, done, access, left_out):
+            left_out.add("link", "a.jpg")
+            yield sample
+
+    rows = list(unit_rows(7, unit, schema=SCHEMA, access=access(), done=BitMap(done), read=leaving_out))
+    assert [row["unit_left_out"] is not None for row in rows] == [row["index"] == 3 for row in rows]
+    older = outcome([{"unit": 7, "index": n, "attempts": 1} for n in done]).select(["unit", "index"])
+    (tmp_path / "data").mkdir()
+    pq.write_table(older.append_column("unit_rows", pa.nulls(len(done), pa.int64())), tmp_path / "data/0.parquet")
+    write(tmp_path, outcome(rows, failed=[3]))
+    left_out = read_committed(Storage(), str(tmp_path))[7].left_out
+    assert left_out and left_out.report() == {"link": {"count": 4, "example": "a.jpg"}}
+    shorter = read(unit)[-1] | {"index": 2, "unit_rows": 3}  # an earlier run, which read less far
+    write(tmp_path, outcome([shorter]))
+    assert read_committed(Storage(), str(tmp_path))[7].left_out
+    write(tmp_path, outcome([shorter | {"index": 9}]))
+    assert read_committed(Storage(), str(tmp_path))[7].left_out is None
 
 
 @pytest.mark.parametrize("most", [1, 3, 2**22])

@@ -14,6 +14,7 @@ from pyroaring import BitMap
 from caprl_ray import plan, sources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.plan import Unit
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.read import datasource, search
 from caprl_ray.read import sandbox as module
 from caprl_ray.read.sandbox import ReadSandbox
@@ -199,7 +200,7 @@ def test_a_worker_without_memory_goes_on_in_a_child(tmp_path: Path, notes: Path)
     path = table(tmp_path / "a.parquet", {13: b"<no memory>"})
     unit, _ = unit_of(path)
     with ReadSandbox() as sandbox:
-        samples = list(sandbox.plain(unit, BitMap([3]), access_to(path, notes)))
+        samples = list(sandbox.plain(unit, BitMap([3]), access_to(path, notes), LeftOut()))
     assert [sample and (sample.failure.code if sample.failure else sample.image) for sample in samples] == [
         None if n == 3 else outcome for n, outcome in expected(set(range(10, 20))).items()
     ]
@@ -220,13 +221,13 @@ def test_one_child_reads_many_units_and_ends_with_the_block(tmp_path: Path) -> N
     with ReadSandbox() as sandbox:
         pids = set()
         for _ in range(3):
-            assert len(list(sandbox(unit, BitMap(), access_to(path)))) == ROWS
+            assert len(list(sandbox(unit, BitMap(), access_to(path), LeftOut()))) == ROWS
             assert sandbox._child
             pids.add(sandbox._child._process.pid)
-        next(left := sandbox(unit, BitMap(), access_to(path)))
+        next(left := sandbox(unit, BitMap(), access_to(path), LeftOut()))
         left.close()
         assert sandbox._child is None  # it had more to say
-        assert len(list(sandbox(unit, BitMap(), access_to(path)))) == ROWS
+        assert len(list(sandbox(unit, BitMap(), access_to(path), LeftOut()))) == ROWS
     assert len(pids) == 1
     assert not [child for child in psutil.Process().children() if "caprl_ray.read.sandbox" in child.cmdline()]
 

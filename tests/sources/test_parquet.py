@@ -719,7 +719,7 @@ def peak():  # of this process alone, unlike getrusage's, which begins with that
 count, before = 0, None
 for unit in sources.plan_units(access):
     before = before or peak()
-    for sample in sources.read_unit(unit, BitMap(), access):
+    for sample in sources.read_unit(unit, BitMap(), access, LeftOut()):
         count += len(sample.image)
 print(count, peak() - before)
 """
