@@ -167,7 +167,7 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray import plan
     from caprl_ray.output import fence, lease, ledger
     from caprl_ray.output.committed import read_committed
-    from caprl_ray.output.folder import read_run, stored_job
+    from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
@@ -181,8 +181,8 @@ def _verify(args: argparse.Namespace) -> int:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
             repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
-    done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(stored.units, read_committed(storage, args.output, tell=tell), done)
+    job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
+    balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
     balanced = balance.balanced and stored.complete
     late = fence.late_objects(storage, args.output)
     report = balance.report() | {

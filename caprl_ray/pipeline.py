@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import ray
 from ray.actor import ActorHandle
@@ -17,7 +16,7 @@ from ray.data import Dataset
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease, ledger
+from caprl_ray.output import fence, lease, ledger, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.folder import Output
@@ -57,22 +56,24 @@ def run(
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         SystemFailure: the run cannot go on. The same command resumes it.
-        TooManyFailures: the circuit breaker stopped the run.
+        TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
-    seen = Output.open(job, adopt)  # refuses a wrong recipe before anything is written
+    seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
-        output = Output.open(job, adopt, own)  # again: the last run may have begun it in between
-        with while_planning.begun(partial(output.plan, extend=extend)) as underway:
+        output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
+        with while_planning.begun(output.plan) as underway:
             return _run(output, underway, limit, retry, debug)
 
 
 def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, done, tell = output.storage, output.path, output.job.done, Steps()
+    storage, path, job, tell = output.storage, output.path, output.job, Steps()
+    worked = True
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
         work = remaining(plan.units, committed)
+        worked = bool(work) or not output.marked()
         if work:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
@@ -84,8 +85,11 @@ def _run(output: Output, underway: Underway, limit: int | None, retry: Collectio
     fence.sweep(storage, path)
     if repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
-    balance = ledger.balance(plan.units, committed, done)
-    output.finish(balance, limited=limit is not None)
+    balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
+    # An output that was complete and has no work is accepted already, perhaps with another limit.
+    over = verdict.over(balance, job.recipe.failures, *output.accepted()) if worked else None
+    refused = verdict.refusal(over, storage, path) if over else None
+    output.finish(balance, limited=limit is not None, refused=refused)
     return balance
 
 
@@ -159,5 +163,5 @@ def read(planned: PlannedRows) -> Dataset:
 def commit(rows: Dataset, output: Output) -> None:
     """Finished and failed rows -> parquet objects."""
     job, rows_each = output.job, output.job.recipe.output.rows_per_object
-    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number)
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number, output.run)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

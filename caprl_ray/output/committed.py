@@ -117,9 +117,7 @@ class Part:
     counts: Counts
 
 
-def read_committed(
-    storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent
-) -> CommittedUnits:
+def read_committed(storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent) -> CommittedUnits:
     """The rows of an output by unit. Raises SystemFailure for an object that cannot be read.
 
     `retry` are the codes of failed rows that are to be retried.

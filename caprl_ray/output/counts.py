@@ -37,7 +37,9 @@ class Counts:
     @classmethod
     def of(cls, table: pa.Table) -> "Counts":
         """Count the rows of an object."""
-        flags = table["flags"].combine_chunks().flatten() if is_own(table.schema, "flags") else pa.array([], pa.string())
+        flags = (
+            table["flags"].combine_chunks().flatten() if is_own(table.schema, "flags") else pa.array([], pa.string())
+        )
         codes = table["code"] if is_own(table.schema, "code") else pa.array([], pa.string())
         runs = table["run"] if is_own(table.schema, "run") else pa.array([], pa.string())
         return cls(_counted(runs), _counted(flags), _counted(codes), list(_ended(table)) if len(codes) else [])

@@ -133,10 +133,9 @@ class Ledger:
     def summary(self) -> str:
         """One line for people."""
         flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common())
-        codes = ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN_CODES))
         parts = [
             f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
-            f"{self.failed:,} failed{_in_brackets(codes)}"
+            f"{self.failed:,} failed{_in_brackets(self.reasons())}"
         ]
         if self.lost:
             parts.append(f"{_counted(self.lost, 'unit')} lost")
@@ -147,6 +146,10 @@ class Ledger:
         if self.left_out:
             parts.append(f"left out: {self.left_out.summary()}")
         return "; ".join(parts)
+
+    def reasons(self) -> str:
+        """The most frequent codes of failed rows."""
+        return ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN_CODES))
 
     def _unbalanced(self) -> str:
         line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"
@@ -182,6 +185,8 @@ def balance(
         total.merge(left_out)
     for ref in refs:
         unit = committed.get(ref.unit) or Committed()
+        if unit.left_out:
+            total.merge(unit.left_out)
         planned = unit.rows if unit.rows is not None else ref.rows
         nothing = 0 in unit.ended and not unit.finished
         units.append(

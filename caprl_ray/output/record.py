@@ -15,6 +15,7 @@ from caprl_ray.storage.local import local_path
 
 RUN = "run.json"
 PATHS = "input.paths"  # compared like a field of the fingerprint, and adopted like one; --extend adds to it
+EXTENDING = "extending"  # in `input`: the paths of an extension that is under way
 OLDER_JOB = {"name": "caption", "done": "captioned", "noun": "image"}
 
 
@@ -91,10 +92,10 @@ def named_paths(job: Job) -> list[str]:
     return [_whole(path) for path in job.recipe.input.paths]
 
 
-def stored_paths(run: Mapping[str, Any]) -> list[str]:
-    """The paths of the input that a run.json names."""
+def stored_paths(run: Mapping[str, Any], which: str = "paths") -> list[str]:
+    """The paths of the input that a run.json names: those of the plan, or of an extension that is under way."""
     told = run.get("input") or run.get("recipe", {}).get("input") or {}
-    return [_whole(path) for path in told.get("paths", ())]
+    return [_whole(path) for path in told.get(which, ())]
 
 
 def _whole(path: str) -> str:
@@ -130,9 +131,9 @@ def refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adop
         )
 
 
-def refuse_other_input(path: str, planned: list[str], named: list[str]) -> None:
+def refuse_other_input(path: str, planned: list[str], named: list[str], extending: list[str]) -> None:
     """Raise RecipeError if the recipe names a path that the output's plan does not hold."""
-    new = [name for name in named if planned and name not in planned]
+    new = [name for name in named if planned and name not in (*planned, *extending)]
     if new:
         raise RecipeError(
             f"{PATHS}: {path} holds the plan of {', '.join(planned)}, and not of {new[0]}; --extend adds it, "
