@@ -84,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
         "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
     )
     caption.add_argument("--extend", action="store_true", help="also caption what is new in the input")
+    caption.add_argument(
+        "--accept-touched",
+        action="store_true",
+        help="read files whose time or ETag changed since the plan, if their size did not",
+    )
     plan = add("plan", _plan, "show the work units of a recipe, without captioning")
     _add_recipe(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -133,6 +138,7 @@ def _caption(args: argparse.Namespace) -> int:
         retry=_codes(args.retry_failed, job.codes),
         adopt=frozenset(filter(None, args.adopt.split(","))),
         extend=args.extend,
+        accept_touched=args.accept_touched,
         debug=args.debug,
     )
     print(f"{recipe.output.path}: {ledger.summary()}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
@@ -20,11 +21,13 @@ from caprl_ray.output import fence, lease, ledger, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.folder import Output
+from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
-from caprl_ray.read.datasource import PlannedRows, Work, remaining
+from caprl_ray.read.datasource import PlannedRows, Work, accepting, remaining
+from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
@@ -41,6 +44,7 @@ def run(
     retry: Collection[str] = (),
     adopt: Collection[str] = (),
     extend: bool = False,
+    accept_touched: bool = False,
     debug: bool = False,
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
@@ -51,6 +55,7 @@ def run(
         retry: codes of failed rows to try again.
         adopt: fields of the fingerprint that may differ from those of earlier runs.
         extend: also plan what is new in the input.
+        accept_touched: read sources whose version changed and whose size did not.
         debug: show Ray's own output.
 
     Raises:
@@ -64,15 +69,19 @@ def run(
     with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
         output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
         with while_planning.begun(output.plan) as underway:
-            return _run(output, underway, limit, retry, debug)
+            least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
+            return _run(output, underway, limit, retry, least, debug)
 
 
-def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
+def _run(
+    output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
+) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
     worked = True
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
-        work = remaining(plan.units, committed)
+        held = partial(held_rows, storage, path, tell=tell)
+        work = accepting(remaining(plan.units, committed), retry, least, held)
         worked = bool(work) or not output.marked()
         if work:
             output.unmark()

@@ -1,7 +1,7 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,9 @@ from ray.data.datasource import ReadTask
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import Committed, Failure
+from caprl_ray.output.held import Held
 from caprl_ray.plan import UnitRef
+from caprl_ray.read.present import FILES, MENDABLE, Accept, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
 from caprl_ray.rows.schema import FAILED_BEFORE
@@ -33,13 +35,21 @@ MOST_ATTEMPTS = 20
 class Work:
     """A unit with what earlier runs have finished of it, and its length if that is known.
 
-    `retry` are the failed rows that are to be retried, by how they failed.
+    `retry` are the failed rows that are to be retried, by how they failed. `accept` tells whether another version of
+    the source than the planned one may be read, and `held` what the finished rows say of it (present.py).
     """
 
     ref: UnitRef
     done: BitMap
     rows: int | None
     retry: Mapping[Failure, BitMap] = field(default_factory=dict)
+    accept: Accept = Accept.NONE
+    held: Held | None = None
+
+    @property
+    def mends(self) -> bool:
+        """Whether rows are retried that failed because their source had changed or ended early."""
+        return any(code in MENDABLE for _, code in self.retry)
 
 
 def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
@@ -55,6 +65,29 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
         if rows is None or len(done) < rows:
             work.append(Work(ref=ref, done=done, rows=rows, retry=dict(unit.retry)))
     return work
+
+
+def accepting(
+    work: list[Work],
+    codes: Collection[str],
+    least: Accept,
+    held_rows: Callable[[Collection[int]], Mapping[int, Held]],
+) -> list[Work]:
+    """Tell each unit whether its source may have changed. `held_rows` gives the finished rows of units.
+
+    `codes` are those that are retried. With a mendable one, any present version is accepted of units with such rows,
+    and of shards that an earlier retry may have left unfinished. `least` is accepted of every unit.
+    """
+    mending = not MENDABLE.isdisjoint(codes)
+
+    def accepted(work: Work) -> Accept:
+        unfinished = mending and not work.retry and work.ref.kind != FILES
+        return Accept.CHANGED if work.mends or unfinished else least
+
+    levels = list(map(accepted, work))
+    shards = [w.ref.unit for w, level in zip(work, levels, strict=True) if level and w.ref.kind != FILES and w.done]
+    held = held_rows(shards)
+    return [replace(w, accept=level, held=held.get(w.ref.unit)) for w, level in zip(work, levels, strict=True)]
 
 
 class PlannedRows(Datasource):  # type: ignore[misc]
@@ -110,7 +143,7 @@ def read_units(
     with ReadSandbox() as sandbox:
         read = sandbox if _attempt(counter) else sandbox.plain
         for work in group:
-            unit = work.ref.load(access.storage)
+            unit = present(work.ref.load(access.storage), work.accept, work.done, work.held, access, read)
             rows = unit_rows(
                 work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
             )

@@ -84,16 +84,27 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                     yield from _units(entry, footer, image)
 
 
+def _all_groups(file: pq.ParquetFile, entry: Entry) -> tuple[int, int]:
+    """The row groups of a file that could not be read when it was planned, and was mended since."""
+    _refuse_claims([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)], entry.stored)
+    return 0, file.num_row_groups
+
+
+def _refuse_claims(rows: list[int], stored: Stored) -> None:
+    """Raise ParquetDamaged for a footer that claims rows which cannot be there."""
+    if any(count < 0 for count in rows):
+        raise ParquetDamaged("a row group has a negative number of rows")
+    if sum(rows) > FREE_ROWS + stored.size:
+        raise ParquetDamaged("the parquet file claims more rows than it has bytes")
+
+
 def _footer(found: Found, access: Access) -> _Footer | None:
     """Read the footer. Returns None if it is damaged."""
     try:
         with _planned_now(found.stored, access) as (source, file), decoding(source):
             row_groups = map(file.metadata.row_group, range(file.num_row_groups))
             groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
-            if any(rows < 0 for rows, _ in groups):
-                raise ParquetDamaged("a row group has a negative number of rows")
-            if sum(rows for rows, _ in groups) > FREE_ROWS + found.stored.size:
-                raise ParquetDamaged("the parquet file claims more rows than it has bytes")
+            _refuse_claims([rows for rows, _ in groups], found.stored)
             return _Footer(schema=plain_schema(file.schema_arrow), groups=groups)
     except ParquetDamaged:
         return None
@@ -206,7 +217,7 @@ def _columns(schema: pa.Schema, image: ImageColumn | None) -> pa.Schema:
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
     """Open the file. Yields the stream that pyarrow reads, and the file. Faults of the file raise RowFailure."""
     try:
-        with source_failures(), access.storage.open(stored) as stream:
+        with source_failures(stored, access), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
             yield source, open_file(source)
     except ParquetDamaged as error:
@@ -221,9 +232,8 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
-        if unit.row_groups is None:
-            raise ParquetDamaged("the parquet file could not be read when it was planned")
-        lengths = [file.metadata.row_group(number).num_rows for number in range(unit.row_groups[1])]
+        groups = unit.row_groups or _all_groups(file, entry)
+        lengths = [file.metadata.row_group(number).num_rows for number in range(groups[1])]
         schema = plain_schema(file.schema_arrow)
         image = _image_column(schema, entry.stored.path, access)
         rows = Rows(
@@ -232,11 +242,11 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
             image=image,
             roots=Roots.of(entry.stored.path, access),
             columns=_columns(schema, image),
-            rows_before=sum(lengths[: unit.row_groups[0]]),
+            rows_before=sum(lengths[: groups[0]]),
             pool=pool,
         )
         start = 0
-        for group in range(*unit.row_groups):
+        for group in range(*groups):
             if done.range_cardinality(start, start + lengths[group]) == lengths[group]:
                 yield from repeat(None, lengths[group])
             else:

@@ -39,7 +39,7 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     (entry,) = unit.entries
     path = entry.stored.path
     try:
-        with source_failures(), access.storage.open(entry.stored) as stream:
+        with source_failures(entry.stored, access), access.storage.open(entry.stored) as stream:
             members = read_members(
                 stream,
                 compressed=path.lower().endswith(COMPRESSED),
