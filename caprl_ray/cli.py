@@ -141,6 +141,8 @@ def _caption(args: argparse.Namespace) -> int:
         accept_touched=args.accept_touched,
         debug=args.debug,
     )
+    for note in ledger.notes:
+        print(f"{recipe.output.path}: {note}")
     print(f"{recipe.output.path}: {ledger.summary()}")
     return 0
 

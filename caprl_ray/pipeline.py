@@ -7,7 +7,7 @@ instance caption/job.py.
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import ray
@@ -77,13 +77,16 @@ def _run(
     output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
 ) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
-    worked = True
+    worked, notes = True, list(output.notes)
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
         held = partial(held_rows, storage, path, tell=tell)
         work = accepting(remaining(plan.units, committed), retry, least, held)
         worked = bool(work) or not output.marked()
-        if work:
+        notes += underway.planning.notes
+        if not work:
+            notes.append(nothing_to_do(ledger.balance(plan.units, committed, job.done, job.noun), retry, output.extend))
+        else:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path, tell=tell)
@@ -99,7 +102,15 @@ def _run(
     over = verdict.over(balance, job.recipe.failures, *output.accepted()) if worked else None
     refused = verdict.refusal(over, storage, path) if over else None
     output.finish(balance, limited=limit is not None, refused=refused)
-    return balance
+    return replace(balance, notes=tuple(notes))
+
+
+def nothing_to_do(done: Ledger, retry: Collection[str], extend: bool) -> str:
+    """The sentence for a run without work."""
+    said = f"nothing to do: every {done.noun} of the plan is {done.done} or failed"
+    said += ", the input has nothing new" if extend else ""
+    said += ", and no failed row has a code of --retry-failed" if retry else ""
+    return said + (f"; --retry-failed tries the {done.failed:,} failed rows again" if done.failed and not retry else "")
 
 
 def _finish(

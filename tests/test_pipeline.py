@@ -19,7 +19,7 @@ from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import resources, session
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure, TooManyFailures
 from caprl_ray.models.resolve import resolve
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
@@ -111,8 +111,14 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
     (folder / "cut.png").write_bytes(good[0].read_bytes()[:-40])
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "huge.png").write_bytes(bytes(200_000))
-    recipe = stub_recipe([folder], tmp_path / "out", prepare={"max_pixels": 20_000, "max_bytes": 100_000})
+    sections = {"prepare": {"max_pixels": 20_000, "max_bytes": 100_000}}
+    with pytest.raises(TooManyFailures, match=r"4 of 9 images failed, more than 0\.25 allows") as caught:
+        pipeline.run(caption_job(stub_recipe([folder], tmp_path / "out", **sections)))
+    assert caught.value.exit_code == 3 and f"{folder}/page.jpg: image_format" in str(caught.value)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    recipe = stub_recipe([folder], tmp_path / "out", **sections, failures={"max_fraction": 0.5})
     balance = pipeline.run(caption_job(recipe))
+    assert (tmp_path / "out" / "_SUCCESS").exists()
     assert balance.balanced and (balance.finished, balance.failed) == (5, 4)
     codes = {row["key"]: (row["stage"], row["code"]) for row in rows_of(tmp_path / "out", "failed")}
     assert codes == {
@@ -122,7 +128,8 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
         "huge.png": ("read", "image_too_large"),
     }
     assert pq.read_table(tmp_path / "out" / "failed").schema.names == failed_schema(pa.schema([])).names
-    assert pipeline.run(caption_job(recipe)).failed == 4  # failed rows are not tried again
+    again = pipeline.run(caption_job(stub_recipe([folder], tmp_path / "out", **sections)))
+    assert again.failed == 4  # failed rows are not tried again, and those that were accepted stay accepted
 
 
 def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tmp_path: Path) -> None:
@@ -133,7 +140,7 @@ def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tm
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "vanished.png").write_bytes(good[0].read_bytes())
-    recipe = stub_recipe([folder], tmp_path / "out")
+    recipe = stub_recipe([folder], tmp_path / "out", failures={"max_fraction": 1})
     pipeline.run(caption_job(recipe), limit=1)  # the plan is stored now
     os.rename(folder / "vanished.png", tmp_path / "elsewhere")
     first = pipeline.run(caption_job(recipe))
@@ -198,6 +205,11 @@ def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Pat
         caption_job(other), adopt={"sampling.temperature", "sampling.max_tokens", "prompt.user"}
     ).balanced
     remembered = json.loads((tmp_path / "out" / "run.json").read_text())
+    wrote = {run["fingerprint"]["prompt.user"]: run["rows"] for run in remembered["runs"].values()}
+    assert wrote == {"Well?": IMAGES // 2 - 1, "Please describe this image in detail.": 1}
+    assert {row["run"]: row["caption"].rpartition("|")[2].strip() for row in rows_of(tmp_path / "out")} == {
+        name: run["fingerprint"]["prompt.user"] for name, run in remembered["runs"].items()
+    }
     assert remembered["fingerprint"]["sampling.temperature"] == 0.7
     assert remembered["adopted"][0]["sampling.temperature"] == 0.0
     assert pipeline.run(caption_job(other)).balanced

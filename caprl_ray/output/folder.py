@@ -37,6 +37,8 @@ class Output:
     """Whether the plan is extended by what is new in the input."""
     planned: bool
     """Whether an earlier run has planned its input to the end. Only then can there be rows."""
+    notes: tuple[str, ...]
+    """What a user should know of how the recipe and the output fit, a sentence each."""
     lease: Lease | None
     """The lease under which it was opened. Without one it is only looked at."""
 
@@ -89,7 +91,16 @@ class Output:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         named, old = record.named_paths(job), record.stored_paths(stored or {}) if planned else []
         paths = [*old, *(name for name in named if name not in old)]
-        output = cls(job=job, fingerprint=ours, adopted={}, paths=paths, extend=extend, planned=planned, lease=lease)
+        output = cls(
+            job=job,
+            fingerprint=ours,
+            adopted={},
+            paths=paths,
+            extend=extend,
+            planned=planned,
+            notes=tuple(_notes(job, storage, [name for name in old if name not in named])),
+            lease=lease,
+        )
         if stored and planned:
             record.refuse_other_job(path, stored_job(stored), job.name)
             record.refuse_other(path, before, now, adopt)
@@ -256,6 +267,14 @@ class Output:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
+
+
+def _notes(job: Job, storage: Storage, unnamed: list[str]) -> Iterator[str]:
+    if unnamed:
+        yield f"{PATHS}: the output's plan also holds {', '.join(unnamed)}, which this recipe does not name"
+    around = place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
+    if around:
+        yield f"output.path lies in the input {around}; its own files are no input"
 
 
 class _NoInput(Container[str]):

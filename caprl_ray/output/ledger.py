@@ -48,6 +48,7 @@ class Ledger:
         noun: the job's word for rows, such as "image".
         counts: sums over the rows: flags, codes, and recipes. Objects of older versions give none.
         left_out: what of the input is not captioned.
+        notes: what a user should read before the numbers, a sentence each.
     """
 
     units: list[UnitLedger]
@@ -55,6 +56,7 @@ class Ledger:
     noun: str = "image"
     counts: Counts = field(default_factory=Counts)
     left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
 
     @property
     def balanced(self) -> bool:

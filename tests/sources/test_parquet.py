@@ -843,6 +843,7 @@ def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     write(tmp_path / "set" / "a.parquet", {**ALL_TYPES, "image": images})
     write(tmp_path / "set" / "b.parquet", {"image": [images[0], b"", None]})  # has none of them: nulls
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
+    document |= {"failures": {"max_fraction": 0.5}}
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
     balance = pipeline.run(caption_job(recipe))
     assert balance.balanced and (balance.finished, balance.failed) == (4, 2)

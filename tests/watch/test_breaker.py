@@ -151,6 +151,11 @@ def test_a_retry_of_rows_that_fail_again_is_not_stopped_and_a_broken_system_is(
 
     with pytest.raises(TooManyFailures, match=r"120 of the first 120 rows failed"):
         pipeline.run(caption_job(recipe()))
+    with pytest.raises(
+        TooManyFailures, match=r"120 of 120 images failed, .*\(image_format 120\); .*0001.jpg: image_format"
+    ):
+        pipeline.run(caption_job(recipe()))
+    assert pipeline.run(caption_job(recipe(max_fraction=1))).balanced
     retry = {"image_format"}
     again = pipeline.run(caption_job(recipe()), retry=retry)
     assert again.balanced and again.failed == 120
