@@ -85,7 +85,7 @@ def _run(
         worked = bool(work) or not output.marked()
         notes += underway.planning.notes
         if not work:
-            notes.append(nothing_to_do(ledger.balance(plan.units, committed, job.done, job.noun), retry, output.extend))
+            notes.append(nothing_to_do(output, ledger.balance(plan.units, committed, job.done), retry))
         else:
             output.unmark()
             _finish(output, plan, committed, work, limit, debug)
@@ -105,10 +105,11 @@ def _run(
     return replace(balance, notes=tuple(notes))
 
 
-def nothing_to_do(done: Ledger, retry: Collection[str], extend: bool) -> str:
+def nothing_to_do(output: Output, done: Ledger, retry: Collection[str]) -> str:
     """The sentence for a run without work."""
-    said = f"nothing to do: every {done.noun} of the plan is {done.done} or failed"
-    said += ", the input has nothing new" if extend else ""
+    job = output.job
+    said = f"nothing to {job.name}: every {job.noun} of the plan is {job.done} or failed"
+    said += ", the input has nothing new" if output.extend else ""
     said += ", and no failed row has a code of --retry-failed" if retry else ""
     return said + (f"; --retry-failed tries the {done.failed:,} failed rows again" if done.failed and not retry else "")
 

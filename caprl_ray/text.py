@@ -1,11 +1,32 @@
 """Sanitize untrusted text (dataset values, captions) before it is stored, logged or sent."""
 
+import os
 import re
 
+# What stands for a byte of a file's name that is not UTF-8, and names that would look like it.
+_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+_ESCAPED = re.compile(r"[\udc80-\udcff]|\\(?=x[0-9a-f]{2})")
 # C0 and C1 control characters (Unicode category Cc) except tab and newline, and surrogates (Cs), which JSON can spell
 # and UTF-8 cannot. Everything else is text, including marks that change its direction.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_END = re.compile("\r\n?")
+
+
+def readable(name: str) -> str:
+    """A file's name as valid text. Bytes that are not UTF-8, which Python gives as surrogates, become `\\xe9`.
+
+    A backslash that would be read so becomes `\\x5c`. `as_named` gives the name back.
+    """
+    if name.isascii() and "\\" not in name:
+        return name
+    return _ESCAPED.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+
+
+def as_named(text: str) -> str:
+    """The file's name that `readable` gave this text for."""
+    if "\\" not in text:
+        return text
+    return _BYTE.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)
 
 
 def plain(text: str) -> str:

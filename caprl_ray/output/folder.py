@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Folder, Storage, Stored, join
+from caprl_ray.storage import Storage, join
 
 SUCCESS = "_SUCCESS"
 
@@ -178,7 +178,7 @@ class Output:
             planning.left_out.merge(stored.left_out)
         found = sources.plan_units(
             self.access,
-            _NoInput(self.storage.lookup(self.path), known),
+            known,
             stored.end.position if goes_on else None,
             stored.columns.names,
             planning.left_out,
@@ -186,7 +186,9 @@ class Output:
         units = _until(planning, map(self._without_clash, found))
         first = next(units, None)
         if first is None and not stored.units:
-            raise RecipeError(f"input.paths: no {self.job.noun} was found in {', '.join(self.job.recipe.input.paths)}.")
+            left = f"; left out: {planning.left_out.summary()}" if planning.left_out else ""
+            paths = ", ".join(self.job.recipe.input.paths)
+            raise RecipeError(f"input.paths: no {self.job.noun} was found in {paths}{left}.")
         if first is None and stored.complete:
             return stored
         with planning.storing():
@@ -275,18 +277,6 @@ def _notes(job: Job, storage: Storage, unnamed: list[str]) -> Iterator[str]:
     around = place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
     if around:
         yield f"output.path lies in the input {around}; its own files are no input"
-
-
-class _NoInput(Container[str]):
-    """The paths that are not to be planned: what is planned, and the output, which may lie in a folder of the input."""
-
-    def __init__(self, output: Stored | Folder | None, known: Container[str]) -> None:
-        self._output = output.path if isinstance(output, Folder) else None
-        self._known = known
-
-    def __contains__(self, path: object) -> bool:
-        assert isinstance(path, str)
-        return path in self._known or (self._output is not None and path.startswith(self._output))
 
 
 def _until(planning: Planning, units: Iterator[Unit]) -> Iterator[Unit]:

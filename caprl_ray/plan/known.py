@@ -1,7 +1,6 @@
-"""The paths of a plan, at 16 bytes each: millions of paths without holding one."""
+"""Sets of paths, at 16 bytes each: millions of paths without holding one."""
 
 import hashlib
-from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +9,10 @@ import pyarrow.parquet as pq
 from caprl_ray.plan.stored import objects, opened
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
+from caprl_ray.text import readable
 
 PATHS = "entries.list.element.path"
+RECENT = 2**16  # in memory as a set of Python's, which takes six times as much
 UNITS_AT_ONCE = 64  # in memory as Python's strings; a unit has at most a thousand paths
 HASH = np.dtype("S16")
 
@@ -34,12 +35,41 @@ class PlannedPaths:
     def __contains__(self, path: object) -> bool:
         if not isinstance(path, str):
             return False
-        wanted = _hash(path).rstrip(b"\0")  # as numpy gives them
-        place = bisect_left(self._hashes, wanted)
-        return place < len(self) and bool(self._hashes[place] == wanted)
+        return _holds(self._hashes, _hash(readable(path)))
 
     def __len__(self) -> int:
         return len(self._hashes)
+
+
+class Seen:
+    """A set of paths that grows. Older paths are in sorted arrays, each at least as large as all that are newer."""
+
+    def __init__(self) -> None:
+        self._recent: set[bytes] = set()
+        self._sorted: list[np.ndarray] = []
+
+    def add(self, path: str) -> bool:
+        """Add a path. Returns whether it is new."""
+        wanted = _hash(path)
+        if wanted in self._recent or any(_holds(hashes, wanted) for hashes in self._sorted):
+            return False
+        self._recent.add(wanted)
+        if len(self._recent) == RECENT:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        newest = np.fromiter(self._recent, HASH, len(self._recent))
+        while self._sorted and len(self._sorted[-1]) <= len(newest):
+            newest = np.concatenate([self._sorted.pop(), newest])
+        newest.sort()
+        self._sorted.append(newest)
+        self._recent = set()
+
+
+def _holds(hashes: np.ndarray, wanted: bytes) -> bool:
+    place = int(np.searchsorted(hashes, np.bytes_(wanted)))
+    return place < len(hashes) and bool(hashes[place] == wanted.rstrip(b"\0"))
 
 
 def _hash(path: str) -> bytes:

@@ -8,16 +8,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from caprl_ray.text import readable
+
 MAX_EXAMPLE = 200  # characters
 
 # A reason's name, and what was left out, in the singular and the plural.
 REASONS: Mapping[str, tuple[str, str]] = {
     "unknown_ending": ("file of another kind", "files of other kinds"),
-    "hidden": ("hidden file", "hidden files"),
-    "housekeeping": ("file of a tool's housekeeping", "files of a tool's housekeeping"),
-    "overlap": ("file that several paths reach, captioned once", "files that several paths reach, captioned once"),
-    "own_output": ("file of a run's output", "files of a run's output"),
-    "link": ("link", "links"),
+    "hidden": ("hidden file or folder", "hidden files or folders"),
+    "housekeeping": ("file or folder of a tool's housekeeping", "files or folders of a tool's housekeeping"),
+    "overlap": ("file or folder that was reached before", "files or folders that were reached before"),
+    "own_output": ("output of a run", "outputs of runs"),
+    "link": ("link that leads nowhere", "links that lead nowhere"),
     "special": ("device, pipe or socket", "devices, pipes or sockets"),
     "further_image": ("further image of a sample", "further images of samples"),
     "other_member": ("member that is neither image nor text", "members that are neither image nor text"),
@@ -38,7 +40,7 @@ class LeftOut:
         """Count what was left out; `reason` is one of REASONS."""
         assert reason in REASONS
         self._counts[reason] = self._counts.get(reason, 0) + count
-        self._examples.setdefault(reason, example[:MAX_EXAMPLE])
+        self._examples.setdefault(reason, readable(example)[:MAX_EXAMPLE])
 
     def merge(self, other: "LeftOut") -> None:
         """Add another's counts. The examples so far stay."""

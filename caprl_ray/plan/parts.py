@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan.planning import Planning
 from caprl_ray.plan.stored import COLUMNS, EMPTY, END, FOLDER, LEFT_OUT, SCHEMA, End, Plan, objects
-from caprl_ray.plan.units import Unit
+from caprl_ray.plan.units import Entry, Unit
 from caprl_ray.storage import Storage, join
+from caprl_ray.text import readable
 
 ENTRIES_PER_ROW_GROUP = 4096
 # Bounds a part and its footer: 64 row groups of files have some 6 MB and 50 kB. Every read task fetches the footer.
@@ -141,10 +142,17 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
         "rows": unit.rows,
         "bytes": unit.size,
         "row_groups": unit.row_groups,
-        "entries": [
-            {"path": e.stored.path, "key": e.key, "size": e.stored.size, "version": e.stored.version}
-            for e in unit.entries
-        ],
+        "entries": list(map(_entry, unit.entries)),
+    }
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    stored = entry.stored
+    return {
+        "path": readable(stored.path),
+        "key": readable(entry.key),
+        "size": stored.size,
+        "version": stored.version,
     }
 
 

@@ -8,9 +8,10 @@ object for the first plan and one for each extension, of any size.
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.plan.units import Entry, Position, Unit
 from caprl_ray.storage import Storage, Stored, join
 from caprl_ray.storage.prefetch import prefetched
+from caprl_ray.text import as_named
 
 FOLDER = "plan"
 COLUMNS = "caprl_ray.columns"  # in a part's metadata: the source's own columns so far, as an Arrow schema in base64
@@ -87,12 +89,14 @@ class UnitRef:
         with opened(storage, self.object, PIECE) as file:
             table = file.read_row_group(self.row_group, use_threads=False)
         row = table.slice(self.offset, 1).to_pylist()[0]
-        entries = [
-            Entry(stored=Stored(path=e["path"], size=e["size"], version=e["version"]), key=e["key"])
-            for e in row["entries"]
-        ]
+        entries = [_entry(e) for e in row["entries"]]
         groups = row["row_groups"] and tuple(row["row_groups"])
         return Unit(kind=row["kind"], rows=row["rows"], entries=entries, row_groups=groups)
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    stored = Stored(path=as_named(row["path"]), size=row["size"], version=row["version"])
+    return Entry(stored=stored, key=as_named(row["key"]))
 
 
 @dataclass(frozen=True, kw_only=True)

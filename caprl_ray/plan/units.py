@@ -26,7 +26,7 @@ class Position:
 
     `object` was found at the path number `path` of the recipe, by the name number `name` that this path expands to.
     `paths` is a hash of the recipe's paths up to this one. With other paths the position says nothing. `kind` is the
-    kind of this path's objects.
+    kind of this path's objects. `linked`: a link has led to an object so far.
     """
 
     paths: str
@@ -34,6 +34,7 @@ class Position:
     name: int
     object: str
     kind: str
+    linked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from caprl_ray.sources import parquet_rows
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import prefetch
+from caprl_ray.text import readable
 
 # Seconds that a child may take to import Arrow on a busy machine, and how many starts are tried before the run ends.
 START_S, STARTS = 60.0, 3
@@ -137,7 +138,7 @@ def _started() -> "_Child":
 def _failed(unit: Unit, position: int, failure: RowFailure) -> Sample:
     """The sample that stands for a lost one. Only loose files are known without reading them."""
     entry, known = (unit.entries[position], True) if len(unit.entries) > 1 else (unit.entries[0], False)
-    key = entry.key if known else ""
+    key = readable(entry.key) if known else ""
     return Sample(source=entry.stored.path, key=key, image=None, metadata={}, failure=RowFailure(*failure.args))
 
 

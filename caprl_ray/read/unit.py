@@ -16,6 +16,7 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
+from caprl_ray.text import readable
 
 # Size of the tables that a read task yields, so that a unit is never held whole.
 TABLE_BYTES = 4 * 2**20
@@ -126,7 +127,7 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
         "id": row_id(unit, index),
         "unit": unit,
         "index": index,
-        "source": sample.source,
+        "source": readable(sample.source),
         "key": sample.key,
         "attempts": 1,
         SIZE: sample.size,

@@ -84,6 +84,10 @@ class Input(Section):
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
     """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
+    hidden: bool = False
+    """Whether files whose names begin with a dot, or tables whose names begin with an underscore, are taken below a
+    folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
+    beside data, such as __MACOSX or _delta_log, is never taken."""
     image_column: str | None = None
     """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
     Set it if several columns fit."""

@@ -12,6 +12,7 @@ from caprl_ray.sources.samples import IMAGE_EXTENSIONS, Sample
 from caprl_ray.sources.source import Access, Found, source_failures
 from caprl_ray.storage import SourceChanged, Stored
 from caprl_ray.storage.prefetch import prefetched
+from caprl_ray.text import readable
 
 FILES_PER_UNIT = 1000
 
@@ -44,7 +45,7 @@ def _read(entry: Entry, access: Access) -> Sample:
         image = read_image(entry.stored, access)
     except RowFailure as error:
         failure = error
-    return Sample(source=entry.stored.path, key=entry.key, image=image, metadata={}, failure=failure)
+    return Sample(source=entry.stored.path, key=readable(entry.key), image=image, metadata={}, failure=failure)
 
 
 def read_image(stored: Stored, access: Access) -> bytes:

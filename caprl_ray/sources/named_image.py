@@ -5,7 +5,7 @@ import errno
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.sources.files import read_whole
 from caprl_ray.sources.image_roots import NamedImage
-from caprl_ray.sources.source import Access
+from caprl_ray.sources.source import Access, denied
 from caprl_ray.storage import SourceChanged, Stored
 
 # errno values of names that no local file can have.
@@ -52,7 +52,7 @@ def _failure(fault: OSError | ValueError) -> RowFailure:
         return RowFailure("source_missing")
     if isinstance(fault, SourceChanged):
         return RowFailure("source_changed")
-    reason = "permission denied" if isinstance(fault, PermissionError) else getattr(fault, "strerror", None)
+    reason = denied(fault) if isinstance(fault, PermissionError) else getattr(fault, "strerror", None)
     return RowFailure("source_unreadable", reason or type(fault).__name__)
 
 

@@ -19,6 +19,7 @@ from caprl_ray.sources.image_roots import Roots
 from caprl_ray.sources.named_image import read_named_image
 from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
 from caprl_ray.sources.source import Access
+from caprl_ray.text import readable
 
 IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows hold paths
 
@@ -58,7 +59,7 @@ class Rows:
     def _sample(self, row: pa.RecordBatch, index: int, *, sound: bool) -> Sample:
         sample = Sample(
             source=self.entry.stored.path,
-            key=f"{self.entry.key}:{self.rows_before + index}",
+            key=f"{readable(self.entry.key)}:{self.rows_before + index}",
             image=None,
             metadata={},
             failure=None,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.recipe.sections import Input, Recipe
-from caprl_ray.storage import SourceChanged, Storage, Stored
+from caprl_ray.storage import Archived, SourceChanged, Storage, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,32 +16,44 @@ class Found:
 
     `key` is its path below the folder that the recipe names, or else its own name. If `named`, the recipe names the
     object itself; it is then used even if its name is not typical of its kind. `name` is the number of the name, among
-    those that the recipe's path expands to.
+    those that the recipe's path expands to. `hidden_table`: hidden if it is a table. `again`: found before. `real` is
+    its path with links followed, where that is asked for.
     """
 
     stored: Stored
     key: str
     named: bool
     name: int = 0
+    hidden_table: bool = False
+    again: bool = False
+    real: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
     """What is needed to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
-    `images` says whether the job needs images. If not, the rows of parquet files are read without images.
+    `images` says whether the job needs images. If not, the rows of parquet files are read without images. `output` is
+    the job's output, which is no input.
     """
 
     storage: Storage
     input: Input
     max_bytes: int
     images: bool = True
+    output: str | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, *, images: bool = True) -> "Access":
         """Build it from a recipe."""
         storage = Storage(recipe.storage)
-        return cls(storage=storage, input=recipe.input, max_bytes=recipe.prepare.max_bytes, images=images)
+        return cls(
+            storage=storage,
+            input=recipe.input,
+            max_bytes=recipe.prepare.max_bytes,
+            images=images,
+            output=recipe.output.path,
+        )
 
 
 @contextmanager
@@ -53,8 +65,27 @@ def source_failures(planned: Stored, access: Access) -> Iterator[None]:
         raise RowFailure("source_missing") from None
     except SourceChanged:
         raise RowFailure("source_changed", _difference(planned, access.storage)) from None
-    except PermissionError:
-        raise RowFailure("source_unreadable", "permission denied") from None
+    except PermissionError as error:
+        raise RowFailure("source_unreadable", denied(error)) from None
+
+
+def denied(error: PermissionError) -> str:
+    """Why an object cannot be read, for the detail of a row."""
+    return str(error.strerror) if isinstance(error, Archived) else "permission denied"
+
+
+def not_listed(path: str, error: OSError) -> SystemFailure:
+    """The failure for a path of the recipe that cannot be listed, or for a folder below it."""
+    if isinstance(error, PermissionError):
+        return SystemFailure(
+            f"input.paths: {path} is not listed: permission denied at {error.filename or path}; make it readable, or "
+            "name only what is, and run the same command again to go on."
+        )
+    at = f"; {error.filename}" if error.filename and error.filename != path else ""
+    return SystemFailure(
+        f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}); run the same command "
+        "again to go on."
+    )
 
 
 def _difference(planned: Stored, storage: Storage) -> str:
@@ -84,6 +115,8 @@ def planning_failures(path: str) -> Iterator[None]:
         reason, first = error.strerror or type(error).__name__, ""
         if isinstance(error, FileNotFoundError | SourceChanged):
             reason = f"{'changed' if isinstance(error, SourceChanged) else 'removed'} since it was listed"
+        elif isinstance(error, Archived):
+            first = "or leave it out, and "
         elif isinstance(error, PermissionError):
             first = "make it readable or remove it, and "
         raise SystemFailure(

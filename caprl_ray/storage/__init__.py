@@ -13,9 +13,22 @@ from caprl_ray.recipe import sections
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.storage.s3 import S3Store
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
+from caprl_ray.storage.stored import Archived, Folder, Listed, Passed, SourceChanged, Stored, is_below
+from caprl_ray.storage.wanted import Rule, Wanted
 
-__all__ = ["Folder", "SourceChanged", "Storage", "Stored", "is_below", "join"]
+__all__ = [
+    "Archived",
+    "Folder",
+    "Listed",
+    "Passed",
+    "Rule",
+    "SourceChanged",
+    "Storage",
+    "Stored",
+    "Wanted",
+    "is_below",
+    "join",
+]
 
 LOOKUPS = 16  # at once: each waits for storage far longer than it computes
 
@@ -30,7 +43,9 @@ class Store(Protocol):
 
     def lookup(self, path: str) -> Stored | Folder | None: ...
 
-    def find(self, pattern: str) -> Iterator[Stored | Folder]: ...
+    def wanted(self, pattern: str, rule: Rule | None) -> Wanted: ...
+
+    def find(self, wanted: Wanted, after: str | None) -> Iterator[Listed | Passed]: ...
 
     def walk(self, folder: str, after: str | None) -> Iterator[Stored]: ...
 
@@ -74,19 +89,22 @@ class Storage:
         """The object or folder at each path, in order, several lookups at a time."""
         return prefetched(self.lookup, paths, LOOKUPS)
 
-    def find(self, pattern: str) -> Iterator[Stored | Folder]:
-        """Matches of a glob (`*`, `?`, `[…]`, `**`), or everything that begins with a path without a pattern.
+    def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
+        """What matches a glob (`*`, `?`, `[…]`, `**`), or begins with a path without a pattern.
 
-        Sorted, without anything below a matching folder.
+        `rule` passes names over, unless the pattern spells them out.
         """
-        return self._store(pattern).find(pattern)
+        return self._store(pattern).wanted(pattern, rule)
+
+    def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
+        """What is wanted, and what is passed over, in the order of paths. Holds a bounded part at a time.
+
+        `after`: only what comes after this path, which was listed before. What comes before it is not listed again.
+        """
+        return self._store(wanted.folder).find(wanted, after)
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
-        """Every object below a folder, at any depth, in the order of paths. Holds a bounded part at a time.
-
-        `after`: only the objects that come after this one, which was listed before in the same folder. What comes
-        before it is not listed again.
-        """
+        """Every object below a folder, at any depth, whatever its name. As `find` does."""
         return self._store(folder).walk(folder, after)
 
     def objects(self, folder: str, suffix: str) -> list[Stored]:

@@ -1,7 +1,6 @@
 """Local storage: plain files, written to a temporary name and renamed."""
 
 import errno
-import glob
 import io
 import os
 import re
@@ -16,7 +15,9 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored, is_below
+from caprl_ray.storage.local_listing import LocalListing, stored_at
+from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored, is_below
+from caprl_ray.storage.wanted import Rule, Wanted
 
 TEMPORARY = ".tmp-"
 # Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
@@ -38,34 +39,23 @@ class LocalStore:
             return None
         if stat.S_ISDIR(status.st_mode):
             return Folder(path=path.rstrip("/") + "/")
-        return _stored(path, status) if stat.S_ISREG(status.st_mode) else None
+        return stored_at(path, status) if stat.S_ISREG(status.st_mode) else None
 
-    def find(self, pattern: str) -> Iterator[Stored | Folder]:
-        path = local_path(pattern)
-        if not glob.has_magic(path):
-            path = glob.escape(path) + "*"
-        _check_folders(path)
-        found = [self.lookup(match) for match in sorted(glob.glob(path, recursive=True))]
-        folders = {match.path.rstrip("/") for match in found if isinstance(match, Folder)}
-        yield from (match for match in found if match and folders.isdisjoint(_parents(match.path)))
+    def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
+        slash = "/" if pattern.endswith("/") else ""
+        return Wanted.of("/", local_path(pattern).lstrip("/") + slash, rule)
+
+    def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
+        """Follows symbolic links. A folder that a link leads to is listed once, and not if it is listed anyway.
+
+        Holds one folder's names at a time.
+        """
+        return LocalListing(wanted, after).objects()
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
-        """Does not follow symbolic links to folders. Holds one folder's names at a time.
-
-        A file that goes while its folder is listed is left out.
-        """
-        entries = sorted(os.scandir(local_path(folder)), key=lambda e: e.name + "/" * e.is_dir(follow_symlinks=False))
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                within = after is not None and after.startswith(entry.path + "/")
-                if after is None or within or entry.path + "/" > after:
-                    yield from self.walk(entry.path, after if within else None)
-            elif entry.is_file() and (after is None or entry.path > after):
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:
-                    continue
-                yield _stored(entry.path, status)
+        """As `find` does."""
+        found = self.find(Wanted(folder=local_path(folder).rstrip("/") + "/"), after)
+        return (f.stored for f in found if isinstance(f, Listed))
 
     def objects(self, folder: str) -> list[Stored]:
         """Leaves out names that begin with a dot, among them put's temporary files."""
@@ -73,7 +63,7 @@ class LocalStore:
         if not os.path.isdir(path):
             return []
         entries = (entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("."))
-        return [_stored(entry.path, entry.stat()) for entry in entries]
+        return [stored_at(entry.path, entry.stat()) for entry in entries]
 
     def open(self, stored: Stored, piece: int | None) -> BinaryIO:
         """Never waits for a pipe. An empty file is not opened: reading a file of the kernel might never end."""
@@ -83,7 +73,7 @@ class LocalStore:
         if now.size == stored.size == 0:
             return _same(io.BytesIO(), now, stored)
         stream = open(local_path(stored.path), "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
-        return _same(stream, _stored(stored.path, os.fstat(stream.fileno())), stored)
+        return _same(stream, stored_at(stored.path, os.fstat(stream.fileno())), stored)
 
     def read(self, path: str) -> bytes:
         return Path(local_path(path)).read_bytes()
@@ -94,16 +84,16 @@ class LocalStore:
     def create(self, path: str, content: bytes) -> Stored:
         target = Path(local_path(path))
         _write(target, content, _link)
-        return _stored(path, target.stat())
+        return stored_at(path, target.stat())
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
         target = Path(local_path(stored.path))
         with FileLock(target.with_name(f".lock-{target.name}"), timeout=LOCK_S):
-            now = _stored(stored.path, target.stat())
+            now = stored_at(stored.path, target.stat())
             if now != stored:
                 raise SourceChanged(errno.ESTALE, "changed by another process", stored.path)
             _write(target, content, os.replace)
-        return _stored(stored.path, target.stat())
+        return stored_at(stored.path, target.stat())
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -140,14 +130,6 @@ def mount_point(path: str) -> str:
         return "/"
     mounted = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines)
     return max((place for place in mounted if is_below(path, place)), key=len, default="/")
-
-
-def _check_folders(pattern: str) -> None:
-    """Raise the OSError of a folder that cannot be listed. `glob` leaves out such a folder and all that is in it."""
-    while glob.has_magic(pattern):
-        pattern = os.path.dirname(pattern)
-        for folder in glob.iglob(os.path.join(pattern, ""), recursive=True):
-            os.scandir(folder).close()
 
 
 def local_path(path: str) -> str:
@@ -198,17 +180,6 @@ def _same(stream: BinaryIO, now: Stored, planned: Stored) -> BinaryIO:
         return stream
     stream.close()
     raise SourceChanged(errno.ESTALE, "changed since it was planned", planned.path)
-
-
-def _parents(path: str) -> Iterator[str]:
-    """The folders above a path, nearest first."""
-    folder = path.rstrip("/")
-    while folder := folder.rpartition("/")[0]:
-        yield folder
-
-
-def _stored(path: str, status: os.stat_result) -> Stored:
-    return Stored(path=path, size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,20 +2,19 @@
 
 import errno
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from functools import partial
-from glob import has_magic
 from itertools import islice
 from typing import Any, BinaryIO
 
 from caprl_ray.recipe import sections
 from caprl_ray.storage.listing import Listing, Page
-from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults, path_of, version_of
+from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults, lacking, path_of, version_of
 from caprl_ray.storage.s3_stream import opened
-from caprl_ray.storage.stored import Folder, SourceChanged, Stored
+from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored
+from caprl_ray.storage.wanted import Rule, Sieve, States, Wanted
 
 LISTED_AHEAD = 16  # concurrent listings, of sub-prefixes or of ranges of one prefix
 
@@ -42,44 +41,52 @@ class S3Store:
         folder = _folder_key(key)
         with faults(path):
             found = self._s3.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1)
-        return Folder(path=path_of(bucket, folder)) if found["KeyCount"] else None
+        return Folder(path=path_of(bucket, folder)) if found.get("Contents") else None
 
     def _head(self, path: str) -> Stored:
         bucket, key = bucket_and_key(path)
         with faults(path):
             head = self._s3.head_object(Bucket=bucket, Key=key)
-        return Stored(path=path, size=head["ContentLength"], version=version_of(head["ETag"]))
+        return Stored(path=path, size=head["ContentLength"], version=version_of(head))
 
-    def find(self, pattern: str) -> Iterator[Stored | Folder]:
+    def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
         bucket, key = bucket_and_key(pattern)
-        _refuse_unordered(bucket)
-        if not has_magic(key):
-            for page in self._pages(bucket, key, "/"):
-                yield from page
-            return
-        literal, magic = [], key.split("/")
-        while not has_magic(magic[0]):
-            literal.append(magic.pop(0) + "/")
-        yield from self._expand(bucket, "".join(literal), magic)
+        return Wanted.of(path_of(bucket, ""), key, rule)
 
-    def _expand(self, bucket: str, prefix: str, parts: list[str]) -> Iterator[Stored | Folder]:
-        """Matches of the remaining parts of a glob below a prefix, level by level."""
-        part, rest = parts[0], parts[1:]
-        if part == "**" and not rest:
-            yield from self._below(bucket, prefix)
+    def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
+        bucket, _ = bucket_and_key(wanted.folder)
+        _refuse_unordered(bucket)
+        if after is not None and not after.startswith(wanted.folder):
+            after = None
+        return self._find(wanted, wanted.begin(), wanted.folder, after)
+
+    def _find(self, wanted: Wanted, states: States, folder: str, after: str | None) -> Iterator[Listed | Passed]:
+        """What is wanted below a folder that has matched so far: level by level until a pattern takes any depth."""
+        if wanted.deep(states):
+            yield from Sieve(wanted, states, folder).of(self.walk(folder, after))
             return
-        if part == "**":
-            yield from self._expand(bucket, prefix, rest)
-        for page in self._pages(bucket, prefix, "/"):
-            for child in page:
-                name = child.path.rstrip("/").rpartition("/")[2]
-                if part == "**":
-                    if isinstance(child, Folder):
-                        yield from self._expand(bucket, prefix + name + "/", parts)
-                elif fnmatchcase(name, part) and not rest:
-                    yield child
-                elif fnmatchcase(name, part) and isinstance(child, Folder):
-                    yield from self._expand(bucket, prefix + name + "/", rest)
+        for child in self._children(folder, wanted.head(states), after):
+            if isinstance(child, Stored):
+                yield from Sieve(wanted, states, folder).of(iter([child]))
+                continue
+            within = wanted.below(states, child.path[len(folder) : -1])
+            if isinstance(within, str):
+                yield Passed(path=child.path, reason=within)
+            elif within:
+                inner = after if after is not None and after.startswith(child.path) else None
+                yield from self._find(wanted, within, child.path, inner)
+
+    def _children(self, folder: str, head: str, after: str | None) -> Iterator[Stored | Folder]:
+        """The objects and folders directly in a folder whose names begin with `head`, in the order of paths.
+
+        `after`: only those that come after this path, and the folder that it is in.
+        """
+        bucket, prefix = bucket_and_key(folder)
+        if after and (slash := after.find("/", len(folder))) >= 0:
+            after = after[: slash + 1]
+            yield Folder(path=after)
+        for page in self._pages(bucket, prefix + head, "/", after=after):
+            yield from (child for child in page if after is None or child.path > after)
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
         bucket, key = bucket_and_key(folder)
@@ -88,7 +95,7 @@ class S3Store:
         while lone := self._lone_folder(bucket, prefix):  # otherwise nothing would be listed at the same time
             prefix = lone
         if after is None or not after.startswith(path_of(bucket, prefix)):
-            return self._below(bucket, prefix)
+            return (stored for stored in self._below(bucket, prefix) if after is None or stored.path > after)
         return self._after(bucket, prefix, after)
 
     def _after(self, bucket: str, prefix: str, after: str) -> Iterator[Stored]:
@@ -138,9 +145,14 @@ class S3Store:
         fetch = partial(self._page, bucket, prefix, delimiter, 1000)
         return Listing(pool, path_of(bucket, prefix), fetch, after)
 
-    def _pages(self, bucket: str, prefix: str, delimiter: str, size: int = 1000) -> Iterator[list[Stored | Folder]]:
-        """Pages of at most `size` objects and, with a delimiter, sub-prefixes, in order of keys, one after another."""
-        page = self._page(bucket, prefix, delimiter, size, None, None)
+    def _pages(
+        self, bucket: str, prefix: str, delimiter: str, size: int = 1000, after: str | None = None
+    ) -> Iterator[list[Stored | Folder]]:
+        """Pages of at most `size` objects and, with a delimiter, sub-prefixes, in order of keys, one after another.
+
+        `after`: a path; the sub-prefix of this name may be named again.
+        """
+        page = self._page(bucket, prefix, delimiter, size, after, None)
         while page.token:
             yield page.children
             page = self._page(bucket, prefix, delimiter, size, None, page.token)
@@ -156,13 +168,22 @@ class S3Store:
         with faults(path_of(bucket, prefix)):
             page = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter=delimiter, MaxKeys=size, **where)
         found: list[Stored | Folder] = [
-            Stored(path=path_of(bucket, entry["Key"]), size=entry["Size"], version=version_of(entry["ETag"]))
+            Stored(path=path_of(bucket, entry["Key"]), size=entry["Size"], version=version_of(entry))
             for entry in page.get("Contents", ())
-            if not entry["Key"].endswith("/")
+            if entry["Size"] or not entry["Key"].endswith("/")
         ]
         found += [Folder(path=path_of(bucket, entry["Prefix"])) for entry in page.get("CommonPrefixes", ())]
-        token = page["NextContinuationToken"] if page["IsTruncated"] else None
-        return Page(sorted(found, key=lambda child: child.path), token)
+        found.sort(key=lambda child: child.path)
+        if "IsTruncated" not in page and not page.get("NextContinuationToken") and found:
+            page["IsTruncated"] = self._goes_on(bucket, prefix, bucket_and_key(found[-1].path)[1])
+        return Page(found, _next(page))
+
+    def _goes_on(self, bucket: str, prefix: str, last: str) -> bool:
+        """Whether there are keys below a prefix after the key or sub-prefix `last`, if the listing does not say so."""
+        after = last[:-1] + "0" if last.endswith("/") else last  # 0 comes after the slash
+        with faults(path_of(bucket, prefix)):
+            page = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=1)
+        return bool(page.get("Contents"))
 
     def objects(self, folder: str) -> list[Stored]:
         bucket, key = bucket_and_key(folder)
@@ -196,7 +217,7 @@ class S3Store:
         bucket, key = bucket_and_key(path)
         with faults(path):
             put = self._s3.put_object(Bucket=bucket, Key=key, Body=content, **condition)
-        return Stored(path=path, size=len(content), version=version_of(put["ETag"]))
+        return Stored(path=path, size=len(content), version=version_of(put))
 
     def delete(self, path: str) -> None:
         bucket, key = bucket_and_key(path)
@@ -226,6 +247,14 @@ def _objects(found: Stored | Listing) -> Iterator[Stored]:
         for stored in page:
             assert isinstance(stored, Stored), "a listing without a delimiter has no sub-prefixes"
             yield stored
+
+
+def _next(page: Mapping[str, Any]) -> str | None:
+    """The token for the page after this one."""
+    token: str | None = page.get("NextContinuationToken")
+    if page.get("IsTruncated") and not token:
+        raise lacking("NextContinuationToken, by which a long listing goes on")
+    return token if page.get("IsTruncated", True) else None
 
 
 def _refuse_unordered(bucket: str) -> None:

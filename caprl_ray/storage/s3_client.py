@@ -1,14 +1,14 @@
 """The connection to S3: one client per process, the meaning of its errors, and the names of objects."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
 from caprl_ray.recipe import sections
-from caprl_ray.storage.stored import SourceChanged
+from caprl_ray.storage.stored import Archived, SourceChanged
 
 CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
 # Attempts per request, unless AWS_MAX_ATTEMPTS or the profile sets a number: about a minute of waiting in all by
@@ -90,6 +90,8 @@ def _answer(error: Any, path: str) -> OSError:
         return OSError(errno.EIO, "the bucket does not exist", path)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "no such object", path)
+    if code == "InvalidObjectState":
+        return Archived(errno.EACCES, "archived in Glacier: restore it", path)
     if status == 403 and code not in DENIED_SENDERS:
         return PermissionError(errno.EACCES, "S3 denies access", path)
     return OSError(errno.EIO, f"S3 answers {code}", path)
@@ -100,9 +102,16 @@ def changed(path: str) -> SourceChanged:
     return SourceChanged(errno.ESTALE, "changed since it was planned", path)
 
 
-def version_of(etag: str) -> str:
-    """The version of an object for the plan."""
-    return f"etag:{etag}"
+def version_of(answer: Mapping[str, Any]) -> str:
+    """The version of an object for the plan. Raises OSError if the store gives none."""
+    if not answer.get("ETag"):
+        raise lacking("ETag, by which a changed object is noticed")
+    return f"etag:{answer['ETag']}"
+
+
+def lacking(what: str) -> OSError:
+    """The exception for a store whose answers lack what is needed."""
+    return OSError(errno.EOPNOTSUPP, f"the store's answer lacks {what}")
 
 
 def bucket_and_key(path: str) -> tuple[str, str]:

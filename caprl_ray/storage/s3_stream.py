@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any, BinaryIO, cast
 
 from caprl_ray.storage.s3_client import bucket_and_key, changed, faults
-from caprl_ray.storage.stored import Stored
+from caprl_ray.storage.stored import Archived, Stored
 
 # One request of a stream: large enough to hide its latency, small enough for each read task to hold.
 RANGE_BYTES = 8 * 2**20
@@ -108,6 +108,8 @@ class _Ranges(io.RawIOBase):
         try:
             with faults(self._stored.path):
                 return bytes(retrying(self._request, start, end))
+        except Archived:
+            raise
         except PermissionError:
             self._check_bucket()
             raise
@@ -132,7 +134,10 @@ class _Ranges(io.RawIOBase):
                 content: bytes = body.read()  # raises if the connection ends before Content-Length
         except (HTTPClientError, IncompleteReadError) as error:
             raise _BrokenOff(errno.EIO, f"S3's answer broke off: {type(error).__name__}", self._stored.path) from None
-        if response["ETag"] != etag or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}":
+        if (
+            response.get("ETag", etag) != etag
+            or response.get("ContentRange") != f"bytes {start}-{end - 1}/{self._stored.size}"
+        ):
             raise changed(self._stored.path)
         return content
 

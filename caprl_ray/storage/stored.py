@@ -19,6 +19,31 @@ class Folder:
     path: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """An object that a listing takes.
+
+    `key` is its path below the folder that is taken as a whole, or else its own name. `real` is its path with links
+    followed, if that is another one.
+    """
+
+    stored: Stored
+    key: str
+    real: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passed:
+    """A file or folder that a listing passes over, and the reason (plan/left_out.py). A folder ends with a slash."""
+
+    path: str
+    reason: str
+
+
+class Archived(PermissionError):
+    """The object is there, and must be restored before it can be read."""
+
+
 class SourceChanged(OSError):
     """The object exists in another version than the one that was asked for."""
 

@@ -46,7 +46,7 @@ def test_kinds_are_inferred_from_names_for_each_path(tmp_path: Path) -> None:
 
 def test_a_folder_of_both_kinds_is_refused_unless_the_kind_is_given(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.tar")
-    with pytest.raises(RecipeError, match=r"input\.paths: .* files and webdataset; set input\.kind"):
+    with pytest.raises(RecipeError, match=r"input\.paths: .* files and webdataset, such as .*/b\.tar; set input\.kind"):
         units_of(tmp_path)
     assert keys(units_of(tmp_path, kind="files")) == ["a.jpg"]
     assert keys(units_of(tmp_path, kind="webdataset")) == ["b.tar"]

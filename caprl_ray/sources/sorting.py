@@ -1,0 +1,106 @@
+"""Sort what one path of the recipe names: the objects of one kind, and what is left out."""
+
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping
+from itertools import chain
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.plan import LeftOut
+from caprl_ray.sources.source import Found
+from caprl_ray.storage import Passed, Stored
+
+Takes = Mapping[str, Callable[[Stored], bool]]  # whether a kind takes an object, by its name
+
+
+class Sorting:
+    """The objects of one path of the recipe. All are of one kind, which their names tell unless it is given.
+
+    `wanted` is the recipe's kind, `known` the kind from the planning before. Raises RecipeError for a path of two kinds
+    or of none, whenever that shows.
+    """
+
+    def __init__(
+        self, path: str, items: Iterator[Found | Passed], takes: Takes, wanted: str | None, known: str | None
+    ) -> None:
+        self._path = path
+        self._takes = takes
+        self._wanted = wanted
+        self._items = items
+        self._begun: deque[tuple[Found, LeftOut]] = deque()  # given away, and not yet in a unit
+        self.left_out = LeftOut()
+        """What is left out after the last object that was given away."""
+        self.kind = wanted or known or self._infer()
+
+    def objects(self, planned: Container[str]) -> Iterator[Found]:
+        """The objects that are not planned yet."""
+        for found in self._of_kind():
+            if found.again:
+                self.left_out.add("overlap", found.stored.path)
+            elif found.stored.path not in planned:
+                self._begun.append((found, self.left_out))
+                self.left_out = LeftOut()
+                yield found
+
+    def planned(self, last: str, left_out: LeftOut) -> int:
+        """Count what was left out before the object `last` of a unit. Returns the number of the name that found it."""
+        while True:
+            found, before = self._begun[0]
+            left_out.merge(before)
+            self._begun[0] = (found, LeftOut())  # further units of the object may follow
+            if found.stored.path == last:
+                return found.name
+            self._begun.popleft()
+
+    def _of_kind(self) -> Iterator[Found]:
+        for item in self._items:
+            if isinstance(item, Passed):
+                self.left_out.add(item.reason, item.path)
+            elif self._is_hidden(item):
+                self._leave(item, "hidden")
+            elif item.named or self._kind_of(item) == self.kind:
+                self._refuse_other(item)
+                yield item
+            else:
+                self._refuse_other(item)
+                self._leave(item, "unknown_ending")
+
+    def _leave(self, item: Found, reason: str) -> None:
+        if not item.again:
+            self.left_out.add(reason, item.stored.path)
+
+    def _kind_of(self, item: Found) -> str | None:
+        return next((kind for kind, takes in self._takes.items() if takes(item.stored)), None)
+
+    def _is_hidden(self, item: Found) -> bool:
+        return item.hidden_table and self._takes["parquet"](item.stored)
+
+    def _refuse_other(self, item: Found) -> None:
+        kind = None if self._wanted else self._kind_of(item)
+        if kind not in (None, self.kind):
+            raise RecipeError(
+                f"input.paths: {self._path} holds {' and '.join(sorted([self.kind, str(kind)]))}, such as "
+                f"{item.stored.path}; set input.kind to {' or '.join(self._takes)}, or name the folders."
+            )
+
+    def _infer(self) -> str:
+        """The kind of the first object whose name tells one. What comes before it is kept or counted."""
+        kept: list[Found] = []  # objects that the recipe names, whatever their endings
+        for item in self._items:
+            if isinstance(item, Passed):
+                self.left_out.add(item.reason, item.path)
+            elif self._is_hidden(item):
+                self._leave(item, "hidden")
+            elif kind := self._kind_of(item):
+                self._items = chain(kept, [item], self._items)
+                return kind
+            elif item.named:
+                kept.append(item)
+            else:
+                self._leave(item, "unknown_ending")
+        for item in kept:
+            self._leave(item, "unknown_ending")
+        left = f" (left out: {self.left_out.summary()})" if self.left_out else ""
+        raise RecipeError(
+            f"input.paths: {self._path} holds no file named like an image, a shard or parquet{left}; set input.kind to "
+            f"{' or '.join(self._takes)}."
+        )

@@ -1,0 +1,171 @@
+"""Which objects below a folder a listing takes, by their names alone: the same rules for local files and for S3.
+
+A pattern is matched name by name. `*`, `?` and `[…]` match within a name, `**` any number of folders. An object is also
+taken if one of its folders matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape, has_magic
+from re import search
+
+from caprl_ray.storage.stored import Listed, Passed, Stored
+
+# Gives the reason to pass over a file or folder of this name, None to take it.
+Rule = Callable[[str, bool], str | None]
+# How far a folder has matched: the numbers of the names of the pattern that may come next. The number after the last
+# one says that everything below the folder is taken.
+States = frozenset[int]
+NONE: States = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What lies below `folder`, which ends with a slash, and matches the names `parts`. Without parts it is everything.
+
+    `folders_only`: only what is below a folder that matches. `rule` passes names over, unless the pattern spells them
+    out; a name of the pattern that begins with a dot takes hidden names.
+    """
+
+    folder: str
+    parts: tuple[str, ...] = ()
+    folders_only: bool = False
+    rule: Rule | None = None
+
+    @classmethod
+    def of(cls, root: str, pattern: str, rule: Rule | None = None) -> Wanted:
+        """What matches a pattern below `root`, or begins with it if it has no `*`, `?` or `[`."""
+        *folders, last = pattern.split("/")
+        if not has_magic(pattern):
+            return cls(folder=_folder(root, folders), parts=(escape(last) + "*",), rule=rule)
+        names = [*folders, last] if last else folders
+        literal = next(number for number, name in enumerate(names) if has_magic(name))
+        parts = tuple(names[literal:])
+        return cls(folder=_folder(root, names[:literal]), parts=parts, folders_only=not last, rule=rule)
+
+    def begin(self) -> States:
+        """The states of `folder` itself."""
+        return self._closed({0})
+
+    def whole(self, states: States) -> bool:
+        """Whether everything below a folder is taken."""
+        return len(self.parts) in states
+
+    def deep(self, states: States) -> bool:
+        """Whether objects at any depth below a folder may be taken, so that a flat listing wastes little."""
+        return self.whole(states) or any(
+            self.parts[state] == "**" or (self.parts[state:] == ("*",) and not self.folders_only) for state in states
+        )
+
+    def head(self, states: States) -> str:
+        """What all names begin with that match next in a folder."""
+        if len(states) != 1 or self.whole(states):
+            return ""
+        magic = search(r"[*?\[]", part := self.parts[min(states)])
+        return part[: magic.start()] if magic else part
+
+    def below(self, states: States, name: str) -> States | str:
+        """The states within a folder of a folder, NONE if nothing in it can match, or the reason to pass it over."""
+        found = self._matched(states, name)
+        return self._reason(states, name, folder=True) or self._closed(found) if found else NONE
+
+    def takes(self, states: States, name: str) -> bool | str:
+        """Whether a file is taken, or the reason to pass it over."""
+        if self.folders_only and not self.whole(states):
+            return False
+        taken = len(self.parts) in self._matched(states, name)
+        return (self._reason(states, name, folder=False) or True) if taken else False
+
+    def reaches(self, name: str) -> bool:
+        """Whether a listing takes an object by this path below the folder."""
+        *folders, last = name.split("/")
+        states = self.begin()
+        for folder in folders:
+            within = self.below(states, folder)
+            if isinstance(within, str):
+                return False
+            states = within
+        return self.takes(states, last) is True
+
+    def _matched(self, states: States, name: str) -> set[int]:
+        found = set()
+        for state in states:
+            if state == len(self.parts) or self.parts[state] == "**":
+                found.add(state)
+            elif fnmatchcase(name, self.parts[state]):
+                found.add(state + 1)
+        return found
+
+    def _closed(self, states: set[int]) -> States:
+        """`**` may also stand for no folder at all."""
+        for number, part in enumerate(self.parts):
+            if part == "**" and number in states:
+                states.add(number + 1)
+        return frozenset(states)
+
+    def _reason(self, states: States, name: str, *, folder: bool) -> str | None:
+        reason = self.rule(name, folder) if self.rule else None
+        if reason is None:
+            return None
+        said = [self.parts[state] for state in states if state < len(self.parts) and self.parts[state] != "**"]
+        said = [part for part in said if fnmatchcase(name, part)]
+        if any(not has_magic(part) or (reason == "hidden" and part.startswith(".")) for part in said):
+            return None
+        return reason
+
+
+def _folder(root: str, names: list[str]) -> str:
+    return root + "".join(name + "/" for name in names)
+
+
+class Sieve:
+    """Picks what is wanted out of a flat listing in the order of paths, all below one folder."""
+
+    def __init__(self, wanted: Wanted, states: States, folder: str) -> None:
+        self._wanted = wanted
+        self._folder = folder
+        self._begin = states
+        self._last, self._states, self._whole = "", states, folder if wanted.whole(states) else ""
+        self._passed = ""  # the folder that was passed over last
+
+    def of(self, found: Iterator[Stored]) -> Iterator[Listed | Passed]:
+        """What is taken, and what is passed over: a folder once."""
+        for stored in found:
+            if self._passed and stored.path.startswith(self._passed):
+                continue
+            path = stored.path[len(self._folder) :]
+            folders, name = path[: path.rfind("/") + 1], path[path.rfind("/") + 1 :]
+            if folders != self._last:
+                reason = self._enter(folders)
+                if reason:
+                    yield Passed(path=self._passed, reason=reason)
+                    continue
+            taken = self._wanted.takes(self._states, name)
+            if isinstance(taken, str):
+                yield Passed(path=stored.path, reason=taken)
+            elif taken:
+                yield listed(stored, self._whole)
+
+    def _enter(self, folders: str) -> str | None:
+        """Go to another folder. Returns the reason if one of its folders is passed over."""
+        states, path = self._begin, self._folder
+        whole = path if self._wanted.whole(states) else ""
+        for name in folders.split("/")[:-1]:
+            path += name + "/"
+            within = self._wanted.below(states, name)
+            if isinstance(within, str):
+                self._passed = path
+                return within
+            states = within
+            whole = whole or (path if self._wanted.whole(states) else "")
+        self._last, self._states, self._whole = folders, states, whole
+        return None
+
+
+def listed(stored: Stored, whole: str, real: str | None = None) -> Listed:
+    """An object with its key. `whole` is the folder that is taken as a whole, or empty."""
+    key = stored.path[len(whole) :] if whole else stored.path.rpartition("/")[2]
+    return Listed(stored=stored, key=key, real=real)
