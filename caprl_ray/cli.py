@@ -22,7 +22,7 @@ PLANNING = "plan"  # the name of the thread that lists the input; its module imp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` defaults to those of the process."""
-    args = parser().parse_args(arguments)
+    args = _parsed(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
         return command(args)
@@ -34,6 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
         return _fail(_sentence(error), 1)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
+    found = parser()
+    args, over = found.parse_known_args(arguments)
+    if over and (not hasattr(args, "overrides") or not all("=" in text and not text.startswith("-") for text in over)):
+        found.error(f"unrecognized arguments: {' '.join(over)}")
+    if over:
+        args.overrides = [*args.overrides, *over]
+    return args
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:

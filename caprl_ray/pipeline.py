@@ -16,10 +16,12 @@ from ray.data import Dataset
 
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease, ledger, verdict
+from caprl_ray.output import fence, lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, read_committed
+from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
@@ -66,11 +68,25 @@ def run(
     """
     seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
-    with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
+    with (
+        place.left_as_it_was(seen.path),
+        lease.held(seen.storage, seen.path) as own,
+        session.lasting(debug, job.engine_on_cpu),
+    ):
         output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
-        with while_planning.begun(output.plan) as underway:
+        with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
             least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
             return _run(output, underway, limit, retry, least, debug)
+
+
+@contextmanager
+def _forgotten_if_refused(output: Output, own: lease.Lease) -> Iterator[None]:
+    """Leave no lease where a recipe is refused and nothing is planned."""
+    try:
+        yield
+    except RecipeError:
+        own.forgotten = output.empty()
+        raise
 
 
 def _run(
@@ -99,7 +115,8 @@ def _run(
         committed = read_committed(storage, path, tell=tell)
     balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
     # An output that was complete and has no work is accepted already, perhaps with another limit.
-    over = verdict.over(balance, job.recipe.failures, *output.accepted()) if worked else None
+    limits, known = job.recipe.failures, GONE if output.extend else frozenset()
+    over = verdict.over(balance, limits, *output.accepted(), known) if worked else None
     refused = verdict.refusal(over, storage, path) if over else None
     output.finish(balance, limited=limit is not None, refused=refused)
     return replace(balance, notes=tuple(notes))
@@ -111,7 +128,7 @@ def nothing_to_do(output: Output, done: Ledger, retry: Collection[str]) -> str:
     said = f"nothing to {job.name}: every {job.noun} of the plan is {job.done} or failed"
     said += ", the input has nothing new" if output.extend else ""
     said += ", and no failed row has a code of --retry-failed" if retry else ""
-    return said + (f"; --retry-failed tries the {done.failed:,} failed rows again" if done.failed and not retry else "")
+    return said + (f"; --retry-failed tries failed rows again ({done.failed:,})" if done.failed and not retry else "")
 
 
 def _finish(
@@ -123,6 +140,7 @@ def _finish(
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = start
         watch.breaker.allow_for(start.done, start.failed)
+        watch.breaker.ignored = GONE if output.extend else frozenset()
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
         _process(rows, output, limit, watch)
 

@@ -9,14 +9,15 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import place, record
+from caprl_ray.output import fence, place, record
 from caprl_ray.output.commit import DATA, FAILED
+from caprl_ray.output.extension import changes
 from caprl_ray.output.fingerprint import fingerprint, short
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.plan import Plan, Planning, Unit
-from caprl_ray.plan.known import PlannedPaths
+from caprl_ray.plan.known import PlannedPaths, PlannedVersions
 from caprl_ray.rows.schema import clashes
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
@@ -84,6 +85,7 @@ class Output:
             folders = () if planned else (DATA, FAILED)
             rows = [folder for folder in folders if storage.objects(join(path, folder), ".parquet")]
         except OSError as error:
+            place.refuse_whole(path)
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
         before, now = record.compared(stored, job, ours), record.plain(ours)
         unknown = sorted(set(adopt) - now.keys() - before.keys() - {PATHS})
@@ -172,7 +174,9 @@ class Output:
         return stored_job(run)["name"] == self.job.name and run.get("fingerprint") == ours and paths
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
-        known = PlannedPaths(self.storage, self.path) if stored.units else ()
+        known: PlannedPaths | PlannedVersions | tuple[()] = ()
+        if stored.units:
+            known = (PlannedVersions if self.extend else PlannedPaths)(self.storage, self.path)
         goes_on = sources.goes_on(stored.end.position, self.access.input)
         if goes_on:
             planning.left_out.merge(stored.left_out)
@@ -190,6 +194,7 @@ class Output:
             paths = ", ".join(self.job.recipe.input.paths)
             raise RecipeError(f"input.paths: no {self.job.noun} was found in {paths}{left}.")
         if first is None and stored.complete:
+            self._note_changes(known, planning)
             return stored
         with planning.storing():
             self.unmark()
@@ -198,7 +203,12 @@ class Output:
             elif self.paths != self._stored_paths():  # so that the same command goes on if this one is killed
                 self._write_input(paths=self._stored_paths(), extending=self.paths)
         plan.store(self.storage, self.path, itertools.chain([first] if first else [], units), stored, planning)
+        self._note_changes(known, planning)
         return plan.load(self.storage, self.path)
+
+    def _note_changes(self, known: object, planning: Planning) -> None:
+        if isinstance(known, PlannedVersions):
+            planning.notes += changes(known)
 
     def confirm(self) -> None:
         """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
@@ -218,6 +228,11 @@ class Output:
         """Take the mark of a complete output away: there is work to do."""
         self.confirm()
         self.storage.delete(join(self.path, SUCCESS))
+
+    def empty(self) -> bool:
+        """Whether nothing of a run is in the output, beside its lease."""
+        names = [RUN, plan.FOLDER, fence.FOLDER, DATA, FAILED]
+        return not any(self.storage.lookup(join(self.path, name)) for name in names)
 
     def marked(self) -> bool:
         """Whether the output is marked as complete."""

@@ -1,11 +1,13 @@
 """Where an output may lie: in a folder of its own, apart from the input and from other people's files."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.storage import Folder, Storage, is_below, join
+from caprl_ray.storage.local import missing_folders, remove_empty
 
 # What runs write at the top of an output. Names that begin with a dot are no data.
 OURS = {"plan", "data", "failed", "fence", "report", "run.json", "lease.json", "_SUCCESS"}
@@ -23,8 +25,7 @@ def check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
 
 
 def _check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
-    if BUCKET.fullmatch(output) or not output.strip("/"):
-        raise RecipeError(f"output.path: {output} is a whole bucket or disk; name a folder in it, {_below(output)}.")
+    refuse_whole(output)
     place = storage.real(output).rstrip("/")
     for path in inputs:
         named = _folder(storage, path)
@@ -38,6 +39,23 @@ def _check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
             f"output.path: {output} has files that no run has written, such as {theirs}; name an empty or a new "
             f"folder, {_below(output)}."
         )
+
+
+def refuse_whole(output: str) -> None:
+    """Raise RecipeError for a whole bucket or disk."""
+    if BUCKET.fullmatch(output) or not output.strip("/"):
+        raise RecipeError(f"output.path: {output} is a whole bucket or disk; name a folder in it, {_below(output)}.")
+
+
+@contextmanager
+def left_as_it_was(output: str) -> Iterator[None]:
+    """Remove the folders of an output that the block has made, if a recipe is refused and they are empty."""
+    made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
+    try:
+        yield
+    except RecipeError:
+        remove_empty(made)
+        raise
 
 
 def inside(storage: Storage, output: str, inputs: Iterable[str]) -> str | None:

@@ -4,6 +4,8 @@
 judged.
 """
 
+from collections.abc import Collection
+
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.output.commit import FAILED
 from caprl_ray.output.committed import opened
@@ -18,17 +20,19 @@ MOST_SHOWN = 200  # characters of a path or a detail
 COLUMNS = ["source", "key", "code", "detail"]
 
 
-def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0) -> str | None:
+def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignored: Collection[str] = ()) -> str | None:
     """What is wrong with an output of which more failed than the limit allows; None if it is within.
 
-    `rows` and `failed` are those with which the output was accepted before: they count no more.
+    `rows` and `failed` are those with which the output was accepted before: they count no more. Rows with a
+    code in `ignored` count neither.
     """
-    total = ledger.finished + ledger.failed
+    known = sum(ledger.counts.codes[code] for code in ignored)
+    total, now_failed = ledger.finished + ledger.failed - known, ledger.failed - known
     allowed = max(limits.max_fraction * total, failed + limits.max_fraction * max(0, total - rows))
-    if ledger.failed <= allowed:
+    if now_failed <= allowed:
         return None
     return (
-        f"failures.max_fraction: {ledger.failed:,} of {total:,} {ledger.noun}s failed, more than "
+        f"failures.max_fraction: {now_failed:,} of {total:,} {ledger.noun}s failed, more than "
         f"{limits.max_fraction:g} allows ({ledger.reasons()})"
     )
 

@@ -31,12 +31,12 @@ class Sorting:
         """What is left out after the last object that was given away."""
         self.kind = wanted or known or self._infer()
 
-    def objects(self, planned: Container[str]) -> Iterator[Found]:
+    def objects(self, planned: Container[Stored]) -> Iterator[Found]:
         """The objects that are not planned yet."""
         for found in self._of_kind():
             if found.again:
                 self.left_out.add("overlap", found.stored.path)
-            elif found.stored.path not in planned:
+            elif found.stored not in planned:
                 self._begun.append((found, self.left_out))
                 self.left_out = LeftOut()
                 yield found

@@ -1,7 +1,7 @@
 """The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +26,8 @@ class CircuitBreaker:
         self._job = job
         self._stop_run = stop
         self._allowance = 0.0
+        self.ignored: Collection[str] = ()
+        """Codes of failed rows that say nothing of the run."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
 
@@ -62,6 +64,7 @@ class CircuitBreaker:
     def _look(self) -> tuple[CaprlError | None, float]:
         """The error that ends the run, if any, and the seconds without a replica."""
         (rows, failed), (retried, anew), absent = ray.get(self._counter.judged.remote(), timeout=10)
+        rows -= sum(failed.pop(code, 0) for code in self.ignored)
         limits = self._job.recipe.failures
         error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
         return error, absent
