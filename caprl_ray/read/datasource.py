@@ -47,6 +47,11 @@ class Work:
     held: Held | None = None
 
     @property
+    def retried(self) -> BitMap:
+        """The rows that are retried."""
+        return BitMap.union(BitMap(), *self.retry.values())
+
+    @property
     def mends(self) -> bool:
         """Whether rows are retried that failed because their source had changed or ended early."""
         return any(code in MENDABLE for _, code in self.retry)
@@ -75,14 +80,14 @@ def accepting(
 ) -> list[Work]:
     """Tell each unit whether its source may have changed. `held_rows` gives the finished rows of units.
 
-    `codes` are those that are retried. With a mendable one, any present version is accepted of units with such rows,
+    `codes` are those that are retried. With a mendable one, any present version is accepted of shards with such rows,
     and of shards that an earlier retry may have left unfinished. `least` is accepted of every unit.
     """
     mending = not MENDABLE.isdisjoint(codes)
 
     def accepted(work: Work) -> Accept:
-        unfinished = mending and not work.retry and work.ref.kind != FILES
-        return Accept.CHANGED if work.mends or unfinished else least
+        changed = work.ref.kind != FILES and (work.mends or (mending and not work.retry))
+        return Accept.CHANGED if changed else least
 
     levels = list(map(accepted, work))
     shards = [w.ref.unit for w, level in zip(work, levels, strict=True) if level and w.ref.kind != FILES and w.done]
@@ -143,7 +148,8 @@ def read_units(
     with ReadSandbox() as sandbox:
         read = sandbox if _attempt(counter) else sandbox.plain
         for work in group:
-            unit = present(work.ref.load(access.storage), work.accept, work.done, work.held, access, read)
+            unit = work.ref.load(access.storage)
+            unit = present(unit, work.accept, work.done, work.retried, work.held, access, read)
             rows = unit_rows(
                 work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
             )

@@ -37,18 +37,27 @@ class Accept(IntEnum):
     TOUCHED = 2
     """Of the same size: --accept-touched."""
     CHANGED = 3
-    """Any: --retry-failed=source_changed, or truncated_unit. A parquet file that was planned keeps its size."""
+    """Any: files whose rows are retried, and shards with --retry-failed=source_changed or truncated_unit. A parquet
+    file that was planned keeps its size."""
 
 
-def present(unit: Unit, accept: Accept, done: BitMap, held: Held | None, access: Access, read: Read) -> Unit:
-    """The unit with the present versions of its sources where they are accepted. `done` are the rows not to be read."""
-    if accept == Accept.NONE or (accept == Accept.SAME_ROWS and held is None):
-        return unit
-    wanted = [n for n in range(len(unit.entries)) if unit.kind != FILES or n not in done]
+def present(
+    unit: Unit, accept: Accept, done: BitMap, retried: BitMap, held: Held | None, access: Access, read: Read
+) -> Unit:
+    """The unit with the present versions of its sources where they are accepted.
+
+    `done` are the rows not to be read. A file whose row is `retried` is read as it is now, whatever it failed for.
+    """
+    if accept == Accept.SAME_ROWS and held is None:
+        accept = Accept.NONE
+    levels = dict.fromkeys(range(len(unit.entries)), accept)
+    if unit.kind == FILES:
+        levels = {n: Accept.CHANGED if n in retried else level for n, level in levels.items() if n not in done}
+    wanted = [n for n, level in levels.items() if level]
     found = prefetched(lambda n: _now(unit.entries[n].stored, access), wanted, LOOKUPS)
     entries = list(unit.entries)
     for n, now in zip(wanted, found, strict=True):
-        if now and _acceptable(now, entries[n].stored, accept, unit):
+        if now and _acceptable(now, entries[n].stored, levels[n], unit):
             entries[n] = Entry(stored=now, key=entries[n].key)
     changed = replace(unit, entries=entries)
     if changed != unit and unit.kind != FILES and held is not None and not _same(changed, held, access, read):

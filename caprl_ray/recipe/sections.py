@@ -293,12 +293,14 @@ class Failures(Section):
     """When a run stops because too many rows failed."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The largest share of rows that may fail, 0 to 1. Above it the run stops. A web dataset loses a few per cent of
-    its rows; a wrong recipe loses nearly all. Good rows of earlier runs count in its favour, up to 50 x `min_rows`. Use
-    1 to never stop."""
+    """The largest share of rows that may fail, 0 to 1. A run stops above it, and a run whose whole output is above it
+    at the end, however few its rows are, exits with 3 and leaves no `_SUCCESS`. Run again with a higher value to accept
+    the output; 1 accepts everything. A web dataset loses a few per cent of its rows; a wrong recipe loses nearly all.
+    To stop a run early, good rows of earlier runs count in its favour, up to 50 x `min_rows`."""
     min_rows: Positive = 1000
-    """The number of finished rows (captioned or failed) from which on `max_fraction` is checked. Lower it to notice a
-    wrong recipe sooner; raise it if the first shards are worse than the rest."""
+    """The number of finished rows (captioned or failed) from which on a run may be stopped early for `max_fraction`.
+    Lower it to notice a wrong recipe sooner; raise it if the first shards are worse than the rest. At the end of a run
+    `max_fraction` holds for any number of rows."""
 
 
 class Output(Section):

@@ -50,8 +50,9 @@ class Dataset:
         work = accepting(work, retry, accept, lambda units: held_rows(STORAGE, self.out, units))
         found = [schema.empty_table(), *read_units(work, schema, self.access)]
         rows = pa.concat_tables(found).slice(0, limit).to_pylist()
-        captioned = [row | {"caption": None if row["code"] else row["sha256"], "flags": []} for row in rows]
-        sink = CommittedRows(STORAGE, self.out, 1, CAPTION, self.runs)
+        captioned = [row | {"caption": None if row["code"] else row["sha256"]} for row in rows]
+        captioned = [row | {"flags": ["truncated"] if row["index"] == 1 else []} for row in captioned]
+        sink = CommittedRows(STORAGE, self.out, 1, CAPTION, self.runs, f"recipe {self.runs}")
         sink.write([pa.Table.from_pylist(captioned, schema=schema)], None)
         if mend:
             repair(STORAGE, self.out, read_committed(STORAGE, self.out))
@@ -97,6 +98,10 @@ def test_a_shard_cut_short_and_mended_is_captioned_further_and_the_rows_so_far_s
     second = dataset.run(MENDED)
     assert second.balanced and (second.finished, second.failed, second.duplicate, second.ended) == (9, 0, 0, 0)
     assert before.items() <= kept(dataset).items()
+    assert second.counts.runs == {
+        f"recipe {n}": len([r for r in dataset.rows() if r["run"][-1] == str(n)]) for n in (1, 3, 4)
+    }
+    assert second.summary() == "9 images: 9 captioned (1 truncated), 0 failed"
     assert [row["key"] for row in sorted(dataset.rows(), key=lambda row: row["index"])] == [str(n) for n in range(9)]
 
 
@@ -144,6 +149,7 @@ def test_files_that_changed_are_captioned_as_they_are_now_and_the_others_are_not
         touch(folder / f"{number}.jpg")
     (folder / "2.jpg").write_bytes(picture(20))
     assert (touched := dataset.run(accept=Accept.TOUCHED)).balanced and (touched.finished, touched.failed) == (3, 1)
+    (folder / "3.jpg").touch()  # finished: not looked at
     assert (found := dataset.run(CHANGED)).balanced and (found.finished, found.failed) == (4, 0)
     assert before.items() <= kept(dataset).items()
 
