@@ -16,7 +16,7 @@ from ray.data import Dataset
 
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
-from caprl_ray.errors import RecipeError
+from caprl_ray.errors import RecipeError, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.output import fence, lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
@@ -104,10 +104,12 @@ def _run(
             notes.append(nothing_to_do(output, ledger.balance(plan.units, committed, job.done), retry))
         else:
             output.unmark()
-            _finish(output, plan, committed, work, limit, debug)
+            with _examples(output):
+                _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path, tell=tell)
     else:
-        plan = _finish_while_planning(output, underway, limit, debug)
+        with _examples(output):
+            plan = _finish_while_planning(output, underway, limit, debug)
         committed = read_committed(storage, path, tell=tell)
     output.confirm()
     fence.sweep(storage, path)
@@ -120,6 +122,16 @@ def _run(
     refused = verdict.refusal(over, storage, path) if over else None
     output.finish(balance, limited=limit is not None, refused=refused)
     return replace(balance, notes=tuple(notes))
+
+
+@contextmanager
+def _examples(output: Output) -> Iterator[None]:
+    """Show some failed rows when the breaker stops the run."""
+    try:
+        yield
+    except TooManyFailures as error:
+        shown = verdict.examples(output.storage, output.path)
+        raise TooManyFailures(f"{error} Failed rows: {shown.rstrip('; ')}." if shown else str(error)) from error
 
 
 def nothing_to_do(output: Output, done: Ledger, retry: Collection[str]) -> str:

@@ -103,6 +103,16 @@ def test_a_wrong_recipe_exits_2_with_one_sentence(
     assert said in stderr
 
 
+def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}}))
+    assert cli.main(["plan", "--json", str(recipe), "input.kind=files", "--debug", "output.path=/tmp/x"]) == 0
+    assert "kinds" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["plan", str(recipe), "--jsn", "output.path=x"])
+    assert "unrecognized arguments: --jsn" in capsys.readouterr().err
+
+
 def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["caption", str(tmp_path / "absent.yaml")]) == 2
     assert "absent.yaml: the recipe cannot be read" in capsys.readouterr().err
@@ -165,12 +175,19 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     found = json.loads(capsys.readouterr().out)
     files = {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}
     left_out = {"unknown_ending": {"count": 1, "example": str(tmp_path / "images" / "notes.txt")}}
-    assert found == {"stored": False, "complete": True, "kinds": {"files": files}, "left_out": left_out}
+    assert found == {
+        "stored": False,
+        "complete": True,
+        "kinds": {"files": files},
+        "left_out": left_out,
+        "differences": [],
+    }
     assert not (tmp_path / "out").exists()
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0
     said = capsys.readouterr().out
     assert "the output holds" in said and "1 units, 7 images" in said
+    assert "new in the input: 1 units of files with 3 images; caption --extend adds them" in said
 
 
 def test_verify_of_a_folder_without_a_plan_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

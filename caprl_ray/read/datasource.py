@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import ray
 from pyroaring import BitMap
 from ray.actor import ActorHandle
 from ray.data import DataContext, Datasource
@@ -153,7 +154,15 @@ def read_units(
             rows = unit_rows(
                 work.ref.unit, unit, schema=schema, access=access, done=work.done, rows=work.rows, read=read
             )
-            yield from tables((_retried(row, work) for row in rows), schema)
+            for table in tables((_retried(row, work) for row in rows), schema):
+                if _closing(counter):
+                    return
+                yield table
+
+
+def _closing(counter: ActorHandle | None) -> bool:
+    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py)."""
+    return counter is not None and bool(ray.get(counter.closing.remote()))
 
 
 def _attempt(counter: ActorHandle | None) -> int:

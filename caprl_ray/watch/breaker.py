@@ -12,6 +12,8 @@ from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Failures, Replicas
 
 POLL_S = 1.0
+# Seconds in which the rows that were read may go through and be written before the run is interrupted.
+DRAIN_S = 60.0
 SHOWN_REASONS = 3
 # What earlier runs have finished speaks for this one, but only so many times `failures.min_rows` of it: a system that
 # worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a run.
@@ -28,6 +30,7 @@ class CircuitBreaker:
         self._allowance = 0.0
         self.ignored: Collection[str] = ()
         """Codes of failed rows that say nothing of the run."""
+        self._tripped: TooManyFailures | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
 
@@ -39,6 +42,8 @@ class CircuitBreaker:
         """Check once more, for a run that was faster than the polls. Raises TooManyFailures."""
         self._ended.set()
         self._thread.join()
+        if kind is None and self._tripped:
+            raise self._tripped
         if kind is None:
             with suppress(ray.exceptions.RayError):
                 error = self._look()[0]
@@ -57,9 +62,18 @@ class CircuitBreaker:
                 continue  # ask again in a second
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
+            if isinstance(error, TooManyFailures) and self._drained(error):
+                return
             if error:
                 self._stop_run(error)
                 return
+
+    def _drained(self, error: TooManyFailures) -> bool:
+        """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
+        self._tripped = error
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._counter.close.remote(), timeout=10)
+        return self._ended.wait(DRAIN_S)
 
     def _look(self) -> tuple[CaprlError | None, float]:
         """The error that ends the run, if any, and the seconds without a replica."""

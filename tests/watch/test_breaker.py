@@ -1,8 +1,10 @@
 """A run in which too many rows fail stops, says why, and keeps what it has."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import pipeline
@@ -124,6 +126,9 @@ def test_a_run_full_of_bad_images_stops_early_with_exit_3(tmp_path: Path) -> Non
     with pytest.raises(TooManyFailures, match=r"image_format \d+\)") as caught:
         pipeline.run(caption_job(recipe))
     assert caught.value.exit_code == 3
+    counted = int(re.search(r"(\d+) of the first", str(caught.value))[1])  # type: ignore[index]
+    assert counted <= len(pq.read_table(tmp_path / "out" / "failed"))  # what was read by then is written
+    assert re.search(r"Failed rows: \S+/0\d+\.jpg: image_format; ", str(caught.value))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     allowed = parse(document | {"failures": {"max_fraction": 1}})
     balance = pipeline.run(caption_job(allowed))
