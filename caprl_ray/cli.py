@@ -12,11 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from caprl_ray.cluster.reachable import check_address
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
 
+if TYPE_CHECKING:
+    from caprl_ray.recipe.sections import Storage as StorageSettings
+
+STORE_HINT = (
+    "name the store as the recipe does, for instance storage.endpoint=http://host:9000 storage.region=us-east-1"
+)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
@@ -142,6 +149,7 @@ def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
+    _check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
     job = caption_job(recipe)
     ledger = run(
         job,
@@ -162,7 +170,9 @@ def _plan(args: argparse.Namespace) -> int:
     from caprl_ray.commands.plan import overview
     from caprl_ray.recipe.load import load
 
-    found = overview(load(args.recipe, args.overrides))
+    recipe = load(args.recipe, args.overrides)
+    _check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
+    found = overview(recipe)
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return 0
 
@@ -193,9 +203,15 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray.watch.steps import Steps
 
     storage, tell = Storage(parse_storage(args.overrides)), Steps()
-    stored = plan.load(storage, args.output)
+    _check_store(storage.settings, args.output)
+    # Without a recipe, the store is known from the command line alone.
+    hint = "" if storage.settings.endpoint or not args.output.startswith("s3://") else f"; {STORE_HINT}"
+    try:
+        stored = plan.load(storage, args.output)
+    except OSError as error:
+        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
     if not stored.units:
-        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
     if args.repair:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
@@ -217,6 +233,12 @@ def _verify(args: argparse.Namespace) -> int:
             "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
     return 0 if balanced and not late else 3
+
+
+def _check_store(settings: "StorageSettings", *paths: str) -> None:
+    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`."""
+    if settings.endpoint and any(path.startswith("s3://") for path in paths):
+        check_address("storage.endpoint", settings.endpoint)
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The command line without a cluster: exit codes and messages."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from caprl_ray import cli, plan
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.cluster.reachable import check_address
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_schema
@@ -111,6 +114,18 @@ def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit):
         cli.main(["plan", str(recipe), "--jsn", "output.path=x"])
     assert "unrecognized arguments: --jsn" in capsys.readouterr().err
+
+
+def test_a_store_or_a_cluster_that_does_not_answer_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert cli.main(["verify", "s3://bucket/out", f"storage.endpoint=http://127.0.0.1:{port}"]) == 1
+        assert f"storage.endpoint: nothing can be reached at 127.0.0.1:{port} (" in capsys.readouterr().err
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with pytest.raises(SystemFailure, match=rf"RAY_ADDRESS: nothing can be reached at 127.0.0.1:{port} \("):
+                check_address("RAY_ADDRESS", address)
+    check_address("RAY_ADDRESS", "auto")
 
 
 def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
