@@ -1,6 +1,6 @@
 """A job: which rows go in, which stages they pass and which columns come out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class Job:
             `replicas.wait_s`.
         engine_on_cpu: whether replicas run a model on the cores of this machine.
         fingerprint: fields that must not change between the runs of one dataset.
+        check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
+            cannot work without another one.
         outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
     """
@@ -48,6 +50,7 @@ class Job:
     has_replicas: bool = True
     engine_on_cpu: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    check_columns: Callable[[Collection[str]], None] = lambda names: None
     outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
 

@@ -22,16 +22,19 @@ REMEDIES = {
     "source_refused": "Add the folder that the detail names to `input.image_roots` and use `--retry-failed`. Download "
     "images from the web first.",
     "truncated_unit": "Replace the shard or file by a whole one and use `--retry-failed=truncated_unit`.",
+    "unit_format": "Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
-    "no_image": "Nothing: the sample has text only.",
+    "no_image": "Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to "
+    "a member that the samples have.",
+    "ambiguous_image": "Set `input.image_key`, and caption into a new output.",
     "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Keep large columns out of the input; join them back by `key`.",
+    "metadata_too_large": "Raise `input.max_metadata_bytes`, or set `input.long_metadata` to `drop`.",
     "metadata_invalid": "Repair the value at its source.",
     "image_empty": "Download the image again.",
     "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",
     "image_too_many_pixels": "Reduce the image; the limit is Pillow's own.",
-    "image_format": "Convert the file, or download it again: it is often an HTML page.",
+    "image_format": "Convert the file, or download it again. HEIC and JPEG XL need `pip install 'caprl_ray[formats]'`.",
     "image_mode": "Convert the image to RGB.",
     "image_truncated": "Download the image again.",
     "image_corrupt": "Download the image again.",
@@ -61,7 +64,7 @@ def recipe_page() -> str:
         lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
         lines += ["|---|---|---|---|"]
         for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(facts.default)}`"
+            default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default))}`"
             meaning = _cell(facts.description or "")
             lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
@@ -74,6 +77,10 @@ def _more_sampling() -> list[str]:
 
     given, refused = (", ".join(f"`{field}`" for field in fields) for fields in (FIELDS, REFUSED))
     return [f"More fields, with vLLM's meaning: {given}. Others are refused, such as {refused}.", ""]
+
+
+def _plain(default: Any) -> Any:
+    return default.model_dump() if isinstance(default, BaseModel) else default
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -151,10 +158,20 @@ def copied(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
 
 
+def left_out_page() -> str:
+    """Every reason for which something of the input is not captioned."""
+    from caprl_ray.plan.left_out import REASONS
+
+    lines = ["# What is left out", "", "The reasons in `caprl-ray plan --json`, and what each counts.", ""]
+    lines += ["| reason | what is counted |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{reason}` | {_cell(many)} |" for reason, (_, many) in REASONS.items()), ""])
+
+
 PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
     "reference/failure-codes.md": codes_page,
+    "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,
     "security.md": lambda: copied("SECURITY.md"),
     "benchmarks.md": lambda: copied("benchmarks/results.md"),

@@ -36,7 +36,11 @@ def main(extra: str = "cpu") -> None:
     if extra == "gpu":
         write("gpu.lock", wanted)
         return
-    write("cpu.lock", [*wanted, "setuptools>=77", *(d for d in extras["dev"] if not d.startswith("caprl_ray["))], LEFT_OUT_ON_CPU)
+    write(
+        "cpu.lock",
+        [*wanted, "setuptools>=77", *(d for d in extras["dev"] if not d.startswith("caprl_ray["))],
+        LEFT_OUT_ON_CPU,
+    )
     write("audit.lock", [AUDITOR])
 
 

@@ -1,5 +1,6 @@
 """A real S3 server on loopback (moto's), with a record of requests, and with faults on demand."""
 
+import re
 import socket
 import threading
 import time
@@ -44,6 +45,8 @@ class S3Server:
 
     requests: list[Request] = field(default_factory=list)
     fault: Fault | None = None
+    without: str = ""
+    """A field that listings lack, as those of some stores do."""
     faulted: list[Request] = field(default_factory=list)
     fired: Counter[str] = field(default_factory=Counter)
 
@@ -68,7 +71,7 @@ class S3Server:
 
     def reset(self) -> None:
         """Forget requests and faults and empty the bucket."""
-        self.fault = None
+        self.fault, self.without = None, ""
         self._backend.buckets[BUCKET].keys.clear()
         self.requests.clear()
         self.faulted.clear()
@@ -107,7 +110,17 @@ class S3Server:
             self.faulted.append(request)
             self.fired[fault] += 1
             return FAULTS[fault](self._app, environ, start_response)
+        if self.without and "list-type" in request.query:
+            return self._lacking(environ, start_response)
         return self._app(environ, start_response)
+
+    def _lacking(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        kept: list[Any] = []
+        content = b"".join(self._app(environ, lambda status, headers, *_: kept.extend((status, headers))))
+        content = re.sub(rf"<{self.without}>[^<]*</{self.without}>".encode(), b"", content)
+        headers = [header for header in kept[1] if header[0].lower() != "content-length"]
+        start_response(kept[0], [*headers, ("Content-Length", str(len(content)))])
+        return iter([content])
 
 
 def _slow_down(_: Any, __: Any, start_response: Any) -> Iterator[bytes]:
@@ -118,6 +131,11 @@ def _slow_down(_: Any, __: Any, start_response: Any) -> Iterator[bytes]:
 def _denied(_: Any, __: Any, start_response: Any) -> Iterator[bytes]:
     start_response("403 Forbidden", [("Content-Type", "application/xml")])
     return iter([b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"])
+
+
+def _archived(_: Any, __: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("403 Forbidden", [("Content-Type", "application/xml")])
+    return iter([b"<Error><Code>InvalidObjectState</Code><Message>The object is archived.</Message></Error>"])
 
 
 def _expired(_: Any, __: Any, start_response: Any) -> Iterator[bytes]:
@@ -152,6 +170,7 @@ def _hang(app: Any, environ: Any, start_response: Any) -> Iterator[bytes]:
 FAULTS = {
     "slow_down": _slow_down,
     "denied": _denied,
+    "archived": _archived,
     "expired": _expired,
     "short": _short,
     "reset": _reset,

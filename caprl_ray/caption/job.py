@@ -6,7 +6,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.caption.columns import CAPTION, CODES
+from caprl_ray.caption.columns import CAPTION, CODES, check_prompt
 from caprl_ray.caption.fingerprint import fingerprint, outdated
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
@@ -31,6 +31,7 @@ def caption_job(recipe: Recipe) -> Job:
         stages=partial(captioned, recipe=recipe, model=model),
         engine_on_cpu=launch.computes_on_cpu(recipe),
         fingerprint=fingerprint(recipe, model),
+        check_columns=partial(check_prompt, recipe),
         outdated=outdated,
         record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
     )

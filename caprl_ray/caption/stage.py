@@ -25,7 +25,7 @@ from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.rows.schema import META_PREFIX
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.text import plain
 from caprl_ray.watch.counted import counted
@@ -85,7 +85,7 @@ class Captioner:
             # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
             # carries only the text.
             self._failure = failure
-        self.needs = (*IDENTITY, *PIXELS, *(META_PREFIX + name for name in self._prompt.columns))
+        self.needs = (*IDENTITY, *PIXELS, SOURCE_FLAGS.name, *(META_PREFIX + name for name in self._prompt.columns))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Caption one batch. Raises SystemFailure if the engine or the service captions nothing any more."""
@@ -131,7 +131,8 @@ class Captioner:
         columns = {name.removeprefix(META_PREFIX): value for name, value in row.items() if name.startswith(META_PREFIX)}
         try:
             prompt = self._prompt.fill(columns, self._strip)
-            return self._kept(await self._engine.caption(picture, prompt))
+            kept = self._kept(await self._engine.caption(picture, prompt))
+            return kept | {"flags": [*kept["flags"], *(row.get(SOURCE_FLAGS.name) or ())]}
         except RowFailure as failure:
             return failure
 

@@ -3,14 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
+from caprl_ray.caption.columns import CAPTION, check_prompt
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedVersions
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
@@ -65,8 +68,8 @@ class Overview:
 def overview(recipe: Recipe) -> Overview:
     """Summarize the stored plan, or else the plan that a first run would make.
 
-    A stored plan that is complete is compared with the input. Raises RecipeError if the input has nothing to plan,
-    SystemFailure if storage cannot be listed.
+    A stored plan that is complete is compared with the input. Raises RecipeError if the input has nothing to plan or
+    columns with which a run would not start, SystemFailure if storage cannot be listed.
     """
     storage = Storage(recipe.storage)
     stored = plan.load(storage, recipe.output.path)
@@ -77,7 +80,8 @@ def overview(recipe: Recipe) -> Overview:
             stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out, differences=differences
         )
     left_out = LeftOut()
-    units = sources.plan_units(Access.of(recipe), left_out=left_out)
+    found = sources.plan_units(Access.of(recipe), left_out=left_out)
+    units = checked(found, recipe.input, CAPTION, partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 

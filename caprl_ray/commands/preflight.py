@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -9,8 +10,8 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray import sources
-from caprl_ray.caption.columns import CAPTION
+from caprl_ray import plan, sources
+from caprl_ray.caption.columns import CAPTION, check_prompt
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session, shared
@@ -21,12 +22,14 @@ from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
+from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
 
 T = TypeVar("T")
 
 IMAGES = 8
+UNITS = 100  # whose columns are checked; planning all of a large input would take minutes
 
 
 def preflight(recipe: Recipe, *, debug: bool = False) -> int:
@@ -52,15 +55,15 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
 def _first_images(recipe: Recipe) -> pa.Table:
     access = Access.of(recipe)
-    units = sources.plan_units(access)
-    first = next(units, None)
-    if first is None:
+    found = checked(sources.plan_units(access), recipe.input, CAPTION, partial(check_prompt, recipe))
+    units = list(islice(found, UNITS))  # all of them, unless the input is large
+    if not units:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(first.columns, CAPTION)
+    schema = row_schema(plan.unified(pa.schema([]), units), CAPTION)
     rows = chain.from_iterable(
         unit_rows(number, unit, schema=schema, access=access)
-        for number, unit in enumerate(chain([first], units))
-        if unit.kind == first.kind
+        for number, unit in enumerate(units)
+        if unit.kind == units[0].kind
     )
     return pa.concat_tables(tables(islice(rows, IMAGES), schema))
 

@@ -19,6 +19,7 @@ from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.counts import KEY, Counts
+from caprl_ray.rows.features import with_features
 from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
 
@@ -72,8 +73,9 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
         if RUN.name in ours:
             rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
+        stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
-            self._storage.put(path, parquet_bytes(rows.select(names).rename_columns(schema.names).cast(schema)))
+            self._storage.put(path, parquet_bytes(stored))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
 

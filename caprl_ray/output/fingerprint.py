@@ -13,7 +13,13 @@ def fingerprint(job: Job) -> dict[str, Any]:
     """The fields of every job and those of this job, as field -> value."""
     settings = job.recipe.input
     # None if they are left out, as in outputs that are older than these fields.
-    fields = {"input.image_column": settings.image_column, "input.rename": settings.rename or None}
+    fields: dict[str, Any] = {
+        "input.image_column": settings.image_column,
+        "input.image_key": settings.image_key,
+        "input.rename": settings.rename or None,
+    }
+    columns = settings.columns.model_dump(exclude_defaults=True)
+    fields |= {"input.columns": columns} if columns else {}
     return fields | {"version.caprl_ray": installed("caprl_ray")} | dict(job.fingerprint)
 
 

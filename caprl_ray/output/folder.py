@@ -18,7 +18,7 @@ from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths, PlannedVersions
-from caprl_ray.rows.schema import clashes
+from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
 
@@ -187,7 +187,10 @@ class Output:
             stored.columns.names,
             planning.left_out,
         )
-        units = _until(planning, map(self._without_clash, found))
+        units = _until(
+            planning,
+            checked(found, self.job.recipe.input, self.job.adds, self.job.check_columns, stored.columns),
+        )
         first = next(units, None)
         if first is None and not stored.units:
             left = f"; left out: {planning.left_out.summary()}" if planning.left_out else ""
@@ -214,15 +217,6 @@ class Output:
         """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
         if self.lease:
             self.lease.check()
-
-    def _without_clash(self, unit: Unit) -> Unit:
-        taken = clashes(unit.columns.names, self.job.adds)
-        if taken:
-            raise RecipeError(
-                f"input: {unit.entries[0].stored.path} has a column {taken[0]}, a name that the output needs for "
-                f"itself; rename it, for instance with input.rename={{{taken[0]}: source_{taken[0]}}}."
-            )
-        return unit
 
     def unmark(self) -> None:
         """Take the mark of a complete output away: there is work to do."""

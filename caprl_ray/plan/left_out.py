@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from caprl_ray.text import readable
+from caprl_ray.text import plain, readable
 
 MAX_EXAMPLE = 200  # characters
 
@@ -24,6 +24,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "further_image": ("further image of a sample", "further images of samples"),
     "other_member": ("member that is neither image nor text", "members that are neither image nor text"),
     "unkeyed_member": ("member without a sample's key", "members without a sample's key"),
+    "volume_part": ("rest of a file of another volume", "rests of files of other volumes"),
+    "no_end_marker": ("shard without its end marker, which may lack samples", "shards without their end marker"),
     "after_end": ("shard with bytes after its end", "shards with bytes after their end"),
     "dropped_column": ("column", "columns"),
 }
@@ -39,13 +41,16 @@ class LeftOut:
     def add(self, reason: str, example: str, count: int = 1) -> None:
         """Count what was left out; `reason` is one of REASONS."""
         assert reason in REASONS
+        self._count(reason, plain(readable(example)).replace("\n", " ")[:MAX_EXAMPLE], count)
+
+    def _count(self, reason: str, example: str, count: int) -> None:
         self._counts[reason] = self._counts.get(reason, 0) + count
-        self._examples.setdefault(reason, readable(example)[:MAX_EXAMPLE])
+        self._examples.setdefault(reason, example)
 
     def merge(self, other: "LeftOut") -> None:
         """Add another's counts. The examples so far stay."""
         for reason, count in other._counts.items():
-            self.add(reason, other._examples[reason], count)
+            self._count(reason, other._examples[reason], count)
 
     def __bool__(self) -> bool:
         return bool(self._counts)
@@ -64,7 +69,7 @@ class LeftOut:
         found = cls()
         for reason, told in json.loads(text).items():
             if reason in REASONS:
-                found.add(reason, told["example"], told["count"])
+                found._count(reason, told["example"], told["count"])
         return found
 
     def summary(self) -> str:

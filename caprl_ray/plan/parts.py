@@ -17,6 +17,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan.planning import Planning
 from caprl_ray.plan.stored import COLUMNS, EMPTY, END, FOLDER, LEFT_OUT, SCHEMA, End, Plan, objects
 from caprl_ray.plan.units import Entry, Unit
+from caprl_ray.rows.features import meaning
 from caprl_ray.storage import Storage, join
 from caprl_ray.text import readable
 
@@ -167,6 +168,17 @@ def unified(columns: pa.Schema, units: Iterable[Unit]) -> pa.Schema:
             raise RecipeError(
                 f"input: {unit.entries[0].stored.path} does not fit the files before it: {error}."
             ) from None
+        columns = _with_meanings(columns, unit)
+    return columns
+
+
+def _with_meanings(columns: pa.Schema, unit: Unit) -> pa.Schema:
+    """The columns with what only a later unit says of them. Unifying keeps the metadata of the first."""
+    for number, field in enumerate(columns):
+        given = unit.columns.get_field_index(field.name)
+        more = meaning(unit.columns.field(given)) if given >= 0 else {}
+        if more.keys() - (field.metadata or {}).keys():
+            columns = columns.set(number, field.with_metadata({**more, **(field.metadata or {})}))
     return columns
 
 

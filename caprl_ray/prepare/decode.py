@@ -35,6 +35,8 @@ from PIL import (
 )
 
 from caprl_ray.errors import RowFailure
+from caprl_ray.prepare import extras, jpeg_xl, kinds
+from caprl_ray.prepare.ends import with_end
 from caprl_ray.prepare.headers import check_scans, without_extras
 from caprl_ray.prepare.sizes import SizeRule
 
@@ -70,7 +72,7 @@ def _avif(file: BytesIO) -> ImageFile.ImageFile:
 
 # The allow-list: the first bytes of a file, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
 # one that counts and is read as JPEG. The brands in its first box tell AVIF from HEIC.
-_FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], ImageFile.ImageFile]], ...]] = (
+_FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], Image.Image]], ...]] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     ("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
@@ -79,6 +81,12 @@ _FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], ImageFil
         re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,8}?avi[fs])", re.DOTALL),
         _avif,
     ),
+    (
+        "HEIC",
+        re.compile(rb".{4}ftyp(?:hei[cmsx]|m[is]f1.{4}(?:.{4}){0,8}?hei[cmsx])", re.DOTALL),
+        extras.heic,
+    ),
+    ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), jpeg_xl.decoded),
     ("GIF", re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
     ("BMP", re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
@@ -152,8 +160,12 @@ def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
 def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     _check_bytes(image, limits)
     kind, plugin = _format(image)
+    image = with_end(kind, image)
     ends_early = _ends_early(kind, image)
     image = without_extras(kind, image)
+    if kind == "JPEG XL":  # its decoder opens and decodes at once
+        image = jpeg_xl.codestream(image)
+        _check_pixels(kind, *jpeg_xl.size(image), limits)
     with _decoding(kind, ends_early):
         picture = plugin(BytesIO(image))
     _check_header(kind, picture, rule, limits)
@@ -162,7 +174,7 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     if ends_early:
         raise RowFailure("image_truncated", kind)
     stored_size = picture.size
-    extent = _decode_smaller(picture, rule) if kind == "JPEG" else None
+    extent = _decode_smaller(picture, rule) if isinstance(picture, JpegImagePlugin.JpegImageFile) else None
     _decode(kind, picture)
     orientation = _orientation(picture)
     width, height = _turned(orientation, stored_size if extent else picture.size)
@@ -172,7 +184,7 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
 
 
-def _decode_smaller(picture: ImageFile.ImageFile, rule: SizeRule) -> Extent | None:
+def _decode_smaller(picture: JpegImagePlugin.JpegImageFile, rule: SizeRule) -> Extent | None:
     """Decode a JPEG at a half, a quarter or an eighth, if that leaves DECODED_OVER_SEEN times what is seen.
 
     Returns the part of the decoded pixels that the file's pixels cover: the last ones lie partly beyond its right or
@@ -196,11 +208,11 @@ def _check_bytes(image: bytes, limits: Limits) -> None:
         raise RowFailure("image_too_large", f"{len(image)} bytes, at most {limits.max_bytes}")
 
 
-def _format(image: bytes) -> tuple[str, Callable[[BytesIO], ImageFile.ImageFile]]:
+def _format(image: bytes) -> tuple[str, Callable[[BytesIO], Image.Image]]:
     for kind, start, plugin in _FORMATS:
         if start.match(image):
             return kind, plugin
-    raise RowFailure("image_format")
+    raise RowFailure("image_format", f"the bytes are {kinds.kind(image)}")
 
 
 def _ends_early(kind: str, image: bytes) -> bool:
@@ -226,12 +238,16 @@ def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
         raise RowFailure("image_truncated" if early else "image_corrupt", kind) from error
 
 
-def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limits: Limits) -> None:
-    """Refuse by size and kind of pixels before anything is decoded. Pillow has already refused sides below 1."""
-    width, height = picture.size
+def _check_pixels(kind: str, width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_source_pixels:
         detail = f"{kind} of {width} x {height} pixels, at most {limits.max_source_pixels}"
         raise RowFailure("image_too_many_pixels", detail)
+
+
+def _check_header(kind: str, picture: Image.Image, rule: SizeRule, limits: Limits) -> None:
+    """Refuse by size and kind of pixels before anything is decoded. Pillow has already refused sides below 1."""
+    width, height = picture.size
+    _check_pixels(kind, width, height, limits)
     if _tile_pixels(picture) > max(width * height, MOST_TILE):
         raise RowFailure("image_too_many_pixels", f"{kind} of {width} x {height} pixels in tiles that are far larger")
     if picture.mode not in _OPAQUE_MODES | _ALPHA_MODES | _GREY16_MODES:
@@ -239,22 +255,22 @@ def _check_header(kind: str, picture: ImageFile.ImageFile, rule: SizeRule, limit
     rule.settled(width, height)
 
 
-def _tile_pixels(picture: ImageFile.ImageFile) -> int:
+def _tile_pixels(picture: Image.Image) -> int:
     """Pixels of one tile of a TIFF; 0 without tiles."""
     tags = getattr(picture, "tag_v2", {})
     width, height = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
     return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
-def _decode(kind: str, picture: ImageFile.ImageFile) -> None:
+def _decode(kind: str, picture: Image.Image) -> None:
     """Decode the pixels of an opened picture."""
-    if kind == "PNG":
+    if isinstance(picture, PngImagePlugin.PngImageFile):
         _match_transparency(picture)
     with _decoding(kind):
         picture.load()
 
 
-def _seen(picture: ImageFile.ImageFile, extent: Extent | None, orientation: int, size: tuple[int, int]) -> Image.Image:
+def _seen(picture: Image.Image, extent: Extent | None, orientation: int, size: tuple[int, int]) -> Image.Image:
     """A decoded picture upright, as RGB of `size`. It is turned last, when it has the fewest pixels."""
     stored_size = _turned(orientation, size)
     if picture.width * picture.height > MOST_AT_ONCE:
@@ -265,7 +281,7 @@ def _seen(picture: ImageFile.ImageFile, extent: Extent | None, orientation: int,
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _resized_by_bands(picture: ImageFile.ImageFile, extent: Extent | None, size: tuple[int, int]) -> Image.Image:
+def _resized_by_bands(picture: Image.Image, extent: Extent | None, size: tuple[int, int]) -> Image.Image:
     """As RGB of `size`, without all of it as RGB at once: first across, one band of rows at a time, then down.
 
     Pillow resizes in the same two steps, so the pixels are the same.
@@ -280,7 +296,7 @@ def _resized_by_bands(picture: ImageFile.ImageFile, extent: Extent | None, size:
     return narrow.resize(size, Image.Resampling.BICUBIC, (0, 0, size[0], bottom))
 
 
-def _tags(picture: ImageFile.ImageFile) -> Mapping[int, object]:
+def _tags(picture: Image.Image) -> Mapping[int, object]:
     """The tags of a TIFF; none for other formats."""
     tags: Mapping[int, object] = getattr(picture, "tag_v2", {})
     return tags

@@ -39,7 +39,7 @@ MOST_BMP_RUNS: Final = 4 * 2**20
 
 _MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
 _NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xCA)
 _WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
 _USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn except JFIF's, EXIF's and Adobe's; comments
 
@@ -76,7 +76,7 @@ def check_scans(image: bytes, width: int, height: int) -> None:
         return
     if _scan_marks(image) * width * height <= MOST_SCANNED:  # also those of thumbnails and of data that follows
         return
-    for scans, _ in enumerate(_scans(image), 1):
+    for scans, _ in enumerate(scan_starts(image), 1):
         if scans * width * height > MOST_SCANNED:
             raise RowFailure("image_too_many_pixels", f"JPEG of {width} x {height} pixels in {scans} scans or more")
 
@@ -130,7 +130,12 @@ def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
     raise RowFailure("image_corrupt", f"JPEG of more than {MOST_SEGMENTS} segments")
 
 
-def _scans(image: bytes) -> Iterator[int]:
+def is_progressive(image: bytes) -> bool:
+    """Whether a JPEG stores each pixel in several scans."""
+    return any(code in _PROGRESSIVE for code, _, _ in _segments(image))
+
+
+def scan_starts(image: bytes) -> Iterator[int]:
     """The start of each scan's coded data, of the first picture."""
     at = next((end for code, _, end in _segments(image) if code == _SOS), None)
     while at is not None:
@@ -150,7 +155,7 @@ def _png(image: bytes) -> bytes:
     most = CHUNKS_OF_ANY_PNG + len(image) // BYTES_OF_A_CHUNK
     view, at, copied, has_pixels = memoryview(image), 8, 8, False
     kept = [view[:8]]
-    for name, end in islice(_chunks(image), most):
+    for name, end in islice(png_chunks(image), most):
         if name in _PNG_PIXELS or (name in _PNG_TEXTS and _is_orientation(image, at, end)):
             kept.append(view[at:end])
             copied += end - at
@@ -163,7 +168,7 @@ def _png(image: bytes) -> bytes:
     return image if copied == at and most else b"".join([*kept, rest])
 
 
-def _chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
+def png_chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
     """Name and end of each whole chunk before the last."""
     at = 8
     while at + 12 <= len(image):

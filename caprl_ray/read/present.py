@@ -25,7 +25,7 @@ FILES, PARQUET = "files", "parquet"
 LOOKUPS = 16  # at once
 Read = Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
 # Codes of rows that a source's present version may mend.
-MENDABLE = frozenset({"source_changed", "truncated_unit"})
+MENDABLE = frozenset({"source_changed", "truncated_unit", "unit_format"})
 
 
 class Accept(IntEnum):

@@ -187,6 +187,7 @@ class _Child(Child):
             image=image,
             metadata=answer["metadata"],
             failure=failure,
+            flags=tuple(answer["flags"]),
             counted=answer["size"],
         )
         return replace(sample, metadata=self._arrays()) if answer["arrays"] else sample
@@ -255,6 +256,7 @@ def _send(connection: Connection, sample: Sample | None) -> None:
         image=sample.image is not None,
         metadata={} if arrays else sample.metadata,
         arrays=bool(arrays),
+        flags=sample.flags,
         size=sample.size,
     )
     if sample.image is not None:

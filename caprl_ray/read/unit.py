@@ -13,7 +13,7 @@ from caprl_ray import sources
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_id
+from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, bounded, metadata_schema, row_id
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.text import readable
@@ -128,7 +128,8 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
         "unit": unit,
         "index": index,
         "source": readable(sample.source),
-        "key": sample.key,
+        "key": bounded(sample.key),
+        SOURCE_FLAGS.name: list(sample.flags),
         "attempts": 1,
         SIZE: sample.size,
     }
@@ -138,7 +139,7 @@ def _row(unit: int, index: int, sample: Sample, metadata: list[tuple[str, pa.Dat
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
-        return row | {"stage": "read", "code": failure.code, "detail": failure.detail}
+        return row | {"stage": "read", "code": failure.code, "detail": bounded(failure.detail)}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
         return row
     return row | {"image": sample.image, "sha256": hashlib.sha256(sample.image).hexdigest()}

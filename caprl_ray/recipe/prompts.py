@@ -6,7 +6,7 @@ removed from them; otherwise a text in the dataset could end the user turn.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from string import Formatter
 from typing import Any
 
@@ -40,6 +40,11 @@ class PromptTemplate:
         """The columns that the template may read."""
         names = {_field(field)[0] for _, field in self._parts if field is not None}
         return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
+
+    def missing(self, columns: Collection[str]) -> list[str]:
+        """The placeholders that no row can fill if rows have these columns."""
+        fields = [field for _, field in self._parts if field is not None]
+        return [field for field in fields if _field(field)[0] not in columns and FALLBACK_COLUMN not in columns]
 
     def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
         """Fill in the values of one row and pass the result through `strip`, which removes control tokens.

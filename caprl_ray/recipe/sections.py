@@ -29,6 +29,7 @@ from caprl_ray.recipe.prompts import PromptTemplate
 
 Positive = Annotated[int, Field(ge=1)]
 Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.check)]
+MAX_METADATA_BYTES = 256 * 1024
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -72,6 +73,31 @@ def _image_root(path: str) -> str:
     return _absolute(path)
 
 
+class Columns(Section):
+    """Which of the source's own columns the output gets. The images are not concerned."""
+
+    keep: list[str] | None = None
+    """The columns that the output gets. If left out, all of them."""
+    drop: list[str] = []
+    """Columns that the output does not get. They are not read. Use it for second images and other large values."""
+
+    def keeps(self, name: str) -> bool:
+        """Whether the output gets a column of the source."""
+        return name not in self.drop and (self.keep is None or name in self.keep)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Columns":
+        both = [name for name in self.keep or () if name in self.drop]
+        if both:
+            raise ValueError(f"{both[0]} stands in keep and in drop; take it out of one")
+        return self
+
+
+def _image_key(key: str) -> str:
+    """Extensions as members have them: without a dot in front, in small letters."""
+    return ";".join(part.lower().removeprefix(".") for part in key.split(";"))
+
+
 class Input(Section):
     """What to caption."""
 
@@ -90,7 +116,18 @@ class Input(Section):
     beside data, such as __MACOSX or _delta_log, is never taken."""
     image_column: str | None = None
     """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
-    Set it if several columns fit."""
+    Set it if several columns fit. `name[*]` is a column of lists of images: each image becomes a row, with the other
+    columns of its row."""
+    image_key: Annotated[str, Field(pattern=r"^[^;/\s]+(;[^;/\s]+)*$"), AfterValidator(_image_key)] | None = None
+    """Which member of a WebDataset sample is captioned, by its extension: jpg, or jpg;png, of which the first that a
+    sample has is taken. If left out, a sample may have images of one kind only. Set it if your samples hold maps, masks
+    or edges beside the photo."""
+    max_metadata_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = MAX_METADATA_BYTES
+    """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; it costs
+    memory for each row."""
+    long_metadata: Literal["drop", "fail"] = "drop"
+    """What happens to a text that is longer: drop leaves it out of the row and says so in its flags, fail makes it a
+    failed row. Set fail if a caption without its text is worth nothing."""
     image_roots: Annotated[
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
@@ -101,6 +138,9 @@ class Input(Section):
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""
+    columns: Columns = Columns()
+    """The source's own columns that the output gets, as {keep: [...]} or {drop: [...]}, by their names in the source.
+    If left out, all of them."""
 
 
 class Prepare(Section):

@@ -8,13 +8,16 @@ READ_CODES = {
     "folder nor below input.image_roots.",
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",
+    "unit_format": "The shard is no archive, or the table no parquet file; the detail says what its first bytes are.",
     "empty_unit": "The shard holds no sample.",
     "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
     "end of the row group fail.",
     "no_image": "The sample has no image member, or the row no image.",
+    "ambiguous_image": "The sample has images of several kinds, and input.image_key does not say which to caption; the "
+    "detail names them.",
     "duplicate_member": "The sample has two members of the same name.",
-    "metadata_too_large": "The sample's metadata is larger than the limit a row may carry.",
-    "metadata_invalid": "A metadata member or value is not what its name or type says (UTF-8, JSON, a number).",
+    "metadata_too_large": "The sample's metadata is larger than input.max_metadata_bytes.",
+    "metadata_invalid": "A value does not fit the type of its column.",
 }
 PREPARE_CODES = {
     "image_empty": "The image has no bytes.",

@@ -5,11 +5,13 @@ Later stages pass a failed row on unchanged. The source's own columns travel und
 collide with ours. The output has them under their own names.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 META_PREFIX = "meta:"
+MAX_TEXT = 4096  # bytes of a key or a detail, as many as a path may have
 
 
 def column(name: str, kind: pa.DataType, description: str) -> pa.Field:
@@ -32,7 +34,8 @@ IDENTITY = [
     column(
         "key",
         pa.string(),
-        "The file's path below its input folder, the sample's WebDataset key, or the image's path or row in parquet.",
+        "The file's path below its input folder, the sample's WebDataset key, or the image's path or row in parquet. "
+        "One of more than 4 KiB is cut and ends with the SHA-256 of the whole.",
     ),
     column("sha256", pa.string(), "SHA-256 of the image's bytes as stored, in hex; null where none were read."),
     column("width", pa.int32(), "Width of the source image in pixels, as displayed (after EXIF orientation)."),
@@ -49,6 +52,8 @@ RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, w
 SOURCES = b"The source's column"
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
 FAILED_BEFORE = pa.field("failed_before", pa.string())
+# What reading has to note of a row (sources/texts.py). A job puts it into its own `flags`.
+SOURCE_FLAGS = pa.field("source_flags", pa.list_(pa.string()))
 # The image on its way: compressed from the reader to prepare, pixels from prepare to the captioner, null elsewhere.
 IMAGE = [
     pa.field("image", pa.large_binary()),
@@ -69,7 +74,7 @@ def row_schema(metadata: pa.Schema, adds: Fields = (), *, image: bool = True) ->
         adds: the columns that the job adds.
         image: whether the rows carry an image.
     """
-    ours = [*IDENTITY, *_result(adds), *FAILURE, FAILED_BEFORE, *(IMAGE if image else ())]
+    ours = [*IDENTITY, *_result(adds), *FAILURE, FAILED_BEFORE, SOURCE_FLAGS, *(IMAGE if image else ())]
     return pa.schema([*ours, *(field.with_name(META_PREFIX + field.name) for field in metadata)])
 
 
@@ -97,6 +102,15 @@ def is_own(schema: pa.Schema, name: str) -> bool:
     """Whether a stored table has a column of this name that is ours, not one of the source's own."""
     place = schema.get_field_index(name)
     return place >= 0 and not (schema.field(place).metadata or {}).get(b"description", b"").startswith(SOURCES)
+
+
+def bounded(key: str) -> str:
+    """A key or a detail as it is stored. One that is absurdly long is cut, and ends with the hash of the whole."""
+    content = key.encode("utf-8", "surrogatepass")
+    if len(content) <= MAX_TEXT:
+        return key
+    digest = f"...sha256:{hashlib.sha256(content).hexdigest()}"
+    return content[: MAX_TEXT - len(digest)].decode("utf-8", "ignore") + digest
 
 
 def row_id(unit: int, index: int) -> str:

@@ -13,9 +13,9 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import LeftOut, Position, Unit
 from caprl_ray.recipe.sections import Input
-from caprl_ray.sources import files, parquet, webdataset
+from caprl_ray.sources import files, parquet, parquet_read, webdataset
 from caprl_ray.sources.listing import Listing
-from caprl_ray.sources.rename import renamed, renamed_samples
+from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.sorting import Sorting
 from caprl_ray.sources.source import Access, Found, not_listed
@@ -44,7 +44,7 @@ KINDS = {
     "webdataset": Source(
         plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes, suspects=webdataset.suspects
     ),
-    "parquet": Source(plan=parquet.plan, read=parquet.read, takes=parquet.takes, suspects=parquet.suspects),
+    "parquet": Source(plan=parquet.plan, read=parquet_read.read, takes=parquet.takes, suspects=parquet_read.suspects),
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}
@@ -67,7 +67,7 @@ def plan_units(
     Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
     planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
-    yield from renamed(planned, access.input.rename, columns)
+    yield from renamed(selected(planned, access.input, first=not columns), access.input.rename, columns)
 
 
 def goes_on(after: Position | None, settings: Input) -> bool:

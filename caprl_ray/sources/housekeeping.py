@@ -4,6 +4,8 @@ Sources: AppleDouble files and folders of macOS ("Apple Single and AppleDouble F
 storage, of Windows, of Linux desktops, of editors' and version control's folders.
 """
 
+import re
+
 # Folders and files that count wherever they stand in a path.
 _NAMES = frozenset(
     {
@@ -36,7 +38,10 @@ _NAMES = frozenset(
 # Beginnings: AppleDouble companions; files that NFS and FUSE keep of removed ones; trash of Linux desktops.
 _BEGINNINGS = ("._", ".nfs", ".fuse_hidden", ".trash-")
 
+_WHOLE, _BEGIN = ("|".join(map(re.escape, sorted(names))) for names in (_NAMES, _BEGINNINGS))
+_PART = re.compile(rf"(?:\A|/)(?:(?:{_WHOLE})(?:/|\Z)|{_BEGIN})", re.IGNORECASE)
+
 
 def housekeeping(name: str) -> bool:
     """Whether a path, of a file or of an archive's member, names a tool's or a system's own file."""
-    return any(part in _NAMES or part.startswith(_BEGINNINGS) for part in name.lower().split("/"))
+    return _PART.search(name) is not None

@@ -14,6 +14,11 @@ def is_web_address(path: str) -> bool:
     return path.lower().startswith(("http://", "https://"))
 
 
+def may_be_path(text: str) -> bool:
+    """Whether a text can be the path of a file or object. Web addresses are none; they may hold a secret."""
+    return not is_web_address(text) and "\0" not in text and len(text.encode()) <= MAX_PATH_BYTES
+
+
 def resolve(path: str, parquet: str) -> str:
     """Return the full path or URI of the image that a row names. `parquet` is the path of the parquet file.
 

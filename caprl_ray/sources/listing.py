@@ -45,6 +45,8 @@ class Listing:
         """What the path number `number` names, after the position. Raises RecipeError for what does not exist."""
         path, names = self._access.input.paths[number], self._names[number]
         end = (self._after.path, self._after.name) if self._after else (-1, -1)
+        if number == end[0] and end[1] >= len(names):  # a path with braces exists as written by now
+            end = (-1, -1)
         begin = 0 if self._anew or number != end[0] else end[1]
         for place, there in enumerate(self._access.storage.lookup_all(names[begin:]), begin):
             if there is None and names != [path] and not has_magic(names[place]):
@@ -81,17 +83,19 @@ class Listing:
 
     def _of(self, item: Listed, wanted: Wanted, root: str, place: int) -> Found:
         below = item.stored.path[len(wanted.folder) :]
-        linked = item.real not in (None, root + below)
+        linked = item.real is not None and item.real != root + below
         self.linked |= linked
-        hidden = not self._access.input.hidden and not any(part.startswith("_") for part in wanted.parts)
         return Found(
             stored=item.stored,
             key=item.key,
             named=False,
             name=place,
-            hidden_table=hidden and passed_over.underscored(below),
+            hidden_table=passed_over.underscored(below) and self._hides(wanted),
             real=item.real if linked or self._repeating else None,
         )
+
+    def _hides(self, wanted: Wanted) -> bool:
+        return not self._access.input.hidden and not any(part.startswith("_") for part in wanted.parts)
 
     def _without_outputs(
         self, wanted: Wanted, root: str, items: Iterator[Listed | Passed]
@@ -104,10 +108,12 @@ class Listing:
         for item in items:
             path = item.path if isinstance(item, Passed) else item.stored.path
             real = path if isinstance(item, Passed) else item.real or path
+            if last is not None and real.startswith(last):
+                continue
             output = self._outputs.folder(real, root)
             if output is None:
                 yield item
-            elif output != last:
+            else:
                 last = output
                 yield Passed(path=path[: len(path) - len(real) + len(output)], reason="own_output")
 

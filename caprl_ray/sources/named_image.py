@@ -9,7 +9,7 @@ from caprl_ray.sources.source import Access, denied
 from caprl_ray.storage import SourceChanged, Stored
 
 # errno values of names that no local file can have.
-_IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR})
+IMPOSSIBLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR})
 # errno values of a process or machine at its limits. They say nothing about the path.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -48,7 +48,7 @@ def _failure(fault: OSError | ValueError) -> RowFailure:
     number = fault.errno if isinstance(fault, OSError) else errno.EINVAL
     if number in _EXHAUSTED:
         raise fault
-    if isinstance(fault, FileNotFoundError) or number in _IMPOSSIBLE:
+    if isinstance(fault, FileNotFoundError) or number in IMPOSSIBLE:
         return RowFailure("source_missing")
     if isinstance(fault, SourceChanged):
         return RowFailure("source_changed")

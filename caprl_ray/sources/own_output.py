@@ -28,7 +28,7 @@ class OwnOutputs:
         """The output of an object at a real path, if the output is not above the folder `below`."""
         if self._own is not None and path.startswith(self._own):
             return self._own
-        match = _OBJECT.fullmatch(path)
+        match = _OBJECT.fullmatch(path) if path.endswith(".parquet") else None
         if match and (match[1] == below or not below.startswith(match[1])) and self._is_output(match[1]):
             return match[1]
         return None

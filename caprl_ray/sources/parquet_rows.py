@@ -4,20 +4,23 @@ Metadata values are Arrow arrays of one row. Python's own types would lose some 
 and refuse others (dates after the year 9999).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan import Entry, batched
-from caprl_ray.sources.image_column import ImageColumn
-from caprl_ray.sources.image_path import is_web_address
+from caprl_ray.sources import texts
+from caprl_ray.sources.image_column import ImageColumn, is_text
+from caprl_ray.sources.image_path import may_be_path
 from caprl_ray.sources.image_roots import Roots
+from caprl_ray.sources.inline_image import decode_inline, is_inline
 from caprl_ray.sources.named_image import read_named_image
-from caprl_ray.sources.samples import MAX_METADATA_BYTES, Sample
+from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.text import readable
 
@@ -25,10 +28,22 @@ IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """The place of an image: the number of its row in the batch and, if the row holds a list, its number in the list.
+
+    `image` is the number of the image among those of the batch; None in a row whose list has none.
+    """
+
+    row: int
+    image: int | None
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Makes the samples of one unit.
 
-    `rows_before` is the number of rows in the file before the unit. `columns` are the metadata columns of the output.
+    `columns` are the metadata columns of the output, and `partitions` those of them that the file's folders give.
     `image` is None if the job needs no images; `roots` says which images rows may name by a path.
     """
 
@@ -37,74 +52,118 @@ class Rows:
     image: ImageColumn | None
     roots: Roots
     columns: pa.Schema
-    rows_before: int
+    partitions: Mapping[str, pa.Array]
     pool: ThreadPoolExecutor
 
-    def samples(self, batch: pa.RecordBatch, start: int, done: BitMap) -> Iterator[Sample | None]:
-        """Yield the batch's rows in order; the first has the index `start`. None is yielded for rows in `done`."""
-        numbers = range(batch.num_rows)
+    def places(self, batch: pa.RecordBatch) -> list[Place]:
+        """The places of a batch's images, in order. Each is one sample, also where a row has no image."""
+        if not (self.image and self.image.listed):
+            return [Place(row=number, image=number) for number in range(batch.num_rows)]
+        return _listed(pc.list_value_length(batch.column(self.image.name)).to_pylist())
+
+    def samples(
+        self, batch: pa.RecordBatch, places: list[Place], row: int, start: int, done: BitMap
+    ) -> Iterator[Sample | None]:
+        """Yield the samples of a batch in order. None is yielded for samples in `done`.
+
+        Args:
+            row: the number of the batch's first row in the file.
+            start: the index of the first sample in the unit.
+        """
         sound = _is_sound(batch)
+        images = self._images(batch)
 
-        def sample(number: int) -> Sample | None:
-            index = start + number
-            return None if index in done else self._sample(batch.slice(number, 1), index, sound=sound)
+        def sample(index: int) -> Sample | None:
+            return None if index in done else self._sample(batch, images, places[index - start], row, sound=sound)
 
-        content = self.image.parts(batch)[0] if self.image else None
+        numbers = range(start, start + len(places))
+        content = self.image.parts(images)[0] if self.image else None
         if self.image is None or (content is not None and not content.null_count):
             yield from map(sample, numbers)
             return
         for few in batched(numbers, IMAGES_AT_ONCE):
             yield from self.pool.map(sample, few)
 
-    def _sample(self, row: pa.RecordBatch, index: int, *, sound: bool) -> Sample:
-        sample = Sample(
-            source=self.entry.stored.path,
-            key=f"{readable(self.entry.key)}:{self.rows_before + index}",
-            image=None,
-            metadata={},
-            failure=None,
-        )
+    def _images(self, batch: pa.RecordBatch) -> pa.Array | None:
+        if self.image is None:
+            return None
+        column = batch.column(self.image.name)
+        return column.flatten() if self.image.listed else column
+
+    def _sample(self, batch: pa.RecordBatch, images: pa.Array | None, place: Place, row: int, *, sound: bool) -> Sample:
+        key = f"{readable(self.entry.key)}:{row + place.row}" + ("" if place.number is None else f"[{place.number}]")
+        sample = Sample(source=self.entry.stored.path, key=key, image=None, metadata={}, failure=None)
+        values = batch.slice(place.row, 1)
         try:
-            if not sound and not _is_sound(row):
+            if not sound and not _is_sound(values):
                 raise RowFailure("metadata_invalid", "a value is not what its column's type says")
-            self._fill(sample, row)
+            self._fill_metadata(sample, values)
+            if self.image is not None:
+                if images is None or place.image is None:
+                    raise RowFailure("no_image")
+                self._fill_image(sample, images.slice(place.image, 1))
         except RowFailure as failure:
             # A new object: the caught one holds a traceback, which would keep the row in memory.
             sample.failure = RowFailure(failure.code, failure.detail)
         return sample
 
-    def _fill(self, sample: Sample, row: pa.RecordBatch) -> None:
-        """Fill in metadata, then key and image. Raises RowFailure if something is missing or refused."""
-        if self.image is None:
-            sample.metadata = self._metadata(row, 0)
-            return
-        contents, paths = self.image.parts(row)
-        path = paths[0].as_py() if paths is not None else None
-        sample.metadata = self._metadata(row, len(path or ""))
-        if path and not is_web_address(path):
+    def _fill_image(self, sample: Sample, image: pa.Array) -> None:
+        """Fill in key, source and image. Raises RowFailure if the image is missing or refused."""
+        assert self.image
+        contents, paths = self.image.parts(image)
+        path = str((paths[0].as_py() if paths is not None else None) or "")
+        inline = is_inline(path)
+        if path and not inline and may_be_path(path) and not self.image.listed:
             sample.key = path
         if contents is not None and contents[0].is_valid:
             sample.image = self._bytes(contents[0])
+        elif inline:
+            sample.image = decode_inline(path, self.access.max_bytes)
         elif path:
-            image = self.roots.named(path)
-            sample.source = image.path
-            sample.image = read_named_image(image, self.access)
+            named = self.roots.named(path)
+            sample.source = named.path
+            sample.image = read_named_image(named, self.access)
         else:
             raise RowFailure("no_image")
 
-    def _metadata(self, row: pa.RecordBatch, size: int) -> dict[str, pa.Array]:
-        """The row's metadata. `size` bytes of other content also count towards the limit."""
-        values = {field.name: _cast(row.column(field.name), field.type) for field in self.columns}
-        if size + sum(value.nbytes for value in values.values()) > MAX_METADATA_BYTES:
+    def _fill_metadata(self, sample: Sample, row: pa.RecordBatch) -> None:
+        """Fill in the row's metadata, without its largest values if all together are too large."""
+        values = {field.name: self._value(field, row) for field in self.columns}
+        left = self.access.input.max_metadata_bytes - sum(value.nbytes for value in values.values())
+        if left < 0 and self.access.input.long_metadata == "fail":
             raise RowFailure("metadata_too_large", "all columns but the image together")
-        return values
+        dropped = []
+        for name in sorted(values, key=lambda name: -int(values[name].nbytes)):
+            if left >= 0:
+                break
+            left += values.pop(name).nbytes
+            dropped.append(f"{texts.TOO_LARGE}:{texts.shown(name)}")
+        sample.metadata, sample.flags = values, tuple(dropped)
+
+    def _value(self, field: pa.Field, row: pa.RecordBatch) -> pa.Array:
+        given = self.partitions.get(field.name)
+        return _cast(row.column(field.name), field.type) if given is None else given
 
     def _bytes(self, content: pa.Scalar) -> bytes:
         stored = content.value if isinstance(content, pa.DictionaryScalar) else content
+        if is_text(stored.type):
+            return decode_inline(stored.as_py(), self.access.max_bytes)
         buffer = stored.as_buffer()
         if buffer.size > self.access.max_bytes:
             raise RowFailure("image_too_large", f"{buffer.size} bytes")
         return bytes(buffer.to_pybytes())
+
+
+def _listed(lengths: list[int | None]) -> list[Place]:
+    """The places in lists of these lengths, of which None is null. A list without images has one, too."""
+    places, image = [], 0
+    for row, length in enumerate(lengths):
+        if not length:
+            places.append(Place(row=row, image=None))
+        for number in range(length or 0):
+            places.append(Place(row=row, image=image, number=number))
+            image += 1
+    return places
 
 
 def _cast(value: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -60,4 +60,6 @@ def reason_unless_hidden(name: str, folder: bool) -> str | None:
 
 def underscored(path: str) -> bool:
     """Whether a name of a path begins with an underscore, as Spark hides files. `_year=2026` is a partition."""
+    if "_" not in path:
+        return False
     return any(name.startswith("_") and "=" not in name for name in path.split("/"))

@@ -1,4 +1,4 @@
-"""Rename the source's columns for the output, as `input.rename` says."""
+"""Choose and rename the source's columns for the output, as `input.columns` and `input.rename` say."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -7,7 +7,30 @@ import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Unit
+from caprl_ray.recipe.sections import Input
+from caprl_ray.sources.image_column import BYTES_NAMES, PATH_NAMES, shown
 from caprl_ray.sources.samples import Sample
+
+
+def selected(units: Iterator[Unit], settings: Input, *, first: bool) -> Iterator[Unit]:
+    """Yield the units with the columns that `input.columns` keeps.
+
+    After the last unit, raises RecipeError if no unit had one of the columns that it names, but only if these are the
+    `first` units: what an earlier plan left out is not known.
+    """
+    columns = settings.columns
+    images = {settings.image_column, *BYTES_NAMES, *PATH_NAMES}
+    unseen = [name for name in (*(columns.keep or ()), *columns.drop) if name not in images]
+    seen: dict[str, None] = {}
+    for unit in units:
+        seen |= dict.fromkeys(unit.columns.names)
+        kept = [field for field in unit.columns if columns.keeps(field.name)]
+        yield unit if len(kept) == len(unit.columns) else replace(unit, columns=pa.schema(kept))
+    missing = [name for name in unseen if name not in seen]
+    if missing and first:
+        raise RecipeError(
+            f"input.columns: the input has no column {missing[0]} besides its images; it has {shown(list(seen))}."
+        )
 
 
 def renamed(units: Iterator[Unit], names: Mapping[str, str], before: Collection[str] = ()) -> Iterator[Unit]:
@@ -27,7 +50,7 @@ def renamed(units: Iterator[Unit], names: Mapping[str, str], before: Collection[
     if unseen:
         raise RecipeError(
             f"input.rename: the input has no column {next(iter(unseen))} besides its images; "
-            f"it has {', '.join(seen) or 'none'}."
+            f"it has {shown(list(seen))}."
         )
 
 

@@ -1,8 +1,9 @@
 """Group the members of a tar shard into samples, as WebDataset does.
 
 Keys, extensions and groups follow the rules of the `webdataset` library (`tariterators.base_plus_ext`,
-`group_by_keys`, `tar_file_iterator`), with two differences. A faulty sample becomes a sample with a failure, not an
-exception or a warning. An unfinished sample is never yielded.
+`group_by_keys`, `tar_file_iterator`), with three differences. A faulty sample becomes a sample with a failure, not an
+exception or a warning. An unfinished sample is never yielded. What tools leave in an archive (housekeeping.py) belongs
+to no sample. What a sample has beside its image and its texts is counted.
 """
 
 import json
@@ -14,12 +15,18 @@ import pyarrow as pa
 from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.sources import texts
+from caprl_ray.sources.housekeeping import housekeeping
 from caprl_ray.sources.tar import Member
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp"})
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "tif", "tiff", "bmp", "heic", "heif", "jxl"}
+)
 METADATA_EXTENSIONS = frozenset({"json", "txt", "cls"})
-MAX_METADATA_BYTES = 256 * 1024  # per sample: limits the sum of its metadata members, and the sum of its extensions
-MAX_SHOWN = 80  # characters of an extension in the detail of a failure
+MOST_SHOWN = 10  # extensions of a sample in the detail of a failure
+MOST_FLAGS = 16  # of a sample
 
 METADATA = pa.schema(
     [
@@ -31,14 +38,14 @@ METADATA = pa.schema(
             pa.string(),
             metadata={
                 "description": "A JSON object of the texts of the sample's other metadata members, by extension "
-                "(such as alt.txt or meta.json); null when there are none."
+                "(such as alt.txt or meta.json), and of a .json or .cls member that holds no JSON or no number; null "
+                "when there are none."
             },
         ),
     ]
 )
 
 _RESERVED = re.compile(r"__[^/]*__($|/)")
-_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 
 
 @dataclass(kw_only=True)
@@ -49,6 +56,8 @@ class Sample:
     `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
     because Python's types cannot hold all values exactly.
 
+    `flags` says what is worth knowing of the row, such as a text that could not be used (texts.py).
+
     `counted` is the size in bytes, if another process has made the sample: a copy of an array may have another size.
     """
 
@@ -57,6 +66,7 @@ class Sample:
     metadata: dict[str, str | int | pa.Array | None]
     failure: RowFailure | None
     source: str = ""
+    flags: tuple[str, ...] = ()
     counted: int | None = None
 
     @property
@@ -68,7 +78,40 @@ class Sample:
         return len(self.image or b"") + sum(arrays)
 
 
-def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How members become samples: the recipe's `input.image_key` by priority, and the limits of one sample.
+
+    `max_metadata_bytes` limits the sum of a sample's texts, and the sum of its extensions. Texts beyond it are left out
+    of a sample, or fail it if `fail_long`.
+    """
+
+    max_image_bytes: int
+    image_keys: tuple[str, ...] = ()
+    max_metadata_bytes: int = MAX_METADATA_BYTES
+    fail_long: bool = False
+
+    @classmethod
+    def of(cls, settings: Input, max_image_bytes: int) -> "Rules":
+        """The recipe's rules."""
+        keys = tuple(settings.image_key.split(";")) if settings.image_key else ()
+        return cls(
+            max_image_bytes=max_image_bytes,
+            image_keys=keys,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            fail_long=settings.long_metadata == "fail",
+        )
+
+    def is_image(self, extension: str) -> bool:
+        """Whether a member is an image, to be captioned or counted."""
+        return extension in self.image_keys or _kind(extension) in IMAGE_EXTENSIONS
+
+    def may_be_captioned(self, extension: str) -> bool:
+        """Whether a member may be the image that is captioned."""
+        return extension in self.image_keys if self.image_keys else self.is_image(extension)
+
+
+def member_limit(rules: Rules, done: BitMap | frozenset[int] = frozenset()) -> Callable[[str], int]:
     """Return a function that says how many bytes of a member `read_members` may hold in memory, given its name.
 
     It allows only what `group_samples` needs, and nothing for samples whose index is in `done`: those still count,
@@ -80,30 +123,32 @@ def member_limit(max_image_bytes: int, done: BitMap | frozenset[int] = frozenset
         key, extension = _split(name)
         if not key or numbering.index(key) in done:
             return 0
-        kind = _kind(extension)
-        return max_image_bytes if kind in IMAGE_EXTENSIONS else MAX_METADATA_BYTES * (kind in METADATA_EXTENSIONS)
+        if rules.is_image(extension):
+            return rules.max_image_bytes * rules.may_be_captioned(extension)
+        return rules.max_metadata_bytes * (_kind(extension) in METADATA_EXTENSIONS)
 
     return limit
 
 
-def group_samples(members: Iterator[Member]) -> Iterator[Sample]:
+def group_samples(members: Iterator[Member], rules: Rules, left_out: LeftOut) -> Iterator[Sample]:
     """Group members, which were read with `member_limit`, into samples; yield the samples in order.
 
-    The image is the first member with an image extension. If a sample has faults, `failure` is the first one; the key
-    and all valid metadata are kept. A sample is yielded once the next key or the end of the archive shows that it is
-    complete. TarDamaged from `members` passes through, so it arrives after all complete samples.
+    If a sample has faults, `failure` is the first one; the key and all valid metadata are kept. `left_out` counts what
+    is in no row. A sample is yielded once the next key or the end of the archive shows that it is complete. TarDamaged
+    from `members` passes through, so it arrives after all complete samples.
     """
     numbering = _Numbering()
     current: _SampleBuilder | None = None
     for member in members:
         key, extension = _split(member.name)
         if not key:
+            left_out.add("housekeeping" if housekeeping(member.name) else "unkeyed_member", member.name)
             continue
         index = numbering.index(key)
         if current is None or current.index != index:
             if current is not None:
                 yield current.sample()
-            current = _SampleBuilder(key, index)
+            current = _SampleBuilder(key, index, rules, left_out)
         current.add(extension, member)
     if current is not None:
         yield current.sample()
@@ -124,7 +169,8 @@ class _Numbering:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a member's name at the first dot of its base name. Both parts are empty if WebDataset ignores the member.
+    """Split a member's name at the first dot of its base name. Both parts are empty if WebDataset ignores the member,
+    and for what tools leave behind.
 
     This equals the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. As
     with the pattern, the hidden file `a/.b` has the key `a/`, unless the name of its folder contains a dot.
@@ -132,25 +178,25 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     stands_alone = stem or (slash and "." not in folder.rpartition("/")[2])
-    if not dot or not stands_alone or _RESERVED.match(name):
+    if not dot or not stands_alone or _RESERVED.match(name) or housekeeping(name):
         return "", ""
     return folder + slash + stem, extension.lower()
-
-
-def _kind(extension: str) -> str:
-    return extension.rpartition(".")[2]
 
 
 class _SampleBuilder:
     """Collects the members of one sample. Its memory is bounded, however many members there are."""
 
-    def __init__(self, key: str, index: int) -> None:
+    def __init__(self, key: str, index: int, rules: Rules, left_out: LeftOut) -> None:
         self.key = key
         self.index = index
-        self._image: Member | None = None
+        self._rules = rules
+        self._left_out = left_out
+        self._image: tuple[int, str, Member] | None = None  # by priority, its extension, the member
+        self._images: list[str] = []
         self._columns: dict[str, str | int | None] = {"json": None, "txt": None, "cls": None}
         self._extra: dict[str, str] = {}
         self._failure: RowFailure | None = None
+        self._flags: list[str] = []
         self._extensions: set[str] = set()
         self._extension_bytes = 0
         self._metadata_bytes = 0
@@ -159,61 +205,101 @@ class _SampleBuilder:
         """Add a member, or record why it was not added."""
         try:
             self._check_extension(extension)
-            if _kind(extension) in IMAGE_EXTENSIONS:
-                self._add_image(member)
+            if self._rules.is_image(extension):
+                self._add_image(extension, member)
             elif _kind(extension) in METADATA_EXTENSIONS:
                 self._add_metadata(extension, member.content)
+            else:
+                self._left_out.add("other_member", member.name)
         except RowFailure as failure:
             # A new object: the caught one holds a traceback, which would keep the member's bytes in memory.
             self._failure = self._failure or RowFailure(failure.code, failure.detail)
 
     def sample(self) -> Sample:
         """Return the finished sample."""
-        if self._image is None:
-            self._failure = self._failure or RowFailure("no_image")
+        image = self._chosen()
         extra = json.dumps(self._extra, ensure_ascii=False) if self._extra else None
-        image = self._image.content if self._image else None
-        return Sample(key=self.key, image=image, metadata={**self._columns, "extra": extra}, failure=self._failure)
+        return Sample(
+            key=self.key,
+            image=image,
+            metadata={**self._columns, "extra": extra},
+            failure=self._failure,
+            flags=tuple(self._flags[:MOST_FLAGS]),
+        )
 
     def _check_extension(self, extension: str) -> None:
         if extension in self._extensions:
-            raise RowFailure("duplicate_member", _shown(extension))
+            raise RowFailure("duplicate_member", texts.shown(extension))
         self._extension_bytes += len(extension.encode())
-        if self._extension_bytes > MAX_METADATA_BYTES:
+        if self._extension_bytes > self._rules.max_metadata_bytes:
             raise RowFailure("metadata_too_large", "too many members or too long extensions")
         self._extensions.add(extension)
 
-    def _add_image(self, member: Member) -> None:
-        if self._image is not None:
-            return
-        self._image = member
+    def _add_image(self, extension: str, member: Member) -> None:
+        self._images.append(extension)
+        keys = self._rules.image_keys
+        if self._rules.may_be_captioned(extension):
+            priority = keys.index(extension) if keys else 0
+            if self._image is None or priority < self._image[0]:
+                self._image = priority, extension, member
+
+    def _chosen(self) -> bytes | None:
+        """The image to caption; if there is none, the sample has failed. Further ones are counted."""
+        if self._failure:
+            return self._image[2].content if self._image else None
+        if self._image is None:
+            self._failure = RowFailure("no_image", self._without_image())
+            return None
+        _, extension, member = self._image
+        if not self._rules.image_keys and len({name.rpartition(".")[0] for name in self._images}) > 1:
+            self._failure = RowFailure("ambiguous_image", _listed(self._images))
+            return None
         if member.content is None:
-            raise RowFailure("image_too_large", f"{member.size} bytes")
+            self._failure = RowFailure("image_too_large", f"{member.size} bytes")
+        if len(self._images) > 1:
+            further = next(name for name in self._images if name != extension)
+            self._left_out.add("further_image", f"{self.key}.{further}", len(self._images) - 1)
+        return member.content
+
+    def _without_image(self) -> str:
+        if self._images:
+            return f"no {' or '.join(self._rules.image_keys)} (input.image_key) among {_listed(self._images)}"
+        return f"only {_listed(sorted(self._extensions))}; a sample's members must stand together in one shard"
 
     def _add_metadata(self, extension: str, content: bytes | None) -> None:
-        if content is None or self._metadata_bytes + len(content) > MAX_METADATA_BYTES:
-            raise RowFailure("metadata_too_large", _shown(extension))
+        if content is None or self._metadata_bytes + len(content) > self._rules.max_metadata_bytes:
+            if self._rules.fail_long:
+                raise RowFailure("metadata_too_large", texts.shown(extension))
+            self._flag(texts.TOO_LARGE, extension)
+            return
         self._metadata_bytes += len(content)
-        text = _checked_text(extension, content)
-        if extension not in METADATA_EXTENSIONS:
+        text, note = texts.decoded(content)
+        if note:
+            self._flag(note, extension)
+        if text is not None:
+            self._keep(extension, text)
+
+    def _keep(self, extension: str, text: str) -> None:
+        """Keep a text in its column. One that is not what its extension says goes to `extra`."""
+        kind = _kind(extension)
+        value = texts.integer(text) if kind == "cls" else text
+        if value is None or (kind == "json" and not texts.is_json(text)):
+            self._flag(texts.INVALID, extension)
             self._extra[extension] = text
+        elif extension in METADATA_EXTENSIONS:
+            self._columns[extension] = value
         else:
-            self._columns[extension] = int(text) if extension == "cls" else text
+            self._extra[extension] = text
+
+    def _flag(self, name: str, extension: str) -> None:
+        self._flags.append(f"{name}:{texts.shown(extension)}")
 
 
-def _checked_text(extension: str, content: bytes) -> str:
-    """Decode a metadata member. Raises RowFailure if the content does not match the extension."""
-    kind = _kind(extension)
-    try:
-        text = content.decode("utf-8-sig" if kind == "json" else "utf-8")  # utf-8-sig drops a byte order mark
-        if kind == "json":
-            json.loads(text, parse_int=str)  # int refuses numbers of more than 4,300 digits
-        if kind == "cls" and not (_INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**63):
-            raise ValueError("not a 64-bit integer")
-    except (ValueError, RecursionError) as error:
-        raise RowFailure("metadata_invalid", _shown(extension)) from error
-    return text
+def _kind(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
-def _shown(extension: str) -> str:
-    return extension[:MAX_SHOWN].encode("unicode_escape").decode("ascii")
+def _listed(extensions: list[str]) -> str:
+    """Extensions as a list for people."""
+    rest = [f"{len(extensions) - MOST_SHOWN} more"] if len(extensions) > MOST_SHOWN else []
+    return ", ".join([*map(texts.shown, extensions[:MOST_SHOWN]), *rest])

@@ -26,10 +26,11 @@ class Sorting:
         self._takes = takes
         self._wanted = wanted
         self._items = items
-        self._begun: deque[tuple[Found, LeftOut]] = deque()  # given away, and not yet in a unit
+        self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # given away, and not yet in a unit
         self.left_out = LeftOut()
         """What is left out after the last object that was given away."""
-        self.kind = wanted or known or self._infer()
+        self._likely = wanted or known
+        self.kind = self._likely = wanted or known or self._infer()
 
     def objects(self, planned: Container[Stored]) -> Iterator[Found]:
         """The objects that are not planned yet."""
@@ -37,16 +38,18 @@ class Sorting:
             if found.again:
                 self.left_out.add("overlap", found.stored.path)
             elif found.stored not in planned:
-                self._begun.append((found, self.left_out))
-                self.left_out = LeftOut()
+                self._begun.append((found, self.left_out or None))
+                if self.left_out:
+                    self.left_out = LeftOut()
                 yield found
 
     def planned(self, last: str, left_out: LeftOut) -> int:
         """Count what was left out before the object `last` of a unit. Returns the number of the name that found it."""
         while True:
             found, before = self._begun[0]
-            left_out.merge(before)
-            self._begun[0] = (found, LeftOut())  # further units of the object may follow
+            if before:
+                left_out.merge(before)
+                self._begun[0] = (found, None)  # further units of the object may follow
             if found.stored.path == last:
                 return found.name
             self._begun.popleft()
@@ -57,30 +60,33 @@ class Sorting:
                 self.left_out.add(item.reason, item.path)
             elif self._is_hidden(item):
                 self._leave(item, "hidden")
-            elif item.named or self._kind_of(item) == self.kind:
-                self._refuse_other(item)
-                yield item
             else:
-                self._refuse_other(item)
-                self._leave(item, "unknown_ending")
+                kind = self._kind_of(item)
+                if kind not in (None, self.kind) and not self._wanted:
+                    raise self._mixed(item, str(kind))
+                if item.named or kind == self.kind:
+                    yield item
+                else:
+                    self._leave(item, "unknown_ending")
 
     def _leave(self, item: Found, reason: str) -> None:
         if not item.again:
             self.left_out.add(reason, item.stored.path)
 
     def _kind_of(self, item: Found) -> str | None:
+        # Most objects are of this kind.
+        if self._likely and self._takes[self._likely](item.stored):
+            return self._likely
         return next((kind for kind, takes in self._takes.items() if takes(item.stored)), None)
 
     def _is_hidden(self, item: Found) -> bool:
         return item.hidden_table and self._takes["parquet"](item.stored)
 
-    def _refuse_other(self, item: Found) -> None:
-        kind = None if self._wanted else self._kind_of(item)
-        if kind not in (None, self.kind):
-            raise RecipeError(
-                f"input.paths: {self._path} holds {' and '.join(sorted([self.kind, str(kind)]))}, such as "
-                f"{item.stored.path}; set input.kind to {' or '.join(self._takes)}, or name the folders."
-            )
+    def _mixed(self, item: Found, kind: str) -> RecipeError:
+        return RecipeError(
+            f"input.paths: {self._path} holds {' and '.join(sorted([self.kind, kind]))}, such as {item.stored.path}; "
+            f"set input.kind to {' or '.join(self._takes)}, or name the folders."
+        )
 
     def _infer(self) -> str:
         """The kind of the first object whose name tells one. What comes before it is kept or counted."""

@@ -1,5 +1,6 @@
 """What every kind of input gets: the objects that were found, and how to read them."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,10 +83,8 @@ def not_listed(path: str, error: OSError) -> SystemFailure:
             "name only what is, and run the same command again to go on."
         )
     at = f"; {error.filename}" if error.filename and error.filename != path else ""
-    return SystemFailure(
-        f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}); run the same command "
-        "again to go on."
-    )
+    again = "" if error.errno == errno.EOPNOTSUPP else "; run the same command again to go on"
+    return SystemFailure(f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}){again}.")
 
 
 def _difference(planned: Stored, storage: Storage) -> str:
@@ -115,9 +114,7 @@ def planning_failures(path: str) -> Iterator[None]:
         reason, first = error.strerror or type(error).__name__, ""
         if isinstance(error, FileNotFoundError | SourceChanged):
             reason = f"{'changed' if isinstance(error, SourceChanged) else 'removed'} since it was listed"
-        elif isinstance(error, Archived):
-            first = "or leave it out, and "
-        elif isinstance(error, PermissionError):
+        elif isinstance(error, PermissionError) and not isinstance(error, Archived):
             first = "make it readable or remove it, and "
         raise SystemFailure(
             f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning goes on there."

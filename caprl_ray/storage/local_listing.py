@@ -40,7 +40,11 @@ class LocalListing:
     def objects(self) -> Iterator[Listed | Passed]:
         """Everything in the order of paths. Empty if there is no such folder."""
         folder, states = self._wanted.folder, self._wanted.begin()
-        if os.path.isdir(folder):
+        try:
+            there = stat.S_ISDIR(os.stat(folder).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if there:
             whole = folder if self._wanted.whole(states) else ""
             yield from self._below(_Place(path=folder, real=self._root, states=states, whole=whole))
 
@@ -71,7 +75,8 @@ class LocalListing:
         """The reason to pass over a folder that a link leads to."""
         if real.startswith(KERNEL):
             return "special"
-        if real.startswith(self._root) and states <= self._states_within(real[len(self._root) :]):
+        within = self._states_within(real[len(self._root) :]) if real.startswith(self._root) else NONE
+        if states <= within or self._wanted.everything(within):
             return "overlap"
         status = os.stat(real)
         identity = status.st_dev, status.st_ino, states

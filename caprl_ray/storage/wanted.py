@@ -54,11 +54,14 @@ class Wanted:
         """Whether everything below a folder is taken."""
         return len(self.parts) in states
 
+    def everything(self, states: States) -> bool:
+        """Whether every object below a folder is taken."""
+        last = () if self.folders_only else (len(self.parts) - 1,)
+        return self.whole(states) or any(state in states and self.parts[state] == "*" for state in last)
+
     def deep(self, states: States) -> bool:
         """Whether objects at any depth below a folder may be taken, so that a flat listing wastes little."""
-        return self.whole(states) or any(
-            self.parts[state] == "**" or (self.parts[state:] == ("*",) and not self.folders_only) for state in states
-        )
+        return self.everything(states) or any(self.parts[state] == "**" for state in states)
 
     def head(self, states: States) -> str:
         """What all names begin with that match next in a folder."""
@@ -74,7 +77,9 @@ class Wanted:
 
     def takes(self, states: States, name: str) -> bool | str:
         """Whether a file is taken, or the reason to pass it over."""
-        if self.folders_only and not self.whole(states):
+        if self.whole(states):
+            return (self.rule and self.rule(name, False)) or True
+        if self.folders_only:
             return False
         taken = len(self.parts) in self._matched(states, name)
         return (self._reason(states, name, folder=False) or True) if taken else False

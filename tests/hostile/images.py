@@ -259,13 +259,19 @@ OTHER_FORMATS = {
 }
 
 
+DAMAGED = ("heic", "heif")  # formats that are read, with the extra `formats`
+
+
 def cases() -> list[Case]:
     """Every hostile image."""
     jpeg, rgb = partial(plain, "JPEG"), partial(plain, "PNG")
     return [
         *_sizes(),
         *_damage(),
-        *(_case(f"{name}_named_jpg", lambda c=c: c, "image_format") for name, c in OTHER_FORMATS.items()),
+        *(
+            _case(f"{name}_named_jpg", lambda c=c: c, "image_corrupt" if name in DAMAGED else "image_format")
+            for name, c in OTHER_FORMATS.items()
+        ),
         _case("jpeg_zip_polyglot", zip_behind_jpeg, OK, like=jpeg),
         # what surrounds the pixels
         _case("png_text_bomb", text_bombs, OK, like=rgb),

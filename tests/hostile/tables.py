@@ -158,8 +158,8 @@ def cases() -> list[Case]:
         _case("footer_length", lambda: good[:-8] + b"\xff\xff\xff\x7fPAR1", "truncated_unit"),
         _case("truncated", lambda: good[:-10], "truncated_unit"),
         _case("page_damaged", damaged_page, "truncated_unit x2"),
-        _case("no_bytes", lambda: b"", "truncated_unit"),
-        _case("text_named_parquet", lambda: b"not found\n" * 100, "truncated_unit"),
+        _case("no_bytes", lambda: b"", "unit_format"),
+        _case("text_named_parquet", lambda: b"not found\n" * 100, "unit_format"),
     ]
 
 

@@ -8,12 +8,15 @@ def test_counts_survive_storing_and_merging() -> None:
     first.add("hidden", "a/.b.jpg")
     second.add("hidden", "c/.d.jpg", 2)
     second.add("link", "x" * 1000)
+    second.add("special", "caf\udce9\x1b\n.jpg", 0)
     first.merge(LeftOut.load(second.dump()))
+    assert LeftOut.load(first.dump()).report() == first.report()
     assert first.report() == {
         "hidden": {"count": 3, "example": "a/.b.jpg"},
         "link": {"count": 1, "example": "x" * MAX_EXAMPLE},
+        "special": {"count": 0, "example": r"caf\xe9 .jpg"},
     }
-    assert first.summary().startswith("3 hidden files (such as a/.b.jpg), 1 link (xxx")
+    assert first.summary().startswith("3 hidden files or folders (such as a/.b.jpg), 1 link that leads nowhere (xxx")
 
 
 def test_nothing_left_out_is_false() -> None:

@@ -1,8 +1,15 @@
 """Prepared pixels against pictures whose every pixel is known, and every way in which a file can be refused."""
 
+import base64
+import gzip
 import io
+import random
+import re
 import struct
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +17,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont
 
 from caprl_ray.errors import RowFailure
+from caprl_ray.prepare import jpeg_xl
 from caprl_ray.prepare.decode import Limits, Prepared, prepare
 from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.rows.codes import FAILURE_CODES
@@ -485,11 +493,20 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_cut_file_never_gives_a_picture(kind: str) -> None:
-    whole = WHOLE[kind]
-    prepare(whole, RULE, LIMITS)
+def test_a_cut_file_never_gives_another_picture(kind: str) -> None:
+    whole, end = WHOLE[kind], {"JPEG": 2, "PNG": 12}.get(kind, 0)
+    expected = prepared_pixels(whole)
     cuts = {1, 2, 3, *range(4, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 16, len(whole))}
-    codes = {cut: refusal(whole[:cut]).code for cut in cuts}
+    codes = {}
+    for cut in sorted(cuts):
+        try:
+            difference = (prepared_pixels(whole[:cut]) != expected).any(axis=2)
+        except RowFailure as failure:
+            codes[cut] = failure.code
+            assert cut < len(whole) - end  # without its end marker the picture is whole
+        else:
+            blocks = [np.ptp(where) for where in difference.nonzero() if len(where)]
+            assert not blocks or (kind == "JPEG" and max(blocks) < 24 and cut >= len(whole) - end - 8)
     assert set(codes.values()) <= {"image_truncated", "image_corrupt", "image_format"}
     if kind != "AVIF":  # libavif calls some cuts a parsing error
         assert all(code == "image_truncated" for cut, code in codes.items() if cut > len(whole) // 2)
@@ -499,6 +516,122 @@ def test_data_after_the_end_is_allowed() -> None:
     for kind in ("JPEG", "PNG", "WEBP", "GIF"):
         file = encode(PICTURE, kind)
         assert np.array_equal(prepared_pixels(file + b"tail" * 9), prepared_pixels(file))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_a_jpeg_that_ends_in_its_middle_is_refused_and_what_follows_a_whole_one_is_not(options: dict[str, Any]) -> None:
+    file = encode(PICTURE, "JPEG", quality=95, **options)
+    middle = len(file) * 2 // 3
+    broken = file[:middle].rstrip(b"\xff") + b"\xff\xd9" + file[middle + 2 :]
+    for padding in (b"", bytes(4000)):
+        assert refusal(broken + padding).code == "image_truncated"
+    noise = np.random.default_rng(1).bytes(5000)
+    for after in (file, noise, noise + b"\xff\xd9", b"\0\0\0\x18ftypmp42" + noise, bytes(5000)):
+        assert np.array_equal(prepared_pixels(file + after), prepared_pixels(file))
+
+
+def test_zeros_in_place_of_a_png_s_end_cost_no_picture() -> None:
+    whole = WHOLE["PNG"]
+    assert np.array_equal(prepared_pixels(whole[:-12] + bytes(512)), prepared_pixels(whole))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
+        (b"\n <!DOCTYPE html><html>", "an HTML page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b'{"error": "not found"}', "JSON"),
+        (base64.b64encode(encode(PICTURE, "PNG")), "base64 text"),
+        (gzip.compress(encode(PICTURE, "PNG")), "gzip"),
+        (b"PK\3\4" + bytes(50), "zip"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\0\0\0\x18ftypisom" + bytes(50), r"a video \(MP4 or QuickTime\)"),
+        ("Käse".encode(), "plain text"),
+        (bytes(2000), "zeros"),
+        (bytes(range(128, 255)), "of no kind that is known here"),
+    ],
+)
+def test_bytes_that_are_no_image_are_told_by_their_kind(content: bytes, says: str) -> None:
+    failure = refusal(content)
+    assert failure.code == "image_format" and re.fullmatch(f"the bytes are {says}", failure.detail)
+
+
+@pytest.fixture(scope="module")
+def extra() -> dict[str, bytes]:
+    """The picture in the formats of the extra."""
+    import pillow_heif
+    import pillow_jxl  # noqa: F401  (registers itself)
+
+    pillow_heif.register_heif_opener()
+    image, boxed, jpeg, turned = Image.fromarray(PICTURE), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    image.save(jpeg, "JPEG", quality=95)
+    Image.open(jpeg).save(boxed, "JXL", lossless_jpeg=True)
+    stream = encode(PICTURE, "JXL", lossless=True)
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    image.save(turned, "HEIF", quality=95)
+    return {
+        "HEIC": encode(PICTURE, "HEIF", quality=95),
+        "HEIC turned": turned.getvalue(),
+        "JXL": stream,
+        "JXL in boxes": jxl_boxes(stream),
+        "JXL of a JPEG": boxed.getvalue(),
+    }
+
+
+def jxl_boxes(stream: bytes) -> bytes:
+    """A codestream in the container, in two parts, with a comment between them."""
+    parts = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl "), (b"jxlp", bytes(4) + stream[:50])]
+    parts += [(b"xml ", b"<x/>"), (b"jxlp", b"\x80\0\0\1" + stream[50:])]
+    return b"".join(struct.pack(">I", 8 + len(content)) + name + content for name, content in parts)
+
+
+@pytest.mark.parametrize("kind", ["HEIC", "HEIC turned", "JXL", "JXL in boxes", "JXL of a JPEG"])
+def test_heic_and_jpeg_xl_are_read(extra: dict[str, bytes], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = prepared_pixels(extra[kind])
+    expected = prepared_pixels(encode(PICTURE, "PNG", **({"exif": exif(6)} if kind == "HEIC turned" else {})))
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() == 0 if kind in ("JXL", "JXL in boxes") else difference.mean() < 8
+    few = replace(LIMITS, max_source_pixels=100)
+    with pytest.raises(RowFailure) as refused:
+        prepare(extra[kind], RULE, few)
+    assert refused.value.code == "image_too_many_pixels"
+    for cut in range(1, len(extra[kind]) // 2, 97):
+        assert refusal(extra[kind][:cut]).code in ("image_truncated", "image_corrupt", "image_format")
+    for name in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, name, None)
+    failure = refusal(extra[kind])
+    assert failure.code == "image_format" and "pip install 'caprl_ray[formats]'" in failure.detail
+
+
+def test_a_damaged_heic_or_jpeg_xl_is_a_failed_row_or_a_picture(extra: dict[str, bytes]) -> None:
+    noise = random.Random(1)
+    for kind, whole in extra.items():
+        for _ in range(60):
+            content = bytearray(whole)
+            for _ in range(3):
+                content[noise.randrange(len(content))] = noise.randrange(256)
+            with suppress(RowFailure):
+                prepare(bytes(content), RULE, LIMITS)
+        assert kind
+
+
+@pytest.mark.parametrize(
+    ("bits", "size"),
+    [
+        ("1 00000 001", (8, 8)),  # in eights, square
+        ("1 11111 000 00111", (64, 256)),
+        ("0 00 000000111 000 01 0000000000001", (2, 8)),
+        ("0 11 111111111111111111111111111111 111", (2**31, 2**30)),
+        ("0 10 000000001001100000 101", (1082, 609)),
+    ],
+)
+def test_the_size_of_a_jpeg_xl_is_read_from_its_header(bits: str, size: tuple[int, int]) -> None:
+    fields = [field[::-1] for field in bits.split()] + ["1"]  # each from its lowest bit; then: all defaults
+    stream = "".join(fields)
+    content = int(stream[::-1], 2).to_bytes(16, "little")
+    assert jpeg_xl.size(b"\xff\x0a" + content) == size
 
 
 def test_damage_is_not_called_truncation() -> None:

@@ -28,7 +28,7 @@ from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.local import LocalStore, mount_point
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
-from tests.sources.test_parquet import HF_IMAGE, access_to, content, planned, rows_of, write
+from tests.sources.tables import HF_IMAGE, access_to, content, planned, rows_of, write
 from tests.test_pipeline import rows_of as written
 
 
@@ -157,7 +157,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.sources.test_image_roots import outcomes
-from tests.sources.test_parquet import access_to
+from tests.sources.tables import access_to
 print(outcomes(access_to(sys.argv[1])))
 """
 
@@ -232,7 +232,7 @@ import subprocess, sys
 sys.path.insert(0, sys.argv[3])
 from caprl_ray.errors import SystemFailure
 from tests.sources.test_image_roots import outcomes
-from tests.sources.test_parquet import access_to
+from tests.sources.tables import access_to
 access = access_to(sys.argv[1], image_roots=[sys.argv[2]])
 print(outcomes(access))
 subprocess.run(["umount", sys.argv[2]], check=True)

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import encryption
 from pyroaring import BitMap
 
 from caprl_ray import pipeline, plan, sources
+from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, encode_scene
 from caprl_ray.embedded.scenes import sample_scene
@@ -25,70 +27,29 @@ from caprl_ray.engines.stub import stub_caption
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.output.folder import Output
-from caprl_ray.plan import Unit
 from caprl_ray.prepare.decode import Limits, prepare
-from caprl_ray.read.unit import tables, unit_rows
+from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Input, Recipe
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.sections import Storage as StorageSettings
-from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
+from caprl_ray.rows.schema import clashes, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
-from caprl_ray.sources.samples import MAX_METADATA_BYTES
-from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, local, s3_stream
-
-HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
+from tests.sources.tables import (
+    HF_IMAGE,
+    access_to,
+    content,
+    contents,
+    metadata_of,
+    planned,
+    rows_of,
+    table_of,
+    write,
+)
 
 # Pages of a megabyte, as `datasets` writes them; a page is the least of a file that can be held.
 SMALL_PAGES = {"use_content_defined_chunking": True, "use_dictionary": False}
-
-
-def content(number: int, size: int = 20) -> bytes:
-    return f"image {number} ".encode().ljust(size, b".")
-
-
-def contents(count: int, size: int = 20) -> list[bytes]:
-    return [content(number, size) for number in range(count)]
-
-
-def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, **options)
-    return path
-
-
-def access_to(*paths: object, storage: Storage | None = None, max_bytes: int = 10**6, **settings: Any) -> Access:
-    chosen = Input(paths=[str(path) for path in paths], **settings)
-    return Access(storage=storage or Storage(), input=chosen, max_bytes=max_bytes)
-
-
-def planned(access: Access) -> tuple[list[Unit], pa.Schema]:
-    """The units with the columns that the plan stores for all of them."""
-    units = list(sources.plan_units(access))
-    return units, plan.unified(pa.schema([]), units)
-
-
-def table_of(access: Access, done: BitMap | None = None) -> pa.Table:
-    """All rows of an input, as they travel."""
-    units, columns = planned(access)
-    schema = row_schema(columns)
-    rows = (
-        row
-        for number, unit in enumerate(units)
-        for row in unit_rows(number, unit, schema=schema, access=access, done=done, rows=unit.rows)
-    )
-    return pa.concat_tables([schema.empty_table(), *tables(rows, schema)])
-
-
-def rows_of(access: Access, done: BitMap | None = None) -> list[dict[str, Any]]:
-    return list(table_of(access, done).to_pylist())
-
-
-def metadata_of(table: pa.Table) -> pa.Table:
-    names = metadata_schema(table.schema).names
-    return table.select([META_PREFIX + name for name in names]).rename_columns(names)
 
 
 # Units
@@ -257,7 +218,8 @@ def test_paths_are_relative_to_the_file_or_absolute_and_each_bad_one_is_a_failed
         "https://host/a.jpg?signature=secret": "source_refused",
         "nul\0.jpg": "source_refused",
         "x" * 300: "source_missing",
-        "data:image/png;base64," + "A" * 5000: "source_refused",
+        "data:image/png;base64," + "A" * 5000: "image_too_large",
+        "A" * 5000: "source_refused",
         "": "no_image",
     }
     columns = {"file_name": list(paths), "text": [str(number) for number in range(len(paths))]}
@@ -426,12 +388,23 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_refused(tmp_path: P
         planned(access_to(path, rename={"width": "b"}))
 
 
-def test_metadata_beyond_the_bound_fails_its_row_alone(tmp_path: Path) -> None:
-    texts = ["a", "b" * (MAX_METADATA_BYTES + 1), "c"]
-    table = table_of(access_to(write(tmp_path / "a.parquet", {"image": contents(3), "text": texts, "n": [1, 2, 3]})))
+def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp_path: Path) -> None:
+    columns = {
+        "image": contents(3),
+        "text": ["a", "b" * 3001, "c"],
+        "more": ["d", "e" * 3001, "f" * 2900],
+        "n": [1, 2, 3],
+    }
+    path = write(tmp_path / "a.parquet", columns)
+    table = table_of(access_to(path, max_metadata_bytes=4000))
+    assert table["code"].to_pylist() == [None] * 3 and table["image"].to_pylist() == contents(3)
+    assert table["source_flags"].to_pylist() == [[], ["metadata_too_large:text"], []]
+    kept = {"text": ["a", None, "c"], "more": ["d", "e" * 3001, "f" * 2900], "n": [1, 2, 3]}
+    assert metadata_of(table).to_pydict() == kept  # the first of the longest, and no more than needed
+    table = table_of(access_to(path, max_metadata_bytes=4000, long_metadata="fail"))
     assert table["code"].to_pylist() == [None, "metadata_too_large", None]
     assert table["image"].to_pylist() == [content(0), None, content(2)]
-    assert metadata_of(table).to_pydict() == {"text": ["a", None, "c"], "n": [1, None, 3]}
+    assert metadata_of(table)["n"].to_pylist() == [1, None, 3]
 
 
 def test_text_that_is_not_utf8_fails_its_row_alone(tmp_path: Path) -> None:
@@ -511,18 +484,96 @@ def test_a_disguised_schema_is_hidden_as_a_whole(trapped: Path, disguise: Any) -
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"PAR1", b"PAR1" + bytes(50) + b"PAR1", b"no parquet at all", b"x" * 4 + b"\xff\xff\xff\x7fPAR1"]
+    ("bad", "code", "detail"),
+    [
+        (b"PAR1", "truncated_unit", "damaged"),
+        (b"PAR1" + bytes(50) + b"PAR1", "truncated_unit", "damaged"),
+        (b"x" * 4 + b"\xff\xff\xff\x7fPAR1", "truncated_unit", "damaged"),
+        (b"", "unit_format", "there are no bytes"),
+        (b"no parquet at all", "unit_format", "the bytes are plain text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "unit_format", "the bytes are a Git LFS pointer"),
+        (b"<!doctype html><html>", "unit_format", "the bytes are an HTML page"),
+        (b"PARE" + bytes(50) + b"PARE", "unit_format", "the parquet file is encrypted; write it without encryption"),
+    ],
 )
-def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(tmp_path: Path, bad: bytes) -> None:
+def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
+    tmp_path: Path, bad: bytes, code: str, detail: str
+) -> None:
     write(tmp_path / "a.parquet", {"image": contents(1)})
     (tmp_path / "b.parquet").write_bytes(bad)
     write(tmp_path / "c.parquet", {"image": contents(1)})
     rows = rows_of(access_to(tmp_path))
     assert [(row["source"][-9:], row["code"], row["unit_rows"]) for row in rows] == [
         ("a.parquet", None, 1),
-        ("b.parquet", "truncated_unit", 1),
+        ("b.parquet", code, 1),
         ("c.parquet", None, 1),
     ]
+    assert detail in rows[1]["detail"]
+
+
+class _Keys(encryption.KmsClient):  # type: ignore[misc]
+    """Keys that are in the file itself."""
+
+    def __init__(self) -> None:
+        encryption.KmsClient.__init__(self)
+
+    def wrap_key(self, key: bytes, name: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, name: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+@pytest.mark.parametrize(("plain", "columns"), [(False, ["image", "n"]), (True, ["image"]), (True, ["n"])])
+def test_an_encrypted_file_fails_alone_in_one_sentence(tmp_path: Path, plain: bool, columns: list[str]) -> None:
+    how = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"k": columns}, plaintext_footer=plain, double_wrapping=False
+    )
+    keys = encryption.CryptoFactory(lambda _: _Keys())
+    write(
+        tmp_path / "a.parquet",
+        {"image": contents(3), "n": [1, 2, 3]},
+        encryption_properties=keys.file_encryption_properties(encryption.KmsConnectionConfig(), how),
+    )
+    write(tmp_path / "b.parquet", {"image": contents(1)})
+    rows = rows_of(access_to(tmp_path))
+    assert [(row["code"], row["detail"]) for row in rows] == [
+        ("unit_format", "the parquet file is encrypted; write it without encryption"),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
+def test_every_codec_and_kind_of_page_is_read(tmp_path: Path, codec: str, version: str) -> None:
+    columns = {
+        "image": contents(500),
+        "n": list(range(500)),
+        "l": [[n, None] for n in range(500)],
+        "nothing": pa.nulls(500),
+    }
+    path = write(
+        tmp_path / "a.parquet",
+        columns,
+        compression=codec,
+        data_page_version=version,
+        data_page_size=2000,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    table = table_of(access_to(path))
+    assert table["image"].to_pylist() == contents(500)
+    assert metadata_of(table).to_pydict() == {"n": columns["n"], "l": columns["l"], "nothing": [None] * 500}
+
+
+def test_types_that_arrow_does_not_know_cost_only_their_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": contents(2), "n": [1, 2]})
+    raw, stored = path.read_bytes(), base64.b64decode(pq.read_metadata(path).metadata[b"ARROW:schema"])
+    wide = base64.b64encode(stored.replace(b"\x40\0\0\0", b"\x80\0\0\0"))  # n has 128 bits, as Polars can write it
+    path.write_bytes(raw.replace(base64.b64encode(stored), wide))
+    with pytest.raises(pa.ArrowNotImplementedError):
+        pq.read_schema(path)
+    assert metadata_of(table_of(access_to(path))).to_pydict() == {"n": [1, 2]}
 
 
 def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:
@@ -834,22 +885,27 @@ def test_a_hugging_face_folder_is_captioned_with_all_its_columns(tmp_path: Path)
     )
     assert sorted(loaded["caption"]) == sorted(rows["caption"].to_pylist())
     assert loaded.features["objects"].feature["bbox"].length == 4
+    assert loaded.features["label"].names == ["cat", "dog"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     rng = random.Random(0)
     images = [encode_scene(sample_scene(rng), rng)[1] for _ in range(3)]
-    write(tmp_path / "set" / "a.parquet", {**ALL_TYPES, "image": images})
-    write(tmp_path / "set" / "b.parquet", {"image": [images[0], b"", None]})  # has none of them: nulls
+    transit = row_schema(pa.schema([]), CAPTION).names  # what travels between stages may be the name of a column, too
+    named = {name: pa.array([name, None, ""]) for name in transit if not clashes([name], CAPTION)}
+    columns = named | ALL_TYPES
+    write(tmp_path / "set" / "a.parquet", {**columns, "photo": images})
+    write(tmp_path / "set" / "b.parquet", {"photo": [images[0], b"", None]})  # has none of them: nulls
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
     document |= {"failures": {"max_fraction": 0.5}}
+    document["input"]["image_column"] = "photo"
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
     balance = pipeline.run(caption_job(recipe))
     assert balance.balanced and (balance.finished, balance.failed) == (4, 2)
     (data,) = (tmp_path / "out" / "data").glob("*.parquet")
-    out = pq.read_table(data).sort_by([("unit", "ascending"), ("index", "ascending")]).select(list(ALL_TYPES))
-    assert out.slice(0, 3).combine_chunks().equals(pa.table(ALL_TYPES))
+    out = pq.read_table(data).sort_by([("unit", "ascending"), ("index", "ascending")]).select(list(columns))
+    assert out.slice(0, 3).combine_chunks().equals(pa.table(columns))
     assert all(column.null_count == 1 for column in out.slice(3).columns)
     assert pipeline.run(caption_job(recipe)).balanced
 

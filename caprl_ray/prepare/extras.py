@@ -1,0 +1,21 @@
+"""Formats that Pillow does not read, with the extra `formats` of this package."""
+
+from io import BytesIO
+
+from PIL import ImageFile
+
+from caprl_ray.errors import RowFailure
+
+
+def missing(kind: str) -> RowFailure:
+    """The failure of an image whose decoder is not installed."""
+    return RowFailure("image_format", f"{kind}, which is read after pip install 'caprl_ray[formats]'")
+
+
+def heic(file: BytesIO) -> ImageFile.ImageFile:
+    """Open a HEIC; only its headers are read. libheif's own limits hold. Raises RowFailure without the extra."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise missing("HEIC") from None
+    return HeifImageFile(file)  # type: ignore[no-untyped-call]

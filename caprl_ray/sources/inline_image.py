@@ -1,0 +1,49 @@
+"""Images that stand as text in a table: base64, or a `data:` URI (RFC 2397) of base64."""
+
+import binascii
+import re
+
+from caprl_ray.errors import RowFailure
+
+# How base64 of an image begins: JPEG, PNG, GIF, WebP (RIFF), TIFF of either byte order. JPEG's could be a path, too,
+# so the whole text must be base64.
+_BEGINS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
+_LEAST = 32  # characters; the smallest images that there are take more
+_LINE_ENDS = re.compile(r"[\r\n]+")
+_DATA_URI = re.compile(r"data:([^,]{0,256}),", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def is_inline(text: str) -> bool:
+    """Whether a text is an image itself, and no path."""
+    return is_data_uri(text) or (text.startswith(_BEGINS) and len(text) >= _LEAST and _base64(text) is not None)
+
+
+def is_data_uri(text: str) -> bool:
+    """Whether a text begins as a data: URI does."""
+    return text[:5].lower() == "data:"
+
+
+def decode_inline(text: str, max_bytes: int) -> bytes:
+    """The bytes of a data: URI or of base64. Raises RowFailure if it is neither, or has more than `max_bytes`."""
+    if is_data_uri(text):
+        head = _DATA_URI.match(text)
+        if head is None or not head[1].lower().endswith(";base64"):
+            raise RowFailure("source_refused", "a data: URI without base64")
+        text = text[head.end() :]
+    if len(text) // 4 * 3 > max_bytes + max_bytes // 16:  # with line ends, of which base64 has one in 64 at most
+        raise RowFailure("image_too_large", f"{len(text)} characters of base64")
+    plain = _base64(text)
+    if plain is None:
+        raise RowFailure("image_corrupt", "not valid base64")
+    content = binascii.a2b_base64(plain)
+    if len(content) > max_bytes:
+        raise RowFailure("image_too_large", f"{len(content)} bytes")
+    return content
+
+
+def _base64(text: str) -> str | None:
+    """The text in the standard alphabet and without line ends, or None if it is not strict base64."""
+    plain = _LINE_ENDS.sub("", text).translate(_URL_SAFE)
+    return plain if len(plain) % 4 == 0 and _BASE64.fullmatch(plain) else None

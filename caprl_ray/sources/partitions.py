@@ -1,0 +1,40 @@
+"""Columns that stand in the folders of a table's files, as Hive and Spark write them: `label=cat/year=2024/`.
+
+A value is text: only all files of a dataset could tell a number, and a later one may be none. Names and values are
+percent-decoded, as Spark, DuckDB and Arrow encode them.
+"""
+
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def partitions(path: str) -> dict[str, str | None]:
+    """The columns in the folders of a file's path or URI, by name. Of a name that stands twice the inner one counts."""
+    folders = path.split("://", 1)[-1].split("/")[:-1]
+    pairs = (folder.partition("=") for folder in folders)
+    return {_text(name): None if value == NULL else _text(value) for name, equals, value in pairs if name and equals}
+
+
+def partition_fields(path: str, names: list[str]) -> list[pa.Field]:
+    """The fields of these columns. A column that the file itself has, among `names`, counts instead."""
+    return [
+        pa.field(name, pa.string(), metadata={"description": f"The value of {name}= in the path of the source's file."})
+        for name in partitions(path)
+        if name not in names
+    ]
+
+
+def partition_values(path: str, names: list[str]) -> dict[str, pa.Array]:
+    """The values of these columns, each as an array of one row."""
+    return {name: pa.array([value], pa.string()) for name, value in partitions(path).items() if name not in names}
+
+
+def _text(part: str) -> str:
+    try:
+        decoded = unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        decoded = part
+    return decoded.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,57 @@
+"""Text beside an image: how its bytes become a value, and what is noted where they do not.
+
+A text that cannot be used costs its column, never the picture. The row's `flags` then say why.
+"""
+
+import codecs
+import json
+import re
+
+# What a flag says of the member whose extension follows it, as in metadata_undecoded:txt.
+UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark says what it is
+RECODED = "metadata_recoded"  # a byte order mark said how it is encoded; the mark is left out
+INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer
+TOO_LARGE = "metadata_too_large"  # the sample's texts are larger than input.max_metadata_bytes
+
+MAX_SHOWN = 80  # characters of an extension in a flag or a detail
+
+# The longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
+
+
+def decoded(content: bytes) -> tuple[str | None, str | None]:
+    """The text, if it can be told, and what is to be noted. Nothing is guessed."""
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    try:
+        if encoding is None and 4 * content.count(0) >= len(content) > 0:
+            return None, UNDECODED  # UTF-16 without a mark is valid UTF-8, with a zero beside each letter
+        return content.decode(encoding or "utf-8"), RECODED if encoding else None
+    except UnicodeDecodeError:
+        return None, UNDECODED
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON."""
+    try:
+        json.loads(text, parse_int=str)  # int refuses numbers of more than 4,300 digits
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def integer(text: str) -> int | None:
+    """The 64-bit integer that a text is; None if it is none."""
+    value = int(text) if _INTEGER.fullmatch(text) and text.isascii() else None
+    return value if value is not None and -(2**63) <= value < 2**63 else None
+
+
+def shown(extension: str) -> str:
+    """An extension as it may be shown."""
+    return extension[:MAX_SHOWN].encode("unicode_escape").decode("ascii")
