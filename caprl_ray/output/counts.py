@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from caprl_ray.rows.schema import is_own
 
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
+FLAGS = pa.list_(pa.string())
 # The rows of a unit that could not be read further have no key. An empty unit was read to its end.
 EMPTY_UNIT = "empty_unit"
 
@@ -37,12 +38,14 @@ class Counts:
     @classmethod
     def of(cls, table: pa.Table) -> "Counts":
         """Count the rows of an object."""
-        flags = (
-            table["flags"].combine_chunks().flatten() if is_own(table.schema, "flags") else pa.array([], pa.string())
+        codes = _ours(table, "code", pa.string())
+        flags = _ours(table, "flags", FLAGS)
+        return cls(
+            runs=_counted(_ours(table, "run", pa.string())),
+            flags=_counted(flags.combine_chunks().flatten()),
+            codes=_counted(codes),
+            ended=list(_ended(table)) if len(codes) else [],
         )
-        codes = table["code"] if is_own(table.schema, "code") else pa.array([], pa.string())
-        runs = table["run"] if is_own(table.schema, "run") else pa.array([], pa.string())
-        return cls(_counted(runs), _counted(flags), _counted(codes), list(_ended(table)) if len(codes) else [])
 
     def add(self, other: "Counts") -> None:
         """Add the sums of other rows."""
@@ -64,6 +67,12 @@ class Counts:
         told = json.loads(text)
         ended = [(unit, index) for unit, index in told["ended"]]
         return cls(Counter(told["runs"]), Counter(told["flags"]), Counter(told["codes"]), ended)
+
+
+def _ours(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column of ours; empty if the table has none, or one of the source's own of that name."""
+    found = is_own(table.schema, name) and table.schema.field(name).type == kind
+    return table[name] if found else pa.chunked_array([], kind)
 
 
 def _counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
