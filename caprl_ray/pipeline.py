@@ -97,7 +97,7 @@ def _run(
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
         held = partial(held_rows, storage, path, tell=tell)
-        work = accepting(remaining(plan.units, committed), retry, least, held)
+        work = accepting(remaining(plan.units, committed), retry, least, storage, held)
         worked = bool(work) or not output.marked()
         notes += underway.planning.notes
         if not work:

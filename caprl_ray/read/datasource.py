@@ -18,11 +18,13 @@ from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import Committed, Failure
 from caprl_ray.output.held import Held
 from caprl_ray.plan import UnitRef
-from caprl_ray.read.present import FILES, MENDABLE, Accept, present
+from caprl_ray.read.present import FILES, LOOKUPS, MENDABLE, Accept, has_changed, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
 from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
+from caprl_ray.storage.prefetch import prefetched
 
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
 # driver's work.
@@ -77,12 +79,16 @@ def accepting(
     work: list[Work],
     codes: Collection[str],
     least: Accept,
+    storage: Storage,
     held_rows: Callable[[Collection[int]], Mapping[int, Held]],
 ) -> list[Work]:
     """Tell each unit whether its source may have changed. `held_rows` gives the finished rows of units.
 
     `codes` are those that are retried. With a mendable one, any present version is accepted of shards with such rows,
     and of shards that an earlier retry may have left unfinished. `least` is accepted of every unit.
+
+    Only shards that have changed are compared with their rows: that reads more of the output than a resume does. One
+    that changes later is read in its planned version.
     """
     mending = not MENDABLE.isdisjoint(codes)
 
@@ -90,10 +96,13 @@ def accepting(
         changed = work.ref.kind != FILES and (work.mends or (mending and not work.retry))
         return Accept.CHANGED if changed else least
 
-    levels = list(map(accepted, work))
-    shards = [w.ref.unit for w, level in zip(work, levels, strict=True) if level and w.ref.kind != FILES and w.done]
-    held = held_rows(shards)
-    return [replace(w, accept=level, held=held.get(w.ref.unit)) for w, level in zip(work, levels, strict=True)]
+    levels = {w.ref.unit: accepted(w) for w in work}
+    begun = [w.ref for w in work if levels[w.ref.unit] and w.ref.kind != FILES and w.done]
+    looked_at = zip(begun, prefetched(partial(has_changed, storage), begun, LOOKUPS), strict=True)
+    changed = {ref.unit: is_other for ref, is_other in looked_at}
+    held = held_rows([unit for unit, is_other in changed.items() if is_other])
+    levels |= {unit: Accept.NONE for unit, is_other in changed.items() if not is_other}
+    return [replace(w, accept=levels[w.ref.unit], held=held.get(w.ref.unit)) for w in work]
 
 
 class PlannedRows(Datasource):  # type: ignore[misc]
@@ -161,7 +170,10 @@ def read_units(
 
 
 def _closing(counter: ActorHandle | None) -> bool:
-    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py)."""
+    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py).
+
+    A task that Ray repeats then yields the first of its rows again, or fewer. None is repeated within one attempt.
+    """
     return counter is not None and bool(ray.get(counter.closing.remote()))
 
 

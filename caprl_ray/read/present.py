@@ -15,10 +15,10 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.output.held import Held, digest
-from caprl_ray.plan import Entry, LeftOut, Unit
+from caprl_ray.plan import Entry, LeftOut, Unit, UnitRef
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Stored
+from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 FILES, PARQUET = "files", "parquet"
@@ -54,7 +54,7 @@ def present(
     if unit.kind == FILES:
         levels = {n: Accept.CHANGED if n in retried else level for n, level in levels.items() if n not in done}
     wanted = [n for n, level in levels.items() if level]
-    found = prefetched(lambda n: _now(unit.entries[n].stored, access), wanted, LOOKUPS)
+    found = prefetched(lambda n: _now(unit.entries[n].stored, access.storage), wanted, LOOKUPS)
     entries = list(unit.entries)
     for n, now in zip(wanted, found, strict=True):
         if now and _acceptable(now, entries[n].stored, levels[n], unit):
@@ -65,9 +65,16 @@ def present(
     return changed
 
 
-def _now(planned: Stored, access: Access) -> Stored | None:
+def has_changed(storage: Storage, ref: UnitRef) -> bool:
+    """Whether the source of a shard's unit is there in another version than the planned one."""
+    planned = ref.load(storage).entries[0].stored
+    now = _now(planned, storage)
+    return now is not None and now != planned
+
+
+def _now(planned: Stored, storage: Storage) -> Stored | None:
     try:
-        found = access.storage.lookup(planned.path)
+        found = storage.lookup(planned.path)
     except PermissionError:
         return None  # reading it fails too
     except OSError as error:

@@ -48,7 +48,7 @@ class Dataset:
         stored, self.runs = plan.load(STORAGE, self.out), self.runs + 1
         schema = row_schema(stored.columns, CAPTION)
         work = remaining(stored.units, read_committed(STORAGE, self.out, retry))
-        work = accepting(work, retry, accept, lambda units: held_rows(STORAGE, self.out, units))
+        work = accepting(work, retry, accept, STORAGE, lambda units: held_rows(STORAGE, self.out, units))
         found = [schema.empty_table(), *read_units(work, schema, self.access)]
         rows = pa.concat_tables(found).slice(0, limit).to_pylist()
         captioned = [row | {"caption": None if row["code"] else row["sha256"]} for row in rows]
