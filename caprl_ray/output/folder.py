@@ -92,7 +92,7 @@ class Output:
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
         named, old = record.named_paths(job), record.stored_paths(stored or {}) if planned else []
-        paths = [*old, *(name for name in named if name not in old)]
+        paths = list(dict.fromkeys([*old, *named]))
         output = cls(
             job=job,
             fingerprint=ours,
@@ -100,7 +100,7 @@ class Output:
             paths=paths,
             extend=extend,
             planned=planned,
-            notes=tuple(_notes(job, storage, [name for name in old if name not in named])),
+            notes=tuple(_notes(job, storage, sorted(set(old).difference(named)))),
             lease=lease,
         )
         if stored and planned:
@@ -282,7 +282,7 @@ class Output:
 
 def _notes(job: Job, storage: Storage, unnamed: list[str]) -> Iterator[str]:
     if unnamed:
-        yield f"{PATHS}: the output's plan also holds {', '.join(unnamed)}, which this recipe does not name"
+        yield f"{PATHS}: the output's plan also holds {record.some(unnamed)}, which this recipe does not name"
     around = place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
     if around:
         yield f"output.path lies in the input {around}; its own files are no input"

@@ -15,6 +15,7 @@ from caprl_ray.storage.local import local_path
 
 RUN = "run.json"
 PATHS = "input.paths"  # compared like a field of the fingerprint, and adopted like one; --extend adds to it
+SHOWN_PATHS = 3
 EXTENDING = "extending"  # in `input`: the paths of an extension that is under way
 OLDER_JOB = {"name": "caption", "done": "captioned", "noun": "image"}
 
@@ -98,6 +99,12 @@ def stored_paths(run: Mapping[str, Any], which: str = "paths") -> list[str]:
     return [_whole(path) for path in told.get(which, ())]
 
 
+def some(paths: list[str]) -> str:
+    """Some of the paths, in words."""
+    more = len(paths) - SHOWN_PATHS
+    return ", ".join(paths[:SHOWN_PATHS]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def _whole(path: str) -> str:
     return (path if "://" in path else local_path(path)).rstrip("/") or "/"
 
@@ -133,10 +140,11 @@ def refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adop
 
 def refuse_other_input(path: str, planned: list[str], named: list[str], extending: list[str]) -> None:
     """Raise RecipeError if the recipe names a path that the output's plan does not hold."""
-    new = [name for name in named if planned and name not in (*planned, *extending)]
+    there = {*planned, *extending}
+    new = [name for name in named if planned and name not in there]
     if new:
         raise RecipeError(
-            f"{PATHS}: {path} holds the plan of {', '.join(planned)}, and not of {new[0]}; --extend adds it, "
+            f"{PATHS}: {path} holds the plan of {some(planned)}, and not of {new[0]}; --extend adds it, "
             f"a new output.path captions it apart, and --adopt={PATHS} goes on with the plan as it is."
         )
 
