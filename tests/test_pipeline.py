@@ -1,9 +1,11 @@
 """The whole job with the stub engine. Its captions are computed from the pixels, so every mix-up shows."""
 
 import gc
+import io
 import json
 import os
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,29 @@ def source_bytes(row: dict[str, Any]) -> bytes:
     return image_in_shard(content, row["key"]) if row["source"].endswith(".tar") else content
 
 
+def noted_shard(images: Path, folder: Path) -> Path:
+    """A plain tar named like a gzip, without an end marker, of a photo from the files with a text in Latin-1."""
+    photo = next(path for path in sorted((images / "files").rglob("*.*")) if path.is_file()).read_bytes()
+    (folder / "photo").write_bytes(photo)
+    with tarfile.open(folder / "noted.tar.gz", "w") as tar:
+        for name, content in (("._a.jpg", b"x"), ("a.jpg", photo), ("a.txt", b"K\xe4se")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        end = tar.offset
+    os.truncate(folder / "noted.tar.gz", end)
+    return folder / "noted.tar.gz"
+
+
 def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: Path) -> None:
-    recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
+    recipe = stub_recipe([images / "files", images / "shards", noted_shard(images, tmp_path)], tmp_path / "out")
     balance = pipeline.run(caption_job(recipe))
-    rows = rows_of(tmp_path / "out")
-    assert balance.balanced and balance.finished == len(rows) == IMAGES
+    *rows, noted = sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"])
+    assert balance.balanced and balance.finished - 1 == len(rows) == IMAGES
+    assert (noted["key"], noted["txt"], noted["flags"]) == ("a", None, ["metadata_undecoded:txt"])
+    assert noted["caption"] == expected_caption((tmp_path / "photo").read_bytes(), recipe)
+    assert json.loads(noted["unit_left_out"]).keys() == {"housekeeping", "no_end_marker"}
+    assert not any(row["unit_left_out"] or row["flags"] for row in rows)
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert {row["unit"] for row in rows} == {0, 1}
     assert all(row["caption"] == expected_caption(source_bytes(row), recipe) for row in rows)

@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from caprl_ray.recipe.sections import Recipe
 
 # The size at which Ray splits a block. It bounds the compressed images of one prepare task, and the pixels of one block
-# (batch_rows). A block of captions is smaller: a row has at most 256 KiB of metadata and a caption of 64 Ki characters,
-# so MOST_BATCH_ROWS rows have at most 16 MiB.
+# (batch_rows). A block of captions is smaller: a row has at most 512 KiB of metadata (input.max_metadata_bytes) and a
+# caption of 64 Ki characters, so MOST_BATCH_ROWS rows have at most 24 MiB.
 TARGET_BLOCK_BYTES = 32 * 2**20
 
 

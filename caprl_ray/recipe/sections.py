@@ -122,9 +122,9 @@ class Input(Section):
     """Which member of a WebDataset sample is captioned, by its extension: jpg, or jpg;png, of which the first that a
     sample has is taken. If left out, a sample may have images of one kind only. Set it if your samples hold maps, masks
     or edges beside the photo."""
-    max_metadata_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = MAX_METADATA_BYTES
-    """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; it costs
-    memory for each row."""
+    max_metadata_bytes: Annotated[int, Field(ge=1, le=512 * 1024)] = MAX_METADATA_BYTES
+    """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; blocks
+    of rows have room for at most 512 KiB of each row."""
     long_metadata: Literal["drop", "fail"] = "drop"
     """What happens to a text that is longer: drop leaves it out of the row and says so in its flags, fail makes it a
     failed row. Set fail if a caption without its text is worth nothing."""

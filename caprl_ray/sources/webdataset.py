@@ -83,7 +83,7 @@ def _check_images(stored: Stored, access: Access) -> None:
                 raise RecipeError(
                     f"input.image_key: the sample {shown(sample.key)} of {stored.path} has several images "
                     f"({sample.failure.detail}); set input.image_key to the one to caption, or to several by priority, "
-                    "such as jpg;png; or, if each is a photo of its own, rename the members, because a sample's key ends "
+                    "such as jpg;png; or, if each is a photo of its own, rename the members, because a key ends "
                     "at the first dot of a name."
                 )
 
