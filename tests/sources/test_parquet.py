@@ -760,6 +760,7 @@ PEAK = """
 import sys
 from pyroaring import BitMap
 from caprl_ray import sources
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
