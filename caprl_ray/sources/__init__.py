@@ -98,7 +98,8 @@ def _planned(access: Access, known: Container[str], after: Position | None, left
 
 
 def _paths_hash(settings: Input, path: int) -> str:
-    return sha256("\0".join(settings.paths[: path + 1]).encode("utf-8", "surrogateescape")).hexdigest()
+    wanted = [*settings.paths[: path + 1], *(["", "hidden"] if settings.hidden else ())]
+    return sha256("\0".join(wanted).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _plan_path(

@@ -14,7 +14,7 @@ from caprl_ray.plan.known import Seen
 from caprl_ray.sources import passed_over
 from caprl_ray.sources.own_output import OwnOutputs
 from caprl_ray.sources.source import Access, Found, not_listed
-from caprl_ray.storage import Folder, Listed, Passed, Storage, Stored, Wanted, join
+from caprl_ray.storage import Folder, Listed, Passed, Storage, Stored, Wanted
 
 
 class Listing:
@@ -74,7 +74,8 @@ class Listing:
         rule = passed_over.reason_unless_hidden if self._access.input.hidden else passed_over.reason
         storage, nothing = self._access.storage, last is None
         wanted = storage.wanted(name, rule) if there is None else Wanted(folder=there.path, rule=rule)
-        root = join(storage.real(wanted.folder), "")
+        real = storage.real(wanted.folder)
+        root = real if real.endswith("/") else real + "/"
         for item in self._without_outputs(wanted, root, storage.find(wanted, None if self._anew else last)):
             nothing = False
             yield item if isinstance(item, Passed) else self._of(item, wanted, root, place)

@@ -22,6 +22,7 @@ from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.sources.image_path import resolve
 from caprl_ray.sources.image_roots import proposed
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
@@ -348,3 +349,10 @@ def test_odd_rows_cost_no_run_and_a_root_brings_them_back(tmp_path: Path) -> Non
     balance = pipeline.run(caption_job(parse(document)), retry=["source_refused"])
     assert balance.balanced and (balance.finished, balance.failed) == (40, len(hostile))
     assert not left.exists()
+
+
+def test_the_key_of_an_image_on_s3_is_no_local_path() -> None:
+    for path, key in {"img//a.jpg": "t//img//a.jpg", "./a/b.jpg": "t//a/b.jpg", "../a//b.jpg": "t/a//b.jpg"}.items():
+        assert resolve(path, "s3://bucket/t//t.parquet") == f"s3://bucket/{key}"
+    assert resolve("s3://bucket//a//b.jpg", "/local/t.parquet") == "s3://bucket//a//b.jpg"
+    assert resolve("a//b.jpg", "/local/t.parquet") == "/local/a/b.jpg"

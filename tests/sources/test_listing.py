@@ -102,6 +102,8 @@ def test_a_planning_among_links_and_overlaps_goes_on_and_counts_once(tmp_path: P
         access, whole = Access(storage=Storage(), input=settings, max_bytes=1000), LeftOut()
         units = list(sources.plan_units(access, left_out=whole))
         assert len(units) > 3 and whole.report()["overlap"]["count"] >= 2
+        assert sources.goes_on(units[0].position, settings)
+        assert not sources.goes_on(units[0].position, settings.model_copy(update={"hidden": True}))
         for number in range(1, len(units)):
             left_out = LeftOut()
             begun = sources.plan_units(access, left_out=left_out)
@@ -226,7 +228,7 @@ def test_what_is_archived_says_so(s3: S3Server, remote: Storage) -> None:
     assert (first.failure.code, first.failure.detail) == ("source_unreadable", "archived in Glacier: restore it")
     s3.fault = lambda request: "archived" if request.key == "t/c.parquet" and request.method == "GET" else None
     with pytest.raises(
-        SystemFailure, match=r"t/c\.parquet cannot be planned \(archived in Glacier: restore it\); or leave"
+        SystemFailure, match=r"t/c\.parquet cannot be planned \(archived in Glacier: restore it\); run the same"
     ):
         planned(f"s3://{BUCKET}/t", storage=remote)
 
