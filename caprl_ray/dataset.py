@@ -48,6 +48,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     launch.check_engine(parsed)
     model = resolve(parsed)
     _check_columns(rows, image_column)
+    _check_type(rows, image_column)
     _configure(rows.context, parsed)
     batch = resources.batch_rows(model.size_rule.max_pixels)
     arranged = rows.map_batches(
@@ -75,23 +76,51 @@ def _check_columns(rows: Dataset, image_column: str) -> None:
         raise RecipeError(f"image_column: the dataset already has a column {taken[0]}, which captions add; rename it.")
 
 
+def _check_type(rows: Dataset, image_column: str) -> None:
+    """Raise RecipeError for a type that holds no encoded images, if Ray knows it before it reads the rows."""
+    schema = rows.schema()
+    kinds = dict(zip(schema.names, schema.types, strict=True)) if schema else {}
+    kind = kinds.get(image_column)
+    if isinstance(kind, pa.DataType) and not _holds_bytes(kind):
+        raise _no_images(image_column, kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind))
+
+
+def _no_images(image_column: str, kind: pa.DataType) -> RecipeError:
+    return RecipeError(
+        f"image_column: {image_column} holds {kind}, not encoded images as bytes; read them without decoding, with "
+        "ray.data.read_binary_files or read_webdataset(decoder=None)."
+    )
+
+
 def _arrange(table: pa.Table, image_column: str) -> pa.Table:
     """The user's rows as rows of the pipeline: their columns under META_PREFIX, and a copy of the image."""
     image = table[image_column].combine_chunks()
-    if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
+    if not _holds_bytes(image.type):
+        raise _no_images(image_column, image.type)
+    if pa.types.is_struct(image.type):
         image = pc.struct_field(image, "bytes")
-    if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
-        raise RecipeError(f"image_column: {image_column} holds {image.type}, not encoded images as bytes.")
     schema = row_schema(table.schema.remove_metadata(), CAPTION)
     rows = table.num_rows
     columns = {META_PREFIX + name: table[name] for name in table.schema.names}
     columns |= {
-        "image": image.cast(pa.large_binary()).fill_null(b""),
+        "image": image.cast(pa.large_binary()),
+        "stage": _where(image.is_null(), "read"),
+        "code": _where(image.is_null(), "no_image"),
         "unit": pa.nulls(rows, pa.int32()).fill_null(0),
         "index": pa.array(range(rows), pa.int64()),
         "attempts": pa.nulls(rows, pa.int32()).fill_null(1),
     }
     return pa.table([columns.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
+
+
+def _where(rows: pa.BooleanArray, text: str) -> pa.Array:
+    return pc.if_else(rows, pa.scalar(text), pa.scalar(None, pa.string()))
 
 
 def _release(table: pa.Table) -> pa.Table:

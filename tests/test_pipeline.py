@@ -416,15 +416,18 @@ def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path
 
     paths = sorted((images / "files").glob("*"))[:20]
     rows = [{"image": path.read_bytes(), "width": path.name, "n": n} for n, path in enumerate(paths)]
-    rows.append({"image": b"", "width": "none", "n": 20})
+    rows += [{"image": b"", "width": "none", "n": 20}, {"image": None, "width": "none", "n": 21}]
     settings = {"model": {"source": "stub"}, "replicas": {"gpus": 0}, "prepare": {"max_pixels": 20_000}}
     out = {row["n"]: row for row in caption_dataset(ray.data.from_items(rows), settings).take_all()}
     recipe = stub_recipe([images], images)
-    assert len(out) == 21 and out[20]["caption"] is None and out[20]["code"] == "image_empty"
+    assert len(out) == 22 and out[20]["caption"] is out[21]["caption"] is None
+    assert [(out[n]["stage"], out[n]["code"]) for n in (20, 21)] == [("prepare", "image_empty"), ("read", "no_image")]
     for n, path in enumerate(paths):
         assert out[n]["caption"] == expected_caption(path.read_bytes(), recipe) and out[n]["width"] == path.name
     with pytest.raises(RecipeError, match="no column picture"):
         caption_dataset(ray.data.from_items(rows), settings, image_column="picture")
+    with pytest.raises(RecipeError, match="width holds string, not encoded images as bytes; read them without"):
+        caption_dataset(ray.data.from_items(rows), settings, image_column="width")
 
 
 def test_a_batch_of_a_ray_dataset_is_one_block_however_large_its_rows_are(

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION, check_prompt
+from caprl_ray.caption.job import caption_job
+from caprl_ray.commands.plan import overview
+from caprl_ray.commands.preflight import preflight
 from caprl_ray.errors import RecipeError
+from caprl_ray.output.folder import Output
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.features import features
@@ -287,3 +291,27 @@ def test_an_extension_type_comes_out_as_its_storage_with_its_name_as_text(tmp_pa
         "j",
         "i",
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompt", "sentence"),
+    [
+        ({"width": [1], "key": ["k"]}, "x", r"^input: .* has the columns key, width, names that"),
+        ({"n": [1]}, "{txt}", r"^prompt\.user: \{txt\} names a column"),
+    ],
+)
+def test_plan_preflight_and_a_run_refuse_the_same(tmp_path: Path, columns: Any, prompt: str, sentence: str) -> None:
+    write(tmp_path / "in" / "a.parquet", {"image": contents(1), **columns})
+    recipe = parse(
+        {
+            "input": {"paths": [str(tmp_path / "in")]},
+            "output": {"path": str(tmp_path / "out")},
+            "model": {"source": "stub"},
+            "replicas": {"gpus": 0},
+            "prompt": {"user": prompt},
+        }
+    )
+    for refuses in (overview, preflight, lambda recipe: Output.open(caption_job(recipe)).plan()):
+        with pytest.raises(RecipeError, match=sentence):
+            refuses(recipe)
+    assert not list((tmp_path / "out").glob("data/*"))
