@@ -70,7 +70,7 @@ def requests(output: Synthetic) -> tuple[float, float, int]:
         stored for folder in ("data", "failed") for stored in storage.objects(str(output.out / folder), ".parquet")
     ]
     for stored in objects[:COUNTED]:
-        committed.identity_columns(storage, stored, committed.COLUMNS)
+        committed.content(storage, stored, committed.COLUMNS)
     counted = len(objects[:COUNTED])
     return len(storage.sizes) / counted, sum(storage.sizes) / counted, len(objects)
 

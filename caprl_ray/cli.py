@@ -1,8 +1,8 @@
 """The command line. Every failure is one sentence on stderr and an exit code.
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
-wrong; 3 the ledger does not balance, too many rows failed, or late objects of a lost run are there; 130 interrupted,
-run again to resume.
+wrong; 3 the ledger does not balance, too many rows of the output failed, or late objects of a lost run are there; 130
+interrupted, run again to resume.
 """
 
 import argparse
@@ -12,17 +12,24 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from caprl_ray.cluster.reachable import check_address
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
 
+if TYPE_CHECKING:
+    from caprl_ray.recipe.sections import Storage as StorageSettings
+
+STORE_HINT = (
+    "name the store as the recipe does, for instance storage.endpoint=http://host:9000 storage.region=us-east-1"
+)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` defaults to those of the process."""
-    args = parser().parse_args(arguments)
+    args = _parsed(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
         return command(args)
@@ -34,6 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
         return _fail(_sentence(error), 1)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
+    found = parser()
+    args, over = found.parse_known_args(arguments)
+    if over and (not hasattr(args, "overrides") or not all("=" in text and not text.startswith("-") for text in over)):
+        found.error(f"unrecognized arguments: {' '.join(over)}")
+    if over:
+        args.overrides = [*args.overrides, *over]
+    return args
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -84,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
         "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
     )
     caption.add_argument("--extend", action="store_true", help="also caption what is new in the input")
+    caption.add_argument(
+        "--accept-touched",
+        action="store_true",
+        help="read files whose time or ETag changed since the plan, if their size did not",
+    )
     plan = add("plan", _plan, "show the work units of a recipe, without captioning")
     _add_recipe(plan)
     plan.add_argument("--json", action="store_true", help="print it as JSON")
@@ -151,6 +174,7 @@ def _caption(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
+    _check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
     job = caption_job(recipe)
     ledger = run(
         job,
@@ -158,8 +182,11 @@ def _caption(args: argparse.Namespace) -> int:
         retry=_codes(args.retry_failed, job.codes),
         adopt=frozenset(filter(None, args.adopt.split(","))),
         extend=args.extend,
+        accept_touched=args.accept_touched,
         debug=args.debug,
     )
+    for note in ledger.notes:
+        print(f"{recipe.output.path}: {note}")
     print(f"{recipe.output.path}: {ledger.summary()}")
     return 0
 
@@ -170,6 +197,7 @@ def _plan(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
+    _check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
     if args.sample and not args.duplicates:
         raise RecipeError("--sample: it is for --duplicates only; give both.")
     found = frequent(recipe, args.sample or SAMPLE) if args.duplicates else overview(recipe)
@@ -196,22 +224,28 @@ def _verify(args: argparse.Namespace) -> int:
     from caprl_ray import plan
     from caprl_ray.output import fence, lease, ledger
     from caprl_ray.output.committed import read_committed
-    from caprl_ray.output.folder import read_run, stored_job
+    from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
     from caprl_ray.watch.steps import Steps
 
     storage, tell = Storage(parse_storage(args.overrides)), Steps()
-    stored = plan.load(storage, args.output)
+    _check_store(storage.settings, args.output)
+    # Without a recipe, the store is known from the command line alone.
+    hint = "" if storage.settings.endpoint or not args.output.startswith("s3://") else f"; {STORE_HINT}"
+    try:
+        stored = plan.load(storage, args.output)
+    except OSError as error:
+        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
     if not stored.units:
-        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run.")
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
     if args.repair:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
             repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
-    done = stored_job(read_run(storage, args.output) or {})["done"]
-    balance = ledger.balance(stored.units, read_committed(storage, args.output, tell=tell), done)
+    job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
+    balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
     balanced = balance.balanced and stored.complete
     late = fence.late_objects(storage, args.output)
     report = balance.report() | {
@@ -259,6 +293,12 @@ def _check(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.path}: {tally.summary()}.", file=sys.stderr)
     return 0
+
+
+def _check_store(settings: "StorageSettings", *paths: str) -> None:
+    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`."""
+    if settings.endpoint and any(path.startswith("s3://") for path in paths):
+        check_address("storage.endpoint", settings.endpoint)
 
 
 def _schema(args: argparse.Namespace) -> int:

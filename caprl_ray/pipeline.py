@@ -7,7 +7,7 @@ instance caption/job.py.
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import ray
@@ -16,16 +16,20 @@ from ray.data import Dataset
 
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.errors import RecipeError, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease, ledger
+from caprl_ray.output import fence, lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, read_committed
+from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
+from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
-from caprl_ray.read.datasource import PlannedRows, Work, remaining
+from caprl_ray.read.datasource import PlannedRows, Work, accepting, remaining
+from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
@@ -42,6 +46,7 @@ def run(
     retry: Collection[str] = (),
     adopt: Collection[str] = (),
     extend: bool = False,
+    accept_touched: bool = False,
     debug: bool = False,
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
@@ -52,41 +57,90 @@ def run(
         retry: codes of failed rows to try again.
         adopt: fields of the fingerprint that may differ from those of earlier runs.
         extend: also plan what is new in the input.
+        accept_touched: read sources whose version changed and whose size did not.
         debug: show Ray's own output.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         SystemFailure: the run cannot go on. The same command resumes it.
-        TooManyFailures: the circuit breaker stopped the run.
+        TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
-    seen = Output.open(job, adopt)  # refuses a wrong recipe before anything is written
+    seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
-    with lease.held(seen.storage, seen.path) as own, session.lasting(debug, job.engine_on_cpu):
-        output = Output.open(job, adopt, own)  # again: the last run may have begun it in between
-        with while_planning.begun(partial(output.plan, extend=extend)) as underway:
-            return _run(output, underway, limit, retry, debug)
+    with (
+        place.left_as_it_was(seen.path),
+        lease.held(seen.storage, seen.path) as own,
+        session.lasting(debug, job.engine_on_cpu),
+    ):
+        output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
+        with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
+            least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
+            return _run(output, underway, limit, retry, least, debug)
 
 
-def _run(output: Output, underway: Underway, limit: int | None, retry: Collection[str], debug: bool) -> Ledger:
-    storage, path, done, tell = output.storage, output.path, output.job.done, Steps()
+@contextmanager
+def _forgotten_if_refused(output: Output, own: lease.Lease) -> Iterator[None]:
+    """Leave no lease where a recipe is refused and nothing is planned."""
+    try:
+        yield
+    except RecipeError:
+        own.forgotten = output.empty()
+        raise
+
+
+def _run(
+    output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
+) -> Ledger:
+    storage, path, job, tell = output.storage, output.path, output.job, Steps()
+    worked, notes = True, list(output.notes)
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
-        work = remaining(plan.units, committed)
-        if work:
+        held = partial(held_rows, storage, path, tell=tell)
+        work = accepting(remaining(plan.units, committed), retry, least, storage, held)
+        worked = bool(work) or not output.marked()
+        notes += underway.planning.notes
+        if not work:
+            notes.append(nothing_to_do(output, ledger.balance(plan.units, committed, job.done), retry))
+        else:
             output.unmark()
-            _finish(output, plan, committed, work, limit, debug)
+            with _examples(output):
+                _finish(output, plan, committed, work, limit, debug)
             committed = read_committed(storage, path, tell=tell)
     else:
-        plan = _finish_while_planning(output, underway, limit, debug)
+        with _examples(output):
+            plan = _finish_while_planning(output, underway, limit, debug)
         committed = read_committed(storage, path, tell=tell)
     output.confirm()
     fence.sweep(storage, path)
     if repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
-    balance = ledger.balance(plan.units, committed, done)
-    output.finish(balance, limited=limit is not None)
-    return balance
+    balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
+    # An output that was complete and has no work is accepted already, perhaps with another limit.
+    limits, known = job.recipe.failures, GONE if output.extend else frozenset()
+    over = verdict.over(balance, limits, *output.accepted(), known) if worked else None
+    refused = verdict.refusal(over, storage, path) if over else None
+    output.finish(balance, limited=limit is not None, refused=refused)
+    return replace(balance, notes=tuple(notes))
+
+
+@contextmanager
+def _examples(output: Output) -> Iterator[None]:
+    """Show some failed rows when the breaker stops the run."""
+    try:
+        yield
+    except TooManyFailures as error:
+        shown = verdict.examples(output.storage, output.path)
+        raise TooManyFailures(f"{error} Failed rows: {shown.rstrip('; ')}." if shown else str(error)) from error
+
+
+def nothing_to_do(output: Output, done: Ledger, retry: Collection[str]) -> str:
+    """The sentence for a run without work."""
+    job = output.job
+    said = f"nothing to {job.name}: every {job.noun} of the plan is {job.done} or failed"
+    said += ", the input has nothing new" if output.extend else ""
+    said += ", and no failed row has a code of --retry-failed" if retry else ""
+    return said + (f"; --retry-failed tries failed rows again ({done.failed:,})" if done.failed and not retry else "")
 
 
 def _finish(
@@ -98,6 +152,7 @@ def _finish(
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = start
         watch.breaker.allow_for(start.done, start.failed)
+        watch.breaker.ignored = GONE if output.extend else frozenset()
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
         _process(rows, output, limit, watch)
 
@@ -159,5 +214,5 @@ def read(planned: PlannedRows) -> Dataset:
 def commit(rows: Dataset, output: Output) -> None:
     """Finished and failed rows -> parquet objects."""
     job, rows_each = output.job, output.job.recipe.output.rows_per_object
-    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number)
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number, output.run)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

@@ -16,11 +16,12 @@ ROOT = Path(__file__).parent.parent
 # What a user does about a failed row.
 REMEDIES = {
     "source_missing": "Put the file back and use `--retry-failed`, or leave the row failed.",
-    "source_changed": "Caption the changed files into a new output.",
+    "source_changed": "Use `--retry-failed=source_changed`: a file is captioned as it is now, a shard if its finished "
+    "rows are still in it. See [resume and failures](../resume.md).",
     "source_unreadable": "Give read permission, or repair the file, and use `--retry-failed`.",
     "source_refused": "Add the folder that the detail names to `input.image_roots` and use `--retry-failed`. Download "
     "images from the web first.",
-    "truncated_unit": "Replace the shard or file by a whole one of the same version and use `--retry-failed`.",
+    "truncated_unit": "Replace the shard or file by a whole one and use `--retry-failed=truncated_unit`.",
     "unit_format": "Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
@@ -115,7 +116,7 @@ def _type(schema: dict[str, Any]) -> str:
 def output_page() -> str:
     """The folder and the columns of an output."""
     from caprl_ray.caption.columns import CAPTION, CAPTIONS
-    from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY
+    from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY, RUN
 
     return "\n".join(
         [
@@ -135,13 +136,13 @@ def output_page() -> str:
             "",
             "## Columns of data",
             "",
-            *_columns((*IDENTITY, *CAPTION)),
+            *_columns((*IDENTITY, *CAPTION, RUN)),
             "With several captions an image (`prompts`, or `sampling.n` above 1) also:",
             "",
             *_columns([CAPTIONS]),
             "## Columns of failed",
             "",
-            *_columns((*IDENTITY, *FAILURE, ATTEMPTS)),
+            *_columns((*IDENTITY, *FAILURE, ATTEMPTS, RUN)),
         ]
     )
 

@@ -1,6 +1,7 @@
 """The command line without a cluster: exit codes and messages."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from caprl_ray import cli, plan
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.cluster.reachable import check_address
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_schema
@@ -103,6 +106,28 @@ def test_a_wrong_recipe_exits_2_with_one_sentence(
     assert said in stderr
 
 
+def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}}))
+    assert cli.main(["plan", "--json", str(recipe), "input.kind=files", "--debug", "output.path=/tmp/x"]) == 0
+    assert "kinds" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["plan", str(recipe), "--jsn", "output.path=x"])
+    assert "unrecognized arguments: --jsn" in capsys.readouterr().err
+
+
+def test_a_store_or_a_cluster_that_does_not_answer_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert cli.main(["verify", "s3://bucket/out", f"storage.endpoint=http://127.0.0.1:{port}"]) == 1
+        assert f"storage.endpoint: nothing can be reached at 127.0.0.1:{port} (" in capsys.readouterr().err
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with pytest.raises(SystemFailure, match=rf"RAY_ADDRESS: nothing can be reached at 127.0.0.1:{port} \("):
+                check_address("RAY_ADDRESS", address)
+    check_address("RAY_ADDRESS", "auto")
+
+
 def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["caption", str(tmp_path / "absent.yaml")]) == 2
     assert "absent.yaml: the recipe cannot be read" in capsys.readouterr().err
@@ -132,9 +157,9 @@ def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_verify_exits_0_only_for_a_balanced_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", output(tmp_path / "whole", [0, 1, 2])]) == 0
-    assert "1 of 1 units balanced; 3 captioned, 0 failed" in capsys.readouterr().out
+    assert "3 images: 3 captioned, 0 failed\n" in capsys.readouterr().out
     assert cli.main(["verify", output(tmp_path / "short", [0, 2])]) == 3
-    assert "0 of 1 units balanced; 2 captioned, 0 failed, 1 missing" in capsys.readouterr().out
+    assert "3 images: 2 captioned, 0 failed; 0 of 1 unit balanced, 1 missing" in capsys.readouterr().out
 
 
 def test_verify_prints_the_whole_ledger_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,12 +190,19 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     found = json.loads(capsys.readouterr().out)
     files = {"units": 1, "images": 3, "unknown": 0, "bytes": 3000}
     left_out = {"unknown_ending": {"count": 1, "example": str(tmp_path / "images" / "notes.txt")}}
-    assert found == {"stored": False, "complete": True, "kinds": {"files": files}, "left_out": left_out}
+    assert found == {
+        "stored": False,
+        "complete": True,
+        "kinds": {"files": files},
+        "left_out": left_out,
+        "differences": [],
+    }
     assert not (tmp_path / "out").exists()
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0
     said = capsys.readouterr().out
     assert "the output holds" in said and "1 units, 7 images" in said
+    assert "new in the input: 1 units of files with 3 images; caption --extend adds them" in said
 
 
 def test_verify_of_a_folder_without_a_plan_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """The whole job with the stub engine. Its captions are computed from the pixels, so every mix-up shows."""
 
 import gc
+import io
 import json
 import os
 import sys
+import tarfile
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +23,7 @@ from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import resources, session
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, RowFailure, SystemFailure, TooManyFailures
 from caprl_ray.models.resolve import resolve
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
@@ -63,11 +65,29 @@ def source_bytes(row: dict[str, Any]) -> bytes:
     return image_in_shard(content, row["key"]) if row["source"].endswith(".tar") else content
 
 
+def noted_shard(images: Path, folder: Path) -> Path:
+    """A plain tar named like a gzip, without an end marker, of a photo from the files with a text in Latin-1."""
+    photo = next(path for path in sorted((images / "files").rglob("*.*")) if path.is_file()).read_bytes()
+    (folder / "photo").write_bytes(photo)
+    with tarfile.open(folder / "noted.tar.gz", "w") as tar:
+        for name, content in (("._a.jpg", b"x"), ("a.jpg", photo), ("a.txt", b"K\xe4se")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        end = tar.offset
+    os.truncate(folder / "noted.tar.gz", end)
+    return folder / "noted.tar.gz"
+
+
 def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: Path) -> None:
-    recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
+    recipe = stub_recipe([images / "files", images / "shards", noted_shard(images, tmp_path)], tmp_path / "out")
     balance = pipeline.run(caption_job(recipe))
-    rows = rows_of(tmp_path / "out")
-    assert balance.balanced and balance.finished == len(rows) == IMAGES
+    *rows, noted = sorted(rows_of(tmp_path / "out"), key=lambda row: row["id"])
+    assert balance.balanced and balance.finished - 1 == len(rows) == IMAGES
+    assert (noted["key"], noted["txt"], noted["flags"]) == ("a", None, ["metadata_undecoded:txt"])
+    assert noted["caption"] == expected_caption((tmp_path / "photo").read_bytes(), recipe)
+    assert json.loads(noted["unit_left_out"]).keys() == {"housekeeping", "no_end_marker"}
+    assert not any(row["unit_left_out"] or row["flags"] for row in rows)
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert {row["unit"] for row in rows} == {0, 1}
     assert all(row["caption"] == expected_caption(source_bytes(row), recipe) for row in rows)
@@ -118,13 +138,17 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
     for name in ("gone-1.gif", "gone-2.gif"):
         (folder / name).write_bytes(gone)
     (tmp_path / "unwanted.txt").write_text(f"# moved away\n{sha256(gone).hexdigest().upper()}\n")
-    recipe = stub_recipe(
-        [folder],
-        tmp_path / "out",
-        input={"paths": [str(folder)], "placeholders": str(tmp_path / "unwanted.txt")},
-        prepare={"max_pixels": 20_000, "max_bytes": 100_000},
-    )
+    sections = {
+        "input": {"paths": [str(folder)], "placeholders": str(tmp_path / "unwanted.txt")},
+        "prepare": {"max_pixels": 20_000, "max_bytes": 100_000},
+    }
+    with pytest.raises(TooManyFailures, match=r"4 of 10 images failed, more than 0\.25 allows") as caught:
+        pipeline.run(caption_job(stub_recipe([folder], tmp_path / "out", **sections)))
+    assert caught.value.exit_code == 3 and f"{folder}/page.jpg: image_format" in str(caught.value)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    recipe = stub_recipe([folder], tmp_path / "out", **sections, failures={"max_fraction": 0.5})
     balance = pipeline.run(caption_job(recipe))
+    assert (tmp_path / "out" / "_SUCCESS").exists()
     assert balance.balanced and (balance.finished, balance.failed) == (6, 6)
     assert {row["key"] for row in rows_of(tmp_path / "out") if "blank" in row["flags"]} == {"teal.png"}
     failed = {row["key"]: row for row in rows_of(tmp_path / "out", "failed")}
@@ -139,7 +163,8 @@ def test_bad_images_are_failed_rows_and_their_neighbours_are_captioned(images: P
         "gone-2.gif": ("read", "placeholder"),
     }
     assert pq.read_table(tmp_path / "out" / "failed").schema.names == failed_schema(pa.schema([])).names
-    assert pipeline.run(caption_job(recipe)).failed == 6  # failed rows are not tried again
+    again = pipeline.run(caption_job(stub_recipe([folder], tmp_path / "out", **sections)))
+    assert again.failed == 6  # failed rows are not tried again, and those that were accepted stay accepted
 
 
 def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tmp_path: Path) -> None:
@@ -150,7 +175,7 @@ def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tm
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "vanished.png").write_bytes(good[0].read_bytes())
-    recipe = stub_recipe([folder], tmp_path / "out")
+    recipe = stub_recipe([folder], tmp_path / "out", failures={"max_fraction": 1})
     pipeline.run(caption_job(recipe), limit=1)  # the plan is stored now
     os.rename(folder / "vanished.png", tmp_path / "elsewhere")
     first = pipeline.run(caption_job(recipe))
@@ -215,6 +240,11 @@ def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Pat
         caption_job(other), adopt={"sampling.temperature", "sampling.max_tokens", "prompt.user"}
     ).balanced
     remembered = json.loads((tmp_path / "out" / "run.json").read_text())
+    wrote = {run["fingerprint"]["prompt.user"]: run["rows"] for run in remembered["runs"].values()}
+    assert wrote == {"Well?": IMAGES // 2 - 1, "Please describe this image in detail.": 1}
+    assert {row["run"]: row["caption"].rpartition("|")[2].strip() for row in rows_of(tmp_path / "out")} == {
+        name: run["fingerprint"]["prompt.user"] for name, run in remembered["runs"].items()
+    }
     assert remembered["fingerprint"]["sampling.temperature"] == 0.7
     assert remembered["adopted"][0]["sampling.temperature"] == 0.0
     assert pipeline.run(caption_job(other)).balanced

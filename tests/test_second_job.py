@@ -114,7 +114,7 @@ def test_a_second_job_is_killed_and_resumed_and_its_ledger_balances(
 
     assert cli.main(["verify", str(out)]) == 0
     assert f"{len(rows)} counted, {len(failed)} failed" in capsys.readouterr().out
-    assert json.loads((out / "run.json").read_text())["job"] == {"name": "letters", "done": "counted"}
+    assert json.loads((out / "run.json").read_text())["job"] == {"name": "letters", "done": "counted", "noun": "row"}
     again = pipeline.run(letters(recipe), retry={"no_text"})
     assert (again.finished, again.failed, again.duplicate) == (balance.finished, balance.failed, 0)
     assert {row["attempts"] for row in pq.read_table(out / "failed").to_pylist()} == {2}

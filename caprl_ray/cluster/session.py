@@ -13,6 +13,7 @@ from ray.data import DataContext
 
 from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared
 from caprl_ray.cluster.optional import missed
+from caprl_ray.cluster.reachable import check_address
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.job import Job
@@ -113,6 +114,8 @@ def connected(debug: bool = False) -> Iterator[None]:
 def _connect(debug: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # prevents a warning about a future default of Ray
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        check_address("RAY_ADDRESS", address)
     try:
         if address:
             ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)

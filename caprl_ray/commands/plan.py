@@ -1,13 +1,16 @@
 """`caprl-ray plan`: show the work units of a recipe. It needs no model and writes nothing."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import caption_columns, check_prompt
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.output.extension import changes
+from caprl_ray.plan.known import PlannedVersions
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources import placeholders
@@ -35,11 +38,19 @@ class Overview:
     complete: bool
     kinds: dict[str, Totals]
     left_out: LeftOut
+    differences: tuple[str, ...] = ()
+    """How the input differs now from the plan that the output holds, a sentence each."""
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
         kinds = {kind: asdict(totals) for kind, totals in self.kinds.items()}
-        return {"stored": self.stored, "complete": self.complete, "kinds": kinds, "left_out": self.left_out.report()}
+        return {
+            "stored": self.stored,
+            "complete": self.complete,
+            "kinds": kinds,
+            "left_out": self.left_out.report(),
+            "differences": list(self.differences),
+        }
 
     def summary(self) -> str:
         """Return text for people, with one line per kind."""
@@ -51,26 +62,44 @@ class Overview:
             lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
         if self.left_out:
             lines.append(f"  left out: {self.left_out.summary()}")
+        lines += [f"  {difference}" for difference in self.differences]
         return "\n".join(lines)
 
 
 def overview(recipe: Recipe) -> Overview:
     """Summarize the stored plan, or else the plan that a first run would make.
 
-    Raises RecipeError if the input has nothing to plan or columns with which a run would not start, SystemFailure if
-    storage cannot be listed.
+    A stored plan that is complete is compared with the input. Raises RecipeError if the input has nothing to plan or
+    columns with which a run would not start, SystemFailure if storage cannot be listed.
     """
     storage = Storage(recipe.storage)
     placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        return Overview(stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out)
+        differences = tuple(_differences(recipe, storage)) if stored.complete else ()
+        return Overview(
+            stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out, differences=differences
+        )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
+
+
+def _differences(recipe: Recipe, storage: Storage) -> Iterator[str]:
+    """How the input differs from the stored plan."""
+    known = PlannedVersions(storage, recipe.output.path)
+    try:
+        new = _totals((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe), known))
+    except (RecipeError, SystemFailure) as error:
+        yield f"the input cannot be compared: {error}"
+        return
+    for kind, totals in new.items():
+        images = "" if totals.unknown else f" with {totals.images:,} images"
+        yield f"new in the input: {totals.units:,} units of {kind}{images}; caption --extend adds them"
+    yield from changes(known)
 
 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:

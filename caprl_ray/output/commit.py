@@ -18,8 +18,9 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
+from caprl_ray.output.counts import KEY, Counts
 from caprl_ray.rows.features import with_features
-from caprl_ray.rows.schema import META_PREFIX, Fields, data_schema, failed_schema, metadata_schema
+from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
@@ -27,14 +28,20 @@ _NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
-    """Ray datasink that writes the rows of a write task completely or not at all. `lease` is the run's number."""
+    """Ray datasink that writes the rows of a write task completely or not at all.
 
-    def __init__(self, storage: Storage, output: str, rows_per_object: int, adds: Fields, lease: int) -> None:
+    `lease` is the run's number, `run` names the recipe that writes the rows.
+    """
+
+    def __init__(
+        self, storage: Storage, output: str, rows_per_object: int, adds: Fields, lease: int, run: str | None = None
+    ) -> None:
         self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
         self._adds = adds
         self._lease = lease
+        self._run = run
 
     @property
     def min_rows_per_write(self) -> int:
@@ -64,6 +71,8 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         ours = schema.names[: len(schema) - len(metadata)]
         names = [*ours, *(META_PREFIX + name for name in metadata.names)]
         path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
+        if RUN.name in ours:
+            rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
         stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
             self._storage.put(path, parquet_bytes(stored))
@@ -86,13 +95,16 @@ def lease_of(path: str) -> int | None:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as zstd parquet. `unit` and `index` cost under a byte a row, because every resume reads them."""
+    """A table as zstd parquet, with sums of its rows in the footer (output/counts.py).
+
+    `unit` and `index` cost under a byte a row, because every resume reads them.
+    """
     buffer = io.BytesIO()
     pq.write_table(
-        table,
+        table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: Counts.of(table).dump()}),
         buffer,
         compression="zstd",
-        use_dictionary=["unit", "source", "finish_reason", "model", "stage", "code"],
+        use_dictionary=["unit", "source", "finish_reason", "model", "stage", "code", "run"],
         column_encoding={"index": "DELTA_BINARY_PACKED"},
     )
     return buffer.getvalue()

@@ -21,6 +21,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
+from caprl_ray.output.counts import Counts
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.plan.left_out import LeftOut
@@ -52,6 +53,7 @@ class Committed:
         extra_finished: indices that stand more than once in `data`.
         extra_failed: indices in `failed` that stand there more than once or are finished.
         retry: the failed rows to retry, by how they failed.
+        ended: failed rows that stand for all of the unit that could not be read from there on.
         left_out: what reading the unit left out; None if nothing, or if `rows` is not known.
     """
 
@@ -61,6 +63,7 @@ class Committed:
     extra_failed: BitMap = field(default_factory=BitMap)
     rows: int | None = None
     retry: Mapping[Failure, BitMap] = field(default_factory=lambda: NO_ROWS)
+    ended: frozenset[int] = frozenset()
     left_out: LeftOut | None = None
 
     @property
@@ -81,8 +84,17 @@ class Committed:
         both = self.finished & self.failed
         self.extra_failed |= both
         self.failed -= both
+        self.ended = frozenset(index for index in self.ended if index in self.failed)
         for rows in (self.finished, self.failed, self.extra_finished, self.extra_failed):
             rows.run_optimize()
+
+
+class CommittedUnits(dict[int, Committed]):
+    """The rows of an output by unit, and `counts`, the sums that its objects give (output/counts.py)."""
+
+    def __init__(self, units: Mapping[int, Committed], counts: Counts) -> None:
+        super().__init__(units)
+        self.counts = counts
 
 
 NO_ROWS: Mapping[Failure, BitMap] = MappingProxyType({})
@@ -93,7 +105,8 @@ class Part:
     """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length
     with what was left out of it.
 
-    `extra` are the indices that stand more than once in these objects, `failures` the failed rows by how they failed.
+    `extra` are the indices that stand more than once in these objects, `failures` the failed rows by how they failed,
+    `counts` the sums that the objects give.
     """
 
     folder: str
@@ -101,11 +114,10 @@ class Part:
     extra: dict[int, bytes]
     lengths: dict[int, Length]
     failures: dict[Failure, dict[int, bytes]]
+    counts: Counts
 
 
-def read_committed(
-    storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent
-) -> dict[int, Committed]:
+def read_committed(storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent) -> CommittedUnits:
     """The rows of an output by unit. Raises SystemFailure for an object that cannot be read.
 
     `retry` are the codes of failed rows that are to be retried.
@@ -113,13 +125,18 @@ def read_committed(
     units: defaultdict[int, Committed] = defaultdict(Committed)
     failures: defaultdict[int, dict[Failure, BitMap]] = defaultdict(dict)
     found, read = committed_objects(storage, output), partial(_read, storage, bool(retry))
+    counts = Counts()
     for parts in scan(read, found, "reading the output's objects", tell):
         _take_in(units, failures, parts)
+        for part in parts:
+            counts.add(part.counts)
+    for number, index in counts.ended:
+        units[number].ended |= {index}
     for unit in units.values():
         unit.settle()
     for number, how in failures.items():
         units[number].retry = _to_retry(how, retry, units[number].failed)
-    return dict(units)
+    return CommittedUnits(units, counts)
 
 
 def _take_in(
@@ -172,8 +189,8 @@ def _read(storage: Storage, with_failures: bool, folder: str, objects: Sequence[
     with_failures = with_failures and folder == FAILED
     columns = [*COLUMNS, *(FAILURE_COLUMNS if with_failures else ())]
     held = _Held(folder, with_failures)
-    for table in prefetched(lambda stored: identity_columns(storage, stored, columns), objects):
-        held.add(table)
+    for table, counts in prefetched(lambda stored: content(storage, stored, columns), objects):
+        held.add(table, counts)
         if held.rows >= ROWS_AT_ONCE:
             parts.append(held.part())
             held = _Held(folder, with_failures)
@@ -190,10 +207,12 @@ class _Held:
         self._identities: list[np.ndarray] = []
         self._failures: defaultdict[Failure, list[np.ndarray]] = defaultdict(list)
         self._lengths: dict[int, Length] = {}
+        self._counts = Counts()
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, table: pa.Table, counts: Counts) -> None:
         """Take in the rows of one object, and the lengths that they give for units."""
         rows, lengths = identities(table), table["unit_rows"]
+        self._counts.add(counts)
         self.rows += len(rows)
         self._identities.append(rows)
         if lengths.null_count < len(lengths):
@@ -209,7 +228,8 @@ class _Held:
         rows = np.sort(np.concatenate(self._identities))
         again = rows[1:][rows[1:] == rows[:-1]]
         failures = {how: dict(_bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
-        return Part(self._folder, dict(_bitmaps(rows)), dict(_bitmaps(again)), self._lengths, failures)
+        extra = dict(_bitmaps(again))
+        return Part(self._folder, dict(_bitmaps(rows)), extra, self._lengths, failures, self._counts)
 
 
 def identities(table: pa.Table) -> np.ndarray:
@@ -238,10 +258,10 @@ def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
         yield unit, rows.serialize()
 
 
-def identity_columns(storage: Storage, stored: Stored, columns: list[str]) -> pa.Table:
-    """Some columns of a committed object, read without the others. Raises SystemFailure."""
+def content(storage: Storage, stored: Stored, columns: list[str]) -> tuple[pa.Table, Counts]:
+    """Some columns of a committed object, read without the others, and its sums. Raises SystemFailure."""
     with opened(storage, stored) as file:
-        return file.read(columns=columns, use_threads=False)
+        return file.read(columns=columns, use_threads=False), Counts.load(file.metadata.metadata)
 
 
 @contextmanager

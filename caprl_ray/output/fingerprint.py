@@ -1,5 +1,8 @@
 """The fingerprint: what must not change between the runs of one dataset."""
 
+import json
+from collections.abc import Mapping
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,3 +31,8 @@ def installed(package: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def short(fields: Mapping[str, Any]) -> str:
+    """A short hash of a fingerprint, which names a recipe in the column `run`."""
+    return sha256(json.dumps(fields, default=str, sort_keys=True).encode()).hexdigest()[:12]

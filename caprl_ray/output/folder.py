@@ -1,27 +1,28 @@
-"""The output folder: run.json (job, recipe, fingerprint), the plan, and _SUCCESS at the end."""
+"""The output folder: run.json (output/record.py), the plan, and _SUCCESS at the end."""
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray import plan, sources
-from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.models.resolve import HUB_ID
+from caprl_ray.output import fence, place, record
 from caprl_ray.output.commit import DATA, FAILED
-from caprl_ray.output.fingerprint import fingerprint
+from caprl_ray.output.extension import changes
+from caprl_ray.output.fingerprint import fingerprint, short
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.plan import Plan, Planning, Unit
-from caprl_ray.plan.known import PlannedPaths
-from caprl_ray.recipe.engine_arguments import recorded
+from caprl_ray.plan.known import PlannedPaths, PlannedVersions
 from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
 
-RUN, SUCCESS = "run.json", "_SUCCESS"
+SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,21 @@ class Output:
     job: Job
     fingerprint: dict[str, Any]
     adopted: dict[str, Any]
+    paths: list[str]
+    """The paths of the input that its plan holds from now on."""
+    extend: bool
+    """Whether the plan is extended by what is new in the input."""
     planned: bool
     """Whether an earlier run has planned its input to the end. Only then can there be rows."""
+    notes: tuple[str, ...]
+    """What a user should know of how the recipe and the output fit, a sentence each."""
     lease: Lease | None
     """The lease under which it was opened. Without one it is only looked at."""
+
+    @property
+    def run(self) -> str:
+        """The name of the recipe in the column `run`."""
+        return short(self.fingerprint)
 
     @property
     def path(self) -> str:
@@ -58,10 +70,13 @@ class Output:
         return Access.of(self.job.recipe, images=self.job.needs_image)
 
     @classmethod
-    def open(cls, job: Job, adopt: Collection[str] = (), lease: Lease | None = None) -> "Output":
+    def open(
+        cls, job: Job, adopt: Collection[str] = (), lease: Lease | None = None, *, extend: bool = False
+    ) -> "Output":
         """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
-        Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`.
+        Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`. With `extend`
+        the recipe may name further paths of input.
         """
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         try:
@@ -70,16 +85,32 @@ class Output:
             folders = () if planned else (DATA, FAILED)
             rows = [folder for folder in folders if storage.objects(join(path, folder), ".parquet")]
         except OSError as error:
+            place.refuse_whole(path)
             raise SystemFailure(f"output.path: {path} cannot be read ({error.strerror}).") from error
-        before, now = _compared(stored, job, ours), json.loads(json.dumps(ours, default=str))
-        unknown = sorted(set(adopt) - now.keys() - before.keys())
+        before, now = record.compared(stored, job, ours), record.plain(ours)
+        unknown = sorted(set(adopt) - now.keys() - before.keys() - {PATHS})
         if unknown:
             raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
-        output = cls(job=job, fingerprint=ours, adopted={}, planned=planned, lease=lease)
+        named, old = record.named_paths(job), record.stored_paths(stored or {}) if planned else []
+        paths = list(dict.fromkeys([*old, *named]))
+        output = cls(
+            job=job,
+            fingerprint=ours,
+            adopted={},
+            paths=paths,
+            extend=extend,
+            planned=planned,
+            notes=tuple(_notes(job, storage, sorted(set(old).difference(named)))),
+            lease=lease,
+        )
         if stored and planned:
-            _refuse_other_job(path, stored_job(stored), job.name)
-            _refuse_other(path, before, now, adopt)
+            record.refuse_other_job(path, stored_job(stored), job.name)
+            record.refuse_other(path, before, now, adopt)
+            if not extend and PATHS not in adopt:
+                record.refuse_other_input(path, old, named, record.stored_paths(stored, EXTENDING))
             output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now.get(field)})
+            if PATHS in adopt and not extend and paths != old:
+                output.adopted[PATHS] = old
         elif planned:
             raise RecipeError(f"output.path: {path} holds a plan without {RUN}; give an empty or a new folder.")
         elif rows:
@@ -87,29 +118,43 @@ class Output:
                 f"output.path: {path} has parquet files in {rows[0]}/ that no run has written; give an empty or a new "
                 "folder."
             )
+        else:
+            place.check(storage, path, job.recipe.input.paths)
         return output
 
-    def plan(self, planning: Planning | None = None, *, extend: bool = False) -> Plan:
+    def plan(self, planning: Planning | None = None) -> Plan:
         """The stored plan, or a new plan, stored before it is used. A planning that was stopped goes on.
 
-        `extend` adds units for objects that the stored plan lacks. Raises RecipeError for an input without images or
-        with a column whose name the output needs, and Abandoned when the run has ended.
+        An extension adds units for objects that the stored plan lacks. Raises RecipeError for an input without images
+        or with a column whose name the output needs, and Abandoned when the run has ended.
         """
         planning = planning or Planning()
         planning.confirm = self.confirm
-        if self.adopted:
+        if self.planned and (self.adopted or self._unrecorded()):
             with planning.storing():
                 self._write_run()
         stored = self._stored(planning)
-        if stored.complete and not extend:
+        if stored.complete and not self.extend:
             return stored
         try:
-            return self._planned_further(stored, planning)
+            further = self._planned_further(stored, planning)
+            if self.paths != self._stored_paths():
+                with planning.storing():
+                    self._write_input(paths=self.paths)
+            return further
         except RecipeError:
             if stored.end.closed:  # the extension is refused as a whole
                 with planning.storing():
+                    self._write_input(paths=self._stored_paths())
                     plan.discard(self.storage, self.path, stored.end.closed)
             raise
+
+    def _unrecorded(self) -> bool:
+        """Whether the recipe is not yet among those that run.json keeps."""
+        return self.run not in (read_run(self.storage, self.path) or {}).get("runs", {})
+
+    def _stored_paths(self) -> list[str]:
+        return record.stored_paths(read_run(self.storage, self.path) or {})
 
     def _stored(self, planning: Planning) -> Plan:
         """The stored plan. An unfinished one of another recipe is deleted: it has no rows."""
@@ -124,11 +169,14 @@ class Output:
 
     def _same_recipe(self) -> bool:
         run = read_run(self.storage, self.path) or {}
-        ours = json.loads(json.dumps(self.fingerprint, default=str))
-        return stored_job(run)["name"] == self.job.name and run.get("fingerprint") == ours
+        ours = record.plain(self.fingerprint)
+        paths = set(record.stored_paths(run)) <= set(self.paths)
+        return stored_job(run)["name"] == self.job.name and run.get("fingerprint") == ours and paths
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
-        known = PlannedPaths(self.storage, self.path) if stored.units else ()
+        known: PlannedPaths | PlannedVersions | tuple[()] = ()
+        if stored.units:
+            known = (PlannedVersions if self.extend else PlannedPaths)(self.storage, self.path)
         goes_on = sources.goes_on(stored.end.position, self.access.input)
         if goes_on:
             planning.left_out.merge(stored.left_out)
@@ -149,13 +197,21 @@ class Output:
             paths = ", ".join(self.job.recipe.input.paths)
             raise RecipeError(f"input.paths: no {self.job.noun} was found in {paths}{left}.")
         if first is None and stored.complete:
+            self._note_changes(known, planning)
             return stored
         with planning.storing():
             self.unmark()
             if not stored.objects:
                 self._write_run()
+            elif self.paths != self._stored_paths():  # so that the same command goes on if this one is killed
+                self._write_input(paths=self._stored_paths(), extending=self.paths)
         plan.store(self.storage, self.path, itertools.chain([first] if first else [], units), stored, planning)
+        self._note_changes(known, planning)
         return plan.load(self.storage, self.path)
+
+    def _note_changes(self, known: object, planning: Planning) -> None:
+        if isinstance(known, PlannedVersions):
+            planning.notes += changes(known)
 
     def confirm(self) -> None:
         """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
@@ -167,24 +223,55 @@ class Output:
         self.confirm()
         self.storage.delete(join(self.path, SUCCESS))
 
-    def finish(self, ledger: Ledger, *, limited: bool) -> None:
-        """Mark a balanced output as complete. Raises LedgerUnbalanced for a run that should have finished."""
-        if ledger.balanced:
+    def empty(self) -> bool:
+        """Whether nothing of a run is in the output, beside its lease."""
+        names = [RUN, plan.FOLDER, fence.FOLDER, DATA, FAILED]
+        return not any(self.storage.lookup(join(self.path, name)) for name in names)
+
+    def marked(self) -> bool:
+        """Whether the output is marked as complete."""
+        return self.storage.lookup(join(self.path, SUCCESS)) is not None
+
+    def accepted(self) -> tuple[int, int]:
+        """The rows, and the failed ones of them, with which the output was complete the last time."""
+        return record.accepted(read_run(self.storage, self.path))
+
+    def finish(self, ledger: Ledger, *, limited: bool, refused: TooManyFailures | None = None) -> None:
+        """Mark a balanced output as complete, unless it is `refused`, which is then raised.
+
+        Raises LedgerUnbalanced for a run that should have finished.
+        """
+        if not ledger.balanced and not limited:
+            self.unmark()
+            raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
+        whole = ledger.balanced and not refused
+        if not whole:
+            self.unmark()
+        self._count_rows(ledger, accepted=whole)
+        if refused:
+            raise refused
+        if whole:
             self.confirm()
             self.storage.put(join(self.path, SUCCESS), b"")
-            return
-        self.unmark()
-        if not limited:
-            raise LedgerUnbalanced(f"{self.path}: {ledger.summary()}; run the same command again to finish it.")
+
+    def _count_rows(self, ledger: Ledger, *, accepted: bool) -> None:
+        before = read_run(self.storage, self.path)
+        counted = record.counted(before, ledger, accepted=accepted) if before else None
+        if counted and counted != before:
+            self._put_run(counted)
 
     def _write_run(self) -> None:
+        """Record this recipe. A path that --extend adds is recorded when its units are in the plan."""
         before = read_run(self.storage, self.path) or {}
-        adopted = [*before.get("adopted", ()), *([self.adopted] if self.adopted else ())]
-        job = {"name": self.job.name, "done": self.job.done}
-        content: dict[str, Any] = {"job": job, "recipe": recorded(self.job.recipe.model_dump()), **self.job.record}
-        content["fingerprint"] = self.fingerprint
-        if adopted:
-            content["adopted"] = adopted  # the values of these fields for earlier rows, one object per run
+        paths = self.paths if not self.planned or PATHS in self.adopted else record.stored_paths(before)
+        self._put_run(record.content(self.job, self.fingerprint, before, self.adopted, paths))
+
+    def _write_input(self, **paths: list[str]) -> None:
+        before = read_run(self.storage, self.path) or {}
+        if before.get("input") != paths:
+            self._put_run({**before, "input": paths})
+
+    def _put_run(self, content: dict[str, Any]) -> None:
         path = join(self.path, RUN)
         self.confirm()
         try:
@@ -193,66 +280,16 @@ class Output:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
 
 
+def _notes(job: Job, storage: Storage, unnamed: list[str]) -> Iterator[str]:
+    if unnamed:
+        yield f"{PATHS}: the output's plan also holds {record.some(unnamed)}, which this recipe does not name"
+    around = place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
+    if around:
+        yield f"output.path lies in the input {around}; its own files are no input"
+
+
 def _until(planning: Planning, units: Iterator[Unit]) -> Iterator[Unit]:
     for unit in itertools.chain(units, [None]):
         planning.check()
         if unit:
             yield unit
-
-
-def stored_job(run: Mapping[str, Any]) -> dict[str, str]:
-    """The job of a run.json: its name, and its word for finished rows."""
-    job = run.get("job")
-    if isinstance(job, dict) and {"name", "done"} <= job.keys():
-        return {"name": str(job["name"]), "done": str(job["done"])}
-    return {"name": "caption", "done": "captioned"}  # older outputs name no job
-
-
-def _compared(run: Mapping[str, Any] | None, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint of a run.json, without the fields that count no more."""
-    stored: dict[str, Any] = run["fingerprint"] if run else {}
-    return {field: value for field, value in stored.items() if field in ours or not job.outdated(field)}
-
-
-def _refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
-    if stored["name"] != name:
-        raise RecipeError(
-            f"output.path: {path} holds the rows of the job {stored['name']}, not of {name}; give a new output.path."
-        )
-
-
-def read_run(storage: Storage, path: str) -> dict[str, Any] | None:
-    """The contents of an output's run.json; None if there is none."""
-    name = join(path, RUN)
-    try:
-        content = json.loads(storage.read(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or "fingerprint" not in content:
-        raise RecipeError(f"{name}: is not the run.json of a run; give an empty or a new output.path.")
-    return content
-
-
-def _refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
-    differing = [
-        f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
-        for field in sorted((stored.keys() | wanted.keys()) - set(adopt))
-        if stored.get(field) != wanted.get(field)
-    ]
-    if differing:
-        raise RecipeError(
-            f"output.path: {path} belongs to another recipe: {'; '.join(differing)}. "
-            f"Give the stored values{_moved(stored, wanted)} to resume it, or a new output.path; "
-            "--adopt with the fields' names accepts them as they are now."
-        )
-
-
-def _moved(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """How to pin the stored revision, if the model has the same name and another revision now."""
-    name, _, was = str(stored.get("model.source")).rpartition("@")
-    now = str(wanted.get("model.source"))
-    if now == f"{name}@{was}" or not now.startswith(f"{name}@"):
-        return ""
-    return f" (pin model.revision={was})" if HUB_ID.fullmatch(name) else ""

@@ -1,8 +1,9 @@
 """The lease: one driver at a time writes an output. A second driver is told who holds it and until when.
 
 An object in the output names the holder. It is created only if there is none, and replaced only at the version that was
-read (conditional writes), so that one of several drivers wins. The holder renews it. It is never deleted, because each
-lease's number must be larger than those before (output/fence.py).
+read (conditional writes), so that one of several drivers wins. The holder renews it. It is not deleted, because each
+lease's number must be larger than those before (output/fence.py); except by its holder, where a recipe was refused
+before anything else was written.
 
 Another driver takes a lease over when its run gave it back, when its process on this machine has ended, or when it was
 not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that cannot
@@ -83,7 +84,10 @@ def held(storage: Storage, output: str) -> Iterator["Lease"]:
                 yield lease
                 finished = True
             finally:
-                lease.release(FINISHED if finished else STOPPED)
+                if lease.forgotten:
+                    lease.forget()
+                else:
+                    lease.release(FINISHED if finished else STOPPED)
 
 
 @contextmanager
@@ -191,6 +195,8 @@ class Lease:
 
     def __init__(self, storage: Storage, output: str, taken: _Taken, stop_run: Callable[[CaprlError], None]) -> None:
         self.number = taken.holder.number
+        self.forgotten = False
+        """Whether the lease is removed at its end, because the output has nothing whose name holds a number."""
         self._storage = storage
         self._output = output
         self._stored = taken.stored
@@ -215,6 +221,15 @@ class Lease:
                 self._renew()
         if self._lost:
             raise self._lost
+
+    def forget(self) -> None:
+        """End the thread, and remove the lease if it is still ours. No other run takes it before it is gone."""
+        with suppress(CaprlError, OSError):
+            self.check()
+            self._ended.set()
+            self._thread.join()
+            self._storage.delete(self._stored.path)
+        self._ended.set()
 
     def release(self, state: str) -> None:
         """End the thread, and give the lease back if it is still ours."""

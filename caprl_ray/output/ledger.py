@@ -1,11 +1,15 @@
 """The ledger: what of the plan is done, and whether every planned row stands in the output exactly once."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from caprl_ray.output.committed import Committed
+from caprl_ray.output.committed import Committed, CommittedUnits
+from caprl_ray.output.counts import Counts
 from caprl_ray.plan import UnitRef
+from caprl_ray.plan.left_out import LeftOut
+
+SHOWN_CODES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,10 @@ class UnitLedger:
     duplicate: int
     beyond: int = 0
     """Rows with an index that the unit does not have."""
+    lost: bool = False
+    """Whether nothing of the unit could be read. How many images it holds is then not known."""
+    ended: bool = False
+    """Whether reading ended before the unit's end, after some rows."""
 
     @property
     def missing(self) -> int | None:
@@ -33,10 +41,22 @@ class UnitLedger:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """The balance of a whole output. `done` is the job's word for finished rows, such as "captioned"."""
+    """The balance of a whole output.
+
+    Attributes:
+        done: the job's word for finished rows, such as "captioned".
+        noun: the job's word for rows, such as "image".
+        counts: sums over the rows: flags, codes, and recipes. Objects of older versions give none.
+        left_out: what of the input is not captioned.
+        notes: what a user should read before the numbers, a sentence each.
+    """
 
     units: list[UnitLedger]
     done: str
+    noun: str = "image"
+    counts: Counts = field(default_factory=Counts)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -73,6 +93,16 @@ class Ledger:
         """Units whose length is not known yet."""
         return sum(unit.planned is None for unit in self.units)
 
+    @property
+    def lost(self) -> int:
+        """Units of which nothing could be read."""
+        return sum(unit.lost for unit in self.units)
+
+    @property
+    def ended(self) -> int:
+        """Units that could be read only up to some row."""
+        return sum(unit.ended for unit in self.units)
+
     def report(self) -> dict[str, Any]:
         """The whole ledger as plain data: totals, and every unit. The key of finished rows is `done`."""
         return {
@@ -82,6 +112,12 @@ class Ledger:
             "failed": self.failed,
             "duplicate": self.duplicate,
             "beyond": self.beyond,
+            "units_lost": self.lost,
+            "units_ended_early": self.ended,
+            "flags": dict(self.counts.flags),
+            "codes": dict(self.counts.codes),
+            "runs": dict(self.counts.runs),
+            "left_out": self.left_out.report(),
             "units": [self._unit(unit) for unit in self.units],
         }
 
@@ -98,21 +134,63 @@ class Ledger:
 
     def summary(self) -> str:
         """One line for people."""
-        balanced = sum(unit.balanced for unit in self.units)
-        line = f"{balanced} of {len(self.units)} units balanced; {self.finished} {self.done}, {self.failed} failed"
+        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common())
+        parts = [
+            f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
+            f"{self.failed:,} failed{_in_brackets(self.reasons())}"
+        ]
+        if self.lost:
+            parts.append(f"{_counted(self.lost, 'unit')} lost")
+        if self.ended:
+            parts.append(f"{_counted(self.ended, 'unit')} not read to the end")
+        if not self.balanced:
+            parts.append(self._unbalanced())
+        if self.left_out:
+            parts.append(f"left out: {self.left_out.summary()}")
+        return "; ".join(parts)
+
+    def reasons(self) -> str:
+        """The most frequent codes of failed rows."""
+        return ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN_CODES))
+
+    def _unbalanced(self) -> str:
+        line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"
         missing = sum(unit.missing or 0 for unit in self.units)
-        line += f", {missing} missing" if missing else ""
-        line += f", {self.duplicate} duplicate" if self.duplicate else ""
-        line += f", {self.beyond} beyond their unit's end" if self.beyond else ""
-        return line + (f"; {self.unknown} units of unknown length" if self.unknown else "")
+        line += f", {missing:,} missing" if missing else ""
+        line += f", {self.duplicate:,} duplicate" if self.duplicate else ""
+        line += f", {self.beyond:,} beyond their unit's end" if self.beyond else ""
+        return line + (f", {_counted(self.unknown, 'unit')} of unknown length" if self.unknown else "")
 
 
-def balance(refs: Iterable[UnitRef], committed: dict[int, Committed], done: str) -> Ledger:
-    """Compare the plan with the committed rows; `done` is the job's word for finished rows."""
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def balance(
+    refs: Iterable[UnitRef],
+    committed: Mapping[int, Committed],
+    done: str,
+    noun: str = "image",
+    left_out: LeftOut | None = None,
+) -> Ledger:
+    """Compare the plan with the committed rows.
+
+    `done` and `noun` are the job's words for finished rows and for rows, `left_out` is what planning left out.
+    """
     units = []
+    total = LeftOut()
+    if left_out:
+        total.merge(left_out)
     for ref in refs:
         unit = committed.get(ref.unit) or Committed()
+        if unit.left_out:
+            total.merge(unit.left_out)
         planned = unit.rows if unit.rows is not None else ref.rows
+        nothing = 0 in unit.ended and not unit.finished
         units.append(
             UnitLedger(
                 unit=ref.unit,
@@ -121,6 +199,9 @@ def balance(refs: Iterable[UnitRef], committed: dict[int, Committed], done: str)
                 failed=len(unit.failed),
                 duplicate=len(unit.extra),
                 beyond=len(unit.done) - unit.done.range_cardinality(0, planned) if planned is not None else 0,
+                lost=nothing,
+                ended=bool(unit.ended) and not nothing,
             )
         )
-    return Ledger(units=units, done=done)
+    counts = committed.counts if isinstance(committed, CommittedUnits) else Counts()
+    return Ledger(units=units, done=done, noun=noun, counts=counts, left_out=total)

@@ -80,7 +80,7 @@ def _standing(storage: Storage, several: np.ndarray, folder: str, objects: Seque
 def _standing_in(storage: Storage, several: np.ndarray, numbered: Numbered) -> np.ndarray:
     number, stored = numbered
     with opened(storage, stored) as file:
-        if not _may_hold(file.metadata, several):
+        if not may_hold(file.metadata, several):
             return np.empty(0, STANDING)
         table = file.read(columns=["unit", "index", "attempts"], use_threads=False)
     rows = identities(table)
@@ -98,7 +98,7 @@ def _among(rows: np.ndarray, several: np.ndarray) -> np.ndarray:
     return same
 
 
-def _may_hold(metadata: pq.FileMetaData, several: np.ndarray) -> bool:
+def may_hold(metadata: pq.FileMetaData, several: np.ndarray) -> bool:
     """Whether an object's statistics of `unit` allow one of `several`."""
     for column in _columns(metadata, "unit"):
         seen = column.statistics

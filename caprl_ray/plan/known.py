@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from caprl_ray.plan.stored import objects, opened
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
-from caprl_ray.text import readable
+from caprl_ray.text import as_named, readable
 
 PATHS = "entries.list.element.path"
 RECENT = 2**16  # in memory as a set of Python's, which takes six times as much
@@ -33,12 +34,80 @@ class PlannedPaths:
         self._hashes.sort()
 
     def __contains__(self, path: object) -> bool:
+        if isinstance(path, Stored):
+            path = path.path
         if not isinstance(path, str):
             return False
         return _holds(self._hashes, _hash(readable(path)))
 
     def __len__(self) -> int:
         return len(self._hashes)
+
+
+class PlannedVersions:
+    """What a plan says of its paths, compared with what is listed now: 25 bytes a path.
+
+    Attributes:
+        touched, changed: listed objects of another version, and the planned or another size; each with an example.
+    """
+
+    def __init__(self, storage: Storage, output: str) -> None:
+        self._storage, self._parts = storage, objects(storage, output)
+        count = sum(prefetched(lambda stored: _count(storage, stored), self._parts))
+        hashes, versions, end = np.empty(count, HASH), np.empty(count, np.uint64), 0
+        for stored in self._parts:
+            for some, of_these in _versions(storage, stored):
+                hashes[end : end + len(some)], versions[end : end + len(some)] = some, of_these
+                end += len(some)
+        order = np.argsort(hashes[:end])
+        self._hashes, self._versions = hashes[:end][order], versions[:end][order]
+        self._seen = np.zeros(end, bool)
+        self.touched, self.changed = Example(), Example()
+
+    def __contains__(self, stored: object) -> bool:
+        """Whether an object's path is planned. Notes it, and whether it is the planned version."""
+        assert isinstance(stored, Stored)
+        place, end = self._places(stored.path)
+        if place == end:
+            return False
+        self._seen[place:end] = True
+        now, planned = _version(stored.size, stored.version), int(self._versions[place])
+        if now != planned:
+            (self.touched if now >> 32 == planned >> 32 else self.changed).add(stored.path)
+        return True
+
+    def removed(self, most: int) -> "Example":
+        """The planned paths that were not listed and are gone. At most so many are looked up."""
+        gone, looked_up = Example(), 0
+        for stored in self._parts:
+            if self._seen.all():
+                break
+            for path in _paths(self._storage, stored):
+                place, end = self._places(path)
+                if place == end or self._seen[place] or looked_up == most:
+                    continue
+                self._seen[place:end], looked_up = True, looked_up + 1
+                if self._storage.lookup(path) is None:
+                    gone.add(path)
+        return gone
+
+    def _places(self, path: str) -> tuple[int, int]:
+        wanted = np.bytes_(_hash(readable(path)))
+        first = int(np.searchsorted(self._hashes, wanted))
+        return first, int(np.searchsorted(self._hashes, wanted, "right"))
+
+
+@dataclass
+class Example:
+    """A number of paths, and the first of them."""
+
+    count: int = 0
+    path: str = ""
+
+    def add(self, path: str) -> None:
+        """Count a path."""
+        self.count += 1
+        self.path = self.path or path
 
 
 class Seen:
@@ -87,6 +156,28 @@ def _count(storage: Storage, stored: Stored) -> int:
 def _hashes(storage: Storage, stored: Stored) -> Iterator[np.ndarray]:
     with opened(storage, stored) as file:
         yield from map(_hashed, file.iter_batches(UNITS_AT_ONCE, columns=[PATHS], use_threads=False))
+
+
+def _versions(storage: Storage, stored: Stored) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    columns = [PATHS, *(f"entries.list.element.{name}" for name in ("size", "version"))]
+    with opened(storage, stored) as file:
+        for units in file.iter_batches(UNITS_AT_ONCE, columns=columns, use_threads=False):
+            paths, sizes, versions = units.column("entries").flatten().flatten()
+            pairs = zip(sizes.to_pylist(), versions.to_pylist(), strict=True)
+            numbers = np.fromiter((_version(*pair) for pair in pairs), np.uint64, len(sizes))
+            yield np.frombuffer(b"".join(map(_hash, paths.to_pylist())), HASH), numbers
+
+
+def _version(size: int, version: str) -> int:
+    """A hash of the size, then one of the version."""
+    return (size & 0xFFFFFFFF) << 32 | int.from_bytes(hashlib.blake2b(version.encode(), digest_size=4).digest(), "big")
+
+
+def _paths(storage: Storage, stored: Stored) -> Iterator[str]:
+    """The paths of one object as storage knows them."""
+    with opened(storage, stored) as file:
+        for units in file.iter_batches(UNITS_AT_ONCE, columns=[PATHS], use_threads=False):
+            yield from map(as_named, units.column("entries").flatten().flatten()[0].to_pylist())
 
 
 def _hashed(units: pq.ParquetFile) -> np.ndarray:

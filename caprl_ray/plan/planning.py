@@ -25,6 +25,8 @@ class Planning:
         """Raises SystemFailure if the output may no longer be written."""
         self.left_out = LeftOut()
         """What the listing has left out up to the last unit that it yielded, or to its end."""
+        self.notes: list[str] = []
+        """What an extension found of the planned input, a sentence each."""
         self._storing = threading.Lock()
         self._left = False
 

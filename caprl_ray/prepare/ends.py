@@ -14,7 +14,7 @@ from caprl_ray.prepare.headers import is_progressive, png_chunks, scan_starts
 # The decoder reads ahead of the last pixel. With so few zeros behind it, it makes up one block of pixels at most.
 READ_AHEAD: Final = bytes(8)
 PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
-_EOI: Final = b"\xff\xd9"
+_EOI: Final = re.compile(rb"\xff\xd9")  # searched for in every JPEG: faster than bytes.find
 # Coded data: each 0xff is stuffed, or begins a restart marker, a table or a further scan.
 _CODED: Final = re.compile(rb"[^\xff]*+(?:\xff++[\0\xd0-\xd7\xc4\xda\xdd\xfe][^\xff]*+)++\xff\xd9\0*+", re.DOTALL)
 # Bytes that PNG's pixels may inflate to while their end is looked for: those of the largest picture, in 16 bits.
@@ -35,10 +35,10 @@ def _jpeg(image: bytes) -> bytes:
     start = next(scan_starts(image), None)
     if start is None:
         return image
-    end = image.find(_EOI, start)
-    if end < 0:  # of a progressive one it cannot be told whether all scans are there
+    end = _EOI.search(image, start)
+    if end is None:  # of a progressive one it cannot be told whether all scans are there
         return image if is_progressive(image) else image.removesuffix(b"\xff") + READ_AHEAD
-    if len(image) > end + 2 + len(READ_AHEAD) and _CODED.fullmatch(image, end + 2):
+    if len(image) > end.end() + len(READ_AHEAD) and _CODED.fullmatch(image, end.end()):
         raise RowFailure("image_truncated", "JPEG with an end marker before its end")
     return image
 

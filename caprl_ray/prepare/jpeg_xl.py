@@ -5,7 +5,7 @@ decoder. The codestream says how the picture is turned, and the decoder turns it
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Final
 
@@ -100,14 +100,13 @@ class _Bits:
 
 
 def _size(bits: _Bits) -> tuple[int, int]:
-    in_eights: Callable[[], int] = lambda: 8 * (1 + bits.take(5))  # noqa: E731
     small = bits.take(1)
-    height = in_eights() if small else bits.number(_SIZES)
+    height = 8 * (1 + bits.take(5)) if small else bits.number(_SIZES)
     ratio = bits.take(3)
     if ratio:
         across, down = _RATIOS[ratio - 1]
         return height * across // down, height
-    return (in_eights() if small else bits.number(_SIZES)), height
+    return (8 * (1 + bits.take(5)) if small else bits.number(_SIZES)), height
 
 
 def _check_metadata(bits: _Bits) -> None:

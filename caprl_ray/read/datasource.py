@@ -1,6 +1,6 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,12 +16,16 @@ from ray.data.datasource import ReadTask
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import Committed, Failure
+from caprl_ray.output.held import Held
 from caprl_ray.plan import UnitRef
+from caprl_ray.read.present import FILES, LOOKUPS, MENDABLE, Accept, has_changed, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
 from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.sources import placeholders
 from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage
+from caprl_ray.storage.prefetch import prefetched
 
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
 # driver's work.
@@ -35,13 +39,26 @@ MOST_ATTEMPTS = 20
 class Work:
     """A unit with what earlier runs have finished of it, and its length if that is known.
 
-    `retry` are the failed rows that are to be retried, by how they failed.
+    `retry` are the failed rows that are to be retried, by how they failed. `accept` tells whether another version of
+    the source than the planned one may be read, and `held` what the finished rows say of it (present.py).
     """
 
     ref: UnitRef
     done: BitMap
     rows: int | None
     retry: Mapping[Failure, BitMap] = field(default_factory=dict)
+    accept: Accept = Accept.NONE
+    held: Held | None = None
+
+    @property
+    def retried(self) -> BitMap:
+        """The rows that are retried."""
+        return BitMap.union(BitMap(), *self.retry.values())
+
+    @property
+    def mends(self) -> bool:
+        """Whether rows are retried that failed because their source had changed or ended early."""
+        return any(code in MENDABLE for _, code in self.retry)
 
 
 def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
@@ -74,6 +91,36 @@ class Reading:
         found = placeholders.load(access.storage, access.input)
         light = replace(access, input=access.input.model_copy(update={"placeholders": []}))
         return cls(access=light, counter=counter, placeholders=ray.put(found) if found else None)
+
+
+def accepting(
+    work: list[Work],
+    codes: Collection[str],
+    least: Accept,
+    storage: Storage,
+    held_rows: Callable[[Collection[int]], Mapping[int, Held]],
+) -> list[Work]:
+    """Tell each unit whether its source may have changed. `held_rows` gives the finished rows of units.
+
+    `codes` are those that are retried. With a mendable one, any present version is accepted of shards with such rows,
+    and of shards that an earlier retry may have left unfinished. `least` is accepted of every unit.
+
+    Only shards that have changed are compared with their rows: that reads more of the output than a resume does. One
+    that changes later is read in its planned version.
+    """
+    mending = not MENDABLE.isdisjoint(codes)
+
+    def accepted(work: Work) -> Accept:
+        changed = work.ref.kind != FILES and (work.mends or (mending and not work.retry))
+        return Accept.CHANGED if changed else least
+
+    levels = {w.ref.unit: accepted(w) for w in work}
+    begun = [w.ref for w in work if levels[w.ref.unit] and w.ref.kind != FILES and w.done]
+    looked_at = zip(begun, prefetched(partial(has_changed, storage), begun, LOOKUPS), strict=True)
+    changed = {ref.unit: is_other for ref, is_other in looked_at}
+    held = held_rows([unit for unit, is_other in changed.items() if is_other])
+    levels |= {unit: Accept.NONE for unit, is_other in changed.items() if not is_other}
+    return [replace(w, accept=levels[w.ref.unit], held=held.get(w.ref.unit)) for w in work]
 
 
 class PlannedRows(Datasource):  # type: ignore[misc]
@@ -127,9 +174,11 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
     with ReadSandbox() as sandbox:
         read = sandbox if _attempt(reading.counter) else sandbox.plain
         for work in group:
+            unit = work.ref.load(reading.access.storage)
+            unit = present(unit, work.accept, work.done, work.retried, work.held, reading.access, read)
             rows = unit_rows(
                 work.ref.unit,
-                work.ref.load(reading.access.storage),
+                unit,
                 schema=schema,
                 access=reading.access,
                 done=work.done,
@@ -137,7 +186,18 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
                 read=read,
                 placeholders=unwanted,
             )
-            yield from tables((_retried(row, work) for row in rows), schema)
+            for table in tables((_retried(row, work) for row in rows), schema):
+                if _closing(reading.counter):
+                    return
+                yield table
+
+
+def _closing(counter: ActorHandle | None) -> bool:
+    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py).
+
+    A task that Ray repeats then yields the first of its rows again, or fewer. None is repeated within one attempt.
+    """
+    return counter is not None and bool(ray.get(counter.closing.remote()))
 
 
 def _attempt(counter: ActorHandle | None) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Container, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -86,6 +87,8 @@ def unit_rows(
         return {"unit_rows": rows, "unit_left_out": left_out.dump() if left_out else None}
 
     samples = read(unit, done, access, left_out)
+    if unit.kind == "parquet" and unit.row_groups is None:
+        samples = map(partial(_planned, {name for name, _ in metadata}), samples)
     pending: Row | None = None
     position = 0
     try:
@@ -108,6 +111,16 @@ def unit_rows(
     else:
         if pending:
             yield pending | last(position)
+
+
+def _planned(columns: set[str], sample: Sample | None) -> Sample | None:
+    """A sample of a file that could not be read when it was planned, and was mended since: no column may be lost."""
+    more = sorted(sample.metadata.keys() - columns) if sample and sample.failure is None else []
+    if more:
+        raise RowFailure(
+            "truncated_unit", f"mended, with the column {more[0]} that the plan does not have; use another output.path"
+        )
+    return sample
 
 
 def _row(

@@ -78,9 +78,14 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise RecipeError(f"{redacted(override)!r}: {part} is a value in this recipe, not a section.")
     try:
-        section[names[-1]] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
+        if text.lstrip()[:1] in ("[", "{", '"', "'", ""):
+            raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
+        value = text
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        value = text  # a sentence with a colon, not a mapping
+    section[names[-1]] = value
 
 
 def _sentence(error: ValidationError) -> str:

@@ -123,9 +123,9 @@ class Input(Section):
     """Which member of a WebDataset sample is captioned, by its extension: jpg, or jpg;png, of which the first that a
     sample has is taken. If left out, a sample may have images of one kind only. Set it if your samples hold maps, masks
     or edges beside the photo."""
-    max_metadata_bytes: Annotated[int, Field(ge=1, le=16 * 2**20)] = MAX_METADATA_BYTES
-    """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; it costs
-    memory for each row."""
+    max_metadata_bytes: Annotated[int, Field(ge=1, le=512 * 1024)] = MAX_METADATA_BYTES
+    """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; blocks
+    of rows have room for at most 512 KiB of each row."""
     long_metadata: Literal["drop", "fail"] = "drop"
     """What happens to a text that is longer: drop leaves it out of the row and says so in its flags, fail makes it a
     failed row. Set fail if a caption without its text is worth nothing."""
@@ -431,12 +431,14 @@ class Failures(Section):
     """When a run stops because too many rows failed."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The largest share of rows that may fail, 0 to 1. Above it the run stops. A web dataset loses a few per cent of
-    its rows; a wrong recipe loses nearly all. Good rows of earlier runs count in its favour, up to 50 x `min_rows`. Use
-    1 to never stop."""
+    """The largest share of rows that may fail, 0 to 1. A run stops above it, and a run whose whole output is above it
+    at the end, however few its rows are, exits with 3 and leaves no `_SUCCESS`. Run again with a higher value to accept
+    the output; 1 accepts everything. A web dataset loses a few per cent of its rows; a wrong recipe loses nearly all.
+    To stop a run early, good rows of earlier runs count in its favour, up to 50 x `min_rows`."""
     min_rows: Positive = 1000
-    """The number of finished rows (captioned or failed) from which on `max_fraction` is checked. Lower it to notice a
-    wrong recipe sooner; raise it if the first shards are worse than the rest."""
+    """The number of finished rows (captioned or failed) from which on a run may be stopped early for `max_fraction`.
+    Lower it to notice a wrong recipe sooner; raise it if the first shards are worse than the rest. At the end of a run
+    `max_fraction` holds for any number of rows."""
 
 
 class Output(Section):

@@ -47,6 +47,9 @@ FAILURE = [
     column("code", pa.string(), "The reason: one of the failure codes."),
     column("detail", pa.string(), "What was seen, in words that hold no secret."),
 ]
+RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, which `runs` in run.json resolves.")
+# How descriptions of the source's own columns begin (sources/).
+SOURCES = b"The source's column"
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
 FAILED_BEFORE = pa.field("failed_before", pa.string())
 # Flags that reading (sources/texts.py) and prepare (prepare/blank.py) give a row. A job puts them into its own `flags`.
@@ -77,12 +80,12 @@ def row_schema(metadata: pa.Schema, adds: Fields = (), *, image: bool = True) ->
 
 def data_schema(metadata: pa.Schema, adds: Fields = ()) -> pa.Schema:
     """The schema of `data/`: finished rows."""
-    return pa.schema([*IDENTITY, *_result(adds), *metadata])
+    return pa.schema([*IDENTITY, *_result(adds), *_run(metadata), *metadata])
 
 
 def failed_schema(metadata: pa.Schema) -> pa.Schema:
     """The schema of `failed/`."""
-    return pa.schema([*IDENTITY, *FAILURE, ATTEMPTS, *metadata])
+    return pa.schema([*IDENTITY, *FAILURE, ATTEMPTS, *_run(metadata), *metadata])
 
 
 def metadata_schema(row: pa.Schema) -> pa.Schema:
@@ -92,7 +95,13 @@ def metadata_schema(row: pa.Schema) -> pa.Schema:
 
 def clashes(names: Iterable[str], adds: Fields = ()) -> list[str]:
     """The source's columns whose names the output needs for itself."""
-    return sorted(set(names) & {field.name for field in (*IDENTITY, *_result(adds), *FAILURE)})
+    return sorted(set(names) & {field.name for field in (*IDENTITY, *_result(adds), RUN, *FAILURE)})
+
+
+def is_own(schema: pa.Schema, name: str) -> bool:
+    """Whether a stored table has a column of this name that is ours, not one of the source's own."""
+    place = schema.get_field_index(name)
+    return place >= 0 and not (schema.field(place).metadata or {}).get(b"description", b"").startswith(SOURCES)
 
 
 def bounded(key: str) -> str:
@@ -112,3 +121,8 @@ def row_id(unit: int, index: int) -> str:
 def _result(adds: Fields) -> Fields:
     """The job's columns, with `attempts` where the job puts it, otherwise at the end."""
     return adds if ATTEMPTS in adds else (*adds, ATTEMPTS)
+
+
+def _run(metadata: pa.Schema) -> Fields:
+    """The column `run`, except in outputs of older versions whose source has a column of that name."""
+    return () if RUN.name in metadata.names else (RUN,)

@@ -52,16 +52,17 @@ TAKES = {kind: source.takes for kind, source in KINDS.items()}
 
 def plan_units(
     access: Access,
-    known: Container[str] = (),
+    known: Container[Stored] = (),
     after: Position | None = None,
     columns: Collection[str] = (),
     left_out: LeftOut | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
-    Objects whose paths are in `known` are left out. What comes before the position `after` is not listed again, as far
-    as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units before. What is left
-    out is counted in `left_out`: with a unit what comes before its last object, at the end the rest.
+    Objects in `known`, which goes by their paths, are left out. What comes before the position `after` is not listed
+    again, as far as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units
+    before. What is left out is counted in `left_out`: with a unit what comes before its last object, at the end the
+    rest.
 
     Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
@@ -82,7 +83,7 @@ def read_unit(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> It
     return renamed_samples(samples, access.input.rename) if access.input.rename else samples
 
 
-def _planned(access: Access, known: Container[str], after: Position | None, left_out: LeftOut) -> Iterator[Unit]:
+def _planned(access: Access, known: Container[Stored], after: Position | None, left_out: LeftOut) -> Iterator[Unit]:
     if not goes_on(after, access.input):
         after = None
     listing = Listing(access, after)
@@ -103,7 +104,7 @@ def _paths_hash(settings: Input, path: int) -> str:
 
 
 def _plan_path(
-    number: int, listing: Listing, access: Access, known: Container[str], kind: str | None, left_out: LeftOut
+    number: int, listing: Listing, access: Access, known: Container[Stored], kind: str | None, left_out: LeftOut
 ) -> Iterator[Unit]:
     path = access.input.paths[number]
     sorting = Sorting(path, listing.objects(number), TAKES, access.input.kind, kind)

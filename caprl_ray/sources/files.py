@@ -55,7 +55,7 @@ def read_image(stored: Stored, access: Access) -> bytes:
     """
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
-    with source_failures():
+    with source_failures(stored, access):
         return read_whole(stored, access)
 
 

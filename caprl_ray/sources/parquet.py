@@ -16,7 +16,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Entry, Unit, batched
 from caprl_ray.sources.image_column import ImageColumn, image_column, shown
 from caprl_ray.sources.parquet_columns import described, metadata_columns
-from caprl_ray.sources.parquet_file import ParquetDamaged, decoding
+from caprl_ray.sources.parquet_file import ParquetDamaged, decoding, refuse_claims
 from caprl_ray.sources.parquet_looks import look, opened
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Stored
@@ -26,10 +26,6 @@ from caprl_ray.text import quoted
 UNIT_ROWS = 2000
 UNIT_BYTES = 256 * 2**20
 
-# Each row that a footer claims becomes a row of the output, at least a failed one. So a footer may claim at most
-# FREE_ROWS + the file's size in bytes. FREE_ROWS is for rows that take hardly any bytes: without an image, or all with
-# the same image.
-FREE_ROWS = 2**16
 
 OVERHEAD = 2**14  # bytes of a row group's columns that are no values: the headers and statistics of pages
 FILES_AT_ONCE = 16  # footers that planning reads at once
@@ -42,8 +38,8 @@ def takes(stored: Stored) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
-    """What planning needs from a file: its columns, the rows and compressed bytes of each row group, and the bytes of
-    each column's values."""
+    """What planning needs from a file: its columns, the rows and compressed bytes of each row group, and the compressed
+    bytes of each column."""
 
     schema: pa.Schema
     groups: list[tuple[int, int]]
@@ -61,7 +57,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     it is read. Raises SystemFailure for a file that cannot be opened: whatever is in it would be lost. Raises
     RecipeError if the image column is not clear or holds what is no image, or if another column is too large.
     """
-    looked = False
+    looked = first_checked = False
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for files in batched(found, FILES_AT_ONCE):
             for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
@@ -69,7 +65,10 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                 if footer is None:
                     yield Unit(kind="parquet", rows=None, entries=[entry])
                 elif footer.rows:
-                    image = _checked(footer, file.stored.path, access)
+                    image = _image_column(footer.schema, file.stored.path, access)
+                    if not first_checked:
+                        _refuse_large(footer, image, file.stored.path, access)
+                        first_checked = True
                     if image and image.has_paths and not looked:
                         look(file.stored, image, access)
                         looked = True
@@ -82,10 +81,7 @@ def _footer(found: Found, access: Access) -> _Footer | None:
         with opened(found.stored, access) as (source, file), decoding(source):
             row_groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
             groups = [(group.num_rows, _compressed_bytes(group)) for group in row_groups]
-            if any(rows < 0 for rows, _ in groups):
-                raise ParquetDamaged("a row group has a negative number of rows")
-            if sum(rows for rows, _ in groups) > FREE_ROWS + found.stored.size:
-                raise ParquetDamaged("the parquet file claims more rows than it has bytes")
+            refuse_claims([rows for rows, _ in groups], found.stored.size)
             return _Footer(schema=described(file), groups=groups, sizes=_sizes(file, row_groups))
     except ParquetDamaged:
         return None
@@ -96,13 +92,13 @@ def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
 
 
 def _sizes(file: pq.ParquetFile, groups: list[pq.RowGroupMetaData]) -> dict[str, int]:
-    """The bytes of each column's values by its name, which may have dots."""
+    """The stored bytes of each column by its name, which may have dots."""
     sizes: Counter[str] = Counter()
     leaves = [leaf for field in file.schema_arrow for leaf in [field.name] * _leaves(field.type)]
     if len(leaves) == len(file.schema):
         for group in groups:
             for number, name in enumerate(leaves):
-                sizes[name] += max(0, group.column(number).total_uncompressed_size)
+                sizes[name] += max(0, group.column(number).total_compressed_size)
     return sizes
 
 
@@ -113,19 +109,19 @@ def _leaves(kind: pa.DataType) -> int:
     return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
 
 
-def _checked(footer: _Footer, path: str, access: Access) -> ImageColumn | None:
-    """The image column. Raises RecipeError for columns that cannot work."""
-    names = footer.schema.names
-    twins = [name for name, count in Counter(names).items() if count > 1]
+def _image_column(schema: pa.Schema, path: str, access: Access) -> ImageColumn | None:
+    """The image column. Raises RecipeError if it is not clear, or if two columns have one name."""
+    twins = [name for name, count in Counter(schema.names).items() if count > 1]
     if twins:
-        raise RecipeError(f"input: {path} has {names.count(twins[0])} columns named {twins[0]}; rename one.")
-    image = image_column(footer.schema, access.input.image_column, path) if access.images else None
-    _refuse_large(footer, image, path, access)
-    return image
+        raise RecipeError(f"input: {path} has {schema.names.count(twins[0])} columns named {twins[0]}; rename one.")
+    return image_column(schema, access.input.image_column, path) if access.images else None
 
 
 def _refuse_large(footer: _Footer, image: ImageColumn | None, path: str, access: Access) -> None:
-    """Raise RecipeError if columns beside the images, such as second images, are too large for nearly every row."""
+    """Raise RecipeError if columns beside the images, such as second images, are too large for nearly every row.
+
+    Only the first file is looked at: one odd file must not stop the rest, and its rows lose the value alone.
+    """
     bound = access.input.max_metadata_bytes
     names = [n for n in footer.schema.names if not (image and n == image.name) and access.input.columns.keeps(n)]
     over = sum(footer.sizes.get(name, 0) for name in names)

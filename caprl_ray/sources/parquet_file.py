@@ -36,6 +36,11 @@ VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 # In Thrift's compact protocol: the key, then field 2, a string (its length in groups of seven bits, then its text).
 _STORED_SCHEMA = re.compile(re.escape(ARROW_SCHEMA) + rb"(\x18([\x80-\xff]{0,4}[\x00-\x7f])([A-Za-z0-9+/=]*))?")
 
+# Each row that a footer claims becomes a row of the output, at least a failed one. So a footer may claim at most
+# FREE_ROWS + the file's size in bytes. FREE_ROWS is for rows that take hardly any bytes: without an image, or all with
+# the same image.
+FREE_ROWS = 2**16
+
 
 class ParquetDamaged(Exception):
     """The file is damaged or not parquet. The message is safe to store; `code` is the failure code of its row."""
@@ -260,3 +265,11 @@ def _plain_list(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(value, kind.list_size)
     return pa.large_list(value) if pa.types.is_large_list(kind) else pa.list_(value)
+
+
+def refuse_claims(rows: list[int], size: int) -> None:
+    """Raise ParquetDamaged for a footer whose row groups claim `rows` that cannot be in a file of this size."""
+    if any(count < 0 for count in rows):
+        raise ParquetDamaged("a row group has a negative number of rows")
+    if sum(rows) > FREE_ROWS + size:
+        raise ParquetDamaged("the parquet file claims more rows than it has bytes")

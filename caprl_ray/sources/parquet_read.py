@@ -16,9 +16,16 @@ from caprl_ray.plan import Entry, Unit
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.sources.image_column import ImageColumn, image_column
 from caprl_ray.sources.image_roots import Roots
-from caprl_ray.sources.parquet import FREE_ROWS
 from caprl_ray.sources.parquet_columns import metadata_columns
-from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, open_file, plain_schema
+from caprl_ray.sources.parquet_file import (
+    FREE_ROWS,
+    ParquetDamaged,
+    ParquetStream,
+    batches,
+    open_file,
+    plain_schema,
+    refuse_claims,
+)
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
 from caprl_ray.sources.partitions import partition_values
 from caprl_ray.sources.samples import Sample
@@ -36,7 +43,7 @@ BATCH_ROWS = 256
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
     """Open the file. Yields the stream that pyarrow reads, and the file. Faults of the file raise RowFailure."""
     try:
-        with source_failures(), access.storage.open(stored) as stream:
+        with source_failures(stored, access), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
             yield source, open_file(source)
     except ParquetDamaged as error:
@@ -51,13 +58,18 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
-        if unit.row_groups is None:
-            raise ParquetDamaged("the parquet file could not be read when it was planned")
+        groups = unit.row_groups or _all_groups(file, entry.stored.size)
         reader = _Reader(file=file, source=source, rows=_rows(file, entry, access, pool), done=done)
-        row = sum(_lengths(file, range(unit.row_groups[0])))
-        for group in range(*unit.row_groups):
+        row = sum(_lengths(file, range(groups[0])))
+        for group in range(*groups):
             yield from reader.group(group, row)
             row += file.metadata.row_group(group).num_rows
+
+
+def _all_groups(file: pq.ParquetFile, size: int) -> tuple[int, int]:
+    """The row groups of a file that could not be read when it was planned, and was mended since."""
+    refuse_claims(_lengths(file, range(file.num_row_groups)), size)
+    return 0, file.num_row_groups
 
 
 def suspects(unit: Unit, index: int, access: Access) -> list[range]:

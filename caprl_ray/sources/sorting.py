@@ -32,12 +32,12 @@ class Sorting:
         self._likely = wanted or known
         self.kind = self._likely = wanted or known or self._infer()
 
-    def objects(self, planned: Container[str]) -> Iterator[Found]:
+    def objects(self, planned: Container[Stored]) -> Iterator[Found]:
         """The objects that are not planned yet."""
         for found in self._of_kind():
             if found.again:
                 self.left_out.add("overlap", found.stored.path)
-            elif found.stored.path not in planned:
+            elif found.stored not in planned:
                 self._begun.append((found, self.left_out or None))
                 if self.left_out:
                     self.left_out = LeftOut()

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.recipe.sections import Input, Recipe
@@ -57,14 +58,14 @@ class Access:
 
 
 @contextmanager
-def source_failures() -> Iterator[None]:
-    """Turn storage errors about the requested object into RowFailures. Errors of the storage itself pass through."""
+def source_failures(planned: Stored, access: Access) -> Iterator[None]:
+    """Turn storage errors about the planned object into RowFailures. Errors of the storage itself pass through."""
     try:
         yield
     except FileNotFoundError:
         raise RowFailure("source_missing") from None
     except SourceChanged:
-        raise RowFailure("source_changed") from None
+        raise RowFailure("source_changed", _difference(planned, access.storage)) from None
     except PermissionError as error:
         raise RowFailure("source_unreadable", denied(error)) from None
 
@@ -84,6 +85,23 @@ def not_listed(path: str, error: OSError) -> SystemFailure:
     at = f"; {error.filename}" if error.filename and error.filename != path else ""
     again = "" if error.errno == errno.EOPNOTSUPP else "; run the same command again to go on"
     return SystemFailure(f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}){again}.")
+
+
+def _difference(planned: Stored, storage: Storage) -> str:
+    """The planned and the present size and version of an object that changed."""
+    try:
+        now = storage.lookup(planned.path)
+    except OSError:
+        now = None
+    found = _said(now) if isinstance(now, Stored) else "nothing that can be read"
+    return f"planned: {_said(planned)}; found: {found}"
+
+
+def _said(stored: Stored) -> str:
+    kind, _, version = stored.version.partition(":")
+    if kind == "mtime" and version.isdecimal():
+        return f"{stored.size} bytes of {datetime.fromtimestamp(int(version) / 1e9, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return f"{stored.size} bytes, {stored.version}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.prepare import kinds
 from caprl_ray.sources.sparse import Sparse
-from caprl_ray.sources.tape import CHUNK, SeekableTape, Tape, TarDamaged, TarFormat
+from caprl_ray.sources.tape import SeekableTape, Tape, TarDamaged, TarFormat
 from caprl_ray.sources.tar_header import (
     BLOCK,
     EXTENSION_KINDS,
@@ -28,7 +28,7 @@ from caprl_ray.sources.tar_header import (
 )
 from caprl_ray.sources.unpacked import FREE_INFLATION, MAX_INFLATION, Unpacked, compression
 
-__all__ = ["CHUNK", "Member", "TarDamaged", "TarFormat", "read_members"]
+__all__ = ["Member", "TarDamaged", "TarFormat", "read_members"]
 
 # Zeros that may follow the end marker: writers pad to records of 10 KiB, or of some hundred. A file that was allocated
 # before it was written has many more.

@@ -51,7 +51,7 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     (entry,) = unit.entries
     path, rules = entry.stored.path, Rules.of(access.input, access.max_bytes)
     try:
-        with source_failures(), access.storage.open(entry.stored) as stream:
+        with source_failures(entry.stored, access), access.storage.open(entry.stored) as stream:
             members = read_members(
                 stream,
                 limit=member_limit(rules, done),
@@ -83,7 +83,7 @@ def _check_images(stored: Stored, access: Access) -> None:
                 raise RecipeError(
                     f"input.image_key: the sample {shown(sample.key)} of {stored.path} has several images "
                     f"({sample.failure.detail}); set input.image_key to the one to caption, or to several by priority, "
-                    "such as jpg;png; or, if each is a photo of its own, rename the members, because a sample's key ends "
+                    "such as jpg;png; or, if each is a photo of its own, rename the members, because a key ends "
                     "at the first dot of a name."
                 )
 

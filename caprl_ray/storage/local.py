@@ -22,6 +22,7 @@ from caprl_ray.storage.wanted import Rule, Wanted
 TEMPORARY = ".tmp-"
 # Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
 LEFT_S = 3600
+LOCK = ".lock-"  # of another process's `replace`
 LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
 # Of file systems without hard links.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -88,7 +89,7 @@ class LocalStore:
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
         target = Path(local_path(stored.path))
-        with FileLock(target.with_name(f".lock-{target.name}"), timeout=LOCK_S):
+        with FileLock(target.with_name(LOCK + target.name), timeout=LOCK_S):
             now = stored_at(stored.path, target.stat())
             if now != stored:
                 raise SourceChanged(errno.ESTALE, "changed by another process", stored.path)
@@ -120,6 +121,27 @@ class LocalStore:
                     raise
             if empty:
                 raise FileNotFoundError(errno.ENOENT, "the folder is empty", folder)
+
+
+def missing_folders(path: str) -> list[str]:
+    """The folders of a path that are not there, the deepest first."""
+    folder, missing = local_path(path), []
+    while not os.path.exists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
+
+
+def remove_empty(folders: list[str]) -> None:
+    """Remove folders, the deepest first, up to one that holds more than locks of `replace`."""
+    with suppress(OSError):
+        for folder in folders:
+            names = os.listdir(folder)
+            if not all(name.startswith(LOCK) for name in names):
+                return
+            for name in names:
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
 
 
 def mount_point(path: str) -> str:

@@ -1,7 +1,7 @@
 """The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,10 +12,16 @@ from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Failures, Replicas
 
 POLL_S = 1.0
+# Seconds in which the rows that were read may go through and be written before the run is interrupted.
+DRAIN_S = 60.0
 SHOWN_REASONS = 3
 # What earlier runs have finished speaks for this one, but only so many times `failures.min_rows` of it: a system that
 # worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a run.
 HELD_OVER_MIN = 50
+
+
+class SickReplicas(TooManyFailures):
+    """The captions of the replicas cannot be trusted (watch/sick.py), so no more of them are to be written."""
 
 
 class CircuitBreaker:
@@ -26,6 +32,9 @@ class CircuitBreaker:
         self._job = job
         self._stop_run = stop
         self._allowance = 0.0
+        self.ignored: Collection[str] = ()
+        """Codes of failed rows that say nothing of the run."""
+        self._tripped: TooManyFailures | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="breaker", daemon=True)
 
@@ -37,6 +46,8 @@ class CircuitBreaker:
         """Check once more, for a run that was faster than the polls. Raises TooManyFailures."""
         self._ended.set()
         self._thread.join()
+        if kind is None and self._tripped:
+            raise self._tripped
         if kind is None:
             with suppress(ray.exceptions.RayError):
                 error = self._look()[0]
@@ -55,15 +66,25 @@ class CircuitBreaker:
                 continue  # ask again in a second
             if error is None and self._job.has_replicas:
                 error = without_replica(absent, self._job.recipe.replicas)
+            if isinstance(error, TooManyFailures) and not isinstance(error, SickReplicas) and self._drained(error):
+                return
             if error:
                 self._stop_run(error)
                 return
+
+    def _drained(self, error: TooManyFailures) -> bool:
+        """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
+        self._tripped = error
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._counter.close.remote(), timeout=10)
+        return self._ended.wait(DRAIN_S)
 
     def _look(self) -> tuple[CaprlError | None, float]:
         """The error that ends the run, if any, and the seconds without a replica."""
         (rows, failed), (retried, anew), absent, sick = ray.get(self._counter.judged.remote(), timeout=10)
         if sick:
-            return TooManyFailures(f"{sick}; {AFTERWARDS}"), absent
+            return SickReplicas(f"{sick}; {AFTERWARDS}"), absent
+        rows -= sum(failed.pop(code, 0) for code in self.ignored)
         limits = self._job.recipe.failures
         error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
         return error, absent

@@ -35,6 +35,7 @@ class Counter:
         self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._notes: dict[str, None] = {}
         self._work: list[bytes] | None = None
+        self._closing = False
         self._began = time.monotonic()
         self._seen: float | None = None
         self._starts = Starts()
@@ -151,6 +152,14 @@ class Counter:
     def pool(self, least: int) -> Pool:
         """The replicas now, of which there should be `least`."""
         return self._starts.pool(least)
+
+    def close(self) -> None:
+        """Let no more rows be read: the run ends with those that are on their way."""
+        self._closing = True
+
+    def closing(self) -> bool:
+        """Whether no more rows are to be read."""
+        return self._closing
 
     def plan(self, work: list[bytes]) -> None:
         """Store the plan: what each read task reads."""

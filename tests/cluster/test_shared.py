@@ -51,7 +51,7 @@ def test_a_relative_output_is_the_drivers_and_a_probe_of_a_killed_run_goes(head:
     (tmp_path / "out" / PROBE).write_text("left by a run that was killed")
     run = caprl_ray(head, tmp_path, "caption")
     assert run.returncode == 0, run.stderr
-    assert f"{tmp_path}/out: 1 of 1 units balanced; {IMAGES} captioned" in run.stdout
+    assert f"{tmp_path}/out: {IMAGES} images: {IMAGES} captioned" in run.stdout
     assert pq.read_table(tmp_path / "out" / "data").num_rows == IMAGES
     assert not list(head.cwd.iterdir())
     assert (tmp_path / "out" / "_SUCCESS").exists() and not (tmp_path / "out" / PROBE).exists()

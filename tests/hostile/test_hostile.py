@@ -73,7 +73,9 @@ def test_a_whole_run_over_all_of_them_balances(cases: list[Case], tmp_path: Path
     chosen = [case for case in cases if not case.guarded and case.expected != REFUSED]
     written = {str(case.write(tmp_path / "input")): case for case in chosen}
     document = demo_recipe([tmp_path / "input"], tmp_path / "out") | {"model": {"source": "stub"}}
-    balance = pipeline.run(caption_job(parse(document | {"prepare": {"max_pixels": 20_000}})))
+    balance = pipeline.run(
+        caption_job(parse(document | {"prepare": {"max_pixels": 20_000}, "failures": {"max_fraction": 1}}))
+    )
     rows = rows_of(tmp_path / "out") + rows_of(tmp_path / "out", "failed")
     assert balance.balanced and (tmp_path / "out" / "_SUCCESS").exists()
     assert len(rows) == balance.finished + balance.failed == len({row["id"] for row in rows})

@@ -109,7 +109,7 @@ def test_a_late_write_of_a_lost_run_counts_for_no_reader(place: Place, capsys: p
     assert unit(place).finished == BitMap(range(ROWS)) and not unit(place).extra
     assert verify(place) == 3
     said = capsys.readouterr().out
-    assert "1 of 1 units balanced; 6 captioned, 0 failed" in said and "duplicate" not in said
+    assert "6 images: 6 captioned, 0 failed" in said and "duplicate" not in said
     assert "late objects of a lost run: 2, such as" in said
     assert verify(place, "--json") == 3
     assert len(json.loads(capsys.readouterr().out)["late_objects"]) == 2

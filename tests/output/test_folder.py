@@ -1,5 +1,7 @@
 """An output folder: what may be in it at the start, what a refusal recommends, and when it is marked as complete."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +14,28 @@ import pytest
 from caprl_ray import pipeline, sources
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.commands.plan import overview
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease
+from caprl_ray.output import fence, lease, verdict
+from caprl_ray.output.counts import Counts
+from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger, UnitLedger
+from caprl_ray.plan import Planning
 from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.sections import Failures
 from caprl_ray.storage import Storage, join
 
 
-def job(folder: Path, **model: Any) -> Job:
+def job(folder: Path, output: str | None = None, input: list[str] | None = None, **model: Any) -> Job:
     (folder / "in").mkdir(exist_ok=True)
-    (folder / "in" / "a.jpg").touch()
-    return caption_job(parse(demo_recipe([folder / "in"], folder / "out") | {"model": {"source": "embedded"} | model}))
+    if not (folder / "in" / "a.jpg").exists():
+        (folder / "in" / "a.jpg").touch()
+    document = demo_recipe([folder / "in"], folder / "out") | {"model": {"source": "embedded"} | model}
+    document["output"]["path"] = output or document["output"]["path"]
+    document["input"]["paths"] = input or document["input"]["paths"]
+    return caption_job(parse(document))
 
 
 @pytest.mark.parametrize("name", ["data/train-00000.parquet", "failed/0.parquet"])
@@ -97,3 +108,80 @@ def test_the_mark_of_a_complete_output_goes_when_rows_are_missing(tmp_path: Path
     with pytest.raises(LedgerUnbalanced, match="1 missing"):
         output.finish(Ledger(units=[replace(unit, finished=0)], done="captioned"), limited=False)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("in", "is the input itself; name another folder, such as .*/in/captions"),
+        ("", "holds the input .*/in; name another folder"),
+        ("theirs", r"has files that no run has written, such as notes/a\.txt; name an empty or a new folder"),
+        ("s3://bucket/", "is a whole bucket or disk; name a folder in it, such as s3://bucket/captions"),
+        ("/", "is a whole bucket or disk"),
+    ],
+)
+def test_an_output_has_a_folder_of_its_own(tmp_path: Path, out: str, said: str) -> None:
+    (tmp_path / "theirs" / "notes").mkdir(parents=True)
+    (tmp_path / "theirs" / "notes" / "a.txt").touch()
+    place = out if out.startswith(("s3:", "/")) else str(tmp_path / out)
+    with pytest.raises(RecipeError, match=f"output.path: .*{said}"):
+        Output.open(job(tmp_path, output=place))
+
+
+def test_an_output_inside_the_input_is_said(tmp_path: Path) -> None:
+    inside = Output.open(job(tmp_path, output=str(tmp_path / "in" / "captions")))
+    assert inside.notes == (f"output.path lies in the input {tmp_path}/in; its own files are no input",)
+    assert Output.open(job(tmp_path)).notes == ()
+
+
+def test_a_refused_recipe_leaves_no_folder(tmp_path: Path) -> None:
+    empty = job(tmp_path, output=str(tmp_path / "new" / "out"))
+    (tmp_path / "in" / "a.jpg").unlink()
+    with pytest.raises(RecipeError, match=r"input\.paths"):
+        pipeline.run(empty)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_another_input_is_refused_and_an_extension_adds_it(tmp_path: Path) -> None:
+    Output.open(job(tmp_path)).plan()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.jpg").touch()
+    more = job(tmp_path, input=[str(tmp_path / "in"), str(tmp_path / "more")])
+    with pytest.raises(RecipeError, match=rf"holds the plan of {tmp_path}/in, and not of {tmp_path}/more; --extend"):
+        Output.open(more)
+    assert Output.open(more, adopt=["input.paths"]).adopted == {"input.paths": [str(tmp_path / "in")]}
+    assert len(Output.open(more, extend=True).plan().units) == 2
+    assert Output.open(more).notes == ()
+    assert "the output's plan also holds" in Output.open(job(tmp_path)).notes[0]
+
+
+def test_an_extension_says_what_is_gone_and_what_was_touched(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "bcd":
+        (tmp_path / "in" / f"{name}.jpg").write_bytes(b"1")
+    Output.open(job(tmp_path)).plan()
+    (tmp_path / "in" / "b.jpg").unlink()
+    os.utime(tmp_path / "in" / "c.jpg", (1, 1))
+    (tmp_path / "in" / "d.jpg").write_bytes(b"22")
+    (tmp_path / "in" / "e.jpg").touch()
+    planning, said = Planning(), overview(job(tmp_path).recipe).differences
+    Output.open(job(tmp_path), extend=True).plan(planning)
+    assert said[0] == "new in the input: 1 units of files with 1 images; caption --extend adds them"
+    assert tuple(planning.notes) == said[1:]
+    gone, touched, changed = said[1:]
+    assert "b.jpg) is gone" in gone and "c.jpg) has another time" in touched and "d.jpg) has another size" in changed
+
+
+def test_the_limit_holds_for_all_rows_and_what_was_accepted_stays_accepted() -> None:
+    def ledger(finished: int, failed: int, missing: int = 0) -> Ledger:
+        unit = UnitLedger(unit=0, planned=finished + failed, finished=finished, failed=failed, duplicate=0)
+        return Ledger(units=[unit], done="captioned", counts=Counts(codes=Counter({"source_missing": missing})))
+
+    limits = Failures()
+    said = verdict.over(ledger(2, 1), limits)
+    assert said and said.startswith("failures.max_fraction: 1 of 3 images failed, more than 0.25 allows")
+    assert not verdict.over(ledger(3, 1), limits) and not verdict.over(ledger(0, 9), Failures(max_fraction=1))
+    assert not verdict.over(ledger(0, 30), limits, 30, 30)  # accepted with another limit, and retried in vain
+    assert not verdict.over(ledger(70, 40), limits, 30, 30)
+    assert verdict.over(ledger(7, 33), limits, 30, 30)
+    assert not verdict.over(ledger(7, 3, missing=3), limits, ignored=GONE)

@@ -60,8 +60,8 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
     monkeypatch.setattr(sources, "plan_units", deadly)
 
 
-def output_of(recipe: Recipe) -> Output:
-    return Output.open(caption_job(recipe))
+def output_of(recipe: Recipe, *, extend: bool = False) -> Output:
+    return Output.open(caption_job(recipe), extend=extend)
 
 
 def recipe_of(out: object, *paths: object, **sections: Any) -> Recipe:
@@ -228,7 +228,7 @@ def test_other_paths_and_new_files_are_planned_once(
     assert stored.left_out.report() == {"unknown_ending": {"count": 1, "example": str(folder / "-.txt")}}
     (folder / "zzz.jpg").write_bytes(b"x")
     (folder / "zzz.txt").write_bytes(b"x")  # an extension lists everything again, and counts it so
-    assert output_of(recipe).plan(extend=True).left_out.report()["unknown_ending"]["count"] == 2
+    assert output_of(recipe, extend=True).plan().left_out.report()["unknown_ending"]["count"] == 2
     assert overview(recipe).report()["left_out"]["unknown_ending"]["count"] == 2
     assert f"left out: 2 files of other kinds (such as {folder}/-.txt)" in overview(recipe).summary()
 
@@ -256,7 +256,7 @@ def test_an_extension_that_was_killed_goes_on_and_verify_says_that_it_is_not_who
     wider = recipe_of(tmp_path / "out", folder)
     killed_after(monkeypatch, 5)
     with pytest.raises(Killed):
-        output_of(wider).plan(extend=True)
+        output_of(wider, extend=True).plan()
     assert plan.closed(STORAGE, str(tmp_path / "out"))
     assert cli.main(["verify", str(tmp_path / "out")]) == 3
     assert "the input is not planned to its end" in capsys.readouterr().out
@@ -272,8 +272,10 @@ def test_an_extension_that_is_refused_leaves_nothing(folder: Path, tmp_path: Pat
     before = planned(recipe)
     pq.write_table(pa.table({"image": [b"x"], "text": ["t"]}), tmp_path / "x.parquet")
     with pytest.raises(RecipeError, match="add the column text"):
-        output_of(recipe_of(tmp_path / "out", folder, tmp_path / "x.parquet")).plan(extend=True)
+        output_of(recipe_of(tmp_path / "out", folder, tmp_path / "x.parquet"), extend=True).plan()
     assert planned(recipe) == before
+    with pytest.raises(RecipeError, match=rf"input.paths: .*/out holds the plan of .*/c, and not of {folder};"):
+        output_of(recipe_of(tmp_path / "out", folder))
 
 
 # What cannot be read while it is planned

@@ -222,11 +222,12 @@ def test_overrides_are_yaml_reach_nested_and_absent_sections_and_the_last_one_wi
             "input.paths=[a, b]",
             "output.path=first",
             "output.path=key=value",
+            "prompt.user=Hi: there",
         ],
     )
     assert recipe.replicas.gpus == 0
     assert recipe.model.engine == {"max_model_len": 2048, "limit_mm_per_prompt": {"image": 1}}
-    assert recipe.prompt.system is None
+    assert recipe.prompt.system is None and recipe.prompt.user == "Hi: there"
     assert recipe.input.paths == ["a", "b"]
     assert recipe.output.path == str(Path("key=value").absolute())
 

@@ -223,7 +223,7 @@ def test_what_is_archived_says_so(s3: S3Server, remote: Storage) -> None:
     (unit,) = sources.plan_units(access)
     from pyroaring import BitMap
 
-    first, second = (sample for sample in sources.read_unit(unit, BitMap(), access) if sample)
+    first, second = (sample for sample in sources.read_unit(unit, BitMap(), access, LeftOut()) if sample)
     assert isinstance(first.failure, RowFailure) and second.image == b"x"
     assert (first.failure.code, first.failure.detail) == ("source_unreadable", "archived in Glacier: restore it")
     s3.fault = lambda request: "archived" if request.key == "t/c.parquet" and request.method == "GET" else None

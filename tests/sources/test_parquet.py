@@ -760,6 +760,7 @@ PEAK = """
 import sys
 from pyroaring import BitMap
 from caprl_ray import sources
+from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
@@ -898,6 +899,7 @@ def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     write(tmp_path / "set" / "a.parquet", {**columns, "photo": images})
     write(tmp_path / "set" / "b.parquet", {"photo": [images[0], b"", None]})  # has none of them: nulls
     document = demo_recipe([tmp_path / "set"], tmp_path / "out")
+    document |= {"failures": {"max_fraction": 0.5}}
     document["input"]["image_column"] = "photo"
     recipe = parse(document | {"model": {"source": "stub"}, "prepare": {"max_pixels": 20_000}})
     balance = pipeline.run(caption_job(recipe))

@@ -353,3 +353,15 @@ def test_whatever_the_members_hold_every_sample_has_an_image_or_a_named_failure(
         assert set(sample.metadata) == set(METADATA.names)
         assert sample.image is not None or sample.failure is not None
         assert sample.failure is None or sample.failure.code in FAILURE_CODES
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, True) for name in ("._a.jpg", "x/._a.jpg", "__MACOSX/a.jpg", "a/.DS_Store", "@eaDir/a.jpg/T.jpg")),
+        *((name, True) for name in ("Thumbs.db", "x/desktop.ini", ".Trash-1000/files/a.jpg", ".git/a.png")),
+        *((name, False) for name in ("a.jpg", "x/_a.jpg", "my__MACOSX/a.jpg", "a._b.jpg", "thumbs.db.jpg", ".a/b.jpg")),
+    ],
+)
+def test_what_tools_leave_behind_is_known_by_its_name(name: str, expected: bool) -> None:
+    assert housekeeping(name) is expected

@@ -1,8 +1,10 @@
 """A run in which too many rows fail stops, says why, and keeps what it has."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import pipeline
@@ -136,6 +138,9 @@ def test_a_run_full_of_bad_images_stops_early_with_exit_3(tmp_path: Path) -> Non
     with pytest.raises(TooManyFailures, match=r"image_format \d+\)") as caught:
         pipeline.run(caption_job(recipe))
     assert caught.value.exit_code == 3
+    counted = int(re.search(r"(\d+) of the first", str(caught.value))[1])  # type: ignore[index]
+    assert counted <= len(pq.read_table(tmp_path / "out" / "failed"))  # what was read by then is written
+    assert re.search(r"Failed rows: \S+/0\d+\.jpg: image_format", str(caught.value))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     allowed = parse(document | {"failures": {"max_fraction": 1}})
     balance = pipeline.run(caption_job(allowed))
@@ -163,6 +168,11 @@ def test_a_retry_of_rows_that_fail_again_is_not_stopped_and_a_broken_system_is(
 
     with pytest.raises(TooManyFailures, match=r"120 of the first 120 rows failed"):
         pipeline.run(caption_job(recipe()))
+    with pytest.raises(
+        TooManyFailures, match=r"120 of 120 images failed, .*\(image_format 120\); .*0001.jpg: image_format"
+    ):
+        pipeline.run(caption_job(recipe()))
+    assert pipeline.run(caption_job(recipe(max_fraction=1))).balanced
     retry = {"image_format"}
     again = pipeline.run(caption_job(recipe()), retry=retry)
     assert again.balanced and again.failed == 120

@@ -1,0 +1,69 @@
+"""Whether an output may pass for complete: `failures.max_fraction` holds for all of its rows, however few they are.
+
+`failures.min_rows` is the number from which on a run is stopped early (watch/breaker.py). At its end every run is
+judged.
+"""
+
+from collections.abc import Collection
+
+from caprl_ray.errors import TooManyFailures
+from caprl_ray.output.commit import FAILED
+from caprl_ray.output.committed import opened
+from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.ledger import Ledger
+from caprl_ray.recipe.sections import Failures
+from caprl_ray.rows.codes import ASKED_FOR
+from caprl_ray.storage import Storage
+from caprl_ray.text import plain
+
+EXAMPLES = 3
+MOST_SHOWN = 200  # characters of a path or a detail
+COLUMNS = ["source", "key", "code", "detail"]
+
+
+def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignored: Collection[str] = ()) -> str | None:
+    """What is wrong with an output of which more failed than the limit allows; None if it is within.
+
+    `rows` and `failed` are those with which the output was accepted before: they count no more. Rows with a
+    code in `ignored` count neither, nor do those that the user asked for.
+    """
+    known = sum(ledger.counts.codes[code] for code in {*ignored, *ASKED_FOR})
+    total, now_failed = ledger.finished + ledger.failed - known, ledger.failed - known
+    allowed = max(limits.max_fraction * total, failed + limits.max_fraction * max(0, total - rows))
+    if now_failed <= allowed:
+        return None
+    return (
+        f"failures.max_fraction: {now_failed:,} of {total:,} {ledger.noun}s failed, more than "
+        f"{limits.max_fraction:g} allows ({ledger.reasons()})"
+    )
+
+
+def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
+    """The error for an output that is over the limit, with some failed rows as examples."""
+    return TooManyFailures(
+        f"{wrong}; {examples(storage, output)}what is written stays. Mend the cause and run again with --retry-failed, "
+        "or accept them: run again with a higher failures.max_fraction."
+    )
+
+
+def examples(storage: Storage, output: str) -> str:
+    """Some failed rows of the newest object, of different codes if there are."""
+    objects = committed_objects(storage, output, [FAILED])[FAILED]
+    if not objects:
+        return ""
+    with opened(storage, objects[-1]) as file:
+        rows = file.read(columns=COLUMNS, use_threads=False).slice(0, 10_000).to_pylist()
+    first = {row["code"]: row for row in reversed(rows)}
+    shown = [*first.values(), *(row for row in rows if first[row["code"]] is not row)][:EXAMPLES]
+    return "".join(f"{_said(row)}; " for row in shown)
+
+
+def _said(row: dict[str, str | None]) -> str:
+    source, key = row["source"] or "", row["key"] or ""
+    place = source if source.endswith(key) else f"{source} {key}"
+    return f"{_line(place)}: {_line(' '.join(filter(None, [row['code'], row['detail']])))}"
+
+
+def _line(text: str) -> str:
+    text = plain(text).replace("\n", " ")
+    return text if len(text) <= MOST_SHOWN else f"…{text[1 - MOST_SHOWN :]}"
