@@ -56,8 +56,9 @@ class Writer:
             finally:
                 first.set()
 
-        checks = [self._check_self(first)] if rows else []
-        written, *_ = await asyncio.gather(asyncio.gather(*map(one, rows)), *checks)
+        if not rows:
+            return []
+        written, _ = await asyncio.gather(asyncio.gather(*map(one, rows)), self._check_self(first))
         return written
 
     async def _check_self(self, first: asyncio.Event) -> None:

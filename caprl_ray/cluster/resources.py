@@ -14,9 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from caprl_ray.recipe.sections import Recipe
 
 # The size at which Ray splits a block. It bounds the compressed images of one prepare task, and the pixels of one block
-# (batch_rows). A block of captions is smaller: a row has at most 512 KiB of metadata (input.max_metadata_bytes), captions
-# of 64 Ki characters and the best of them once more, which is less than 32 MiB for MOST_BATCH_ROWS rows of text in most
-# scripts.
+# (batch_rows). A block of captions is no larger: a row has at most 512 KiB of metadata (input.max_metadata_bytes),
+# captions of 64 Ki characters, and the best of them once more.
 TARGET_BLOCK_BYTES = 32 * 2**20
 
 

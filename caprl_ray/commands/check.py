@@ -103,7 +103,7 @@ def _output(storage: Storage, path: str) -> tuple[list[Stored], str]:
     """The objects of an output folder that count, in order, and its prompt if that is the same for all rows."""
     from caprl_ray.output.commit import DATA
     from caprl_ray.output.fence import committed_objects
-    from caprl_ray.output.folder import read_run
+    from caprl_ray.output.record import read_run
 
     objects = committed_objects(storage, path, (DATA,))[DATA]
     if not objects:
