@@ -20,7 +20,7 @@ from caprl_ray.output.committed import read_committed
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
-from caprl_ray.read.datasource import accepting, read_units, remaining
+from caprl_ray.read.datasource import Reading, accepting, read_units, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.schema import row_schema
@@ -49,7 +49,7 @@ class Dataset:
         schema = row_schema(stored.columns, CAPTION)
         work = remaining(stored.units, read_committed(STORAGE, self.out, retry))
         work = accepting(work, retry, accept, STORAGE, lambda units: held_rows(STORAGE, self.out, units))
-        found = [schema.empty_table(), *read_units(work, schema, self.access)]
+        found = [schema.empty_table(), *read_units(work, schema, Reading(access=self.access))]
         rows = pa.concat_tables(found).slice(0, limit).to_pylist()
         captioned = [row | {"caption": None if row["code"] else row["sha256"]} for row in rows]
         captioned = [row | {"flags": ["truncated"] if row["index"] == 1 else []} for row in captioned]
