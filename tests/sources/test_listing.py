@@ -192,7 +192,11 @@ def test_names_that_are_not_utf8_are_planned_and_read(tmp_path: Path) -> None:
     (ref,) = plan.load(Storage(), str(tmp_path / "out")).units
     from pyroaring import BitMap
 
-    found = {sample.key: sample.image for sample in sources.read_unit(ref.load(Storage()), BitMap(), access, LeftOut()) if sample}
+    found = {
+        sample.key: sample.image
+        for sample in sources.read_unit(ref.load(Storage()), BitMap(), access, LeftOut())
+        if sample
+    }
     assert found == {
         r"caf\xe9.jpg": names[0],
         r"a\x5cxe9.jpg": names[1],
