@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caprl_ray.output.tallies import Tallies, counted, tallies
 from caprl_ray.rows.schema import is_own
 
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
@@ -28,12 +29,14 @@ class Counts:
         flags: finished rows by flag.
         codes: failed rows by code.
         ended: units that could not be read to their end, each with the index of the first row that was not read.
+        tallies: what the captions of finished rows say (output/tallies.py).
     """
 
     runs: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     ended: list[tuple[int, int]] = field(default_factory=list)
+    tallies: Tallies = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: pa.Table) -> "Counts":
@@ -41,10 +44,11 @@ class Counts:
         codes = _ours(table, "code", pa.string())
         flags = _ours(table, "flags", FLAGS)
         return cls(
-            runs=_counted(_ours(table, "run", pa.string())),
-            flags=_counted(flags.combine_chunks().flatten()),
-            codes=_counted(codes),
+            runs=counted(_ours(table, "run", pa.string())),
+            flags=counted(flags.combine_chunks().flatten()),
+            codes=counted(codes),
             ended=list(_ended(table)) if len(codes) else [],
+            tallies=tallies(table.select([name for name in table.schema.names if is_own(table.schema, name)])),
         )
 
     def add(self, other: "Counts") -> None:
@@ -53,6 +57,8 @@ class Counts:
         self.flags.update(other.flags)
         self.codes.update(other.codes)
         self.ended += other.ended
+        for name, counts in other.tallies.items():
+            self.tallies.setdefault(name, Counter()).update(counts)
 
     def dump(self) -> bytes:
         """The text for an object's metadata."""
@@ -66,18 +72,14 @@ class Counts:
             return cls()
         told = json.loads(text)
         ended = [(unit, index) for unit, index in told["ended"]]
-        return cls(Counter(told["runs"]), Counter(told["flags"]), Counter(told["codes"]), ended)
+        tallied = {name: Counter(counts) for name, counts in told.get("tallies", {}).items()}
+        return cls(Counter(told["runs"]), Counter(told["flags"]), Counter(told["codes"]), ended, tallied)
 
 
 def _ours(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     """A column of ours; empty if the table has none, or one of the source's own of that name."""
     found = is_own(table.schema, name) and table.schema.field(name).type == kind
     return table[name] if found else pa.chunked_array([], kind)
-
-
-def _counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    counted = pc.value_counts(values.drop_null()).to_pylist() if len(values) else []
-    return Counter({pair["values"]: pair["counts"] for pair in sorted(counted, key=lambda pair: str(pair["values"]))})
 
 
 def _ended(table: pa.Table) -> Iterable[tuple[int, int]]:

@@ -9,13 +9,14 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import fence, place, record
+from caprl_ray.output import fence, place, record, summary
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.extension import changes
 from caprl_ray.output.fingerprint import fingerprint, short
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
+from caprl_ray.output.summary import SUMMARY
 from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths, PlannedVersions
 from caprl_ray.sources.checks import checked
@@ -248,6 +249,7 @@ class Output:
         if not whole:
             self.unmark()
         self._count_rows(ledger, accepted=whole)
+        self._write_summary(ledger)
         if refused:
             raise refused
         if whole:
@@ -259,6 +261,18 @@ class Output:
         counted = record.counted(before, ledger, accepted=accepted) if before else None
         if counted and counted != before:
             self._put_run(counted)
+
+    def _write_summary(self, ledger: Ledger) -> None:
+        """Write the counters of the whole output, or remove those of an earlier run if they do not add up."""
+        path, found = join(self.path, SUMMARY), summary.content(ledger)
+        self.confirm()
+        try:
+            if found:
+                self.storage.put(path, json.dumps(found, indent=1).encode() + b"\n")
+            else:
+                self.storage.delete(path)
+        except OSError as error:
+            raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
 
     def _write_run(self) -> None:
         """Record this recipe. A path that --extend adds is recorded when its units are in the plan."""

@@ -1,0 +1,48 @@
+"""summary.json: what the rows of a whole output say in sum, at the end of every run.
+
+It holds counters only, and only if they add up: a wrong number is worse than none.
+"""
+
+from typing import Any
+
+from caprl_ray.output.ledger import Ledger
+
+SUMMARY = "summary.json"
+SCHEMA = 1  # of the file; raised with every change of its fields
+MOST_OPENERS = 20
+
+
+def content(ledger: Ledger) -> dict[str, Any] | None:
+    """The summary of an output; None if its counters do not add up.
+
+    Rows of versions that counted nothing are in `rows` and in no other counter; `counted` says how many rows are.
+    """
+    counts, of = ledger.counts, ledger.counts.tallies
+    counted = of["model"].total() if "model" in of else 0
+    found = {
+        "schema": SCHEMA,
+        "rows": {ledger.done: ledger.finished, "failed": ledger.failed},
+        "counted": {ledger.done: counted, "failed": counts.codes.total()},
+        "failed": dict(counts.codes),
+        "flags": dict(counts.flags),
+        "left_out": ledger.left_out.report(),
+        "models": dict(of.get("model", {})),
+        "finish_reasons": dict(of.get("finish_reason", {})),
+        "decodes": dict(of.get("decodes", {})),
+        "repaired": dict(of.get("repaired", {})),
+        "tokens": dict(of.get("tokens", {})),
+        "characters": {low: of["characters"][low] for low in sorted(of.get("characters", {}), key=int)},
+        "openers": dict(of["openers"].most_common(MOST_OPENERS)) if "openers" in of else {},
+    }
+    return found if _adds_up(found, ledger.done) else None
+
+
+def _adds_up(found: dict[str, Any], done: str) -> bool:
+    counted, tokens = found["counted"], found["tokens"]
+    return (
+        counted[done] <= found["rows"][done]
+        and counted["failed"] <= found["rows"]["failed"]
+        and all(sum(found[name].values()) in (0, counted[done]) for name in ("finish_reasons", "decodes", "characters"))
+        and all(count <= counted[done] for name in ("flags", "repaired", "openers") for count in found[name].values())
+        and tokens.get("kept", 0) <= tokens.get("spent", tokens.get("kept", 0))
+    )

@@ -1,0 +1,51 @@
+"""What the captions of an object say in sum. Counters only: rates and verdicts are for those who read them."""
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Tallies = dict[str, Counter[str]]
+
+# Finished rows by the value of a column.
+VALUES = ("model", "finish_reason", "decodes")
+# Finished rows by each value of a list.
+LISTS = ("repaired",)
+# Sums over rows.
+SUMS = {"caption_tokens": "kept", "decoded_tokens": "spent"}
+# The lower ends of the histogram's bins, in characters.
+LENGTHS = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+# The first words of a caption. An object tells the most frequent ones that it has twice or more, so their counts in the
+# whole output are too small rather than too large.
+OPENER_WORDS, MOST_OPENERS = 3, 50
+
+
+def tallies(table: pa.Table) -> Tallies:
+    """Count the finished rows of an object. Columns that the table lacks count nothing."""
+    found = {name: counted(table[name]) for name in VALUES if name in table.schema.names}
+    found |= {name: counted(table[name].combine_chunks().flatten()) for name in LISTS if name in table.schema.names}
+    found["tokens"] = Counter(
+        {word: pc.sum(table[name]).as_py() or 0 for name, word in SUMS.items() if name in table.schema.names}
+    )
+    if "caption" in table.schema.names:
+        captions = table["caption"].drop_null()
+        found["characters"] = _histogram(pc.utf8_length(captions).to_pylist())
+        found["openers"] = _openers(captions.to_pylist())
+    return {name: counts for name, counts in found.items() if counts}
+
+
+def counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
+    """How often each value stands there, by its text."""
+    pairs = pc.value_counts(values.drop_null()).to_pylist() if len(values) else []
+    return Counter(
+        {str(pair["values"]): pair["counts"] for pair in sorted(pairs, key=lambda pair: str(pair["values"]))}
+    )
+
+
+def _histogram(lengths: list[int]) -> Counter[str]:
+    return Counter(str(max(low for low in LENGTHS if low <= length)) for length in lengths)
+
+
+def _openers(captions: list[str]) -> Counter[str]:
+    openers = Counter(" ".join(caption[:200].split()[:OPENER_WORDS]).lower() for caption in captions)
+    return Counter({opener: count for opener, count in openers.most_common(MOST_OPENERS) if count > 1})
