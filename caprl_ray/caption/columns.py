@@ -61,12 +61,22 @@ CODES = FAILURE_CODES | {
 
 
 def check_prompt(recipe: Recipe, names: Collection[str]) -> None:
-    """Raise RecipeError if a prompt needs a column that no row has; `names` are the columns of all rows."""
-    own = (PREVIOUS, *recipe.named_prompts) if recipe.prompts else ()
+    """Raise RecipeError if a prompt or a check needs a column that no row has, or if a prompt has the name of a column.
+
+    `names` are the columns of all rows.
+    """
+    there = ", ".join(names) or "no columns besides its images"
+    earlier: list[str] = []
     for name, text in recipe.named_prompts.items():
-        missing = PromptTemplate(text).missing([*names, *own])
-        if missing:
+        field = f"prompts.{name}" if recipe.prompts else "prompt.user"
+        if recipe.prompts and name in names:
             raise RecipeError(
-                f"{f'prompts.{name}' if recipe.prompts else 'prompt.user'}: {{{missing[0]}}} names a column that the "
-                f"input does not have; it has {', '.join(names) or 'no columns besides its images'}."
+                f"{field}: the input has a column {name}, which this prompt would hide; rename the prompt."
             )
+        missing = PromptTemplate(text).missing([*names, *earlier])
+        if missing:
+            raise RecipeError(f"{field}: {{{missing[0]}}} names a column that the input does not have; it has {there}.")
+        earlier += [PREVIOUS, name]
+    alt = recipe.quality.alt_column
+    if alt and alt not in names:
+        raise RecipeError(f"quality.alt_column: the input has no column {alt}; it has {there}.")

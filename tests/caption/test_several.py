@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from caprl_ray.caption.columns import check_prompt
 from caprl_ray.caption.several import prompt_columns
 from caprl_ray.caption.writer import Writer
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
@@ -99,4 +100,19 @@ def test_one_caption_has_no_column_of_several() -> None:
 def test_what_cannot_work_is_refused(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError) as refused:
         recipe(**sections)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"prompts": {"txt": "Describe."}}, "prompts.txt: the input has a column txt"),
+        ({"prompts": {"short": "Shorten {dense}", "dense": "Describe."}}, "prompts.short: {dense} names a column"),
+        ({"quality": {"alt_column": "alt"}}, "quality.alt_column: the input has no column alt; it has txt, url."),
+    ],
+)
+def test_columns_that_clash_or_are_missing_are_refused(sections: dict[str, Any], said: str) -> None:
+    settings = parse({"input": {"paths": ["in"]}, "output": {"path": "out"}, **sections})
+    with pytest.raises(RecipeError) as refused:
+        check_prompt(settings, ["txt", "url"])
     assert said in str(refused.value)
