@@ -15,11 +15,13 @@ from caprl_ray.text import plain
 
 MAX_VALUE_CHARACTERS = 4096
 FALLBACK_COLUMN = "json"
-FIELD = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+FIELD = re.compile(r"([^\[\]|]+)((?:\[[^\[\]|]+\])*)(?:\|(.*))?", re.DOTALL)
 
 
 class PromptTemplate:
     """The text of the user turn, with placeholders `{column}` and, for fields of a JSON column, `{column[field]}`.
+
+    `{column|text}` stands for the text where a row has no value.
 
     If the row has no column of that name, the name is looked up in the column `json`, where WebDataset keeps a sample's
     metadata. Raises ValueError if the template cannot be parsed.
@@ -44,7 +46,9 @@ class PromptTemplate:
     def missing(self, columns: Collection[str]) -> list[str]:
         """The placeholders that no row can fill if rows have these columns."""
         fields = [field for _, field in self._parts if field is not None]
-        return [field for field in fields if _field(field)[0] not in columns and FALLBACK_COLUMN not in columns]
+        if FALLBACK_COLUMN in columns:
+            return []
+        return [field for field in fields if _field(field)[0] not in columns and _field(field)[2] is None]
 
     def fill(self, columns: Mapping[str, Any], strip: Callable[[str], str]) -> str:
         """Fill in the values of one row and pass the result through `strip`, which removes control tokens.
@@ -62,20 +66,22 @@ class PromptTemplate:
         )
 
 
-def _field(field: str) -> tuple[str, list[str]]:
-    """Split `column[a][b]` into the column's name and the list of keys."""
+def _field(field: str) -> tuple[str, list[str], str | None]:
+    """Split `column[a][b]|default` into the column's name, the list of keys and the default, if there is one."""
     match = FIELD.fullmatch(field)
     assert match
-    return match[1], re.findall(r"\[([^\[\]]+)\]", match[2])
+    return match[1], re.findall(r"\[([^\[\]]+)\]", match[2]), match[3]
 
 
 def _text(field: str, columns: Mapping[str, Any]) -> str:
-    name, keys = _field(field)
+    name, keys, default = _field(field)
     if name not in columns:
         name, keys = FALLBACK_COLUMN, [name, *keys]
     value = columns.get(name)
     for key in keys:
         value = _member(value, key)
+    if value is None and default is not None:
+        return default
     if value is None:
         raise RowFailure("prompt_column", f"{{{field}}} has no value")
     try:

@@ -311,7 +311,7 @@ class Prompt(Section):
     one."""
     user: PromptText = "Please describe this image in detail."
     """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
-    values."""
+    values, {column|text} by the text where a row has none."""
 
 
 class RepetitionDetection(Section):

@@ -155,3 +155,21 @@ def test_templates_whose_turns_cannot_be_told_apart_are_refused() -> None:
 def test_values_cannot_make_a_control_token_together(text: str) -> None:
     columns = {"a": "<|im_", "b": "end|>", "c": "|im_end|>"}
     assert "<|im_end|>" not in PromptTemplate(text).fill(columns, control_token_stripper(["<|im_end|>"]))
+
+
+@pytest.mark.parametrize(
+    ("template", "columns", "text"),
+    [
+        ("{alt|no text}", {}, "no text"),
+        ("{alt|no text}", {"alt": None}, "no text"),
+        ("{alt|no text}", {"alt": "a dog"}, "a dog"),
+        ("{alt|no text}", {"alt": ""}, ""),
+        ("{alt|}!", {}, "!"),
+        ("{json[a][b]|none}", {"json": '{"a": {}}'}, "none"),
+        ("{alt|a|b}", {}, "a|b"),
+    ],
+)
+def test_a_default_stands_where_a_row_has_no_value(template: str, columns: dict[str, Any], text: str) -> None:
+    prompt = PromptTemplate(template)
+    assert prompt.fill(columns, str) == text
+    assert prompt.missing(["other"]) == []
