@@ -14,7 +14,7 @@ from typing import Any
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
 from caprl_ray.engines.vllm_engine import engine_arguments
-from caprl_ray.models.resolve import resolve
+from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
@@ -97,12 +97,12 @@ def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Pr
             super().add(rows, *others)
 
     class ReadyCaptioner(Captioner):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            width, height = self._model.size_rule.settled(*FIRST_SIZE)
+        def __init__(self, *, model: ModelRef, **named: Any) -> None:
+            super().__init__(model=model, **named)
+            width, height = model.size_rule.settled(*FIRST_SIZE)
             grey = memoryview(bytes([128]) * (3 * width * height))
             picture = {"pixels": grey, "pixel_width": width, "pixel_height": height}
-            self._run(self._caption_all([picture] * FIRST_CALL))
+            self._run(self._writer.write([picture] * FIRST_CALL))
             note(out / READY, 0)
 
     class HeldPrepare(prepare):  # type: ignore[misc, valid-type]
