@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import DataContext, Dataset
 
-from caprl_ray.caption.columns import caption_columns
+from caprl_ray.caption.columns import caption_columns, check_prompt
 from caprl_ray.caption.job import captioned
 from caprl_ray.caption.rules import Rules
 from caprl_ray.cluster import resources, session
@@ -47,6 +47,7 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     launch.check_engine(parsed)
     Rules(parsed.quality, parsed.sampling)  # refuses checks that do not exist
+    check_prompt(parsed, rows.columns() or [])
     model = resolve(parsed)
     adds = caption_columns(parsed)
     _check_columns(rows, image_column, adds)

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from caprl_ray.caption.several import PREVIOUS
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe.prompts import PromptTemplate
+from caprl_ray.recipe.prompts import FALLBACK_COLUMN, PromptTemplate
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
@@ -22,7 +22,9 @@ CAPTION = (
         "Marks of the input, such as long_metadata and blank, and the checks that the caption fails; often empty.",
     ),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
-    column("decodes", pa.int32(), "How often the image was decoded for the caption: 1, or more after a failed check."),
+    column(
+        "decodes", pa.int32(), "How often the image was decoded: once for each caption, and again after a failed check."
+    ),
     column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
@@ -69,10 +71,11 @@ def check_prompt(recipe: Recipe, names: Collection[str]) -> None:
     earlier: list[str] = []
     for name, text in recipe.named_prompts.items():
         field = f"prompts.{name}" if recipe.prompts else "prompt.user"
-        if recipe.prompts and name in names:
-            raise RecipeError(
-                f"{field}: the input has a column {name}, which this prompt would hide; rename the prompt."
-            )
+        if recipe.prompts and name in {*names, PREVIOUS, FALLBACK_COLUMN}:
+            raise RecipeError(f"{field}: {name} is also the name of a column, which this prompt would hide; rename it.")
+        later = recipe.prompts.keys() & set(PromptTemplate(text).columns).difference(earlier)
+        if later:
+            raise RecipeError(f"{field}: {{{min(later)}}} is no earlier prompt; put prompts.{min(later)} before it.")
         missing = PromptTemplate(text).missing([*names, *earlier])
         if missing:
             raise RecipeError(f"{field}: {{{missing[0]}}} names a column that the input does not have; it has {there}.")

@@ -18,6 +18,7 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     if recipe.prompts:
         del fields["prompt.user"]
         fields |= {f"prompts.{name}": text for name, text in recipe.prompts.items()}
+        fields["prompts.order"] = list(recipe.prompts)
     del fields["prepare.timeout_s"]  # depends on the machine, changes no pixel
     quality = recipe.quality.model_dump(exclude={"limits", "window", "self_check"})  # these change no caption
     fields |= {f"quality.{key}": value for key, value in quality.items()}
@@ -29,6 +30,8 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         # The size rule comes from the model's files on the hub. Without these fields a hub that cannot be reached for
         # a moment would change the size of the images, unseen.
         fields |= {f"model.size_rule.{key}": value for key, value in asdict(model.size_rule).items()}
+    if recipe.quality.language:
+        fields["version.py3langid"] = installed("py3langid")
     for package in ("pillow",) if recipe.model.endpoint else ("vllm", "pillow"):
         fields[f"version.{package}"] = installed(package)
     return fields

@@ -43,7 +43,7 @@ class Health:
         """What is wrong, in one sentence with examples; None while every share is within its limit."""
         seen = len(self._flags)
         for flag, limit in self._limits.items():
-            if seen >= min(LEAST, self._flags.maxlen or LEAST) and self._counts[flag] > limit * max(seen, LEAST):
+            if seen >= LEAST and self._counts[flag] > limit * seen:
                 shown = ", ".join(repr(text) for text in self._examples[flag])
                 return (
                     f"quality.limits.{flag}: {self._counts[flag]} of the latest {seen} captions of a replica are "

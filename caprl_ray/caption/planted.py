@@ -20,7 +20,7 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe.sections import Sampling
 
 PROMPT = "Please describe this image in detail."
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 64}
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 64, "n": 1}
 WIDE: dict[str, Any] = {
     "structured_outputs": None,
     "allowed_token_ids": None,
@@ -34,7 +34,8 @@ SIDE = 224  # pixels, before the model's own size rule
 # Engines round differently in batches of other sizes, so the two captions of a picture may part after some words.
 ALIKE = 0.3
 
-_WORD = re.compile(r"\w+")
+_SPACE = re.compile(r"\s+")
+PART = 3  # characters: words would not do in scripts that write no spaces
 _SCENES = (
     Scene(background="gray", things=(Thing(size="large", colour="red", kind="circle", row=1, column=1),)),
     Scene(
@@ -87,11 +88,17 @@ def _mixed_up(first: str, second: str, again: str) -> str | None:
     told = ", ".join(repr(text[:60]) for text in (first, again, second))
     return (
         "quality.self_check: the captions of a picture that was planted twice are no more like each other than like "
-        f"that of another picture ({told}), so rows are mixed up or pixels are not seen"
+        f"that of another picture ({told}), so rows are mixed up or pixels are not seen; for a model that writes the "
+        "same of any picture, set quality.self_check=0"
     )
 
 
 def _likeness(one: str, other: str) -> float:
-    """The share of words that two texts have in common: 0 to 1 (Jaccard)."""
-    ours, theirs = (frozenset(_WORD.findall(text.lower())) for text in (one, other))
+    """The share of parts of PART characters that two texts have in common: 0 to 1 (Jaccard)."""
+    ours, theirs = map(_parts, (one, other))
     return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
+
+
+def _parts(text: str) -> set[str]:
+    text = f" {_SPACE.sub(' ', text.lower().strip())} "
+    return {text[place : place + PART] for place in range(len(text) - PART + 1)}

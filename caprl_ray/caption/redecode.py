@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caprl_ray.caption.rules import Rules
@@ -21,11 +21,13 @@ TRUNCATED, TRIMMED = "truncated", "trimmed"
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """One decoding of a row: the engine's answer, its text as it is kept, and the checks that it fails."""
+    """One decoding of a row: the engine's answer, its text as it is kept, the checks that it fails, and whether the
+    text was cut here."""
 
     completion: Completion
     text: str
     flags: Sequence[str]
+    cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +59,26 @@ class Redecoder:
         self._most = most_characters
 
     async def caption(
-        self, picture: Picture, prompt: str, *, alt_text: str = "", also: Mapping[str, Any] = AS_THE_RECIPE
+        self,
+        picture: Picture,
+        prompt: str,
+        *,
+        instruction: str = "",
+        alt_text: str = "",
+        also: Mapping[str, Any] = AS_THE_RECIPE,
     ) -> Kept:
-        """Caption one picture; `also` are changes of the recipe's sampling for each of its decodings.
+        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for one of the engine.
 
-        Raises RowFailure for a fault of this row, SystemFailure for one of the engine.
+        Args:
+            instruction: the prompt without what is filled in. Checks compare the caption with it, and with `alt_text`.
+            also: changes of the recipe's sampling for each of its decodings.
         """
-        first = await self._decode(picture, prompt, alt_text, also)
+        asked = Caption(text="", prompt=instruction, alt_text=alt_text)
+        first = await self._decode(picture, prompt, asked, also)
         self._seen(first)
         decodes = [first]
         if self._settings.retries and self._retried(first):
-            decodes += await self._again(picture, prompt, alt_text, also)
+            decodes += await self._again(picture, prompt, asked, also)
         best = min(decodes, key=self._badness)
         return Kept(
             decode=self._ended(best),
@@ -76,23 +87,24 @@ class Redecoder:
             repaired=[flag for flag in first.flags if flag not in best.flags],
         )
 
-    async def _decode(self, picture: Picture, prompt: str, alt_text: str, sampling: Mapping[str, Any]) -> Decode:
+    async def _decode(self, picture: Picture, prompt: str, asked: Caption, sampling: Mapping[str, Any]) -> Decode:
         completion = await self._engine.caption(picture, prompt, sampling)
         text = plain(completion.text)
-        seen = Caption(
+        seen = replace(
+            asked,
             text=text[: self._most],
-            finish_reason="length" if len(text) > self._most else completion.finish_reason,
-            prompt=prompt,
-            alt_text=alt_text,
+            finish_reason=completion.finish_reason,
             caption_tokens=completion.caption_tokens,
         )
-        return Decode(completion=completion, text=seen.text, flags=self._rules.checks.flags(seen))
+        flags = self._rules.checks.flags(seen)
+        cut = len(text) > self._most and TRUNCATED not in flags
+        return Decode(completion=completion, text=seen.text, flags=(*flags, TRUNCATED) if cut else flags, cut=cut)
 
-    async def _again(self, picture: Picture, prompt: str, alt_text: str, also: Mapping[str, Any]) -> list[Decode]:
+    async def _again(self, picture: Picture, prompt: str, asked: Caption, also: Mapping[str, Any]) -> list[Decode]:
         """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as
         many as there are changes. What is still being decoded then is given up. A change that fails is left out."""
         tasks = [
-            asyncio.ensure_future(self._decode(picture, prompt, alt_text, {**also, **sampling}))
+            asyncio.ensure_future(self._decode(picture, prompt, asked, {**also, **sampling}))
             for sampling in self._settings.retries
         ]
         try:
@@ -108,7 +120,9 @@ class Redecoder:
         return _decoded(tasks)
 
     def _retried(self, decode: Decode) -> bool:
-        return any(self._rules.action(flag) == "retry" for flag in decode.flags)
+        """Whether another decoding may help. It does not where a finished caption is longer than what is kept."""
+        flags = [flag for flag in decode.flags if not (decode.cut and flag == TRUNCATED)]
+        return any(self._rules.action(flag) == "retry" for flag in flags)
 
     def _badness(self, decode: Decode) -> tuple[bool, tuple[int, ...]]:
         """How much speaks against a decode. Of equal ones the first is kept."""
@@ -125,7 +139,7 @@ class Redecoder:
         if self._settings.at_end == "trim" and self._retried(decode):
             text = trimmed(decode.text)
             if text != decode.text:
-                return Decode(completion=decode.completion, text=text, flags=[*decode.flags, TRIMMED])
+                return replace(decode, text=text, flags=(*decode.flags, TRIMMED))
         return decode
 
     def _fails(self, flag: str) -> bool:

@@ -1,7 +1,9 @@
 """Which checks a recipe runs on its captions, and what it does about each flag."""
 
+import json
 from typing import Any
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.quality.checks import Checks, Settings
 from caprl_ray.quality.own import is_own
 from caprl_ray.quality.registry import CHECKS
@@ -9,8 +11,6 @@ from caprl_ray.recipe.sections import Action, Quality, Sampling
 
 # Faults that another decoding often does not have. The other flags say something about a caption that is kept.
 RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty", "json"})
-# These run where the recipe says what is wanted: quality.language, and sampling.structured_outputs.
-BY_VALUE = frozenset({"language", "json"})
 
 
 class Rules:
@@ -22,12 +22,16 @@ class Rules:
         standard = [name for name, check in CHECKS.items() if check.standard and given.get(name) != "off"]
         named = [name for name, action in given.items() if action != "off"]
         settings = Settings(
-            checks=list(dict.fromkeys([*standard, *(name for name in named if name not in BY_VALUE)])),
+            checks=list(dict.fromkeys([*standard, *named])),
             thresholds=quality.thresholds,
             language=None if given.get("language") == "off" else quality.language,
-            json_schema=None if given.get("json") == "off" else structured.get("json"),
+            json_schema=None if given.get("json") == "off" else _schema(structured.get("json")),
         )
         self.checks = Checks.of(settings)
+        unknown = sorted(quality.limits.keys() - set(self.checks.names))
+        if unknown and "limits" in quality.model_fields_set:
+            running = ", ".join(self.checks.names)
+            raise RecipeError(f"quality.limits.{unknown[0]}: no check of this name runs; those that do are {running}.")
         self._actions: dict[str, Action] = dict.fromkeys(RETRIED, "retry")
         self._actions |= {name.rpartition(":")[2] if is_own(name) else name: action for name, action in given.items()}
 
@@ -38,3 +42,11 @@ class Rules:
     def versions(self) -> dict[str, Any]:
         """Everything that decides about flags, as plain data."""
         return self.checks.versions()
+
+
+def _schema(schema: Any) -> Any:
+    """A JSON schema as plain data; a recipe may hold it as text, as vLLM takes it."""
+    try:
+        return json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError:
+        raise RecipeError("sampling.structured_outputs.json: the schema is not valid JSON.") from None

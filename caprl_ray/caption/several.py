@@ -84,7 +84,8 @@ class Several:
             prompt = template.fill({**columns, **texts}, self._strip)
         except RowFailure as failure:
             return [Written(prompt=name, kept=RowFailure(failure.code, failure.detail))] * self._n
-        results = await asyncio.gather(*(_or_failure(caption(prompt, also=self._also(k))) for k in range(self._n)))
+        write = partial(caption, prompt, instruction=template.literal)
+        results = await asyncio.gather(*(_or_failure(write(also=self._also(k))) for k in range(self._n)))
         return [Written(prompt=name, kept=result) for result in results]
 
     def _also(self, number: int) -> dict[str, Any]:

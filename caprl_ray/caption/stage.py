@@ -17,13 +17,14 @@ from ray.actor import ActorHandle
 from caprl_ray.caption.attempts import Attempts
 from caprl_ray.caption.health import Sick
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
+from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.start import Replica
 from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
 from caprl_ray.engines.protocol import Engine
-from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.stage import Changes, run_stage
@@ -69,10 +70,13 @@ class Captioner:
         self._replica = Replica(counter, replaced=replaced) if counter else None
         self._failure: SystemFailure | None = None
         try:
+            rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(recipe, model, self._engine, self._healthy)
+            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy)
             self._say_missed()
+        except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
+            self._failure = SystemFailure(str(error))
         except SystemFailure as failure:
             if self._replica and self._replica.replaced:
                 raise

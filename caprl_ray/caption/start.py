@@ -80,6 +80,7 @@ class Replica:
         replaces it; else the run ends (watch/sick.py), and this waits for that."""
         with self._leaving:
             self._ended.set()
+            sentence = f"{sentence} (on node {resources.node_name()})"
             if ray.get(self._counter.sick.remote(self._id, self._node, sentence, self.replaced)):
                 os._exit(1)
         time.sleep(HOLD_S)

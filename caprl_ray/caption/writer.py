@@ -30,9 +30,10 @@ def needed_columns(recipe: Recipe) -> tuple[str, ...]:
 class Writer:
     """Captions rows. Use it on the engine's event loop."""
 
-    def __init__(self, recipe: Recipe, model: ModelRef, engine: Engine, healthy: Callable[[], None]) -> None:
+    def __init__(
+        self, recipe: Recipe, model: ModelRef, engine: Engine, rules: Rules, healthy: Callable[[], None]
+    ) -> None:
         """`healthy` is called once, when few of a whole window of captions failed a check."""
-        rules = Rules(recipe.quality, recipe.sampling)
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions

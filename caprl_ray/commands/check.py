@@ -68,7 +68,7 @@ def check(storage: Storage, path: str, checks: Checks, columns: Columns, out: IO
     for name, caption in _captions(storage, path, columns):
         line = name | _judged(checks, caption)
         tally.add(line["flags"])
-        out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        out.write(json.dumps(line) + "\n")
     out.flush()
     return tally
 

@@ -122,6 +122,12 @@ class EndpointEngine:
         """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the service."""
         return await self._proof.caption(picture, prompt, sampling)
 
+    def _changed(self, fields: Mapping[str, Any]) -> Sampling:
+        """The recipe's sampling with other values. A service that may not know a repetition penalty gets none."""
+        if not self._neutral and self._sampling.repetition_penalty == 1:
+            fields = {name: value for name, value in fields.items() if name != "repetition_penalty"}
+        return self._sampling.changed(fields)
+
     async def _send(self, picture: Picture, prompt: str, sampling: Mapping[str, Any]) -> Completion:
         """Send one request. Raises Suspect if its fault may be the row's or the service's."""
         content = [
@@ -129,8 +135,8 @@ class EndpointEngine:
             {"type": "text", "text": prompt},
         ]
         messages: Any = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
+        fields = request_sampling(self._changed(sampling), neutral=self._neutral)
         try:
-            fields = request_sampling(self._sampling.changed(sampling), neutral=self._neutral)
             answer = await self._client.chat.completions.create(model=self._model, messages=messages, **fields)
             return completion(Answer.model_validate(answer))
         except openai.APIStatusError as error:
@@ -165,6 +171,8 @@ def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     fields = sampling.model_dump(exclude={"n"})
     if not neutral or fields["repetition_detection"] is None:
         del fields["repetition_detection"]
+    if fields.get("structured_outputs", ...) is None:
+        del fields["structured_outputs"]
     named = {name: fields.pop(name) for name in ("temperature", "top_p", "max_tokens")}
     schema = (fields.get("structured_outputs") or {}).get("json")
     if schema is not None and not neutral:  # by the OpenAI interface's own name

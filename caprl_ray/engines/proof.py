@@ -67,19 +67,20 @@ class Proof:
 
     async def _send_proof(self, suspect: Suspect) -> None:
         assert self._proof
+        failure = suspect.system
         for _ in range(suspect.proofs):
             sent = time.monotonic()
             try:
                 await self._send(*self._proof, AS_THE_RECIPE)
             except Suspect as again:
-                self._failure = again.system
+                failure = again.system
                 continue
             except RowFailure:
                 pass  # refused, so the service answers
-            self._proved, self._failure = max(self._proved, sent), None
+            self._proved = max(self._proved, sent)
             return
-        assert self._failure
-        raise self._failure from None
+        self._failure = failure
+        raise failure from None
 
 
 def blank(picture: Picture) -> Picture:

@@ -9,8 +9,8 @@ CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 # Quoted text, within a paragraph. It has a longest length, so that marks that are never closed do not cost time by the
 # square. A straight single quote counts only at the edge of a word, so that it is no apostrophe.
 QUOTED = re.compile(
-    r'"[^"\n]*"|“[^”\n]{,999}”|„[^“”\n]{,999}[“”]|«[^»\n]{,999}»|‹[^›\n]{,999}›|「[^」\n]{,999}」|『[^』\n]{,999}』'
-    r"|《[^》\n]{,999}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,999}’|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){1,999}'(?!\w)"
+    r'"[^"\n]*"|“[^”\n]{,200}”|„[^“”\n]{,200}[“”]|«[^»\n]{,200}»|‹[^›\n]{,200}›|「[^」\n]{,200}」|『[^』\n]{,200}』'
+    r"|《[^》\n]{,200}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,200}’|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){1,200}'(?!\w)"
     r"|^[ \t]*>.*$",
     re.MULTILINE,
 )

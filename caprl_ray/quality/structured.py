@@ -26,22 +26,29 @@ class Json(Check):
         self._validator  # noqa: B018 (a schema that is wrong is refused here)
 
     def found(self, caption: Caption) -> bool:
+        from referencing.exceptions import Unresolvable
+
         try:
             document = json.loads(caption.text, parse_constant=_refuse)
             return not self._validator.is_valid(document)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, Unresolvable):
             return True
 
     @cached_property
     def _validator(self) -> Any:
         """The schema, compiled. It fetches nothing. Raises RecipeError for one that is wrong or refers to others."""
         import jsonschema
-        from referencing import Registry
+        from referencing import Registry, Resource
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
 
         schema = json.loads(json.dumps(self.wanted))
+        root = Registry().with_resource("", Resource(schema, DRAFT202012)).resolver()
         for reference in _references(schema):
-            if not reference.startswith("#"):
-                raise RecipeError(f"json: the schema refers to {reference}, which is not in it.")
+            try:
+                root.lookup(reference if reference.startswith("#") else "elsewhere:")
+            except Unresolvable:
+                raise RecipeError(f"json: the schema refers to {reference}, which is not in it.") from None
         kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)

@@ -43,6 +43,11 @@ class PromptTemplate:
         names = {_field(field)[0] for _, field in self._parts if field is not None}
         return tuple(sorted(names | {FALLBACK_COLUMN})) if names else ()
 
+    @property
+    def literal(self) -> str:
+        """The template's own text, without what is filled in."""
+        return " ".join(literal for literal, _ in self._parts).strip()
+
     def missing(self, columns: Collection[str]) -> list[str]:
         """The placeholders that no row can fill if rows have these columns."""
         fields = [field for _, field in self._parts if field is not None]

@@ -327,8 +327,9 @@ class RepetitionDetection(Section):
     max_pattern_size: Annotated[int, Field(ge=1, le=512)] = 64
     """The longest pattern, in tokens. vLLM compares each length between the two at every token: a wide range costs
     time."""
-    min_count: Annotated[int, Field(ge=2, le=64)] = 5
-    """How often the pattern must stand there, one after the other."""
+    min_count: Annotated[int, Field(ge=2, le=64)] = 8
+    """How often the pattern must stand there, one after the other. Equal rows of a table are a pattern too: a lower
+    number saves tokens and cuts more tables."""
 
     @model_validator(mode="after")
     def _check(self) -> "RepetitionDetection":
@@ -399,8 +400,8 @@ class Quality(Section):
 
     checks: dict[str, Action] = {}
     """What is done when a caption fails a check, by the check's name. `keep` flags it, `retry` decodes it again, `fail`
-    makes a failed row of code `quality`, `off` does not check. If left out: `loop`, `truncated`, `refusal`, `garbage`
-    and `empty` are retried, and the others flag. A check of your own has its import path as its name, such as
+    makes a failed row of code `quality`, `off` does not check. If left out: `loop`, `truncated`, `refusal`, `garbage`,
+    `empty` and `json` are retried, and the others flag. A check of your own has its import path as its name, such as
     "package.module:function"; it takes a Caption and says whether it is flagged."""
     thresholds: dict[str, int | float] = {}
     """Other thresholds, as {check.threshold: value}."""
@@ -471,6 +472,9 @@ class Storage(Section):
     slow stores."""
 
 
+MOST_CAPTIONS = 16  # of an image: each is cut to its share of what a row may have (caption/redecode.py)
+
+
 class Recipe(Section):
     """The whole recipe: one captioning run over one dataset."""
 
@@ -517,6 +521,15 @@ class Recipe(Section):
         """How many captions a row has."""
         return len(self.named_prompts) * self.sampling.n
 
+    @model_validator(mode="after")
+    def _check_captions(self) -> "Recipe":
+        if self.captions > MOST_CAPTIONS:
+            raise ValueError(
+                f"prompts and sampling.n give {self.captions} captions an image; at most {MOST_CAPTIONS} can be kept, "
+                "of 65,536 characters together"
+            )
+        return self
+
     @property
     def several(self) -> bool:
         """Whether a row has several captions."""
@@ -530,7 +543,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_retries(self) -> "Recipe":
-        for number, fields in enumerate(self.quality.retries):
+        given = "retries" in self.quality.model_fields_set
+        for number, fields in enumerate(self.quality.retries if given else ()):
+            if "n" in fields:
+                raise ValueError(f"quality.retries[{number}]: n cannot be changed; a retry gives one caption")
             try:
                 changed = self.sampling.changed(fields)
             except ValueError as error:

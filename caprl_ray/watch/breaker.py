@@ -83,13 +83,17 @@ class CircuitBreaker:
         """The error that ends the run, if any, and the seconds without a replica."""
         (rows, failed), (retried, anew), absent, sick = ray.get(self._counter.judged.remote(), timeout=10)
         if sick:
-            return SickReplicas(f"{sick}; {AFTERWARDS}"), absent
+            return SickReplicas(f"{sick}; {UNTRUSTED}"), absent
         rows -= sum(failed.pop(code, 0) for code in self.ignored)
         limits = self._job.recipe.failures
         error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
         return error, absent
 
 
+UNTRUSTED = (
+    "what is written stays. Take a broken node out of the cluster, or mend model, prompt or sampling, and run the same "
+    "command again."
+)
 AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
 NEW = "{failures} of the first {rows} rows failed"
 RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed for another reason"

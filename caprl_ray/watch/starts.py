@@ -59,7 +59,8 @@ class Starts:
     def left(self, replica: str) -> int:
         """A replica leaves, for another reason. Returns how many there were with it."""
         self._ended.add(replica)
-        alive = len(self._replicas)
+        now = self._clock()
+        alive = sum(now - seen < GONE_S for _, seen in self._replicas.values())
         self._replicas.pop(replica, None)
         return alive
 

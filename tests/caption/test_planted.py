@@ -13,6 +13,7 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe.sections import Sampling
 
 RULE = SizeRule(factor=28, min_pixels=3136, max_pixels=1_003_520, max_aspect=200)
+CHINESE = "灰色背景的正中央有一个红色的大圆形。"
 RED, BLUE = "A large red circle on a gray wall.", "Two small blue squares lie on yellow ground."
 
 
@@ -51,9 +52,18 @@ def refused(*_: Any) -> str:
         (lambda _, number: (BLUE, RED, RED)[number - 1], True),
         (lambda _, number: ("Cats.", BLUE, "A dog sleeps.")[number - 1], True),
         (refused, False),
+        (lambda picture, number: (CHINESE, BLUE, CHINESE.replace("大", "很大"))[number - 1], False),
     ],
 )
 def test_fault(answer: Callable[[Picture, int], str], faulty: bool) -> None:
     said = fault(answer)
     assert bool(said) == faulty
     assert not said or said.startswith("quality.self_check: ")
+
+
+@pytest.mark.parametrize("sampling", [{"n": 2}, {"structured_outputs": {"choice": ["yes", "no"]}, "min_tokens": 100}])
+def test_the_recipes_sampling_does_not_stand_in_their_way(sampling: dict[str, Any]) -> None:
+    recipe = Sampling.model_validate(sampling)
+    seen = recipe.changed(Planted(RULE, recipe)._sampling).model_dump()
+    assert (seen["n"], seen["temperature"]) == (1, 0)
+    assert not seen.get("structured_outputs") and not seen.get("min_tokens")

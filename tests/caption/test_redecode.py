@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from caprl_ray.caption.redecode import Kept, Redecoder
+from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Kept, Redecoder
 from caprl_ray.caption.rules import Rules
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Recipe, Sampling
+from caprl_ray.recipe.sections import RETRIES, Recipe, Sampling
 
 PICTURE = Picture(pixels=memoryview(bytes(3)), width=1, height=1)
 GOOD = "A brown dog runs along the beach. Behind it, two children in red jackets throw a ball into the waves."
@@ -146,6 +146,9 @@ def test_a_check_of_ones_own() -> None:
         ({"retries": [{"temperature": 9.0}]}, "quality.retries[0]: temperature"),
         ({"retries": [{"temperature": 1.0}]}, "quality.retries[0]: {'temperature': 1.0} changes nothing"),
         ({"retry": []}, "quality.retry: unknown field"),
+        ({"retries": [{"n": 2}]}, "quality.retries[0]: n cannot be changed"),
+        ({"limits": {"garbge": 0.1}}, "quality.limits.garbge: no check of this name runs"),
+        ({"checks": {"language": "fail"}}, "the check language needs the language"),
     ],
 )
 def test_a_wrong_section_is_refused_in_one_sentence(quality: dict[str, Any], said: str) -> None:
@@ -164,3 +167,15 @@ def test_structured_output_is_checked_by_its_schema() -> None:
     assert "json" in kept.repaired
     with pytest.raises(RecipeError, match="the schema is not valid"):
         Rules(settings, Sampling.model_validate({"structured_outputs": {"json": {"type": "objekt"}}}))
+
+
+def test_a_caption_that_is_too_long_to_be_kept_is_not_decoded_again() -> None:
+    """No other decoding would help: the model had ended."""
+    engine = Engine("".join(f"{number} birds fly over {number * 7} houses. " for number in range(3000)))
+    kept = caption(engine, checks={"too_long": "off", "loop": "off"})
+    assert len(kept.decode.text) == MOST_CAPTION_CHARACTERS
+    assert (kept.decodes, list(kept.decode.flags)) == (1, ["truncated"])
+
+
+def test_a_default_retry_may_equal_the_sampling() -> None:
+    parse({"input": {"paths": ["in"]}, "output": {"path": "out"}, "sampling": RETRIES[0]})

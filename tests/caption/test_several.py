@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from caprl_ray.caption.columns import check_prompt
+from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.several import prompt_columns
 from caprl_ray.caption.writer import Writer
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
@@ -46,7 +47,9 @@ def recipe(**sections: Any) -> Recipe:
 
 def written(settings: Recipe, engine: Engine) -> Any:
     async def run() -> Any:
-        (result,) = await Writer(settings, MODEL, engine, lambda: None).write([ROW])
+        (result,) = await Writer(
+            settings, MODEL, engine, Rules(settings.quality, settings.sampling), lambda: None
+        ).write([ROW])
         return result
 
     return asyncio.run(run())
@@ -106,8 +109,11 @@ def test_what_cannot_work_is_refused(sections: dict[str, Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"prompts": {"txt": "Describe."}}, "prompts.txt: the input has a column txt"),
-        ({"prompts": {"short": "Shorten {dense}", "dense": "Describe."}}, "prompts.short: {dense} names a column"),
+        ({"prompts": {"txt": "Describe."}}, "prompts.txt: txt is also the name of a column"),
+        (
+            {"prompts": {"short": "Shorten {dense}", "dense": "Describe."}},
+            "prompts.short: {dense} is no earlier prompt",
+        ),
         ({"quality": {"alt_column": "alt"}}, "quality.alt_column: the input has no column alt; it has txt, url."),
     ],
 )
