@@ -81,7 +81,8 @@ def test_no_credential_is_found_in_anything_that_a_run_leaves(head: Head, s3: S3
         s3.fault = None
         assert expired.returncode and b"ExpiredToken" in expired.stderr, expired.stderr[-2000:]
         done = run(head, recipe, tmp_path)
-        assert done.returncode == 0 and b"10 captioned, 2 failed" in done.stdout, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert re.search(rb"10 captioned( \([^)]*\))?, 2 failed", done.stdout)
     told = run(head, recipe | {"storage": {"endpoint": "http://user:canary-endpoint@127.0.0.1"}}, tmp_path)
     named = run(head, recipe | {"model": {"endpoint": "http://host/v1?key=canary-endpoint"}}, tmp_path)
     assert told.returncode and named.returncode
