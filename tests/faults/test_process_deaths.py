@@ -69,7 +69,7 @@ def run(tmp_path: Path, images: list[bytes], words: dict[int, str], **sections: 
     assert sorted(row["index"] for row in rows) == [n for n in range(len(images)) if n not in words]
     for row in rows:
         number = row["index"]
-        assert row["caption"] == expected_caption(images[number], recipe).replace("{txt}", texts[number])
+        assert row["caption"] == expected_caption(images[number], recipe, txt=texts[number])
     if not words:
         return {}
     failed = pq.read_table(tmp_path / "out" / "failed").to_pylist()
@@ -260,14 +260,14 @@ def test_a_replica_that_turns_sick_is_replaced_and_its_batches_are_captioned_aga
 ) -> None:
     """From one row on it writes !!!!, or swaps the captions of its rows. Every caption in the output is right."""
     texts = shard(tmp_path / "0.tar", scenes[:ROWS], {50: word + str(tmp_path / "sick")})
-    quality = {"self_check": 1, "checks": {"prompt_echo": "off"}}
+    quality = {"self_check": 1}
     recipe = stub_recipe(tmp_path / "0.tar", tmp_path / "out", quality=quality)
     balance = pipeline.run(caption_job(recipe))
     assert (tmp_path / "sick").exists()
     assert (balance.finished, balance.failed) == (ROWS, 0)
     for row in pq.read_table(tmp_path / "out" / "data").to_pylist():
         number = row["index"]
-        assert row["caption"] == expected_caption(scenes[number], recipe).replace("{txt}", texts[number])
+        assert row["caption"] == expected_caption(scenes[number], recipe, txt=texts[number])
 
 
 def test_a_run_whose_replicas_are_all_sick_ends_with_examples(scenes: list[bytes], tmp_path: Path) -> None:
