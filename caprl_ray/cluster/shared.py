@@ -13,10 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from caprl_ray.cluster import local
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import SourceChanged, Storage, join
 
 # One name for all runs: what a killed run leaves, the next run removes.
 PROBE = ".caprl-ray-probe"
+READS = 5
 WAIT_S = 60.0  # for nodes that must still install the job's environment
 
 
@@ -104,7 +105,7 @@ def _on(node: dict[str, Any]) -> Any:
 def _seen(storage: Storage, path: str, token: str, answer: str | None, inputs: list[str]) -> str:
     """On a node: what is wrong with the paths there, empty if nothing is. Writes the answer into the probe."""
     try:
-        if not storage.read(path).startswith(token.encode()):
+        if not _read(storage, path).startswith(token.encode()):
             return OTHER
         if answer:
             storage.put(path, answer.encode())
@@ -114,6 +115,14 @@ def _seen(storage: Storage, path: str, token: str, answer: str | None, inputs: l
         return f"output.path: OUTPUT cannot be used on the node NODE ({error.strerror or type(error).__name__})."
     absent = next((path for path in inputs if not os.path.exists(path)), None)
     return f"input.paths: {absent} is not on the node NODE; give a path that every node shares." if absent else ""
+
+
+def _read(storage: Storage, path: str) -> bytes:
+    """The probe, also if another node answers in it while it is read."""
+    for _ in range(READS - 1):
+        with suppress(SourceChanged):
+            return storage.read(path)
+    return storage.read(path)
 
 
 def _result(ref: ray.ObjectRef) -> str | None:

@@ -101,7 +101,7 @@ class Output:
             paths=paths,
             extend=extend,
             planned=planned,
-            notes=tuple(_notes(job, storage, sorted(set(old).difference(named)))),
+            notes=tuple(_notes(job, storage, sorted(set(old).difference(named)), planned=planned)),
             lease=lease,
         )
         if stored and planned:
@@ -294,10 +294,11 @@ class Output:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
 
 
-def _notes(job: Job, storage: Storage, unnamed: list[str]) -> Iterator[str]:
+def _notes(job: Job, storage: Storage, unnamed: list[str], *, planned: bool) -> Iterator[str]:
     if unnamed:
         yield f"{PATHS}: the output's plan also holds {record.some(unnamed)}, which this recipe does not name"
-    around = place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
+    # Said once: a resumed run does not ask storage about its input.
+    around = None if planned else place.inside(storage, job.recipe.output.path, job.recipe.input.paths)
     if around:
         yield f"output.path lies in the input {around}; its own files are no input"
 

@@ -1,5 +1,6 @@
 """The output of a driver whose workers have another working folder, or another disk."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from caprl_ray.cluster.shared import PROBE
+from caprl_ray.cluster.shared import PROBE, READS, _seen
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
+from caprl_ray.storage import SourceChanged
 from tests.ray_head import Head, new_head
 
 IMAGES = 12
@@ -87,3 +89,18 @@ def test_local_paths_are_absolute_in_the_recipe_and_others_stay(
 
     assert path_of("out") == f"{tmp_path}/out" and path_of("~/out") == "/home/somebody/out"
     assert path_of("/data/out") == "/data/out" and path_of("s3://bucket/out") == "s3://bucket/out"
+
+
+def test_a_probe_that_another_node_answers_in_is_read_again() -> None:
+    class Answered:
+        def __init__(self, changes: int) -> None:
+            self.changes = changes
+
+        def read(self, path: str) -> bytes:
+            self.changes -= 1
+            if self.changes >= 0:
+                raise SourceChanged(errno.ESTALE, "changed since it was planned", path)
+            return b"token node"
+
+    assert _seen(Answered(READS - 1), "out/probe", "token", None, []) == ""  # type: ignore[arg-type]
+    assert "(changed since it was planned)" in _seen(Answered(READS), "out/probe", "token", None, [])  # type: ignore[arg-type]
