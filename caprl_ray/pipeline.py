@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -147,11 +148,14 @@ def _finish(
     output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
 ) -> None:
     job = output.job
-    retried = sum(len(rows) for unit in work for rows in unit.retry.values())
+    retried: defaultdict[str, int] = defaultdict(int)
+    for unit in work:
+        for (_, code), rows in unit.retry.items():
+            retried[code] += len(rows)
     start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
     with session.session(job, debug), _watched(job) as watch:
         watch.line.start = start
-        watch.breaker.allow_for(start.done, start.failed)
+        watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
         _process(rows, output, limit, watch)

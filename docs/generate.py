@@ -29,7 +29,8 @@ REMEDIES = {
     "a member that the samples have.",
     "ambiguous_image": "Set `input.image_key`, and caption into a new output.",
     "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Raise `input.max_metadata_bytes`, or set `input.long_metadata` to `drop`.",
+    "metadata_too_large": "Raise `input.max_metadata_bytes`, or set `input.long_metadata` to `drop`. Repack a shard "
+    "whose samples have that many members.",
     "metadata_invalid": "Repair the value at its source.",
     "placeholder": "Nothing; or take its SHA-256 out of the list and use `--retry-failed=placeholder`.",
     "image_empty": "Download the image again.",

@@ -19,7 +19,7 @@ CAPTION = (
     column(
         "flags",
         pa.list_(pa.string()),
-        "Marks of the input, such as long_metadata and blank, and the checks that the caption fails; often empty.",
+        "Marks of the input, such as blank and metadata_too_large:txt, and the checks that the caption fails.",
     ),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
     column(

@@ -16,8 +16,8 @@ from caprl_ray.rows.schema import is_own
 
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
 FLAGS = pa.list_(pa.string())
-# The rows of a unit that could not be read further have no key. An empty unit was read to its end.
-EMPTY_UNIT = "empty_unit"
+# The rows of a unit that could not be read further have no key. These have none either, and the unit was read further.
+READ_ON = pa.array(["empty_unit", "read_crash"])
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Counts:
 
     Attributes:
         runs: rows by the recipe that wrote them, as column `run` names it.
-        flags: finished rows by flag.
+        flags: finished rows by flag, without what follows its colon: a dataset's own word, of which there is no end.
         codes: failed rows by code.
         ended: units that could not be read to their end, each with the index of the first row that was not read.
         tallies: what the captions of finished rows say (output/tallies.py).
@@ -45,7 +45,7 @@ class Counts:
         flags = _ours(table, "flags", FLAGS)
         return cls(
             runs=counted(_ours(table, "run", pa.string())),
-            flags=counted(flags.combine_chunks().flatten()),
+            flags=counted(_kinds(flags.combine_chunks())),
             codes=counted(codes),
             ended=list(_ended(table)) if len(codes) else [],
             tallies=tallies(table.select([name for name in table.schema.names if is_own(table.schema, name)])),
@@ -82,8 +82,15 @@ def _ours(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     return table[name] if found else pa.chunked_array([], kind)
 
 
+def _kinds(flags: pa.ListArray) -> pa.ChunkedArray:
+    """What comes before the colon of each row's flags, once for a row."""
+    kinds = pc.replace_substring_regex(flags.flatten(), "(?s):.*", "")
+    rows = pa.table({"row": pc.list_parent_indices(flags), "kind": kinds})
+    return rows.group_by(["row", "kind"], use_threads=False).aggregate([])["kind"]
+
+
 def _ended(table: pa.Table) -> Iterable[tuple[int, int]]:
-    lost = pc.and_(pc.equal(table["key"], ""), pc.not_equal(table["code"], EMPTY_UNIT))
+    lost = pc.and_(pc.equal(table["key"], ""), pc.invert(pc.is_in(table["code"], READ_ON)))
     rows = table.select(["unit", "index"]).filter(lost.fill_null(False))
     first: dict[int, int] = {}
     for unit, index in zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True):

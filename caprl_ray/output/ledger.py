@@ -1,6 +1,7 @@
 """The ledger: what of the plan is done, and whether every planned row stands in the output exactly once."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +9,9 @@ from caprl_ray.output.committed import Committed, CommittedUnits
 from caprl_ray.output.counts import Counts
 from caprl_ray.plan import UnitRef
 from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.rows.codes import ASKED_FOR
 
-SHOWN_CODES = 3
+SHOWN = 3  # flags and codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,11 @@ class Ledger:
         return sum(unit.planned or 0 for unit in self.units)
 
     @property
+    def asked_for(self) -> int:
+        """The failed rows that the user asked for (rows/codes.py). No run is judged by them."""
+        return sum(self.counts.codes[code] for code in ASKED_FOR)
+
+    @property
     def duplicate(self) -> int:
         """Rows that stand more than once."""
         return sum(unit.duplicate for unit in self.units)
@@ -134,7 +141,7 @@ class Ledger:
 
     def summary(self) -> str:
         """One line for people."""
-        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common())
+        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN))
         parts = [
             f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
             f"{self.failed:,} failed{_in_brackets(self.reasons())}"
@@ -149,9 +156,10 @@ class Ledger:
             parts.append(f"left out: {self.left_out.summary()}")
         return "; ".join(parts)
 
-    def reasons(self) -> str:
-        """The most frequent codes of failed rows."""
-        return ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN_CODES))
+    def reasons(self, without: Collection[str] = ()) -> str:
+        """The most frequent codes of failed rows, except those in `without`."""
+        codes = Counter({code: count for code, count in self.counts.codes.items() if code not in without})
+        return ", ".join(f"{code} {count:,}" for code, count in codes.most_common(SHOWN))
 
     def _unbalanced(self) -> str:
         line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"

@@ -78,12 +78,14 @@ def counted(run: Mapping[str, Any], ledger: Ledger, *, accepted: bool) -> dict[s
     if older > 0:
         found["rows_of_older_versions"] = older
     if accepted:
-        found["accepted"] = {"rows": ledger.finished + ledger.failed, "failed": ledger.failed}
+        judged = ledger.failed - ledger.asked_for
+        found["accepted"] = {"rows": ledger.finished + judged, "failed": judged}
     return found
 
 
 def accepted(run: Mapping[str, Any] | None) -> tuple[int, int]:
-    """The rows, and the failed ones of them, with which the output was complete the last time."""
+    """The rows, and the failed ones of them, with which the output was complete the last time, without those that the
+    user asked to fail."""
     told = (run or {}).get("accepted") or {}
     return told.get("rows", 0), told.get("failed", 0)
 

@@ -6,6 +6,9 @@ judged.
 
 from collections.abc import Collection
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.output.commit import FAILED
 from caprl_ray.output.committed import opened
@@ -27,14 +30,15 @@ def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignor
     `rows` and `failed` are those with which the output was accepted before: they count no more. Rows with a
     code in `ignored` count neither, nor do those that the user asked for.
     """
-    known = sum(ledger.counts.codes[code] for code in {*ignored, *ASKED_FOR})
+    codes = {*ignored, *ASKED_FOR}
+    known = sum(ledger.counts.codes[code] for code in codes)
     total, now_failed = ledger.finished + ledger.failed - known, ledger.failed - known
     allowed = max(limits.max_fraction * total, failed + limits.max_fraction * max(0, total - rows))
     if now_failed <= allowed:
         return None
     return (
         f"failures.max_fraction: {now_failed:,} of {total:,} {ledger.noun}s failed, more than "
-        f"{limits.max_fraction:g} allows ({ledger.reasons()})"
+        f"{limits.max_fraction:g} allows ({ledger.reasons(without=codes)})"
     )
 
 
@@ -47,12 +51,14 @@ def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
 
 
 def examples(storage: Storage, output: str) -> str:
-    """Some failed rows of the newest object, of different codes if there are."""
+    """Some failed rows of the newest object, of different codes if there are. None that the user asked for."""
     objects = committed_objects(storage, output, [FAILED])[FAILED]
     if not objects:
         return ""
     with opened(storage, objects[-1]) as file:
-        rows = file.read(columns=COLUMNS, use_threads=False).slice(0, 10_000).to_pylist()
+        table = file.read(columns=COLUMNS, use_threads=False)
+    asked_for = pc.is_in(table["code"], pa.array(sorted(ASKED_FOR)))
+    rows = table.filter(pc.invert(asked_for)).slice(0, 10_000).to_pylist()
     first = {row["code"]: row for row in reversed(rows)}
     shown = [*first.values(), *(row for row in rows if first[row["code"]] is not row)][:EXAMPLES]
     return "".join(f"{_said(row)}; " for row in shown)

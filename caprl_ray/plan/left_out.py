@@ -27,7 +27,6 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "volume_part": ("rest of a file of another volume", "rests of files of other volumes"),
     "no_end_marker": ("shard without its end marker, which may lack samples", "shards without their end marker"),
     "after_end": ("shard with bytes after its end", "shards with bytes after their end"),
-    "dropped_column": ("column", "columns"),
 }
 
 

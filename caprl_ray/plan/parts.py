@@ -84,6 +84,7 @@ class _Parts:
             raise _more_columns(self._columns, self._before.columns)
         self._rows.append(_row(self._unit, unit))
         self._last = unit
+        self._left_out = self._planning.left_out.dump()  # before the listing goes on
         self._planning.objects += len(unit.entries)
         self._unit += 1
         self._entries += len(unit.entries)
@@ -96,22 +97,21 @@ class _Parts:
     def keep(self) -> None:
         """Store what there is as a part, from which planning goes on."""
         if self._last and not self._last.more:
-            self._store(End(closed=self._before.end.closed, position=self._last.position))
+            self._store(End(closed=self._before.end.closed, position=self._last.position), self._left_out)
 
     def close(self) -> None:
         """Store the last part, which says that the plan is complete."""
-        self._store(End(closed=self._part + 1))
+        self._store(End(closed=self._part + 1), self._planning.left_out.dump())
 
     def _write_row_group(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._row_groups += 1
         self._rows, self._entries = [], 0
 
-    def _store(self, end: End) -> None:
+    def _store(self, end: End, left_out: str) -> None:
         if self._rows:
             self._write_row_group()
         columns = base64.b64encode(self._columns.serialize()).decode()
-        left_out = self._planning.left_out.dump()
         self._writer.add_key_value_metadata({COLUMNS: columns, END: end.dump(), LEFT_OUT: left_out})
         self._writer.close()
         with self._planning.storing():

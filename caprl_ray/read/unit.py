@@ -14,6 +14,7 @@ from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.plan import Unit
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS, bounded, metadata_schema, row_id
+from caprl_ray.sources import texts
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.text import readable
@@ -141,11 +142,12 @@ def _row(
         "attempts": 1,
         SIZE: sample.size,
     }
+    for name, kind in metadata:
+        try:
+            row[META_PREFIX + name] = _fitted(sample.metadata.get(name), kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            row[SOURCE_FLAGS.name].append(f"{texts.INVALID}:{texts.shown(name)}")
     failure = sample.failure
-    try:
-        row |= {META_PREFIX + name: _fitted(sample.metadata.get(name), kind) for name, kind in metadata}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        failure = failure or RowFailure("metadata_invalid", "a value does not fit its column's common type")
     if failure:
         return row | {"stage": "read", "code": failure.code, "detail": bounded(failure.detail)}
     if sample.image is None:  # this job needs no image; for other jobs the source has failed the row
@@ -158,5 +160,5 @@ def _row(
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:
-    """A value cast to the common type of its column in all files."""
+    """A value cast to the common type of its column in all files. Raises an error of Arrow if it does not fit."""
     return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

@@ -16,8 +16,9 @@ READ_CODES = {
     "ambiguous_image": "The sample has images of several kinds, and input.image_key does not say which to caption; the "
     "detail names them.",
     "duplicate_member": "The sample has two members of the same name.",
-    "metadata_too_large": "The sample's metadata is larger than input.max_metadata_bytes.",
-    "metadata_invalid": "A value does not fit the type of its column.",
+    "metadata_too_large": "The sample's metadata is larger than input.max_metadata_bytes, and input.long_metadata is "
+    "fail; or a shard's sample has too many members, or too long extensions.",
+    "metadata_invalid": "The image's own column holds what is no value of its type, such as text that is not UTF-8.",
     "placeholder": "The image's bytes are listed in input.placeholders.",
 }
 PREPARE_CODES = {

@@ -28,9 +28,9 @@ class Source:
 
     `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
     of their index; for an index in the given set it may yield None. It counts what it leaves out of the whole unit,
-    whatever is in the set. `takes` tells by its name whether an object is of
-    this kind. `suspects` gives the rows that may have killed a reader, in ranges of rows that can
-    only be read together, the likeliest first; `index` is the first row that the reader has not yielded.
+    whatever is in the set. `takes` tells by its name whether an object is of this kind. `suspects` gives the rows that
+    may have killed a reader, in ranges of rows that can only be read together, the likeliest first; `index` is the
+    first row that the reader has not yielded.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
@@ -117,4 +117,4 @@ def _plan_path(
         name, linked = sorting.planned(last, left_out), listing.linked
         position = Position(paths=paths, path=number, name=name, object=last, kind=kind, linked=linked)
         yield replace(unit, position=position)
-    left_out.merge(sorting.left_out)
+    sorting.end(left_out)

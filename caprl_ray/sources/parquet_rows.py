@@ -4,7 +4,7 @@ Metadata values are Arrow arrays of one row. Python's own types would lose some 
 and refuse others (dates after the year 9999).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -95,10 +95,11 @@ class Rows:
         sample = Sample(source=self.entry.stored.path, key=key, image=None, metadata={}, failure=None)
         values = batch.slice(place.row, 1)
         try:
-            if not sound and not _is_sound(values):
-                raise RowFailure("metadata_invalid", "a value is not what its column's type says")
-            self._fill_metadata(sample, values)
+            unsound = () if sound else [name for name in batch.schema.names if not _is_sound(values.column(name))]
+            self._fill_metadata(sample, values, unsound)
             if self.image is not None:
+                if self.image.name in unsound:
+                    raise RowFailure("metadata_invalid", "the image's column holds what is no value of its type")
                 if images is None or place.image is None:
                     raise RowFailure("no_image")
                 self._fill_image(sample, images.slice(place.image, 1))
@@ -126,13 +127,13 @@ class Rows:
         else:
             raise RowFailure("no_image")
 
-    def _fill_metadata(self, sample: Sample, row: pa.RecordBatch) -> None:
-        """Fill in the row's metadata, without its largest values if all together are too large."""
-        values = {field.name: self._value(field, row) for field in self.columns}
+    def _fill_metadata(self, sample: Sample, row: pa.RecordBatch, unsound: Collection[str]) -> None:
+        """Fill in the row's metadata without `unsound` columns, and without its largest values if all are too large."""
+        values = {field.name: self._value(field, row) for field in self.columns if field.name not in unsound}
         left = self.access.input.max_metadata_bytes - sum(value.nbytes for value in values.values())
         if left < 0 and self.access.input.long_metadata == "fail":
             raise RowFailure("metadata_too_large", "all columns but the image together")
-        dropped = []
+        dropped = [f"{texts.INVALID}:{texts.shown(name)}" for name in self.columns.names if name in unsound]
         for name in sorted(values, key=lambda name: -int(values[name].nbytes)):
             if left >= 0:
                 break
@@ -170,7 +171,7 @@ def _cast(value: pa.Array, kind: pa.DataType) -> pa.Array:
     return value if value.type == kind else value.cast(kind)
 
 
-def _is_sound(rows: pa.RecordBatch) -> bool:
+def _is_sound(rows: pa.RecordBatch | pa.Array) -> bool:
     """Whether all values fit their types: text is UTF-8, and dictionaries have an entry for every index."""
     try:
         rows.validate(full=True)

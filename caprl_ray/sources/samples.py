@@ -71,19 +71,18 @@ class Sample:
 
     @property
     def size(self) -> int:
-        """The bytes of the image and of metadata in arrays."""
+        """The bytes of the image and of metadata."""
         if self.counted is not None:
             return self.counted
-        arrays = (int(value.nbytes) for value in self.metadata.values() if isinstance(value, pa.Array))
-        return len(self.image or b"") + sum(arrays)
+        return len(self.image or b"") + sum(map(_size, self.metadata.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """How members become samples: the recipe's `input.image_key` by priority, and the limits of one sample.
 
-    `max_metadata_bytes` limits the sum of a sample's texts, and the sum of its extensions. Texts beyond it are left out
-    of a sample, or fail it if `fail_long`.
+    `max_metadata_bytes` limits the sum of a sample's texts, as its row carries them, and the sum of its extensions.
+    Texts beyond it are left out of a sample, or fail it if `fail_long`.
     """
 
     max_image_bytes: int
@@ -208,7 +207,7 @@ class _SampleBuilder:
             if self._rules.is_image(extension):
                 self._add_image(extension, member)
             elif _kind(extension) in METADATA_EXTENSIONS:
-                self._add_metadata(extension, member.content)
+                self._add_metadata(extension, member)
             else:
                 self._left_out.add("other_member", member.name)
         except RowFailure as failure:
@@ -245,54 +244,79 @@ class _SampleBuilder:
 
     def _chosen(self) -> bytes | None:
         """The image to caption; if there is none, the sample has failed. Further ones are counted."""
+        if self._image and not self._ambiguous:
+            self._count_further(self._image[1])
         if self._failure:
             return self._image[2].content if self._image else None
         if self._image is None:
             self._failure = RowFailure("no_image", self._without_image())
             return None
-        _, extension, member = self._image
-        if not self._rules.image_keys and len({name.rpartition(".")[0] for name in self._images}) > 1:
+        member = self._image[2]
+        if self._ambiguous:
             self._failure = RowFailure("ambiguous_image", _listed(self._images))
             return None
         if member.content is None:
             self._failure = RowFailure("image_too_large", f"{member.size} bytes")
-        if len(self._images) > 1:
-            further = next(name for name in self._images if name != extension)
-            self._left_out.add("further_image", f"{self.key}.{further}", len(self._images) - 1)
         return member.content
+
+    @property
+    def _ambiguous(self) -> bool:
+        return not self._rules.image_keys and len({name.rpartition(".")[0] for name in self._images}) > 1
+
+    def _count_further(self, chosen: str) -> None:
+        """Count the other images, also of a failed sample: on a resume its failure may not show."""
+        if len(self._images) > 1:
+            further = next(name for name in self._images if name != chosen)
+            self._left_out.add("further_image", f"{self.key}.{further}", len(self._images) - 1)
 
     def _without_image(self) -> str:
         if self._images:
             return f"no {' or '.join(self._rules.image_keys)} (input.image_key) among {_listed(self._images)}"
         return f"only {_listed(sorted(self._extensions))}; a sample's members must stand together in one shard"
 
-    def _add_metadata(self, extension: str, content: bytes | None) -> None:
-        if content is None or self._metadata_bytes + len(content) > self._rules.max_metadata_bytes:
-            if self._rules.fail_long:
-                raise RowFailure("metadata_too_large", texts.shown(extension))
-            self._flag(texts.TOO_LARGE, extension)
+    def _add_metadata(self, extension: str, member: Member) -> None:
+        if member.content is None:
+            if member.size > self._rules.max_metadata_bytes:  # otherwise nobody needs it (member_limit)
+                self._too_large(extension)
             return
-        self._metadata_bytes += len(content)
-        text, note = texts.decoded(content)
+        text, note = texts.decoded(member.content)
         if note:
             self._flag(note, extension)
         if text is not None:
             self._keep(extension, text)
 
     def _keep(self, extension: str, text: str) -> None:
-        """Keep a text in its column. One that is not what its extension says goes to `extra`."""
+        """Keep a text in its column, if there is room. One that is not what its extension says goes to `extra`."""
         kind = _kind(extension)
         value = texts.integer(text) if kind == "cls" else text
-        if value is None or (kind == "json" and not texts.is_json(text)):
-            self._flag(texts.INVALID, extension)
-            self._extra[extension] = text
-        elif extension in METADATA_EXTENSIONS:
+        valid = value is not None and (kind != "json" or texts.is_json(text))
+        in_column = valid and extension in METADATA_EXTENSIONS
+        carried = _size(text if in_column else json.dumps({extension: text}, ensure_ascii=False))
+        if self._metadata_bytes + carried > self._rules.max_metadata_bytes:
+            self._too_large(extension)
+            return
+        self._metadata_bytes += carried
+        if in_column:
             self._columns[extension] = value
         else:
             self._extra[extension] = text
+        if not valid:
+            self._flag(texts.INVALID, extension)
+
+    def _too_large(self, extension: str) -> None:
+        if self._rules.fail_long:
+            raise RowFailure("metadata_too_large", texts.shown(extension))
+        self._flag(texts.TOO_LARGE, extension)
 
     def _flag(self, name: str, extension: str) -> None:
         self._flags.append(f"{name}:{texts.shown(extension)}")
+
+
+def _size(value: str | int | pa.Array | None) -> int:
+    """The bytes that a value has in its row."""
+    if isinstance(value, pa.Array):
+        return int(value.nbytes)
+    return len(value.encode()) if isinstance(value, str) else 8
 
 
 def _kind(extension: str) -> str:

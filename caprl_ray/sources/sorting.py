@@ -28,7 +28,7 @@ class Sorting:
         self._items = items
         self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # given away, and not yet in a unit
         self.left_out = LeftOut()
-        """What is left out after the last object that was given away."""
+        """What is left out after the last object that was given away. `end` takes it in."""
         self._likely = wanted or known
         self.kind = self._likely = wanted or known or self._infer()
 
@@ -53,6 +53,12 @@ class Sorting:
             if found.stored.path == last:
                 return found.name
             self._begun.popleft()
+
+    def end(self, left_out: LeftOut) -> None:
+        """Count the rest at the end of the path, also what was left out before objects that make no unit."""
+        for _, before in self._begun:
+            left_out.merge(before or LeftOut())
+        left_out.merge(self.left_out)
 
     def _of_kind(self) -> Iterator[Found]:
         for item in self._items:

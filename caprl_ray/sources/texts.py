@@ -7,10 +7,10 @@ import codecs
 import json
 import re
 
-# What a flag says of the member whose extension follows it, as in metadata_undecoded:txt.
+# What a flag says of the member whose extension follows it, as in metadata_undecoded:txt, or of a table's column.
 UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark says what it is
 RECODED = "metadata_recoded"  # a byte order mark said how it is encoded; the mark is left out
-INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer
+INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer; in parquet, it does not fit its column's type
 TOO_LARGE = "metadata_too_large"  # the sample's texts are larger than input.max_metadata_bytes
 
 MAX_SHOWN = 80  # characters of an extension in a flag or a detail

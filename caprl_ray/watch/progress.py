@@ -3,15 +3,17 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import ray
 
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.rows.codes import ASKED_FOR
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
 CLEAR = "\r\x1b[K"  # clears the line on a terminal
@@ -20,20 +22,30 @@ ABSENT_S = 10.0  # a replica's process needs some seconds to start
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: rows done before, how many of them failed, and planned rows if they are known."""
+    """Where a run begins: rows done before, how many of them failed, for how many of these the user asked, and planned
+    rows if they are known."""
 
     done: int
     failed: int
     planned: int | None
+    asked_for: int = 0
 
     @classmethod
-    def of(cls, ledger: Ledger, limit: int | None, retried: int = 0) -> "Start":
-        """The start of a run that continues from `ledger`, retries `retried` rows and processes at most `limit`."""
-        done = ledger.finished + ledger.failed - retried
+    def of(cls, ledger: Ledger, limit: int | None, retried: Mapping[str, int] = MappingProxyType({})) -> "Start":
+        """The start of a run that continues from `ledger`, retries the `retried` rows, given by the code that they
+        failed with, and processes at most `limit`."""
+        failed = ledger.failed - sum(retried.values())
+        done = ledger.finished + failed
         planned = None if ledger.unknown else ledger.planned
         if limit is not None:
             planned = done + limit if planned is None else min(planned, done + limit)
-        return cls(done=done, failed=ledger.failed - retried, planned=planned)
+        asked_for = ledger.asked_for - sum(retried.get(code, 0) for code in ASKED_FOR)
+        return cls(done=done, failed=failed, planned=planned, asked_for=asked_for)
+
+    @property
+    def judged(self) -> tuple[int, int]:
+        """The rows, and the failed ones of them, that say how the runs before went."""
+        return self.done - self.asked_for, self.failed - self.asked_for
 
 
 @dataclass(frozen=True, kw_only=True)

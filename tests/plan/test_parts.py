@@ -368,6 +368,29 @@ def test_a_folder_that_cannot_be_listed_stops_planning_below_a_glob_too(
     assert str(folder / "a/b/00.jpg") in planned(recipe)
 
 
+def test_what_is_left_out_before_a_listing_fails_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/0.jpg", "a/z/.h.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    recipe = recipe_of(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    scan = local.os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).rstrip("/") == str(tmp_path / "b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local.os, "scandir", denied)
+        with pytest.raises(SystemFailure, match="permission denied"):
+            output_of(recipe).plan()
+    assert plan.load(STORAGE, recipe.output.path).end.position  # the next run goes on behind a/0.jpg
+    assert output_of(recipe).plan().left_out.report()["hidden"]["count"] == 1
+    assert len(planned(recipe)) == 2
+
+
 # What is planned, in memory
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import plan, sources
@@ -125,8 +127,8 @@ def test_housekeeping_and_hidden_names_are_passed_over_and_counted(tmp_path: Pat
         "x/Thumbs.db",
     ]
     touch(tmp_path / "photos", *images, *passed, ".DS_Store", ".git/a.jpg", "x/.b.jpg")
-    assert planned(tmp_path / "photos") == (sorted(images), {"hidden": 2, "housekeeping": 7})
-    assert planned(tmp_path / "photos", hidden=True)[0] == [".git/a.jpg", *sorted(images), "x/.b.jpg"]
+    assert planned(tmp_path / "photos") == (sorted(images), {"hidden": 1, "housekeeping": 8})
+    assert planned(tmp_path / "photos", hidden=True)[0] == [*sorted(images), "x/.b.jpg"]
     assert planned(tmp_path / "photos/x/.b.jpg", tmp_path / "photos/.git")[0] == [".b.jpg", "a.jpg"]
 
 
@@ -146,6 +148,13 @@ def test_tables_also_hide_by_an_underscore(tmp_path: Path) -> None:
     assert planned(tmp_path) == (["0.parquet", "_year=1/3.parquet"], {"hidden": 2, "housekeeping": 3})
     assert planned(tmp_path, hidden=True)[0] == ["0.parquet", "_1.parquet", "_x/2.parquet", "_year=1/3.parquet"]
     assert planned(tmp_path / "_x", f"{tmp_path}/_*.parquet")[0] == ["2.parquet", "_1.parquet"]
+
+
+def test_what_comes_before_a_table_without_rows_is_counted(tmp_path: Path) -> None:
+    for name, rows in (("a.parquet", 1), ("c.parquet", 0)):
+        pq.write_table(pa.table({"image": pa.array([b"x"] * rows, pa.binary())}), tmp_path / name)
+    touch(tmp_path, "b/_b.parquet", "d.txt")
+    assert planned(tmp_path) == (["a.parquet"], {"hidden": 1, "unknown_ending": 1})
 
 
 def test_outputs_are_no_input_unless_their_rows_are_named(tmp_path: Path, s3: S3Server, remote: Storage) -> None:

@@ -354,11 +354,17 @@ def test_files_with_other_columns_and_wider_types_fit_together(tmp_path: Path) -
     }
 
 
-def test_a_value_that_the_common_type_cannot_hold_is_a_failed_row(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", {"image": contents(2), "n": [2**53 + 1, 5]})
-    write(tmp_path / "b.parquet", {"image": contents(1), "n": [0.5]})
+def test_a_value_that_the_common_type_cannot_hold_is_null_and_flagged(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"image": contents(2), "n": [2**53 + 1, 5], "text": ["a", "b"]})
+    write(tmp_path / "b.parquet", {"image": contents(1), "n": [0.5], "text": ["c"]})
     rows = rows_of(access_to(tmp_path))
-    assert [(row["code"], row["meta:n"]) for row in rows] == [("metadata_invalid", None), (None, 5.0), (None, 0.5)]
+    assert [(row["code"], row["meta:n"], row["meta:text"]) for row in rows] == [
+        (None, None, "a"),
+        (None, 5.0, "b"),
+        (None, 0.5, "c"),
+    ]
+    assert [row["source_flags"] for row in rows] == [["metadata_invalid:n"], [], []]
+    assert [row["image"] for row in rows] == [*contents(2), content(0)]
 
 
 def test_types_that_clash_are_refused_with_the_files_name(tmp_path: Path) -> None:
@@ -407,14 +413,17 @@ def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp
     assert metadata_of(table)["n"].to_pylist() == [1, None, 3]
 
 
-def test_text_that_is_not_utf8_fails_its_row_alone(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_null_and_flagged(tmp_path: Path) -> None:
     text = pa.array([b"good", b"\xff\xfe", b"fine"]).view(pa.string())
-    rows = rows_of(access_to(write(tmp_path / "a.parquet", {"image": contents(3), "text": text})))
-    assert [(row["code"], row["meta:text"]) for row in rows] == [
-        (None, "good"),
-        ("metadata_invalid", None),
-        (None, "fine"),
-    ]
+    path = write(tmp_path / "a.parquet", {"image": contents(3), "text": text, "n": [1, 2, 3]})
+    rows = rows_of(access_to(path))
+    assert [(row["code"], row["image"]) for row in rows] == [(None, content(n)) for n in range(3)]
+    assert [(row["meta:text"], row["meta:n"]) for row in rows] == [("good", 1), (None, 2), ("fine", 3)]
+    assert [row["source_flags"] for row in rows] == [[], ["metadata_invalid:text"], []]
+    named = pa.array([b"a.jpg", b"\xff\xfe.jpg"]).view(pa.string())
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    rows = rows_of(access_to(write(tmp_path / "b.parquet", {"image": named, "n": [1, 2]})))
+    assert [(row["code"], row["meta:n"]) for row in rows] == [(None, 1), ("metadata_invalid", 2)]
 
 
 def test_an_image_beyond_the_bound_fails_its_row_alone(tmp_path: Path) -> None:

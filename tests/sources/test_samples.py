@@ -309,12 +309,45 @@ def test_metadata_of_exactly_the_limit_is_kept() -> None:
     assert sample.metadata["cls"] == 5
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("a.alt.txt", b"\x01" * (MAX_METADATA_BYTES - 100))],  # six characters each, in JSON
+        [("a.cls", b"\x01" * (MAX_METADATA_BYTES // 5))],
+        [("a.txt", "猫".encode("utf-16") * (MAX_METADATA_BYTES // 5))],  # three bytes of UTF-8 for two
+        [("a.txt", b"t" * 300_000), ("a.b.txt", b'"' * 200_000)],
+        [(f"a.{n:0100d}.txt", b"\x01" * 100) for n in range(2_000)],
+    ],
+)
+def test_a_row_carries_no_more_than_the_limit_however_its_texts_are_written(members: list[tuple[str, bytes]]) -> None:
+    sample = sample_of(JPG, *members)
+    carried = sum(len(str(value).encode()) for value in sample.metadata.values() if value is not None)
+    assert carried <= MAX_METADATA_BYTES and sample.size >= carried
+    assert sample.failure is None and sample.flags[-1].startswith("metadata_too_large:")
+
+
+def test_a_text_that_nobody_needs_is_not_too_long() -> None:
+    content = archive(["a.jpg", "a.txt", "a.png", "a.b.txt"], [b"1", b"t" * 15, b"2", b"u" * 15])
+    rules = Rules(max_image_bytes=MAX_IMAGE, max_metadata_bytes=20, fail_long=True)
+
+    def told(done: set[int]) -> tuple[Sample, dict[str, Any]]:
+        left_out = LeftOut()
+        members = read_members(io.BytesIO(content), limit=member_limit(rules, BitMap(done)), left_out=left_out)
+        (sample,) = group_samples(members, rules, left_out)
+        return sample, left_out.report()
+
+    (read, counted), (skipped, again) = told(set()), told({0})
+    assert read.failure and read.failure.code == "metadata_too_large"
+    assert skipped.failure is None or skipped.failure.code != "metadata_too_large"
+    assert counted == again == {"further_image": {"count": 1, "example": "a.png"}}
+
+
 def test_a_sample_of_very_many_members_is_one_failed_sample_of_bounded_size() -> None:
     members = (Member(name=f"a.{n:0100d}.txt", size=1, content=b"t") for n in range(20_000))
     (sample,) = group_samples(members, RULES, LeftOut())
     assert sample.failure is not None
     assert sample.failure.code == "metadata_too_large"
-    assert len(str(sample.metadata["extra"])) < 2 * MAX_METADATA_BYTES
+    assert len(str(sample.metadata["extra"])) <= MAX_METADATA_BYTES
 
 
 def test_a_cut_shard_gives_every_complete_sample_right_and_never_the_one_it_cut() -> None:
