@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -263,6 +264,39 @@ def test_an_extension_that_was_killed_goes_on_and_verify_says_that_it_is_not_who
     assert overview(wider).summary().startswith("the plan that the output holds so far; a run goes on with it")
     output_of(wider).plan()
     assert planned(wider) == first + [str(folder / name) for name in NAMES if not name.startswith("c/")]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_recipe_before_an_extension_ends_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, wider = recipe_of(tmp_path / "out", folder / "c"), recipe_of(tmp_path / "out", folder)
+    output_of(recipe).plan()
+    killed_after(monkeypatch, 2)
+    with pytest.raises(Killed):
+        output_of(wider, extend=True).plan()
+    output_of(recipe).plan()
+    with pytest.raises(RecipeError, match=rf"and not of {folder}; --extend adds it"):
+        output_of(wider)
+    output_of(wider, extend=True).plan()
+    assert sorted(planned(wider)) == sorted(str(folder / name) for name in NAMES)
+
+
+@pytest.mark.usefixtures("small")
+def test_an_unfinished_plan_keeps_no_files_that_the_recipe_does_not_take(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "c" / ".0.jpg").write_bytes(b"x")
+    wanted = recipe_of(tmp_path / "out", folder / "c")
+    hidden = wanted.model_copy(update={"input": wanted.input.model_copy(update={"hidden": True})})
+    for others in ([hidden], [wanted, recipe_of(tmp_path / "out", folder / "c", folder / "a0")]):
+        for recipe in others:
+            killed_after(monkeypatch, 4 if recipe is others[-1] else 1)
+            with pytest.raises(Killed):
+                output_of(recipe).plan()
+        output_of(wanted).plan()
+        assert planned(wanted) == [str(folder / name) for name in NAMES if name.startswith("c/")]
+        shutil.rmtree(tmp_path / "out")
 
 
 @pytest.mark.usefixtures("small")
