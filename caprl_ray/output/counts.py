@@ -15,8 +15,8 @@ from caprl_ray.rows.schema import is_own
 
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
 FLAGS = pa.list_(pa.string())
-# The rows of a unit that could not be read further have no key. These have none either, and the unit was read further.
-READ_ON = pa.array(["empty_unit", "read_crash"])
+# The rows of a unit that could not be read further have no key. An empty unit was read to its end.
+EMPTY_UNIT = "empty_unit"
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Counts:
 
     Attributes:
         runs: rows by the recipe that wrote them, as column `run` names it.
-        flags: finished rows by flag, without what follows its colon: a dataset's own word, of which there is no end.
+        flags: finished rows by flag.
         codes: failed rows by code.
         ended: units that could not be read to their end, each with the index of the first row that was not read.
     """
@@ -42,7 +42,7 @@ class Counts:
         flags = _ours(table, "flags", FLAGS)
         return cls(
             runs=_counted(_ours(table, "run", pa.string())),
-            flags=_counted(_kinds(flags.combine_chunks())),
+            flags=_counted(flags.combine_chunks().flatten()),
             codes=_counted(codes),
             ended=list(_ended(table)) if len(codes) else [],
         )
@@ -80,15 +80,8 @@ def _counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
     return Counter({pair["values"]: pair["counts"] for pair in sorted(counted, key=lambda pair: str(pair["values"]))})
 
 
-def _kinds(flags: pa.ListArray) -> pa.ChunkedArray:
-    """What comes before the colon of each row's flags, once for a row."""
-    kinds = pc.replace_substring_regex(flags.flatten(), "(?s):.*", "")
-    rows = pa.table({"row": pc.list_parent_indices(flags), "kind": kinds})
-    return rows.group_by(["row", "kind"], use_threads=False).aggregate([])["kind"]
-
-
 def _ended(table: pa.Table) -> Iterable[tuple[int, int]]:
-    lost = pc.and_(pc.equal(table["key"], ""), pc.invert(pc.is_in(table["code"], READ_ON)))
+    lost = pc.and_(pc.equal(table["key"], ""), pc.not_equal(table["code"], EMPTY_UNIT))
     rows = table.select(["unit", "index"]).filter(lost.fill_null(False))
     first: dict[int, int] = {}
     for unit, index in zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True):

@@ -9,7 +9,7 @@ from caprl_ray.output.counts import Counts
 from caprl_ray.plan import UnitRef
 from caprl_ray.plan.left_out import LeftOut
 
-SHOWN = 3  # flags and codes
+SHOWN_CODES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Ledger:
 
     def summary(self) -> str:
         """One line for people."""
-        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN))
+        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common())
         parts = [
             f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
             f"{self.failed:,} failed{_in_brackets(self.reasons())}"
@@ -151,7 +151,7 @@ class Ledger:
 
     def reasons(self) -> str:
         """The most frequent codes of failed rows."""
-        return ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN))
+        return ", ".join(f"{code} {count:,}" for code, count in self.counts.codes.most_common(SHOWN_CODES))
 
     def _unbalanced(self) -> str:
         line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"
