@@ -38,8 +38,8 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("rows", pa.int64()),  # null if only reading the unit tells
         ("bytes", pa.int64()),
-        # First and end of a range in a parquet file, and the number of the file's row groups, which older versions do not
-        # store; null for other kinds.
+        # First and end of a range in a parquet file, and the number of the file's row groups, which older versions do
+        # not store; null for other kinds.
         ("row_groups", pa.list_(pa.int32())),
         ("entries", pa.list_(ENTRY)),
     ]

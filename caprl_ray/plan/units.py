@@ -43,7 +43,8 @@ class Unit:
 
     `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
     output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file,
-    which has `file_groups` of them; None where a plan of an older version does not say so. `bytes` is the cost of reading it, if that is not the size of the entries.
+    which has `file_groups` of them; None where a plan of an older version does not say so. `bytes` is the cost of
+    reading it, if that is not the size of the entries.
 
     `more` says that the next unit is of the same object. `position` is how far planning has come with this unit; None
     if it is not known. Neither is stored with the unit.
