@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import threading
 import time
 import tracemalloc
@@ -282,20 +281,20 @@ def test_the_recipe_before_an_extension_ends_it(folder: Path, tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("other", ["hidden files", "more paths"])
 def test_an_unfinished_plan_keeps_no_files_that_the_recipe_does_not_take(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     (folder / "c" / ".0.jpg").write_bytes(b"x")
     wanted = recipe_of(tmp_path / "out", folder / "c")
     hidden = wanted.model_copy(update={"input": wanted.input.model_copy(update={"hidden": True})})
-    for others in ([hidden], [wanted, recipe_of(tmp_path / "out", folder / "c", folder / "a0")]):
-        for recipe in others:
-            killed_after(monkeypatch, 4 if recipe is others[-1] else 1)
-            with pytest.raises(Killed):
-                output_of(recipe).plan()
-        output_of(wanted).plan()
-        assert planned(wanted) == [str(folder / name) for name in NAMES if name.startswith("c/")]
-        shutil.rmtree(tmp_path / "out")
+    more = recipe_of(tmp_path / "out", folder / "c", folder / "a0")
+    for recipe, units in [(hidden, 2)] if other == "hidden files" else [(wanted, 1), (more, 4)]:
+        killed_after(monkeypatch, units)
+        with pytest.raises(Killed):
+            output_of(recipe).plan()
+    output_of(wanted).plan()
+    assert planned(wanted) == [str(folder / name) for name in NAMES if name.startswith("c/")]
 
 
 @pytest.mark.usefixtures("small")
