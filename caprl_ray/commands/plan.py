@@ -1,7 +1,7 @@
 """`caprl-ray plan`: show the work units of a recipe. It needs no model and writes nothing."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -77,7 +77,7 @@ def overview(recipe: Recipe) -> Overview:
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        differences = tuple(_differences(recipe, storage)) if stored.complete else ()
+        differences = tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else ()
         return Overview(
             stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out, differences=differences
         )
@@ -88,11 +88,12 @@ def overview(recipe: Recipe) -> Overview:
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 
 
-def _differences(recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """How the input differs from the stored plan."""
+def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> Iterator[str]:
+    """How the input differs from the stored plan, whose own columns are `columns`."""
     known = PlannedVersions(storage, recipe.output.path)
     try:
-        new = _totals((unit.kind, unit.rows, unit.size) for unit in sources.plan_units(Access.of(recipe), known))
+        found = sources.plan_units(Access.of(recipe), known, columns=columns)
+        new = _totals((unit.kind, unit.rows, unit.size) for unit in found)
     except (RecipeError, SystemFailure) as error:
         yield f"the input cannot be compared: {error}"
         return

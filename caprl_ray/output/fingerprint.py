@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from caprl_ray.job import Job
+from caprl_ray.output import numbering
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def fingerprint(job: Job) -> dict[str, Any]:
         "input.image_key": settings.image_key,
         "input.rename": settings.rename or None,
     }
+    fields[numbering.NUMBERING] = numbering.NOW
     columns = settings.columns.model_dump(exclude_defaults=True)
     fields |= {"input.columns": columns} if columns else {}
     return fields | {"version.caprl_ray": installed("caprl_ray")} | dict(job.fingerprint)

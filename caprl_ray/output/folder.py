@@ -9,7 +9,7 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import fence, place, record, summary
+from caprl_ray.output import fence, numbering, place, record, summary
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.extension import changes
 from caprl_ray.output.fingerprint import fingerprint, short
@@ -106,6 +106,7 @@ class Output:
         )
         if stored and planned:
             record.refuse_other_job(path, stored_job(stored), job.name)
+            numbering.refuse_other(path, before, now, lambda: {ref.kind for ref in plan.load(storage, path).units})
             record.refuse_other(path, before, now, adopt)
             if not extend and PATHS not in adopt:
                 record.refuse_other_input(path, old, named, record.stored_paths(stored, EXTENDING))
@@ -135,13 +136,12 @@ class Output:
             with planning.storing():
                 self._write_run()
         stored = self._stored(planning)
-        if stored.complete and not self.extend:
+        if stored.complete and not self.extend and not self._extending():
             return stored
         try:
             further = self._planned_further(stored, planning)
-            if self.paths != self._stored_paths():
-                with planning.storing():
-                    self._write_input(paths=self.paths)
+            with planning.storing():  # also if the paths are the same: no extension is under way any more
+                self._write_input(paths=self.paths)
             return further
         except RecipeError:
             if stored.end.closed:  # the extension is refused as a whole
@@ -157,6 +157,11 @@ class Output:
     def _stored_paths(self) -> list[str]:
         return record.stored_paths(read_run(self.storage, self.path) or {})
 
+    def _extending(self) -> bool:
+        """Whether the recipe names a path of an extension that was killed, perhaps before its first part."""
+        run = read_run(self.storage, self.path) or {}
+        return not set(self.paths).isdisjoint({*record.stored_paths(run, EXTENDING)} - {*record.stored_paths(run)})
+
     def _stored(self, planning: Planning) -> Plan:
         """The stored plan. An unfinished one of another recipe is deleted: it has no rows."""
         stored = plan.load(self.storage, self.path)
@@ -169,10 +174,11 @@ class Output:
         return stored
 
     def _same_recipe(self) -> bool:
+        """Whether the recipe takes all that an unfinished plan holds. It may name further paths."""
         run = read_run(self.storage, self.path) or {}
-        ours = record.plain(self.fingerprint)
-        paths = set(record.stored_paths(run)) <= set(self.paths)
-        return stored_job(run)["name"] == self.job.name and run.get("fingerprint") == ours and paths
+        same = stored_job(run)["name"] == self.job.name and run.get("fingerprint") == record.plain(self.fingerprint)
+        planned = {*record.stored_paths(run), *record.stored_paths(run, EXTENDING)}
+        return same and planned <= set(self.paths) and record.takes_alike(run, self.job)
 
     def _planned_further(self, stored: Plan, planning: Planning) -> Plan:
         known: PlannedPaths | PlannedVersions | tuple[()] = ()

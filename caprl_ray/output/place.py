@@ -68,7 +68,8 @@ def _folder(storage: Storage, path: str) -> str:
     """A path of the input, or the folder that its pattern begins with."""
     found = PATTERN.search(path)
     if found and storage.lookup(path) is None:
-        path = path[: found.start()].rpartition("/")[0] or "/"
+        folder, slash, _ = path[: found.start()].rpartition("/")
+        path = folder or slash or "."
     return storage.real(path).rstrip("/")
 
 

@@ -9,7 +9,9 @@ from caprl_ray.job import Job
 from caprl_ray.models.resolve import HUB_ID
 from caprl_ray.output.fingerprint import short
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.numbering import NUMBERING
 from caprl_ray.recipe.engine_arguments import recorded
+from caprl_ray.recipe.sections import Input
 from caprl_ray.storage import Storage, join
 from caprl_ray.storage.local import local_path
 
@@ -101,6 +103,15 @@ def stored_paths(run: Mapping[str, Any], which: str = "paths") -> list[str]:
     return [_whole(path) for path in told.get(which, ())]
 
 
+def takes_alike(run: Mapping[str, Any], job: Job) -> bool:
+    """Whether the recipe of a run.json and this one take the same files of a path."""
+    stored = run.get("recipe", {}).get("input", {})
+    return all(
+        stored.get(name, Input.model_fields[name].default) == getattr(job.recipe.input, name)
+        for name in ("kind", "hidden")
+    )
+
+
 def some(paths: list[str]) -> str:
     """Some of the paths, in words."""
     more = len(paths) - SHOWN_PATHS
@@ -126,10 +137,10 @@ def refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
 
 
 def refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
-    """Raise RecipeError if the output is another recipe's."""
+    """Raise RecipeError if the output is another recipe's. Its numbering is compared apart (numbering.py)."""
     differing = [
         f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
-        for field in sorted((stored.keys() | wanted.keys()) - set(adopt))
+        for field in sorted((stored.keys() | wanted.keys()) - {*adopt, NUMBERING})
         if stored.get(field) != wanted.get(field)
     ]
     if differing:

@@ -1,14 +1,15 @@
-"""Sets of paths, at 16 bytes each: millions of paths without holding one."""
+"""Sets of paths, at 16 bytes each, or 25 with their versions: millions of paths without holding one."""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from caprl_ray.plan.stored import objects, opened
-from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage import LOOKUPS, Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import as_named, readable
 
@@ -16,6 +17,9 @@ PATHS = "entries.list.element.path"
 RECENT = 2**16  # in memory as a set of Python's, which takes six times as much
 UNITS_AT_ONCE = 64  # in memory as Python's strings; a unit has at most a thousand paths
 HASH = np.dtype("S16")
+KNOWN = np.dtype([("path", HASH), ("version", ">u8")])
+SORTED = np.dtype(f"S{KNOWN.itemsize}")  # the same bytes: sorted in place, and searched without a copy
+LAST = b"\xff" * (KNOWN.itemsize - HASH.itemsize)  # no version comes after it
 
 
 class PlannedPaths:
@@ -45,7 +49,7 @@ class PlannedPaths:
 
 
 class PlannedVersions:
-    """What a plan says of its paths, compared with what is listed now: 25 bytes a path.
+    """What a plan says of its paths, compared with what is listed now: 25 bytes a path, also while it is loaded.
 
     Attributes:
         touched, changed: listed objects of another version, and the planned or another size; each with an example.
@@ -54,13 +58,15 @@ class PlannedVersions:
     def __init__(self, storage: Storage, output: str) -> None:
         self._storage, self._parts = storage, objects(storage, output)
         count = sum(prefetched(lambda stored: _count(storage, stored), self._parts))
-        hashes, versions, end = np.empty(count, HASH), np.empty(count, np.uint64), 0
+        found, end = np.empty(count, KNOWN), 0
         for stored in self._parts:
-            for some, of_these in _versions(storage, stored):
-                hashes[end : end + len(some)], versions[end : end + len(some)] = some, of_these
-                end += len(some)
-        order = np.argsort(hashes[:end])
-        self._hashes, self._versions = hashes[:end][order], versions[:end][order]
+            for paths, versions in _versions(storage, stored):
+                some = found[end : end + len(paths)]
+                some["path"], some["version"] = paths, versions
+                end += len(paths)
+        self._known = found[:end]
+        self._sorted = self._known.view(SORTED)
+        self._sorted.sort()
         self._seen = np.zeros(end, bool)
         self.touched, self.changed = Example(), Example()
 
@@ -71,30 +77,41 @@ class PlannedVersions:
         if place == end:
             return False
         self._seen[place:end] = True
-        now, planned = _version(stored.size, stored.version), int(self._versions[place])
+        now, planned = _version(stored.size, stored.version), int(self._known["version"][place])
         if now != planned:
             (self.touched if now >> 32 == planned >> 32 else self.changed).add(stored.path)
         return True
 
     def removed(self, most: int) -> "Example":
-        """The planned paths that were not listed and are gone. At most so many are looked up."""
-        gone, looked_up = Example(), 0
-        for stored in self._parts:
-            if self._seen.all():
-                break
-            for path in _paths(self._storage, stored):
-                place, end = self._places(path)
-                if place == end or self._seen[place] or looked_up == most:
-                    continue
-                self._seen[place:end], looked_up = True, looked_up + 1
-                if self._storage.lookup(path) is None:
-                    gone.add(path)
+        """The planned paths that were not listed and are gone. At most so many are looked up. One that storage cannot
+        tell of is not gone."""
+        gone = Example()
+        for path in prefetched(self._gone, islice(self._unseen(), most), LOOKUPS):
+            if path:
+                gone.add(path)
         return gone
 
+    def _unseen(self) -> Iterator[str]:
+        """The planned paths that were not listed, each once."""
+        for stored in self._parts:
+            if self._seen.all():
+                return
+            for path in _paths(self._storage, stored):
+                place, end = self._places(path)
+                if place < end and not self._seen[place]:
+                    self._seen[place:end] = True
+                    yield path
+
+    def _gone(self, path: str) -> str | None:
+        try:
+            return path if self._storage.lookup(path) is None else None
+        except OSError:
+            return None
+
     def _places(self, path: str) -> tuple[int, int]:
-        wanted = np.bytes_(_hash(readable(path)))
-        first = int(np.searchsorted(self._hashes, wanted))
-        return first, int(np.searchsorted(self._hashes, wanted, "right"))
+        wanted = _hash(readable(path))
+        first = int(np.searchsorted(self._sorted, np.bytes_(wanted)))
+        return first, int(np.searchsorted(self._sorted, np.bytes_(wanted + LAST), "right"))
 
 
 @dataclass

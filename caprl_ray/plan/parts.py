@@ -142,9 +142,15 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
         "kind": unit.kind,
         "rows": unit.rows,
         "bytes": unit.size,
-        "row_groups": unit.row_groups,
+        "row_groups": _row_groups(unit),
         "entries": list(map(_entry, unit.entries)),
     }
+
+
+def _row_groups(unit: Unit) -> list[int] | None:
+    if unit.row_groups is None:
+        return None
+    return [*unit.row_groups, *([] if unit.file_groups is None else [unit.file_groups])]
 
 
 def _entry(entry: Entry) -> dict[str, object]:

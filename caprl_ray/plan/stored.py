@@ -38,7 +38,9 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("rows", pa.int64()),  # null if only reading the unit tells
         ("bytes", pa.int64()),
-        ("row_groups", pa.list_(pa.int32())),  # first and end of a range in a parquet file; null for other kinds
+        # First and end of a range in a parquet file, and the number of the file's row groups, which older versions do
+        # not store; null for other kinds.
+        ("row_groups", pa.list_(pa.int32())),
         ("entries", pa.list_(ENTRY)),
     ]
 )
@@ -90,8 +92,14 @@ class UnitRef:
             table = file.read_row_group(self.row_group, use_threads=False)
         row = table.slice(self.offset, 1).to_pylist()[0]
         entries = [_entry(e) for e in row["entries"]]
-        groups = row["row_groups"] and tuple(row["row_groups"])
-        return Unit(kind=row["kind"], rows=row["rows"], entries=entries, row_groups=groups)
+        groups = row["row_groups"] or []
+        return Unit(
+            kind=row["kind"],
+            rows=row["rows"],
+            entries=entries,
+            row_groups=(groups[0], groups[1]) if groups else None,
+            file_groups=groups[2] if len(groups) > 2 else None,
+        )
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

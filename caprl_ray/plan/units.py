@@ -42,8 +42,9 @@ class Unit:
     """A work unit as a source plans it.
 
     `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
-    output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file.
-    `bytes` is the cost of reading it, if that is not the size of the entries.
+    output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file,
+    which has `file_groups` of them; None where a plan of an older version does not say so. `bytes` is the cost of
+    reading it, if that is not the size of the entries.
 
     `more` says that the next unit is of the same object. `position` is how far planning has come with this unit; None
     if it is not known. Neither is stored with the unit.
@@ -54,6 +55,7 @@ class Unit:
     entries: list[Entry]
     columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
     row_groups: tuple[int, int] | None = None
+    file_groups: int | None = None
     bytes: int | None = None
     more: bool = False
     position: Position | None = None

@@ -16,6 +16,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.output.held import Held, digest
 from caprl_ray.plan import Entry, LeftOut, Unit, UnitRef
+from caprl_ray.rows.schema import bounded
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
@@ -83,7 +84,8 @@ def _now(planned: Stored, storage: Storage) -> Stored | None:
 
 
 def _acceptable(now: Stored, planned: Stored, accept: Accept, unit: Unit) -> bool:
-    """A parquet file of another size has other row groups, so that its units are others."""
+    """A parquet file of another size has other row groups, so that its units are others. One of the same size may have
+    others too: reading it tells (sources/parquet_read.py)."""
     same_size = accept != Accept.CHANGED or (unit.kind == PARQUET and unit.row_groups is not None)
     return not same_size or now.size == planned.size
 
@@ -107,4 +109,4 @@ def _same(unit: Unit, held: Held, access: Access, read: Read) -> bool:
 def _digest(sample: Sample | None) -> bytes | None:
     if sample is None or sample.image is None:
         return None
-    return digest(sample.key, hashlib.sha256(sample.image).hexdigest())
+    return digest(bounded(sample.key), hashlib.sha256(sample.image).hexdigest())

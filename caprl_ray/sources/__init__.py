@@ -67,7 +67,8 @@ def plan_units(
     Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
     planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
-    yield from renamed(selected(planned, access.input, first=not columns), access.input.rename, columns)
+    first = known == () and not columns  # an earlier plan may have no columns: all of them were left out
+    yield from renamed(selected(planned, access.input, first=first), access.input.rename, columns)
 
 
 def goes_on(after: Position | None, settings: Input) -> bool:

@@ -15,9 +15,11 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def is_inline(text: str) -> bool:
-    """Whether a text is an image itself, and no path."""
-    return is_data_uri(text) or (text.startswith(_BEGINS) and len(text) >= _LEAST and _base64(text) is not None)
+def inline(text: str) -> str | None:
+    """The text if it is an image itself, base64 in the standard alphabet and without line ends; None for a path."""
+    if is_data_uri(text):
+        return text
+    return _base64(text) if text.startswith(_BEGINS) and len(text) >= _LEAST else None
 
 
 def is_data_uri(text: str) -> bool:
@@ -25,16 +27,20 @@ def is_data_uri(text: str) -> bool:
     return text[:5].lower() == "data:"
 
 
-def decode_inline(text: str, max_bytes: int) -> bytes:
-    """The bytes of a data: URI or of base64. Raises RowFailure if it is neither, or has more than `max_bytes`."""
+def decode_inline(text: str, max_bytes: int, *, known: bool = False) -> bytes:
+    """The bytes of a data: URI or of base64. Raises RowFailure if it is neither, or has more than `max_bytes`.
+
+    `known`: the text comes from `inline`, so that base64, which may have megabytes, is not looked through again.
+    """
     if is_data_uri(text):
+        known = False
         head = _DATA_URI.match(text)
         if head is None or not head[1].lower().endswith(";base64"):
             raise RowFailure("source_refused", "a data: URI without base64")
         text = text[head.end() :]
     if len(text) // 4 * 3 > max_bytes + max_bytes // 16:  # with line ends, of which base64 has one in 64 at most
         raise RowFailure("image_too_large", f"{len(text)} characters of base64")
-    plain = _base64(text)
+    plain = text if known else _base64(text)
     if plain is None:
         raise RowFailure("image_corrupt", "not valid base64")
     content = binascii.a2b_base64(plain)

@@ -142,7 +142,7 @@ def _refuse_large(footer: _Footer, image: ImageColumn | None, path: str, access:
 
 def _units(entry: Entry, footer: _Footer, image: ImageColumn | None) -> Iterator[Unit]:
     columns = metadata_columns(footer.schema, image, entry.stored.path)
-    units = list(_cut(entry, columns, footer))
+    units = [replace(unit, file_groups=len(footer.groups)) for unit in _cut(entry, columns, footer)]
     if image and image.listed:
         units = [replace(unit, rows=None) for unit in units]  # only reading tells how many images the lists hold
     for unit in units[:-1]:

@@ -12,7 +12,7 @@ from caprl_ray.sources.files import takes
 from caprl_ray.sources.image_column import ImageColumn
 from caprl_ray.sources.image_path import is_web_address
 from caprl_ray.sources.image_roots import MOST_SHOWN, Roots, refuse_outside
-from caprl_ray.sources.inline_image import is_inline
+from caprl_ray.sources.inline_image import inline
 from caprl_ray.sources.named_image import IMPOSSIBLE
 from caprl_ray.sources.parquet_file import ParquetDamaged, ParquetStream, batches, open_file
 from caprl_ray.sources.source import Access, planning_failures
@@ -29,7 +29,7 @@ def look(stored: Stored, image: ImageColumn, access: Access) -> None:
             if image.has_bytes and (image.listed or not _all_null(file, image.bytes_column)):
                 return
             texts = list(islice(_texts(file, source, image, access), ROWS_LOOKED_AT))
-            if any(map(is_inline, texts)):
+            if any(map(inline, texts)):
                 return
             _refuse_web_addresses(texts, stored, image)
             refuse_outside(_texts(file, source, image, access), stored.path, access)

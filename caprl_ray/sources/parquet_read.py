@@ -54,16 +54,30 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
     """Yield the samples of the unit's row groups in order. None is yielded in place of samples in `done`.
 
     A row group that is completely done is not read, except where rows hold lists of images: only reading tells how many
-    there are. Raises RowFailure at the point where the file cannot be read further.
+    there are. Raises RowFailure at the point where the file cannot be read further, and at once if a version that is
+    read instead of the planned one has other row groups: cut as planned, it would lose rows.
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
-        groups = unit.row_groups or _all_groups(file, entry.stored.size)
+        groups = _planned_groups(file, unit) or _all_groups(file, entry.stored.size)
         reader = _Reader(file=file, source=source, rows=_rows(file, entry, access, pool), done=done)
         row = sum(_lengths(file, range(groups[0])))
         for group in range(*groups):
             yield from reader.group(group, row)
             row += file.metadata.row_group(group).num_rows
+
+
+def _planned_groups(file: pq.ParquetFile, unit: Unit) -> tuple[int, int] | None:
+    """The unit's row groups, which must be those of the plan."""
+    if unit.row_groups is None:
+        return None
+    there, planned = file.num_row_groups, unit.file_groups or file.num_row_groups
+    if there != planned or unit.row_groups[1] > there:
+        raise RowFailure("source_changed", f"planned: {max(planned, unit.row_groups[1])} row groups; found: {there}")
+    rows = sum(_lengths(file, range(*unit.row_groups)))
+    if unit.rows not in (None, rows):  # None where rows hold lists of images
+        raise RowFailure("source_changed", f"planned: {unit.rows} rows in these row groups; found: {rows}")
+    return unit.row_groups
 
 
 def _all_groups(file: pq.ParquetFile, size: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from caprl_ray.sources import texts
 from caprl_ray.sources.image_column import ImageColumn, is_text
 from caprl_ray.sources.image_path import may_be_path
 from caprl_ray.sources.image_roots import Roots
-from caprl_ray.sources.inline_image import decode_inline, is_inline
+from caprl_ray.sources.inline_image import decode_inline, inline
 from caprl_ray.sources.named_image import read_named_image
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
@@ -113,13 +113,13 @@ class Rows:
         assert self.image
         contents, paths = self.image.parts(image)
         path = str((paths[0].as_py() if paths is not None else None) or "")
-        inline = is_inline(path)
-        if path and not inline and may_be_path(path) and not self.image.listed:
+        text = inline(path)
+        if path and text is None and may_be_path(path) and not self.image.listed:
             sample.key = path
         if contents is not None and contents[0].is_valid:
             sample.image = self._bytes(contents[0])
-        elif inline:
-            sample.image = decode_inline(path, self.access.max_bytes)
+        elif text is not None:
+            sample.image = decode_inline(text, self.access.max_bytes, known=True)
         elif path:
             named = self.roots.named(path)
             sample.source = named.path

@@ -1,5 +1,6 @@
 """An output folder: what may be in it at the start, what a refusal recommends, and when it is marked as complete."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_ray import pipeline, sources
+from caprl_ray import pipeline, plan, sources
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.commands.plan import overview
@@ -24,7 +25,7 @@ from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger, UnitLedger
 from caprl_ray.plan import Planning
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Failures
+from caprl_ray.recipe.sections import Columns, Failures
 from caprl_ray.storage import Storage, join
 
 
@@ -128,10 +129,13 @@ def test_an_output_has_a_folder_of_its_own(tmp_path: Path, out: str, said: str) 
         Output.open(job(tmp_path, output=place))
 
 
-def test_an_output_inside_the_input_is_said(tmp_path: Path) -> None:
+def test_an_output_inside_the_input_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = Output.open(job(tmp_path, output=str(tmp_path / "in" / "captions")))
     assert inside.notes == (f"output.path lies in the input {tmp_path}/in; its own files are no input",)
     assert Output.open(job(tmp_path)).notes == ()
+    monkeypatch.chdir(tmp_path / "in")
+    assert Output.open(job(tmp_path, input=["*.jpg"])).notes == ()
+    assert "lies in the input *.jpg" in Output.open(job(tmp_path, str(tmp_path / "in" / "o"), ["*.jpg"])).notes[0]
 
 
 def test_a_refused_recipe_leaves_no_folder(tmp_path: Path) -> None:
@@ -153,6 +157,68 @@ def test_another_input_is_refused_and_an_extension_adds_it(tmp_path: Path) -> No
     assert len(Output.open(more, extend=True).plan().units) == 2
     assert Output.open(more).notes == ()
     assert "the output's plan also holds" in Output.open(job(tmp_path)).notes[0]
+
+
+def test_an_extension_that_was_killed_before_its_first_part_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    Output.open(job(tmp_path)).plan()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.jpg").touch()
+    more = job(tmp_path, input=[str(tmp_path / "in"), str(tmp_path / "more")])
+    monkeypatch.setattr(plan, "store", deadly)
+    with pytest.raises(KeyboardInterrupt):
+        Output.open(more, extend=True).plan()
+    monkeypatch.undo()
+    assert len(Output.open(job(tmp_path)).plan().units) == 1
+    assert len(Output.open(more).plan().units) == 2
+
+
+def test_no_other_numbering_of_rows_is_adopted(tmp_path: Path) -> None:
+    def older(name: str, **input: Any) -> Job:
+        """An output of the version that numbered otherwise, and its job."""
+        ours = job(tmp_path, output=str(tmp_path / f"out-{name}"), input=[str(tmp_path / name)])
+        ours = with_input(ours, **input)
+        Output.open(ours).plan()
+        run = tmp_path / f"out-{name}" / "run.json"
+        content = json.loads(run.read_text())
+        content["fingerprint"].pop("numbering", None)
+        content["fingerprint"]["version.caprl_ray"] = "0.1.0"
+        run.write_text(json.dumps(content))
+        return ours
+
+    (tmp_path / "0.tar").write_bytes(b"x")
+    pq.write_table(pa.table({"x": [[b"1"]]}), tmp_path / "a.parquet")
+    adopt = ["version.caprl_ray"]
+    shards = older("0.tar")
+    with pytest.raises(RecipeError, match=r"holds shards, .* numbered otherwise; .* into a new output\.path"):
+        Output.open(shards, adopt)
+    with pytest.raises(RecipeError, match="holds shards"):
+        Output.open(shards, [*adopt, "numbering"])
+    assert Output.open(older("in"), adopt).adopted == {"version.caprl_ray": "0.1.0"}
+    lists = older("a.parquet", image_column="x[*]")
+    assert Output.open(lists, adopt).planned
+    with pytest.raises(RecipeError, match=r"input\.image_column was 'x\[\*\]' and is 'x', which numbers"):
+        Output.open(with_input(lists, image_column="x"), [*adopt, "input.image_column"])
+
+
+def with_input(of: Job, **input: Any) -> Job:
+    """The same job with other fields of the input."""
+    return caption_job(of.recipe.model_copy(update={"input": of.recipe.input.model_copy(update=input)}))
+
+
+def test_a_complete_plan_is_compared_under_the_names_of_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1"], "text": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    renamed = {"rename": {"text": "title"}, "columns": Columns(drop=["n"])}
+    for number, settings in enumerate([renamed, {"columns": Columns(drop=["text", "n"])}]):
+        ours = job(tmp_path, output=str(tmp_path / f"out-{number}"), input=[str(tmp_path / "a.parquet")])
+        ours = with_input(ours, **settings)
+        Output.open(ours).plan()
+        assert overview(ours.recipe).differences == ()
+        assert len(Output.open(ours, extend=True).plan().units) == 1
 
 
 def test_an_extension_says_what_is_gone_and_what_was_touched(tmp_path: Path) -> None:

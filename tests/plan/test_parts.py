@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from caprl_ray.commands.plan import overview
 from caprl_ray.errors import Abandoned, RecipeError, SystemFailure
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Entry, Planning, Unit
-from caprl_ray.plan.known import PlannedPaths
+from caprl_ray.plan.known import Example, PlannedPaths, PlannedVersions
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources import files
@@ -266,6 +267,37 @@ def test_an_extension_that_was_killed_goes_on_and_verify_says_that_it_is_not_who
 
 
 @pytest.mark.usefixtures("small")
+def test_the_recipe_before_an_extension_ends_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, wider = recipe_of(tmp_path / "out", folder / "c"), recipe_of(tmp_path / "out", folder)
+    output_of(recipe).plan()
+    killed_after(monkeypatch, 2)
+    with pytest.raises(Killed):
+        output_of(wider, extend=True).plan()
+    output_of(recipe).plan()
+    with pytest.raises(RecipeError, match=rf"and not of {folder}; --extend adds it"):
+        output_of(wider)
+    output_of(wider, extend=True).plan()
+    assert sorted(planned(wider)) == sorted(str(folder / name) for name in NAMES)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("other", ["hidden files", "more paths"])
+def test_an_unfinished_plan_keeps_no_files_that_the_recipe_does_not_take(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    (folder / "c" / ".0.jpg").write_bytes(b"x")
+    wanted = recipe_of(tmp_path / "out", folder / "c")
+    hidden = wanted.model_copy(update={"input": wanted.input.model_copy(update={"hidden": True})})
+    more = recipe_of(tmp_path / "out", folder / "c", folder / "a0")
+    for recipe, units in [(hidden, 2)] if other == "hidden files" else [(wanted, 1), (more, 4)]:
+        killed_after(monkeypatch, units)
+        with pytest.raises(Killed):
+            output_of(recipe).plan()
+    output_of(wanted).plan()
+    assert planned(wanted) == [str(folder / name) for name in NAMES if name.startswith("c/")]
+
+
+@pytest.mark.usefixtures("small")
 def test_an_extension_that_is_refused_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path / "out", folder / "c")
     output_of(recipe).plan()
@@ -394,19 +426,49 @@ def test_what_is_left_out_before_a_listing_fails_is_counted_once(
 # What is planned, in memory
 
 
-def test_the_paths_of_a_plan_take_sixteen_bytes_each(tmp_path: Path) -> None:
-    count = 300
+@pytest.mark.parametrize(("kind", "bytes_each"), [(PlannedPaths, 17), (PlannedVersions, 26)])
+def test_the_paths_of_a_plan_take_few_bytes_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[PlannedPaths | PlannedVersions], bytes_each: int
+) -> None:
+    monkeypatch.setattr(plan.known, "UNITS_AT_ONCE", 4)
+    count = 250
     units = (Unit(kind="files", rows=1000, entries=[entry(f"{n}/{i}") for i in range(1000)]) for n in range(count))
     plan.store(STORAGE, str(tmp_path), units)
     tracemalloc.start()
     try:
-        known = PlannedPaths(STORAGE, str(tmp_path))
+        known = kind(STORAGE, str(tmp_path))
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(known) == 1000 * count
-    assert kept < 17 * len(known) and peak < kept + 16 * 2**20
-    assert all(f"/images/{n}/{n}" in known and f"/images/{n}/{1000 + n}" not in known for n in range(count))
+    assert kept < bytes_each * 1000 * count and peak < kept + 3 * 2**20
+    there = [(entry(f"{n}/{n % 1000}").stored, entry(f"{n}/{1000 + n}").stored) for n in range(count)]
+    assert all(one in known and other not in known for one, other in there)
+
+
+def test_versions_are_compared_and_a_path_that_storage_cannot_tell_of_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{n:03d}" for n in range(200)]
+    units = [Unit(kind="files", rows=1, entries=[entry(name)]) for name in [*names, names[7], names[8]]]
+    plan.store(STORAGE, str(tmp_path), units)
+    known = PlannedVersions(STORAGE, str(tmp_path))
+    listed = [replace(entry(name).stored, version="w" if name == "003" else "v") for name in names[:50]]
+    assert all(stored in known for stored in [*listed[:-1], replace(listed[-1], size=2)])
+    assert (known.touched, known.changed) == (Example(1, "/images/003"), Example(1, "/images/049"))
+    together, most = 0, 0
+
+    def lookup(_: Storage, path: str) -> Stored | None:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        time.sleep(0.005)
+        together -= 1
+        if path == "/images/060":
+            raise OSError(5, "Input/output error")
+        return entry("061").stored if path == "/images/061" else None
+
+    monkeypatch.setattr(Storage, "lookup", lookup)
+    assert known.removed(100) == Example(98, "/images/050") and most > 1
 
 
 def test_paths_whose_hashes_end_in_zeros_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,3 +171,63 @@ def test_a_parquet_file_that_was_cut_short_is_captioned_when_it_is_whole(tmp_pat
     second = dataset.run(MENDED)
     assert second.balanced and (second.finished, second.failed, second.lost) == (10, 0, 0)
     assert sorted(row["text"] for row in dataset.rows()) == sorted("abcde" * 2)
+
+
+def parquet(path: Path, groups: list[int], size: int | None = None) -> int:
+    """A file with so many rows in each row group, padded to `size`. Returns its size."""
+    schema, pad = pa.schema([("image", pa.binary())]), 0
+    for _ in range(5):
+        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+            number = 0
+            for rows in groups:
+                writer.write_table(pa.table({"image": [picture(number + n) for n in range(rows)]}, schema))
+                number += rows
+            if pad:
+                writer.add_key_value_metadata({"pad": "x" * pad})
+        found = path.stat().st_size
+        if size is None or found == size:
+            return found
+        pad += size - found
+    raise AssertionError("no padding gives this size")
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([1, 2], "planned: 3 row groups; found: 2"),
+        ([1, 2, 2, 1], "planned: 3 row groups; found: 4"),
+        ([2, 2, 1], "planned: 1 rows in these row groups; found: 2"),
+    ],
+)
+def test_a_parquet_file_of_the_same_size_with_other_row_groups_loses_no_row_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: list[int], said: str
+) -> None:
+    monkeypatch.setattr("caprl_ray.sources.parquet.UNIT_ROWS", 2)
+    file = tmp_path / "a.parquet"
+    size = parquet(file, [1, 2, 2]) + 4_000
+    parquet(file, [1, 2, 2], size)
+    dataset = Dataset(file, tmp_path / "out")
+    assert parquet(file, groups, size) == size
+    touch(file)
+    found = dataset.run(accept=Accept.TOUCHED)
+    assert found.balanced and found.finished + found.failed == 5
+    failed = {row["index"]: row for row in dataset.rows("failed") if row["unit"] == 0}
+    assert failed[0]["code"] == "source_changed" and failed[0]["detail"] == said
+    assert parquet(file, [1, 2, 2], size) == size
+    assert dataset.run(CHANGED).finished == 5  # the planned row groups again
+
+
+def test_a_row_with_a_very_long_key_proves_that_its_shard_is_the_same(tmp_path: Path) -> None:
+    shard, long = tmp_path / "0.tar", "k" * 5_000
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{long}{number}.jpg")
+            info.size = len(picture(number))
+            archive.addfile(info, io.BytesIO(picture(number)))
+    shard.write_bytes(buffer.getvalue())
+    dataset = Dataset(shard, tmp_path / "out")
+    dataset.run(limit=1)
+    assert "sha256:" in dataset.rows()[0]["key"]
+    touch(shard)
+    assert dataset.run(accept=Accept.TOUCHED).finished == 3

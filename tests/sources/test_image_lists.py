@@ -10,8 +10,8 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.sources import parquet_read
-from caprl_ray.sources.inline_image import decode_inline, is_inline
+from caprl_ray.sources import inline_image, parquet_read
+from caprl_ray.sources.inline_image import decode_inline, inline
 from tests.sources.tables import HF_IMAGE, access_to, content, contents, metadata_of, planned, rows_of, table_of, write
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(80))
@@ -178,7 +178,19 @@ def test_base64_and_data_uris_are_decoded_and_a_key_never_holds_them(tmp_path: P
     "path", ["/9j/a.jpg", "/9j/" + "a" * 27, "R0lGODlh/photo.gif", "images/" + "a" * 40, "database.png"]
 )
 def test_a_path_is_not_taken_for_base64(path: str) -> None:
-    assert not is_inline(path)
+    assert inline(path) is None
+
+
+def test_base64_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    image = JPEG * 2
+    plain = base64.b64encode(image).decode()
+    path = write(tmp_path / "a.parquet", {"image": [plain, f"data:image/jpeg;base64,{plain}"]})
+    access = access_to(path)
+    units = planned(access)[0]
+    monkeypatch.setattr(inline_image, "_base64", lambda text: looked.append(text) or text)
+    samples = [sample for unit in units for sample in parquet_read.read(unit, BitMap(), access, LeftOut())]
+    assert [sample.image for sample in samples if sample] == [image, image] and looked == [plain, plain]
 
 
 def test_base64_is_decoded_up_to_the_bound_and_no_byte_further() -> None:
