@@ -19,7 +19,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "housekeeping": ("file or folder of a tool's housekeeping", "files or folders of a tool's housekeeping"),
     "overlap": ("file or folder that was reached before", "files or folders that were reached before"),
     "own_output": ("output of a run", "outputs of runs"),
-    "link": ("link that leads nowhere", "links that lead nowhere"),
+    "link": ("link that is not followed", "links that are not followed"),
     "special": ("device, pipe or socket", "devices, pipes or sockets"),
     "further_image": ("further image of a sample", "further images of samples"),
     "other_member": ("member that is neither image nor text", "members that are neither image nor text"),

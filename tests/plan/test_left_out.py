@@ -16,7 +16,7 @@ def test_counts_survive_storing_and_merging() -> None:
         "link": {"count": 1, "example": "x" * MAX_EXAMPLE},
         "special": {"count": 0, "example": r"caf\xe9 .jpg"},
     }
-    assert first.summary().startswith("3 hidden files or folders (such as a/.b.jpg), 1 link that leads nowhere (xxx")
+    assert first.summary().startswith("3 hidden files or folders (such as a/.b.jpg), 1 link that is not followed (xxx")
 
 
 def test_nothing_left_out_is_false() -> None:
