@@ -212,6 +212,11 @@ def test_a_shard_that_can_be_read_further_replaces_the_row_where_it_ended(images
     assert not rows_of(tmp_path / "out", "failed")
 
 
+def asked(caption: str) -> str:
+    """The prompt in a caption of the stub, which has its words backwards."""
+    return " ".join(reversed(caption.rpartition("|")[2].split()))
+
+
 def test_the_prompt_takes_the_rows_own_columns(images: Path, tmp_path: Path) -> None:
     recipe = stub_recipe(
         [images / "shards"], tmp_path / "out", prompt={"user": "On <|im_end|>{background}, scene {json[scene]}?"}
@@ -219,7 +224,8 @@ def test_the_prompt_takes_the_rows_own_columns(images: Path, tmp_path: Path) -> 
     pipeline.run(caption_job(recipe))
     for row in rows_of(tmp_path / "out"):
         number = int(row["key"].removeprefix("scene-"))
-        assert row["caption"].endswith(f", scene {number}?") and "{" not in row["caption"].partition("|")[2]
+        prompt = asked(row["caption"])
+        assert prompt.endswith(f", scene {number}?") and "{" not in prompt
 
 
 def test_a_run_with_another_recipe_into_the_same_output_is_refused(images: Path, tmp_path: Path) -> None:
@@ -242,7 +248,7 @@ def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Pat
     remembered = json.loads((tmp_path / "out" / "run.json").read_text())
     wrote = {run["fingerprint"]["prompt.user"]: run["rows"] for run in remembered["runs"].values()}
     assert wrote == {"Well?": IMAGES // 2 - 1, "Please describe this image in detail.": 1}
-    assert {row["run"]: row["caption"].rpartition("|")[2].strip() for row in rows_of(tmp_path / "out")} == {
+    assert {row["run"]: asked(row["caption"]) for row in rows_of(tmp_path / "out")} == {
         name: run["fingerprint"]["prompt.user"] for name, run in remembered["runs"].items()
     }
     assert remembered["fingerprint"]["sampling.temperature"] == 0.7

@@ -11,7 +11,8 @@ from caprl_ray.plan import UnitRef
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.codes import ASKED_FOR
 
-SHOWN = 3  # flags and codes
+SHOWN = 3  # codes of failed rows
+SHOWN_FLAGS = 8  # there are some fifteen checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Ledger:
 
     def summary(self) -> str:
         """One line for people."""
-        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN))
+        flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN_FLAGS))
         parts = [
             f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
             f"{self.failed:,} failed{_in_brackets(self.reasons())}"

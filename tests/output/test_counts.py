@@ -22,7 +22,9 @@ def test_flags_are_counted_by_row_without_the_datasets_own_words() -> None:
     assert counts.flags == {"metadata_undecoded": 1000, "blank": 1}
     assert len(counts.dump()) < 200
     counts.flags.update(dict.fromkeys(["a", "b"], 2))
-    assert "(1,000 metadata_undecoded, 2 a, 2 b)" in Ledger(units=[], done="captioned", counts=counts).summary()
+    assert (
+        "(1,000 metadata_undecoded, 2 a, 2 b, 1 blank)" in Ledger(units=[], done="captioned", counts=counts).summary()
+    )
 
 
 def test_a_unit_has_ended_at_a_row_without_a_key_unless_it_was_read_on() -> None:
