@@ -22,6 +22,7 @@ from captioning import FINISHED, READY
 Captions = dict[str, tuple[str, int]]
 
 MAX_SECONDS = 3600
+LOG = ".log.txt"  # hidden: an output may hold no other files of others
 # Without these, the KV cache takes half of the memory, and libraries send requests to model hubs.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -44,7 +45,7 @@ def run_alone(
     out.mkdir()
     command = [sys.executable, str(Path(__file__).with_name(script)), way, str(images), str(out), *held]
     began = time.time()
-    with open(out / "log.txt", "wb") as log:
+    with open(out / LOG, "wb") as log:
         child = subprocess.Popen(command, env=ENVIRONMENT | os.environ, stdout=log, stderr=log)
         try:
             failed = child.wait(timeout=seconds or MAX_SECONDS)
@@ -56,7 +57,7 @@ def run_alone(
             _end(child)
     ended = time.time()
     if failed:
-        sys.exit(f"{way} failed:\n{(out / 'log.txt').read_text(errors='replace')[-4000:]}")
+        sys.exit(f"{way} failed:\n{(out / LOG).read_text(errors='replace')[-4000:]}")
     return began, sorted(when for when, rows in moments(out / FINISHED) for _ in range(rows)), ended
 
 

@@ -13,7 +13,7 @@ def main(way: str, images: Path, out: Path) -> None:
     """Run the pipeline with all prompts, or with the one that `way` names."""
     recipe = demo_recipe([images], out)
     prompts = {"prompts": PROMPTS} if way == "together" else {"prompt": {"user": PROMPTS[way]}}
-    run_pipeline(recipe | prompts | {"quality": {"retries": [], "self_check": 0}}, out, held=False)
+    run_pipeline(recipe | prompts | {"quality": {"retries": [], "self_check": 0}}, out, held=True)
 
 
 if __name__ == "__main__":
