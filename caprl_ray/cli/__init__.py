@@ -1,0 +1,87 @@
+"""The command line. Every failure is one sentence on stderr and an exit code.
+
+Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
+wrong; 3 the ledger does not balance, too many rows of the output failed, or late objects of a lost run are there; 130
+interrupted, run again to resume.
+
+Each command is a module of its own: its arguments and how they are handed on. Those modules import what is slow to
+import only when the command runs.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from caprl_ray.cli import caption, check, demo, duplicates, plan, preflight, recipe_schema, verify
+from caprl_ray.cli.arguments import Commands
+from caprl_ray.errors import CaprlError, SystemFailure
+from caprl_ray.version import __version__
+
+COMMANDS = (caption, plan, demo, verify, duplicates, check, recipe_schema, preflight)
+PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `arguments` defaults to those of the process."""
+    args = _parsed(arguments)
+    command: Callable[[argparse.Namespace], int] = args.command
+    if args.debug:
+        return command(args)
+    try:
+        return command(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to resume.", 130)
+    except CaprlError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
+        return _fail(_sentence(error), 1)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
+    found = parser()
+    args, over = found.parse_known_args(arguments)
+    if over and (not hasattr(args, "overrides") or not all("=" in text and not text.startswith("-") for text in over)):
+        found.error(f"unrecognized arguments: {' '.join(over)}")
+    if over:
+        args.overrides = [*args.overrides, *over]
+    return args
+
+
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit. Does not wait for requests of a listing that the command has left."""
+    code = main(arguments)
+    if any(thread.name == PLANNING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Python would first wait for the threads of the listing's pools
+    sys.exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return str(SystemFailure.of(error))
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1].strip()} (--debug shows where)"
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"caprl-ray: {sentence}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    top = argparse.ArgumentParser(prog="caprl-ray", description="Caption image datasets with CapRL on Ray.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = Commands(top)
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+if __name__ == "__main__":
+    program()

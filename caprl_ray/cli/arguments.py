@@ -1,0 +1,54 @@
+"""What the commands share: how one is added, and the arguments that several of them take."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from caprl_ray.cluster.reachable import check_address
+
+if TYPE_CHECKING:
+    from caprl_ray.recipe.sections import Storage as StorageSettings
+
+
+class Commands:
+    """The commands of one parser."""
+
+    def __init__(self, top: argparse.ArgumentParser) -> None:
+        self._parsers = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        """Add a command; `run` gets its arguments and returns the exit code. `text` says what it does."""
+        command = self._parsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument("--debug", action="store_true", help="show Ray's output and whole tracebacks")
+        command.set_defaults(command=run)
+        return command
+
+
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """Add a recipe and its overrides."""
+    command.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
+    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="override fields of the recipe")
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """Add an output folder and how to access it."""
+    command.add_argument("output", metavar="OUT", help="output folder")
+    add_store(command, "an s3:// output")
+
+
+def add_store(command: argparse.ArgumentParser, what: str) -> None:
+    """Add overrides of the recipe's section `storage`, for a command without a recipe."""
+    command.add_argument("overrides", nargs="*", metavar="storage.field=value", help=f"how to access {what}")
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def check_store(settings: "StorageSettings", *paths: str) -> None:
+    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`."""
+    if settings.endpoint and any(path.startswith("s3://") for path in paths):
+        check_address("storage.endpoint", settings.endpoint)

@@ -1,0 +1,42 @@
+"""`caprl-ray check`: flag captions that exist already, one JSON object a line."""
+
+import argparse
+import os
+import sys
+
+from caprl_ray.cli.arguments import Commands, add_store
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    command = commands.add("check", _run, "flag captions that exist already, one JSON object a line")
+    command.add_argument(
+        "path", metavar="FILE|OUT", help="parquet or JSON lines, or the output folder of a run; local or s3://"
+    )
+    add_store(command, "s3:// paths")
+    command.add_argument(
+        "--checks", metavar="NAME,…", help="only these checks; package.module:function is one of your own"
+    )
+    command.add_argument("--language", metavar="CODE", help="also flag captions in another language than this one")
+    command.add_argument(
+        "--column", default="caption", metavar="NAME", help="column of the captions (default: caption)"
+    )
+    command.add_argument("--alt-column", metavar="NAME", help="column of the alt texts, for the check copies_alt_text")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from caprl_ray.commands.check import Columns, check
+    from caprl_ray.quality.checks import Checks, Settings
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+
+    names = None if args.checks is None else [*filter(None, args.checks.split(","))]
+    checks = Checks.of(Settings(checks=names, language=args.language))
+    columns = Columns(caption=args.column, alt_text=args.alt_column)
+    try:
+        tally = check(Storage(parse_storage(args.overrides)), args.path, checks, columns, sys.stdout)
+    except BrokenPipeError:  # `| head`; what is still buffered must not be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print(f"{args.path}: {tally.summary()}.", file=sys.stderr)
+    return 0

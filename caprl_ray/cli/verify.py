@@ -1,0 +1,64 @@
+"""`caprl-ray verify`: check that every planned image is in the output exactly once."""
+
+import argparse
+import json
+
+from caprl_ray.cli.arguments import Commands, add_output, check_store
+from caprl_ray.errors import RecipeError, SystemFailure
+
+STORE_HINT = (
+    "name the store as the recipe does, for instance storage.endpoint=http://host:9000 storage.region=us-east-1"
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    command = commands.add("verify", _run, "check that every planned image is in the output exactly once")
+    add_output(command)
+    command.add_argument(
+        "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
+    )
+    command.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from caprl_ray import plan
+    from caprl_ray.output import fence, lease, ledger
+    from caprl_ray.output.committed import read_committed
+    from caprl_ray.output.record import read_run, stored_job
+    from caprl_ray.output.repair import repair
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
+
+    storage, tell = Storage(parse_storage(args.overrides)), Steps()
+    check_store(storage.settings, args.output)
+    # Without a recipe, the store is known from the command line alone.
+    hint = "" if storage.settings.endpoint or not args.output.startswith("s3://") else f"; {STORE_HINT}"
+    try:
+        stored = plan.load(storage, args.output)
+    except OSError as error:
+        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
+    if not stored.units:
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
+    if args.repair:
+        with lease.held(storage, args.output):
+            fence.sweep(storage, args.output)
+            repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
+    job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
+    balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
+    balanced = balance.balanced and stored.complete
+    late = fence.late_objects(storage, args.output)
+    report = balance.report() | {
+        "balanced": balanced,
+        "plan_complete": stored.complete,
+        "late_objects": [written.path for written in late],
+    }
+    unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
+    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
+    if late and not args.json:
+        print(
+            f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "
+            "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
+        )
+    return 0 if balanced and not late else 3
