@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
-from caprl_ray.caption.columns import caption_columns, check_prompt
+from caprl_ray.caption.columns import check_prompt, output_columns
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedVersions
@@ -83,7 +83,7 @@ def overview(recipe: Recipe) -> Overview:
         )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
-    units = checked(found, recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
+    units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 
