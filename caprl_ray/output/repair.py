@@ -29,15 +29,15 @@ Superseded = tuple[Stored, np.ndarray]
 
 def repair(storage: Storage, output: str, units: Mapping[int, Committed], tell: Tell = silent) -> int:
     """Remove superseded rows; returns their number. Raises SystemFailure or OSError as reading and writing do."""
-    twice = _identities(units, lambda unit: unit.extra_finished)
+    twice = standing_more_than_once(units, lambda unit: unit.extra_finished)
     removed = _repair(storage, output, DATA, twice, twice[:0], tell)
-    several = _identities(units, lambda unit: unit.extra_failed)
-    finished = _identities(units, lambda unit: unit.extra_failed & unit.finished)
+    several = standing_more_than_once(units, lambda unit: unit.extra_failed)
+    finished = standing_more_than_once(units, lambda unit: unit.extra_failed & unit.finished)
     return removed + _repair(storage, output, FAILED, several, finished, tell)
 
 
-def _identities(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
-    """Rows of all units as sorted identities, unit * 2^32 + index."""
+def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
+    """Some rows of all units, as `rows` picks them, as sorted identities: unit * 2^32 + index."""
     found = [
         np.asarray(some.to_array(), dtype=np.int64) + (number << 32)
         for number, unit in sorted(units.items())

@@ -4,6 +4,7 @@ Another kind of store is a module with the functions of `Store` and one line in 
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
@@ -56,6 +57,8 @@ class Store(Protocol):
     def read(self, path: str) -> bytes: ...
 
     def put(self, path: str, content: bytes) -> None: ...
+
+    def written(self, path: str) -> AbstractContextManager[BinaryIO]: ...
 
     def create(self, path: str, content: bytes) -> Stored: ...
 
@@ -127,6 +130,13 @@ class Storage:
     def put(self, path: str, content: bytes) -> None:
         """Write an object completely or not at all, over any older one."""
         self._store(path).put(path, content)
+
+    def written(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """A local file for the content of an object larger than memory.
+
+        It is put in its place, whole, over any older one, when the block ends. After an exception nothing is there.
+        """
+        return self._store(path).written(path)
 
     def create(self, path: str, content: bytes) -> Stored:
         """Write a new object. Raises FileExistsError if there is one, also one written this moment."""

@@ -8,7 +8,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -81,6 +81,11 @@ class LocalStore:
 
     def put(self, path: str, content: bytes) -> None:
         _write(Path(local_path(path)), content, os.replace)
+
+    @contextmanager
+    def written(self, path: str) -> Iterator[BinaryIO]:
+        with _written(Path(local_path(path)), os.replace) as file:
+            yield file
 
     def create(self, path: str, content: bytes) -> Stored:
         target = Path(local_path(path))
@@ -162,17 +167,27 @@ def local_path(path: str) -> str:
 
 
 def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], None]) -> None:
-    """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target."""
-    temporary = target.with_name(TEMPORARY + uuid.uuid4().hex)
+    with _written(target, put_in_place) as file:
+        file.write(content)
+
+
+@contextmanager
+def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
+    """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target, except one of
+    the block about another file."""
+    temporary, in_block = target.with_name(TEMPORARY + uuid.uuid4().hex), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(content)
+            in_block = True
+            yield file
+            in_block = False
             file.flush()
             os.fsync(file.fileno())
         put_in_place(temporary, target)
     except OSError as error:
-        error.filename, error.filename2 = str(target), None
+        if not (in_block and error.filename):
+            error.filename, error.filename2 = str(target), None
         raise
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -1,10 +1,11 @@
 """S3 and stores with its protocol, through boto3."""
 
 import errno
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
@@ -203,6 +204,16 @@ class S3Store:
         bucket, key = bucket_and_key(path)
         with faults(path):
             self._s3.put_object(Bucket=bucket, Key=key, Body=content)
+
+    @contextmanager
+    def written(self, path: str) -> Iterator[BinaryIO]:
+        """Large files go up in parts, and the object is there when all are."""
+        bucket, key = bucket_and_key(path)
+        with tempfile.TemporaryFile(prefix="caprl-ray-") as file:
+            yield file
+            file.seek(0)
+            with faults(path):
+                self._s3.upload_fileobj(file, bucket, key)
 
     def create(self, path: str, content: bytes) -> Stored:
         try:

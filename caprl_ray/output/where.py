@@ -1,0 +1,240 @@
+"""Which rows of an output meet a condition: an SQL expression over its columns, such as `flags = []`.
+
+DuckDB evaluates it, on one thread, without access to files, the network, extensions and its own settings. The text is
+one expression and no statement. Rows are judged one by one, so that the answer depends on nothing but the row.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.output.commit import DATA, FAILED
+from caprl_ray.output.committed import Committed, identities, opened
+from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.repair import may_hold, standing_more_than_once
+from caprl_ray.output.scan import Tell, scan, silent
+from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage.prefetch import prefetched
+
+if TYPE_CHECKING:
+    import duckdb
+
+SETTINGS: Mapping[str, str] = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "python_enable_replacements": "false",  # no table is a variable of this program
+    "memory_limit": "1GB",
+    "threads": "1",
+}
+ROW = "caprl_ray row"  # the number of a row in its table
+BATCH = 2**16  # rows that are judged at once
+MOST_SHOWN = 60  # columns in a message
+# One of several rows with the same identity, and whether it meets the condition.
+JUDGED = np.dtype([("identity", "<i8"), ("attempts", "<i4"), ("object", "<i4"), ("meets", "?")])
+Numbered = tuple[int, Stored]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """An SQL expression that is true or false for a row of `schema`. `option` names it in messages.
+
+    Raises RecipeError if it is none, or if its answer would depend on more than the row.
+    """
+
+    text: str
+    schema: pa.Schema
+    option: str = "--where"
+    columns: list[str] = field(init=False)
+    """The columns that it reads."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", self._checked())
+
+    def of(self, rows: pa.Table) -> np.ndarray:
+        """Which rows meet it. A column that the rows lack is null."""
+        import duckdb
+
+        columns = [_column(rows, self.schema.field(name)) for name in self.columns]
+        numbered = pa.table([np.arange(rows.num_rows), *columns], names=[ROW, *self.columns])
+        try:
+            found = (
+                self._connection.cursor().from_arrow(numbered).filter(self.text).project(f'"{ROW}"').fetchnumpy()[ROW]
+            )
+        except duckdb.Error as error:
+            raise RecipeError(f"{self.option}: {_said(error)}.") from None
+        meets = np.zeros(rows.num_rows, bool)
+        meets[found] = True
+        return meets
+
+    @cached_property
+    def _connection(self) -> "duckdb.DuckDBPyConnection":
+        return _connected()
+
+    def __reduce__(self) -> Any:
+        """Travels without its connection."""
+        return partial(Condition, text=self.text, schema=self.schema, option=self.option), ()
+
+    def _checked(self) -> list[str]:
+        """The columns that it reads, if it is a condition."""
+        import duckdb
+
+        connection, shown = self._connection, ", ".join(self.schema.names[:MOST_SHOWN])
+        try:
+            duckdb.SQLExpression(self.text)  # one expression, and no statement
+            parts = list(_parts(_parsed(connection, self.text)))
+            names = {name.lower() for part in parts for name in part.get("column_names", ())}
+            used = [name for name in self.schema.names if name.lower() in names]
+            empty = connection.from_arrow(pa.schema([*map(self.schema.field, used), (ROW, pa.int64())]).empty_table())
+            empty.filter(self.text)
+            (kind,) = empty.project(self.text).types
+        except duckdb.BinderException as error:
+            raise RecipeError(f"{self.option}: {_said(error)}; the columns are {shown}.") from None
+        except duckdb.Error as error:
+            raise RecipeError(
+                f'{self.option}: {self.text!r} is no SQL condition ({_said(error)}); write one such as "flags = [] and '
+                'caption_tokens > 32".'
+            ) from None
+        if str(kind) != "BOOLEAN":
+            raise RecipeError(f"{self.option}: {self.text!r} is neither true nor false, but {kind}; compare it.")
+        self._refuse(connection, parts)
+        return used
+
+    def _refuse(self, connection: "duckdb.DuckDBPyConnection", parts: list[dict[str, Any]]) -> None:
+        """Refuse what depends on more than the row: the same export would have other rows each time."""
+        if any(part.get("class") == "SUBQUERY" for part in parts):
+            raise RecipeError(f"{self.option}: a condition is about one row; it has no SELECT inside.")
+        sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        changing = {name for (name,) in connection.execute(sql).fetchall()}
+        for part in parts:
+            if part.get("function_name") in changing:
+                raise RecipeError(
+                    f"{self.option}: {part['function_name']} gives another value each time, so that no export could "
+                    "be resumed; use hash(id) % 100 < 5 for a sample."
+                )
+
+
+def _connected() -> "duckdb.DuckDBPyConnection":
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config=dict(SETTINGS))
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _parsed(connection: "duckdb.DuckDBPyConnection", text: str) -> Any:
+    row = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({text}\n)"]).fetchone()
+    return json.loads(row[0]) if row else None
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a parsed expression."""
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _parts(inner)
+
+
+def _said(error: Exception) -> str:
+    """The first line of what DuckDB says, without its kind."""
+    return str(error).strip().splitlines()[0].partition("Error: ")[2].rstrip(".!") or type(error).__name__
+
+
+def _column(rows: pa.Table, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
+    if wanted.name not in rows.schema.names:
+        return pa.nulls(rows.num_rows, wanted.type)
+    found = rows[wanted.name]
+    return found if found.type == wanted.type else found.cast(wanted.type)
+
+
+def output_schema(storage: Storage, output: str, folders: Sequence[str] = (DATA,)) -> pa.Schema:
+    """The columns of an output's rows, of the newest objects first; without any if it has no rows there."""
+    found = committed_objects(storage, output, folders)
+    ends = [stored for objects in found.values() for stored in [*objects[-1:], *objects[:1]]]
+    schemas = []
+    for stored in dict.fromkeys(ends):
+        with opened(storage, stored) as file:
+            schemas.append(file.schema_arrow)
+    return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+
+
+def matching(
+    storage: Storage,
+    output: str,
+    condition: Condition,
+    committed: Mapping[int, Committed],
+    folders: Sequence[str] = (DATA,),
+    tell: Tell = silent,
+) -> dict[int, BitMap]:
+    """The rows that meet a condition, by unit: one bit a row. Reads only the columns that the condition names.
+
+    `committed` are the rows of the output. Each counts once (docs/design.md, D7): a finished row before a failed one,
+    then the highest `attempts`, then the first object by name.
+    """
+    several = {
+        DATA: standing_more_than_once(committed, lambda unit: unit.extra_finished),
+        FAILED: standing_more_than_once(committed, lambda unit: unit.extra_failed - unit.finished),
+    }
+    objects = {folder: list(enumerate(found)) for folder, found in committed_objects(storage, output, folders).items()}
+    rows: dict[int, BitMap] = {}
+    judged: dict[str, list[np.ndarray]] = {DATA: [], FAILED: []}
+    for folder, parts, again in scan(partial(_judged, storage, condition, several), objects, "looking at rows", tell):
+        judged[folder].append(again)
+        for number, content in parts.items():
+            found = BitMap.deserialize(content)
+            unit = committed.get(number) or Committed()
+            rows.setdefault(number, BitMap()).update(found & (unit.finished if folder == DATA else unit.failed))
+    for some in judged.values():
+        for identity in _met(np.concatenate([np.empty(0, JUDGED), *some])):
+            rows.setdefault(identity >> 32, BitMap()).add(identity & 0xFFFFFFFF)
+    return rows
+
+
+def _judged(
+    storage: Storage, condition: Condition, several: Mapping[str, np.ndarray], folder: str, objects: Sequence[Numbered]
+) -> tuple[str, dict[int, bytes], np.ndarray]:
+    """The rows of some objects that meet a condition, as bitmaps by unit; and apart, all those that stand in the folder
+    more than once."""
+    rows: dict[int, BitMap] = {}
+    again = [np.empty(0, JUDGED)]
+    found = prefetched(lambda item: list(_judged_in(storage, condition, several[folder], *item)), objects, 2)
+    for tables in found:
+        for one in tables:
+            more = np.isin(one["identity"], several[folder])
+            again.append(one[more])
+            met = one["identity"][one["meets"] & ~more]
+            for number in np.unique(met >> 32).tolist():
+                rows.setdefault(number, BitMap()).update(met[met >> 32 == number].astype(np.uint32))
+    return folder, {number: bitmap.serialize() for number, bitmap in rows.items()}, np.concatenate(again)
+
+
+def _judged_in(
+    storage: Storage, condition: Condition, several: np.ndarray, number: int, stored: Stored
+) -> Iterator[np.ndarray]:
+    with opened(storage, stored) as file:
+        attempts = ["attempts"] if may_hold(file.metadata, several) else []
+        there = [name for name in condition.columns if name in file.schema_arrow.names]
+        wanted = dict.fromkeys(["unit", "index", *attempts, *there])
+        for batch in file.iter_batches(BATCH, columns=list(wanted), use_threads=False):
+            rows = pa.Table.from_batches([batch])
+            judged = np.zeros(rows.num_rows, JUDGED)
+            judged["identity"], judged["meets"], judged["object"] = identities(rows), condition.of(rows), number
+            if attempts:
+                judged["attempts"] = rows["attempts"].fill_null(0).to_numpy()
+            yield judged
+
+
+def _met(judged: np.ndarray) -> list[int]:
+    """The identities whose row that counts meets the condition."""
+    order = np.lexsort((judged["object"], -judged["attempts"], judged["identity"]))
+    identity = judged["identity"][order]
+    first = order[np.diff(identity, prepend=-1) != 0]
+    found: list[int] = judged["identity"][first[judged["meets"][first]]].tolist()
+    return found
