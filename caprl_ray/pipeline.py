@@ -7,7 +7,7 @@ instance caption/job.py.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.output.repair import repair
+from caprl_ray.output.repair import forget, repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
 from caprl_ray.read.again import Keeps
@@ -40,6 +40,9 @@ from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.standstill import StandstillGuard
 from caprl_ray.watch.steps import Steps
+
+# Rounds that process the rows of sick replicas once more. What is left after them is missing in the ledger.
+MOST_ROUNDS = 3
 
 
 def run(
@@ -101,10 +104,10 @@ def _run(
     output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
 ) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
-    worked, notes, known = True, list(output.notes), None
+    worked, notes, known, doubtful = True, list(output.notes), None, 0
+    held = partial(held_rows, storage, path, tell=tell)
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
-        held = partial(held_rows, storage, path, tell=tell)
         work = accepting(remaining(plan.units, committed), retry, least, storage, held)
         worked = bool(work) or not output.marked()
         notes += underway.planning.notes
@@ -114,9 +117,17 @@ def _run(
         else:
             output.unmark()
             start = _start(ledger.balance(plan.units, committed, job.done), limit, work)
-            _finish(output, plan, start, work, limit, debug)
+            doubtful = _finish(output, plan, start, work, limit, debug)
     else:
-        plan = _finish_while_planning(output, underway, limit, debug)
+        plan, doubtful = _finish_while_planning(output, underway, limit, debug)
+    for _ in range(MOST_ROUNDS if doubtful and limit is None else 0):
+        notes.append(f"{doubtful:,} {job.noun}s of a sick replica were processed once more")
+        committed = read_committed(storage, path, tell=tell)
+        work = accepting(remaining(plan.units, committed), (), least, storage, held)
+        start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        doubtful = _finish(output, plan, start, work, limit, debug)
+        if not doubtful:
+            break
     return _ended(output, plan, notes, known, worked=worked, limited=limit is not None)
 
 
@@ -173,7 +184,8 @@ def _start(done: Ledger, limit: int | None, work: list[Work]) -> Start:
     return Start.of(done, limit, retried)
 
 
-def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> None:
+def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> int:
+    """Process rows. Returns the number of those that a sick replica had handed on, and that are not done now."""
     job = output.job
     with verdict.with_examples(output.storage, output.path), session.session(job, debug), _watched(job) as watch:
         watch.line.start = start
@@ -181,11 +193,12 @@ def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: i
         watch.breaker.ignored = GONE if output.extend else frozenset()
         keeps = Keeps.of(output.storage, output.path, job.again)
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter, keeps))
-        _process(rows, output, limit, watch)
+        return _process(rows, output, limit, watch)
 
 
-def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
-    """Process a new output whose input takes long to list: the replicas start meanwhile."""
+def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> tuple[Plan, int]:
+    """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
+    same number as `_finish`."""
     job = output.job
     examples = verdict.with_examples(output.storage, output.path)
     with examples, session.session(job, debug, guarded=False), _watched(job) as watch:
@@ -202,8 +215,8 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 
         watch.line.starting = underway.planning.status
         underway.plan.add_done_callback(hand_over)
-        _process(while_planning.read(watch.counter, output.access), output, limit, watch)
-    return underway.plan.result()
+        doubtful = _process(while_planning.read(watch.counter, output.access), output, limit, watch)
+    return underway.plan.result(), doubtful
 
 
 @dataclass(frozen=True)
@@ -228,10 +241,19 @@ def _watched(job: Job) -> Iterator[_Watch]:
         yield _Watch(counter, breaker, line, standstill, stop)
 
 
-def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:
+def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> int:
     if limit is not None:
         rows = rows.limit(limit)
-    commit(output.job.stages(rows, watch.counter), output)
+    doubtful: list[tuple[int, int]] = []
+    try:
+        commit(output.job.stages(rows, watch.counter), output)
+    finally:  # also if the run ends because its replicas are sick
+        with suppress(ray.exceptions.RayError):
+            doubtful = ray.get(watch.counter.suspects.remote(), timeout=10)
+        if doubtful:
+            output.confirm()
+            forget(output.storage, output.path, doubtful, output.lease_number)
+    return len(doubtful)
 
 
 def read(planned: PlannedRows) -> Dataset:
