@@ -68,7 +68,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     print(f"{right} of {images} captions are right to the letter")
     print("what to try next:")
     for command, said in next_commands(folder):
-        print(f"  {command}   # {said}")
+        print(f"  {command}\n      {said}")
     return 0
 
 
@@ -79,7 +79,10 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
     return [
         (f"caprl-ray verify {captions}", "count the rows again and prove it"),
         (f"caprl-ray plan {recipe}", "the work units of the recipe that the demo has used"),
-        (f"caprl-ray caption {recipe} {prompt} output.path={again}", "another prompt, into another output"),
+        (
+            f"caprl-ray caption {recipe} {prompt} output.path={again}",
+            "another prompt, into another output; this model has learned only one, so its captions get worse",
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import duckdb
 import pandas as pd
 import polars as pl
@@ -41,7 +42,11 @@ def make_inputs(folder: Path) -> dict[str, Path]:
     for number in range(ROWS):
         (folder / f"named/{number}.png").write_bytes(images[number]["bytes"])
     named = write(folder / "named/a.parquet", {"file_name": [f"{number}.png" for number in range(ROWS)]})
+    photos = sorted(map(str, (folder / "files").iterdir()))
+    saved = datasets.Dataset.from_dict({"image": photos}).cast_column("image", datasets.Image())
+    saved.save_to_disk(folder / "saved")
     return {
+        "SAVED": folder / "saved",
         "PHOTOS": folder / "files",
         "SHARD": folder / "shards/00000.tar",
         "TABLES": folder / "tables",
@@ -77,6 +82,12 @@ def check_joined(joined: Any, recipe: Recipe, inputs: dict[str, Path]) -> None:
         content = _content(row, inputs)
         wanted = expected_caption(content, recipe) if content else None
         assert _none(row["caption"]) == wanted
+
+
+def check_saved(folder: Path) -> None:
+    """The parquet file of a saved dataset must hold the bytes of its images."""
+    rows = table_of(access_to(folder / "train.parquet", max_bytes=2**20))
+    assert rows.num_rows == IMAGES // 2 and rows["image"].null_count == rows["image"].to_pylist().count(b"") == 0
 
 
 def _content(row: dict[str, Any], inputs: dict[str, Path]) -> bytes | None:

@@ -92,6 +92,8 @@ def test_a_block_is_what_it_says(
         exec(made.filled(text), found)
         if "joined" in found:
             joining.check_joined(found["joined"], made.recipe, made.names)
+        if "SAVED" in text:
+            joining.check_saved(made.names["SAVED"])
 
 
 def test_every_block_says_its_language() -> None:
