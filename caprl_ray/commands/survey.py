@@ -17,7 +17,7 @@ from caprl_ray.plan import Unit
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources.checks import renames, unfit
-from caprl_ray.sources.image_column import candidates
+from caprl_ray.sources.image_column import candidates, image_column
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
 
@@ -71,7 +71,8 @@ def survey(document: dict[str, Any]) -> Survey:
     rename = renames(unfit(names, adds), names, recipe.input, adds)
     if rename:
         given["rename"] = rename
-    output = {"path": _output(recipe), **document.get("output", {})}
+    output = document.get("output", {})
+    output = output if "path" in output else {"path": _output(recipe), **output}
     alt = _alt(look.columns)
     return Survey(
         document=document | {"input": given, "output": output},
@@ -113,22 +114,24 @@ def _image_column(recipe: Recipe) -> tuple[str | None, tuple[str, ...]]:
     except RecipeError:  # other kinds of input are read with images only
         first = None
     found = candidates(first.columns) if first else []
-    if wrong is None:
-        return None, tuple(found[1:])
-    if not found:
+    if wrong and not found:
         raise wrong
-    return found[0], tuple(found[1:])
+    if wrong:
+        return found[0], tuple(found[1:])
+    if first and found:
+        taken = image_column(first.columns, None, first.entries[0].stored.path).name
+        found = [name for name in found if name != taken]
+    return None, tuple(found)
 
 
 def _output(recipe: Recipe) -> str:
     """A folder for the output that is not inside the input, and free."""
     storage, paths = Storage(recipe.storage), recipe.input.paths
-    parent = paths[0].rstrip("/").rpartition("/")[0]
-    folders = (parent, "") if paths[0].startswith("s3://") else ("", parent, "..")
+    folders = _above(paths[0])
     names = (NAME, *(f"{NAME}-{number}" for number in range(2, 10)))
     for folder, name in product(folders, names):
         path = join(folder, name) if folder else name
-        if folder in ("s3:", "s3:/") or place.inside(storage, path, paths):
+        if place.inside(storage, path, paths):
             continue
         with suppress(RecipeError):
             place.check(storage, path, paths)
@@ -136,3 +139,11 @@ def _output(recipe: Recipe) -> str:
     raise RecipeError(
         "output.path: no free folder was found beside the input; give one, such as output.path=/captions."
     )
+
+
+def _above(path: str) -> list[str]:
+    """Folders for the output, the best first: beside the input on S3, and the working folder otherwise."""
+    if not path.startswith("s3://"):
+        return ["", path.rstrip("/").rpartition("/")[0], ".."]
+    parts = path.removeprefix("s3://").rstrip("/").split("/")
+    return [*("s3://" + "/".join(parts[:number]) for number in range(len(parts) - 1, 0, -1)), ""]

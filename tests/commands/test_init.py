@@ -25,6 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     render_dataset(tmp_path / "scenes", 8)
     write(tmp_path / "hub/a.parquet", {"image": IMAGES, "mask": IMAGES, "caption": NAMES, "width": [1, 2, 3]})
+    write(tmp_path / "named/a.parquet", {"data": contents(3), "photo": IMAGES})
     write(tmp_path / "two/a.parquet", {"left": contents(3), "right": contents(3)})
     write(tmp_path / "lists/a.parquet", {"images": pa.array([contents(2), None, []], pa.list_(pa.binary()))})
     return tmp_path
@@ -48,6 +49,7 @@ def made(*arguments: str) -> tuple[dict[str, Any], str]:
             {"rename": {"caption": "source_caption", "width": "source_width"}},
             ['#image_column: "mask"', "{source_caption|nothing}"],
         ),
+        (["named"], {}, ['#image_column: "data"']),
         (["two"], {"image_column": "left"}, ['#image_column: "right"']),
         (["lists"], {"image_column": "images[*]"}, ["parquet: 1 units"]),
         (
@@ -73,6 +75,8 @@ def test_a_recipe_for_s3_holds_its_storage_and_an_output_beside_the_input(s3: S3
     document, _ = made(f"s3://{BUCKET}/set/photos/", *storage)
     assert document["storage"] == {"endpoint": s3.endpoint, "region": "us-east-1"}
     assert document["output"] == {"path": f"s3://{BUCKET}/set/captions"}
+    shards = made(f"s3://{BUCKET}/set/photos/{{1..1}}.jpg", *storage)[0]
+    assert shards["output"] == {"path": f"s3://{BUCKET}/set/captions"}
     s3.put("set/captions/other.txt", b"somebody's")
     assert made(f"s3://{BUCKET}/set/photos/", *storage)[0]["output"] == {"path": f"s3://{BUCKET}/set/captions-2"}
     assert made(f"s3://{BUCKET}", *storage)[0]["output"] == {"path": "captions"}
