@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from caprl_ray.cli import main
-from caprl_ray.commands import init
+from caprl_ray.commands import init, survey
 from caprl_ray.commands.demo import render_dataset
 from caprl_ray.recipe.load import parse
 from tests.s3_server import BUCKET, S3Server
@@ -118,6 +118,12 @@ def test_hints_follow_the_machine_and_the_overrides(here: Path, monkeypatch: pyt
     document, text = made("hub", "model.endpoint=http://localhost:1/v1")
     assert "GPU" not in text and "replicas" not in document
     assert made("hub", "model.source=embedded")[0]["replicas"] == {"gpus": 0}
+
+
+def test_a_large_input_is_not_listed_to_its_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "SECONDS", -1)
+    said = "# scenes/files: files: 1 units, 4 images, 0.000 GB so far; the listing was stopped\n"
+    assert said in made("scenes/files")[1]
 
 
 def test_without_a_path_every_field_stands_there_with_its_default(
