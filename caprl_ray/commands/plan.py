@@ -28,6 +28,18 @@ class Totals:
     unknown: int = 0
     bytes: int = 0
 
+    def add(self, rows: int | None, size: int) -> None:
+        """Count a unit."""
+        self.units += 1
+        self.images += rows or 0
+        self.unknown += rows is None
+        self.bytes += size
+
+    def said(self, kind: str) -> str:
+        """One line for people."""
+        images = f"{self.images:,} images" if not self.unknown else "images not known before they are read"
+        return f"{kind}: {self.units:,} units, {images}, {self.bytes / 1e9:,.3f} GB"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
@@ -57,9 +69,7 @@ class Overview:
         lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
         if not self.complete:
             lines = ["the plan that the output holds so far; a run goes on with it"]
-        for kind, totals in self.kinds.items():
-            images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
-            lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
+        lines += [f"  {totals.said(kind)}" for kind, totals in self.kinds.items()]
         if self.left_out:
             lines.append(f"  left out: {self.left_out.summary()}")
         lines += [f"  {difference}" for difference in self.differences]
@@ -106,9 +116,5 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:
     kinds: dict[str, Totals] = defaultdict(Totals)
     for kind, rows, size in units:
-        totals = kinds[kind]
-        totals.units += 1
-        totals.images += rows or 0
-        totals.unknown += rows is None
-        totals.bytes += size
+        kinds[kind].add(rows, size)
     return dict(kinds)
