@@ -54,7 +54,9 @@ class Reader:
             rows = self._object(place.stored, schema)
             mine = pc.and_(pc.equal(rows["unit"], unit.ref.unit), pc.is_in(rows["index"], kept))
             rows = rows.filter(mine)
-            waiting = pa.concat_tables([waiting, rows.append_column(OBJECT, _repeated(names.index(place.stored.path), rows.num_rows))])
+            waiting = pa.concat_tables(
+                [waiting, rows.append_column(OBJECT, _repeated(names.index(place.stored.path), rows.num_rows))]
+            )
             if number < len(ends):
                 done = pc.less(waiting["index"], ends[number].first)
                 ready, waiting = waiting.filter(done), waiting.filter(pc.invert(done))

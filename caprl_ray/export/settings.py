@@ -54,7 +54,9 @@ class Settings:
         for option, kinds in ONLY.items():
             if getattr(self, option) and self.to not in kinds:
                 flag = f"--{option.replace('_', '-')}"
-                raise RecipeError(f"{flag}: it is for --to {' and --to '.join(kinds)}; leave it out with --to {self.to}.")
+                raise RecipeError(
+                    f"{flag}: it is for --to {' and --to '.join(kinds)}; leave it out with --to {self.to}."
+                )
         if self.to == "hf" and not self.license:
             raise RecipeError(
                 "--license: name the licence that the dataset card states, such as cc-by-4.0 or other; it depends on "
@@ -63,4 +65,6 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """What must not change between the runs of one export."""
-        return {"to": self.to, "where": self.where} | {name: getattr(self, name) for name in ONLY if getattr(self, name)}
+        return {"to": self.to, "where": self.where} | {
+            name: getattr(self, name) for name in ONLY if getattr(self, name)
+        }

@@ -74,13 +74,19 @@ class Source:
             settings = Input.model_validate(self.recipe.get("input"))
             prepare = Prepare.model_validate(self.recipe.get("prepare") or {})
         except ValidationError:
-            raise RecipeError(f"{self.path}/run.json: its input is of another version, so no images can be read.") from None
+            raise RecipeError(
+                f"{self.path}/run.json: its input is of another version, so no images can be read."
+            ) from None
         settings = settings.model_copy(update={"columns": Columns(keep=[]), "rename": {}})
         return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)
 
+    def condition(self, text: str) -> Condition:
+        """A condition on its rows. Raises RecipeError if it is none."""
+        return Condition(text=text, schema=self.schema)
+
     def units(self, settings: Settings, tell: Tell) -> list[UnitRows]:
         """What is exported of each unit."""
-        condition = Condition(text=settings.where, schema=self.schema) if settings.where else None
+        condition = self.condition(settings.where) if settings.where else None
         without = _listed(self.storage, settings.without) if settings.without else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         met = matching(self.storage, self.path, condition, committed, tell=tell) if condition else None
@@ -108,15 +114,17 @@ def _listed(storage: Storage, path: str) -> dict[int, BitMap]:
     try:
         found = storage.lookup(path)
         if not isinstance(found, Stored):
-            raise RecipeError(f"--without: there is no file {path}; write it with caprl-ray duplicates OUT --list FILE.")
+            raise RecipeError(
+                f"--without: there is no file {path}; write it with caprl-ray duplicates OUT --list FILE."
+            )
         rows: dict[int, BitMap] = {}
         with storage.open(found) as stream:
             for unit, index in _dropped(stream):
                 rows.setdefault(unit, BitMap()).add(index)
     except (pa.ArrowException, ValueError, KeyError):
         raise RecipeError(
-            f"--without: {path} is no list of rows with the columns id and keep; write it with caprl-ray duplicates OUT "
-            "--list FILE."
+            f"--without: {path} is no list of rows with the columns id and keep; write it with caprl-ray "
+            "duplicates OUT --list FILE."
         ) from None
     except OSError as error:
         raise SystemFailure(f"--without: {path} cannot be read ({error.strerror or error}).") from error

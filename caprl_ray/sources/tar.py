@@ -91,9 +91,7 @@ def stream_members(stream: BinaryIO, length: int) -> Iterator["Streamed"]:
     yield from archive.streamed()
 
 
-def _opened(
-    stream: BinaryIO, left_out: LeftOut, shard: str, length: int | None
-) -> tuple["_Archives", Unpacked | None]:
+def _opened(stream: BinaryIO, left_out: LeftOut, shard: str, length: int | None) -> tuple["_Archives", Unpacked | None]:
     front = _read(stream, BLOCK)
     unpacked = Unpacked(stream, front) if compression(front) and not is_header(front) else None
     return _Archives(_tape(stream, front, unpacked, length), left_out, shard), unpacked
