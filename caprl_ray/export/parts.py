@@ -52,10 +52,12 @@ def by_rows(units: Iterable[UnitRows], most: int, first: int = 0) -> Iterator[Pa
         yield Part(name=f"{number:06d}", number=number, units=held)
 
 
-def by_source(storage: Storage, units: Sequence[UnitRows]) -> Iterator[Part]:
-    """A part for each shard and each parquet file, named by it, and one for each other unit, named by its number."""
+def by_source(storage: Storage, units: Sequence[UnitRows], taken: Iterable[str] = ()) -> Iterator[Part]:
+    """A part for each shard and each parquet file, named by it, and one for each other unit, named by its number.
+
+    Names in `taken` are those of other parts."""
     entries = plan.first_entries(storage, [unit.ref for unit in units if unit.ref.kind in (SHARDS, TABLES)])
-    taken: set[str] = set()
+    names = set(taken)
 
     def source(unit: UnitRows) -> tuple[str, str]:
         if unit.ref.kind not in (SHARDS, TABLES):
@@ -65,8 +67,8 @@ def by_source(storage: Storage, units: Sequence[UnitRows]) -> Iterator[Part]:
 
     for number, ((_, key), some) in enumerate(groupby(units, key=source)):
         of_one = list(some)
-        name = _name(key, of_one[0].ref.unit, taken)
-        taken.add(name)
+        name = _name(key, of_one[0].ref.unit, names)
+        names.add(name)
         yield Part(name=name, number=number, units=of_one)
 
 

@@ -13,6 +13,7 @@ from caprl_ray.export.rows import UnitRows
 from caprl_ray.export.settings import Settings
 from caprl_ray.export.source import Source
 from caprl_ray.export.target import Target, Written
+from caprl_ray.export.webdataset import Shards
 from caprl_ray.export.work import write_parts
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.storage import Storage
@@ -55,6 +56,8 @@ def form_of(source: Source, settings: Settings) -> Form:
     """The form that the settings name."""
     if settings.to == "jsonl":
         return Lines.of(source, settings.target, settings.form, settings.shard_rows)
+    if settings.to == "webdataset":
+        return Shards.of(source, settings.target, settings.shard_rows, settings.member, settings.sidecars)
     return Aligned.of(source, settings.target)
 
 

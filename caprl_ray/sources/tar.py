@@ -49,8 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A regular file of an archive that is read in pieces. `name` is as it is stored. A sparse file that is too large
-    has no pieces."""
+    """A regular file of an archive that is read in pieces. `name` is as it is stored."""
 
     name: bytes
     size: int
@@ -86,7 +85,7 @@ def read_members(
 
 def stream_members(stream: BinaryIO, length: int) -> Iterator["Streamed"]:
     """Yield the same files as `read_members`, each to be read in pieces before the next one is asked for. What of it is
-    not read is skipped. Raises TarDamaged as `read_members` does."""
+    not read is skipped. Raises TarDamaged as `read_members` does, and for a sparse file that is too large."""
     archive, _ = _opened(stream, LeftOut(), "", length)
     yield from archive.streamed()
 
@@ -138,7 +137,9 @@ class _Archives:
         for header in self._files():
             if header.is_sparse:
                 member = self._sparse(header, lambda _: MOST_SPARSE)
-                yield Streamed(header.name, member.size, iter([member.content] if member.content is not None else []))
+                if member.content is None:
+                    raise TarDamaged(f"a sparse member of {member.size} bytes at byte {header.start}")
+                yield Streamed(header.name, member.size, iter([member.content]))
                 continue
             pieces = self._pieces(header.size)
             yield Streamed(header.name, header.size, pieces)

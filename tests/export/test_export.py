@@ -1,5 +1,6 @@
 """Every form of export, read back by the libraries that people use and compared row by row."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import webdataset as wds
 
 from caprl_ray import cli
-from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make
+from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
 
 LABEL = "meta:label"
 WHERE = "flags = [] and caption_tokens > 32"
@@ -76,3 +78,59 @@ def test_parquet_stands_beside_its_source_row_by_row(made: Made, tmp_path: Path)
         ]
     everything = pd.read_parquet(tmp_path)  # the folder as a whole
     assert len(everything) == len(made.rows) and everything["caption"].notna().sum() == len(chosen(made))
+
+
+def shards_only(made: Made, folder: Path) -> Made:
+    """Another output of the same shards alone."""
+    return make(folder, paths=[str(made.folder / "shards")])
+
+
+def read_shards(paths: list[Path]) -> list[dict[str, Any]]:
+    found = wds.WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False)
+    return [{k: v for k, v in one.items() if k in ("__key__",) or not k.startswith("__")} for one in found]
+
+
+def test_shards_have_their_samples_and_captions_and_new_ones_hold_files_and_rows(made: Made, tmp_path: Path) -> None:
+    assert export(made, tmp_path / "out", "webdataset", "--where", WHERE, "--shard-rows", "40") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == [
+        *("00000.tar", "000000.tar", "000001.tar", "000002.tar", "00001.tar")
+    ]
+    rows = sorted(chosen(made).items())
+    samples = read_shards([tmp_path / "out" / name for name in ("00000.tar", "00001.tar")])
+    in_shards = [row for _, row in rows if row["source"].endswith(".tar")]
+    assert [one.pop("__key__") for one in samples] == [row["key"] for row in in_shards]
+    for one, row in zip(samples, in_shards, strict=True):
+        told = json.loads(one.pop("caption.json"))
+        assert one.pop("caption.txt").decode() == told["caption"] == row["caption"]
+        assert (told["id"], told["flags"], told["sha256"]) == (row["id"], [], row["sha256"])
+        assert one == sample(int(row["key"].rpartition("/")[2]))
+    others = [(i, row) for i, row in rows if not row["source"].endswith(".tar")]
+    packed = read_shards(sorted((tmp_path / "out").glob("00000?.tar")))
+    assert [one["__key__"] for one in packed] == [i for i, _ in others]
+    for one, (_, row) in zip(packed, others, strict=True):
+        assert hashlib.sha256(one["png"]).hexdigest() == row["sha256"]
+        assert one["caption.txt"].decode() == row["caption"] and json.loads(one["json"])["label"] == row[LABEL]
+
+    assert export(made, tmp_path / "again", "webdataset", "--where", WHERE, "--shard-rows", "40") == 0
+    for path in (tmp_path / "out").glob("*.tar"):
+        assert (
+            path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+        )  # no time, no owner, no order of chance
+
+
+def test_captions_alone_are_zipped_with_the_shards(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(made, tmp_path / "no", "webdataset", "--sidecars") == 2
+    assert "--sidecars: not all images of" in capsys.readouterr().err
+    ours = shards_only(made, tmp_path)
+    assert export(ours, tmp_path / "captions", "webdataset", "--sidecars", "--member", "recaption") == 0
+    names = ["00000.tar", "00001.tar"]
+    assert sorted(path.name for path in (tmp_path / "captions").glob("*.tar")) == names
+    captions = read_shards([tmp_path / "captions" / name for name in names])
+    sources = {one["__key__"]: one for one in read_shards([made.folder / "shards" / name for name in names])}
+    rows = [row for _, row in sorted(ours.finished.items())]
+    assert [one["__key__"] for one in captions] == [row["key"] for row in rows] and len(sources) == 50
+    for one, row in zip(captions, rows, strict=True):
+        assert one["recaption.txt"].decode() == row["caption"]
+        assert hashlib.sha256(sources[one["__key__"]]["jpg"]).hexdigest() == row["sha256"]
