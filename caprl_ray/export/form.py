@@ -39,7 +39,7 @@ class Writing:
     objects: dict[str, int] = field(default_factory=dict)
     exported: int = 0
     missing: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def file(self, name: str) -> Iterator[BinaryIO]:
@@ -63,5 +63,5 @@ class Writing:
             objects=self.objects,
             exported=self.exported,
             missing=dict(self.missing),
-            splits=dict(self.splits),
+            tallies=dict(self.tallies),
         )

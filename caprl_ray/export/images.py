@@ -23,25 +23,30 @@ CHANGED = "source_changed"
 
 @dataclass(frozen=True, kw_only=True)
 class Pictured:
-    """A row with the bytes of its image. Without an image, `code` says why."""
+    """A row, also as a table of this one row, with the bytes of its image. Without an image, `code` says why."""
 
     row: Row
+    table: pa.Table
     image: bytes | None
     code: str = ""
 
 
 def pictured(reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access) -> Iterator[Pictured]:
     """The kept rows of a unit, each with its image."""
-    rows = (row for table in reader.rows(unit, schema) for row in table.to_pylist())
+    rows = (
+        (row, table.slice(number, 1))
+        for table in reader.rows(unit, schema)
+        for number, row in enumerate(table.to_pylist())
+    )
     if not unit.kept:
         return
     planned = unit.ref.load(access.storage)
-    for row, (index, sample, code) in zip(rows, _samples(planned, unit.kept, unit.rows, access), strict=True):
+    for (row, table), (index, sample, code) in zip(rows, _samples(planned, unit.kept, unit.rows, access), strict=True):
         assert row["index"] == index, "rows and images of a unit are in one order"
         image = sample.image if sample and not code else None
         if code == CHANGED and planned.kind == "files":
             image = _present(planned.entries[index], row["sha256"], access)
-        yield Pictured(row=row, image=image, code="" if image is not None else code or "no_image")
+        yield Pictured(row=row, table=table, image=image, code="" if image is not None else code or "no_image")
 
 
 def _samples(unit: Unit, kept: BitMap, rows: int, access: Access) -> Iterator[tuple[int, Sample | None, str]]:

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.errors import LedgerUnbalanced
 from caprl_ray.export.aligned import Aligned
 from caprl_ray.export.form import Form
+from caprl_ray.export.huggingface import Folder
 from caprl_ray.export.lines import Lines
 from caprl_ray.export.rows import UnitRows
 from caprl_ray.export.settings import Settings
@@ -58,6 +59,9 @@ def form_of(source: Source, settings: Settings) -> Form:
         return Lines.of(source, settings.target, settings.form, settings.shard_rows)
     if settings.to == "webdataset":
         return Shards.of(source, settings.target, settings.shard_rows, settings.member, settings.sidecars)
+    if settings.to == "hf":
+        assert settings.license, "the settings have refused an export without one"
+        return Folder.of(source, settings.target, settings.shard_rows, settings.license, images=settings.images)
     return Aligned.of(source, settings.target)
 
 
@@ -77,7 +81,6 @@ class Summary:
     files: int
     new: int
     unfinished: bool
-    splits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -85,10 +88,8 @@ class Summary:
     ) -> "Summary":
         """Count them. Which rows go out and which were written are known apart, so that the sum proves something."""
         missing: Counter[str] = Counter()
-        splits: Counter[str] = Counter()
         for part in written.values():
             missing.update(part.missing)
-            splits.update(part.splits)
         summary = cls(
             target=settings.target,
             exported=sum(part.exported for part in written.values()),
@@ -98,7 +99,6 @@ class Summary:
             files=sum(len(part.objects) for part in written.values()),
             new=new,
             unfinished=any(unit.finished + unit.failed < max(unit.rows, 1) for unit in units),
-            splits=dict(splits),
         )
         rows = sum(unit.finished + unit.failed for unit in units)
         if summary.rows != rows:
@@ -124,7 +124,6 @@ class Summary:
             "failed": self.failed,
             "missing": dict(self.missing),
             "files": self.files,
-            "splits": dict(self.splits),
         }
 
     def line(self) -> str:

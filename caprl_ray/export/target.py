@@ -30,7 +30,8 @@ class Written:
     """A part as it was written.
 
     `rows` is a hash of which rows it has. `objects` are its files below the target, with their sizes. `missing` counts
-    rows by the reason why their source could not be read. `splits` are the exported rows by split, where there are any.
+    rows by the reason why their source could not be read. `tallies` are sums over the exported rows, for what is said
+    about all of them.
     """
 
     part: str
@@ -38,7 +39,7 @@ class Written:
     objects: Mapping[str, int]
     exported: int
     missing: Mapping[str, int] = field(default_factory=dict)
-    splits: Mapping[str, int] = field(default_factory=dict)
+    tallies: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:

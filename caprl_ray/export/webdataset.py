@@ -14,7 +14,7 @@ from caprl_ray.export.form import Writing
 from caprl_ray.export.images import pictured
 from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
 from caprl_ray.export.rows import Reader, UnitRows
-from caprl_ray.export.source import Source
+from caprl_ray.export.source import NOT_TOLD, Source
 from caprl_ray.export.tar import TarWriter
 from caprl_ray.export.target import Written
 from caprl_ray.plan import Entry
@@ -26,8 +26,6 @@ from caprl_ray.sources.tar import TarDamaged, stream_members
 
 ROWS = 5_000  # of a new shard
 MEMBER = "caption"
-# Columns of a row that say nothing of its caption.
-NOT_TOLD = {"unit", "index", "unit_rows", "unit_left_out", "source", "run"}
 EXTENSIONS = {"a JPEG": "jpg", "a PNG": "png", "WebP": "webp", "a GIF": "gif", "a TIFF": "tif", "a BMP": "bmp"}
 EXTENSIONS |= {"AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl"}
 

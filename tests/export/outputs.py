@@ -132,7 +132,7 @@ def captioned(number: int, several: int) -> dict[str, Any]:
         "caption": caption,
         "flags": ["loop"] if number % LOOPS == 0 else [],
         "finish_reason": "stop",
-        "caption_tokens": number,
+        "caption_tokens": number * 37 % 140,
         "model": "stub",
         **({"captions": answers} if several > 1 else {}),
     }

@@ -10,8 +10,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
+from datasets import Image as DatasetImage
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
 
 from caprl_ray import cli
+from caprl_ray.export.huggingface import split_of
 from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
 
 LABEL = "meta:label"
@@ -134,3 +138,40 @@ def test_captions_alone_are_zipped_with_the_shards(
     for one, row in zip(captions, rows, strict=True):
         assert one["recaption.txt"].decode() == row["caption"]
         assert hashlib.sha256(sources[one["__key__"]]["jpg"]).hexdigest() == row["sha256"]
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
+    made: Made, tmp_path: Path, images: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--images"] if images else []
+    assert export(made, tmp_path / "no", "hf", *more) == 2
+    assert "--license: name the licence" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    arguments = ["hf", "--license", "cc-by-4.0", "--where", WHERE, "--shard-rows", "40", *more]
+    assert export(made, tmp_path / "out", *arguments) == 0
+    found = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    rows = sorted(chosen(made).items())
+    tests = {i for i, row in rows if row["key"].startswith("test/")}
+    assert tests and {name: len(part) for name, part in found.items()} == {
+        "train": len(rows) - len(tests),
+        "test": len(tests),
+    }
+    for name, part in found.items():
+        expected = [row for i, row in rows if (i in tests) == (name == "test")]
+        assert [
+            (row["id"], row["caption"], row["label"]) for row in part.select_columns(["id", "caption", "label"])
+        ] == [(row["id"], row["caption"], row[LABEL]) for row in expected]
+        assert ("image" in part.features) == images
+        if images:
+            assert isinstance(part.features["image"], DatasetImage) and part[0]["image"].size[1] == 8
+            stored = part.cast_column("image", DatasetImage(decode=False))["image"]
+            assert [hashlib.sha256(one["bytes"]).hexdigest() for one in stored] == [row["sha256"] for row in expected]
+    told = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert told.data.license == "cc-by-4.0" and str(made.folder) not in told.content
+    assert PROMPT in told.text and f"| train | {len(rows) - len(tests)} |" in told.text and "model `stub`" in told.text
+
+
+def test_splits_are_those_that_datasets_would_find() -> None:
+    assert [
+        split_of(key) for key in ("a/b.png", "trainer/x", "train/test_1.png", "val-0001.tar", "x/TEST/y", "dev2/a")
+    ] == [*("train", "train", "train", "validation", "test", "validation")]
