@@ -75,10 +75,11 @@ def write_sources(folder: Path) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """An output, its sources, and its rows by their ids: the finished ones, and all of them."""
+    """An output, its sources, the schema of its rows, and its rows by their ids: the finished ones, and all of them."""
 
     path: Path
     folder: Path
+    schema: pa.Schema
     rows: dict[str, dict[str, Any]]
     finished: dict[str, dict[str, Any]]
 
@@ -88,7 +89,7 @@ def make(folder: Path, several: int = 1, paths: list[str] | None = None, **secti
     document = demo_recipe([Path("-")], folder / "out") | {"model": {"source": "stub"}} | sections
     document["input"] = {"paths": paths or write_sources(folder)}
     document["prompt"] = {"user": PROMPT}
-    document["sampling"]["n"] = several
+    document["sampling"] = {"n": several}
     job = caption_job(parse(document))
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -116,7 +117,7 @@ def make(folder: Path, several: int = 1, paths: list[str] | None = None, **secti
             sink.write([pa.Table.from_pylist(mixed[start : start + OBJECT_ROWS], schema=schema)], None)
     everything = {row["id"]: row for row in rows}
     finished = {name: row for name, row in everything.items() if not row["code"]}
-    return Made(path=folder / "out", folder=folder, rows=everything, finished=finished)
+    return Made(path=folder / "out", folder=folder, schema=schema, rows=everything, finished=finished)
 
 
 def captioned(number: int, several: int) -> dict[str, Any]:
