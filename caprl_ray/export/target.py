@@ -49,11 +49,12 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The folder of one export. `done` are the parts that earlier runs have recorded, by their names, and `there` the
-    sizes of the files that are there."""
+    """The folder of one export. `export` is its record, `done` are the parts that earlier runs have recorded, by their
+    names, and `there` the sizes of the files that are there."""
 
     storage: Storage
     path: str
+    export: Mapping[str, Any]
     done: dict[str, Written]
     there: dict[str, int]
 
@@ -67,12 +68,11 @@ class Target:
             now = {"output": storage.real(settings.output).rstrip("/"), **settings.recorded()}
             if before is None:
                 _refuse_files(storage, path)
-                storage.put(join(path, FOLDER, RECORD), json.dumps(now, indent=1).encode() + b"\n")
-                return cls(storage=storage, path=path, done={}, there={})
+                return cls(storage=storage, path=path, export=now, done={}, there={})
             _refuse_other(path, before, now)
             folder = join(storage.real(path), "")
             there = {stored.path.removeprefix(folder): stored.size for stored in storage.walk(folder)}
-            return cls(storage=storage, path=path, done=_read_done(storage, path), there=there)
+            return cls(storage=storage, path=path, export=now, done=_read_done(storage, path), there=there)
         except OSError as error:
             raise SystemFailure(f"--out: {path} cannot be used ({error.strerror or error}).") from error
 
@@ -87,7 +87,9 @@ class Target:
         )
 
     def begin(self) -> None:
-        """Take the mark of a complete export away."""
+        """Record which export it is, and take the mark of a complete one away."""
+        if not self.there:
+            self.storage.put(join(self.path, FOLDER, RECORD), json.dumps(self.export, indent=1).encode() + b"\n")
         self.storage.delete(join(self.path, SUCCESS))
 
     def record(self, parts: list[Written]) -> None:
@@ -102,11 +104,13 @@ class Target:
                 number += 1
 
     def sweep(self, kept: Mapping[str, Written]) -> None:
-        """Remove files of earlier runs that no part has any more."""
+        """Remove files of earlier runs that no part has any more, and what killed writers have left."""
         names = {name for part in kept.values() for name in part.objects}
         for old in self.done.values():
             for name in old.objects.keys() - names:
                 self.storage.delete(join(self.path, name))
+        for folder in {name.rpartition("/")[0] for name in names}:
+            self.storage.sweep(join(self.path, folder) if folder else self.path)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Mark the export as complete."""

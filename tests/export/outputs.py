@@ -77,17 +77,20 @@ def write_sources(folder: Path) -> list[str]:
 class Made:
     """An output, its sources, the schema of its rows, and its rows by their ids: the finished ones, and all of them."""
 
-    path: Path
+    path: Path | str
     folder: Path
     schema: pa.Schema
     rows: dict[str, dict[str, Any]]
     finished: dict[str, dict[str, Any]]
 
 
-def make(folder: Path, several: int = 1, paths: list[str] | None = None, **sections: Any) -> Made:
-    """Make an output below a folder."""
+def make(
+    folder: Path, several: int = 1, paths: list[str] | None = None, out: str | None = None, **sections: Any
+) -> Made:
+    """Make an output below a folder, or at `out`."""
     document = demo_recipe([Path("-")], folder / "out") | {"model": {"source": "stub"}} | sections
     document["input"] = {"paths": paths or write_sources(folder)}
+    document["output"] = {"path": out or str(folder / "out")}
     document["prompt"] = {"user": PROMPT}
     document["sampling"] = {"n": several}
     job = caption_job(parse(document))
@@ -117,7 +120,7 @@ def make(folder: Path, several: int = 1, paths: list[str] | None = None, **secti
             sink.write([pa.Table.from_pylist(mixed[start : start + OBJECT_ROWS], schema=schema)], None)
     everything = {row["id"]: row for row in rows}
     finished = {name: row for name, row in everything.items() if not row["code"]}
-    return Made(path=folder / "out", folder=folder, schema=schema, rows=everything, finished=finished)
+    return Made(path=out or folder / "out", folder=folder, schema=schema, rows=everything, finished=finished)
 
 
 def captioned(number: int, several: int) -> dict[str, Any]:
