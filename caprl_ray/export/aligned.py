@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from caprl_ray.errors import RecipeError
 from caprl_ray.export.form import Writing
 from caprl_ray.export.parts import Part, by_source
-from caprl_ray.export.rows import Reader, UnitRows
-from caprl_ray.export.source import Source
+from caprl_ray.export.rows import Reader, UnitRows, reader
+from caprl_ray.export.source import CAPTION, Source
 from caprl_ray.export.target import Written
 from caprl_ray.rows.schema import row_id
 from caprl_ray.sources.image_column import LISTED
@@ -46,13 +46,14 @@ class Aligned:
     def write(self, part: Part) -> Written:
         """One file, with as many rows as the source has."""
         writing, schema = Writing(storage=self.source.storage, target=self.target, part=part), self._schema
+        repeating = [name for name in schema.names if name != CAPTION]
         with (
             writing.file(f"{part.name}.parquet") as file,
-            pq.ParquetWriter(file, schema, compression="zstd") as parquet,
+            pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as parquet,
         ):
-            reader = Reader(self.source.storage)
+            held = reader(self.source.storage)
             for unit in part.units:
-                for table in _grouped(_whole(reader, unit, schema)):
+                for table in _grouped(_whole(held, unit, schema)):
                     parquet.write_table(table, row_group_size=GROUP_ROWS)
                 writing.exported += len(unit.kept)
         return writing.written()
@@ -65,10 +66,10 @@ class Aligned:
         return pa.schema([field for field in self.source.own if field.name not in LEFT_OUT])
 
 
-def _whole(reader: Reader, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table]:
+def _whole(held: Reader, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table]:
     """All rows of a unit. Those that are not exported have an identity and nothing else."""
     next_row = 0
-    for table in reader.rows(unit, schema):
+    for table in held.rows(unit, schema):
         end = table["index"][-1].as_py() + 1
         yield _spread(table, unit.ref.unit, next_row, end)
         next_row = end

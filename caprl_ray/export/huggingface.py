@@ -16,8 +16,8 @@ from caprl_ray.export.card import card
 from caprl_ray.export.form import Writing
 from caprl_ray.export.images import pictured
 from caprl_ray.export.parts import Part, by_rows
-from caprl_ray.export.rows import Reader, UnitRows, fitted
-from caprl_ray.export.source import NOT_TOLD, Source
+from caprl_ray.export.rows import Reader, UnitRows, fitted, reader
+from caprl_ray.export.source import CAPTION, NOT_TOLD, Source
 from caprl_ray.export.target import Written
 from caprl_ray.rows import features
 from caprl_ray.sources.source import Access
@@ -68,11 +68,11 @@ class Folder:
     def write(self, part: Part) -> Written:
         """One file for each split that the part has."""
         writing = Writing(storage=self.source.storage, target=self.target, part=part)
-        reader = Reader(self.source.storage)
+        held = reader(self.source.storage)
         with _Files(writing=writing, schema=self.schema) as files:
             for unit in part.units:
                 entry = None if unit.ref.kind == "files" else unit.ref.load(self.source.storage).entries[0].key
-                for rows in self._rows(reader, unit, writing):
+                for rows in self._rows(held, unit, writing):
                     files.add(rows, None if entry is None else split_of(entry))
         return writing.written()
 
@@ -97,29 +97,40 @@ class Folder:
             ours, told = [IMAGES, *ours], {IMAGE: {"_type": "Image"}, **told}
         return pa.schema(ours, {features.KEY: json.dumps({"info": {"features": told}}).encode()} if told else None)
 
-    def _rows(self, reader: Reader, unit: UnitRows, writing: Writing) -> Iterator[pa.Table]:
+    def _rows(self, held: Reader, unit: UnitRows, writing: Writing) -> Iterator[pa.Table]:
         if self.access is None:
-            yield from reader.rows(unit, self.source.schema)
+            yield from held.rows(unit, self.source.schema)
             return
-        held: list[pa.Table] = []
-        images: list[dict[str, Any]] = []
+        some: list[pa.Table] = []
+        images: list[tuple[bytes, str]] = []
         size = 0
-        for one in pictured(reader, unit, self.source.schema, self.access):
+        for one in pictured(held, unit, self.source.schema, self.access):
             if one.image is None:
                 writing.missing[one.code] += 1
                 continue
-            held.append(one.table)
-            images.append({"bytes": one.image, "path": one.row["key"].rpartition("/")[2]})
+            some.append(one.row)
+            images.append((one.image, one.key.rpartition("/")[2]))
             size += len(one.image)
-            if size >= GROUP_BYTES or len(held) >= GROUP_ROWS:
-                yield _with_images(held, images)
-                held, images, size = [], [], 0
-        if held:
-            yield _with_images(held, images)
+            if size >= GROUP_BYTES or len(some) >= GROUP_ROWS:
+                yield _with_images(some, images)
+                some, images, size = [], [], 0
+        if some:
+            yield _with_images(some, images)
 
 
-def _with_images(rows: list[pa.Table], images: list[dict[str, Any]]) -> pa.Table:
-    return pa.concat_tables(rows).append_column(IMAGES, pa.array(images, IMAGES.type))
+def _with_images(rows: list[pa.Table], images: list[tuple[bytes, str]]) -> pa.Table:
+    content, names = (pa.array(part) for part in zip(*images, strict=True))
+    return pa.concat_tables(rows).append_column(
+        IMAGES, pa.StructArray.from_arrays([content, names], fields=[*IMAGES.type])
+    )
+
+
+def _packed(schema: pa.Schema) -> dict[str, str]:
+    """How parquet packs each of its columns: images are packed already."""
+    empty = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), empty)
+    paths = [column.path for column in pq.ParquetFile(empty.getvalue()).schema]
+    return {path: "none" if path == f"{IMAGE}.bytes" else "zstd" for path in paths}
 
 
 @dataclass(kw_only=True)
@@ -142,7 +153,7 @@ class _Files:
         splits = pa.array([split or split_of(key) for key in rows["key"].to_pylist()], pa.string())
         self._count(rows)
         for name in dict.fromkeys(splits.to_pylist()):
-            of_one = rows.filter(pc.equal(splits, name))
+            of_one = rows if pc.all(pc.equal(splits, name)).as_py() else rows.filter(pc.equal(splits, name))
             self._writer(name).write_table(fitted(of_one, self.schema), row_group_size=GROUP_ROWS)
             self.writing.tallies[f"split {name}"] += of_one.num_rows
 
@@ -158,6 +169,7 @@ class _Files:
     def _writer(self, split: str) -> pq.ParquetWriter:
         if split not in self.writers:
             file = self.open.enter_context(self.writing.file(f"data/{split}-{self.writing.part.name}.parquet"))
-            writer = pq.ParquetWriter(file, self.schema, compression="zstd")
+            repeating = [name for name in self.schema.names if name not in (IMAGE, CAPTION)]
+            writer = pq.ParquetWriter(file, self.schema, compression=_packed(self.schema), use_dictionary=repeating)
             self.writers[split] = self.open.enter_context(writer)
         return self.writers[split]

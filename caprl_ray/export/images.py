@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from pyroaring import BitMap
@@ -17,36 +16,39 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Stored
 
-Row = dict[str, Any]
 CHANGED = "source_changed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictured:
-    """A row, also as a table of this one row, with the bytes of its image. Without an image, `code` says why."""
+    """A row, as a table of one, with the bytes of its image. Without an image, `code` says why."""
 
-    row: Row
-    table: pa.Table
+    row: pa.Table
+    key: str
     image: bytes | None
     code: str = ""
 
 
 def pictured(reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access) -> Iterator[Pictured]:
     """The kept rows of a unit, each with its image."""
-    rows = (
-        (row, table.slice(number, 1))
-        for table in reader.rows(unit, schema)
-        for number, row in enumerate(table.to_pylist())
-    )
     if not unit.kept:
         return
     planned = unit.ref.load(access.storage)
-    for (row, table), (index, sample, code) in zip(rows, _samples(planned, unit.kept, unit.rows, access), strict=True):
-        assert row["index"] == index, "rows and images of a unit are in one order"
+    rows = (row for table in reader.rows(unit, schema) for row in _each(table))
+    found = _samples(planned, unit.kept, unit.rows, access)
+    for (row, at, key, sha256), (index, sample, code) in zip(rows, found, strict=True):
+        assert at == index, "rows and images of a unit are in one order"
         image = sample.image if sample and not code else None
         if code == CHANGED and planned.kind == "files":
-            image = _present(planned.entries[index], row["sha256"], access)
-        yield Pictured(row=row, table=table, image=image, code="" if image is not None else code or "no_image")
+            image = _present(planned.entries[index], sha256, access)
+        yield Pictured(row=row, key=key, image=image, code="" if image is not None else code or "no_image")
+
+
+def _each(table: pa.Table) -> Iterator[tuple[pa.Table, int, str, str | None]]:
+    """Each row, with its index, its key and the hash of its image."""
+    known = zip(*(table[name].to_pylist() for name in ("index", "key", "sha256")), strict=True)
+    for number, (index, key, sha256) in enumerate(known):
+        yield table.slice(number, 1), index, key or "", sha256
 
 
 def _samples(unit: Unit, kept: BitMap, rows: int, access: Access) -> Iterator[tuple[int, Sample | None, str]]:

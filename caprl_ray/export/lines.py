@@ -10,7 +10,7 @@ import pyarrow as pa
 from caprl_ray.errors import RecipeError
 from caprl_ray.export.form import Writing
 from caprl_ray.export.parts import Part, by_rows
-from caprl_ray.export.rows import Reader, UnitRows
+from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.settings import LINES
 from caprl_ray.export.source import SEVERAL, Source
 from caprl_ray.export.target import Written
@@ -19,6 +19,7 @@ from caprl_ray.recipe.prompts import PromptTemplate
 ROWS = 100_000  # of a file
 CAPRL, LLAVA, DPO = LINES
 NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 IMAGE = "<image>\n"  # where a conversation has its image
 
 
@@ -45,14 +46,12 @@ class Lines:
 
     def write(self, part: Part) -> Written:
         """One file of lines."""
-        writing, reader = (
-            Writing(storage=self.source.storage, target=self.target, part=part),
-            Reader(self.source.storage),
-        )
+        writing = Writing(storage=self.source.storage, target=self.target, part=part)
+        held = reader(self.source.storage)
         if part.kept:
             with writing.file(f"{part.name}.jsonl") as file:
                 for unit in part.units:
-                    for table in reader.rows(unit, self._schema):
+                    for table in held.rows(unit, self._schema):
                         file.writelines(map(self._line, table.to_pylist()))
                         writing.exported += table.num_rows
         return writing.written()
@@ -78,7 +77,7 @@ class Lines:
             prompt = PromptTemplate(text).fill(row, str)
             turns = (("human", IMAGE + prompt), ("gpt", row["caption"]))
             line["conversations"] = [{"from": who, "value": said} for who, said in turns]
-        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        return ENCODER.encode(line).encode() + b"\n"
 
 
 def _prompts(source: Source) -> dict[str, str]:

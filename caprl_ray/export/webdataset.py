@@ -13,7 +13,7 @@ from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.export.form import Writing
 from caprl_ray.export.images import pictured
 from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
-from caprl_ray.export.rows import Reader, UnitRows
+from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.source import NOT_TOLD, Source
 from caprl_ray.export.tar import TarWriter
 from caprl_ray.export.target import Written
@@ -84,8 +84,8 @@ class Shards:
         """Nothing is about all tars."""
 
     def _rows(self, unit: UnitRows) -> Iterator[Row]:
-        reader = Reader(self.source.storage)
-        return (row for table in reader.rows(unit, self.source.own) for row in table.to_pylist())
+        tables = reader(self.source.storage).rows(unit, self.source.own)
+        return (row for table in tables for row in table.to_pylist())
 
     def _captions(self, writing: Writing, file: BinaryIO) -> None:
         """The captions alone, under the keys of their samples."""
@@ -97,15 +97,16 @@ class Shards:
 
     def _pack(self, writing: Writing, file: BinaryIO) -> None:
         """Images of files or of a table, under the ids of their rows."""
-        tar, reader = TarWriter(file), Reader(self.source.storage)
+        tar, held = TarWriter(file), reader(self.source.storage)
         theirs = [name for name in self.source.schema.names if not is_own(self.source.schema, name)]
         for unit in writing.part.units:
-            for one in pictured(reader, unit, self.source.schema, self.access):
+            for one in pictured(held, unit, self.source.schema, self.access):
                 if one.image is None:
                     writing.missing[one.code] += 1
                     continue
-                row, key = one.row, one.row["id"].encode()
-                tar.add(key + b"." + _extension(row["key"], one.image), len(one.image), [one.image])
+                (row,) = one.row.to_pylist()
+                key = row["id"].encode()
+                tar.add(key + b"." + _extension(one.key, one.image), len(one.image), [one.image])
                 if theirs:
                     _add(tar, key + b".json", _json({name: row[name] for name in theirs}))
                 self._add_caption(tar, key, {name: row[name] for name in self.source.own.names})
@@ -205,7 +206,7 @@ def _add(tar: TarWriter, name: bytes, content: bytes) -> None:
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8", "replace")
+    return ENCODER.encode(content).encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
@@ -216,3 +217,6 @@ def _extension(key: str, image: bytes) -> bytes:
     """The ending of an image's name: as its key has it, or by its bytes."""
     ending = key.rpartition(".")[2].lower()
     return (ending if ending in IMAGE_EXTENSIONS else EXTENSIONS.get(kind(image), "img")).encode()
+
+
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain)
