@@ -21,6 +21,7 @@ from tests.checkout import ROOT
 
 NOT_RUN = re.compile(r"<!-- not run(?: here)?: \S.*? -->\n\Z")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXPORT = ROOT / "docs" / "export.md"
 WRITTEN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -38,11 +39,15 @@ def blocks() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    """The output of a small run, whose first photo is called PHOTO."""
+    """The output of a small run, whose first photo is called PHOTO, with the exports of docs/export.md beside it."""
     folder = tmp_path_factory.mktemp("pages")
     render_dataset(folder / "images", 24)
     document = demo_recipe([folder / "images" / "files"], folder / "out") | {"model": {"source": "stub"}}
     assert pipeline.run(caption_job(parse(document))).balanced
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in re.findall(r"^caprl-ray ((?:export|duplicates) OUT .*)$", EXPORT.read_text(), re.MULTILINE):
+            assert main(shlex.split(line.replace("OUT", str(folder / "out")))) == 0
     return folder / "out"
 
 
@@ -73,6 +78,7 @@ def test_a_block_is_what_it_says(
         check_shell(text, out, monkeypatch, capsys)
     else:
         assert language == "python"
+        monkeypatch.chdir(out.parent)
         photo = pq.read_table(out / "data")["source"][0].as_py()
         exec(text.replace("OUT", str(out)).replace("PHOTO", photo), {})
 
