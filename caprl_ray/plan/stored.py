@@ -8,9 +8,10 @@ object for the first plan and one for each extension, of any size.
 import base64
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -101,6 +102,15 @@ class UnitRef:
             file_groups=groups[2] if len(groups) > 2 else None,
             first_row=groups[3] if len(groups) > 3 else None,
         )
+
+
+def first_entries(storage: Storage, refs: Iterable[UnitRef]) -> Iterator[Entry]:
+    """The first entry of each unit, in order: of a shard or of a parquet file the only one. Row groups of the plan are
+    read once if units of one stand together. Raises SystemFailure."""
+    for (stored, group), some in groupby(refs, key=lambda ref: (ref.object, ref.row_group)):
+        with opened(storage, stored, PIECE) as file:
+            entries = file.read_row_group(group, columns=["entries"], use_threads=False)["entries"]
+        yield from (_entry(entries[ref.offset][0].as_py()) for ref in some)
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

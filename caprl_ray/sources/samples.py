@@ -156,6 +156,18 @@ def group_samples(members: Iterator[Member], rules: Rules, left_out: LeftOut) ->
         yield current.sample()
 
 
+def sample_of() -> Callable[[str], tuple[str, int] | None]:
+    """Return a function that gives a member's extension and the index of its sample, None for a member of none. Call
+    it once for every member, in the archive's order."""
+    numbering = _Numbering()
+
+    def of(name: str) -> tuple[str, int] | None:
+        key, extension = _split(name)
+        return (extension, numbering.index(key)) if key else None
+
+    return of
+
+
 class _Numbering:
     """Numbers the samples. Consecutive members with one key are one sample; a key that returns starts a new one."""
 

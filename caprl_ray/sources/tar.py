@@ -12,7 +12,7 @@ from typing import BinaryIO
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.prepare import kinds
 from caprl_ray.sources.sparse import Sparse
-from caprl_ray.sources.tape import SeekableTape, Tape, TarDamaged, TarFormat
+from caprl_ray.sources.tape import CHUNK, SeekableTape, Tape, TarDamaged, TarFormat
 from caprl_ray.sources.tar_header import (
     BLOCK,
     EXTENSION_KINDS,
@@ -28,13 +28,14 @@ from caprl_ray.sources.tar_header import (
 )
 from caprl_ray.sources.unpacked import FREE_INFLATION, MAX_INFLATION, Unpacked, compression
 
-__all__ = ["Member", "TarDamaged", "TarFormat", "read_members"]
+__all__ = ["Member", "Streamed", "TarDamaged", "TarFormat", "read_members", "stream_members"]
 
 # Zeros that may follow the end marker: writers pad to records of 10 KiB, or of some hundred. A file that was allocated
 # before it was written has many more.
 PADDING = 1 << 20
 # Zeros that are looked through for another archive behind them.
 MOST_ZEROS = 16 << 20
+MOST_SPARSE = 64 << 20  # bytes of a sparse file that is streamed, which is read as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,20 @@ class Member:
     name: str
     size: int
     content: bytes | None
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A regular file of an archive that is read in pieces. `name` is as it is stored."""
+
+    name: bytes
+    size: int
+    pieces: Iterator[bytes]
+
+    @property
+    def text(self) -> str:
+        """The name as `Member` has it."""
+        return self.name.decode("utf-8", "backslashreplace")
 
 
 def read_members(
@@ -62,12 +77,23 @@ def read_members(
         length: the length of the stream in bytes, if it can seek: content is then skipped by seeking, except in a
             compressed stream.
     """
-    front = _read(stream, BLOCK)
-    unpacked = Unpacked(stream, front) if compression(front) and not is_header(front) else None
-    archive = _Archives(_tape(stream, front, unpacked, length), left_out, shard)
+    archive, unpacked = _opened(stream, left_out, shard, length)
     yield from archive.members(limit)
     if unpacked and unpacked.junk:
         left_out.add("after_end", f"{unpacked.junk} bytes after the end of {shard}")
+
+
+def stream_members(stream: BinaryIO, length: int) -> Iterator["Streamed"]:
+    """Yield the same files as `read_members`, each to be read in pieces before the next one is asked for. What of it is
+    not read is skipped. Raises TarDamaged as `read_members` does, and for a sparse file that is too large."""
+    archive, _ = _opened(stream, LeftOut(), "", length)
+    yield from archive.streamed()
+
+
+def _opened(stream: BinaryIO, left_out: LeftOut, shard: str, length: int | None) -> tuple["_Archives", Unpacked | None]:
+    front = _read(stream, BLOCK)
+    unpacked = Unpacked(stream, front) if compression(front) and not is_header(front) else None
+    return _Archives(_tape(stream, front, unpacked, length), left_out, shard), unpacked
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
@@ -99,19 +125,47 @@ class _Archives:
         self._left_out = left_out
         self._shard = shard
         self._expanded = 0
+        self._given = 0  # bytes of a streamed member that were read
 
     def members(self, limit: Callable[[str], int]) -> Iterator[Member]:
         """The files. What is neither file nor folder is counted."""
+        for header in self._files():
+            yield self._sparse(header, limit) if header.is_sparse else self._file(header, limit)
+
+    def streamed(self) -> Iterator["Streamed"]:
+        """The files, each to be read, in pieces, before the next one."""
+        for header in self._files():
+            if header.is_sparse:
+                member = self._sparse(header, lambda _: MOST_SPARSE)
+                if member.content is None:
+                    raise TarDamaged(f"a sparse member of {member.size} bytes at byte {header.start}")
+                yield Streamed(header.name, member.size, iter([member.content]))
+                continue
+            pieces = self._pieces(header.size)
+            yield Streamed(header.name, header.size, pieces)
+            self._tape.skip(header.size - self._given, "a member")
+            self._tape.skip(-header.size % BLOCK, "a member")
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        self._given = 0
+        return self._read_pieces(size)
+
+    def _read_pieces(self, size: int) -> Iterator[bytes]:
+        while self._given < size:
+            piece = self._tape.take(min(CHUNK, size - self._given), "a member")
+            self._given += len(piece)
+            yield piece
+
+    def _files(self) -> Iterator[Header]:
+        """The headers of the files, with what extension headers say of them."""
         extended: dict[bytes, bytes] = {}
         while (header := self._next_header()) is not None:
             if header.kind in EXTENSION_KINDS:
                 extended |= read_extension(self._tape, header)
                 continue
             header, extended = extend(header, extended), {}
-            if header.is_sparse:
-                yield self._sparse(header, limit)
-            elif header.is_file:
-                yield self._file(header, limit)
+            if header.is_sparse or header.is_file:
+                yield header
             else:
                 self._other(header)
         if extended:

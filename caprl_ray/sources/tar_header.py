@@ -33,6 +33,7 @@ SPARSE_MAJOR = PAX_SPARSE + b"major"
 _SPARSE_PAIRS = (PAX_SPARSE + b"offset", PAX_SPARSE + b"numbytes")
 _KEPT = frozenset({PAX_PATH, PAX_SIZE, SPARSE_NAME, SPARSE_MAP, *SPARSE_SIZES, SPARSE_MAJOR})
 
+_HIGH = bytes(range(128, 256))
 _OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
 _DECIMAL = re.compile(rb"[0-9]{1,19}")
 _PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
@@ -99,7 +100,7 @@ def _checksums(block: bytes) -> tuple[int | None, tuple[int, int]]:
     unsigned = sum(summed)
     octal = _OCTAL.fullmatch(block[148:156])
     stated = int(octal[1] or b"0", 8) if octal else None
-    return stated, (unsigned, unsigned - 256 * sum(byte > 127 for byte in summed))
+    return stated, (unsigned, unsigned - 256 * (BLOCK - len(summed.translate(None, _HIGH))))
 
 
 def number(field: bytes, start: int) -> int:

@@ -12,8 +12,8 @@ import yaml
 from caprl_ray import pipeline
 from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
-from caprl_ray.cli import main, parser
-from caprl_ray.commands.demo import demo_recipe
+from caprl_ray.cli import main, parsed
+from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from docs.generate import PAGES, REMEDIES
@@ -22,6 +22,7 @@ from tests.docs import joining
 
 NOT_RUN = re.compile(r"<!-- not run(?: here)?: \S.*? -->\n\Z")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXPORT = ROOT / "docs" / "export.md"
 WRITTEN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -61,6 +62,20 @@ def made(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Run:
     return Run(recipe=recipe, names=inputs | {"OUT": out}, lists=joining.make_lists(folder / "lists"))
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The output of a small run over photos, with the exports of docs/export.md beside it."""
+    folder = tmp_path_factory.mktemp("exported")
+    render_dataset(folder / "images", 24)
+    document = demo_recipe([folder / "images" / "files"], folder / "out") | {"model": {"source": "stub"}}
+    assert pipeline.run(caption_job(parse(document))).balanced
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in re.findall(r"^caprl-ray ((?:export|duplicates) OUT .*)$", EXPORT.read_text(), re.MULTILINE):
+            assert main(shlex.split(line.replace("OUT", str(folder / "out")))) == 0
+    return folder / "out"
+
+
 def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`make` targets are there, `caprl-ray` commands parse, and `verify` of an output runs."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -71,7 +86,7 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         else:
             assert command[0] == "caprl-ray", f"say why this is not run: {line}"
             arguments = [word.replace("OUT", str(out)) for word in command[1:]]
-            parser().parse_args(arguments)
+            parsed(arguments)
             if arguments[0] == "verify" and str(out) in arguments[1]:
                 assert main(arguments) == 0
                 assert "captioned" in capsys.readouterr().out
@@ -79,7 +94,12 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize(("language", "text"), blocks())
 def test_a_block_is_what_it_says(
-    language: str, text: str, made: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    language: str,
+    text: str,
+    made: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
@@ -88,6 +108,11 @@ def test_a_block_is_what_it_says(
         check_shell(text, made.names["OUT"], monkeypatch, capsys)
     else:
         assert language == "python"
+        if text in EXPORT.read_text(encoding="utf-8"):
+            out = request.getfixturevalue("exported")
+            monkeypatch.chdir(out.parent)
+            exec(text.replace("OUT", str(out)), {})
+            return
         found: dict[str, Any] = {}
         exec(made.filled(text), found)
         if "joined" in found:

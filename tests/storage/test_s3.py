@@ -316,3 +316,17 @@ def test_an_endpoint_that_is_none_or_holds_a_secret_is_refused(endpoint: str) ->
     with pytest.raises(RecipeError, match=r"storage\.endpoint") as caught:
         load.parse_storage([f"storage.endpoint={endpoint}"])
     assert "canary" not in str(caught.value)
+
+
+def test_a_large_object_is_there_when_all_of_it_is(s3: S3Server, storage: Storage) -> None:
+    path, content = f"s3://{BUCKET}/large", random.Random(1).randbytes(20 << 20)
+    with storage.written(path) as file:
+        file.write(content)
+        assert storage.lookup(path) is None
+    assert storage.read(path) == content and len(s3.of("PUT", "large")) > 1  # in parts
+    with pytest.raises(TypeError), storage.written(path + "-2") as file:
+        file.write("no bytes")  # type: ignore[arg-type]
+    s3.fault = lambda request: "denied" if request.method == "PUT" and "partNumber=2" in request.query else None
+    with pytest.raises(PermissionError), storage.written(path + "-3") as file:
+        file.write(content)
+    assert [stored.path for stored in storage.walk(f"s3://{BUCKET}/")] == [path]

@@ -1,0 +1,88 @@
+"""The images of exported rows, read from their sources as a run reads them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.export.rows import Reader, UnitRows
+from caprl_ray.plan import Entry, LeftOut, Unit
+from caprl_ray.sources import read_unit
+from caprl_ray.sources.files import read_image
+from caprl_ray.sources.samples import Sample
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Stored
+
+CHANGED = "source_changed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictured:
+    """A row, as a table of one, with the bytes of its image. Without an image, `code` says why."""
+
+    row: pa.Table
+    key: str
+    image: bytes | None
+    code: str = ""
+
+
+def pictured(reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access) -> Iterator[Pictured]:
+    """The kept rows of a unit, each with its image."""
+    if not unit.kept:
+        return
+    planned = unit.ref.load(access.storage)
+    rows = (row for table in reader.rows(unit, schema) for row in _each(table))
+    found = _samples(planned, unit.kept, unit.rows, access)
+    for (row, at, key, sha256), (index, sample, code) in zip(rows, found, strict=True):
+        assert at == index, "rows and images of a unit are in one order"
+        image = sample.image if sample and not code else None
+        if code == CHANGED and planned.kind == "files":
+            image = _present(planned.entries[index], sha256, access)
+        yield Pictured(row=row, key=key, image=image, code="" if image is not None else code or "no_image")
+
+
+def _each(table: pa.Table) -> Iterator[tuple[pa.Table, int, str, str | None]]:
+    """Each row, with its index, its key and the hash of its image."""
+    known = zip(*(table[name].to_pylist() for name in ("index", "key", "sha256")), strict=True)
+    for number, (index, key, sha256) in enumerate(known):
+        yield table.slice(number, 1), index, key or "", sha256
+
+
+def _samples(unit: Unit, kept: BitMap, rows: int, access: Access) -> Iterator[tuple[int, Sample | None, str]]:
+    """The samples of the rows in `kept`; without one, the code of its failure."""
+    found = read_unit(unit, BitMap(range(max(rows, kept.max() + 1))) - kept, access, LeftOut())
+    left, last = kept.copy(), kept.max()
+    try:
+        for index, sample in enumerate(found):
+            if index in kept:
+                left.discard(index)
+                failure = sample.failure if sample else None
+                yield index, sample, failure.code if failure else ""
+            if index == last:
+                return
+        raise RowFailure(CHANGED, "it has fewer rows")
+    except RowFailure as failure:
+        code = failure.code
+    except OSError as error:
+        raise SystemFailure(
+            f"{unit.entries[0].stored.path}: cannot be read ({error.strerror or type(error).__name__})."
+        ) from error
+    finally:
+        close = getattr(found, "close", None)
+        if close:
+            close()
+    yield from ((index, None, code) for index in left)
+
+
+def _present(entry: Entry, sha256: str | None, access: Access) -> bytes | None:
+    """A file in another version than the planned one, if it is the image that was captioned: a retry reads a file as it
+    is then, and the plan stays."""
+    try:
+        now = access.storage.lookup(entry.stored.path)
+        image = read_image(now, access) if isinstance(now, Stored) else b""
+    except (RowFailure, OSError):
+        return None
+    return image if sha256 and hashlib.sha256(image).hexdigest() == sha256 else None

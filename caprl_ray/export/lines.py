@@ -1,0 +1,109 @@
+"""JSON lines: each row as an image's path and its caption, as CapRL-2M has them, or as a conversation."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.export.form import Writing
+from caprl_ray.export.parts import Part, by_rows
+from caprl_ray.export.rows import UnitRows, reader
+from caprl_ray.export.settings import LINES
+from caprl_ray.export.source import SEVERAL, Source
+from caprl_ray.export.target import Written
+from caprl_ray.recipe.prompts import PromptTemplate
+
+ROWS = 100_000  # of a file
+CAPRL, LLAVA, DPO = LINES
+NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
+ENCODER = json.JSONEncoder(ensure_ascii=False)
+IMAGE = "<image>\n"  # where a conversation has its image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """The form `jsonl`. `prompts` are the user's turns by the recipe that wrote a row, where lines need them."""
+
+    source: Source
+    target: str
+    rows: int
+    prompts: Mapping[str, str] | None
+
+    @classmethod
+    def of(cls, source: Source, target: str, form: str | None, rows: int | None) -> "Lines":
+        """Raises RecipeError for lines that this output cannot give."""
+        if form == DPO:
+            raise RecipeError(_why_no_pairs(source))
+        prompts = _prompts(source) if form == LLAVA else None
+        return cls(source=source, target=target, rows=rows or ROWS, prompts=prompts)
+
+    def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
+        """Whole units, up to a number of rows."""
+        return by_rows(units, self.rows)
+
+    def write(self, part: Part) -> Written:
+        """One file of lines."""
+        writing = Writing(storage=self.source.storage, target=self.target, part=part)
+        held = reader(self.source.storage)
+        if part.kept:
+            with writing.file(f"{part.name}.jsonl") as file:
+                for unit in part.units:
+                    for table in held.rows(unit, self._schema):
+                        file.writelines(map(self._line, table.to_pylist()))
+                        writing.exported += table.num_rows
+        return writing.written()
+
+    def finish(self, written: Mapping[str, Written]) -> None:
+        """Nothing is about all lines."""
+
+    @property
+    def _schema(self) -> pa.Schema:
+        """The columns that lines need: for prompts all of the source's own."""
+        own, schema = self.source.own.names, self.source.schema
+        templates = map(PromptTemplate, set((self.prompts or {}).values()))
+        asked = {name for template in templates for name in template.columns}
+        run = ["run"] if self.prompts and "run" in own else []
+        return pa.schema([field for field in schema if field.name in {*NEEDED, *run, *(asked - {*own})}])
+
+    def _line(self, row: dict[str, Any]) -> bytes:
+        line: dict[str, Any] = {"id": row["id"], "image": row["key"]}
+        if self.prompts is None:
+            line["caption"] = row["caption"]
+        else:
+            text = self.prompts.get(row.get("run") or "", self.prompts[""])
+            prompt = PromptTemplate(text).fill(row, str)
+            turns = (("human", IMAGE + prompt), ("gpt", row["caption"]))
+            line["conversations"] = [{"from": who, "value": said} for who, said in turns]
+        return ENCODER.encode(line).encode() + b"\n"
+
+
+def _prompts(source: Source) -> dict[str, str]:
+    """The prompt of each recipe that wrote rows, by its name in the column `run`; "" is the newest."""
+    runs = {name: told.get("recipe") or {} for name, told in (source.run.get("runs") or {}).items()}
+    prompts = {}
+    for name, recipe in {**runs, "": source.recipe}.items():
+        several = recipe.get("prompts") or {}
+        text = (recipe.get("prompt") or {}).get("user")
+        if len(several) > 1 or not isinstance(next(iter(several.values()), text), str):
+            raise RecipeError(
+                f"--form {LLAVA}: the captions of {source.path} come from several prompts, and a row does not "
+                "say which one its caption answers; use the column captions of --to parquet."
+            )
+        prompts[name] = str(next(iter(several.values()), text))
+    return prompts
+
+
+def _why_no_pairs(source: Source) -> str:
+    """Why there are no chosen and rejected captions."""
+    if SEVERAL not in source.schema.names:
+        return (
+            f"--form {DPO}: the rows of {source.path} have one caption each, and a pair needs two and their scores; "
+            "caption with sampling.n=2 or more into a new output."
+        )
+    return (
+        f"--form {DPO}: the column {SEVERAL} of {source.path} has several captions of each image, but no scores that "
+        "say which one is better; this version scores no captions, so use --to parquet and score them yourself."
+    )

@@ -1,0 +1,85 @@
+"""The parts of an export: consecutive units of the plan that are written as one file, or as a few."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from caprl_ray import plan
+from caprl_ray.export.rows import UnitRows
+from caprl_ray.storage import Storage
+
+SHARDS, TABLES = "webdataset", "parquet"
+# A key as the name of a file: no names that hide files, leave the folder or are the export's own.
+_FIT = re.compile(r"(?![._/])(?!.*/[._/])[^\x00-\x1f\x7f\\]{1,900}")
+_PACKED = re.compile(r"\.(?:gz|bz2|xz|zst)$|(?<=\.t)(?:gz|bz2?|xz|zst)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Units that are written together. `name` is that of their file, without its ending, and `number` their number."""
+
+    name: str
+    number: int
+    units: Sequence[UnitRows]
+
+    @property
+    def kept(self) -> int:
+        """How many rows it has."""
+        return sum(len(unit.kept) for unit in self.units)
+
+    @property
+    def rows(self) -> str:
+        """A hash of which rows it has, of which units and objects. Two parts with one hash have the same content."""
+        digest = hashlib.sha256()
+        for unit in self.units:
+            digest.update(f"{unit.ref.unit} {unit.rows}\n".encode() + unit.kept.serialize())
+            digest.update("\n".join(place.stored.path for place in unit.places).encode())
+        return digest.hexdigest()[:32]
+
+
+def by_rows(units: Iterable[UnitRows], most: int, first: int = 0) -> Iterator[Part]:
+    """Whole units up to `most` rows, at least one, numbered from `first`."""
+    held: list[UnitRows] = []
+    number = first
+    for unit in units:
+        if held and sum(one.rows for one in held) + unit.rows > most:
+            yield Part(name=f"{number:06d}", number=number, units=held)
+            held, number = [], number + 1
+        held.append(unit)
+    if held:
+        yield Part(name=f"{number:06d}", number=number, units=held)
+
+
+def by_source(storage: Storage, units: Sequence[UnitRows], taken: Iterable[str] = ()) -> Iterator[Part]:
+    """A part for each shard and each parquet file, named by it, and one for each other unit, named by its number.
+
+    Names in `taken` are those of other parts."""
+    entries = plan.first_entries(storage, [unit.ref for unit in units if unit.ref.kind in (SHARDS, TABLES)])
+    names = set(taken)
+
+    def source(unit: UnitRows) -> tuple[str, str]:
+        if unit.ref.kind not in (SHARDS, TABLES):
+            return "", f"{unit.ref.unit:06d}"
+        entry = next(entries)
+        return entry.stored.path, entry.key
+
+    for number, ((_, key), some) in enumerate(groupby(units, key=source)):
+        of_one = list(some)
+        name = _name(key, of_one[0].ref.unit, names)
+        names.add(name)
+        yield Part(name=name, number=number, units=of_one)
+
+
+def _name(key: str, unit: int, taken: set[str]) -> str:
+    """A file's name from a key. One that is taken, or that is not fit for it, gets the unit's number."""
+    name = _PACKED.sub("", key)
+    name = name[: -len(ending)] if (ending := _ending(name)) else name
+    if not _FIT.fullmatch(name):
+        return f"{unit:06d}"
+    return f"{name}.{unit:06d}" if name in taken else name
+
+
+def _ending(name: str) -> str:
+    return next((end for end in (".tar", ".t", ".parquet") if name.lower().endswith(end)), "")

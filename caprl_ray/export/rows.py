@@ -1,0 +1,143 @@
+"""The finished rows of a unit in the order of their index, a few objects at a time."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap
+
+from caprl_ray.output.committed import identities, opened
+from caprl_ray.output.places import Place
+from caprl_ray.plan import UnitRef
+from caprl_ray.storage import Storage, Stored
+
+# Objects that a reader holds: an object has rows of a few units, which are exported one after the other.
+HELD = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRows:
+    """What is exported of a unit: the rows in `kept`, which stand at `places`; `rows` is its length.
+
+    `finished` and `failed` are the numbers of its rows in the output.
+    """
+
+    ref: UnitRef
+    kept: BitMap
+    places: list[Place]
+    rows: int
+    finished: int
+    failed: int
+
+
+class Reader:
+    """Reads rows of one output."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._held: OrderedDict[tuple[Stored, tuple[str, ...]], _Object] = OrderedDict()
+
+    def rows(self, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table]:
+        """The kept rows of a unit by their index, as tables of `schema`, which has `unit`, `index` and `attempts`.
+
+        A row is handed on as soon as no later object can hold one before it, so that memory holds the objects whose
+        ranges of rows overlap. A row that stands twice counts once (docs/design.md, D7).
+        """
+        kept = np.asarray(unit.kept.to_array(), np.int64)
+        waiting: list[_Piece] = []
+        ends = [*(place.first for place in unit.places[1:]), None]
+        for place, end in zip(unit.places, ends, strict=True):
+            piece = self._object(place.stored, schema).of_unit(unit.ref.unit)
+            waiting.append(piece.among(kept))
+            ready = [one.split(end)[0] for one in waiting]
+            waiting = [one.split(end)[1] for one in waiting]
+            table = _merged([one for one in ready if len(one.index)])
+            if table is not None:
+                yield table
+
+    def _object(self, stored: Stored, schema: pa.Schema) -> "_Object":
+        key = stored, tuple(schema.names)
+        if key not in self._held:
+            with opened(self._storage, stored) as file:
+                there = set(file.schema_arrow.names)
+                table = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
+            self._held[key] = _Object.of(stored.path, fitted(table, schema))
+            if len(self._held) > HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key]
+
+
+@lru_cache(1)
+def reader(storage: Storage) -> Reader:
+    """The reader of this process: parts that are written one after the other have rows in the same objects."""
+    return Reader(storage)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one unit in one object, by their index."""
+
+    path: str
+    index: np.ndarray
+    table: pa.Table
+
+    def among(self, kept: np.ndarray) -> "_Piece":
+        """Those of the rows that are kept."""
+        mask = np.isin(self.index, kept)
+        return self if mask.all() else _Piece(self.path, self.index[mask], self.table.filter(pa.array(mask)))
+
+    def split(self, end: int | None) -> tuple["_Piece", "_Piece"]:
+        """The rows before an index, and the rest. Without one, all and nothing."""
+        place = len(self.index) if end is None else int(np.searchsorted(self.index, end))
+        first = _Piece(self.path, self.index[:place], self.table.slice(0, place))
+        return first, _Piece(self.path, self.index[place:], self.table.slice(place))
+
+
+@dataclass(frozen=True)
+class _Object:
+    """The rows of an object, sorted by their identities."""
+
+    path: str
+    identities: np.ndarray
+    table: pa.Table
+
+    @classmethod
+    def of(cls, path: str, table: pa.Table) -> "_Object":
+        rows = identities(table)
+        if (np.diff(rows) <= 0).any():  # commit writes them sorted
+            order = np.argsort(rows, kind="stable")
+            rows, table = rows[order], table.take(pa.array(order))
+        return cls(path, rows, table)
+
+    def of_unit(self, unit: int) -> _Piece:
+        start, end = np.searchsorted(self.identities, [unit << 32, (unit + 1) << 32])
+        rows = self.table.slice(start, end - start)
+        return _Piece(self.path, self.identities[start:end] & 0xFFFFFFFF, rows)
+
+
+def _merged(pieces: list[_Piece]) -> pa.Table | None:
+    """The rows of all pieces by their index. Of several with one index, the highest `attempts` counts, then the first
+    object by name."""
+    if not pieces:
+        return None
+    index, table = np.concatenate([one.index for one in pieces]), pa.concat_tables([one.table for one in pieces])
+    if (np.diff(index) > 0).all():
+        return table
+    names = sorted({one.path for one in pieces})
+    name = np.concatenate([np.full(len(one.index), names.index(one.path)) for one in pieces])
+    order = np.lexsort((name, -table["attempts"].fill_null(0).to_numpy(), index))
+    first = np.diff(index[order], prepend=-1) != 0
+    return table.take(pa.array(order[first]))
+
+
+def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with these columns; one that they lack is null."""
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,143 @@
+"""The output that is exported: its plan, its rows, and how its images are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from pyroaring import BitMap
+
+from caprl_ray import plan
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.export.rows import UnitRows
+from caprl_ray.export.settings import Settings
+from caprl_ray.output.committed import Committed, read_committed
+from caprl_ray.output.places import places
+from caprl_ray.output.record import read_run, stored_job
+from caprl_ray.output.scan import Tell
+from caprl_ray.output.where import Condition, matching, output_schema
+from caprl_ray.plan import Plan
+from caprl_ray.recipe.sections import Columns, Input, Prepare
+from caprl_ray.rows.schema import is_own
+from caprl_ray.sources.source import Access
+from caprl_ray.storage import Storage, Stored
+
+CAPTION, SEVERAL = "caption", "captions"
+BATCH = 2**16
+# Columns that say where a row was read and written, and nothing of its image or caption.
+NOT_TOLD = frozenset({"unit", "index", "unit_rows", "unit_left_out", "source", "run"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An output with captions. `schema` are the columns of its finished rows, `run` is its run.json."""
+
+    storage: Storage
+    path: str
+    plan: Plan
+    run: dict[str, Any]
+    schema: pa.Schema
+
+    @classmethod
+    def open(cls, storage: Storage, path: str) -> "Source":
+        """Open an output. Raises RecipeError if it is none, or holds no captions."""
+        try:
+            stored = plan.load(storage, path)
+            run = read_run(storage, path) or {}
+            schema = output_schema(storage, path)
+        except OSError as error:
+            raise SystemFailure(f"{path}: cannot be read ({error.strerror}).") from error
+        if not stored.units:
+            raise RecipeError(f"{path}: there is no plan in this folder, so it is not the output of a run.")
+        job = stored_job(run)["name"]
+        if job != CAPTION:
+            raise RecipeError(f"{path}: holds the rows of the job {job}, and no captions that could be exported.")
+        if CAPTION not in schema.names:
+            raise RecipeError(f"{path}: there are no captions in this folder yet; finish the run first.")
+        return cls(storage=storage, path=path, plan=stored, run=run, schema=schema)
+
+    @property
+    def own(self) -> pa.Schema:
+        """The columns that are ours, without the source's own."""
+        return pa.schema([field for field in self.schema if is_own(self.schema, field.name)])
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that wrote the newest rows, as plain data."""
+        found: dict[str, Any] = self.run.get("recipe") or {}
+        return found
+
+    def access(self) -> Access:
+        """How the images are read. Other columns are not."""
+        try:
+            settings = Input.model_validate(self.recipe.get("input"))
+            prepare = Prepare.model_validate(self.recipe.get("prepare") or {})
+        except ValidationError:
+            raise RecipeError(
+                f"{self.path}/run.json: its input is of another version, so no images can be read."
+            ) from None
+        settings = settings.model_copy(update={"columns": Columns(keep=[]), "rename": {}})
+        return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)
+
+    def condition(self, text: str) -> Condition:
+        """A condition on its rows. Raises RecipeError if it is none."""
+        return Condition(text=text, schema=self.schema)
+
+    def units(self, settings: Settings, tell: Tell) -> list[UnitRows]:
+        """What is exported of each unit."""
+        condition = self.condition(settings.where) if settings.where else None
+        without = _listed(self.storage, settings.without) if settings.without else {}
+        committed = read_committed(self.storage, self.path, tell=tell)
+        met = matching(self.storage, self.path, condition, committed, tell=tell) if condition else None
+        found = places(self.storage, self.path, tell)
+        units = []
+        for ref in self.plan.units:
+            unit = committed.get(ref.unit) or Committed()
+            kept = unit.finished if met is None else unit.finished & met.get(ref.unit, BitMap())
+            known = [unit.rows or 0, ref.rows or 0, unit.done.max() + 1 if unit.done else 0]
+            units.append(
+                UnitRows(
+                    ref=ref,
+                    kept=kept - without.get(ref.unit, BitMap()),
+                    places=found.of(ref.unit),
+                    rows=max(known),
+                    finished=len(unit.finished),
+                    failed=len(unit.failed),
+                )
+            )
+        return units
+
+
+def _listed(storage: Storage, path: str) -> dict[int, BitMap]:
+    """The rows of a list that are not kept, by unit. Raises RecipeError for what is no such list."""
+    try:
+        found = storage.lookup(path)
+        if not isinstance(found, Stored):
+            raise RecipeError(
+                f"--without: there is no file {path}; write it with caprl-ray duplicates OUT --list FILE."
+            )
+        rows: dict[int, BitMap] = {}
+        with storage.open(found) as stream:
+            for unit, index in _dropped(stream):
+                rows.setdefault(unit, BitMap()).add(index)
+    except (pa.ArrowException, ValueError, KeyError):
+        raise RecipeError(
+            f"--without: {path} is no list of rows with the columns id and keep; write it with caprl-ray "
+            "duplicates OUT --list FILE."
+        ) from None
+    except OSError as error:
+        raise SystemFailure(f"--without: {path} cannot be read ({error.strerror or error}).") from error
+    return rows
+
+
+def _dropped(stream: Any) -> Iterator[tuple[int, int]]:
+    file = pq.ParquetFile(stream)
+    if not {"id", "keep"} <= set(file.schema_arrow.names):
+        raise KeyError("id")
+    for batch in file.iter_batches(BATCH, columns=["id", "keep"]):
+        for identity in batch.filter(pc.invert(batch["keep"]))["id"].to_pylist():
+            unit, _, index = str(identity).partition("-")
+            yield int(unit), int(index)

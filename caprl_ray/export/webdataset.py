@@ -1,0 +1,222 @@
+"""WebDataset: the source's shards with captions in them, captions alone beside the shards, or new shards.
+
+The same rows give the same bytes. Members of a shard are copied as they are, in order, in pieces of a megabyte.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any, BinaryIO
+
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.export.form import Writing
+from caprl_ray.export.images import pictured
+from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
+from caprl_ray.export.rows import UnitRows, reader
+from caprl_ray.export.source import NOT_TOLD, Source
+from caprl_ray.export.tar import TarWriter
+from caprl_ray.export.target import Written
+from caprl_ray.plan import Entry
+from caprl_ray.prepare.kinds import kind
+from caprl_ray.rows.schema import is_own
+from caprl_ray.sources.samples import IMAGE_EXTENSIONS, sample_of
+from caprl_ray.sources.source import Access, source_failures
+from caprl_ray.sources.tar import TarDamaged, stream_members
+
+ROWS = 5_000  # of a new shard
+MEMBER = "caption"
+EXTENSIONS = {"a JPEG": "jpg", "a PNG": "png", "WebP": "webp", "a GIF": "gif", "a TIFF": "tif", "a BMP": "bmp"}
+EXTENSIONS |= {"AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The form `webdataset`."""
+
+    source: Source
+    access: Access
+    target: str
+    rows: int
+    member: str
+    sidecars: bool
+
+    @classmethod
+    def of(cls, source: Source, target: str, rows: int | None, member: str | None, sidecars: bool) -> "Shards":
+        """Raises RecipeError for sidecars of what are no shards, and for a name that no member can have."""
+        member = member or MEMBER
+        if not member.replace("_", "").replace("-", "").isalnum() or member != member.lower():
+            raise RecipeError(f"--member: {member!r} cannot be part of a member's name; use small letters and digits.")
+        if sidecars and any(ref.kind != SHARDS for ref in source.plan.units):
+            raise RecipeError(
+                f"--sidecars: not all images of {source.path} lie in shards, and captions alone need shards to be "
+                "zipped with; leave it out."
+            )
+        access = source.access()
+        return cls(source=source, access=access, target=target, rows=rows or ROWS, member=member, sidecars=sidecars)
+
+    def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
+        """A tar for each shard under its name. Files and tables are cut by rows, and numbered."""
+        new: list[Part] = []
+        for is_shard, some in groupby(units, key=lambda unit: unit.ref.kind == SHARDS):
+            if not is_shard:
+                new += by_rows(some, self.rows, first=len(new))
+        shards = [unit for unit in units if unit.ref.kind == SHARDS]
+        return chain(new, by_source(self.source.storage, shards, {part.name for part in new}))
+
+    def write(self, part: Part) -> Written:
+        """One tar; an empty one without rows, so that numbers have no gaps."""
+        writing = Writing(storage=self.source.storage, target=self.target, part=part)
+        name = f"{part.name}.tar"
+        if part.units[0].ref.kind != SHARDS:
+            with writing.file(name) as file:
+                self._pack(writing, file)
+        elif self.sidecars or not part.kept:
+            with writing.file(name) as file:
+                self._captions(writing, file)
+        else:
+            self._shard(writing, name)
+        return writing.written()
+
+    def finish(self, written: Mapping[str, Written]) -> None:
+        """Nothing is about all tars."""
+
+    def _rows(self, unit: UnitRows) -> Iterator[Row]:
+        tables = reader(self.source.storage).rows(unit, self.source.own)
+        return (row for table in tables for row in table.to_pylist())
+
+    def _captions(self, writing: Writing, file: BinaryIO) -> None:
+        """The captions alone, under the keys of their samples."""
+        tar = TarWriter(file)
+        for row in self._rows(writing.part.units[0]):
+            self._add_caption(tar, row["key"].encode("utf-8", "surrogateescape"), row)
+            writing.exported += 1
+        tar.close()
+
+    def _pack(self, writing: Writing, file: BinaryIO) -> None:
+        """Images of files or of a table, under the ids of their rows."""
+        tar, held = TarWriter(file), reader(self.source.storage)
+        theirs = [name for name in self.source.schema.names if not is_own(self.source.schema, name)]
+        for unit in writing.part.units:
+            for one in pictured(held, unit, self.source.schema, self.access):
+                if one.image is None:
+                    writing.missing[one.code] += 1
+                    continue
+                (row,) = one.row.to_pylist()
+                key = row["id"].encode()
+                tar.add(key + b"." + _extension(one.key, one.image), len(one.image), [one.image])
+                if theirs:
+                    _add(tar, key + b".json", _json({name: row[name] for name in theirs}))
+                self._add_caption(tar, key, {name: row[name] for name in self.source.own.names})
+                writing.exported += 1
+        tar.close()
+
+    def _shard(self, writing: Writing, name: str) -> None:
+        """A shard with captions. One that is gone or changed is not written."""
+        (unit,) = writing.part.units
+        (entry,) = unit.ref.load(self.source.storage).entries
+        try:
+            with (
+                source_failures(entry.stored, self.access),
+                self.source.storage.open(entry.stored) as stream,
+                writing.file(name) as file,
+                source_failures(entry.stored, self.access),  # before a fault of the source is one of the file
+            ):
+                exported = self._copy(stream, entry, unit, file)
+                if not exported:
+                    raise RowFailure("truncated_unit")
+        except RowFailure as failure:
+            exported = 0
+            writing.missing[failure.code] += len(unit.kept)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SystemFailure(f"{entry.stored.path}: cannot be read ({reason}).") from error
+        else:
+            writing.missing["truncated_unit"] += len(unit.kept) - exported
+        writing.exported = exported
+        writing.missing += type(writing.missing)()  # without zeros
+
+    def _copy(self, stream: BinaryIO, entry: Entry, unit: UnitRows, file: BinaryIO) -> int:
+        """Copy the samples that are kept, each with its caption after its members; returns their number."""
+        tar, rows, place_of = TarWriter(file), self._rows(unit), sample_of()
+        last, current, copied = unit.kept.max(), -1, 0
+        sample: _Copied | None = None
+        try:
+            for member in stream_members(stream, entry.stored.size):
+                extension, index = place_of(member.text) or ("", current)
+                if not extension:
+                    continue
+                if index != current:
+                    copied += self._end(tar, sample)
+                    if index > last:
+                        sample = None
+                        break
+                    current = index
+                    sample = _Copied(next(rows), _key(member.name), tar.offset) if index in unit.kept else None
+                if sample:
+                    self._refuse_twice(extension, entry)
+                    tar.add(member.name, member.size, member.pieces)
+            copied += self._end(tar, sample)
+        except TarDamaged:
+            if sample:
+                tar.back_to(sample.start)
+        tar.close()
+        return copied
+
+    def _end(self, tar: TarWriter, sample: "_Copied | None") -> int:
+        """Add the caption of a sample whose members are all there."""
+        if sample is None:
+            return 0
+        self._add_caption(tar, sample.key, sample.row)
+        return 1
+
+    def _refuse_twice(self, extension: str, entry: Entry) -> None:
+        if extension in (f"{self.member}.txt", f"{self.member}.json"):
+            raise RecipeError(
+                f"--member: {entry.stored.path} has members {extension} of its own; give the captions another name, "
+                f"such as --member=re{self.member}, and another --out."
+            )
+
+    def _add_caption(self, tar: TarWriter, key: bytes, row: Row) -> None:
+        told = {name: value for name, value in row.items() if name not in NOT_TOLD}
+        name = key + b"." + self.member.encode()
+        _add(tar, name + b".json", _json(told))
+        _add(tar, name + b".txt", row["caption"].encode())
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """A sample under way: its row, its key as the shard has it, and where it begins in the tar."""
+
+    row: Row
+    key: bytes
+    start: int
+
+
+def _key(name: bytes) -> bytes:
+    """The key of a member's sample: its name up to the first dot of its base name."""
+    folder, slash, base = name.rpartition(b"/")
+    return folder + slash + base.partition(b".")[0]
+
+
+def _add(tar: TarWriter, name: bytes, content: bytes) -> None:
+    tar.add(name, len(content), [content])
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return ENCODER.encode(content).encode("utf-8", "replace")
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _extension(key: str, image: bytes) -> bytes:
+    """The ending of an image's name: as its key has it, or by its bytes."""
+    ending = key.rpartition(".")[2].lower()
+    return (ending if ending in IMAGE_EXTENSIONS else EXTENSIONS.get(kind(image), "img")).encode()
+
+
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain)

@@ -1,0 +1,177 @@
+"""Every form of export, read back by the libraries that people use and compared row by row."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from datasets import Image as DatasetImage
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+from caprl_ray import cli
+from caprl_ray.export.huggingface import split_of
+from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
+
+LABEL = "meta:label"
+WHERE = "flags = [] and caption_tokens > 32"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("made"))
+
+
+def export(made: Made, out: Path | str, *arguments: str) -> int:
+    return cli.main(["export", str(made.path), "--out", str(out), "--to", *arguments])
+
+
+def chosen(made: Made) -> dict[str, dict[str, Any]]:
+    """The rows that WHERE picks."""
+    return {i: row for i, row in made.finished.items() if not row["flags"] and row["caption_tokens"] > 32}
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(out.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def test_lines_hold_every_caption_once_in_order(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(made, tmp_path / "all", "jsonl") == 0
+    expected = [{"id": i, "image": row["key"], "caption": row["caption"]} for i, row in sorted(made.finished.items())]
+    assert lines(tmp_path / "all") == expected
+    by_duckdb = duckdb.sql(f"SELECT id, image, caption FROM '{tmp_path}/all/*.jsonl' ORDER BY id").fetchall()
+    assert by_duckdb == [tuple(row.values()) for row in expected]
+    count, failed = len(expected), len(made.rows) - len(expected)
+    assert f"{count} rows exported to 1 file, 0 left out, {failed} failed, 0 missing: {len(made.rows)} rows" in (
+        capsys.readouterr().out
+    )
+    assert export(made, tmp_path / "some", "jsonl", "--where", WHERE, "--form", "llava", "--shard-rows", "40") == 0
+    turns = [
+        {"id": i, "image": row["key"], "conversations": [
+            {"from": "human", "value": f"<image>\n{PROMPT}"}, {"from": "gpt", "value": row["caption"]},
+        ]}
+        for i, row in sorted(chosen(made).items())
+    ]  # fmt: skip
+    assert lines(tmp_path / "some") == turns and len(list((tmp_path / "some").glob("*.jsonl"))) > 2
+    assert f"{count - len(turns)} left out" in capsys.readouterr().out
+
+
+def test_parquet_stands_beside_its_source_row_by_row(made: Made, tmp_path: Path) -> None:
+    assert export(made, tmp_path, "parquet", "--where", WHERE) == 0
+    source = pq.read_table(made.folder / "table" / "train-00000-of-00001.parquet")
+    table = pq.read_table(tmp_path / "train-00000-of-00001.parquet")
+    assert source.num_rows == table.num_rows == TABLE_ROWS
+    wanted = {row[LABEL]: row for row in chosen(made).values() if row[LABEL]}
+    joined = duckdb.sql('SELECT label, caption, flags, id FROM source POSITIONAL JOIN "table"').fetchall()
+    assert [(row[0], row[1], row[2]) for row in joined] == [
+        (label, wanted[label]["caption"], []) if label in wanted else (label, None, None)
+        for label in source["label"].to_pylist()
+    ]
+    assert [row[3] for row in joined] == sorted(i for i, row in made.rows.items() if row[LABEL])
+    for name, count in (("000000", 30), ("00000", 25), ("00001", 25)):
+        frame = pd.read_parquet(tmp_path / f"{name}.parquet")
+        assert len(frame) == count and list(frame["index"]) == list(range(count))
+        known = {row["id"]: row["caption"] for row in chosen(made).values()}
+        assert [known.get(i) for i in frame["id"]] == [
+            text if isinstance(text, str) else None for text in frame["caption"]
+        ]
+    everything = pd.read_parquet(tmp_path)  # the folder as a whole
+    assert len(everything) == len(made.rows) and everything["caption"].notna().sum() == len(chosen(made))
+
+
+def shards_only(made: Made, folder: Path) -> Made:
+    """Another output of the same shards alone."""
+    return make(folder, paths=[str(made.folder / "shards")])
+
+
+def read_shards(paths: list[Path]) -> list[dict[str, Any]]:
+    found = wds.WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False)
+    return [{k: v for k, v in one.items() if k in ("__key__",) or not k.startswith("__")} for one in found]
+
+
+def test_shards_have_their_samples_and_captions_and_new_ones_hold_files_and_rows(made: Made, tmp_path: Path) -> None:
+    assert export(made, tmp_path / "out", "webdataset", "--where", WHERE, "--shard-rows", "40") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == [
+        *("00000.tar", "000000.tar", "000001.tar", "000002.tar", "00001.tar")
+    ]
+    rows = sorted(chosen(made).items())
+    samples = read_shards([tmp_path / "out" / name for name in ("00000.tar", "00001.tar")])
+    in_shards = [row for _, row in rows if row["source"].endswith(".tar")]
+    assert [one.pop("__key__") for one in samples] == [row["key"] for row in in_shards]
+    for one, row in zip(samples, in_shards, strict=True):
+        told = json.loads(one.pop("caption.json"))
+        assert one.pop("caption.txt").decode() == told["caption"] == row["caption"]
+        assert (told["id"], told["flags"], told["sha256"]) == (row["id"], [], row["sha256"])
+        assert one == sample(int(row["key"].rpartition("/")[2]))
+    others = [(i, row) for i, row in rows if not row["source"].endswith(".tar")]
+    packed = read_shards(sorted((tmp_path / "out").glob("00000?.tar")))
+    assert [one["__key__"] for one in packed] == [i for i, _ in others]
+    for one, (_, row) in zip(packed, others, strict=True):
+        assert hashlib.sha256(one["png"]).hexdigest() == row["sha256"]
+        assert one["caption.txt"].decode() == row["caption"] and json.loads(one["json"])["label"] == row[LABEL]
+
+    assert export(made, tmp_path / "again", "webdataset", "--where", WHERE, "--shard-rows", "40") == 0
+    for path in (tmp_path / "out").glob("*.tar"):
+        assert (
+            path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+        )  # no time, no owner, no order of chance
+
+
+def test_captions_alone_are_zipped_with_the_shards(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(made, tmp_path / "no", "webdataset", "--sidecars") == 2
+    assert "--sidecars: not all images of" in capsys.readouterr().err
+    ours = shards_only(made, tmp_path)
+    assert export(ours, tmp_path / "captions", "webdataset", "--sidecars", "--member", "recaption") == 0
+    names = ["00000.tar", "00001.tar"]
+    assert sorted(path.name for path in (tmp_path / "captions").glob("*.tar")) == names
+    captions = read_shards([tmp_path / "captions" / name for name in names])
+    sources = {one["__key__"]: one for one in read_shards([made.folder / "shards" / name for name in names])}
+    rows = [row for _, row in sorted(ours.finished.items())]
+    assert [one["__key__"] for one in captions] == [row["key"] for row in rows] and len(sources) == 50
+    for one, row in zip(captions, rows, strict=True):
+        assert one["recaption.txt"].decode() == row["caption"]
+        assert hashlib.sha256(sources[one["__key__"]]["jpg"]).hexdigest() == row["sha256"]
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
+    made: Made, tmp_path: Path, images: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--images"] if images else []
+    assert export(made, tmp_path / "no", "hf", *more) == 2
+    assert "--license: name the licence" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    arguments = ["hf", "--license", "cc-by-4.0", "--where", WHERE, "--shard-rows", "40", *more]
+    assert export(made, tmp_path / "out", *arguments) == 0
+    found = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    rows = sorted(chosen(made).items())
+    tests = {i for i, row in rows if row["key"].startswith("test/")}
+    assert tests and {name: len(part) for name, part in found.items()} == {
+        "train": len(rows) - len(tests),
+        "test": len(tests),
+    }
+    for name, part in found.items():
+        expected = [row for i, row in rows if (i in tests) == (name == "test")]
+        assert [
+            (row["id"], row["caption"], row["label"]) for row in part.select_columns(["id", "caption", "label"])
+        ] == [(row["id"], row["caption"], row[LABEL]) for row in expected]
+        assert ("image" in part.features) == images
+        if images:
+            assert isinstance(part.features["image"], DatasetImage) and part[0]["image"].size[1] == 8
+            stored = part.cast_column("image", DatasetImage(decode=False))["image"]
+            assert [hashlib.sha256(one["bytes"]).hexdigest() for one in stored] == [row["sha256"] for row in expected]
+    told = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert told.data.license == "cc-by-4.0" and str(made.folder) not in told.content
+    assert PROMPT in told.text and f"| train | {len(rows) - len(tests)} |" in told.text and "model `stub`" in told.text
+
+
+def test_splits_are_those_that_datasets_would_find() -> None:
+    assert [
+        split_of(key) for key in ("a/b.png", "trainer/x", "train/test_1.png", "val-0001.tar", "x/TEST/y", "dev2/a")
+    ] == [*("train", "train", "train", "validation", "test", "validation")]

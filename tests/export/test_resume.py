@@ -1,0 +1,145 @@
+"""An export is finished by the same command, follows its output, and says what it could not read."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from caprl_ray import cli
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.errors import SystemFailure
+from caprl_ray.export import work
+from caprl_ray.export.parts import Part
+from caprl_ray.output.commit import CommittedRows
+from caprl_ray.storage import Storage
+from tests.export.outputs import Made, make, write_shard
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return make(tmp_path)
+
+
+def export(made: Made, out: Path | str, *arguments: str) -> int:
+    return cli.main(["export", str(made.path), "--out", str(out), "--to", *arguments])
+
+
+def written(out: Path) -> dict[str, int]:
+    """The files of an export with their inodes: a file that is written again has another one."""
+    return {str(path.relative_to(out)): path.stat().st_ino for path in out.rglob("*.*") if "_export" not in path.parts}
+
+
+def test_a_stopped_export_goes_on_and_follows_its_output(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, calls = tmp_path / "out-tars", []
+
+    def stopped(write: Any, parts: list[Part]) -> Any:
+        for part in parts:
+            if len(calls) == 2:
+                raise SystemFailure("the disk is full.")
+            calls.append(part.name)
+            yield write(part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "_written", stopped)
+        assert export(made, out, "webdataset", "--shard-rows", "40") == 1
+    first = written(out)
+    assert len(calls) == len(first) == 2 and not (out / "_SUCCESS").exists()
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    whole = written(out)
+    assert first.items() < whole.items() and len(whole) == 5
+    counts = json.loads((out / "_SUCCESS").read_text())
+    assert counts["exported"] == len(made.finished) and counts["rows"] == len(made.rows)
+
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    assert written(out) == whole  # nothing is written again
+    (out / "00001.tar").unlink()
+    os.truncate(out / "000001.tar", 1000)
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    again = written(out)
+    assert {name for name in whole if again[name] != whole[name]} == {"00001.tar", "000001.tar"}
+
+    mended = next(row for row in made.rows.values() if row["code"] and row["source"].endswith("00000.tar"))
+    row = mended | {"code": None, "caption": "Mended.", "flags": [], "attempts": 2}
+    sink = CommittedRows(Storage(), str(made.path), 1, CAPTION, 9)
+    sink.write([pa.Table.from_pylist([row], schema=made.schema)], None)
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    assert {name for name, inode in written(out).items() if inode != again[name]} == {"00000.tar"}
+    assert b"Mended." in (out / "00000.tar").read_bytes()
+    assert f"{len(made.finished) + 1} rows exported to 5 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", [["webdataset"], ["hf", "--images", "--license", "other"]])
+def test_sources_that_are_gone_or_changed_are_counted_and_everything_else_goes_out(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    files = [row for row in made.finished.values() if row["source"].endswith(".png")]
+    gone, touched = Path(files[0]["source"]), Path(files[1]["source"])
+    shutil.move(gone, tmp_path / "kept.png")
+    os.utime(touched, (1, 1))  # a retry captions the present version, and the plan keeps the old one
+    write_shard(made.folder / "shards" / "00001.tar", range(20, 40))
+    lost = 1 + sum(row["source"].endswith("00001.tar") for row in made.finished.values())
+    out = tmp_path / "exported"
+    assert export(made, out, *form) == 3
+    said = capsys.readouterr().err
+    assert f"{lost} missing (source_changed {lost - 1}, source_missing 1): {len(made.rows)} rows" in said
+    assert "--allow-missing" in said and not (out / "_SUCCESS").exists() and len(said.splitlines()) == 1
+    assert export(made, out, *form, "--allow-missing") == 0
+    counts = json.loads((out / "_SUCCESS").read_text())
+    assert (counts["exported"], sum(counts["missing"].values())) == (len(made.finished) - lost, lost)
+    shutil.move(tmp_path / "kept.png", gone)
+    assert export(made, out, *form) == 3
+    assert f"{len(made.finished) - lost} rows exported" not in capsys.readouterr().err
+
+
+def test_repeated_rows_are_left_out_by_a_list(made: Made, tmp_path: Path) -> None:
+    first, *others = sorted(made.finished)[:20]
+    rows = [{"id": i, "group": "x", "keep": i == first} for i in (first, *others)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    out = tmp_path / "lines"
+    assert export(made, out, "jsonl", "--without", str(tmp_path / "list.parquet")) == 0
+    ids = [json.loads(line)["id"] for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert ids == sorted(made.finished.keys() - set(others))
+    assert json.loads((out / "_SUCCESS").read_text())["left_out"] == 19
+
+
+def test_each_wrong_export_is_one_sentence(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(says: str, *arguments: str, output: Path | None = None) -> None:
+        assert cli.main(["export", str(output or made.path), *arguments]) == 2
+        said = capsys.readouterr().err
+        assert says in said and len(said.splitlines()) == 1, said
+
+    out = tmp_path / "out-lines"
+    lines = ("--to", "jsonl", "--out", str(out))
+    refused("there is no plan in this folder", *lines, output=tmp_path / "nowhere")
+    refused("there is no plan in this folder", *lines, output=tmp_path / "files")
+    refused("--where: 'flags has 1' is no SQL condition", *lines, "--where", "flags has 1")
+    refused("lies in the output", "--to", "jsonl", "--out", str(made.path / "report"))
+    refused("holds the output", "--to", "jsonl", "--out", str(made.path.parent))
+    refused("has files of something else, such as test/", "--to", "jsonl", "--out", str(tmp_path / "files"))
+    refused(
+        "is a file; name a folder", "--to", "jsonl", "--out", str(made.path / "run.json") + "/../../shards/00000.tar"
+    )
+    refused("--without: there is no file", *lines, "--without", str(tmp_path / "none"))
+    refused("is no list of rows", *lines, "--without", str(tmp_path / "table" / "train-00000-of-00001.parquet"))
+    refused("--form: it is for --to jsonl", "--to", "hf", "--out", str(out), "--form", "llava", "--license", "other")
+    refused("have one caption each, and a pair needs two", *lines, "--form", "dpo")
+    refused("--member: 'A.B' cannot be part", "--to", "webdataset", "--out", str(out), "--member", "A.B")
+    assert not list(out.glob("*.jsonl"))
+    assert export(made, out, "jsonl") == 0
+    refused("holds another export: --where was None and is 'true'", *lines, "--where", "true")
+    refused("holds another export: --to was", "--to", "parquet", "--out", str(out))
+    (made.path / "run.json").write_text(json.dumps({"fingerprint": {}, "job": {"name": "score", "done": "scored"}}))
+    refused("holds the rows of the job score", *lines)
+
+
+def test_several_captions_without_scores_give_no_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make(tmp_path, several=2)
+    assert export(made, tmp_path / "pairs", "jsonl", "--form", "dpo") == 2
+    assert "several captions of each image, but no scores that say which one is better" in capsys.readouterr().err
