@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.plan.units import Entry, Position, Unit
+from caprl_ray.plan.units import Entry, Lines, Position, Unit
 from caprl_ray.storage import Storage, Stored, join
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import as_named
@@ -41,6 +41,8 @@ SCHEMA = pa.schema(
         # First and end of a range in a parquet file, and the number of the file's row groups, which older versions do
         # not store; null for other kinds.
         ("row_groups", pa.list_(pa.int32())),
+        # `Lines` of a manifest; null for other kinds, and not there in plans of older versions.
+        ("lines", pa.struct([("start", pa.int64()), ("end", pa.int64()), ("row", pa.int64()), ("line", pa.int64())])),
         ("entries", pa.list_(ENTRY)),
     ]
 )
@@ -99,6 +101,7 @@ class UnitRef:
             entries=entries,
             row_groups=(groups[0], groups[1]) if groups else None,
             file_groups=groups[2] if len(groups) > 2 else None,
+            lines=Lines(**row["lines"]) if row.get("lines") else None,
         )
 
 

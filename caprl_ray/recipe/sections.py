@@ -102,9 +102,10 @@ def _image_key(key: str) -> str:
 class Input(Section):
     """What to caption."""
 
-    kind: Literal["files", "webdataset", "parquet"] | None = None
+    kind: Literal["files", "webdataset", "parquet", "manifest"] | None = None
     """The kind of input. If left out, it is inferred from the file names, for each path separately. Set it if a folder
-    holds several kinds of files, or if the names do not show the kind."""
+    holds several kinds of files, or if the names do not show the kind. A manifest is a list of images as CSV or JSON
+    lines: it is inferred if the path itself ends like one, such as lists/*.csv."""
     paths: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
@@ -116,9 +117,9 @@ class Input(Section):
     folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
     beside data, such as __MACOSX or _delta_log, is never taken."""
     image_column: str | None = None
-    """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
-    Set it if several columns fit. `name[*]` is a column of lists of images: each image becomes a row, with the other
-    columns of its row."""
+    """The column of a table or manifest that holds the bytes or the paths of the images. If left out, it is found by
+    type and name. Set it if several columns fit. `name[*]` is a column of lists of images in parquet: each image
+    becomes a row, with the other columns of its row."""
     image_key: Annotated[str, Field(pattern=r"^[^;/\s]+(;[^;/\s]+)*$"), AfterValidator(_image_key)] | None = None
     """Which member of a WebDataset sample is captioned, by its extension: jpg, or jpg;png, of which the first that a
     sample has is taken. If left out, a sample may have images of one kind only. Set it if your samples hold maps, masks
@@ -133,8 +134,8 @@ class Input(Section):
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ] = []
-    """Folders and s3:// prefixes below which a parquet row may name its image, beside the folder of the parquet file
-    itself. A row that names an image elsewhere, also through a symbolic link, becomes a failed row. Set it if your
+    """Folders and s3:// prefixes below which a row of a table or manifest may name its image, beside the table's own
+    folder. A row that names an image elsewhere, also through a symbolic link, becomes a failed row. Set it if your
     tables hold absolute paths."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as

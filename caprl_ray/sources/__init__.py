@@ -13,7 +13,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import LeftOut, Position, Unit
 from caprl_ray.recipe.sections import Input
-from caprl_ray.sources import files, parquet, parquet_read, webdataset
+from caprl_ray.sources import files, manifest, parquet, parquet_read, webdataset
 from caprl_ray.sources.listing import Listing
 from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
@@ -45,6 +45,7 @@ KINDS = {
         plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes, suspects=webdataset.suspects
     ),
     "parquet": Source(plan=parquet.plan, read=parquet_read.read, takes=parquet.takes, suspects=parquet_read.suspects),
+    "manifest": Source(plan=manifest.plan, read=manifest.read, takes=manifest.takes),
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}

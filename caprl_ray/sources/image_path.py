@@ -1,4 +1,4 @@
-"""Images that a parquet column names by a path: relative to the parquet file, absolute, or an s3:// URI."""
+"""Images that a table's column names by a path: relative to the table, absolute, or an s3:// URI."""
 
 import posixpath
 import re

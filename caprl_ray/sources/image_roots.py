@@ -1,4 +1,4 @@
-"""Which images the rows of a parquet file may name: those below its own folder and below `input.image_roots`."""
+"""Which images the rows of a table may name: those below its own folder and below `input.image_roots`."""
 
 import json
 from collections import defaultdict
