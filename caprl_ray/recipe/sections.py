@@ -31,6 +31,7 @@ from caprl_ray.recipe.prompts import PromptTemplate
 Positive = Annotated[int, Field(ge=1)]
 Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.check)]
 MAX_METADATA_BYTES = 256 * 1024
+STORES = ("s3", "hf")  # schemes of stores that images are read from
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -69,7 +70,7 @@ class Section(BaseModel):
 def _image_root(path: str) -> str:
     """A local folder as an absolute path: Ray's workers have other working directories."""
     scheme, is_uri, place = path.partition("://")
-    if "\0" in path or (is_uri and (scheme not in ("file", "s3") or (scheme == "s3" and place.startswith("/")))):
+    if "\0" in path or (is_uri and scheme != "file" and (scheme not in STORES or place.startswith("/"))):
         raise ValueError(f"{path!r} is not allowed; it should be a folder or a prefix such as s3://bucket/photos")
     return _absolute(path)
 
@@ -111,7 +112,8 @@ class Input(Section):
         Field(min_length=1),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
-    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
+    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local, s3:// or
+    hf://datasets/ORG/NAME@REVISION/path."""
     hidden: bool = False
     """Whether files whose names begin with a dot, or tables whose names begin with an underscore, are taken below a
     folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
@@ -443,10 +445,16 @@ class Failures(Section):
     `max_fraction` holds for any number of rows."""
 
 
+def _writable(path: str) -> str:
+    if path.startswith("hf://"):
+        raise ValueError(f"{path} is only read; write to a folder or bucket, and upload it with the hub's own client")
+    return path
+
+
 class Output(Section):
     """Where the captions are written."""
 
-    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute), AfterValidator(_writable)]
     """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier
     run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
@@ -455,7 +463,8 @@ class Output(Section):
 
 
 class Storage(Section):
-    """How `s3://` paths are accessed. Credentials come from boto3's usual chain, never from the recipe."""
+    """How `s3://` paths are accessed; `timeout_s` is for every store. Credentials come from the environment of every
+    node, for S3 by boto3's usual chain, never from the recipe."""
 
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
     """The address of an S3-compatible store, such as https://storage.example.org. If left out, Amazon S3."""
