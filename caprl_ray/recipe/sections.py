@@ -31,7 +31,7 @@ from caprl_ray.recipe.prompts import PromptTemplate
 Positive = Annotated[int, Field(ge=1)]
 Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.check)]
 MAX_METADATA_BYTES = 256 * 1024
-STORES = ("s3", "hf")  # schemes of stores that images are read from
+STORES = ("s3", "gs", "az", "hf")  # schemes of stores that images are read from
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -112,8 +112,8 @@ class Input(Section):
         Field(min_length=1),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
-    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local, s3:// or
-    hf://datasets/ORG/NAME@REVISION/path."""
+    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local, s3://,
+    gs://, az:// or hf://datasets/ORG/NAME@REVISION/path."""
     hidden: bool = False
     """Whether files whose names begin with a dot, or tables whose names begin with an underscore, are taken below a
     folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
@@ -136,9 +136,9 @@ class Input(Section):
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ] = []
-    """Folders and s3:// prefixes below which a row of a table or manifest may name its image, beside the table's own
-    folder. A row that names an image elsewhere, also through a symbolic link, becomes a failed row. Set it if your
-    tables hold absolute paths."""
+    """Folders and prefixes, such as s3://bucket/photos, below which a row of a table or manifest may name its image,
+    beside the table's own folder. A row that names an image elsewhere, also through a symbolic link, becomes a failed
+    row. Set it if your tables hold absolute paths."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""
@@ -455,16 +455,18 @@ class Output(Section):
     """Where the captions are written."""
 
     path: Annotated[str, Field(min_length=1), AfterValidator(_absolute), AfterValidator(_writable)]
-    """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier
-    run of the same recipe, that run is resumed."""
+    """The output folder, local, s3://, gs:// or az://. On a cluster it must be the same folder on every node. If it
+    holds an earlier run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
 
 
 class Storage(Section):
-    """How `s3://` paths are accessed; `timeout_s` is for every store. Credentials come from the environment of every
-    node, for S3 by boto3's usual chain, never from the recipe."""
+    """How stores are accessed. `timeout_s` is for all of them, `anonymous` for all but the hub, the rest for `s3://`.
+
+    Credentials come from the environment of every node, for S3 by boto3's usual chain, never from the recipe.
+    """
 
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
     """The address of an S3-compatible store, such as https://storage.example.org. If left out, Amazon S3."""
@@ -473,7 +475,7 @@ class Storage(Section):
     profile: str | None = None
     """The profile in the shared AWS credentials file. Every node must have that file."""
     anonymous: bool = False
-    """Read public buckets without credentials."""
+    """Read public buckets without credentials, also of gs:// and az://."""
     path_style: bool | None = None
     """Put the bucket into the path of the URL, not into the host name. If left out: true with an endpoint, else boto3's
     default."""

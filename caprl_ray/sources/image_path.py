@@ -7,7 +7,7 @@ from caprl_ray.errors import RowFailure
 
 MAX_PATH_BYTES = 1024  # S3's limit for a key; the limit for local paths is far higher
 # A store's root, which is a bucket or a repository, and a name below it.
-_ROOT = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}/|hf://datasets/[\w.-]+/[\w.-]+(?:@[^/]+)?/")
+_ROOT = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9$][A-Za-z0-9._-]{1,221}/|hf://datasets/[\w.-]+/[\w.-]+(?:@[^/]+)?/")
 
 
 def is_web_address(path: str) -> bool:

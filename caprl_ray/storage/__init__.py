@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage import hub
+from caprl_ray.storage.azure_blobs import AzureStore
+from caprl_ray.storage.gcs import GoogleStore
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.storage.s3 import S3Store
@@ -76,7 +78,7 @@ class Storage:
     """Storage by the recipe's section `storage`. It travels to Ray's workers and connects where it is used.
 
     Paths are as the recipe gives them: relative, absolute, `file://`, `s3://bucket/key`, or those of another store
-    (`hf://`). Every function raises
+    (`gs://`, `az://`, `hf://`). Every function raises
     FileNotFoundError or PermissionError for the one object that was asked for, and any other OSError for a fault of the
     storage itself; its `strerror` holds no secret. RecipeError for other schemes.
     """
@@ -172,10 +174,14 @@ class Storage:
             return S3Store(self.settings)
         if scheme == "hf":
             return hub.HubStore(self.settings)
+        if scheme == "gs":
+            return GoogleStore(self.settings)
+        if scheme == "az":
+            return AzureStore(self.settings)
         if scheme in ("http", "https"):
             raise RecipeError(
                 f"{path}: images are not fetched from the web; download them to a folder or bucket first."
             )
         raise RecipeError(
-            f"{path}: storage of the kind {scheme}:// is not supported; use a local path, s3:// or hf://."
+            f"{path}: storage of the kind {scheme}:// is not supported; use a local path, s3://, gs://, az:// or hf://."
         )

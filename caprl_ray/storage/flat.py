@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
 
 from caprl_ray.storage.ranges import Ranges, buffered
-from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored
+from caprl_ray.storage.stored import Archived, Folder, Listed, Passed, SourceChanged, Stored
 from caprl_ray.storage.wanted import Rule, Sieve, Wanted
 
 
@@ -94,4 +94,17 @@ class _Fetched(Ranges):
         self._store = store
 
     def _fetch(self, start: int, end: int) -> bytes:
-        return self._store.fetch(self._stored, start, end)
+        """A refusal that concerns more than this object is a fault of the store: as many bad rows would result."""
+        try:
+            content = self._store.fetch(self._stored, start, end)
+        except Archived:
+            raise
+        except PermissionError:
+            try:
+                next(self._store.below(self._stored.path, None), None)
+            except PermissionError:
+                raise OSError(errno.EIO, "the store denies access to the bucket", self._stored.path) from None
+            raise
+        if len(content) != end - start:
+            raise SourceChanged(errno.ESTALE, "the store gives fewer bytes than it lists", self._stored.path)
+        return content
