@@ -4,7 +4,7 @@ READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
     "source_unreadable": "The file exists and cannot be read, though its storage works.",
-    "source_refused": "The row names its image by a web address, in other storage, or neither below the parquet file's "
+    "source_refused": "The row names its image by a web address, in other storage, or neither below the table's "
     "folder nor below input.image_roots.",
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",

@@ -103,19 +103,15 @@ class AzureStore(FlatStore):
     def __init__(self, settings: sections.Storage) -> None:
         self._client = _client(settings)
 
-    def root(self, path: str) -> str:
-        return self.scheme + path.removeprefix(self.scheme).partition("/")[0] + "/"
-
     def _blob(self, path: str) -> Any:
-        root = self.root(path)
-        return self._client.get_blob_client(root.removeprefix(self.scheme)[:-1], path[len(root) :])
+        return self._client.get_blob_client(*self.split(path))
 
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
         """The listing begins anew after `after`: Azure lists from no key on."""
-        root = self.root(prefix)
-        container = self._client.get_container_client(root.removeprefix(self.scheme)[:-1])
+        root, (name, key) = self.root(prefix), self.split(prefix)
         with _faults(prefix):
-            for blob in container.list_blobs(name_starts_with=prefix[len(root) :], include=["metadata"]):
+            found = self._client.get_container_client(name).list_blobs(name_starts_with=key, include=["metadata"])
+            for blob in found:
                 folder = (blob.metadata or {}).get("hdi_isfolder") == "true" or blob.name.endswith("/")
                 if blob.size or not folder:
                     yield _stored(root + blob.name, blob.size, blob.etag)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import BinaryIO, ClassVar
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.storage.ranges import Ranges, buffered
 from caprl_ray.storage.stored import Archived, Folder, Listed, Passed, SourceChanged, Stored
 from caprl_ray.storage.wanted import Rule, Sieve, Wanted
@@ -18,9 +19,17 @@ class FlatStore(ABC):
 
     scheme: ClassVar[str]
 
-    @abstractmethod
     def root(self, path: str) -> str:
         """The part of a path that is no name: the bucket or repository, with a slash at its end."""
+        bucket = path.removeprefix(self.scheme).partition("/")[0]
+        if not bucket:
+            raise RecipeError(f"{path} names no bucket; give {self.scheme}bucket/path.")
+        return f"{self.scheme}{bucket}/"
+
+    def split(self, path: str) -> tuple[str, str]:
+        """Bucket and key."""
+        root = self.root(path)
+        return root[len(self.scheme) : -1], path[len(root) :]
 
     @abstractmethod
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:

@@ -69,21 +69,17 @@ class GoogleStore(FlatStore):
         self._client = _client(settings)
         self._timeout = settings.timeout_s
 
-    def root(self, path: str) -> str:
-        return self.scheme + path.removeprefix(self.scheme).partition("/")[0] + "/"
-
     def _blob(self, path: str) -> Any:
-        root = self.root(path)
-        return self._client.bucket(root.removeprefix(self.scheme)[:-1]).blob(path[len(root) :])
+        bucket, key = self.split(path)
+        return self._client.bucket(bucket).blob(key)
 
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
-        root = self.root(prefix)
+        root, (name, key) = self.root(prefix), self.split(prefix)
         start = after[len(root) :] if after and after.startswith(root) else None
         try:
             with _faults(prefix):
-                bucket = self._client.bucket(root.removeprefix(self.scheme)[:-1])
                 found = self._client.list_blobs(
-                    bucket, prefix=prefix[len(root) :], start_offset=start, fields=FIELDS, timeout=self._timeout
+                    name, prefix=key, start_offset=start, fields=FIELDS, timeout=self._timeout
                 )
                 for blob in found:
                     if blob.size or not blob.name.endswith("/"):  # by which consoles show a folder

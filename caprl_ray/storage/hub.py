@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe import sections
 from caprl_ray.storage.flat import FlatStore
-from caprl_ray.storage.stored import SourceChanged, Stored
+from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
 SCHEME = "hf://"
 ANSWER_S = 20.0  # to wait for the commit of a revision, before anything is started
@@ -162,15 +162,26 @@ class HubStore(FlatStore):
             page = _ask("GET", following, self._timeout)
             yield from page.json()
 
-    def look(self, path: str) -> Stored:
+    def lookup(self, path: str) -> Stored | Folder | None:
+        """One request: the hub knows folders."""
+        path = self.real(path)
         repository, revision, name = _parts(path)
+        wanted = name.rstrip("/")
+        if not wanted:
+            return Folder(path=self.root(path))
         with _faults(path):
             at = f"/api/datasets/{repository}/paths-info/{revision}"
-            found = _ask("POST", at, self._timeout, data={"paths": [name], "expand": False}).json()
-        for entry in found:
-            if entry["type"] == "file" and entry["path"] == name:
-                return _stored(self.root(path), entry)
-        raise FileNotFoundError(errno.ENOENT, "no such file in the repository", path)
+            found = _ask("POST", at, self._timeout, data={"paths": [wanted], "expand": False}).json()
+        entry = next((entry for entry in found if entry["path"] == wanted), None)
+        if entry and entry["type"] == "file":
+            return None if name.endswith("/") else _stored(self.root(path), entry)
+        return Folder(path=f"{self.root(path)}{wanted}/") if entry else None
+
+    def look(self, path: str) -> Stored:
+        found = self.lookup(path)
+        if not isinstance(found, Stored):
+            raise FileNotFoundError(errno.ENOENT, "no such file in the repository", path)
+        return found
 
     def fetch(self, stored: Stored, start: int, end: int) -> bytes:
         repository, revision, name = _parts(stored.path)

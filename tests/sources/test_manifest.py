@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from caprl_ray import plan, sources
@@ -14,6 +16,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.read.unit import unit_rows
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources import manifest
+from caprl_ray.sources.manifest_text import Manifest
 from caprl_ray.storage import Storage
 from tests.sources.tables import access_to, content, metadata_of, planned, rows_of, table_of
 
@@ -145,6 +148,20 @@ def test_units_are_ranges_of_lines_and_each_reads_its_own(
         ]
 
 
+@given(st.lists(st.sampled_from(["a", ",", '"', '""', "\n", "\r\n", "\r", "é", " ", '",', ',"', '"\n']), max_size=40))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_wherever_a_list_is_cut_its_rows_are_the_same(folder: Path, parts: list[str]) -> None:
+    path = listed(folder, "a.csv", "path,n\n" + "".join(parts))
+    with path.open("rb") as stream:
+        whole = list(Manifest(stream, "a.csv").rows())
+    start, line = 7, 1
+    for row in whole:
+        with path.open("rb") as stream:
+            lines = plan.Lines(start=start, end=row.end, row=0, line=line)
+            assert list(Manifest(stream, "a.csv").rows(lines)) == [row]
+        start, line = row.end, row.last
+
+
 def test_a_list_that_changed_and_kept_its_size_is_noticed_by_its_rows(folder: Path) -> None:
     path = listed(folder, "a.csv", "image,n\nphotos/0.jpg,1\nphotos/1.jpg,2\n")
     access = access_to(path)
@@ -165,6 +182,6 @@ def test_a_list_without_rows_has_no_unit(folder: Path) -> None:
 def test_a_list_counts_only_where_it_is_asked_for(folder: Path) -> None:
     listed(folder, "photos/metadata.csv", "image\n0.jpg\n1.jpg\n")
     assert [unit.kind for unit in planned(access_to(folder / "photos"))[0]] == ["files"]
-    for path, settings in (("photos/*.csv", {}), ("photos", {"kind": "manifest"}), ("photos/metadata.csv", {})):
-        units, _ = planned(access_to(folder / path, **settings))
+    for path, more in (("photos/*.csv", {}), ("photos", {"kind": "manifest"}), ("photos/metadata.csv", {})):
+        units, _ = planned(access_to(folder / path, **more))
         assert [(unit.kind, unit.rows) for unit in units] == [("manifest", 2)]

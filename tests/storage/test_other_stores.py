@@ -1,5 +1,6 @@
 """Google's and Azure's stores, by servers on loopback: listing, ranges, versions, conditional writes and refusals."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -151,12 +152,26 @@ def test_folders_of_a_hierarchical_account_are_no_objects(monkeypatch: pytest.Mo
     server.stop()
 
 
-@pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_without_an_account_or_credentials_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "client"), [("gs", "google.cloud"), ("az", "azure.storage.blob")])
+def test_without_a_client_an_account_or_a_bucket_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, client: str
+) -> None:
     for name in ("STORAGE_EMULATOR_HOST", azure_blobs.CONNECTION, azure_blobs.ACCOUNT):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/absent.json")
-    for module in (gcs, azure_blobs):
-        module._client.cache_clear()
-    with pytest.raises((RecipeError, SystemFailure), match=r"credentials|AZURE_STORAGE_CONNECTION_STRING"):
-        planned(access_to(f"{scheme}://photos/a", storage=STORAGE))
+    path = f"{scheme}://photos/a"
+
+    def refusal(path: str) -> str:
+        for module in (gcs, azure_blobs):
+            module._client.cache_clear()
+        with pytest.raises((RecipeError, SystemFailure)) as error:
+            planned(access_to(path, storage=STORAGE))
+        return str(error.value)
+
+    said = refusal(path)
+    assert "no Google credentials were found" in said or "AZURE_STORAGE_CONNECTION_STRING" in said
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv(azure_blobs.CONNECTION, "nonsense=SECRET")
+    assert "SECRET" not in refusal(f"{scheme}:///a")
+    monkeypatch.setitem(sys.modules, client, None)
+    assert "pip install 'caprl_ray[" in refusal(path)
