@@ -85,6 +85,8 @@ def _survey(stored: Stored, access: Access) -> _Survey:
             if manifest.names is None:
                 for row in rows:
                     survey.add(row)
+                if not survey.types and rows[0].fault:
+                    raise NoManifest(f"has no row in its first lines ({rows[0].lines}: {rows[0].fault})")
             survey.ranges.append((Lines(start=start, end=rows[-1].end, row=number, line=line), len(rows)))
             start, line, number = rows[-1].end, rows[-1].last, number + len(rows)
         if manifest.packed:

@@ -176,7 +176,7 @@ class _Text:
         """The exception for a row that does not end."""
         return NoManifest(
             f"has a row of more than {MOST_ROW:,} bytes, or a field of more than {csv.field_size_limit():,}, that "
-            f"begins in line {self._first}; close its quote, or shorten it"
+            f"begins in line {self._first}; close its quote, or write one row a line"
         )
 
     def row(self, values: Values, fault: str = "") -> Row:

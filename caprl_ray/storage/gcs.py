@@ -15,6 +15,7 @@ from caprl_ray.recipe import sections
 from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import SourceChanged, Stored
 
+CONNECTIONS = 32  # of a process
 FIELDS = "items(name,size,generation),nextPageToken"  # of a listing
 
 
@@ -24,15 +25,18 @@ def _client(settings: sections.Storage) -> Any:
     try:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage  # type: ignore[import-untyped]
+        from requests.adapters import HTTPAdapter
     except ImportError:
         raise RecipeError("gs:// paths need Google's client; run pip install 'caprl_ray[gcs]'.") from None
     if settings.anonymous:
         return storage.Client.create_anonymous_client()
     try:
-        return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # reading needs none
+        client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need none
     except DefaultCredentialsError:
         reason = "no Google credentials were found; give them in the usual ways, or set storage.anonymous"
         raise OSError(errno.EIO, reason) from None
+    client._http.mount("https://", HTTPAdapter(pool_maxsize=CONNECTIONS))  # as Google's own samples do it
+    return client
 
 
 @contextmanager

@@ -111,6 +111,11 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         ),
         ("a.csv", b'image,n\na.jpg,"' + b"a,b\n" * 2**16, "that begins in line 2; close its quote"),
         ("a.jsonl", b'{"image": "' + b"a" * 2**20 + b'"}', "that begins in line 1"),
+        (
+            "a.json",
+            b'{\n  "images": [\n    "a.jpg"\n  ]\n}',
+            "no row in its first lines (line 1: no JSON (",
+        ),
         ("a.json", b'[{"image": "a.jpg"}]', "jq -c '.[]' FILE > FILE.jsonl"),
         ("a.csv.gz", gzip.compress(b"image\n" + b"a.jpg\n" * 9)[:-9], "stream is damaged or ends early"),
         ("a.csv", b"image\nhttps://example.org/a.jpg\n", "holds web addresses"),
