@@ -16,7 +16,7 @@ from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.plan import Entry, LeftOut, Lines, Unit, batched
 from caprl_ray.sources.image_column import PATH_NAMES, ImageColumn, image_column
 from caprl_ray.sources.image_roots import Roots
-from caprl_ray.sources.manifest_text import MOST_COLUMNS, Manifest, NoManifest, Row, named
+from caprl_ray.sources.manifest_text import MOST_COLUMNS, MOST_ROW, Manifest, NoManifest, Row, named
 from caprl_ray.sources.manifest_types import arrays, common, type_of
 from caprl_ray.sources.parquet_looks import ROWS_LOOKED_AT, look_at
 from caprl_ray.sources.parquet_rows import IMAGES_AT_ONCE, Rows
@@ -65,14 +65,17 @@ class _Survey:
 
     types: dict[str, pa.DataType] = field(default_factory=dict)
     ranges: list[tuple[Lines, int]] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set)
 
     def add(self, row: Row) -> None:
         for name, value in row.values.items():
             kind = type_of(value)
             if self.types.get(name) != kind:
                 self.types[name] = common(self.types.get(name, pa.null()), kind)
-        if len(self.types) > MOST_COLUMNS:
-            raise NoManifest(f"has more than {MOST_COLUMNS} columns up to line {row.last}")
+        if self.types.keys() - self._known:
+            self._known |= self.types.keys()
+            if len(self.types) > MOST_COLUMNS or sum(map(len, self.types)) > MOST_ROW:
+                raise NoManifest(f"has more than {MOST_COLUMNS} columns up to line {row.last}, or too long names")
 
 
 def _survey(stored: Stored, access: Access) -> _Survey:

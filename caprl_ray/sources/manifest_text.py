@@ -233,15 +233,22 @@ def _json_rows(text: _Text) -> Iterator[Row]:
 def _json_row(text: _Text, line: str) -> Row:
     try:
         values = json.loads(line)
+        flat = {name: _flat(value) for name, value in values.items()} if isinstance(values, dict) else None
     except RecursionError:
         return text.row({}, "JSON nested too deeply")
     except ValueError as error:
         return text.row({}, f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "no JSON")
-    if not isinstance(values, dict):
+    if flat is None:
         return text.row({}, "JSON, but no object")
-    if not _is_unicode(line) or ("\\ud" in line.lower() and not _is_unicode(json.dumps(values, ensure_ascii=False))):
+    texts = (value for value in (*flat, *flat.values()) if isinstance(value, str))
+    if not _is_unicode(line) or ("\\ud" in line.lower() and not _is_unicode("".join(texts))):  # JSON can spell halves
         return text.row({}, "not UTF-8")
-    return text.row(values)
+    return text.row(flat)
+
+
+def _flat(value: Any) -> Any:
+    """An object or a list as text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def _is_unicode(text: str) -> bool:

@@ -10,7 +10,7 @@ _EXACT = 2**63
 
 
 def type_of(value: Any) -> pa.DataType:
-    """The type of one value. Objects, lists and larger integers are text, as JSON writes them."""
+    """The type of one value, which is no object or list. Larger integers are text, as JSON writes them."""
     if value is None:
         return pa.null()
     if isinstance(value, bool):

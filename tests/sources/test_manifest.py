@@ -83,7 +83,7 @@ def test_json_tells_types_and_a_column_of_several_is_text(folder: Path) -> None:
             "line 2: 1 fields, and the",
         ),
         ("a.tsv", [b"image\tn", b"photos/0.jpg\t1\t2", b'photos/0.jpg\t"x"y', b"\xff\t1"], "line 2: 3 fields, and the"),
-        ("a.jsonl", [b'{"image": "x"}', b"{", b"[1]", b'{"image": "\\ud800"}'], "line 2: no JSON"),
+        ("a.jsonl", [b'{"image": "x"}', b"{", b"[1]", b'{"image": "a.jpg", "x": ["\\uD800"]}'], "line 2: no JSON"),
         ("a.jsonl", [b'{"image": "x"}', b"[" * 10_000, b"3", b'{"image": "\xff"}'], "line 2: JSON nested too deeply"),
     ],
 )
