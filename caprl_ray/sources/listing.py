@@ -29,8 +29,8 @@ class Listing:
         self._after = after
         self._seen = Seen()
         self._outputs = OwnOutputs(access.storage, access.output)
-        last = after.object if after else None
-        self._paths = [access.storage.pinned(path, last) for path in access.input.paths]
+        last = {after.path: after.object} if after else {}
+        self._paths = [access.storage.pinned(path, last.get(n)) for n, path in enumerate(access.input.paths)]
         self._names = [_braces(path, access.storage) for path in self._paths]
         self._repeating = _repeating(self._names)
         self.linked = after is not None and after.linked

@@ -92,7 +92,7 @@ class Storage:
     def pinned(self, path: str, before: str | None = None) -> str:
         """The path with the commit that it means now, where a store has commits; otherwise the path itself.
 
-        `before` is a path of the same plan, whose commit stays.
+        `before` was found at this path by an earlier planning; its commit stays.
         """
         return hub.pinned(path, before) if path.startswith(hub.SCHEME) else path
 

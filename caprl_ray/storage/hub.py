@@ -36,8 +36,8 @@ def unpinned(path: str) -> str:
 def pinned(path: str, before: str | None = None) -> str:
     """The path with the commit that its revision now means.
 
-    `before` is a path of the same plan: if it is in the same repository, its commit stays. Raises RecipeError for a
-    repository that the hub does not give, SystemFailure if the hub does not answer.
+    `before` was found at this path by an earlier planning: its commit stays. Raises RecipeError for a repository that
+    the hub does not give, SystemFailure if the hub does not answer.
     """
     repository, revision, name = _parts(path)
     if not _COMMIT.fullmatch(revision):
