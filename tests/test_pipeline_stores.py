@@ -14,7 +14,7 @@ import pytest
 
 from caprl_ray.commands.demo import render_dataset
 from caprl_ray.recipe.load import parse
-from caprl_ray.storage import Storage
+from caprl_ray.storage import Storage, azure_blobs, gcs
 from tests import azure_server, gcs_server
 from tests.azure_server import AzureServer
 from tests.expected import expected_caption, image_in_shard
@@ -34,6 +34,8 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HubServer, Google
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", servers[1].endpoint)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", servers[2].connection)
+    for module in (gcs, azure_blobs):
+        module._client.cache_clear()
     yield servers
     for server in servers:
         server.stop()
