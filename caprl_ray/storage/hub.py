@@ -66,7 +66,7 @@ def _commit(repository: str, revision: str) -> str:
 
     where = f"hf://datasets/{repository}"
     try:
-        answer = _ask("GET", f"/api/datasets/{repository}/revision/{quote(revision, safe='')}", ANSWER_S, retries=0)
+        answer = _ask("GET", f"/api/datasets/{repository}/revision/{quote(revision, safe='')}", ANSWER_S, once=True)
         return str(answer.json()["sha"])
     except errors.GatedRepoError:
         raise RecipeError(f"{where} is gated; accept its terms on the hub and set HF_TOKEN.") from None
@@ -82,18 +82,23 @@ def _commit(repository: str, revision: str) -> str:
         ) from None
 
 
-def _ask(method: Any, path: str, timeout: float, *, retries: int = 5, **arguments: Any) -> Any:
-    """An answer of the hub, to a path or a whole address. Raises errors of huggingface_hub."""
+def _ask(method: Any, path: str, timeout: float, *, once: bool = False, **arguments: Any) -> Any:
+    """An answer of the hub, to a path or a whole address. Raises errors of huggingface_hub.
+
+    `once`: without the client's retries, and without the line that it logs for each.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
+        get_session,
         hf_raise_for_status,
         http_backoff,
     )
 
     headers = build_hf_headers() | arguments.pop("headers", {})
     url = constants.ENDPOINT + path if path.startswith("/") else path
-    answer = http_backoff(method, url, headers=headers, timeout=timeout, max_retries=retries, **arguments)
+    send = get_session().request if once else http_backoff
+    answer = send(method, url, headers=headers, timeout=timeout, **arguments)
     hf_raise_for_status(answer)
     return answer
 
@@ -182,6 +187,10 @@ class HubStore(FlatStore):
         if not isinstance(found, Stored):
             raise FileNotFoundError(errno.ENOENT, "no such file in the repository", path)
         return found
+
+    def probe(self, path: str, root: str) -> None:
+        if self.lookup(root) is None:
+            raise FileNotFoundError(errno.ENOENT, "nothing is below the prefix", root)
 
     def fetch(self, stored: Stored, start: int, end: int) -> bytes:
         repository, revision, name = _parts(stored.path)
