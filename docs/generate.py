@@ -23,6 +23,7 @@ REMEDIES = {
     "images from the web first.",
     "truncated_unit": "Replace the shard or file by a whole one and use `--retry-failed=truncated_unit`.",
     "unit_format": "Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
+    "bad_line": "Repair the line, and caption the list into a new output.",
     "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
     "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     "no_image": "Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to "

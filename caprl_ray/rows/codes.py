@@ -4,11 +4,13 @@ READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
     "source_unreadable": "The file exists and cannot be read, though its storage works.",
-    "source_refused": "The row names its image by a web address, in other storage, or neither below the parquet file's "
+    "source_refused": "The row names its image by a web address, in other storage, or neither below the table's "
     "folder nor below input.image_roots.",
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",
     "unit_format": "The shard is no archive, or the table no parquet file; the detail says what its first bytes are.",
+    "bad_line": "The line of a manifest is no row: not JSON, not UTF-8, or with more or fewer fields than the header; "
+    "the detail says which line.",
     "empty_unit": "The shard holds no sample.",
     "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
     "end of the row group fail.",

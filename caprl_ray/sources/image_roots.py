@@ -1,4 +1,4 @@
-"""Which images the rows of a parquet file may name: those below its own folder and below `input.image_roots`."""
+"""Which images the rows of a table may name: those below its own folder and below `input.image_roots`."""
 
 import json
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from caprl_ray.errors import RecipeError, RowFailure
-from caprl_ray.sources.image_path import resolve
+from caprl_ray.sources.image_path import bucket_of, resolve
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, is_below
 from caprl_ray.text import plain
@@ -96,7 +96,8 @@ def proposed(folders: Iterable[str]) -> list[str]:
     """The roots that hold these folders: what all those of one bucket or top folder have in common."""
     groups: dict[str, list[list[str]]] = defaultdict(list)
     for names in sorted(folder.split("/") for folder in folders):
-        top = 3 if names[0] == "s3:" else 2
+        bucket = bucket_of("/".join(names))
+        top = bucket.count("/") + 1 if bucket else 2
         groups["/".join(names[:top])].append(names)
     return ["/".join(_common(group[0], group[-1])) or "/" for group in groups.values()][:PROPOSED]
 
