@@ -22,6 +22,7 @@ class AzureServer:
         self.blobs: dict[str, tuple[bytes, str]] = {}
         self.folders: set[str] = set()
         self.denied = ""
+        self.backwards = False
         self._numbers = itertools.count(1)
         handler = type("Handler", (_Requests,), {"azure": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -88,6 +89,7 @@ class _Requests(BaseHTTPRequestHandler):
     def _list(self, query: dict[str, list[str]]) -> None:
         prefix, marker = query.get("prefix", [""])[0], query.get("marker", [""])[0]
         names = [name for name in sorted({*self.azure.blobs, *self.azure.folders}) if name.startswith(prefix)]
+        names = names[::-1] if self.azure.backwards else names
         page = [name for name in names if name >= marker][: PAGE + 1]
         following = page.pop() if len(page) > PAGE else ""
         blobs = "".join(map(self._entry, page))

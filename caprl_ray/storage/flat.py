@@ -57,7 +57,7 @@ class FlatStore(ABC):
                 return self.look(path)
             except FileNotFoundError:
                 pass
-        folder = path.rstrip("/") + "/"
+        folder = _folder(path)
         return Folder(path=folder) if next(self.below(folder, None), None) else None
 
     def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
@@ -68,14 +68,13 @@ class FlatStore(ABC):
     def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
         states = wanted.begin()
         found = self.below(wanted.folder + wanted.head(states), after)
-        return Sieve(wanted, states, wanted.folder).of(s for s in found if after is None or s.path > after)
+        return Sieve(wanted, states, wanted.folder).of(_in_order(found, after))
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
-        found = self.below(self.real(folder).rstrip("/") + "/", after)
-        return (stored for stored in found if after is None or stored.path > after)
+        return _in_order(self.below(_folder(self.real(folder)), after), after)
 
     def objects(self, folder: str) -> list[Stored]:
-        below = self.real(folder).rstrip("/") + "/"
+        below = _folder(self.real(folder))
         return [stored for stored in self.below(below, None) if "/" not in stored.path[len(below) :]]
 
     def open(self, stored: Stored, piece: int | None = None) -> BinaryIO:
@@ -103,7 +102,7 @@ class FlatStore(ABC):
     def probe(self, path: str, root: str) -> None:
         """Raise FileNotFoundError if there is nothing below the root. Who may read but not list sees nothing."""
         try:
-            found = next(self.below(self.real(root).rstrip("/") + "/", None), None)
+            found = next(self.below(_folder(self.real(root)), None), None)
         except PermissionError:
             return
         if found is None:
@@ -130,3 +129,19 @@ class _Fetched(Ranges):
         if len(content) != end - start:
             raise SourceChanged(errno.ESTALE, "the store gives fewer bytes than it lists", self._stored.path)
         return content
+
+
+def _folder(path: str) -> str:
+    """What the paths in a folder begin with. A name may end with several slashes."""
+    return path if path.endswith("/") else path + "/"
+
+
+def _in_order(found: Iterator[Stored], after: str | None) -> Iterator[Stored]:
+    """What comes after a path. A listing in another order would lose objects where planning goes on."""
+    last = ""
+    for stored in found:
+        if stored.path <= last:
+            raise OSError(errno.EOPNOTSUPP, "the store does not list its names in their order", stored.path)
+        last = stored.path
+        if after is None or stored.path > after:
+            yield stored

@@ -155,13 +155,19 @@ def test_rows_of_a_list_name_objects_below_its_folder(bucket: Bucket) -> None:
         resolve("../../x.jpg", bucket / "set/list.csv")
 
 
-def test_folders_of_a_hierarchical_account_are_no_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_a_hierarchical_account_are_no_objects_and_their_order_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server = AzureServer()
     monkeypatch.setenv(azure_blobs.CONNECTION, server.connection)
     azure_blobs._client.cache_clear()
     server.put("in/a.jpg", b"a")
     server.folders = {"in", "in/empty.jpg"}
     assert [stored.path for stored in STORAGE.walk("az://photos")] == ["az://photos/in/a.jpg"]
+    server.put("in/b.jpg", b"b")
+    server.backwards = True  # how such an account orders its names is not promised
+    with pytest.raises(SystemFailure, match="does not list its names in their order"):
+        planned(access_to("az://photos/in", storage=STORAGE))
     server.stop()
 
 
