@@ -57,6 +57,8 @@ class Roots:
     def named(self, path: str) -> NamedImage:
         """The image that a row names. Raises Outside, or RowFailure for what is no path."""
         full = resolve(path, self.parquet)
+        if not any(_store(full) == _store(folder) for folder in self.folders):
+            raise Outside(full.rpartition("/")[0])  # before a store is asked for anything, such as credentials
         try:
             real = self.storage.real(full)
         except ValueError:  # a NUL that was percent-encoded
@@ -67,6 +69,11 @@ class Roots:
         if root is None:
             raise Outside(real.rpartition("/")[0] or "/")
         return NamedImage(path=full, real=real, root=root)
+
+
+def _store(path: str) -> str:
+    """The scheme of a path; empty for a local one."""
+    return path.partition("://")[0] if "://" in path else ""
 
 
 def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
