@@ -51,6 +51,10 @@ class Garbage(Check):
         "Code, tables, formulas and other scripts; special tokens in quotes or code, as on a picture of a tokenizer; "
         "chats that are read out, with lines such as `User:`."
     )
+    causes: ClassVar = "A broken GPU, damaged weights, overflowing half precision, or a tokenizer of another model."
+    remedy: ClassVar = (
+        "Compare the rates of the nodes; load the model again, with `engine.dtype: bfloat16`; caption the rows again."
+    )
 
     one_character: float = threshold(
         0.9, 0.3, 1, "The share of one character, spaces apart.", "vLLM with not-a-number logits writes only `!`"

@@ -45,6 +45,11 @@ class Loop(Check):
     spares: ClassVar = (
         "Tables, long lists, code, repeated axis labels, refrains of poems, and a phrase that comes back now and then."
     )
+    causes: ClassVar = "Greedy or nearly greedy decoding of dense or repetitive pictures."
+    remedy: ClassVar = (
+        "Mark the check `retry` with a higher temperature or `repetition_penalty`; `caprl-ray compare` shows what it "
+        "changes."
+    )
 
     ratio: float = threshold(
         8.0,
