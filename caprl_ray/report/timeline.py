@@ -1,0 +1,51 @@
+"""When the rows of an output were written: from the times at which its objects were, where storage tells them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from caprl_ray.report.objects import Footer
+
+MTIME = "mtime:"  # how the version of a local file begins: nanoseconds since 1970
+BINS = 60
+LEAST_S = 5.0  # shorter runs have no rate worth a plot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Rows by time. `start` is in seconds since 1970; `edges` are seconds from there, `rows` those of each interval.
+
+    Intervals in which nothing was written, such as the hours between two runs, are there with no rows.
+    """
+
+    start: float
+    edges: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def per_second(self) -> np.ndarray:
+        """Rows a second in each interval."""
+        rate: np.ndarray = self.rows / np.diff(self.edges)
+        return rate
+
+
+def timeline(footers: Sequence[Footer], total: int) -> Timeline | None:
+    """The timeline of objects with `total` rows, of which `footers` are some; None if storage tells no times, or all
+    were written at once."""
+    written = [(int(f.stored.version.removeprefix(MTIME)) / 1e9, f.rows) for f in footers if _is_time(f.stored.version)]
+    if len(written) < 2 or len(written) < len(footers):
+        return None
+    times, rows = (np.array(values, float) for values in zip(*sorted(written), strict=True))
+    seconds = times[-1] - times[0]
+    if seconds < LEAST_S:
+        return None
+    # The first object's rows were captioned before its own time, by a time that nobody knows: about its share.
+    before = seconds * rows[0] / rows[1:].sum()
+    edges = np.linspace(0, seconds + before, min(BINS, max(2, len(rows))) + 1)
+    found, _ = np.histogram(times - times[0] + before, edges, weights=rows * (total / rows.sum()))
+    return Timeline(start=times[0] - before, edges=edges, rows=found)
+
+
+def _is_time(version: str) -> bool:
+    return version.startswith(MTIME) and version.removeprefix(MTIME).isdecimal()
