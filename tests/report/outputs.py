@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def picture(folder: Path, number: int, size: tuple[int, int]) -> Path:
     return path
 
 
-def write(folder: Path, images: int = 60, *, recipe: dict[str, Any] | None = None, longer: bool = False) -> Path:
+def write(folder: Path, images: int = 60, *, longer: bool = False) -> Path:
     """Write pictures, and an output with their rows: every sixth row failed, every fifth is flagged. The pictures are
     shared by the outputs of one folder. With `longer` captions are others."""
     files, out = folder / "images", folder / ("longer" if longer else "out")
@@ -65,7 +66,17 @@ def write(folder: Path, images: int = 60, *, recipe: dict[str, Any] | None = Non
     sink = CommittedRows(storage, str(out), 1, CAPTION, 1, "0123456789ab")
     for start in range(0, images, 16):
         sink.write([pa.Table.from_pylist(rows[start : start + 16], schema=SCHEMA)], None)
+    write_run(out, [files])
     return out
+
+
+def write_run(out: Path, paths: list[Path]) -> None:
+    """The run.json of an output, as far as pages read it."""
+    recipe = {
+        "input": {"paths": [str(path) for path in paths]},
+        "prompt": {"system": "You are a helpful assistant.", "user": f"Please describe this image. {SCRIPT}"},
+    }
+    (out / "run.json").write_text(json.dumps({"fingerprint": {}, "recipe": recipe, "input": recipe["input"]}))
 
 
 def row(number: int, path: Path, size: tuple[int, int], digest: str, *, longer: bool) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def row(number: int, path: Path, size: tuple[int, int], digest: str, *, longer: 
         "unit": 0,
         "index": number,
         "source": str(path),
-        "key": path.name if number else f"{BIDI}{SCRIPT}",
+        "key": f"{BIDI}{SCRIPT}" if number in (0, 4) else path.name,
         "sha256": digest,
         "width": size[0],
         "height": size[1],

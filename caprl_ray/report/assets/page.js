@@ -5,7 +5,8 @@ const cards = [...list.children];
 const texts = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
 const [search, show, sort, count, empty] = ["search", "show", "sort", "count", "empty"].map((id) => document.getElementById(id));
 const dialog = document.getElementById("sheet");
-let current = null;
+let current = null; // the card that has the focus, or had it last
+let opened = null; // the card in the dialog; closing it gives the focus back to another one at first
 
 const visible = () => [...list.children].filter((card) => !card.hidden);
 
@@ -39,7 +40,7 @@ function copy(card, selector) {
 }
 
 function open(card) {
-  current = card;
+  opened = card;
   const picture = document.createElement("div");
   picture.className = "open";
   picture.append(...copy(card, ".open").childNodes);
@@ -52,7 +53,7 @@ function open(card) {
 
 function step(by) {
   const all = visible();
-  const next = all[all.indexOf(current) + by];
+  const next = all[all.indexOf(dialog.open ? opened : current) + by];
   if (!next) return;
   if (dialog.open) open(next);
   else {
@@ -71,7 +72,7 @@ list.addEventListener("click", (event) => {
 });
 list.addEventListener("focusin", (event) => { current = event.target.closest(".card") || current; });
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-dialog.addEventListener("close", () => { if (current && !current.hidden) current.querySelector(".open").focus(); });
+dialog.addEventListener("close", () => { if (opened && !opened.hidden) opened.querySelector(".open").focus(); });
 for (const [id, by] of [["before", -1], ["after", 1]]) document.getElementById(id).addEventListener("click", () => step(by));
 document.getElementById("close").addEventListener("click", () => dialog.close());
 document.querySelectorAll("[data-show]").forEach((link) => link.addEventListener("click", () => { show.value = link.dataset.show; search.value = ""; update(); }));
