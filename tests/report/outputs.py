@@ -23,6 +23,7 @@ SCHEMA = row_schema(SOURCE, CAPTION)
 SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 STYLE = '</style><style>*{display:none!important}</style>" style="position:fixed;inset:0'
 BIDI = "\u202egnp.exe\u2066 שלום"
+REVERSED = "\u202egnp.exe"  # shown as exe.png, as is all that follows in its line if nothing ends it
 HOSTILE = (SCRIPT, STYLE, BIDI)
 WORDS = (
     "The image shows a white cup of coffee on a dark wooden table, seen from above at a slight angle. The foam has a "
@@ -91,7 +92,7 @@ def row(number: int, path: Path, size: tuple[int, int], digest: str, *, longer: 
         "unit": 0,
         "index": number,
         "source": str(path),
-        "key": f"{BIDI}{SCRIPT}" if number in (0, 4) else path.name,
+        "key": {0: f"{BIDI}{SCRIPT}", 4: REVERSED}.get(number, path.name),
         "sha256": digest,
         "width": size[0],
         "height": size[1],

@@ -95,9 +95,18 @@ def test_hostile_captions_are_text_and_nothing_is_asked_of_the_network(page: "Pa
         assert page.locator(".card .body > .text").filter(has_text=payload).first.is_visible()
     assert page.locator("#recipe .text").filter(has_text=SCRIPT).is_visible()  # and in the prompt
     # A mark that turns the direction of text ends with the text that it stands in.
-    example = page.locator("#failures li li").filter(has_text="gnp.exe")
-    place, detail = (example.locator("bdi").nth(n).bounding_box() for n in (0, 1))
-    assert place["y"] < detail["y"] or place["x"] < detail["x"]
+    example = page.locator("#failures li li").filter(has_text="gnp.exe").first
+    dash, detail = example.evaluate(ENDS)
+    assert dash < detail
+
+
+# Where the dash after an example's place is, and where its detail is.
+ENDS = """example => {
+  const place = document.createRange(), after = example.querySelector("span");
+  place.setStart(after.firstChild, 0);
+  place.setEnd(after.firstChild, 1);
+  return [place.getBoundingClientRect().left, after.querySelector("bdi").getBoundingClientRect().left];
+}"""
 
 
 def test_rows_are_filtered_searched_and_sorted(page: "Page") -> None:
