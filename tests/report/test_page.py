@@ -102,7 +102,7 @@ def test_hostile_captions_are_text_and_nothing_is_asked_of_the_network(page: "Pa
 
 # Where the dash after an example's place is, and where its detail is.
 ENDS = """example => {
-  const place = document.createRange(), after = example.querySelector("span");
+  const place = document.createRange(), after = example.querySelector("span.soft");
   place.setStart(after.firstChild, 0);
   place.setEnd(after.firstChild, 1);
   return [place.getBoundingClientRect().left, after.querySelector("bdi").getBoundingClientRect().left];
