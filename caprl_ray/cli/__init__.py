@@ -15,13 +15,25 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from caprl_ray.cli import caption, check, demo, duplicates, explain, plan, preflight, recipe_schema, report, verify
+from caprl_ray.cli import (
+    caption,
+    check,
+    compare,
+    demo,
+    duplicates,
+    explain,
+    plan,
+    preflight,
+    recipe_schema,
+    report,
+    verify,
+)
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
 COMMANDS = (
-    *(caption, plan, demo, verify, report, explain),
+    *(caption, plan, demo, verify, report, compare, explain),
     *(duplicates, check, recipe_schema, preflight),
 )
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here

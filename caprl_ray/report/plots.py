@@ -77,6 +77,32 @@ def lengths(values: np.ndarray, what: str) -> Plot:
     return Plot(name="lengths", title="Lengths", text=text, svg=found["svg"])
 
 
+def two_lengths(first: np.ndarray, second: np.ndarray, what: str) -> Plot:
+    """The lengths of captions of the same images under two recipes."""
+    edge = float(max(np.percentile(np.concatenate([first, second]), 99.5), 1))
+    bins = np.linspace(0, edge, min(48, max(4, int(edge))) + 1)
+    with _axes() as (axes, found):
+        for name, values, colour, style in (("A", first, FIRST, "-"), ("B", second, SECOND, "--")):
+            counts, _ = np.histogram(np.minimum(values, edge), bins)
+            axes.stairs(counts, bins, color=colour, linestyle=style, linewidth=1.6, label=name)
+        axes.legend(frameon=False)
+        axes.set(xlabel=f"{what} of a caption", ylabel="captions", xlim=(0, edge), ylim=(0, None))
+        found["name"] = "lengths"
+    text = f"Median {np.median(first):,.0f} {what} in A, {np.median(second):,.0f} in B."
+    return Plot(name="lengths", title="Lengths", text=text, svg=found["svg"])
+
+
+def distances(values: np.ndarray, same: int) -> Plot:
+    """The share of words that the two captions of an image do not have in common."""
+    with _axes() as (axes, found):
+        counts, edges = np.histogram(100 * values, bins=25, range=(0, 100))
+        axes.bar(edges[:-1], counts, np.diff(edges) * 0.92, align="edge", color=FIRST)
+        axes.set(xlabel="per cent of words that are in one caption only", ylabel="images", xlim=(0, 100))
+        found["name"] = "distances"
+    text = f"Median {100 * np.median(values):,.0f} %; {same:,} pairs of captions are the same to the letter."
+    return Plot(name="distances", title="Words that differ", text=text, svg=found["svg"])
+
+
 def resolutions(width: np.ndarray, height: np.ndarray) -> Plot:
     """Widths and heights of the source images: the larger a dot, the more images."""
     for step in (8, 4, 3, 2):  # dots to each doubling
