@@ -23,7 +23,7 @@ from caprl_ray.storage import Storage
 from caprl_ray.version import __version__
 
 IMAGES = 160  # pairs in the gallery
-MOST_WORDS = 800  # of two captions whose differing words are marked
+MOST_WORDS = 1600  # of two captions whose differing words are marked
 SORTS: tuple[gallery.Option, ...] = (
     ("place up", "largest differences first"),
     ("distance down", "fewest words in common first"),
@@ -32,7 +32,7 @@ SORTS: tuple[gallery.Option, ...] = (
     ("longer up", "A longer first"),
 )
 REASONS = {"failed": "only one failed", "flags": "other flags", "words": "other words"}
-_WORD = re.compile(r"\S+\s*|\s+")
+_WORD = re.compile(r"\S+|\s+")
 Part = tuple[bool, str]  # whether the other caption lacks it, and the text
 
 
@@ -107,16 +107,14 @@ def _found(a: Facts, b: Facts, pairs: Pairs) -> str:
     return f"{pairs.count:,} images are in both, by {pairs.by}; {of}{every}."
 
 
-def _recipes(a: Facts, b: Facts) -> list[tuple[str, str, str]]:
+def _recipes(a: Facts, b: Facts) -> list[tuple[str, ...]]:
     """The fields of the two fingerprints that differ."""
     one, other = (facts.run.get("fingerprint") or {} for facts in (a, b))
     fields = sorted(field for field in one.keys() | other.keys() if one.get(field) != other.get(field))
-    return [
-        (field, gallery.short(str(one.get(field)), 300), gallery.short(str(other.get(field)), 300)) for field in fields
-    ]
+    return [(field, *(gallery.short(str(of.get(field)), 300) for of in (one, other))) for field in fields]
 
 
-def _table(pairs: Pairs) -> Iterator[tuple[str, str, str]]:
+def _table(pairs: Pairs) -> Iterator[tuple[str, ...]]:
     """What is measured on the images that are in both, for A and for B."""
     sides = ("a", "b")
     codes, flags = ([pairs.counts(side, what) for side in sides] for what in ("code", "flags"))
@@ -154,7 +152,7 @@ def _plots(pairs: Pairs) -> Iterator[Plot]:
     for name, word in (("caption_tokens", "tokens"), ("characters", "characters")):
         values = [pairs.numbers(side, name) for side in "ab"]
         if all(len(of) for of in values):
-            yield plots.two_lengths(*values, word)
+            yield plots.two_lengths(values[0], values[1], word)
             break
     distances = pairs.distances()
     if len(distances):
@@ -179,7 +177,7 @@ def _card(pair: Mapping[str, Any], picture: Picture) -> Mapping[str, Any]:
         "key": gallery.short(a["key"] or a["source"] or a["id"], 200),
         "picture": picture,
         "kinds": " ".join(_kinds(pair)),
-        "reason": REASONS[pair["reason"]],
+        "reason": "" if pair["reason"] == "words" else f"{REASONS[pair['reason']]}, ",
         "distance": round(pair["distance"], 4),
         "longer": len(_text(b)) - len(_text(a)),
         "size": f"{a['width']} {plots.TIMES} {a['height']}" if a["width"] and a["height"] else "",

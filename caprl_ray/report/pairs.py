@@ -56,11 +56,12 @@ from words
 _CHOSEN = """
 with seen as (
   select a_id, b_id, distance, a.code is null as a_done, b.code is null as b_done,
-    list_sort(coalesce(a.flags, [])) <> list_sort(coalesce(b.flags, [])) as flags_differ
+    list_sort(coalesce(a.flags, [])) <> list_sort(coalesce(b.flags, [])) as flags_differ,
+    a.caption = b.caption as same
   from pairs join a on a.id = a_id join b on b.id = b_id
 ), reasons as (
   select *, case when a_done <> b_done then 'failed' when flags_differ then 'flags' else 'words' end as reason from seen
-  where a_done or b_done
+  where a_done <> b_done or flags_differ or (a_done and not same)
 ), ranked as (
   select *, row_number() over (partition by reason order by distance desc, a_id) as place from reasons
 )

@@ -1,7 +1,7 @@
 """The page of a report in a real browser: what it shows, how it is used, and what hostile captions cannot do in it.
 
-It needs Chromium, such as Debian's package `chromium`; the tests are skipped where it is not found on PATH, or at the path
-that CAPRL_RAY_CHROMIUM gives.
+It needs Chromium, such as Debian's package `chromium`; the tests are skipped where it is not found on PATH, nor at
+the path that CAPRL_RAY_CHROMIUM gives.
 """
 
 import os
@@ -87,7 +87,7 @@ def test_hostile_captions_are_text_and_nothing_is_asked_of_the_network(page: "Pa
     page.wait_for_timeout(200)
     assert {url.partition(":")[0] for url in page.heard} <= {"file", "data"}
     assert [url for url in page.heard if url.startswith("file")] == [f"file://{outputs}/out/report/index.html"[:40]]
-    assert page.title() == "out – caprl_ray report"
+    assert page.title() == "out - caprl_ray report"
     assert page.locator("script").count() == page.locator("style").count() == 1
     assert page.locator(".card img[src=x]").count() == 0
     assert page.locator(".card img").first.evaluate("image => image.complete && image.naturalWidth > 100")
