@@ -32,11 +32,11 @@ def add_page(command: argparse.ArgumentParser, default: str) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import parse_storage
-    from caprl_ray.report.report import report
+    from caprl_ray.report.report import PLACE, report
     from caprl_ray.storage import Storage, join
     from caprl_ray.watch.steps import Steps
 
-    storage, to = Storage(parse_storage(args.overrides)), args.to or join(args.output, "report", "index.html")
+    storage, to = Storage(parse_storage(args.overrides)), args.to or join(args.output, *PLACE)
     check_store(storage.settings, args.output, to)
     page = report(
         storage, args.output, images=args.images, seconds=args.images_s, old_column=args.old_column, tell=Steps()

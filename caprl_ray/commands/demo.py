@@ -16,6 +16,8 @@ from caprl_ray.embedded import scenes
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.load import parse
+from caprl_ray.report.report import written
+from caprl_ray.storage import Storage
 
 # Sizes of the stored images in pixels, and their formats. The job resizes all of them for the model.
 SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
@@ -47,6 +49,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     print(f"captions: {out / 'data'}")
     print(f"{ledger.summary()}; {ledger.finished / seconds:.1f} images/s with the engine's start")
     print(f"{right} of {images} captions are right to the letter")
+    print(written(Storage(), str(out)))
     return 0
 
 

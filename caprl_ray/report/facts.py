@@ -1,5 +1,6 @@
 """What an output says of itself: its plan, run.json, and the ledger."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,19 @@ from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.plan import Plan
-from caprl_ray.storage import Folder, Storage, Stored
+from caprl_ray.storage import Folder, Storage, Stored, join
 
+STATUS = "status.json"  # where the last run stands, if it wrote one
 # Columns that usually hold what was known of an image before, the likeliest first.
 OLD_TEXTS = ("txt", "alt_text", "alt", "text", "old_caption", "original_caption", "description", "title", "TEXT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One output: where it is, what it says, and its objects that count by folder."""
+    """One output: where it is, what it says, and its objects that count by folder.
+
+    `status` is that of the last run: empty if there is none, None if it is not whole.
+    """
 
     path: str
     storage: Storage
@@ -31,6 +36,7 @@ class Facts:
     committed: CommittedUnits
     ledger: Ledger
     objects: Mapping[str, list[Stored]]
+    status: Mapping[str, Any] | None
 
     @property
     def balanced(self) -> bool:
@@ -69,7 +75,7 @@ def facts(storage: Storage, path: str, tell: Tell = silent) -> Facts:
         if not stored.units:
             raise RecipeError(f"{path}: there is no plan in this folder, so it is not the output of a run.")
         run = read_run(storage, path) or {}
-        objects = committed_objects(storage, path)
+        objects, status = committed_objects(storage, path), _status(storage, path)
     except OSError as error:
         raise SystemFailure(f"{path}: cannot be read ({error.strerror or type(error).__name__}).") from error
     job = stored_job(run)
@@ -85,4 +91,15 @@ def facts(storage: Storage, path: str, tell: Tell = silent) -> Facts:
         committed=committed,
         ledger=balance,
         objects={folder: objects.get(folder, []) for folder in (DATA, FAILED)},
+        status=status,
     )
+
+
+def _status(storage: Storage, path: str) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(storage.read(join(path, STATUS)))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -160,7 +160,7 @@ def _load(connection: "DuckDBPyConnection", side: str, facts: Facts, old: str | 
 def _thin(connection: "DuckDBPyConnection", side: str, every: int) -> None:
     """One row of each id, the finished one if there is one, of every n-th image."""
     connection.execute(
-        f"create or replace table {side} as select * from {side} where hash(source, key) % {every} = 0 "
+        f"create or replace table {side} as select * from {side} where hash(coalesce(sha256, key)) % {every} = 0 "
         "qualify row_number() over (partition by id order by code is not null) = 1"
     )
 

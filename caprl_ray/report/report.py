@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.explain import Explanation, code, flag
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.output.summary import content
@@ -19,9 +20,10 @@ from caprl_ray.report.sample import Sample, sample
 from caprl_ray.report.strata import Row
 from caprl_ray.report.svg import check_matplotlib
 from caprl_ray.report.timeline import timeline
-from caprl_ray.storage import Storage
+from caprl_ray.storage import Storage, join
 from caprl_ray.version import __version__
 
+PLACE = ("report", "index.html")  # in an output
 IMAGES, SECONDS = 480, 60.0  # defaults: rows in the gallery, and seconds for reading their images
 EXAMPLES = 3  # of rows with one failure
 
@@ -51,6 +53,16 @@ def report(
     old = found.old_text(old_column)
     rows = sample(found, images, old, tell)
     return render("report.html", **_content(found, rows, old, seconds))
+
+
+def written(storage: Storage, path: str) -> str:
+    """Write the page about an output to its place there. Returns a line with its path, or with why there is none."""
+    to = join(path, *PLACE)
+    try:
+        storage.put(to, report(storage, path).encode())
+    except RecipeError as error:
+        return f"no report: {error}"
+    return f"report: {to}"
 
 
 def _content(found: Facts, rows: Sample, old: str | None, seconds: float) -> dict[str, Any]:
@@ -102,6 +114,14 @@ def _tiles(found: Facts) -> Iterator[Mapping[str, str]]:
         spent = told["tokens"].get("spent", kept)
         note = f"{spent - kept:,} more were decoded" if spent > kept else ""
         yield {"name": "tokens of captions", "value": f"{kept:,}", "note": note}
+    yield from _gpu_tile(found.status or {})
+
+
+def _gpu_tile(status: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    hours, cost = status.get("gpu_hours"), status.get("cost")
+    if isinstance(hours, int | float):
+        note = f"${cost:,.2f}" if isinstance(cost, int | float) else ""
+        yield {"name": "GPU hours, last run", "value": f"{hours:,.1f}", "note": note}
 
 
 def _tile(name: str, count: int, total: int) -> Mapping[str, str]:
@@ -119,6 +139,10 @@ def _notes(found: Facts) -> Iterator[str]:
     models = (content(found.ledger) or {}).get("models", {})
     if models:
         yield "Written by " + ", ".join(f"{model} ({count:,})" for model, count in models.items()) + "."
+    if found.status is None:
+        yield "status.json is not whole: a run may be writing it, so GPU hours are not shown."
+    elif found.status and found.status.get("ended", "") is None:
+        yield f"A run was going on at {found.status.get('at')}: {found.status.get('phase')}."
     runs = found.run.get("runs", {})
     if len(runs) > 1:
         yield f"{len(runs)} recipes wrote rows of this output; run.json has them."

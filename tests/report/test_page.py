@@ -44,6 +44,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder)
     write(folder, longer=True)
     assert main(["report", str(folder / "out")]) == 0
+    assert main(["compare", str(folder / "out"), str(folder / "longer")]) == 0
     return folder
 
 
@@ -165,3 +166,22 @@ def test_a_phone_shows_it_whole_and_no_serious_fault_of_accessibility_is_found(p
         assert page.evaluate("document.getElementById('sheet').getBoundingClientRect().right <= innerWidth")
         assert not faults(page)
         page.keyboard.press("Escape")
+
+
+def test_two_outputs_are_shown_side_by_side_and_the_words_that_differ_are_marked(browser: Any, outputs: Path) -> None:
+    page = shown(browser.new_page(viewport=DESK), outputs / "longer" / "report" / "compare.html")
+    first = page.locator(".card").first
+    assert "parked bicycles" in " ".join(first.locator(".sides > div").nth(1).locator("mark").all_inner_texts())
+    assert "parked bicycles" not in first.locator(".sides > div").nth(0).inner_text()
+    hostile = page.locator(".sides .text").filter(has_text=STYLE)
+    assert hostile.first.is_visible() and page.locator("script").count() == page.locator("style").count() == 1
+    assert {url.partition(":")[0] for url in page.heard} <= {"file", "data"}
+    page.select_option("#sort", "distance down")
+    distances = [float(card["distance"]) for card in visible(page)]
+    assert len(distances) > 5 and distances == sorted(distances, reverse=True)
+    assert not faults(page)
+    page.set_viewport_size(PHONE)
+    page.locator(".card .open").first.click()
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert not faults(page)
+    page.close()
