@@ -129,8 +129,7 @@ def paired(first: Facts, second: Facts, old: str | None, tell: Tell = silent, mo
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": folder, **OFFLINE}
         with duckdb.connect(str(Path(folder) / "pairs.db"), config=settings) as connection:
             for side, facts in (("a", first), ("b", second)):
-                _load(connection, side, facts, old, tell)
-                _thin(connection, side, every)
+                _load(connection, side, facts, old, every, tell)
             for by, join in _JOINS.items():
                 connection.execute("drop table if exists pairs")
                 connection.execute(_PAIRED.format(join=join))
@@ -144,25 +143,20 @@ def paired(first: Facts, second: Facts, old: str | None, tell: Tell = silent, mo
     )
 
 
-def _load(connection: "DuckDBPyConnection", side: str, facts: Facts, old: str | None, tell: Tell) -> None:
-    """One output as a table. A row in `data` and in `failed` counts as finished (docs/design.md, D7)."""
-    empty = SCHEMA.empty_table()
-    connection.register("batch", empty)
+def _load(connection: "DuckDBPyConnection", side: str, facts: Facts, old: str | None, every: int, tell: Tell) -> None:
+    """Every n-th image of an output as a table, with one row of each id: the finished one if there is one
+    (docs/design.md, D7)."""
+    connection.register("batch", SCHEMA.empty_table())
     connection.execute(f"create table {side} as select * from batch")
     objects = [(folder, stored) for folder in (DATA, FAILED) for stored in facts.objects[folder]]
     for done, (_, stored) in enumerate(objects, 1):
         for table in tables(facts, stored, tuple(SCHEMA.names), old):
             connection.register("batch", _fitted(table))
-            connection.execute(f"insert into {side} select * from batch")
+            taken = f"where hash(coalesce(sha256, key)) % {every} = 0"
+            connection.execute(f"insert into {side} select * from batch {taken}")
         tell("reading captions", done, len(objects))
-
-
-def _thin(connection: "DuckDBPyConnection", side: str, every: int) -> None:
-    """One row of each id, the finished one if there is one, of every n-th image."""
-    connection.execute(
-        f"create or replace table {side} as select * from {side} where hash(coalesce(sha256, key)) % {every} = 0 "
-        "qualify row_number() over (partition by id order by code is not null) = 1"
-    )
+    first = "row_number() over (partition by id order by code is not null) = 1"
+    connection.execute(f"create or replace table {side} as select * from {side} qualify {first}")
 
 
 def _fitted(table: pa.Table) -> pa.Table:

@@ -31,6 +31,7 @@ from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Columns, Recipe
+from caprl_ray.recipe.sections import Storage as StorageSettings
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.strata import Row
 from caprl_ray.rows.codes import PREPARE_CODES, READ_CODES
@@ -48,6 +49,7 @@ MOST_FAULTS = 3  # of storage, after which no more is read
 # Failed rows that have no picture, or whose picture cannot be decoded.
 WITHOUT = (READ_CODES.keys() | PREPARE_CODES.keys()) - {"placeholder", "image_aspect"}
 SCHEMA = row_schema(pa.schema([]))
+PARQUET = "parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,12 @@ def _without(row: Row) -> str:
 
 def _recipe(facts: Facts) -> Recipe:
     """The recipe of the output as far as reading needs it: the images, and nothing beside them."""
-    stored = {name: facts.recipe.get(name) or {} for name in ("input", "prepare")}
+    stored = {name: facts.recipe.get(name) or {} for name in ("input", "prepare", "storage")}
     recipe = parse({**stored, "output": {"path": facts.path}})
     light = {"columns": Columns(keep=[]), "rename": {}, "placeholders": [], "long_metadata": "drop"}
-    return recipe.model_copy(update={"input": recipe.input.model_copy(update=light), "storage": facts.storage.settings})
+    given = facts.storage.settings
+    storage = recipe.storage if given == StorageSettings() else given
+    return recipe.model_copy(update={"input": recipe.input.model_copy(update=light), "storage": storage})
 
 
 @dataclass(kw_only=True)
@@ -164,12 +168,12 @@ class _Studio:
         for row in rows:
             if row["index"] in work.rows:
                 yield row
-            if row["index"] >= last:
+            if row["index"] >= last and unit.kind != PARQUET:  # what follows of a table is passed over
                 return
 
     def _reader(self, kind: str) -> Callable[..., Iterator[Sample | None]]:
         """How the samples of a unit are read: tables in a child process, because Arrow may not survive a page."""
-        read = self._mine("read", ReadSandbox) if kind == "parquet" else sources.read_unit
+        read = self._mine("read", ReadSandbox) if kind == PARQUET else sources.read_unit
 
         def timed(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
             for sample in read(unit, done, access, left_out):
@@ -189,7 +193,10 @@ class _Studio:
         seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["image"]))
         if isinstance(seen, RowFailure):
             return Picture(missing=_said(seen.code, seen.detail))
-        return _thumbnail(seen["pixels"], (seen["pixel_width"], seen["pixel_height"]))
+        size = seen["pixel_width"], seen["pixel_height"]
+        if len(seen["pixels"]) != 3 * size[0] * size[1]:  # a picture has taken over the child
+            return Picture(missing="The image could not be decoded.")
+        return _thumbnail(seen["pixels"], size)
 
     def _mine(self, name: str, make: Callable[[], Any]) -> Any:
         """Something of this thread's own, which ends with the block."""

@@ -30,6 +30,11 @@ WORDS = (
     "pattern in the shape of a leaf. To its right lies a silver spoon, and behind it stands a small glass of water. "
     "Soft light falls from the left and leaves long shadows on the grain of the wood."
 )
+ROCKET = (
+    "The image shows a slender white rocket on its launch pad at dusk, held by a tower of dark steel. Two tall masts "
+    "stand to its left and right, and floodlights throw warm spots on the ground. The sky behind them fades from deep "
+    "blue to a pale glow at the horizon. No people are visible."
+)
 MARKDOWN = (
     "# Overview\n\nA table with prices:\n\n| item | price |\n|---|---|\n| coffee | 2.40 |\n| tea | 2.10 |\n\n"
     "- the first row is **bold**\n- a [link](https://example.com)"
@@ -82,7 +87,7 @@ def write_run(out: Path, paths: list[Path]) -> None:
 
 def row(number: int, path: Path, size: tuple[int, int], digest: str, *, longer: bool) -> dict[str, Any]:
     """The row of a picture."""
-    caption = WORDS[: 80 + 40 * (number % 6)] if number % 7 else MARKDOWN
+    caption = (ROCKET if number % 2 else WORDS)[: 80 + 40 * (number % 6)] if number % 7 else MARKDOWN
     if number < len(HOSTILE):
         caption = f"{HOSTILE[number]} {WORDS}"
     if longer and number % 4 == 1:
@@ -106,7 +111,9 @@ def row(number: int, path: Path, size: tuple[int, int], digest: str, *, longer: 
         "prompt_tokens": 400,
         "caption_tokens": len(caption) // 4,
         "model": "internlm/CapRL-3B@0123456789abcdef",
-        f"{META_PREFIX}alt_text": f"{SCRIPT} coffee" if number == 1 else "coffee cup stock photo",
+        f"{META_PREFIX}alt_text": f"{SCRIPT} coffee"
+        if number == 1
+        else ("rocket launch wallpaper hd" if number % 2 else "coffee cup stock photo"),
     }
     if number % 6 == 4:
         code = ("image_corrupt", "engine_timeout", "quality")[number // 6 % 3]
