@@ -161,14 +161,14 @@ def _plots(found: Facts, rows: Sample) -> Iterator[Plot]:
     seen = (rows.numbers["width"] > 0) & (rows.numbers["height"] > 0)
     if seen.any():
         yield plots.resolutions(rows.numbers["width"][seen], rows.numbers["height"][seen])
-    if ledger.counts.flags:
-        yield plots.bars("flags", "Flags", ledger.counts.flags, ledger.finished, "captions")
-    if ledger.counts.codes:
-        yield plots.bars("codes", "Failures", ledger.counts.codes, ledger.failed, f"{ledger.noun}s")
     decodes = told.get("decodes") or _counted(rows.numbers["decodes"])
     if decodes:
         of = sum(decodes.values())
         yield plots.columns("decodes", "Decodings", decodes, of, ("decodings of an image", f"{ledger.noun}s"))
+    if ledger.counts.flags:
+        yield plots.bars("flags", "Flags", ledger.counts.flags, ledger.finished, "captions")
+    if ledger.counts.codes:
+        yield plots.bars("codes", "Failures", ledger.counts.codes, ledger.failed, f"{ledger.noun}s")
 
 
 def _counted(values: np.ndarray) -> dict[str, int]:

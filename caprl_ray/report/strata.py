@@ -76,7 +76,7 @@ class Strata:
                 self._strata[name].add(int(numbers[place]), rows[place])
 
     def rows(self) -> list[tuple[Name, Row]]:
-        """The chosen rows, each with the stratum that it stands for; those of one kind in turn."""
+        """The chosen rows, each with the stratum that it stands for: first failed and flagged ones in turn."""
         taken: dict[str, tuple[Name, Row]] = {}
         left = self._most
         for kind, share in SHARES.items():
@@ -86,7 +86,7 @@ class Strata:
                 if quota and row["id"] not in taken:
                     taken[row["id"]] = name, row
                     quota, left = quota - 1, left - 1
-        return list(taken.values())
+        return _first_in_turn(list(taken.values()))
 
     def _wanted(self, name: Name, numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
         if name not in self._strata:
@@ -116,6 +116,15 @@ def _in_turn(strata: list[tuple[Name, list[Row]]]) -> Iterator[tuple[Name, Row]]
     """One row of each, then the next of each."""
     for round_ in zip_longest(*([(name, row) for row in rows] for name, rows in strata)):
         yield from filter(None, round_)
+
+
+def _first_in_turn(rows: list[tuple[Name, Row]]) -> list[tuple[Name, Row]]:
+    """A failed row of each code, a flagged row of each flag, and again; then the others as they are."""
+    strata: dict[Name, list[Row]] = {}
+    for name, row in rows:
+        if name[0] in (FAILED, FLAG):
+            strata.setdefault(name, []).append(row)
+    return [*_in_turn(list(strata.items())), *(one for one in rows if one[0] not in strata)]
 
 
 def _strata(table: pa.Table) -> Iterator[tuple[Name, np.ndarray]]:

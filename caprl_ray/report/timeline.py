@@ -9,6 +9,8 @@ from caprl_ray.report.objects import Footer
 
 MTIME = "mtime:"  # how the version of a local file begins: nanoseconds since 1970
 BINS = 60
+# An object's rows were captioned since the object before, or, after a pause, within so many usual times between two.
+PAUSE = 5
 LEAST_S = 5.0  # shorter runs have no rate worth a plot
 
 
@@ -42,9 +44,12 @@ def timeline(footers: Sequence[Footer], total: int) -> Timeline | None:
         return None
     # The first object's rows were captioned before its own time, by a time that nobody knows: about its share.
     before = seconds * rows[0] / rows[1:].sum()
-    edges = np.linspace(0, seconds + before, min(BINS, max(2, len(rows))) + 1)
-    found, _ = np.histogram(times - times[0] + before, edges, weights=rows * (total / rows.sum()))
-    return Timeline(start=times[0] - before, edges=edges, rows=found)
+    ends = np.concatenate([[0], times - times[0] + before])
+    starts = np.maximum(ends[:-1], ends[1:] - max(before, PAUSE * float(np.median(np.diff(times)))))
+    done = np.concatenate([[0], np.cumsum(rows)]) * (total / rows.sum())
+    knots, values = np.stack([starts, ends[1:]], axis=1).ravel(), np.stack([done[:-1], done[1:]], axis=1).ravel()
+    edges = np.linspace(0, ends[-1], min(BINS, max(2, len(rows))) + 1)
+    return Timeline(start=times[0] - before, edges=edges, rows=np.diff(np.interp(edges, knots, values)))
 
 
 def _is_time(version: str) -> bool:

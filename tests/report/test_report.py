@@ -179,5 +179,7 @@ def test_rows_over_time_come_from_the_times_of_objects() -> None:
     assert times is not None and times.rows.sum() == pytest.approx(4000)
     assert times.start == pytest.approx(1000) and times.edges[-1] == pytest.approx(400)
     assert times.per_second.mean() == pytest.approx(10)
+    pause = timeline([footer(10 * n + 10_000 * (n > 20), 100) for n in range(1, 41)], 4000)
+    assert pause is not None and np.count_nonzero(pause.rows) < 5 and pause.rows.sum() == pytest.approx(4000)
     assert timeline([footer(1, 100), footer(2, 100)], 200) is None  # too short
     assert timeline([Footer(stored=Stored(path="", size=1, version="etag"), rows=1, counts=None)] * 3, 3) is None
