@@ -7,11 +7,11 @@ has failed, and three have a flag. Each kind of input holds the same 200 picture
 190 kB) again and again: shards, folders and tables of a thousand, as links to one file. `compare` joins two outputs of
 the shards.
 
-Memory is the peak of resident memory of the command's process, and of all of its processes together (PSS).
+CPU is that of all processes of the command. Memory is the peak of resident memory of the command's process, and of all of its processes together (PSS).
 
 Keys of the JSON, where <case> is a kind or `compare`:
 
-    <case>_s, <case>_driver_mib, <case>_together_mib, <case>_page_mib
+    <case>_s, <case>_cpu_s, <case>_driver_mib, <case>_together_mib, <case>_page_mib
     load                                                     load average over one minute, at the start
 """
 
@@ -21,6 +21,7 @@ import io
 import json
 import os
 import random
+import resource
 import sys
 import tarfile
 import tempfile
@@ -156,14 +157,21 @@ def row(unit: int, index: int, length: int, entry: plan.Entry, digest: str, rng:
 
 def measured(case: str, arguments: list[str], folder: Path) -> dict[str, float]:
     """Run a command of caprl-ray that writes a page."""
-    page = folder / f"{case}.html"
+    page, before = folder / f"{case}.html", cpu_seconds()
     seen = watched([sys.executable, "-m", "caprl_ray", *arguments, "--to", str(page)], folder / "log.txt")
     return {
         f"{case}_s": seen.ended - seen.began,
+        f"{case}_cpu_s": cpu_seconds() - before,
         f"{case}_driver_mib": seen.driver / MIB,
         f"{case}_together_mib": seen.together / MIB,
         f"{case}_page_mib": page.stat().st_size / MIB,
     }
+
+
+def cpu_seconds() -> float:
+    """What the processes that this one has waited for have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -185,10 +193,10 @@ def main() -> None:
         if "webdataset" in args.kinds:
             write_output(folder / "other", folder / "in-webdataset", args.rows, images, 2)
             figures |= measured("compare", ["compare", str(folder / "webdataset"), str(folder / "other")], folder)
-    print(f"{'':<12}" + "".join(f"{name:>12}" for name in ("seconds", "page", "process", "all")))
+    print(f"{'':<12}" + "".join(f"{name:>12}" for name in ("seconds", "CPU", "page", "process", "all")))
     for case in (*args.kinds, "compare"):
         if f"{case}_s" in figures:
-            cells = [f"{figures[f'{case}_s']:.1f} s"]
+            cells = [f"{figures[f'{case}_{name}']:.1f} s" for name in ("s", "cpu_s")]
             cells += [f"{figures[f'{case}_{name}_mib']:.1f} MiB" for name in ("page", "driver", "together")]
             print(f"{case:<12}" + "".join(f"{cell:>12}" for cell in cells))
     if args.json:

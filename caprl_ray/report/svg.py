@@ -18,6 +18,7 @@ _THEME = {INK: "var(--soft)", LINE: "var(--line)", FIRST: "var(--accent)", SECON
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "caprl_ray",
+    "text.parse_math": False,  # labels are names
     "font.size": 9.5,
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,

@@ -181,6 +181,7 @@ def test_two_outputs_are_shown_side_by_side_and_the_words_that_differ_are_marked
     assert len(distances) > 5 and distances == sorted(distances, reverse=True)
     assert not faults(page)
     page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme="dark")
     page.locator(".card .open").first.click()
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert not faults(page)
