@@ -7,7 +7,8 @@ has failed, and three have a flag. Each kind of input holds the same 200 picture
 190 kB) again and again: shards, folders and tables of a thousand, as links to one file. `compare` joins two outputs of
 the shards.
 
-CPU is that of all processes of the command. Memory is the peak of resident memory of the command's process, and of all of its processes together (PSS).
+CPU is that of all processes of the command. Memory is the peak of resident memory of the command's process, and of all
+of its processes together (PSS).
 
 Keys of the JSON, where <case> is a kind or `compare`:
 

@@ -27,6 +27,7 @@ from caprl_ray.plan import LeftOut, Unit
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox
 from caprl_ray.prepare.sizes import SizeRule
+from caprl_ray.read.present import Accept, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
@@ -135,7 +136,7 @@ class _Studio:
                 by_unit[row["unit"]][row["index"]] = row
         works = [work for unit, of in by_unit.items() for work in _cut(unit, of, refs[unit].kind)]
         works.sort(key=lambda work: -len(work.rows))  # the shards that give most come first
-        with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(WORKERS, len(os.sched_getaffinity(0)))) as pool:
             done = pool.map(lambda work: self._of(work, refs[work.unit].load), works)
             found = {identity: picture for some in done for identity, picture in some.items()}
         return found | {row["id"]: Picture(missing="The plan does not hold this row's unit.") for row in lost}
@@ -162,9 +163,10 @@ class _Studio:
         last, committed = max(work.rows), self._facts.committed.get(work.unit)
         length = max(last + 2, unit.rows or 0, len(unit.entries), (committed and committed.rows) or 0)
         done = BitMap(range(length)) - BitMap(work.rows)
-        rows = unit_rows(
-            work.unit, unit, schema=SCHEMA, access=self._access, done=done, rows=length, read=self._reader(unit.kind)
-        )
+        read = self._reader(unit.kind)
+        # Whatever is there now: a picture is shown only if its bytes are the ones that were captioned.
+        unit = present(unit, Accept.CHANGED, done, BitMap(work.rows), None, self._access, read)
+        rows = unit_rows(work.unit, unit, schema=SCHEMA, access=self._access, done=done, rows=length, read=read)
         for row in rows:
             if row["index"] in work.rows:
                 yield row
@@ -187,7 +189,7 @@ class _Studio:
         if read.get("code"):
             return Picture(missing=_said(str(read["code"]), read.get("detail")))
         if read["sha256"] != row["sha256"]:
-            return Picture(missing="The source holds another image than the one that was captioned.")
+            return Picture(missing="The source changed: it holds another image than the one that was captioned.")
         if time.monotonic() > self._deadline:
             return Picture(missing=self._late)
         seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["image"]))

@@ -107,18 +107,17 @@ def test_a_picture_is_found_in_every_kind_of_input_and_is_the_rows_own(tmp_path:
 def test_a_row_without_its_picture_says_why(tmp_path: Path) -> None:
     out = write(tmp_path, 8)
     rows = {row["index"]: row for _, row in sample(facts(Storage(), str(out)), 99).shown}
-    gone, changed = Path(rows[1]["source"]), Path(rows[2]["source"])
+    gone, changed, touched = (Path(rows[number]["source"]) for number in (1, 2, 0))
     gone.unlink()
     changed.write_bytes(Path(rows[3]["source"]).read_bytes())
-    os.utime(changed, ns=(0, 0))
-    rows[3] = rows[3] | {"sha256": "0" * 64}  # the plan's version, and other bytes than those that were captioned
+    os.utime(touched, ns=(0, 0))
+    rows[3] = rows[3] | {"sha256": "0" * 64}  # the version of the plan, and other bytes than those that were captioned
     rows[5] = rows[5] | {"unit": 7}
     seen = pictures(facts(Storage(), str(out)), list(rows.values()), 60)
     said = {index: seen[row["id"]].missing for index, row in rows.items()}
     assert said[0] == "" and seen[rows[0]["id"]].uri.startswith("data:image/webp;base64,")
     assert said[1] == "The file was in the plan and is gone."
-    assert "is not the one that was planned" in said[2]
-    assert said[3] == "The source holds another image than the one that was captioned."
+    assert said[2] == said[3] == "The source changed: it holds another image than the one that was captioned."
     assert said[4] == "The image could not be decoded."  # failed as image_corrupt
     assert said[5] == "The plan does not hold this row's unit."
     late = pictures(facts(Storage(), str(out)), [rows[0]], 0)[rows[0]["id"]].missing
