@@ -11,7 +11,7 @@ from caprl_ray.report.strata import Row
 from caprl_ray.text import plain
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-MOST_CHARACTERS, MOST_OLD = 6000, 2000  # of a caption on a page, and of a text of before
+MOST_CHARACTERS, MOST_OLD = 4000, 1000  # of a caption on a page, and of a text of before
 Option = tuple[str, str]  # the value of an option of a select, and its label
 SORTS: tuple[Option, ...] = (
     ("place up", "failures and flags first"),

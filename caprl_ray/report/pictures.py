@@ -41,8 +41,8 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
 SIDE = 288  # a thumbnail has at most as many pixels as a square of this side
-# A thumbnail is encoded once more, worse, if it has more bytes: 500 of these are 8 MB, and 11 MB in base64.
-MOST_BYTES, QUALITY, WORSE = 16 * 1024, 78, 40
+# A thumbnail is encoded once more, worse, if it has more bytes: 480 of these are 8 MB in base64.
+MOST_BYTES, QUALITIES = 12 * 1024, (78, 60, 40)
 WORKERS = 4  # processes that decode at most
 FILES_AT_ONCE = 32  # loose files that one worker reads, of one unit
 TIMEOUT_S = 10.0  # for one picture: a thumbnail is not worth more
@@ -225,12 +225,11 @@ def _said(code: str, detail: str | None) -> str:
 def _thumbnail(pixels: bytes, size: tuple[int, int]) -> Picture:
     """Pixels as a `data:` URI."""
     picture = Image.frombytes("RGB", size, pixels)
-    content = _webp(picture, QUALITY)
-    if len(content) > MOST_BYTES:
-        content = _webp(picture, WORSE)
-    if len(content) > MOST_BYTES:
+    tries = (_webp(picture, quality) for quality in QUALITIES)
+    content = next((content for content in tries if len(content) <= MOST_BYTES), b"")
+    if not content:
         picture.thumbnail((SIDE // 2, SIDE // 2))
-        content = _webp(picture, WORSE)
+        content = _webp(picture, QUALITIES[-1])
     uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     return Picture(uri=uri, width=size[0], height=size[1])
 
