@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Colours in a figure stand for the page's own, which are others in light and dark.
 INK, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
 _THEME = {INK: "var(--soft)", LINE: "var(--line)", FIRST: "var(--accent)", SECOND: "var(--warn)"}
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "caprl_ray",
     "text.parse_math": False,  # labels are names
