@@ -5,9 +5,11 @@ of rows without reading them.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from caprl_ray.output.commit import WRITTEN
 from caprl_ray.output.committed import opened
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.scan import Tell, silent
@@ -15,17 +17,19 @@ from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 SEED = 0
+MTIME = "mtime:"  # how the version of a local file begins: nanoseconds since 1970
 # Footers that are looked at, and rows that are read, of each folder.
 MOST_FOOTERS, MOST_ROWS = 4096, 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """What one object says of its rows."""
+    """What one object says of its rows, and when it was written in seconds since 1970; None if nothing tells."""
 
     stored: Stored
     rows: int
     counts: Counts
+    written: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,18 @@ def chosen(storage: Storage, found: Sequence[Stored], tell: Tell = silent, most_
 
 def _footer(storage: Storage, stored: Stored) -> Footer:
     with opened(storage, stored) as file:
-        return Footer(stored=stored, rows=file.metadata.num_rows, counts=Counts.load(file.metadata.metadata))
+        told = file.metadata.metadata or {}
+        return Footer(
+            stored=stored, rows=file.metadata.num_rows, counts=Counts.load(told), written=_written(stored, told)
+        )
+
+
+def _written(stored: Stored, told: Mapping[bytes, bytes]) -> float | None:
+    """From the footer, or from the file's time for objects of older versions."""
+    for text, unit in ((told.get(WRITTEN, b"").decode(), 1.0), (stored.version.removeprefix(MTIME), 1e-9)):
+        with suppress(ValueError):
+            return float(text) * unit
+    return None
 
 
 def _kinds(footer: Footer) -> dict[str, int]:

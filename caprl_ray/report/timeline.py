@@ -1,4 +1,4 @@
-"""When the rows of an output were written: from the times at which its objects were, where storage tells them."""
+"""When the rows of an output were written: from the times at which its objects were."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ import numpy as np
 
 from caprl_ray.report.objects import Footer
 
-MTIME = "mtime:"  # how the version of a local file begins: nanoseconds since 1970
 BINS = 60
 # An object's rows were captioned since the object before, or, after a pause, within so many usual times between two.
 PAUSE = 5
@@ -33,9 +32,9 @@ class Timeline:
 
 
 def timeline(footers: Sequence[Footer], total: int) -> Timeline | None:
-    """The timeline of objects with `total` rows, of which `footers` are some; None if storage tells no times, or all
-    were written at once."""
-    written = [(int(f.stored.version.removeprefix(MTIME)) / 1e9, f.rows) for f in footers if _is_time(f.stored.version)]
+    """The timeline of objects with `total` rows, of which `footers` are some; None if they do not tell their times, or
+    all were written in a few seconds."""
+    written = [(footer.written, footer.rows) for footer in footers if footer.written is not None]
     if len(written) < 2 or len(written) < len(footers):
         return None
     times, rows = (np.array(values, float) for values in zip(*sorted(written), strict=True))
@@ -50,7 +49,3 @@ def timeline(footers: Sequence[Footer], total: int) -> Timeline | None:
     knots, values = np.stack([starts, ends[1:]], axis=1).ravel(), np.stack([done[:-1], done[1:]], axis=1).ravel()
     edges = np.linspace(0, ends[-1], min(BINS, max(2, len(rows))) + 1)
     return Timeline(start=times[0] - before, edges=edges, rows=np.diff(np.interp(edges, knots, values)))
-
-
-def _is_time(version: str) -> bool:
-    return version.startswith(MTIME) and version.removeprefix(MTIME).isdecimal()

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from caprl_ray import plan, sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.cli import main
 from caprl_ray.output.commit import DATA, CommittedRows
+from caprl_ray.output.counts import Counts
 from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.report import pictures as module
 from caprl_ray.report.facts import Facts, facts
-from caprl_ray.report.objects import Footer, chosen
+from caprl_ray.report.objects import Footer, _footer, _written, chosen
 from caprl_ray.report.pictures import Picture, pictures
 from caprl_ray.report.report import report
 from caprl_ray.report.sample import sample
@@ -171,8 +173,7 @@ def test_what_is_no_output_is_refused_in_one_sentence(
 
 def test_rows_over_time_come_from_the_times_of_objects() -> None:
     def footer(seconds: float, rows: int) -> Footer:
-        stored = Stored(path="", size=1, version=f"mtime:{int(seconds * 1e9)}")
-        return Footer(stored=stored, rows=rows, counts=None)
+        return Footer(stored=Stored(path="", size=1, version=""), rows=rows, counts=Counts(), written=seconds)
 
     times = timeline([footer(1000 + 10 * n, 100) for n in range(1, 41)], 4000)
     assert times is not None and times.rows.sum() == pytest.approx(4000)
@@ -181,4 +182,15 @@ def test_rows_over_time_come_from_the_times_of_objects() -> None:
     pause = timeline([footer(10 * n + 10_000 * (n > 20), 100) for n in range(1, 41)], 4000)
     assert pause is not None and np.count_nonzero(pause.rows) < 5 and pause.rows.sum() == pytest.approx(4000)
     assert timeline([footer(1, 100), footer(2, 100)], 200) is None  # too short
-    assert timeline([Footer(stored=Stored(path="", size=1, version="etag"), rows=1, counts=None)] * 3, 3) is None
+    assert timeline([replace(footer(n * 10, 100), written=None) for n in range(9)], 900) is None
+
+
+def test_objects_tell_when_they_were_written_whatever_their_store_does(output: Path, tmp_path: Path) -> None:
+    (stored, *_) = Storage().objects(str(output / DATA), ".parquet")
+    moved = replace(stored, version="etag")
+    assert abs(_footer(Storage(), stored).written - Path(stored.path).stat().st_mtime) < 60
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pq.read_table(stored.path).replace_schema_metadata(None), bare)
+    older = Storage().lookup(str(bare))
+    assert _footer(Storage(), older).written == pytest.approx(bare.stat().st_mtime)
+    assert _written(moved, {}) is None
