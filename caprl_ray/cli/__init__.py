@@ -32,10 +32,7 @@ from caprl_ray.cli.arguments import Commands
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-COMMANDS = (
-    *(caption, plan, demo, verify, report, compare, explain),
-    *(duplicates, check, recipe_schema, preflight),
-)
+COMMANDS = (caption, plan, demo, verify, report, compare, explain, duplicates, check, recipe_schema, preflight)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 

@@ -24,7 +24,7 @@ class PromptEcho(Check):
     severe: ClassVar = True
     spares: ClassVar = "Words that the instruction and the caption share; sentences that also stand in the alt text."
     causes: ClassVar = "The chat format does not fit the model, or the model is small and the prompt long."
-    remedy: ClassVar = "Check the prompt and the model's chat template; retry such captions with `quality.checks`."
+    remedy: ClassVar = "Check the prompt and the model's chat template; mark the check `retry`."
 
     def found(self, caption: Caption) -> bool:
         if not caption.prompt:

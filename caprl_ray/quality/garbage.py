@@ -53,7 +53,8 @@ class Garbage(Check):
     )
     causes: ClassVar = "A broken GPU, damaged weights, overflowing half precision, or a tokenizer of another model."
     remedy: ClassVar = (
-        "Compare the rates of the nodes; load the model again, with `engine.dtype: bfloat16`; caption the rows again."
+        "If one node writes most of it, leave the node out; otherwise set `model.engine.dtype` to bfloat16, and check "
+        "that the model's files are whole."
     )
 
     one_character: float = threshold(

@@ -31,7 +31,7 @@ class Truncated(Check):
     spares: ClassVar = "A caption that ends without a full stop: tables, lists and code do."
     causes: ClassVar = "`sampling.max_tokens` is too small for dense pictures, or the caption loops."
     remedy: ClassVar = (
-        "Raise `sampling.max_tokens` if few of them also have the flag `loop`; else mark the check `retry`."
+        "Raise `sampling.max_tokens` if few of them also have the flag `loop`; `quality.at_end: trim` cuts the rest."
     )
 
     def found(self, caption: Caption) -> bool:

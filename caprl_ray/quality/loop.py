@@ -47,8 +47,8 @@ class Loop(Check):
     )
     causes: ClassVar = "Greedy or nearly greedy decoding of dense or repetitive pictures."
     remedy: ClassVar = (
-        "Mark the check `retry` with a higher temperature or `repetition_penalty`; `caprl-ray compare` shows what it "
-        "changes."
+        "Give `quality.retries` a higher temperature or `repetition_penalty`, and caption some again; `caprl-ray "
+        "compare` shows what changes."
     )
 
     ratio: float = threshold(

@@ -34,7 +34,8 @@ class Refusal(Check):
         "The picture shows people, text or scenes that the model was taught to decline, or no picture reached it."
     )
     remedy: ClassVar = (
-        "Read some. If many say that there is no image, check the chat template; else mark the check `retry` or `fail`."
+        "Read some. If many say that there is no image, check the chat template; else mark the check `fail`, or use "
+        "another prompt."
     )
 
     opening: int = threshold(
