@@ -23,6 +23,7 @@ SHARES = {FAILED: 0.25, FLAG: 0.35, REPAIRED: 0.08, LENGTH: 0.1, SIZE: 0.1, ANY:
 PIXELS = (0, 100_000, 300_000, 1_000_000, 4_000_000, 12_000_000)  # the lower ends of ranges of width * height
 # Rows are preferred from so many units: a shard is read from its start, so each further one costs.
 UNITS = 32
+SPARE = 32  # rows that a stratum keeps beyond its share, for those that stand for another stratum
 MOST_KINDS = 64  # flags or codes that have a stratum of their own
 
 Row = dict[str, Any]
@@ -92,7 +93,7 @@ class Strata:
         if name not in self._strata:
             if sum(other[0] == name[0] for other in self._strata) >= MOST_KINDS:
                 return places[:0]
-            self._strata[name] = _Stratum(self._most)
+            self._strata[name] = _Stratum(min(self._most, int(SHARES[name[0]] * self._most) + SPARE))
         return self._strata[name].wanted(numbers, places)
 
     def _numbers(self, table: pa.Table) -> np.ndarray:
