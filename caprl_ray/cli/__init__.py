@@ -15,12 +15,32 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from caprl_ray.cli import caption, check, demo, duplicates, export, init, plan, preflight, recipe_schema, verify
+from caprl_ray.cli import (
+    caption,
+    check,
+    compare,
+    demo,
+    duplicates,
+    explain,
+    export,
+    init,
+    plan,
+    preflight,
+    recipe_schema,
+    report,
+    verify,
+)
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-COMMANDS = (init, caption, plan, demo, verify, duplicates, export, check, recipe_schema, preflight)
+# In the order of the help: before a run, the run, after it, and what is looked up.
+COMMANDS = (
+    *(demo, init, plan, preflight),
+    caption,
+    *(verify, report, compare, duplicates, check, export),
+    *(explain, recipe_schema),
+)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 

@@ -9,6 +9,7 @@ task or run.
 import hashlib
 import io
 import re
+import time
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
+WRITTEN = b"caprl_ray.written"  # in an object's metadata: seconds since 1970
 _NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 
 
@@ -75,7 +77,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
         stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
-            self._storage.put(path, parquet_bytes(stored))
+            self._storage.put(path, parquet_bytes(dated(stored)))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
 
@@ -92,6 +94,11 @@ def lease_of(path: str) -> int | None:
     """The number of the lease under which an object was written; None for objects of older versions."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return int(match[1]) if match else None
+
+
+def dated(table: pa.Table) -> pa.Table:
+    """The table with the time of day in its metadata, for people: nothing depends on it (docs/design.md, D2)."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), WRITTEN: f"{time.time():.3f}"})
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -73,7 +73,8 @@ class Roots:
 
 def _store(path: str) -> str:
     """The scheme of a path; empty for a local one."""
-    return path.partition("://")[0] if "://" in path else ""
+    scheme = path.partition("://")[0] if "://" in path else ""
+    return "" if scheme == "file" else scheme
 
 
 def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
