@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 
 from caprl_ray import cli
 from caprl_ray.export.huggingface import split_of
+from caprl_ray.export.parts import file_name
 from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
 
 LABEL = "meta:label"
@@ -175,3 +176,23 @@ def test_splits_are_those_that_datasets_would_find() -> None:
     assert [
         split_of(key) for key in ("a/b.png", "trainer/x", "train/test_1.png", "val-0001.tar", "x/TEST/y", "dev2/a")
     ] == [*("train", "train", "train", "validation", "test", "validation")]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("train/00000.tar", "train/00000"),
+        ("00000.tar.gz", "00000"),
+        ("a.tgz", "a"),
+        ("b.tar.zst", "b"),
+        ("table.parquet", "table"),
+        ("odd.name", "odd.name"),
+        ("taken.tar", "taken.000007"),
+        *(
+            (key, "000007")
+            for key in ("../../up.tar", "/root.tar", "a/../b.tar", "_SUCCESS", ".hidden.tar", "a//b", "a\\b")
+        ),
+    ],
+)
+def test_a_file_has_its_sources_name_and_stays_in_the_folder(key: str, name: str) -> None:
+    assert file_name(key, 7, {"taken"}) == name
