@@ -98,7 +98,7 @@ class Summary:
             missing=dict(missing),
             files=sum(len(part.objects) for part in written.values()),
             new=new,
-            unfinished=any(unit.finished + unit.failed < max(unit.rows, 1) for unit in units),
+            unfinished=not source.plan.complete or any(u.finished + u.failed < max(u.rows, 1) for u in units),
         )
         rows = sum(unit.finished + unit.failed for unit in units)
         if summary.rows != rows:

@@ -141,6 +141,22 @@ def test_captions_alone_are_zipped_with_the_shards(
         assert hashlib.sha256(sources[one["__key__"]]["jpg"]).hexdigest() == row["sha256"]
 
 
+def test_shards_that_have_captions_already_get_the_new_ones_under_another_name(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = shards_only(made, tmp_path / "first")
+    assert export(ours, tmp_path / "tars", "webdataset") == 0
+    second = make(tmp_path / "second", paths=[str(tmp_path / "tars" / "00000.tar")])
+    assert export(second, tmp_path / "no", "webdataset") == 2
+    assert "00000.tar has members caption.json of its own" in capsys.readouterr().err
+    assert not list((tmp_path / "no").glob("*.tar"))
+    assert export(second, tmp_path / "both", "webdataset", "--member", "recaption") == 0
+    rows = [row for _, row in sorted(second.finished.items())]
+    for one, row in zip(read_shards([tmp_path / "both" / "00000.tar"]), rows, strict=True):
+        assert one["__key__"] == row["key"] and one["recaption.txt"].decode() == row["caption"]
+        assert {"jpg", "json", "depth.npy", "caption.txt", "caption.json"} < one.keys()
+
+
 @pytest.mark.parametrize("images", [True, False])
 def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
     made: Made, tmp_path: Path, images: bool, capsys: pytest.CaptureFixture[str]
