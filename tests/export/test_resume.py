@@ -65,6 +65,14 @@ def test_a_stopped_export_goes_on_and_follows_its_output(
     again = written(out)
     assert {name for name in whole if again[name] != whole[name]} == {"00001.tar", "000001.tar"}
 
+    # A killed command has recorded nothing: its files are written again, over themselves.
+    content = {name: (out / name).read_bytes() for name in again}
+    shutil.rmtree(out / "_export" / "done")
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    assert not again.items() & written(out).items()
+    assert content == {name: (out / name).read_bytes() for name in written(out)}
+
+    again = written(out)
     mended = next(row for row in made.rows.values() if row["code"] and row["source"].endswith("00000.tar"))
     row = mended | {"code": None, "caption": "Mended.", "flags": [], "attempts": 2}
     sink = CommittedRows(Storage(), str(made.path), 1, CAPTION, 9)
