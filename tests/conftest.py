@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,18 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 os.environ.pop("AWS_PROFILE", None)
 os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a lasting fault costs seconds instead of a minute
+
+
+# Tests here start Ray clusters of their own, or kill processes.
+ALONE = ("chaos", "cluster", "faults", "test_end_to_end.py", "test_jobs.py", "test_second_job.py", "test_secrets.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray or an engine, so that `make test` runs it alone."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).parts[0]
+        if place in ALONE or "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")

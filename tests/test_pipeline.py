@@ -193,6 +193,45 @@ def test_failed_rows_are_tried_again_by_code_and_leave_no_pairs(images: Path, tm
     assert [(row["code"], row["attempts"]) for row in rows_of(tmp_path / "out", "failed")] == [("image_format", 2)]
 
 
+def test_chosen_rows_are_captioned_again_once_and_keep_their_old_captions(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "files", tmp_path / "out"
+    folder.mkdir()
+    for path in sorted((images / "files").glob("*.png"))[:12]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    paths = [folder, images / "shards"]
+    pipeline.run(caption_job(stub_recipe(paths, out)))
+    old = {row["id"]: row for row in rows_of(out)}
+    (gone,) = [row for row in old.values() if row["unit"] == 0 and row["index"] == 0]
+    os.unlink(gone["source"])
+    other = caption_job(stub_recipe(paths, out, prompt={"user": "Anew."}))
+    condition = "index % 3 = 0 and flags = []"
+    chosen = {id_ for id_, row in old.items() if row["index"] % 3 == 0}
+    part = pipeline.run(other, again=condition, limit=8)
+    assert part.balanced and (part.finished, part.failed) == (len(old), 0)  # the row that is gone keeps its caption
+    anew = {row["id"] for row in rows_of(out) if row["previous"] is not None}
+    assert anew < chosen and len(anew) in {7, 8}
+    with pytest.raises(RecipeError, match="is not yet done with --again 'index % 3"):
+        pipeline.run(other, again="index = 1")
+    whole = pipeline.run(other, again=condition)
+    kept = f"{len(chosen) - 1} of {len(chosen)} rows done again, 1 failed and keep their old version"
+    assert whole.balanced and any(kept in note for note in whole.notes)
+    rows = {row["id"]: row for row in rows_of(out)}
+    for id_, row in rows.items():
+        if id_ in chosen - {gone["id"]}:
+            assert (row["previous"], row["attempts"], asked(row["caption"])) == (old[id_]["caption"], 2, "Anew.")
+            assert row["caption"].partition("|")[0] == old[id_]["caption"].partition("|")[0]  # of the same pixels
+        else:
+            assert row == old[id_]
+    assert len(rows) == len(old) == len(rows_of(out)) and (out / "_SUCCESS").exists()
+    assert not rows_of(out, "failed")
+    assert pipeline.run(caption_job(stub_recipe(paths, out))).balanced  # the output still is its first recipe's
+    # A later request is another one, and its rows keep the caption before the last.
+    pipeline.run(caption_job(stub_recipe(paths, out)), again="previous is not null and unit = 0")
+    again = {row["id"]: row for row in rows_of(out) if row["attempts"] == 3}
+    assert again and all(row["previous"] == rows[id_]["caption"] for id_, row in again.items())
+    assert all(row["caption"] == old[id_]["caption"] for id_, row in again.items())
+
+
 def test_a_shard_that_can_be_read_further_replaces_the_row_where_it_ended(images: Path, tmp_path: Path) -> None:
     whole = (images / "shards" / "00000.tar").read_bytes()
     shard = tmp_path / "0.tar"

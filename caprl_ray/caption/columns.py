@@ -51,8 +51,17 @@ CAPTIONS = column(
 
 
 def caption_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
-    """The columns that captioning by a recipe adds to a row."""
+    """The columns that captioning by a recipe fills."""
     return (*CAPTION, CAPTIONS) if recipe.several else CAPTION
+
+
+# Of a row that is captioned again (output/again.py).
+AGAIN = column("previous", pa.string(), "The caption that --again replaced by this one; null otherwise.")
+
+
+def output_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
+    """The columns that the job adds to a row of its output."""
+    return (*caption_columns(recipe), AGAIN)
 
 
 CODES = FAILURE_CODES | {

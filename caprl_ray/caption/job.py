@@ -6,7 +6,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.caption.columns import CODES, caption_columns, check_prompt
+from caprl_ray.caption.columns import AGAIN, CAPTION, CODES, check_prompt, output_columns
 from caprl_ray.caption.fingerprint import fingerprint, outdated
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
@@ -30,7 +30,8 @@ def caption_job(recipe: Recipe) -> Job:
         name="caption",
         done="captioned",
         recipe=recipe,
-        adds=caption_columns(recipe),
+        adds=output_columns(recipe),
+        again=(CAPTION[0].name, AGAIN.name),
         codes=CODES,
         stages=partial(captioned, recipe=recipe, model=model),
         engine_on_cpu=launch.computes_on_cpu(recipe),

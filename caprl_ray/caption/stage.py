@@ -19,6 +19,7 @@ from caprl_ray.caption.health import Sick
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.start import Replica
+from caprl_ray.caption.suspects import Suspects
 from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
@@ -68,12 +69,13 @@ class Captioner:
         # A service is the same for every node: if it fails, so does the run.
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced) if counter else None
+        self._suspects = Suspects(recipe.quality.window)
         self._failure: SystemFailure | None = None
         try:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy)
+            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy, self._suspects.passed)
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -95,7 +97,7 @@ class Captioner:
             captioned = run_stage(self, table)
         except Sick as sick:
             if self._replica:
-                self._replica.sick(str(sick))
+                self._replica.sick(str(sick), self._suspects.rows())
             raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
             if self._replica:
@@ -103,6 +105,7 @@ class Captioner:
             raise
         if self._replica:
             self._replica.captioned()
+        self._suspects.add(captioned)
         self._say_missed()  # some of it shows only with the first images
         return counted(captioned, self._counter) if self._counter else captioned
 

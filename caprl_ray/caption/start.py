@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 import ray
 from ray.actor import ActorHandle
 
+from caprl_ray.caption.suspects import Identity
 from caprl_ray.cluster import resources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.watch.counter import HERE_S
@@ -75,13 +76,16 @@ class Replica:
                 self._failed(failure)
                 os._exit(1)
 
-    def sick(self, sentence: str) -> None:
-        """Its captions cannot be trusted. Ends the process, so that another one captions its batches, if the run
-        replaces it; else the run ends (watch/sick.py), and this waits for that."""
+    def sick(self, sentence: str, suspects: list[Identity]) -> None:
+        """Its captions cannot be trusted, nor those of `suspects`, rows that it has handed on.
+
+        Ends the process, so that another one captions its batches, if the run replaces it. Otherwise the run ends
+        (watch/sick.py), and this waits for that.
+        """
         with self._leaving:
             self._ended.set()
             sentence = f"{sentence} (on node {resources.node_name()})"
-            if ray.get(self._counter.sick.remote(self._id, self._node, sentence, self.replaced)):
+            if ray.get(self._counter.sick.remote(self._id, self._node, sentence, self.replaced, suspects)):
                 os._exit(1)
         time.sleep(HOLD_S)
 

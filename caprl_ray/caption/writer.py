@@ -31,9 +31,16 @@ class Writer:
     """Captions rows. Use it on the engine's event loop."""
 
     def __init__(
-        self, recipe: Recipe, model: ModelRef, engine: Engine, rules: Rules, healthy: Callable[[], None]
+        self,
+        recipe: Recipe,
+        model: ModelRef,
+        engine: Engine,
+        rules: Rules,
+        healthy: Callable[[], None],
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`healthy` is called once, when few of a whole window of captions failed a check."""
+        """`healthy` is called once, when few of a whole window of captions failed a check, and `passed` after each
+        self check without a fault."""
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions
@@ -41,6 +48,7 @@ class Writer:
         self._several = Several(recipe, redecoder, rules.checks, control_token_stripper(engine.control_tokens))
         self._health = Health(recipe.quality.limits, recipe.quality.window)
         self._healthy: Callable[[], None] | None = healthy
+        self._passed = passed
         self._planted = Planted(model.size_rule, recipe.sampling)
         self._batches, self._rows = itertools.count(), itertools.count()
 
@@ -71,6 +79,7 @@ class Writer:
         # Twice: a service may sample although it is asked not to.
         if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
             raise Sick(fault)
+        self._passed()
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         name = f"row-{next(self._rows)}"

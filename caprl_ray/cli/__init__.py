@@ -15,18 +15,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from caprl_ray.cli import caption, check, demo, duplicates, export, plan, preflight, recipe_schema, verify
+from caprl_ray.cli import caption, check, demo, duplicates, export, init, plan, preflight, recipe_schema, verify
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-COMMANDS = (caption, plan, demo, verify, duplicates, export, check, recipe_schema, preflight)
+COMMANDS = (init, caption, plan, demo, verify, duplicates, export, check, recipe_schema, preflight)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` defaults to those of the process."""
-    args = _parsed(arguments)
+    args = parsed(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
         return command(args)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_sentence(error), 1)
 
 
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
     found = parser()
     args, over = found.parse_known_args(arguments)

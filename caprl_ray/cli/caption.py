@@ -28,6 +28,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="read files whose time or ETag changed since the plan, if their size did not",
     )
+    command.add_argument(
+        "--again",
+        metavar="SQL",
+        help="caption only those finished rows again that meet this condition, such as \"flags has 'loop'\", also by "
+        "another recipe; column previous keeps the old caption",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -35,6 +41,8 @@ def _run(args: argparse.Namespace) -> int:
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load
 
+    if args.again is not None and (args.extend or args.retry_failed is not None or args.adopt):
+        raise RecipeError("--again: it does not go with --extend, --retry-failed or --adopt; run them one by one.")
     recipe = load(args.recipe, args.overrides)
     check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
     job = caption_job(recipe)
@@ -45,6 +53,7 @@ def _run(args: argparse.Namespace) -> int:
         adopt=frozenset(filter(None, args.adopt.split(","))),
         extend=args.extend,
         accept_touched=args.accept_touched,
+        again=args.again,
         debug=args.debug,
     )
     for note in ledger.notes:

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shlex
 import shutil
 import tarfile
 import time
@@ -15,6 +16,7 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.embedded import scenes
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
+from caprl_ray.recipe.commented import Comments, section
 from caprl_ray.recipe.load import parse
 
 # Sizes of the stored images in pixels, and their formats. The job resizes all of them for the model.
@@ -25,6 +27,18 @@ FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("webp", "WEBP", {"lossless": True}),
 )
 MARKER = ".caprl-ray-demo"
+RECIPE = "recipe.yaml"
+ANOTHER_PROMPT = "What does this image show?"
+COMMENTS: dict[str, Comments] = {
+    "input": {"paths": ["Half of the scenes are loose files, the others lie in a WebDataset shard."]},
+    "model": {"source": ["The tiny model of the package. It describes such scenes and nothing else."]},
+    "replicas": {"gpus": ["0: the model runs on this machine's CPU."]},
+    "sampling": {
+        "temperature": ["Greedy: the same picture always gets the same caption."],
+        "max_tokens": ["The longest caption, in tokens."],
+    },
+    "output": {"path": ["One recipe belongs to one output: give another folder for another prompt or model."]},
+}
 
 
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
@@ -33,9 +47,11 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     Prints a few captions and the number of correct ones. Returns the exit code 0. Raises RecipeError if the folder is
     neither empty nor from an earlier demo.
     """
-    out = folder / "captions"
-    job = caption_job(parse(demo_recipe([folder / "images" / "files", folder / "images" / "shards"], out)))
+    here = folder.absolute()
+    out, document = folder / "captions", demo_recipe([here / "images/files", here / "images/shards"], here / "captions")
+    job = caption_job(parse(document))
     _clear(folder)
+    (folder / RECIPE).write_text(_recipe_text(document), encoding="utf-8")
     captions = render_dataset(folder / "images", images)
     print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
     began = time.monotonic()
@@ -46,8 +62,36 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
         print(f"  {name}: {caption}")
     print(f"captions: {out / 'data'}")
     print(f"{ledger.summary()}; {ledger.finished / seconds:.1f} images/s with the engine's start")
+    print(
+        "the ledger balances: every planned image is one row, captioned or failed, and none is missing or there twice"
+    )
     print(f"{right} of {images} captions are right to the letter")
+    print("what to try next:")
+    for command, said in next_commands(folder):
+        print(f"  {command}\n      {said}")
     return 0
+
+
+def next_commands(folder: Path) -> list[tuple[str, str]]:
+    """Commands to try after the demonstration, each with what it does."""
+    recipe, captions, again = (shlex.quote(str(folder / name)) for name in (RECIPE, "captions", "another-prompt"))
+    prompt = shlex.quote(f"prompt.user={ANOTHER_PROMPT}")
+    return [
+        (f"caprl-ray verify {captions}", "count the rows again and prove it"),
+        (f"caprl-ray plan {recipe}", "the work units of the recipe that the demo has used"),
+        (
+            f"caprl-ray caption {recipe} {prompt} output.path={again}",
+            "another prompt, into another output; this model has learned only one, so its captions get worse",
+        ),
+    ]
+
+
+def _recipe_text(document: dict[str, Any]) -> str:
+    """The recipe of the demonstration, with comments."""
+    lines = ["# What `caprl-ray demo` has captioned. `caprl-ray caption` with this file finds nothing left to do."]
+    for name, values in document.items():
+        lines += ["", *section(name, values, COMMENTS.get(name, {}))]
+    return "\n".join([*lines, ""])
 
 
 def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]:

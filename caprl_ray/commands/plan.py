@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from caprl_ray import plan, sources
-from caprl_ray.caption.columns import caption_columns, check_prompt
+from caprl_ray.caption.columns import check_prompt, output_columns
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedVersions
@@ -27,6 +27,18 @@ class Totals:
     images: int = 0
     unknown: int = 0
     bytes: int = 0
+
+    def add(self, rows: int | None, size: int) -> None:
+        """Count a unit."""
+        self.units += 1
+        self.images += rows or 0
+        self.unknown += rows is None
+        self.bytes += size
+
+    def said(self, kind: str) -> str:
+        """One line for people."""
+        images = f"{self.images:,} images" if not self.unknown else "images not known before they are read"
+        return f"{kind}: {self.units:,} units, {images}, {self.bytes / 1e9:,.3f} GB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +69,7 @@ class Overview:
         lines = ["the plan that the output holds" if self.stored else "the plan that a first run would store"]
         if not self.complete:
             lines = ["the plan that the output holds so far; a run goes on with it"]
-        for kind, totals in self.kinds.items():
-            images = f"{totals.images:,} images" if not totals.unknown else "images not known before they are read"
-            lines.append(f"  {kind}: {totals.units:,} units, {images}, {totals.bytes / 1e9:,.3f} GB")
+        lines += [f"  {totals.said(kind)}" for kind, totals in self.kinds.items()]
         if self.left_out:
             lines.append(f"  left out: {self.left_out.summary()}")
         lines += [f"  {difference}" for difference in self.differences]
@@ -83,7 +93,7 @@ def overview(recipe: Recipe) -> Overview:
         )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
-    units = checked(found, recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
+    units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
     kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
     return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
 
@@ -106,9 +116,5 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
 def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:
     kinds: dict[str, Totals] = defaultdict(Totals)
     for kind, rows, size in units:
-        totals = kinds[kind]
-        totals.units += 1
-        totals.images += rows or 0
-        totals.unknown += rows is None
-        totals.bytes += size
+        kinds[kind].add(rows, size)
     return dict(kinds)

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray import plan, sources
-from caprl_ray.caption.columns import caption_columns, check_prompt
+from caprl_ray.caption.columns import check_prompt, output_columns
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources, session, shared
@@ -56,11 +56,11 @@ def preflight(recipe: Recipe, *, debug: bool = False) -> int:
 
 def _first_images(recipe: Recipe) -> pa.Table:
     access = Access.of(recipe)
-    found = checked(sources.plan_units(access), recipe.input, caption_columns(recipe), partial(check_prompt, recipe))
+    found = checked(sources.plan_units(access), recipe.input, output_columns(recipe), partial(check_prompt, recipe))
     units = list(islice(found, UNITS))  # all of them, unless the input is large
     if not units:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
-    schema = row_schema(plan.unified(pa.schema([]), units), caption_columns(recipe))
+    schema = row_schema(plan.unified(pa.schema([]), units), output_columns(recipe))
     unwanted = placeholders.load(access.storage, access.input)
     rows = chain.from_iterable(
         unit_rows(number, unit, schema=schema, access=access, placeholders=unwanted)

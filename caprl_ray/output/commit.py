@@ -20,7 +20,7 @@ from ray.data.block import Block, BlockAccessor
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.counts import KEY, Counts
 from caprl_ray.rows.features import with_features
-from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, metadata_schema
+from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, is_own, metadata_schema
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
@@ -71,7 +71,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         ours = schema.names[: len(schema) - len(metadata)]
         names = [*ours, *(META_PREFIX + name for name in metadata.names)]
         path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
-        if RUN.name in ours:
+        if RUN.name in ours:  # see rows.schema.LATER
             rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
         stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
@@ -97,14 +97,15 @@ def lease_of(path: str) -> int | None:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as zstd parquet, with sums of its rows in the footer (output/counts.py).
 
-    `unit` and `index` cost under a byte a row, because every resume reads them.
+    `unit` and `index` cost under a byte a row, because every resume reads them. So does `row`.
     """
     buffer = io.BytesIO()
+    numbers = [name for name in ("index", "row") if is_own(table.schema, name)]
     pq.write_table(
         table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: Counts.of(table).dump()}),
         buffer,
         compression="zstd",
         use_dictionary=["unit", "source", "finish_reason", "model", "stage", "code", "run"],
-        column_encoding={"index": "DELTA_BINARY_PACKED"},
+        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     )
     return buffer.getvalue()

@@ -117,14 +117,16 @@ class Part:
     counts: Counts
 
 
-def read_committed(storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent) -> CommittedUnits:
+def read_committed(
+    storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent, since: int = 0
+) -> CommittedUnits:
     """The rows of an output by unit. Raises SystemFailure for an object that cannot be read.
 
-    `retry` are the codes of failed rows that are to be retried.
+    `retry` are the codes of failed rows that are to be retried. Objects of leases below `since` are left out.
     """
     units: defaultdict[int, Committed] = defaultdict(Committed)
     failures: defaultdict[int, dict[Failure, BitMap]] = defaultdict(dict)
-    found, read = committed_objects(storage, output), partial(_read, storage, bool(retry))
+    found, read = committed_objects(storage, output, since=since), partial(_read, storage, bool(retry))
     counts = Counts()
     for parts in scan(read, found, "reading the output's objects", tell):
         _take_in(units, failures, parts)
@@ -227,9 +229,9 @@ class _Held:
         """Everything that was added."""
         rows = np.sort(np.concatenate(self._identities))
         again = rows[1:][rows[1:] == rows[:-1]]
-        failures = {how: dict(_bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
-        extra = dict(_bitmaps(again))
-        return Part(self._folder, dict(_bitmaps(rows)), extra, self._lengths, failures, self._counts)
+        failures = {how: dict(bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
+        extra = dict(bitmaps(again))
+        return Part(self._folder, dict(bitmaps(rows)), extra, self._lengths, failures, self._counts)
 
 
 def identities(table: pa.Table) -> np.ndarray:
@@ -248,7 +250,7 @@ def _by_failure(table: pa.Table) -> Iterator[tuple[Failure, np.ndarray]]:
         yield (failure // len(names), names[failure % len(names)]), failures == failure
 
 
-def _bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
+def bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """Sorted identities as bitmaps of indices by unit."""
     units, indices = identities >> 32, identities.astype(np.uint32)  # keeps the lower half
     starts, ends = np.flatnonzero(np.diff(units, prepend=-1)), np.flatnonzero(np.diff(units, append=-1)) + 1

@@ -34,11 +34,20 @@ class Fence:
         return number is None or number >= self.lease or _short(stored.path) in self.kept
 
 
-def committed_objects(storage: Storage, output: str, folders: Iterable[str] = FOLDERS) -> dict[str, list[Stored]]:
-    """The objects that count, by folder. Raises OSError, and SystemFailure for a fence that cannot be read."""
+def committed_objects(
+    storage: Storage, output: str, folders: Iterable[str] = FOLDERS, since: int = 0
+) -> dict[str, list[Stored]]:
+    """The objects that count, by folder; with `since` only those of that lease and later ones.
+
+    Raises OSError, and SystemFailure for a fence that cannot be read.
+    """
     found = _listed(storage, output, folders)
     fence = load(storage, output)
-    return {folder: [stored for stored in objects if fence.keeps(stored)] for folder, objects in found.items()}
+
+    def counts(stored: Stored) -> bool:
+        return fence.keeps(stored) and (not since or (lease_of(stored.path) or 0) >= since)
+
+    return {folder: [*filter(counts, objects)] for folder, objects in found.items()}
 
 
 def late_objects(storage: Storage, output: str) -> list[Stored]:

@@ -37,6 +37,8 @@ class Output:
     """The paths of the input that its plan holds from now on."""
     extend: bool
     """Whether the plan is extended by what is new in the input."""
+    again: bool
+    """Whether finished rows are done again. Then the recipe may be another one, and it stays the other rows' recipe."""
     planned: bool
     """Whether an earlier run has planned its input to the end. Only then can there be rows."""
     notes: tuple[str, ...]
@@ -72,12 +74,18 @@ class Output:
 
     @classmethod
     def open(
-        cls, job: Job, adopt: Collection[str] = (), lease: Lease | None = None, *, extend: bool = False
+        cls,
+        job: Job,
+        adopt: Collection[str] = (),
+        lease: Lease | None = None,
+        *,
+        extend: bool = False,
+        again: bool = False,
     ) -> "Output":
         """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
         Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`. With `extend`
-        the recipe may name further paths of input.
+        the recipe may name further paths of input. With `again` it may be another recipe.
         """
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         try:
@@ -100,6 +108,7 @@ class Output:
             adopted={},
             paths=paths,
             extend=extend,
+            again=again,
             planned=planned,
             notes=tuple(_notes(job, storage, sorted(set(old).difference(named)), planned=planned)),
             lease=lease,
@@ -107,12 +116,15 @@ class Output:
         if stored and planned:
             record.refuse_other_job(path, stored_job(stored), job.name)
             numbering.refuse_other(path, before, now, lambda: {ref.kind for ref in plan.load(storage, path).units})
-            record.refuse_other(path, before, now, adopt)
+            if not again:
+                record.refuse_other(path, before, now, adopt)
             if not extend and PATHS not in adopt:
                 record.refuse_other_input(path, old, named, record.stored_paths(stored, EXTENDING))
             output.adopted.update({field: before.get(field) for field in adopt if before.get(field) != now.get(field)})
             if PATHS in adopt and not extend and paths != old:
                 output.adopted[PATHS] = old
+        elif again:
+            raise RecipeError(f"--again: {path} has no rows of a run whose input was planned to its end.")
         elif planned:
             raise RecipeError(f"output.path: {path} holds a plan without {RUN}; give an empty or a new folder.")
         elif rows:
@@ -284,7 +296,8 @@ class Output:
         """Record this recipe. A path that --extend adds is recorded when its units are in the plan."""
         before = read_run(self.storage, self.path) or {}
         paths = self.paths if not self.planned or PATHS in self.adopted else record.stored_paths(before)
-        self._put_run(record.content(self.job, self.fingerprint, before, self.adopted, paths))
+        found = record.content(self.job, self.fingerprint, before, self.adopted, paths)
+        self._put_run({**before, "runs": found["runs"]} if self.again else found)
 
     def _write_input(self, **paths: list[str]) -> None:
         before = read_run(self.storage, self.path) or {}

@@ -162,6 +162,14 @@ class Ledger:
         codes = Counter({code: count for code, count in self.counts.codes.items() if code not in without})
         return ", ".join(f"{code} {count:,}" for code, count in codes.most_common(SHOWN))
 
+    def nothing_to_do(self, job: str, *, extended: bool = False, retried: bool = False) -> str:
+        """The sentence for a run of a job without work."""
+        said = f"nothing to {job}: every {self.noun} of the plan is {self.done} or failed"
+        said += ", the input has nothing new" if extended else ""
+        said += ", and no failed row has a code of --retry-failed" if retried else ""
+        more = f"; --retry-failed tries failed rows again ({self.failed:,})" if self.failed and not retried else ""
+        return said + more
+
     def _unbalanced(self) -> str:
         line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"
         missing = sum(unit.missing or 0 for unit in self.units)

@@ -6,7 +6,7 @@ that an interrupted repair loses nothing and can run again.
 """
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,15 @@ def repair(storage: Storage, output: str, units: Mapping[int, Committed], tell: 
     return removed + _repair(storage, output, FAILED, several, finished, tell)
 
 
+def forget(storage: Storage, output: str, rows: Collection[tuple[int, int]], since: int) -> int:
+    """Remove rows, as (unit, index), from the objects of lease `since` and later ones; returns their number.
+
+    They are not done then: a run processes them.
+    """
+    wanted = np.sort(np.asarray([unit << 32 | index for unit, index in rows], dtype=np.int64))
+    return sum(_repair(storage, output, folder, wanted, wanted, silent, since) for folder in (DATA, FAILED))
+
+
 def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
     """Some rows of all units, as `rows` picks them, as sorted identities: unit * 2^32 + index."""
     found = [
@@ -46,14 +55,18 @@ def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Comm
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
-def _repair(storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell) -> int:
+def _repair(
+    storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell, since: int = 0
+) -> int:
     """Leave one of `several` rows of each identity in a folder, and none of those that are `lost`."""
     if not len(several):
         return 0
-    objects = list(enumerate(committed_objects(storage, output, [folder])[folder]))
+    objects = list(enumerate(committed_objects(storage, output, [folder], since)[folder]))
     found = scan(partial(_standing, storage, several), {folder: objects}, "looking for superseded rows", tell)
     standing = np.concatenate(list(found))
     superseded = _superseded(standing, lost)
+    if not len(superseded):
+        return 0
     numbers, starts = np.unique(superseded["object"], return_index=True)
     parts = np.split(superseded["position"], starts[1:])
     rewrite = [(objects[number][1], rows) for number, rows in zip(numbers.tolist(), parts, strict=True)]

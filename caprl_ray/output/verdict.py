@@ -4,7 +4,8 @@
 judged.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,6 +49,16 @@ def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
         f"{wrong}; {examples(storage, output)}what is written stays. Mend the cause and run again with --retry-failed, "
         "or accept them: run again with a higher failures.max_fraction."
     )
+
+
+@contextmanager
+def with_examples(storage: Storage, output: str) -> Iterator[None]:
+    """Show some failed rows when the breaker stops a run."""
+    try:
+        yield
+    except TooManyFailures as error:
+        shown = examples(storage, output)
+        raise TooManyFailures(f"{error} Failed rows: {shown.rstrip('; ')}." if shown else str(error)) from error
 
 
 def examples(storage: Storage, output: str) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,13 +67,17 @@ class Condition:
         numbered = pa.table([np.arange(rows.num_rows), *columns], names=[ROW, *self.columns])
         try:
             found = (
-                self._connection.cursor().from_arrow(numbered).filter(self.text).project(f'"{ROW}"').fetchnumpy()[ROW]
+                self._connection.cursor().from_arrow(numbered).filter(self._sql).project(f'"{ROW}"').fetchnumpy()[ROW]
             )
         except duckdb.Error as error:
             raise RecipeError(f"{self.option}: {_said(error)}.") from None
         meets = np.zeros(rows.num_rows, bool)
         meets[found] = True
         return meets
+
+    @cached_property
+    def _sql(self) -> str:
+        return _with_has(self.text)
 
     @cached_property
     def _connection(self) -> "duckdb.DuckDBPyConnection":
@@ -88,13 +93,13 @@ class Condition:
 
         connection, shown = self._connection, ", ".join(self.schema.names[:MOST_SHOWN])
         try:
-            duckdb.SQLExpression(self.text)  # one expression, and no statement
-            parts = list(_parts(_parsed(connection, self.text)))
+            duckdb.SQLExpression(self._sql)  # one expression, and no statement
+            parts = list(_parts(_parsed(connection, self._sql)))
             names = {name.lower() for part in parts for name in part.get("column_names", ())}
             used = [name for name in self.schema.names if name.lower() in names]
             empty = connection.from_arrow(pa.schema([*map(self.schema.field, used), (ROW, pa.int64())]).empty_table())
-            empty.filter(self.text)
-            (kind,) = empty.project(self.text).types
+            empty.filter(self._sql)
+            (kind,) = empty.project(self._sql).types
         except duckdb.BinderException as error:
             raise RecipeError(f"{self.option}: {_said(error)}; the columns are {shown}.") from None
         except duckdb.Error as error:
@@ -127,6 +132,20 @@ def _connected() -> "duckdb.DuckDBPyConnection":
     connection = duckdb.connect(":memory:", config=dict(SETTINGS))
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _with_has(text: str) -> str:
+    """The text with `LIST has 'WORD'` as DuckDB writes it, `list_has(LIST, 'WORD')`. Quoted text stays as it is."""
+    import duckdb
+
+    sql = text.encode()  # what DuckDB's tokens count in
+    starts = [*(start for start, _ in duckdb.tokenize(text)), len(sql)]
+    tokens = [sql[start:end].strip() for start, end in pairwise(starts)]
+    for n in range(len(tokens) - 2, 0, -1):
+        if tokens[n].lower() == b"has" and tokens[n + 1].startswith(b"'"):
+            named = b"list_has(%b, %b) " % (tokens[n - 1], tokens[n + 1])
+            sql = sql[: starts[n - 1]] + named + sql[starts[n + 2] :]
+    return sql.decode()
 
 
 def _parsed(connection: "duckdb.DuckDBPyConnection", text: str) -> Any:

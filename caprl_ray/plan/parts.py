@@ -150,7 +150,8 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
 def _row_groups(unit: Unit) -> list[int] | None:
     if unit.row_groups is None:
         return None
-    return [*unit.row_groups, *([] if unit.file_groups is None else [unit.file_groups])]
+    further = (number for number in (unit.file_groups, unit.first_row) if number is not None)
+    return [*unit.row_groups, *further]
 
 
 def _entry(entry: Entry) -> dict[str, object]:

@@ -39,9 +39,9 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("rows", pa.int64()),  # null if only reading the unit tells
         ("bytes", pa.int64()),
-        # First and end of a range in a parquet file, and the number of the file's row groups, which older versions do
-        # not store; null for other kinds.
-        ("row_groups", pa.list_(pa.int32())),
+        # First and end of a range in a parquet file, then what older versions do not store: the number of the file's
+        # row groups, and the number of the range's first row in the file; null for other kinds.
+        ("row_groups", pa.list_(pa.int64())),
         ("entries", pa.list_(ENTRY)),
     ]
 )
@@ -100,6 +100,7 @@ class UnitRef:
             entries=entries,
             row_groups=(groups[0], groups[1]) if groups else None,
             file_groups=groups[2] if len(groups) > 2 else None,
+            first_row=groups[3] if len(groups) > 3 else None,
         )
 
 

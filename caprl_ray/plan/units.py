@@ -43,8 +43,8 @@ class Unit:
 
     `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
     output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file,
-    which has `file_groups` of them; None where a plan of an older version does not say so. `bytes` is the cost of
-    reading it, if that is not the size of the entries.
+    which has `file_groups` of them, and `first_row` is the number of its first row in the file; None where a plan of an
+    older version does not say so. `bytes` is the cost of reading it, if that is not the size of the entries.
 
     `more` says that the next unit is of the same object. `position` is how far planning has come with this unit; None
     if it is not known. Neither is stored with the unit.
@@ -56,6 +56,7 @@ class Unit:
     columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
     row_groups: tuple[int, int] | None = None
     file_groups: int | None = None
+    first_row: int | None = None
     bytes: int | None = None
     more: bool = False
     position: Position | None = None

@@ -15,9 +15,11 @@ from ray.data.datasource import ReadTask
 
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
 from caprl_ray.errors import SystemFailure
+from caprl_ray.output.again import Chosen
 from caprl_ray.output.committed import Committed, Failure
 from caprl_ray.output.held import Held
 from caprl_ray.plan import UnitRef
+from caprl_ray.read.again import Keeps, done_again
 from caprl_ray.read.present import FILES, LOOKUPS, MENDABLE, Accept, has_changed, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import Row, tables, unit_rows
@@ -40,7 +42,8 @@ class Work:
     """A unit with what earlier runs have finished of it, and its length if that is known.
 
     `retry` are the failed rows that are to be retried, by how they failed. `accept` tells whether another version of
-    the source than the planned one may be read, and `held` what the finished rows say of it (present.py).
+    the source than the planned one may be read, and `held` what the finished rows say of it (present.py). `again` are
+    finished rows that are done again; then no other row of the unit is read.
     """
 
     ref: UnitRef
@@ -49,6 +52,7 @@ class Work:
     retry: Mapping[Failure, BitMap] = field(default_factory=dict)
     accept: Accept = Accept.NONE
     held: Held | None = None
+    again: Chosen | None = None
 
     @property
     def retried(self) -> BitMap:
@@ -76,21 +80,35 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
     return work
 
 
+def chosen_again(
+    units: Iterable[UnitRef], committed: Mapping[int, Committed], chosen: Mapping[int, Chosen]
+) -> list[Work]:
+    """The units with finished rows that are to be done again."""
+    work = []
+    for ref in units:
+        if again := chosen.get(ref.unit):
+            unit = committed[ref.unit]
+            rows = ref.rows if unit.rows is None else unit.rows
+            work.append(Work(ref=ref, done=BitMap(range(rows or unit.done.max())) - again.rows, rows=rows, again=again))
+    return work
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What every read task needs, beside its work. The recipe's placeholders may be megabytes: they lie in the object
-    store once, and not in every task."""
+    store once, and not in every task. `keeps` says what rows that are done again keep."""
 
     access: Access
     counter: ActorHandle | None = None
     placeholders: "ray.ObjectRef | None" = None
+    keeps: Keeps | None = None
 
     @classmethod
-    def of(cls, access: Access, counter: ActorHandle | None = None) -> "Reading":
+    def of(cls, access: Access, counter: ActorHandle | None = None, keeps: Keeps | None = None) -> "Reading":
         """Load the recipe's placeholders and share them. Raises RecipeError for a wrong file of them."""
         found = placeholders.load(access.storage, access.input)
         light = replace(access, input=access.input.model_copy(update={"placeholders": []}))
-        return cls(access=light, counter=counter, placeholders=ray.put(found) if found else None)
+        return cls(access=light, counter=counter, placeholders=ray.put(found) if found else None, keeps=keeps)
 
 
 def accepting(
@@ -126,11 +144,18 @@ def accepting(
 class PlannedRows(Datasource):  # type: ignore[misc]
     """Ray datasource over the remaining units. Finished units are not in `work` and are never opened."""
 
-    def __init__(self, work: list[Work], schema: pa.Schema, access: Access, counter: ActorHandle | None = None) -> None:
+    def __init__(
+        self,
+        work: list[Work],
+        schema: pa.Schema,
+        access: Access,
+        counter: ActorHandle | None = None,
+        keeps: Keeps | None = None,
+    ) -> None:
         super().__init__()
         self._groups = groups(work)
         self._schema = schema
-        self._reading = Reading.of(access, counter)
+        self._reading = Reading.of(access, counter, keeps)
 
     @property
     def tasks(self) -> int:
@@ -186,6 +211,8 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
                 read=read,
                 placeholders=unwanted,
             )
+            if work.again and reading.keeps:
+                rows = done_again(rows, work.again, reading.keeps.old(work.ref.unit, work.again))
             for table in tables((_retried(row, work) for row in rows), schema):
                 if _closing(reading.counter):
                     return

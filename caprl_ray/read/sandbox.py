@@ -138,8 +138,9 @@ def _started() -> "_Child":
 def _failed(unit: Unit, position: int, failure: RowFailure) -> Sample:
     """The sample that stands for a lost one. Only loose files are known without reading them."""
     entry, known = (unit.entries[position], True) if len(unit.entries) > 1 else (unit.entries[0], False)
-    key = readable(entry.key) if known else ""
-    return Sample(source=entry.stored.path, key=key, image=None, metadata={}, failure=RowFailure(*failure.args))
+    key, row = readable(entry.key) if known else "", sources.KINDS[unit.kind].row(unit, position)
+    failed = RowFailure(*failure.args)
+    return Sample(source=entry.stored.path, row=row, key=key, image=None, metadata={}, failure=failed)
 
 
 class _Child(Child):
@@ -183,6 +184,7 @@ class _Child(Child):
         image = self.receive() if answer["image"] else None
         sample = Sample(
             source=answer["source"],
+            row=answer["row"],
             key=answer["key"],
             image=image,
             metadata=answer["metadata"],
@@ -251,6 +253,7 @@ def _send(connection: Connection, sample: Sample | None) -> None:
     _say(
         connection,
         source=sample.source,
+        row=sample.row,
         key=sample.key,
         failed=[sample.failure.code, sample.failure.detail] if sample.failure else None,
         image=sample.image is not None,

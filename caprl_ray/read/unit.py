@@ -105,7 +105,8 @@ def unit_rows(
         rows = rows or max(position, done.max() + 1 if done else 0) + 1
         for index in range(position, rows):  # more than one only if an earlier run has read further
             if index not in done:
-                rest = Sample(source=source, key="", image=None, metadata={}, failure=failure)
+                place = sources.KINDS[unit.kind].row(unit, index)
+                rest = Sample(source=source, row=place, key="", image=None, metadata={}, failure=failure)
                 yield row(index, rest) | (last(rows) if index == rows - 1 else {})
     except OSError as error:
         raise SystemFailure(f"{source}: cannot be read ({error.strerror or type(error).__name__}).") from error
@@ -137,6 +138,7 @@ def _row(
         "unit": unit,
         "index": index,
         "source": readable(sample.source),
+        "row": sample.row,
         "key": bounded(sample.key),
         SOURCE_FLAGS.name: list(sample.flags),
         "attempts": 1,

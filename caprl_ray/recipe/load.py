@@ -29,7 +29,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
     for override in overrides:
-        _override(document, override)
+        apply_override(document, override)
     return parse(document)
 
 
@@ -44,7 +44,7 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
             raise RecipeError(
                 f"{redacted(override)!r}: only storage fields can be set here, such as storage.region=us-east-1"
             )
-        _override(document, override)
+        apply_override(document, override)
     return parse(document).storage
 
 
@@ -63,7 +63,13 @@ def _yaml_fault(error: Exception) -> str:
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def is_override(text: str) -> bool:
+    """Whether a word of a command is an override, not a path that has a dot and an equals sign."""
+    return text.partition(".")[0] in Recipe.model_fields and bool(re.match(r"\w+(\.\w+)+=", text))
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set a field in a recipe as plain data. Raises RecipeError if the override is none."""
     name, equals, text = override.partition("=")
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):

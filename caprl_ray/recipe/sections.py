@@ -415,13 +415,14 @@ class Quality(Section):
     empty list never decodes again. The best caption is kept, with its flags."""
     limits: dict[str, Annotated[float, Field(gt=0, le=1)]] = {"garbage": 0.1}
     """The largest share of a replica's latest captions that may fail a check at their first decoding, by the check's
-    name. A replica above it is restarted and its batches are captioned again; if all replicas are, the run ends. A
-    broken GPU writes !!!! for a part of its captions."""
+    name. A replica above it is restarted, and its latest captions are written again; if all replicas are, the run
+    ends. A broken GPU writes !!!! for a part of its captions."""
     window: Annotated[int, Field(ge=32, le=10_000)] = 200
     """How many of a replica's latest captions `limits` looks at."""
     self_check: Annotated[int, Field(ge=0)] = 100
     """Two unlike pictures are planted among the images of a replica's first batch, and of each so many batches after
-    it. If their captions are not told apart, the replica is restarted as for `limits`. 0 never checks."""
+    it. If their captions are not told apart, the replica is restarted as for `limits`, and all captions since
+    the last of these checks are written again. 0 never checks."""
     at_end: Literal["keep", "trim", "fail"] = "keep"
     """What is done with a caption that still fails such a check after all tries. `keep` keeps it with its flags. `trim`
     cuts it after its last whole sentence, before a loop, and adds the flag `trimmed`. `fail` makes a failed row of

@@ -32,6 +32,12 @@ IDENTITY = [
     ),
     column("source", pa.string(), "Path or URI of the file or shard that the image was read from."),
     column(
+        "row",
+        pa.int64(),
+        "Number of the row in its parquet file, or of the sample in its shard, from 0; 0 for a file that is an image. "
+        "All images of a list have the number of their row. Null in a failed row whose place in the file is not known.",
+    ),
+    column(
         "key",
         pa.string(),
         "The file's path below its input folder, the sample's WebDataset key, or the image's path or row in parquet. "
@@ -48,6 +54,8 @@ FAILURE = [
     column("detail", pa.string(), "What was seen, in words that hold no secret."),
 ]
 RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, which `runs` in run.json resolves.")
+# Columns that outputs of older versions lack. The source of such an output may have a column of that name.
+LATER = frozenset({"previous", "row", "run"})
 # How descriptions of the source's own columns begin (sources/).
 SOURCES = b"The source's column"
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).
@@ -80,12 +88,12 @@ def row_schema(metadata: pa.Schema, adds: Fields = (), *, image: bool = True) ->
 
 def data_schema(metadata: pa.Schema, adds: Fields = ()) -> pa.Schema:
     """The schema of `data/`: finished rows."""
-    return pa.schema([*IDENTITY, *_result(adds), *_run(metadata), *metadata])
+    return pa.schema([*_stored((*IDENTITY, *_result(adds), RUN), metadata), *metadata])
 
 
 def failed_schema(metadata: pa.Schema) -> pa.Schema:
     """The schema of `failed/`."""
-    return pa.schema([*IDENTITY, *FAILURE, ATTEMPTS, *_run(metadata), *metadata])
+    return pa.schema([*_stored((*IDENTITY, *FAILURE, ATTEMPTS, RUN), metadata), *metadata])
 
 
 def metadata_schema(row: pa.Schema) -> pa.Schema:
@@ -123,6 +131,6 @@ def _result(adds: Fields) -> Fields:
     return adds if ATTEMPTS in adds else (*adds, ATTEMPTS)
 
 
-def _run(metadata: pa.Schema) -> Fields:
-    """The column `run`, except in outputs of older versions whose source has a column of that name."""
-    return () if RUN.name in metadata.names else (RUN,)
+def _stored(ours: Fields, metadata: pa.Schema) -> Fields:
+    """Our columns, except in an output of an older version those whose name the source has."""
+    return [field for field in ours if field.name not in LATER or field.name not in metadata.names]

@@ -30,21 +30,33 @@ class Source:
     of their index; for an index in the given set it may yield None. It counts what it leaves out of the whole unit,
     whatever is in the set. `takes` tells by its name whether an object is of this kind. `suspects` gives the rows that
     may have killed a reader, in ranges of rows that can only be read together, the likeliest first; `index` is the
-    first row that the reader has not yielded.
+    first row that the reader has not yielded. `row` is the column `row` of the sample at an index that could not be
+    read, if the plan tells it.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
     read: Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
     takes: Callable[[Stored], bool]
+    row: Callable[[Unit, int], int | None]
     suspects: Callable[[Unit, int, Access], list[range]] = lambda _, index, __: [range(index, index + 1)]
 
 
 KINDS = {
-    "files": Source(plan=files.plan, read=files.read, takes=files.takes),
+    "files": Source(plan=files.plan, read=files.read, takes=files.takes, row=lambda _, __: 0),
     "webdataset": Source(
-        plan=webdataset.plan, read=webdataset.read, takes=webdataset.takes, suspects=webdataset.suspects
+        plan=webdataset.plan,
+        read=webdataset.read,
+        takes=webdataset.takes,
+        row=lambda _, index: index,
+        suspects=webdataset.suspects,
     ),
-    "parquet": Source(plan=parquet.plan, read=parquet_read.read, takes=parquet.takes, suspects=parquet_read.suspects),
+    "parquet": Source(
+        plan=parquet.plan,
+        read=parquet_read.read,
+        takes=parquet.takes,
+        row=parquet.row,
+        suspects=parquet_read.suspects,
+    ),
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}

@@ -39,7 +39,7 @@ def checked(
     """
     columns = pa.schema([]) if before is None else before
     for unit in units:
-        if _unfit(set(unit.columns.names).difference(columns.names), adds):  # older outputs may have a column `run`
+        if unfit(set(unit.columns.names).difference(columns.names), adds):  # older outputs may have a column `run`
             _refuse_names(unit, units, settings, adds)
         _check_meaning(columns, unit, settings)
         columns = plan.unified(columns, [unit])
@@ -47,8 +47,8 @@ def checked(
     check(columns.names)
 
 
-def _unfit(names: Iterable[str], adds: Fields) -> list[str]:
-    """The names that the output cannot take over. Readers, such as `datasets`, cut a name at a NUL."""
+def unfit(names: Iterable[str], adds: Fields) -> list[str]:
+    """The names of columns that the output cannot take over. Readers, such as `datasets`, cut a name at a NUL."""
     return sorted({*clashes(names, adds), *(name for name in names if "\0" in name)})
 
 
@@ -57,9 +57,9 @@ def _refuse_names(unit: Unit, units: Iterator[Unit], settings: Input, adds: Fiel
     with suppress(RecipeError):
         for more in islice(units, MORE_UNITS):
             names |= dict.fromkeys(more.columns.names)
-    path, taken = unit.entries[0].stored.path, _unfit(unit.columns.names, adds)
+    path, taken = unit.entries[0].stored.path, unfit(unit.columns.names, adds)
     one, nul = len(taken) == 1, any("\0" in name for name in taken)
-    rename = _renaming(_unfit(names, adds), names, settings, adds)
+    rename = _renaming(unfit(names, adds), names, settings, adds)
     raise RecipeError(
         f"input: {path} has {'a column' if one else 'the columns'} {shown(taken)}, {'a name' if one else 'names'} that "
         f"{'has a NUL or that ' if nul else ''}the output needs for itself; rename {'it' if one else 'them'}, for "
@@ -69,6 +69,12 @@ def _refuse_names(unit: Unit, units: Iterator[Unit], settings: Input, adds: Fiel
 
 def _renaming(every: list[str], names: Collection[str], settings: Input, adds: Fields) -> str:
     """The override that renames all clashing columns, and those that the recipe renames already."""
+    rename = renames(every, names, settings, adds)
+    return f"input.rename={{{', '.join(f'{quoted(old)}: {quoted(new)}' for old, new in rename.items())}}}"
+
+
+def renames(every: list[str], names: Collection[str], settings: Input, adds: Fields) -> dict[str, str]:
+    """`input.rename` with free names for the clashing columns `every` of all `names` in the output."""
     sources = {new: old for old, new in settings.rename.items()}
     rename, used = dict(settings.rename), {*names, *settings.rename.values()}
     for name in every:
@@ -77,7 +83,7 @@ def _renaming(every: list[str], names: Collection[str], settings: Input, adds: F
         new = next(candidate for candidate in free if candidate not in used and not clashes([candidate], adds))
         rename[sources.get(name, name)] = new
         used.add(new)
-    return f"input.rename={{{', '.join(f'{quoted(old)}: {quoted(new)}' for old, new in rename.items())}}}"
+    return rename
 
 
 def _check_meaning(columns: pa.Schema, unit: Unit, settings: Input) -> None:

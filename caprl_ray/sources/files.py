@@ -45,7 +45,8 @@ def _read(entry: Entry, access: Access) -> Sample:
         image = read_image(entry.stored, access)
     except RowFailure as error:
         failure = error
-    return Sample(source=entry.stored.path, key=readable(entry.key), image=image, metadata={}, failure=failure)
+    key = readable(entry.key)
+    return Sample(source=entry.stored.path, row=0, key=key, image=image, metadata={}, failure=failure)
 
 
 def read_image(stored: Stored, access: Access) -> bytes:

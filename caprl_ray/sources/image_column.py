@@ -102,6 +102,16 @@ def image_column(schema: pa.Schema, configured: str | None, path: str) -> ImageC
     )
 
 
+def candidates(schema: pa.Schema) -> list[str]:
+    """The columns that may hold the images, as `input.image_column` takes them, the likeliest first."""
+    structs = [column.name for column in map(_struct, schema) if column and column.has_bytes]
+    plain_bytes = [column.name for column in map(_bytes, schema) if column]
+    lists = [column.name + LISTED for column in map(_list, schema) if column and column.has_bytes]
+    paths = [column.name for column in map(_paths, schema) if column and column.name.lower() in PATH_NAMES]
+    found = [*structs, *plain_bytes, *lists, *paths]
+    return sorted(found, key=lambda name: name.removesuffix(LISTED).lower() not in BYTES_NAMES + PATH_NAMES)
+
+
 def shown(names: Sequence[str]) -> str:
     """Column names for a message of one line."""
     some = [plain(name).replace("\n", " ")[:MOST_NAME] for name in names[:MOST_NAMES]]

@@ -75,6 +75,12 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
                     yield from _units(entry, footer, image)
 
 
+def row(unit: Unit, index: int) -> int | None:
+    """The number in the file of the row at an index of the unit. None where the rows hold lists of images: only reading
+    tells how many."""
+    return None if unit.rows is None or unit.first_row is None else unit.first_row + index
+
+
 def _footer(found: Found, access: Access) -> _Footer | None:
     """Read the footer. Returns None if it is damaged."""
     try:
@@ -142,7 +148,10 @@ def _refuse_large(footer: _Footer, image: ImageColumn | None, path: str, access:
 
 def _units(entry: Entry, footer: _Footer, image: ImageColumn | None) -> Iterator[Unit]:
     columns = metadata_columns(footer.schema, image, entry.stored.path)
-    units = [replace(unit, file_groups=len(footer.groups)) for unit in _cut(entry, columns, footer)]
+    units, first = [], 0
+    for unit in _cut(entry, columns, footer):
+        units.append(replace(unit, file_groups=len(footer.groups), first_row=first))
+        first += unit.rows or 0
     if image and image.listed:
         units = [replace(unit, rows=None) for unit in units]  # only reading tells how many images the lists hold
     for unit in units[:-1]:

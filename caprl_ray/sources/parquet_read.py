@@ -77,6 +77,9 @@ def _planned_groups(file: pq.ParquetFile, unit: Unit) -> tuple[int, int] | None:
     rows = sum(_lengths(file, range(*unit.row_groups)))
     if unit.rows not in (None, rows):  # None where rows hold lists of images
         raise RowFailure("source_changed", f"planned: {unit.rows} rows in these row groups; found: {rows}")
+    first = sum(_lengths(file, range(unit.row_groups[0])))
+    if unit.first_row not in (None, first):  # the column `row` of finished rows would name others
+        raise RowFailure("source_changed", f"planned: {unit.first_row} rows before these row groups; found: {first}")
     return unit.row_groups
 
 

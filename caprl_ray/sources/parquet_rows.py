@@ -91,8 +91,9 @@ class Rows:
         return column.flatten() if self.image.listed else column
 
     def _sample(self, batch: pa.RecordBatch, images: pa.Array | None, place: Place, row: int, *, sound: bool) -> Sample:
-        key = f"{readable(self.entry.key)}:{row + place.row}" + ("" if place.number is None else f"[{place.number}]")
-        sample = Sample(source=self.entry.stored.path, key=key, image=None, metadata={}, failure=None)
+        row += place.row
+        key = f"{readable(self.entry.key)}:{row}" + ("" if place.number is None else f"[{place.number}]")
+        sample = Sample(source=self.entry.stored.path, row=row, key=key, image=None, metadata={}, failure=None)
         values = batch.slice(place.row, 1)
         try:
             unsound = () if sound else [name for name in batch.schema.names if not _is_sound(values.column(name))]

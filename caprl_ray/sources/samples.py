@@ -56,6 +56,8 @@ class Sample:
     `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
     because Python's types cannot hold all values exactly.
 
+    `row` is its number in its file (rows/schema.py); None if it is not known.
+
     `flags` says what is worth knowing of the row, such as a text that could not be used (texts.py).
 
     `counted` is the size in bytes, if another process has made the sample: a copy of an array may have another size.
@@ -66,6 +68,7 @@ class Sample:
     metadata: dict[str, str | int | pa.Array | None]
     failure: RowFailure | None
     source: str = ""
+    row: int | None = None
     flags: tuple[str, ...] = ()
     counted: int | None = None
 

@@ -60,7 +60,7 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
                 length=entry.stored.size,
             )
             for index, sample in enumerate(group_samples(members, rules, left_out)):
-                yield None if index in done else replace(sample, source=path)
+                yield None if index in done else replace(sample, source=path, row=index)
     except TarFormat as error:
         raise RowFailure("unit_format", str(error)) from None
     except TarDamaged as error:

@@ -40,6 +40,7 @@ class Counter:
         self._seen: float | None = None
         self._starts = Starts()
         self._sick = Sick()
+        self._suspects: set[tuple[int, int]] = set()
 
     def add(
         self, rows: int, codes: list[str], retried: int = 0, anew: Sequence[str] = (), again: Sequence[str] = ()
@@ -133,9 +134,12 @@ class Counter:
         """A replica has written a window of captions of which few fail a check."""
         self._sick.healthy()
 
-    def sick(self, replica: str, node: str, sentence: str, replaceable: bool) -> bool:
+    def sick(
+        self, replica: str, node: str, sentence: str, replaceable: bool, suspects: Sequence[tuple[int, int]] = ()
+    ) -> bool:
         """Too many captions of a replica fail a check. Returns whether another one is to take its place; if not, the
-        run ends."""
+        run ends. `suspects` are rows, as (unit, index), that it has handed on."""
+        self._suspects.update(suspects)
         replicas = self._starts.left(replica)
         if not replaceable:
             self._sick.fault = self._sick.fault or sentence
@@ -144,6 +148,10 @@ class Counter:
         if replaced:
             self.note(f"a replica is replaced: {sentence}")
         return replaced
+
+    def suspects(self) -> list[tuple[int, int]]:
+        """Rows that sick replicas have handed on."""
+        return sorted(self._suspects)
 
     def struck(self) -> dict[str, str]:
         """The nodes that get no more replicas, by id, each with a reason."""

@@ -2,22 +2,23 @@
 
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from caprl_ray import pipeline
 from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
-from caprl_ray.cli import main, parser
+from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from docs.generate import PAGES, REMEDIES
 from tests.checkout import ROOT
+from tests.docs import joining
 
 NOT_RUN = re.compile(r"<!-- not run(?: here)?: \S.*? -->\n\Z")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -37,10 +38,34 @@ def blocks() -> list[Any]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A small run over every kind of input, and what names in capitals stand for."""
+
+    recipe: Recipe
+    names: dict[str, Path]
+    lists: dict[str, Path]
+
+    def filled(self, text: str) -> str:
+        """A block with paths for the names in it."""
+        names = self.names | (self.lists if "LISTS" in text else {})
+        return re.sub(r"\b[A-Z]+\b", lambda word: str(names.get(word[0], word[0])), text)
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    """The output of a small run, whose first photo is called PHOTO, with the exports of docs/export.md beside it."""
+def made(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Run:
     folder = tmp_path_factory.mktemp("pages")
+    inputs, out = joining.make_inputs(folder / "images"), folder / "out"
+    paths = [inputs["PHOTOS"], inputs["SHARD"], inputs["TABLES"], inputs["NAMED"]]
+    recipe = parse(demo_recipe(paths, out) | {"model": {"source": "stub"}})
+    assert pipeline.run(caption_job(recipe)).balanced
+    return Run(recipe=recipe, names=inputs | {"OUT": out}, lists=joining.make_lists(folder / "lists"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The output of a small run over photos, with the exports of docs/export.md beside it."""
+    folder = tmp_path_factory.mktemp("exported")
     render_dataset(folder / "images", 24)
     document = demo_recipe([folder / "images" / "files"], folder / "out") | {"model": {"source": "stub"}}
     assert pipeline.run(caption_job(parse(document))).balanced
@@ -61,7 +86,7 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         else:
             assert command[0] == "caprl-ray", f"say why this is not run: {line}"
             arguments = [word.replace("OUT", str(out)) for word in command[1:]]
-            parser().parse_args(arguments)
+            parsed(arguments)
             if arguments[0] == "verify" and str(out) in arguments[1]:
                 assert main(arguments) == 0
                 assert "captioned" in capsys.readouterr().out
@@ -69,18 +94,31 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize(("language", "text"), blocks())
 def test_a_block_is_what_it_says(
-    language: str, text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    language: str,
+    text: str,
+    made: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
         parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
     elif language == "sh":
-        check_shell(text, out, monkeypatch, capsys)
+        check_shell(text, made.names["OUT"], monkeypatch, capsys)
     else:
         assert language == "python"
-        monkeypatch.chdir(out.parent)
-        photo = pq.read_table(out / "data")["source"][0].as_py()
-        exec(text.replace("OUT", str(out)).replace("PHOTO", photo), {})
+        if text in EXPORT.read_text(encoding="utf-8"):
+            out = request.getfixturevalue("exported")
+            monkeypatch.chdir(out.parent)
+            exec(text.replace("OUT", str(out)), {})
+            return
+        found: dict[str, Any] = {}
+        exec(made.filled(text), found)
+        if "joined" in found:
+            joining.check_joined(found["joined"], made.recipe, made.names)
+        if "SAVED" in text:
+            joining.check_saved(made.names["SAVED"])
 
 
 def test_every_block_says_its_language() -> None:

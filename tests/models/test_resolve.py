@@ -459,7 +459,7 @@ def command(args):
     (found,) = found
     print(json.dumps([found.path, found.revision, found.label]))
     return 0
-cli._caption = command
+cli.caption._run = command
 sys.exit(cli.main(["caption", *sys.argv[1:]]))
 """
 

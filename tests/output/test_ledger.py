@@ -288,6 +288,22 @@ def test_the_columns_are_exactly_those_of_the_schema(unit: Unit, tmp_path: Path)
         ]
 
 
+def test_an_older_output_whose_source_has_columns_named_row_and_run_keeps_them(unit: Unit, tmp_path: Path) -> None:
+    source = {"metadata": {"description": "The source's column."}}
+    schema = row_schema(
+        pa.schema([pa.field("row", pa.string(), **source), pa.field("run", pa.int8(), **source)]), CAPTION
+    )
+    rows = [row | {"meta:row": "x", "meta:run": 7} for row in unit_rows(7, unit, schema=schema, access=access())]
+    for lease in (1, 2):
+        table = pa.Table.from_pylist([row | {"code": "x" * (row["index"] > 1) or None} for row in rows], schema=schema)
+        CommittedRows(Storage(), str(tmp_path), 1, CAPTION, lease, "f0").write([table], None)
+    assert repaired(tmp_path) == 4
+    for name in ("data", "failed"):
+        kept = pq.read_table(tmp_path / name)
+        assert kept.select(["row", "run"]).to_pylist() == [{"row": "x", "run": 7}] * 2
+        assert len(set(kept.schema.names)) == len(kept.schema.names)
+
+
 def test_the_output_opens_with_duckdb_and_pandas(unit: Unit, tmp_path: Path) -> None:
     rows = read(unit)
     write(tmp_path, outcome(rows[::-1], failed=[1]))

@@ -51,6 +51,10 @@ def test_a_condition_picks_the_rows_that_meet_it_and_each_once(out: Path) -> Non
     assert picked(out, "label = 'a' and \"index\" < 4") == {0: [0, 2]}  # null is not met
     # The second decoding of row 5 counts, and of row 6 the first object by name.
     assert picked(out, "'loop' in flags and unit = 1") == {1: [5]}
+    assert picked(out, "(flags has 'loop') and unit = 1") == {1: [5]}
+    assert picked(out, "unit = 1 and not flags HAS 'loop'") == {1: [0, 1, 2, 3, 4, 6, 7]}
+    quoted = "caption <> 'ä flags has ''loop''' and unit = 1 and not flags has 'ö'"
+    assert picked(out, quoted) == {1: list(range(8))}
     assert picked(out, "unit = 1 and flags = []") == {1: [0, 1, 2, 3, 4, 6, 7]}
     assert picked(out, "true") == {0: list(range(30)), 1: list(range(8))}
     assert picked(out, "code = 'no_image'", BOTH) == {1: [8, 9]}
@@ -69,7 +73,7 @@ def test_a_condition_travels_and_a_column_that_an_older_object_lacks_is_null(out
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("flags has 'loop'", "is no SQL condition"),
+        ("flags has", "is no SQL condition"),
         ("", "is no SQL condition"),
         ("unit = 1; DROP TABLE x", "is no SQL condition"),
         ("unit = 1 ORDER BY unit", "is no SQL condition"),

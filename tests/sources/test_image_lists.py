@@ -56,6 +56,7 @@ def test_each_image_of_a_list_is_a_row_with_the_other_columns_of_its_row(tmp_pat
     ]
     assert table["image"].to_pylist() == wanted
     assert table["key"].to_pylist() == [f"a.parquet:{place}" for place, _, _ in PLACES]
+    assert table["row"].to_pylist() == [int(place[0]) for place, _, _ in PLACES]
     assert table["code"].to_pylist() == [code for _, _, code in PLACES]
     assert table["index"].to_pylist() == list(range(8)) and table["unit_rows"].to_pylist() == [None] * 7 + [8]
     assert metadata_of(table)["n"].to_pylist() == [0, 0, 1, 2, 3, 3, 3, 4]

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +40,7 @@ from caprl_ray.storage import Storage, local, s3_stream
 from tests.sources.tables import (
     HF_IMAGE,
     access_to,
+    committed,
     content,
     contents,
     metadata_of,
@@ -74,7 +76,26 @@ def test_units_are_ranges_of_row_groups_of_one_file(tmp_path: Path, monkeypatch:
         f"{f}.parquet:{n}" for f, count in (("a", 60), ("b", 40)) for n in range(count)
     ]
     assert {row["source"] for row in rows} == {str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")}
+    assert [row["row"] for row in rows] == [*range(60), *range(40)]
+    lost = [sources.KINDS["parquet"].row(unit, n) for unit in units for n in range(unit.rows or 0)]
+    assert lost == [row["row"] for row in rows]
     assert [row["unit_rows"] for row in rows if row["unit_rows"]] == [20, 20, 20, 40]
+
+
+def test_source_and_row_are_unique_where_neither_key_nor_index_is(tmp_path: Path) -> None:
+    images = [{"bytes": content(n) if n % 7 else None, "path": "image.jpg" if n % 7 else None} for n in range(3000)]
+    write(tmp_path / "in/a.parquet", {"image": pa.array(images, HF_IMAGE), "n": range(3000)}, row_group_size=500)
+    output = committed(access_to(tmp_path / "in"), tmp_path / "out")
+    for folder, wanted in (("data", range(3000)[1:7]), ("failed", range(1))):
+        table = pq.read_table(output / folder)
+        expected = [n for n in range(3000) if n % 7 in wanted]
+        assert table["row"].to_pylist() == table["n"].to_pylist() == expected
+        assert max(table["index"].to_pylist()) < 2000
+    assert {*pq.read_table(output / "data")["key"].to_pylist()} == {"image.jpg"}
+    (path,) = (output / "data").iterdir()
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    (column,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "row")
+    assert column.total_compressed_size < group.num_rows  # under a byte a row
 
 
 def test_a_unit_is_bounded_in_bytes_and_counts_only_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +125,7 @@ def test_a_plan_stored_and_loaded_reads_the_same_rows(tmp_path: Path) -> None:
     stored = plan.load(Storage(), str(tmp_path / "out"))
     assert stored.columns.names == ["n"] and stored.columns.field("n").type == pa.int64()
     (ref,) = stored.units
-    assert ref.rows == 30 and ref.bytes < path.stat().st_size
+    assert ref.rows == 30 and ref.bytes < path.stat().st_size and ref.load(Storage()).first_row == 0
     rows = unit_rows(0, ref.load(Storage()), schema=row_schema(stored.columns), access=access)
     assert [row["image"] for row in rows] == contents(30)
 
@@ -589,7 +610,7 @@ def test_a_file_cut_short_fails_as_one_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"image": contents(100)})
     path.write_bytes(path.read_bytes()[:-10])
     (row,) = rows_of(access_to(path))
-    assert (row["code"], row["unit_rows"]) == ("truncated_unit", 1)
+    assert (row["code"], row["unit_rows"], row["row"]) == ("truncated_unit", 1, None)
 
 
 def damage(path: Path, group: int) -> None:
@@ -605,7 +626,7 @@ def test_rows_before_a_damaged_page_stay_and_all_others_are_failed_rows(tmp_path
     path = write(tmp_path / "a.parquet", {"image": contents(40), "n": list(range(40))}, row_group_size=10)
     damage(path, 2)
     rows = rows_of(access_to(path))
-    assert [row["index"] for row in rows] == list(range(40))
+    assert [row["index"] for row in rows] == [row["row"] for row in rows] == list(range(40))
     assert [row["image"] for row in rows] == contents(20) + [None] * 20
     assert {row["code"] for row in rows[20:]} == {"truncated_unit"}
     assert [row["unit_rows"] for row in rows] == [None] * 39 + [40]
@@ -719,6 +740,9 @@ def test_a_file_that_changed_since_it_was_planned_is_noticed(tmp_path: Path) -> 
     write(path, {"image": [b"other", b"images"]})
     rows = unit_rows(0, units[0], schema=row_schema(columns), access=access, rows=2)
     assert [row["code"] for row in rows] == ["source_changed"] * 2
+    (unit,), _ = planned(access)
+    moved = unit_rows(0, replace(unit, first_row=1), schema=row_schema(columns), access=access, rows=2)
+    assert {row["detail"] for row in moved} == {"planned: 1 rows before these row groups; found: 0"}
 
 
 # What is read, and what is not

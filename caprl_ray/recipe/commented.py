@@ -1,0 +1,64 @@
+"""Recipes as YAML with comments. The comments are the descriptions of the fields (sections.py)."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from caprl_ray.recipe.sections import Recipe
+
+WIDTH = 100
+PLACEHOLDERS = {"paths": ["photos"], "path": "captions"}  # the fields without a default
+# Comments of a section: by field those before it, under "" those at the section's end. One that begins with # is a
+# field that is not set.
+Comments = Mapping[str, Iterable[str]]
+
+
+def whole() -> str:
+    """Every section and field: those without a default have a placeholder, the others are comments."""
+    lines = ["# Every field of a recipe. Those with a # directly before them have their default."]
+    for name, facts in Recipe.model_fields.items():
+        section = facts.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            required = facts.is_required()
+            lines += ["", *_comment(str(section.__doc__).partition("\n")[0]), f"{'' if required else '#'}{name}:"]
+            for field, described in section.model_fields.items():
+                lines += _comment(described.description or "", "  ")
+                lines.append(f"  {'' if described.is_required() else '#'}{field}: {flow(_default(field, described))}")
+        else:
+            lines += ["", *_comment(facts.description or ""), f"#{name}: {flow(facts.get_default())}"]
+    return "\n".join([*lines, ""])
+
+
+def section(name: str, values: Mapping[str, Any], comments: Comments) -> list[str]:
+    """The lines of one section with comments."""
+    lines = [f"{name}:"]
+    for field, value in values.items():
+        lines += [line for text in comments.get(field, ()) for line in _comment(text, "  ")]
+        lines.append(f"  {field}: {flow(value)}")
+    return [*lines, *(line for text in comments.get("", ()) for line in _comment(text, "  "))]
+
+
+def described(name: str, field: str) -> str:
+    """The first sentence of a field's description."""
+    kind: Any = Recipe.model_fields[name].annotation
+    return str(kind.model_fields[field].description).replace("\n", " ").partition(". ")[0].rstrip(".") + "."
+
+
+def flow(value: Any) -> str:
+    """A value in one line of YAML."""
+    return json.dumps(value.model_dump() if isinstance(value, BaseModel) else value, ensure_ascii=False)
+
+
+def _default(field: str, facts: FieldInfo) -> Any:
+    return PLACEHOLDERS[field] if facts.is_required() else facts.get_default()
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    if text.startswith("#"):
+        return [indent + text]
+    prefix = f"{indent}# "
+    return textwrap.wrap(" ".join(text.split()), WIDTH, initial_indent=prefix, subsequent_indent=prefix)

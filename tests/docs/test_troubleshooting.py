@@ -1,0 +1,34 @@
+"""Every message that the page of messages explains is one of the program's."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.MULTILINE)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The texts in a module. What a text fills in is an ellipsis."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+TEXTS = [text for path in (ROOT / "caprl_ray").rglob("*.py") for text in texts(path)]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_program_says_it(message: str) -> None:
+    assert any(message in text for text in TEXTS)
+
+
+def test_the_page_has_messages() -> None:
+    assert len(MESSAGES) > 20
