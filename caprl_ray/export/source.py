@@ -27,7 +27,7 @@ from caprl_ray.storage import Storage, Stored
 CAPTION, SEVERAL = "caption", "captions"
 BATCH = 2**16
 # Columns that say where a row was read and written, and nothing of its image or caption.
-NOT_TOLD = frozenset({"unit", "index", "unit_rows", "unit_left_out", "source", "run"})
+NOT_TOLD = frozenset({"unit", "index", "unit_rows", "unit_left_out", "source", "row", "run"})
 
 
 @dataclass(frozen=True, kw_only=True)
