@@ -53,21 +53,22 @@ from caprl_ray.recipe.load import parse
 from caprl_ray.rows.schema import row_id
 from caprl_ray.storage import Storage
 
-SHARD, OBJECT_ROWS, MB = 1000, 2048, 1e6
+SHARDS = {True: 1000, False: 10_000}  # samples of a shard, with images and without
+OBJECT_ROWS, MB = 2048, 1e6
 FORMS = ("webdataset", "sidecars", "hf", "parquet", "jsonl")
 HEADS = ("ours", "theirs", "of it writing", "ratio", "rows/s", "MB/s")
 TEXT = "a red circle left of two small blue squares on grey paper near the lower edge of the picture"
 WORDS = TEXT.split()
 
 
-def write_output(folder: Path, rows: int, size: int) -> Path:
-    """Write shards and an output with a caption of each sample."""
+def write_output(folder: Path, rows: int, size: int, shard: int) -> Path:
+    """Write shards, and an output with a caption of each sample."""
     rng = random.Random(rows)
     shards = folder / "shards"
     shards.mkdir(parents=True)
-    for first in range(0, rows, SHARD):
-        with tarfile.open(shards / f"{first // SHARD:05d}.tar", "w") as tar:
-            for number in range(first, min(first + SHARD, rows)):
+    for first in range(0, rows, shard):
+        with tarfile.open(shards / f"{first // shard:05d}.tar", "w") as tar:
+            for number in range(first, min(first + shard, rows)):
                 for name, content in (("jpg", rng.randbytes(size)), ("json", b'{"n": %d}' % number)):
                     member = tarfile.TarInfo(f"{number:08d}.{name}")
                     member.size = len(content)
@@ -81,15 +82,15 @@ def write_output(folder: Path, rows: int, size: int) -> Path:
         schema = job.row_schema(plan.columns)
         sink = CommittedRows(storage, str(folder / "out"), OBJECT_ROWS, job.adds, own.number, output.run)
         for start in range(0, rows, OBJECT_ROWS):
-            some = [row(number, rows, rng) for number in range(start, min(start + OBJECT_ROWS, rows))]
+            some = [row(number, rows, shard, rng) for number in range(start, min(start + OBJECT_ROWS, rows))]
             sink.write([pa.Table.from_pylist(some, schema=schema)], None)
     return folder / "out"
 
 
-def row(number: int, rows: int, rng: random.Random) -> dict[str, Any]:
+def row(number: int, rows: int, shard: int, rng: random.Random) -> dict[str, Any]:
     """A finished row with a caption of 200 words."""
-    unit, index = divmod(number, SHARD)
-    last = index == min(SHARD, rows - unit * SHARD) - 1
+    unit, index = divmod(number, shard)
+    last = index == min(shard, rows - unit * shard) - 1
     return {
         "id": row_id(unit, index),
         "unit": unit,
@@ -153,9 +154,9 @@ class Theirs:
 
     def _sidecars(self, target: Path) -> None:
         keys = list(self._captions)
-        for first in range(0, len(keys), SHARD):
-            with webdataset.TarWriter(str(target / f"{first // SHARD:05d}.tar"), encoder=False) as tar:
-                for key in keys[first : first + SHARD]:
+        for first in range(0, len(keys), SHARDS[False]):
+            with webdataset.TarWriter(str(target / f"{first // SHARDS[False]:05d}.tar"), encoder=False) as tar:
+                for key in keys[first : first + SHARDS[False]]:
                     caption = self._captions[key]
                     told = json.dumps({"caption": caption}).encode()
                     tar.write({"__key__": key, "caption.txt": caption.encode(), "caption.json": told})
@@ -227,8 +228,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     work.ROWS_HERE = 10**9  # one process, as theirs
     with tempfile.TemporaryDirectory(prefix="export-", dir=args.folder) as folder:
-        pictured = write_output(Path(folder) / "pictured", args.images, args.bytes)
-        plain = write_output(Path(folder) / "plain", args.rows, 10)
+        pictured = write_output(Path(folder) / "pictured", args.images, args.bytes, SHARDS[True])
+        plain = write_output(Path(folder) / "plain", args.rows, 10, SHARDS[False])
         of = {True: (pictured, Theirs(pictured), args.images), False: (plain, Theirs(plain), args.rows)}
         for form in FORMS:
             out, theirs, rows = of[form in ("webdataset", "hf")]

@@ -1,8 +1,8 @@
 """The command line. Every failure is one sentence on stderr and an exit code.
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
-wrong; 3 the ledger does not balance, too many rows of the output failed, or late objects of a lost run are there; 130
-interrupted, run again to resume.
+wrong; 3 the ledger does not balance, too many rows of the output failed, late objects of a lost run are there, or an
+export lacks sources; 130 interrupted, run again to resume.
 
 Each command is a module of its own: its arguments and how they are handed on. Those modules import what is slow to
 import only when the command runs.

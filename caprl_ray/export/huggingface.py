@@ -170,6 +170,12 @@ class _Files:
         if split not in self.writers:
             file = self.open.enter_context(self.writing.file(f"data/{split}-{self.writing.part.name}.parquet"))
             repeating = [name for name in self.schema.names if name not in (IMAGE, CAPTION)]
-            writer = pq.ParquetWriter(file, self.schema, compression=_packed(self.schema), use_dictionary=repeating)
+            writer = pq.ParquetWriter(
+                file,
+                self.schema,
+                compression=_packed(self.schema),
+                use_dictionary=repeating,
+                write_statistics=repeating,  # the smallest image says nothing
+            )
             self.writers[split] = self.open.enter_context(writer)
         return self.writers[split]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyroaring import BitMap
@@ -16,7 +16,7 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Stored
 
-CHANGED = "source_changed"
+CHANGED, FILES = "source_changed", "files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,36 @@ def pictured(reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access) 
     """The kept rows of a unit, each with its image."""
     if not unit.kept:
         return
-    planned = unit.ref.load(access.storage)
+    planned, other = present(unit.ref.load(access.storage), access)
     rows = (row for table in reader.rows(unit, schema) for row in _each(table))
     found = _samples(planned, unit.kept, unit.rows, access)
     for (row, at, key, sha256), (index, sample, code) in zip(rows, found, strict=True):
         assert at == index, "rows and images of a unit are in one order"
         image = sample.image if sample and not code else None
-        if code == CHANGED and planned.kind == "files":
+        if code == CHANGED and planned.kind == FILES:
             image = _present(planned.entries[index], sha256, access)
-        yield Pictured(row=row, key=key, image=image, code="" if image is not None else code or "no_image")
+        another = other and image is not None and hashlib.sha256(image).hexdigest() != sha256
+        if image is None or another:
+            yield Pictured(row=row, key=key, image=None, code=CHANGED if another else code or "no_image")
+        else:
+            yield Pictured(row=row, key=key, image=image)
+
+
+def present(unit: Unit, access: Access) -> tuple[Unit, bool]:
+    """The unit of a shard or table as it is stored now, and whether that is another version than the planned one.
+
+    Each of its images then has to prove that it is the one that was captioned (docs/design.md, D14).
+    """
+    if unit.kind == FILES:
+        return unit, False
+    (entry,) = unit.entries
+    try:
+        now = access.storage.lookup(entry.stored.path)
+    except OSError:
+        now = None  # reading it tells why
+    if not isinstance(now, Stored) or now == entry.stored:
+        return unit, False
+    return replace(unit, entries=[Entry(stored=now, key=entry.key)]), True
 
 
 def _each(table: pa.Table) -> Iterator[tuple[pa.Table, int, str, str | None]]:

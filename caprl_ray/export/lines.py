@@ -1,5 +1,6 @@
 """JSON lines: each row as an image's path and its caption, as CapRL-2M has them, or as a conversation."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Lines:
             with writing.file(f"{part.name}.jsonl") as file:
                 for unit in part.units:
                     for table in held.rows(unit, self._schema):
-                        file.writelines(map(self._line, table.to_pylist()))
+                        file.writelines(self._lines(table))
                         writing.exported += table.num_rows
         return writing.written()
 
@@ -68,16 +69,23 @@ class Lines:
         run = ["run"] if self.prompts and "run" in own else []
         return pa.schema([field for field in schema if field.name in {*NEEDED, *run, *(asked - {*own})}])
 
-    def _line(self, row: dict[str, Any]) -> bytes:
-        line: dict[str, Any] = {"id": row["id"], "image": row["key"]}
-        if self.prompts is None:
-            line["caption"] = row["caption"]
-        else:
-            text = self.prompts.get(row.get("run") or "", self.prompts[""])
-            prompt = PromptTemplate(text).fill(row, str)
-            turns = (("human", IMAGE + prompt), ("gpt", row["caption"]))
-            line["conversations"] = [{"from": who, "value": said} for who, said in turns]
-        return ENCODER.encode(line).encode() + b"\n"
+    def _lines(self, table: pa.Table) -> Iterator[bytes]:
+        columns = (table[name].to_pylist() for name in ("id", "key", "caption"))
+        asked = itertools.repeat("") if self.prompts is None else map(self._asked, table.to_pylist())
+        for identity, key, caption, prompt in zip(*columns, asked, strict=False):
+            line: dict[str, Any] = {"id": identity, "image": key}
+            if self.prompts is None:
+                line["caption"] = caption
+            else:
+                turns = (("human", IMAGE + prompt), ("gpt", caption))
+                line["conversations"] = [{"from": who, "value": said} for who, said in turns]
+            yield ENCODER.encode(line).encode() + b"\n"
+
+    def _asked(self, row: dict[str, Any]) -> str:
+        """The prompt of a row, with its own values."""
+        assert self.prompts is not None
+        text = self.prompts.get(row.get("run") or "", self.prompts[""])
+        return PromptTemplate(text).fill(row, str)
 
 
 def _prompts(source: Source) -> dict[str, str]:

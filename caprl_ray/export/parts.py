@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -67,12 +67,12 @@ def by_source(storage: Storage, units: Sequence[UnitRows], taken: Iterable[str] 
 
     for number, ((_, key), some) in enumerate(groupby(units, key=source)):
         of_one = list(some)
-        name = _name(key, of_one[0].ref.unit, names)
+        name = file_name(key, of_one[0].ref.unit, names)
         names.add(name)
         yield Part(name=name, number=number, units=of_one)
 
 
-def _name(key: str, unit: int, taken: set[str]) -> str:
+def file_name(key: str, unit: int, taken: Collection[str]) -> str:
     """A file's name from a key. One that is taken, or that is not fit for it, gets the unit's number."""
     name = _PACKED.sub("", key)
     name = name[: -len(ending)] if (ending := _ending(name)) else name

@@ -17,6 +17,7 @@ from caprl_ray.export.target import Target, Written
 from caprl_ray.export.webdataset import Shards
 from caprl_ray.export.work import write_parts
 from caprl_ray.output.scan import Tell, silent
+from caprl_ray.output.where import Condition
 from caprl_ray.storage import Storage
 
 
@@ -30,10 +31,9 @@ def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summar
     """
     source = Source.open(storage, settings.output)
     form = form_of(source, settings)
-    if settings.where:
-        source.condition(settings.where)
+    condition = Condition(text=settings.where, schema=source.schema) if settings.where else None
     target = Target.open(storage, settings)
-    units = source.units(settings, tell)
+    units = source.units(condition, settings.without, tell)
     parts = list(form.parts(units))
     allow = settings.allow_missing
     written = {
@@ -46,7 +46,7 @@ def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summar
         written[one.part] = one
     about = form.finish(written)
     target.sweep({**written, **({about.part: about} if about else {})})
-    summary = Summary.of(settings, source, units, written, len(todo))
+    summary = Summary.of(settings.target, source, units, written)
     if summary.lost and not allow:
         raise MissingRows(summary.sentence())
     target.finish(summary.report())
@@ -79,30 +79,26 @@ class Summary:
     failed: int
     missing: Mapping[str, int]
     files: int
-    new: int
     unfinished: bool
 
     @classmethod
-    def of(
-        cls, settings: Settings, source: Source, units: list[UnitRows], written: Mapping[str, Written], new: int
-    ) -> "Summary":
+    def of(cls, target: str, source: Source, units: list[UnitRows], written: Mapping[str, Written]) -> "Summary":
         """Count them. Which rows go out and which were written are known apart, so that the sum proves something."""
         missing: Counter[str] = Counter()
         for part in written.values():
             missing.update(part.missing)
         summary = cls(
-            target=settings.target,
+            target=target,
             exported=sum(part.exported for part in written.values()),
             left_out=sum(unit.finished - len(unit.kept) for unit in units),
             failed=sum(unit.failed for unit in units),
             missing=dict(missing),
             files=sum(len(part.objects) for part in written.values()),
-            new=new,
-            unfinished=any(unit.finished + unit.failed < max(unit.rows, 1) for unit in units),
+            unfinished=not source.plan.complete or any(u.finished + u.failed < max(u.rows, 1) for u in units),
         )
         rows = sum(unit.finished + unit.failed for unit in units)
         if summary.rows != rows:
-            raise LedgerUnbalanced(f"{settings.target}: {summary.line()}, but the output has {rows:,} rows; run again.")
+            raise LedgerUnbalanced(f"{target}: {summary.line()}, but the output has {rows:,} rows; run again.")
         return summary
 
     @property

@@ -13,7 +13,6 @@ from pyroaring import BitMap
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.export.rows import UnitRows
-from caprl_ray.export.settings import Settings
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.places import places
 from caprl_ray.output.record import read_run, stored_job
@@ -28,7 +27,7 @@ from caprl_ray.storage import Storage, Stored
 CAPTION, SEVERAL = "caption", "captions"
 BATCH = 2**16
 # Columns that say where a row was read and written, and nothing of its image or caption.
-NOT_TOLD = frozenset({"unit", "index", "unit_rows", "unit_left_out", "source", "run"})
+NOT_TOLD = frozenset({"unit", "index", "unit_rows", "unit_left_out", "source", "row", "run"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +81,9 @@ class Source:
         settings = settings.model_copy(update={"columns": Columns(keep=[]), "rename": {}})
         return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)
 
-    def condition(self, text: str) -> Condition:
-        """A condition on its rows. Raises RecipeError if it is none."""
-        return Condition(text=text, schema=self.schema)
-
-    def units(self, settings: Settings, tell: Tell) -> list[UnitRows]:
-        """What is exported of each unit."""
-        condition = self.condition(settings.where) if settings.where else None
-        without = _listed(self.storage, settings.without) if settings.without else {}
+    def units(self, condition: Condition | None, listed: str | None, tell: Tell) -> list[UnitRows]:
+        """What is exported of each unit: the finished rows that meet the condition and are not `listed` as repeated."""
+        without = _listed(self.storage, listed) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         met = matching(self.storage, self.path, condition, committed, tell=tell) if condition else None
         found = places(self.storage, self.path, tell)

@@ -16,7 +16,7 @@ from typing import Any
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.export.settings import Settings
-from caprl_ray.output.place import refuse_whole
+from caprl_ray.output.place import BUCKET
 from caprl_ray.storage import Folder, Storage, is_below, join
 from caprl_ray.storage.prefetch import prefetched
 
@@ -119,9 +119,8 @@ class Target:
 
 def refuse_overlap(storage: Storage, target: str, output: str) -> None:
     """Raise RecipeError if an export may not lie at a path."""
-    if not target.strip("/") or (target.count("/") == 2 and target.startswith("s3://")):
+    if BUCKET.fullmatch(target) or not target.strip("/"):
         raise RecipeError(f"--out: {target} is a whole bucket or disk; name a folder in it.")
-    refuse_whole(target)
     ours, theirs = storage.real(target).rstrip("/"), storage.real(output).rstrip("/")
     if ours == theirs or is_below(ours, theirs):
         raise RecipeError(f"--out: {target} lies in the output {output}; name a folder outside of it.")

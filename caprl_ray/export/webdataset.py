@@ -3,6 +3,7 @@
 The same rows give the same bytes. Members of a shard are copied as they are, in order, in pieces of a megabyte.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.export.form import Writing
-from caprl_ray.export.images import pictured
+from caprl_ray.export.images import CHANGED, pictured, present
 from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
 from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.source import NOT_TOLD, Source
@@ -114,9 +115,11 @@ class Shards:
         tar.close()
 
     def _shard(self, writing: Writing, name: str) -> None:
-        """A shard with captions. One that is gone or changed is not written."""
+        """A shard with captions. One that is gone, or has none of the images any more, is not written."""
         (unit,) = writing.part.units
-        (entry,) = unit.ref.load(self.source.storage).entries
+        now, other = present(unit.ref.load(self.source.storage), self.access)
+        (entry,) = now.entries
+        code = CHANGED if other else "truncated_unit"  # of the images that are not there
         try:
             with (
                 source_failures(entry.stored, self.access),
@@ -124,23 +127,25 @@ class Shards:
                 writing.file(name) as file,
                 source_failures(entry.stored, self.access),  # before a fault of the source is one of the file
             ):
-                exported = self._copy(stream, entry, unit, file)
+                exported = self._copy(stream, entry, unit, TarWriter(file), prove=other)
                 if not exported:
-                    raise RowFailure("truncated_unit")
+                    raise RowFailure(code)
         except RowFailure as failure:
             exported = 0
             writing.missing[failure.code] += len(unit.kept)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise SystemFailure(f"{entry.stored.path}: cannot be read ({reason}).") from error
-        else:
-            writing.missing["truncated_unit"] += len(unit.kept) - exported
+        if 0 < exported < len(unit.kept):
+            writing.missing[code] += len(unit.kept) - exported
         writing.exported = exported
-        writing.missing += type(writing.missing)()  # without zeros
 
-    def _copy(self, stream: BinaryIO, entry: Entry, unit: UnitRows, file: BinaryIO) -> int:
-        """Copy the samples that are kept, each with its caption after its members; returns their number."""
-        tar, rows, place_of = TarWriter(file), self._rows(unit), sample_of()
+    def _copy(self, stream: BinaryIO, entry: Entry, unit: UnitRows, tar: TarWriter, *, prove: bool) -> int:
+        """Copy the samples that are kept, each with its caption after its members; returns their number.
+
+        If they are to `prove` that they are those that were captioned, others are left out.
+        """
+        rows, place_of = self._rows(unit), sample_of()
         last, current, copied = unit.kept.max(), -1, 0
         sample: _Copied | None = None
         try:
@@ -150,14 +155,14 @@ class Shards:
                     continue
                 if index != current:
                     copied += self._end(tar, sample)
+                    sample, current = None, index
                     if index > last:
-                        sample = None
                         break
-                    current = index
-                    sample = _Copied(next(rows), _key(member.name), tar.offset) if index in unit.kept else None
+                    if index in unit.kept:
+                        sample = _Copied(row=next(rows), key=_key(member.name), start=tar.offset, proved=not prove)
                 if sample:
                     self._refuse_twice(extension, entry)
-                    tar.add(member.name, member.size, member.pieces)
+                    tar.add(member.name, member.size, member.pieces if sample.proved else sample.seen(member.pieces))
             copied += self._end(tar, sample)
         except TarDamaged:
             if sample:
@@ -166,8 +171,11 @@ class Shards:
         return copied
 
     def _end(self, tar: TarWriter, sample: "_Copied | None") -> int:
-        """Add the caption of a sample whose members are all there."""
+        """Add the caption of a sample whose members are all there, or take back one that is another."""
         if sample is None:
+            return 0
+        if not sample.proved:
+            tar.back_to(sample.start)
             return 0
         self._add_caption(tar, sample.key, sample.row)
         return 1
@@ -186,13 +194,25 @@ class Shards:
         _add(tar, name + b".txt", row["caption"].encode())
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class _Copied:
-    """A sample under way: its row, its key as the shard has it, and where it begins in the tar."""
+    """A sample under way: its row, its key as the shard has it, and where it begins in the tar.
+
+    It is `proved` if one of its members is the image that was captioned, or if nobody asks.
+    """
 
     row: Row
     key: bytes
     start: int
+    proved: bool
+
+    def seen(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The pieces of a member, which proves the sample if it is the image."""
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+        self.proved |= digest.hexdigest() == self.row["sha256"]
 
 
 def _key(name: bytes) -> bytes:

@@ -44,8 +44,8 @@ CODE_ADVICE = {
         remedy="Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
     ),
     "bad_line": Advice(
-        causes="A row with more or fewer fields than the header, a quotation mark without its pair, or a line that is no "
-        "JSON object.",
+        causes="A row with more or fewer fields than the header, a quotation mark without its pair, or a line that is "
+        "no JSON object.",
         remedy="Repair the line, and caption the list into a new output.",
     ),
     "empty_unit": Advice(

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 
 from caprl_ray import cli
 from caprl_ray.export.huggingface import split_of
+from caprl_ray.export.parts import file_name
 from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
 
 LABEL = "meta:label"
@@ -140,6 +141,22 @@ def test_captions_alone_are_zipped_with_the_shards(
         assert hashlib.sha256(sources[one["__key__"]]["jpg"]).hexdigest() == row["sha256"]
 
 
+def test_shards_that_have_captions_already_get_the_new_ones_under_another_name(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = shards_only(made, tmp_path / "first")
+    assert export(ours, tmp_path / "tars", "webdataset") == 0
+    second = make(tmp_path / "second", paths=[str(tmp_path / "tars" / "00000.tar")])
+    assert export(second, tmp_path / "no", "webdataset") == 2
+    assert "00000.tar has members caption.json of its own" in capsys.readouterr().err
+    assert not list((tmp_path / "no").glob("*.tar"))
+    assert export(second, tmp_path / "both", "webdataset", "--member", "recaption") == 0
+    rows = [row for _, row in sorted(second.finished.items())]
+    for one, row in zip(read_shards([tmp_path / "both" / "00000.tar"]), rows, strict=True):
+        assert one["__key__"] == row["key"] and one["recaption.txt"].decode() == row["caption"]
+        assert {"jpg", "json", "depth.npy", "caption.txt", "caption.json"} < one.keys()
+
+
 @pytest.mark.parametrize("images", [True, False])
 def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
     made: Made, tmp_path: Path, images: bool, capsys: pytest.CaptureFixture[str]
@@ -175,3 +192,23 @@ def test_splits_are_those_that_datasets_would_find() -> None:
     assert [
         split_of(key) for key in ("a/b.png", "trainer/x", "train/test_1.png", "val-0001.tar", "x/TEST/y", "dev2/a")
     ] == [*("train", "train", "train", "validation", "test", "validation")]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("train/00000.tar", "train/00000"),
+        ("00000.tar.gz", "00000"),
+        ("a.tgz", "a"),
+        ("b.tar.zst", "b"),
+        ("table.parquet", "table"),
+        ("odd.name", "odd.name"),
+        ("taken.tar", "taken.000007"),
+        *(
+            (key, "000007")
+            for key in ("../../up.tar", "/root.tar", "a/../b.tar", "_SUCCESS", ".hidden.tar", "a//b", "a\\b")
+        ),
+    ],
+)
+def test_a_file_has_its_sources_name_and_stays_in_the_folder(key: str, name: str) -> None:
+    assert file_name(key, 7, {"taken"}) == name

@@ -65,6 +65,14 @@ def test_a_stopped_export_goes_on_and_follows_its_output(
     again = written(out)
     assert {name for name in whole if again[name] != whole[name]} == {"00001.tar", "000001.tar"}
 
+    # A killed command has recorded nothing: its files are written again, over themselves.
+    content = {name: (out / name).read_bytes() for name in again}
+    shutil.rmtree(out / "_export" / "done")
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    assert not again.items() & written(out).items()
+    assert content == {name: (out / name).read_bytes() for name in written(out)}
+
+    again = written(out)
     mended = next(row for row in made.rows.values() if row["code"] and row["source"].endswith("00000.tar"))
     row = mended | {"code": None, "caption": "Mended.", "flags": [], "attempts": 2}
     sink = CommittedRows(Storage(), str(made.path), 1, CAPTION, 9)
@@ -82,7 +90,8 @@ def test_sources_that_are_gone_or_changed_are_counted_and_everything_else_goes_o
     files = [row for row in made.finished.values() if row["source"].endswith(".png")]
     gone, touched = Path(files[0]["source"]), Path(files[1]["source"])
     shutil.move(gone, tmp_path / "kept.png")
-    os.utime(touched, (1, 1))  # a retry captions the present version, and the plan keeps the old one
+    for path in (touched, made.folder / "shards" / "00000.tar", made.folder / "table" / "train-00000-of-00001.parquet"):
+        os.utime(path, (1, 1))  # another version, of the same images
     write_shard(made.folder / "shards" / "00001.tar", range(20, 40))
     lost = 1 + sum(row["source"].endswith("00001.tar") for row in made.finished.values())
     out = tmp_path / "exported"

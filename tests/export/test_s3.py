@@ -1,11 +1,14 @@
 """From a bucket and to a bucket, in Ray tasks."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 from caprl_ray import cli
 from caprl_ray.export import work
+from tests.checkout import ROOT
 from tests.export.outputs import make, write_sources
 from tests.s3_server import BUCKET, S3Server
 
@@ -35,7 +38,10 @@ def test_an_export_between_buckets_in_tasks_has_the_bytes_of_a_local_one(
     assert len(list(local.glob("*.tar"))) == 4
     assert s3.client.head_object(Bucket=BUCKET, Key="tars/_SUCCESS")["ContentLength"]
     s3.requests.clear()
-    assert export(f"s3://{BUCKET}/tars", "webdataset") == 0
+    arguments = [str(made.path), *store, "--to", "webdataset", "--out", f"s3://{BUCKET}/tars"]
+    monkeypatch.setattr(sys, "argv", ["jobs/export.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(ROOT / "jobs" / "export.py"), run_name="__main__")
     assert [request.key for request in s3.of("PUT")] == ["tars/_SUCCESS"]  # nothing was written again
     assert not [request for request in s3.of("GET") if request.key.startswith(("files/", "shards/", "table/"))]
     capsys.readouterr()
