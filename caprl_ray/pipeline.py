@@ -15,8 +15,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.cluster import resources, session
+from caprl_ray.cluster import resources, session, signals
 from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import RecipeError, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.output import fence, lease, ledger, place, verdict
@@ -34,6 +35,7 @@ from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.ending import GracefulEnd
 from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.standstill import StandstillGuard
@@ -64,12 +66,14 @@ def run(
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         SystemFailure: the run cannot go on. The same command resumes it.
+        Stopped: a signal ended the run. What was finished is committed.
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
     seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
+        signals.handled(),
         place.left_as_it_was(seen.path),
         lease.held(seen.storage, seen.path) as own,
         session.lasting(debug, job.engine_on_cpu),
@@ -153,7 +157,7 @@ def _finish(
         for (_, code), rows in unit.retry.items():
             retried[code] += len(rows)
     start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
-    with session.session(job, debug), _watched(job) as watch:
+    with _in_session(job, debug) as watch:
         watch.line.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
@@ -164,7 +168,7 @@ def _finish(
 def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
-    with session.session(job, debug, guarded=False), _watched(job) as watch:
+    with _in_session(job, debug, guarded=False) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
@@ -192,7 +196,17 @@ class _Watch:
 
 
 @contextmanager
-def _watched(job: Job) -> Iterator[_Watch]:
+def _in_session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[_Watch]:
+    with (
+        signals.handled() as asked,
+        session.session(job, debug, guarded=guarded, stopping=asked.asked.is_set),
+        _watched(job, asked) as watch,
+    ):
+        yield watch
+
+
+@contextmanager
+def _watched(job: Job, asked: Signals) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
@@ -200,6 +214,7 @@ def _watched(job: Job) -> Iterator[_Watch]:
         ReplicaWatch(counter, job, stop),
         StandstillGuard(counter, job, stop) as standstill,
         ProgressLine(counter, words=Words.of(job)) as line,
+        GracefulEnd(counter, job, asked, stop),
     ):
         yield _Watch(counter, breaker, line, standstill, stop)
 

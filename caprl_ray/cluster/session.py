@@ -4,18 +4,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import ray
 from ray.data import DataContext
 
-from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared
+from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared, signals
 from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.reachable import check_address
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Recipe
 
@@ -25,11 +25,13 @@ NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
 @contextmanager
-def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
+def session(
+    job: Job, debug: bool, *, guarded: bool = True, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals.
 
     `guarded`: Ray Data ends an execution without progress. It takes no progress for a fault even while the input is
-    still being listed.
+    still being listed. `stopping` says whether the run is being stopped.
     """
     recipe = job.recipe
     with connected(debug):
@@ -42,7 +44,7 @@ def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
             DataContext.get_current().execution_no_progress_timeout_s = -1
         _replace_replicas(DataContext.get_current())
         with ExitStack() as patches:
-            for patch in _patches(job):
+            for patch in _patches(job, stopping):
                 patches.enter_context(patch)
             without = missed()
             if without:
@@ -55,10 +57,11 @@ def no_progress_s(recipe: Recipe) -> float:
     return recipe.replicas.wait_s + NO_PROGRESS_S
 
 
-def _patches(job: Job) -> Iterator[AbstractContextManager[None]]:
+def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContextManager[None]]:
     yield internals.without_statistics()
     yield internals.batches_as_they_come()
     yield internals.fed()
+    yield internals.ended_by(stopping)
     if job.has_replicas and job.recipe.replicas.gpus:
         yield internals.replicas_demand(resources.replica_bundle(job.recipe), GROWN_OVER_TAKEN)
     if local.connected():
@@ -117,12 +120,17 @@ def _connect(debug: bool) -> None:
     if address:
         check_address("RAY_ADDRESS", address)
     try:
-        if address:
-            ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
-        else:
-            local.start(debug=debug)
+        with signals.kept():
+            _init(address, debug)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).") from error
+
+
+def _init(address: str | None, debug: bool) -> None:
+    if address:
+        ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
+    else:
+        local.start(debug=debug)
 
 
 def _check_gpus(recipe: Recipe) -> None:

@@ -102,6 +102,8 @@ class PlannedWork(Datasource):  # type: ignore[misc]
 
         def read() -> Iterator[pa.Table]:
             while (work := ray.get(counter.work.remote())) is None:
+                if ray.get(counter.closing.remote()):
+                    return
                 time.sleep(POLL_S)
             yield pa.table([pa.array(work, pa.large_binary())], schema=WORK)
 

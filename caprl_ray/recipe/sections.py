@@ -451,6 +451,10 @@ class Output(Section):
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
+    stop_s: Annotated[float, Field(ge=0, le=600)] = 10
+    """The time for committing what is finished when the run is stopped by Ctrl-C, SIGTERM or `ray job stop`, in
+    seconds. Captions that are not finished are cut short and left to the next run. `ray job stop` itself gives a job 3
+    seconds, or RAY_JOB_STOP_WAIT_TIME_S."""
 
 
 class Storage(Section):

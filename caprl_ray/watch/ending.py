@@ -1,0 +1,71 @@
+"""End a run in good order when it is asked to stop: what is finished is committed, and nothing else is begun."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from caprl_ray.cluster import grace
+from caprl_ray.cluster.signals import Signals
+from caprl_ray.errors import Stopped, StoppedByTerm
+from caprl_ray.job import Job
+from caprl_ray.watch.progress import CLEAR
+
+POLL_S = 0.1
+RESUME = "run the same command again to resume"
+
+
+class GracefulEnd:
+    """Context manager that stops the run at the first signal, and calls `stop` when its time is over.
+
+    Raises Stopped at its end if the run has ended so.
+    """
+
+    def __init__(self, counter: Any, job: Job, signals: Signals, stop: Callable[[Stopped], None]) -> None:
+        self._counter, self._job, self._signals, self._stop_run = counter, job, signals, stop
+        self._answered = signals.answered()
+        self._ended = threading.Event()
+        self._finished: int | None = None
+        self._thread = threading.Thread(target=self._work, name="ending", daemon=True)
+
+    def __enter__(self) -> "GracefulEnd":
+        self._thread.start()
+        self._answered.__enter__()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._answered.__exit__(None, None, None)
+        self._ended.set()
+        self._thread.join()
+        with suppress(ray.exceptions.RayError):
+            self._finished = ray.get(self._counter.stop.remote(), timeout=10)  # replicas wait for it
+        if kind is None and self._signals.asked.is_set():
+            raise self._stopped(f"stopped, with {self._said()} committed")
+
+    def _work(self) -> None:
+        while not self._signals.asked.is_set():
+            if self._ended.wait(POLL_S):
+                return
+        seconds = grace.seconds(self._job.recipe, self._signals.first)
+        with suppress(ray.exceptions.RayError):
+            self._finished = ray.get(self._counter.stop.remote(), timeout=seconds)
+        again = "; press Ctrl-C again to stop at once" if self._signals.first == signal.SIGINT else ""
+        clear = CLEAR if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{clear}caprl-ray: stopping: committing {self._said()}, for up to {seconds:g} s{again}.\n")
+        sys.stderr.flush()
+        if not self._ended.wait(seconds):
+            self._stop_run(self._stopped(f"stopped; not all that was finished is committed after {seconds:g} s"))
+
+    def _said(self) -> str:
+        """What is committed, in words."""
+        if self._finished is None:
+            return f"the finished {self._job.noun}s"
+        return f"the {self._finished:,} finished {self._job.noun}s of this run"
+
+    def _stopped(self, sentence: str) -> Stopped:
+        kind = StoppedByTerm if self._signals.first == signal.SIGTERM else Stopped
+        return kind(f"{sentence}; {RESUME}.")
