@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -51,6 +52,7 @@ def run(
     extend: bool = False,
     accept_touched: bool = False,
     debug: bool = False,
+    opening: str = "",
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
 
@@ -62,6 +64,7 @@ def run(
         extend: also plan what is new in the input.
         accept_touched: read sources whose version changed and whose size did not.
         debug: show Ray's own output.
+        opening: what the log begins with.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
@@ -71,6 +74,7 @@ def run(
         LedgerUnbalanced: the run ended and rows are missing.
     """
     seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
+    sys.stderr.write(opening)
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
         signals.handled(),

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
@@ -238,6 +239,28 @@ def lean_start(*, debug: bool) -> Patch:
 
     name = "a quick start of Ray on this machine"
     return _replaced(name, dashboard, autoscaler, *(() if debug else (logs,)))
+
+
+def started_here() -> bool:
+    """Whether this process has started the Ray that it is connected to; False where Ray does not tell."""
+
+    def reach() -> bool:
+        from ray._private import worker
+
+        return bool(worker._global_node.is_head())
+
+    return bool(optional("at once a word about GPUs that a Ray of this machine lacks", reach))
+
+
+def session_folder() -> Path | None:
+    """The folder of the session's logs and sockets, for a Ray that this process has started."""
+
+    def reach() -> Path:
+        from ray._private import worker
+
+        return Path(worker._global_node.get_session_dir_path())
+
+    return optional("a Ray of this machine that leaves no logs", reach)
 
 
 def no_worker_logs() -> None:
