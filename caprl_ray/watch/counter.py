@@ -41,6 +41,7 @@ class Counter:
         self._stopped = threading.Event()
         self._began = time.monotonic()
         self._seen: float | None = None
+        self._asked: float | None = None
         self._starts = Starts()
         self._sick = Sick()
 
@@ -117,6 +118,13 @@ class Counter:
     def here(self) -> None:
         """A replica has its GPU, even if its engine has not started."""
         self._seen = time.monotonic()
+
+    def awaited(self) -> float:
+        """The seconds for which there has been no replica, since somebody asked first; 0 if there is one."""
+        if self._seen is None:
+            self._asked = self._asked or time.monotonic()
+            return max(0.001, time.monotonic() - self._asked)
+        return self.read()[2]
 
     def alive(self, replica: str, runs: bool) -> None:
         """A replica lives; its engine runs, or is being started."""
