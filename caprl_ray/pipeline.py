@@ -64,7 +64,7 @@ def run(
         extend: also plan what is new in the input.
         accept_touched: read sources whose version changed and whose size did not.
         debug: show Ray's own output.
-        opening: what the log begins with.
+        opening: what the log begins with, unless the recipe or the input is refused.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
@@ -74,7 +74,6 @@ def run(
         LedgerUnbalanced: the run ended and rows are missing.
     """
     seen = Output.open(job, adopt, extend=extend)  # refuses a wrong recipe before anything is written
-    sys.stderr.write(opening)
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
         signals.handled(),
@@ -85,6 +84,9 @@ def run(
         output = Output.open(job, adopt, own, extend=extend)  # again: the last run may have begun it in between
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
             least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
+            if not output.planned:
+                underway.begins()
+            sys.stderr.write(opening)
             return _run(output, underway, limit, retry, least, debug)
 
 

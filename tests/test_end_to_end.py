@@ -152,11 +152,13 @@ def test_preflight_says_what_it_saw_and_leaves_nothing(tmp_path: Path) -> None:
     recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
     recipe["prompt"] = {"system": None}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"))
+    run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"), "--seconds", "3")
     assert run.returncode == 0, run.stderr
-    said = dict(line[2:].split(": ", 1) for line in run.stdout.splitlines() if line[:2] == "  ")
+    head, _, shown = run.stdout.partition("captions:\n")
+    said = dict(line.strip().split(": ", 1) for line in shown.splitlines())
     assert len(said) == 8 and sum(captions[key] == text for key, text in said.items()) >= 7
-    assert not list((tmp_path / "out").iterdir())
+    assert head.startswith("model.source: embedded describes only its own rendered scenes")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_does_not_load_is_one_sentence(tmp_path: Path) -> None:

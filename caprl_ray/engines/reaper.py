@@ -7,6 +7,7 @@ however the replica ends, and kills all processes with the mark. It is daemonise
 with the worker. At the end of the replica it also removes the folder of the engines' temporary files.
 """
 
+import atexit
 import functools
 import multiprocessing.resource_tracker
 import os
@@ -79,7 +80,9 @@ def _temporary() -> str:
 
     It lives as long as this process: multiprocessing goes on using the folder of the first engine.
     """
-    return tempfile.mkdtemp(prefix="caprl-ray-")
+    folder = tempfile.mkdtemp(prefix="caprl-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def marked(mark: str) -> list[int]:
