@@ -42,7 +42,8 @@ class GracefulEnd:
         self._ended.set()
         self._thread.join()
         with suppress(ray.exceptions.RayError):
-            self._finished = ray.get(self._counter.stop.remote(), timeout=10)  # replicas wait for it
+            rows = self._counter.stop.remote()  # also at every other end: replicas wait for it
+            self._finished = ray.get(rows, timeout=10) if kind is None else None
         if kind is None and self._signals.asked.is_set():
             raise self._stopped(f"stopped, with {self._said()} committed")
 
@@ -58,7 +59,8 @@ class GracefulEnd:
         sys.stderr.write(f"{clear}caprl-ray: stopping: committing {self._said()}, for up to {seconds:g} s{again}.\n")
         sys.stderr.flush()
         if not self._ended.wait(seconds):
-            self._stop_run(self._stopped(f"stopped; not all that was finished is committed after {seconds:g} s"))
+            late = f"stopped after {seconds:g} s; some of what was finished may not be committed"
+            self._stop_run(self._stopped(late))
 
     def _said(self) -> str:
         """What is committed, in words."""
