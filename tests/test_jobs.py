@@ -177,6 +177,7 @@ def test_a_stopped_job_is_finished_by_the_same_command(
     assert 64 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
     logs = ray_job(head, "logs", "stopped").stdout
     assert f"caprl-ray: stopped, with the {len(before)} finished images of this run committed" in logs, logs
+    assert "for up to 3 s.\n" in logs, "Ray's own wait, which is shorter than output.stop_s"
     assert ".cc:" not in logs and "SIGTERM received" not in logs
     run = submit(head, "resumed", *command, folder=checkout)
     assert run.returncode == 0, run.stdout

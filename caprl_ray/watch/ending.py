@@ -1,5 +1,6 @@
 """End a run in good order when it is asked to stop: what is finished is committed, and nothing else is begun."""
 
+import os
 import signal
 import sys
 import threading
@@ -9,14 +10,16 @@ from typing import Any
 
 import ray
 
-from caprl_ray.cluster import grace
 from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import Stopped, StoppedByTerm
 from caprl_ray.job import Job
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.watch.progress import CLEAR
 
 POLL_S = 0.1
 RESUME = "run the same command again to resume"
+# Ray sets the first for submitted jobs. `ray job stop` waits for the second between SIGTERM and SIGKILL.
+SUBMITTED, STOP_WAIT, STOP_WAIT_S = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S", 3.0
 
 
 class GracefulEnd:
@@ -51,7 +54,7 @@ class GracefulEnd:
         while not self._signals.asked.is_set():
             if self._ended.wait(POLL_S):
                 return
-        seconds = grace.seconds(self._job.recipe, self._signals.first)
+        seconds = grace_s(self._job.recipe, self._signals.first)
         with suppress(ray.exceptions.RayError):
             self._finished = ray.get(self._counter.stop.remote(), timeout=seconds)
         again = "; press Ctrl-C again to stop at once" if self._signals.first == signal.SIGINT else ""
@@ -71,3 +74,12 @@ class GracefulEnd:
     def _stopped(self, sentence: str) -> Stopped:
         kind = StoppedByTerm if self._signals.first == signal.SIGTERM else Stopped
         return kind(f"{sentence}; {RESUME}.")
+
+
+def grace_s(recipe: Recipe, number: int | None) -> float:
+    """The seconds that a run has after this signal: the recipe's, or less where Ray kills a submitted job sooner."""
+    if number != signal.SIGTERM or SUBMITTED not in os.environ:
+        return recipe.output.stop_s
+    with suppress(ValueError):
+        return min(recipe.output.stop_s, float(os.environ.get(STOP_WAIT, STOP_WAIT_S)))
+    return min(recipe.output.stop_s, STOP_WAIT_S)
