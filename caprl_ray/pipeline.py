@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -15,8 +16,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.cluster import resources, session
+from caprl_ray.cluster import resources, session, signals
 from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
@@ -36,6 +38,7 @@ from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.ending import GracefulEnd
 from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.standstill import StandstillGuard
@@ -55,6 +58,7 @@ def run(
     accept_touched: bool = False,
     again: str | None = None,
     debug: bool = False,
+    opening: str = "",
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
 
@@ -67,10 +71,12 @@ def run(
         accept_touched: read sources whose version changed and whose size did not.
         again: do only those finished rows again that meet this condition, also by another recipe.
         debug: show Ray's own output.
+        opening: what the log begins with, unless the recipe or the input is refused.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         SystemFailure: the run cannot go on. The same command resumes it.
+        Stopped: a signal ended the run. What was finished is committed.
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
@@ -78,6 +84,7 @@ def run(
     seen = opened()  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
+        signals.handled(),
         place.left_as_it_was(seen.path),
         lease.held(seen.storage, seen.path) as own,
         session.lasting(debug, job.engine_on_cpu),
@@ -85,8 +92,12 @@ def run(
         output = opened(own)  # once more: the last run may have begun it in between
         least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
         if again is not None:
+            sys.stderr.write(opening)
             return _run_again(output, again, limit, least, debug)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
+            if not output.planned:
+                underway.begins()
+            sys.stderr.write(opening)
             return _run(output, underway, limit, retry, least, debug)
 
 
@@ -187,7 +198,7 @@ def _start(done: Ledger, limit: int | None, work: list[Work]) -> Start:
 def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> int:
     """Process rows. Returns the number of those that a sick replica had handed on, and that are not done now."""
     job = output.job
-    with verdict.with_examples(output.storage, output.path), session.session(job, debug), _watched(job) as watch:
+    with verdict.with_examples(output.storage, output.path), _in_session(job, debug) as watch:
         watch.line.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
@@ -200,8 +211,7 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
     """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
     same number as `_finish`."""
     job = output.job
-    examples = verdict.with_examples(output.storage, output.path)
-    with examples, session.session(job, debug, guarded=False), _watched(job) as watch:
+    with verdict.with_examples(output.storage, output.path), _in_session(job, debug, guarded=False) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
@@ -229,7 +239,17 @@ class _Watch:
 
 
 @contextmanager
-def _watched(job: Job) -> Iterator[_Watch]:
+def _in_session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[_Watch]:
+    with (
+        signals.handled() as asked,
+        session.session(job, debug, guarded=guarded, stopping=asked.asked.is_set),
+        _watched(job, asked) as watch,
+    ):
+        yield watch
+
+
+@contextmanager
+def _watched(job: Job, asked: Signals) -> Iterator[_Watch]:
     counter = resources.beside_driver(Counter)
     with (
         interruptible() as stop,
@@ -237,6 +257,7 @@ def _watched(job: Job) -> Iterator[_Watch]:
         ReplicaWatch(counter, job, stop),
         StandstillGuard(counter, job, stop) as standstill,
         ProgressLine(counter, words=Words.of(job)) as line,
+        GracefulEnd(counter, job, asked, stop),
     ):
         yield _Watch(counter, breaker, line, standstill, stop)
 
@@ -249,7 +270,7 @@ def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) ->
         commit(output.job.stages(rows, watch.counter), output)
     finally:  # also if the run ends because its replicas are sick
         with suppress(ray.exceptions.RayError):
-            doubtful = ray.get(watch.counter.suspects.remote(), timeout=10)
+            doubtful = ray.get(watch.counter.suspects.remote(), timeout=2)
         if doubtful:
             output.confirm()
             forget(output.storage, output.path, doubtful, output.lease_number)

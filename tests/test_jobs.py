@@ -161,19 +161,24 @@ def test_a_stopped_job_is_finished_by_the_same_command(
     head: Head, images: Path, checkout: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    # Every image is enlarged, so that the run lasts long enough for `ray job stop`.
-    pixels = {"min_pixels": 400_000, "max_pixels": 500_000}
-    recipe = stub_recipe(images, out, prepare=pixels, output={"path": str(out), "rows_per_object": 16})
+    model = {"source": "stub", "engine": {"max_num_seqs": 16}}
+    recipe = stub_recipe(images, out, model=model, output={"path": str(out), "rows_per_object": 64})
     (checkout / "recipes" / "slow.yaml").write_text(yaml.safe_dump(recipe))
     command = ("python", "jobs/caption.py", "recipes/slow.yaml")
-    submitted = ("submit", "--no-wait", "--working-dir", ".", "--submission-id", "stopped", "--", *command)
+    slow = json.dumps({"env_vars": {"CAPRL_RAY_STUB_CAPTION_S": "1-4"}})
+    submitted = ("submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", slow, "--submission-id", "stopped")
+    submitted = (*submitted, "--", *command)
     assert ray_job(head, *submitted, folder=checkout).returncode == 0
     head.wait(lambda: list(out.glob("data/*.parquet")))
     stop = ray_job(head, "stop", "stopped")
     assert stop.returncode == 0 and job(head, "stopped")["status"] == "STOPPED", stop.stdout
     kept = {path.name: os.stat(path).st_mtime_ns for path in out.glob("data/*.parquet")}
     before = {row["id"] for name in kept for row in pq.read_table(out / "data" / name).to_pylist()}
-    assert 0 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
+    assert 64 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
+    logs = ray_job(head, "logs", "stopped").stdout
+    assert f"caprl-ray: stopped, with the {len(before)} finished images of this run committed" in logs, logs
+    assert "for up to 3 s.\n" in logs, "Ray's own wait, which is shorter than output.stop_s"
+    assert ".cc:" not in logs and "SIGTERM received" not in logs
     run = submit(head, "resumed", *command, folder=checkout)
     assert run.returncode == 0, run.stdout
     balance = verify(out)

@@ -7,6 +7,7 @@ backpressure nor a slow batch delays the rows of another batch.
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
+from caprl_ray.caption.cut import Cut
 from caprl_ray.caption.health import Sick
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.rules import Rules
@@ -55,9 +57,11 @@ class Captioner:
         *,
         replaced: bool = True,
         most_bytes: int | None = None,
+        stopped: Sequence[ray.ObjectRef] = (),
     ) -> None:
         """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py). From
-        `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
+        `most_bytes` on Ray would cut a batch; None if no batch can be so large. `stopped` holds, if a run can be
+        stopped, what is there then."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
         self._counter = counter
         self._most_bytes = most_bytes
@@ -66,6 +70,9 @@ class Captioner:
         self._attempts = Attempts(counter, node, batches) if counter else None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        self._cut = Cut()
+        for ref in stopped:
+            threading.Thread(target=self._cut_at, args=[ref], name="stopped", daemon=True).start()
         # A service is the same for every node: if it fails, so does the run.
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced) if counter else None
@@ -75,7 +82,9 @@ class Captioner:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy, self._suspects.passed)
+            self._writer = self.writer(
+                recipe, model, self._engine, rules, self._healthy, self._suspects.passed, self._cut
+            )
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -111,6 +120,12 @@ class Captioner:
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))
+
+    def _cut_at(self, stopped: ray.ObjectRef) -> None:
+        """End what is being captioned when the run is stopped."""
+        with suppress(ray.exceptions.RayError):
+            ray.get(stopped)
+            self._loop.call_soon_threadsafe(self._cut.now)
 
     def _healthy(self) -> None:
         if self._counter:

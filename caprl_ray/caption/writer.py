@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from caprl_ray.caption.cut import Cut
 from caprl_ray.caption.health import Health, Sick
 from caprl_ray.caption.planted import Planted
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
@@ -38,9 +39,11 @@ class Writer:
         rules: Rules,
         healthy: Callable[[], None],
         passed: Callable[[], None] = lambda: None,
+        cut: Cut | None = None,
     ) -> None:
         """`healthy` is called once, when few of a whole window of captions failed a check, and `passed` after each
-        self check without a fault."""
+        self check without a fault. `cut` ends captions."""
+        self._cut = cut or Cut()
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions
@@ -61,13 +64,13 @@ class Writer:
 
         async def one(row: dict[str, Any]) -> Changes | RowFailure:
             try:
-                return await self._row(row)
+                return await self._cut(self._row(row))
             finally:
                 first.set()
 
         if not rows:
             return []
-        written, _ = await asyncio.gather(asyncio.gather(*map(one, rows)), self._check_self(first))
+        written, _ = await asyncio.gather(asyncio.gather(*map(one, rows)), self._cut(self._check_self(first)))
         return written
 
     async def _check_self(self, first: asyncio.Event) -> None:

@@ -140,6 +140,7 @@ class VllmEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         reaper = Reaper()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled(recipe, reaper.folder))
         try:
             with reaper.marking():
                 core_process.import_ahead()
@@ -291,6 +292,13 @@ def _prepare_environment() -> None:
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
         threads = len(cores.kept()) or len(os.sched_getaffinity(0)) - 1
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
+
+
+def compiled(recipe: Recipe, temporary: str) -> str:
+    """Where torch keeps what it compiles: for a GPU beside vLLM's own caches, because the next start needs it. For a
+    CPU nothing is compiled."""
+    root = os.environ.get("VLLM_CACHE_ROOT") or "~/.cache/vllm"
+    return os.path.join(os.path.expanduser(root) if recipe.replicas.gpus else temporary, "torchinductor")
 
 
 def _rejected(error: Exception) -> RowFailure:

@@ -20,6 +20,7 @@ from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.counts import KEY, Counts
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.features import with_features
 from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, is_own, metadata_schema
 from caprl_ray.storage import Storage, join
@@ -56,6 +57,9 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         if not tables:  # Ray hands on a block also from a task without rows
             return
         rows = pa.concat_tables(tables)
+        rows = rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
+        if not rows.num_rows:
+            return
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
         name, finished = object_name(rows), pc.is_null(rows["code"])
         metadata = metadata_schema(rows.schema)

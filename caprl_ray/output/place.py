@@ -58,6 +58,16 @@ def left_as_it_was(output: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def untouched(output: str) -> Iterator[None]:
+    """Remove the folders of an output that the block has made, if they are empty."""
+    made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
+    try:
+        yield
+    finally:
+        remove_empty(made)
+
+
 def inside(storage: Storage, output: str, inputs: Iterable[str]) -> str | None:
     """The input folder that an output lies in, if any."""
     place = storage.real(output)

@@ -277,7 +277,8 @@ class Replicas(Section):
     1 on a CPU, and at least `min`."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
     """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
-    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0."""
+    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0, and
+    with `model.source: embedded` it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""
@@ -461,6 +462,10 @@ class Output(Section):
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
+    stop_s: Annotated[float, Field(ge=0, le=600)] = 10
+    """The time for committing what is finished when the run is stopped by Ctrl-C, SIGTERM or `ray job stop`, in
+    seconds. Captions that are not finished are cut short and left to the next run. `ray job stop` itself gives a job 3
+    seconds, or RAY_JOB_STOP_WAIT_TIME_S."""
 
 
 class Storage(Section):
@@ -510,10 +515,12 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says."""
+        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The embedded
+        model needs none."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
-        return replicas.model_copy(update=gpus) if model and model.endpoint else replicas
+        tiny = model and model.source == "embedded" and "gpus" not in replicas.model_fields_set
+        return replicas.model_copy(update=gpus) if model and (model.endpoint or tiny) else replicas
 
     @model_validator(mode="after")
     def _check_system_turn(self) -> "Recipe":

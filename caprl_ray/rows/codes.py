@@ -44,6 +44,9 @@ ENGINE_CODES = {
     "picture in between.",
     "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
 }
+# Rows on which work ended because the run was stopped. They pass through the stages like failed rows, so that no stage
+# drops any (docs/design.md, D4), and the commit leaves them out: the next run has them. So no output has this code.
+UNFINISHED = "unfinished"
 # What the user asked for is no sign that something is broken: these rows count neither as failed nor as processed
 # where a run is judged by its share of failed rows.
 ASKED_FOR = frozenset({"placeholder"})

@@ -4,12 +4,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import FAILED_BEFORE
 
 
 def counted(rows: pa.Table, counter: ActorHandle) -> pa.Table:
     """Report a batch of finished and failed rows to the counter actor, for progress and the circuit breaker."""
-    counter.add.remote(rows.num_rows, _codes(rows), *_retried(rows))
+    ended = rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
+    counter.add.remote(ended.num_rows, _codes(ended), *_retried(ended))
     return rows
 
 

@@ -4,11 +4,13 @@ It imports nothing of the package that is slow to import, because the actor's pr
 """
 
 import collections
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
 import ray
 
+from caprl_ray.cluster.resources import WAITING
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.watch.sick import Sick
 from caprl_ray.watch.starts import GONE_S, Pool, Starts
@@ -36,8 +38,10 @@ class Counter:
         self._notes: dict[str, None] = {}
         self._work: list[bytes] | None = None
         self._closing = False
+        self._stopped = threading.Event()
         self._began = time.monotonic()
         self._seen: float | None = None
+        self._asked: float | None = None
         self._starts = Starts()
         self._sick = Sick()
         self._suspects: set[tuple[int, int]] = set()
@@ -116,6 +120,13 @@ class Counter:
         """A replica has its GPU, even if its engine has not started."""
         self._seen = time.monotonic()
 
+    def awaited(self) -> float:
+        """The seconds for which there has been no replica, since somebody asked first; 0 if there is one."""
+        if self._seen is None:
+            self._asked = self._asked or time.monotonic()
+            return max(0.001, time.monotonic() - self._asked)
+        return self.read()[2]
+
     def alive(self, replica: str, runs: bool) -> None:
         """A replica lives; its engine runs, or is being started."""
         self._starts.alive(replica, runs=runs)
@@ -168,6 +179,21 @@ class Counter:
     def closing(self) -> bool:
         """Whether no more rows are to be read."""
         return self._closing
+
+    def stop(self) -> int:
+        """The run ends now: nothing is read, prepared or captioned any more. Returns the rows that are done."""
+        self._closing = True
+        self._stopped.set()
+        return self.rows
+
+    def stopping(self) -> bool:
+        """Whether the run ends now."""
+        return self._stopped.is_set()
+
+    @ray.method(concurrency_group=WAITING)  # type: ignore[untyped-decorator]
+    def until_stopped(self) -> None:
+        """Wait until the run ends. Ask once a run and share the answer: it takes the only thread of its group."""
+        self._stopped.wait()
 
     def plan(self, work: list[bytes]) -> None:
         """Store the plan: what each read task reads."""
