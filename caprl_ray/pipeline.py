@@ -34,9 +34,10 @@ from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
-from caprl_ray.watch.progress import ProgressLine, Start, Words
 from caprl_ray.watch.replicas import ReplicaWatch
+from caprl_ray.watch.reporter import Reporter
 from caprl_ray.watch.standstill import StandstillGuard
+from caprl_ray.watch.start import Start
 from caprl_ray.watch.steps import Steps
 
 
@@ -152,9 +153,9 @@ def _finish(
     for unit in work:
         for (_, code), rows in unit.retry.items():
             retried[code] += len(rows)
-    start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried)
-    with session.session(job, debug), _watched(job) as watch:
-        watch.line.start = start
+    start = Start.of(ledger.balance(plan.units, committed, job.done), limit, retried, plan.units)
+    with session.session(job, debug), _watched(output, debug) as watch:
+        watch.reporter.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
         rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter))
@@ -164,19 +165,19 @@ def _finish(
 def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> Plan:
     """Process a new output whose input takes long to list: the replicas start meanwhile."""
     job = output.job
-    with session.session(job, debug, guarded=False), _watched(job) as watch:
+    with session.session(job, debug, guarded=False), _watched(output, debug) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 plan = planned.result()
-                watch.line.starting = None
-                watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
+                watch.reporter.starting = None
+                watch.reporter.start = Start.of(ledger.balance(plan.units, {}, job.done), limit, refs=plan.units)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
                 watch.standstill.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
-        watch.line.starting = underway.planning.status
+        watch.reporter.starting = underway.planning.status
         underway.plan.add_done_callback(hand_over)
         _process(while_planning.read(watch.counter, output.access), output, limit, watch)
     return underway.plan.result()
@@ -186,28 +187,28 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 class _Watch:
     counter: ActorHandle
     breaker: CircuitBreaker
-    line: ProgressLine
+    reporter: Reporter
     standstill: StandstillGuard
     stop: Callable[[Exception], None]
 
 
 @contextmanager
-def _watched(job: Job) -> Iterator[_Watch]:
-    counter = resources.beside_driver(Counter)
+def _watched(output: Output, debug: bool) -> Iterator[_Watch]:
+    counter, job = resources.beside_driver(Counter), output.job
     with (
+        Reporter(counter, output, debug=debug) as reporter,
         interruptible() as stop,
         CircuitBreaker(counter, job, stop) as breaker,
         ReplicaWatch(counter, job, stop),
         StandstillGuard(counter, job, stop) as standstill,
-        ProgressLine(counter, words=Words.of(job)) as line,
     ):
-        yield _Watch(counter, breaker, line, standstill, stop)
+        yield _Watch(counter, breaker, reporter, standstill, stop)
 
 
 def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> None:
     if limit is not None:
         rows = rows.limit(limit)
-    commit(output.job.stages(rows, watch.counter), output)
+    commit(output.job.stages(rows, watch.counter), output, watch.counter)
 
 
 def read(planned: PlannedRows) -> Dataset:
@@ -215,8 +216,9 @@ def read(planned: PlannedRows) -> Dataset:
     return ray.data.read_datasource(planned, override_num_blocks=planned.tasks, num_cpus=resources.READ_CPUS)
 
 
-def commit(rows: Dataset, output: Output) -> None:
+def commit(rows: Dataset, output: Output, counter: ActorHandle) -> None:
     """Finished and failed rows -> parquet objects."""
     job, rows_each = output.job, output.job.recipe.output.rows_per_object
-    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number, output.run)
+    number = output.lease_number
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, number, output.run, counter)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

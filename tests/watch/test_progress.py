@@ -3,9 +3,9 @@
 import io
 
 import pytest
+from caprl_ray.watch.progress import ProgressLine, Start, Words, describe
 
 from caprl_ray.plan import Planning
-from caprl_ray.watch.progress import ProgressLine, Start, Words, describe
 
 START = Start(done=1000, failed=3, planned=5000)
 
