@@ -52,8 +52,8 @@ def _one(value: Callable[[Status], float | None]) -> Callable[[Status], Values]:
 
 
 def _replicas(status: Status) -> Values:
-    yield ("running",), status.record.replicas.running
-    yield ("starting",), status.record.replicas.starting
+    replicas = status.record.replicas
+    yield from ((("running",), replicas.running), (("starting",), replicas.starting), (("lost",), replicas.lost))
 
 
 DRIVER = (
@@ -99,11 +99,12 @@ DRIVER = (
         of=_of("stage_seconds"),
     ),
     Metric(name="caprl_ray_stage_rows_total", help="Rows of a stage.", tags=("stage",), of=_of("stage_rows")),
-    Metric(name="caprl_ray_replicas", help="Replicas now, by state.", tags=("state",), of=_replicas),
     Metric(
-        name="caprl_ray_lost_replicas_total",
-        help="Replicas whose process or node ended, or whose engine did not start.",
-        of=_one(lambda status: status.record.replicas.lost),
+        name="caprl_ray_replicas",
+        help="Replicas that run and that start, and how many were lost: their process or node ended, or their engine "
+        "did not start.",
+        tags=("state",),
+        of=_replicas,
     ),
     Metric(
         name="caprl_ray_gpu_seconds_total",

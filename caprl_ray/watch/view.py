@@ -9,7 +9,7 @@ from caprl_ray.watch.status import Status
 from caprl_ray.watch.words import clock, facts
 
 LEAST_WIDTH = 40  # columns, below which lines are easier to read
-LABEL_WIDTH, LAST_LINES, MOST_BAR = 14, 2, 60
+LABEL_WIDTH, LAST_LINES, MOST_BAR = 12, 2, 60
 
 
 def fits(console: Console) -> bool:
@@ -21,7 +21,7 @@ def view(status: Status, width: int, note: str = "") -> RenderableType:
     """The whole view; `note` is what a reader from elsewhere adds. Texts of the dataset are no markup."""
     told = facts(status)
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=LABEL_WIDTH - 2)
     table.add_column(overflow="fold")
     if status.rates.planned:
         table.add_row(

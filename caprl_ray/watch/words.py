@@ -6,6 +6,7 @@ from caprl_ray.text import plain
 from caprl_ray.watch.status import RUNNING, Status
 
 SHOWN = 5  # codes or flags
+UNNAMED = ("done", "rate", "state")  # in a line
 
 
 def facts(status: Status) -> dict[str, str]:
@@ -16,9 +17,7 @@ def facts(status: Status) -> dict[str, str]:
 def line(status: Status) -> str:
     """All facts in one line."""
     found = facts(status)
-    named = [f"{name} {text}" for name, text in found.items() if name not in ("done", "rate", "last")]
-    last = [f"last {found['last']}"] if "last" in found else []
-    return "  ".join([text for text in (found["done"], found["rate"]) if text] + named + last)
+    return "  ".join(text if name in UNNAMED else f"{name} {text}" for name, text in found.items())
 
 
 def clock(seconds: float) -> str:
@@ -30,7 +29,7 @@ def clock(seconds: float) -> str:
 
 def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "done", _done(status)
-    yield "rate", _rate(status)
+    yield ("rate" if _rate(status) else "state"), _rate(status) or status.phase
     if status.rates.eta_s is not None and status.ended is None:
         yield "ETA", clock(status.rates.eta_s)
     yield "tokens", _tokens(status)
@@ -60,7 +59,7 @@ def _done(status: Status) -> str:
 def _rate(status: Status) -> str:
     now, overall, noun = status.rates.now, status.rates.overall, status.run.noun
     if status.phase != RUNNING or now is None:
-        return status.phase
+        return ""
     return f"{now:,.1f} {noun}/s" + (f" ({overall:,.1f} over the run)" if overall is not None else "")
 
 
@@ -73,7 +72,7 @@ def _tokens(status: Status) -> str:
 
 def _engine(status: Status) -> str:
     requests = status.record.requests
-    if not requests.places:
+    if not requests.places or status.ended is not None:
         return ""
     told = f"{requests.running:,.0f} of {requests.places:,} places taken, {requests.waiting:,.0f} waiting"
     return told + (f": {status.waits}" if status.waits else "")
@@ -81,7 +80,7 @@ def _engine(status: Status) -> str:
 
 def _flags(status: Status) -> str:
     sums = status.record.sums
-    parts = [_most(sums.get("flags", {})), ""]
+    parts = [_most(sums.get("flags", {}))]
     repaired, decodes = sum(sums.get("repaired", {}).values()), sums.get("decodes", {})
     if repaired:
         parts.append(f"{repaired:,.0f} repaired")
