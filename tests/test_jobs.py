@@ -150,7 +150,7 @@ def test_a_submitted_job_captions_everything_and_shows_no_secret(head: Head, ima
     recipe, out = stub_recipe(images, tmp_path / "out"), tmp_path / "out"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = ("python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.rows_per_object=100")
-    slow = ("--runtime-env-json", json.dumps({"env_vars": {"CAPRL_RAY_STUB_CAPTION_S": "1-8"}}))
+    slow = ("--runtime-env-json", json.dumps({"env_vars": {"CAPRL_RAY_STUB_CAPTION_S": "1-5"}}))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(submit, head, "whole", *command, options=slow)
         metrics, statuses = seen_while(running, head, out)

@@ -12,7 +12,7 @@ NAME = "status.json"
 SCHEMA = 1  # of the file; raised when a field changes its meaning or goes away
 
 RUNNING = "running"
-# Of the engines' places. Below it the engines wait for images; above the other, images wait for the engines.
+# Of the engines' places: below the first, engines wait for images; from the second on, images wait for engines.
 STARVED, FULL = 0.8, 0.95
 
 
@@ -96,7 +96,7 @@ class Status:
         left = self.rates.planned - self.done if self.rates.planned is not None and self.rates.exact else None
         if left is not None and left <= requests.running + requests.waiting:
             return "the last ones"
-        used = requests.running / requests.places
+        used = (requests.running + requests.waiting) / requests.places
         if used >= FULL:
             return f"{self.run.noun} wait for the engine"
         return f"the engine waits for {self.run.noun}" if used < STARVED else "neither waits"
