@@ -15,9 +15,9 @@ class Rates:
 
     Attributes:
         now: rows/s of the last minute.
-        overall: rows/s since the first batch. The start of the engines does not count.
+        overall: rows/s since the first engine ran. The start of the engines does not count.
         tokens: generated tokens/s of the last five minutes, those of repeated decodings too.
-        tokens_overall: the same since the first batch.
+        tokens_overall: the same since the first engine ran.
         planned: planned rows of the whole output; None while it cannot be estimated.
         exact: whether that number is known. Otherwise it is estimated from the bytes of shards.
         eta_s: seconds until they are done, at the rate of the last five minutes.
@@ -35,16 +35,16 @@ class Rates:
 def rates(start: Start | None, history: Sequence[Record]) -> Rates:
     """What the records of a run say, the latest one last. `start` is None until the input is listed."""
     latest = history[-1]
-    lately = _lately(history, FIVE_MINUTES_S)
-    overall, five = _overall(latest), _rate(lately, latest, _rows)
+    since, lately = _since(latest), _lately(history, FIVE_MINUTES_S)
+    overall, five = _rate(since, latest, _rows), _rate(lately, latest, _rows)
     planned, exact = planned_rows(start, latest) if start else (None, False)
     pace = five or overall
     left = max(0, planned - start.done - latest.rows) if start and planned is not None else None
     return Rates(
-        now=_rate(_lately(history, NOW_S), latest, _rows) if five is not None else overall,
+        now=overall if five is None else _rate(_lately(history, NOW_S), latest, _rows),
         overall=overall,
         tokens=_rate(lately, latest, _tokens),
-        tokens_overall=_rate(_first(latest), latest, _tokens),
+        tokens_overall=_rate(since, latest, _tokens),
         planned=planned,
         exact=exact,
         eta_s=left / pace if left is not None and pace else None,
@@ -90,21 +90,13 @@ def _tokens(record: Record) -> float:
     return record.sum("tokens", "decoded")
 
 
-def _overall(latest: Record) -> float | None:
-    """Rows/s since the first batch; of the first batch itself, since the first engine ran."""
+def _since(latest: Record) -> Record | None:
+    """What the rates of the whole run count from: when the first engine ran, or the first batch of a job without
+    engines; None before the first batch."""
     if latest.first is None:
         return None
-    when, rows = latest.first
-    if latest.rows > rows and latest.seconds > when:
-        return (latest.rows - rows) / (latest.seconds - when)
-    since = when - (latest.ready or 0.0)
-    return rows / since if since > 0 else None
-
-
-def _first(latest: Record) -> Record | None:
-    """The first batch. Its tokens were generated before the time that counts, as its rows were."""
-    if latest.first is None or latest.rows <= latest.first[1]:
-        return None
+    if latest.ready is not None:
+        return Record(seconds=latest.ready)
     when, rows = latest.first
     return Record(seconds=when, rows=rows, sums={"tokens": {"decoded": _tokens(latest) * rows / latest.rows}})
 

@@ -102,6 +102,8 @@ class Reporter:
             return RUNNING
         if starting := self.starting:
             return starting()
+        if record.ready is not None:
+            return "engines run, no batch is done yet"
         return "starting engines" if self._run.gpus is not None else "starting"
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from caprl_ray import cli, plan
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.commands.status import look
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.plan import parts
@@ -112,6 +113,7 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
         before, found = found, rows_of(out)
         assert {id_: found[id_] for id_ in before} == before, step
         if "object" in step:
+            assert look(Storage(), str(out)).state == "died", step
             assert len(before) < len(found) < IMAGES, f"{step}: too early or too late to show anything"
     ended = command("-m", "caprl_ray", "caption", recipe)
     assert ended.returncode == 0, ended.stderr
@@ -120,7 +122,7 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     assert stored.complete and (len(stored.units), stored.objects) == (4, 5)
     balance = ledger.balance(stored.units, read_committed(Storage(), str(out)), "captioned")
     assert balance.balanced and balance.finished == len(found) == IMAGES
-    assert (out / "_SUCCESS").exists()
+    assert (out / "_SUCCESS").exists() and look(Storage(), str(out)).state == "complete"
     ended = json.loads((out / "lease.json").read_text())
     assert (ended["state"], ended["number"]) == ("finished", len(STEPS) + 1)
     parsed = parse(document)

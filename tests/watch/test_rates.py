@@ -22,16 +22,21 @@ def at(seconds: float, rows: int, tokens: float = 0) -> Record:
 
 def test_there_is_no_rate_before_the_first_batch_and_one_from_it_on() -> None:
     assert rates(START, [at(10, 0), at(34, 0)]).now is None
-    first = rates(START, [at(34, 0), at(35.5, 30)])
+    first = rates(START, [at(34, 0), at(35, 30)])
     assert (first.now, first.overall, first.eta_s) == (2.0, 2.0, (5000 - 1030) / 2), "since the engine ran"
 
 
 def test_the_start_of_the_engines_and_what_is_long_ago_do_not_count() -> None:
-    history = [at(35, 30, 300), at(735, 7030, 70300), at(975, 7510, 75100), at(1035, 7570, 75700)]
+    history = [at(35, 30, 300), at(720, 7030, 70300), at(960, 7510, 75100), at(1020, 7570, 75700)]
     found = rates(Start(done=0, failed=0, planned=8000), history)
-    assert found.now == 60 / 60 and found.overall == 7540 / 1000
-    assert found.tokens == (75700 - 70300) / 300 and found.tokens_overall == pytest.approx(75400 / 1000)
+    assert found.now == 60 / 60 and found.overall == 7570 / 1000
+    assert found.tokens == 18.0 and found.tokens_overall == 75700 / 1000
     assert found.eta_s == pytest.approx(430 / (540 / 300)), "at the rate of five minutes"
+
+
+def test_a_job_without_engines_counts_from_its_first_batch() -> None:
+    history = [dataclasses.replace(record, ready=None) for record in (at(35, 30), at(45, 80))]
+    assert rates(START, history[:1]).overall is None and rates(START, history).overall == 5.0
 
 
 def test_a_limit_ends_the_run_before_the_plan() -> None:
