@@ -30,6 +30,6 @@ def view(status: Status, width: int, note: str = "") -> RenderableType:
     for name, text in told.items():
         shown = text[: LAST_LINES * (width - LABEL_WIDTH)] if name == "last" else text
         style = "yellow" if name == "failed" and status.failed else ""
-        table.add_row(status.run.done if name == "done" else name, Text(shown, style=style))
+        table.add_row(name, Text(shown, style=style))
     head = Text(f"{status.run.job}  {status.run.output}  {clock(status.record.seconds)}", style="bold")
     return Group(head, table, *([Text(note, style="bold")] if note else []))
