@@ -164,9 +164,12 @@ def metrics_loggers() -> list[Any]:
     """vLLM's loggers of its statistics that make them metrics of Ray. They cost time for every token."""
 
     def reach() -> list[Any]:
-        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+        from ray.util import metrics
+        from vllm.v1.metrics import ray_wrappers
 
-        return [RayPrometheusStatLogger]
+        # vLLM does without Ray's metrics where Ray Serve cannot be imported, of which it needs nothing here.
+        ray_wrappers.ray_metrics = ray_wrappers.ray_metrics or metrics
+        return [ray_wrappers.RayPrometheusStatLogger]
 
     return optional(METRICS, reach) or []
 

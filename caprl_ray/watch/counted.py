@@ -1,7 +1,6 @@
 """Report batches of a job's last stage."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
+from caprl_ray.output.tallies import counted as tallied
 from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.text import plain
 from caprl_ray.watch.batch import Batch, Last, Load, Sums
 
-# Columns that a job may add (caption/columns.py), by what their sums are called.
-LISTS = {"flags": "flags", "repaired": "repaired"}
+# Columns that a job may add (caption/columns.py); of tokens, by what their sums are called.
+LISTS = ("flags", "repaired")
 TOKENS = {"prompt": "prompt_tokens", "caption": "caption_tokens", "decoded": "decoded_tokens"}
+TOLD = (*LISTS, *TOKENS.values(), "decodes", "key", "caption")
 MOST_TEXT = 200  # characters of a caption that are shown
 
 
@@ -28,22 +29,23 @@ def counted(rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load
 
 def batch_of(rows: pa.Table) -> Batch:
     """What the rows of a batch say. Columns that the job does not add say nothing."""
-    finished = rows.filter(pc.is_null(rows["code"]))
+    told = rows.select([name for name in TOLD if name in rows.schema.names])  # others are large, and a filter copies
+    finished = told.filter(pc.is_null(rows["code"])) if rows["code"].null_count < rows.num_rows else told
     batch = Batch(rows=rows.num_rows, codes=_codes(rows), sums=dict(_sums(finished)), last=_last(finished))
     before = rows[FAILED_BEFORE.name]
     if before.null_count == len(before):
         return batch
-    retried = rows.filter(before.is_valid())
+    retried = rows.select(["code", FAILED_BEFORE.name]).filter(before.is_valid())
     same = pc.equal(retried["code"], retried[FAILED_BEFORE.name]).fill_null(False)
     anew, again = _codes(retried.filter(pc.invert(same))), _codes(retried.filter(same))
     return replace(batch, retried=retried.num_rows, anew=anew, again=again)
 
 
-def _sums(rows: pa.Table) -> Iterator[tuple[str, dict[str, float]]]:
-    names = set(rows.schema.names)
-    for name, column in LISTS.items():
-        if column in names:
-            yield name, dict(Counter(flag for flags in rows[column].to_pylist() for flag in flags or ()))
+def _sums(rows: pa.Table) -> Iterator[tuple[str, Mapping[str, float]]]:
+    names = rows.schema.names
+    for name in LISTS:
+        if name in names:
+            yield name, tallied(rows[name].combine_chunks().flatten())
     tokens = {name: _sum(rows[column]) for name, column in TOKENS.items() if column in names}
     if tokens:
         yield "tokens", tokens
