@@ -70,7 +70,7 @@ def planned_rows(start: Start, record: Record) -> tuple[int | None, bool]:
             rows += round(left * density)
     rows = max(rows, start.done + record.rows) if not exact else rows
     if start.limit is not None and start.done + start.limit <= rows:
-        return start.done + start.limit, True
+        return start.done + start.limit, exact
     return rows, exact
 
 

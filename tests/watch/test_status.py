@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from caprl_ray.cli.arguments import store_hint
 from caprl_ray.commands.status import judge
 from caprl_ray.output import holder as holders
 from caprl_ray.output.holder import FINISHED, STOPPED, Holder
-from caprl_ray.recipe.sections import Storage
+from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.storage import Storage
 from caprl_ray.watch.batch import Last
 from caprl_ray.watch.rates import Rates
 from caprl_ray.watch.record import Record, Replicas, Requests
@@ -22,6 +24,7 @@ from caprl_ray.watch.screen import Lines, LiveView
 from caprl_ray.watch.status import NotAStatus, Run, Status
 from caprl_ray.watch.view import fits, view
 from caprl_ray.watch.words import facts, line
+from tests.s3_server import BUCKET, S3Server
 
 RUN = Run(output="s3://bucket/captions", run="r", lease=3, driver="process 7 on head", gpus=2.0, price=2.5)
 RATES = Rates(now=312.44, overall=305.1, tokens=151000.4, tokens_overall=149000, planned=20000, exact=True, eta_s=1832)
@@ -195,7 +198,7 @@ def test_what_is_no_output_is_said_in_one_sentence(tmp_path: Path, capsys: pytes
     (tmp_path / "status.json").unlink()
     (tmp_path / "run.json").write_text('{"fingerprint": {}}')
     assert "has told nothing yet" in said(tmp_path)
-    assert "storage.endpoint=" in store_hint(Storage(), "s3://bucket/out")
+    assert "storage.endpoint=" in store_hint(StorageSettings(), "s3://bucket/out")
 
 
 def test_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,3 +209,19 @@ def test_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert found["state"] == "running" and found["age_s"] < 60 and found["record"]["failed"]["image_corrupt"] == 15
     assert cli.main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out == line(STATUS) + "\n"
+
+
+def test_a_bucket_is_read_from_anywhere_and_tells_ages_by_its_own_clock(
+    s3: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, store = f"s3://{BUCKET}/out", (f"storage.endpoint={s3.endpoint}", "storage.region=us-east-1")
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
+    assert storage.age(f"{out}/status.json") is None
+    storage.put(f"{out}/status.json", json.dumps(STATUS.plain()).encode())
+    storage.put(f"{out}/lease.json", HOLDER.content)
+    time.sleep(2.1)  # S3 tells whole seconds
+    assert cli.main(["status", out, *store, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["state"] == "running" and 1 <= found["age_s"] <= 10
+    assert cli.main(["status", f"{out}/elsewhere", *store]) == 2
+    assert capsys.readouterr().err == f"caprl-ray: {out}/elsewhere: there is no such folder.\n"
