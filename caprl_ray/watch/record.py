@@ -4,7 +4,7 @@ They are what the counter actor knows of this run. A task that Ray repeats count
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from caprl_ray.watch.batch import Last, Sums
@@ -74,11 +74,17 @@ class Record:
     @classmethod
     def parse(cls, found: Mapping[str, Any]) -> "Record":
         """A record of its plain data (dataclasses.asdict). Raises TypeError, KeyError or ValueError for other data."""
-        pairs = {name: tuple(found[name]) if found[name] else None for name in ("first", "committed")}
         parts = {
-            "replicas": Replicas(**found["replicas"]),
-            "requests": Requests(**found["requests"]),
-            "last": Last(**found["last"]) if found["last"] else None,
-            "read": (int(found["read"][0]), int(found["read"][1])),
+            "first": tuple(found["first"]) if found["first"] else None,
+            "committed": tuple(found["committed"]) if found["committed"] else None,
+            "read": tuple(found["read"]),
+            "replicas": Replicas(**known(Replicas, found["replicas"])),
+            "requests": Requests(**known(Requests, found["requests"])),
+            "last": Last(**known(Last, found["last"])) if found["last"] else None,
         }
-        return cls(**{**found, **pairs, **parts})
+        return cls(**{**known(cls, found), **parts})
+
+
+def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's own fields: a newer version may have written more."""
+    return {field.name: found[field.name] for field in fields(kind) if field.name in found}

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from caprl_ray.watch.rates import Rates
-from caprl_ray.watch.record import Record
+from caprl_ray.watch.record import Record, known
 
 NAME = "status.json"
 SCHEMA = 1  # of the file; raised when a field changes its meaning or goes away
@@ -118,9 +118,11 @@ class Status:
         if found["schema"] > SCHEMA:
             raise NotAStatus(f"was written by a newer version (schema {found['schema']}); update caprl_ray here")
         try:
-            ours = {field.name: found[field.name] for field in fields(cls)}
-            run, record = Run(**found["run"]), Record.parse(found["record"])
-            parts = {"run": run, "rates": Rates(**found["rates"]), "record": record}
-        except (TypeError, KeyError, ValueError, IndexError) as error:
+            parts = {
+                "run": Run(**known(Run, found["run"])),
+                "rates": Rates(**known(Rates, found["rates"])),
+                "record": Record.parse(found["record"]),
+            }
+            return cls(**{**known(cls, found), **parts})
+        except (TypeError, KeyError, ValueError) as error:
             raise NotAStatus("is not the status of a run") from error
-        return cls(**{**ours, **parts})

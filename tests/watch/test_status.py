@@ -148,6 +148,8 @@ def test_status_json_gives_the_status_back() -> None:
     found = json.loads(content)
     assert Status.parse(content) == STATUS
     assert (found["schema"], found["done"], found["failed"], found["cost"]) == (1, 10018, 22, 50.0)
+    newer = found | {"more": 1, "record": found["record"] | {"more": {}}, "run": found["run"] | {"more": 1}}
+    assert Status.parse(json.dumps(newer).encode()) == STATUS, "new fields may come"
     for wrong in (content[:500], b"", b"[]", b"{}", b'{"schema": 1}', b'{"schema": 9}', b'{"schema": 1, "run": 3}'):
         with pytest.raises(NotAStatus):
             Status.parse(wrong)
