@@ -31,6 +31,7 @@ from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.stage import Changes, run_stage
+from caprl_ray.watch.batch import Batch
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
@@ -103,7 +104,8 @@ class Captioner:
             with self._replica.working() if self._replica else nullcontext():
                 captioned = run_stage(self, table)
         except Sick as sick:
-            if self._replica:
+            if self._replica and self._counter:
+                self._counter.add.remote(Batch(rows=0, sums=self._writer.sums()))  # its process may end here
                 self._replica.sick(str(sick))
             raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:

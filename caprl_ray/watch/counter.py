@@ -54,7 +54,8 @@ class Counter:
     def add(self, batch: Batch) -> None:
         """Count one batch of the last stage."""
         self.rows += batch.rows
-        self._first = self._first or (self._seconds(), batch.rows)
+        if self._first is None and batch.rows:
+            self._first = self._seconds(), batch.rows
         self.failed.update(batch.codes)
         self._retried += batch.retried
         self._failed_anew.update(batch.anew)
