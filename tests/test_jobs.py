@@ -192,6 +192,24 @@ def check_statuses(statuses: list[dict[str, Any]], log: str) -> None:
     assert re.search(rf"^\d+ / {IMAGES} images \([\d.]+ %\)  .*replicas 1 running", log, re.MULTILINE), log
 
 
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_engines_own_metrics_are_those_of_rays_board(head: Head, images: Path, tmp_path: Path) -> None:
+    from ray.dashboard.modules.metrics.dashboards import data_llm_dashboard_panels
+
+    out, engine = tmp_path / "out", {"disable_log_stats": False}
+    recipe = demo_recipe([images], out) | {"model": {"source": "embedded", "engine": engine}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(submit, head, "real", "python", "jobs/caption.py", tmp_path / "recipe.yaml")
+        metrics, _ = seen_while(running, head, out)
+    assert running.result().returncode == 0, running.result().stdout
+    drawn = re.findall(r"ray_vllm_\w+", Path(data_llm_dashboard_panels.__file__).read_text())
+    # Prefix caching is off, and this vLLM swaps no requests.
+    assert {name for name in drawn if "prefix_cache" not in name and "swapped" not in name} <= metrics.keys()
+    assert metrics["ray_vllm_num_requests_running"][""] > 0
+
+
 def test_without_the_token_nothing_can_be_submitted(head: Head, tmp_path: Path) -> None:
     run = ray_job(head, "submit", "--", "true", HOME=str(tmp_path), RAY_AUTH_MODE="disabled")
     assert run.returncode == 1 and "Unauthorized: Missing authentication token" in run.stdout
