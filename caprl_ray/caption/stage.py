@@ -6,8 +6,9 @@ backpressure nor a slow batch delays the rows of another batch.
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,11 +27,13 @@ from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
+from caprl_ray.engines.meter import Meter
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.stage import Changes, run_stage
+from caprl_ray.watch.batch import Batch
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
@@ -82,9 +85,11 @@ class Captioner:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(
-                recipe, model, self._engine, rules, self._healthy, self._suspects.passed, self._cut
-            )
+            places = self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(recipe)
+            meter = Meter(self._engine, int(places))
+            self._writer = self.writer(recipe, model, meter, rules, self._healthy, self._suspects.passed, self._cut)
+            if self._replica:
+                self._replica.meter = meter
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -102,10 +107,13 @@ class Captioner:
             raise self._failure
         if self._most_bytes:
             _check_size(table, self._most_bytes)
+        began = time.monotonic()
         try:
-            captioned = run_stage(self, table)
+            with self._replica.working() if self._replica else nullcontext():
+                captioned = run_stage(self, table)
         except Sick as sick:
-            if self._replica:
+            if self._replica and self._counter:
+                self._counter.add.remote(Batch(rows=0, sums=self._writer.sums()))  # its process may end here
                 self._replica.sick(str(sick), self._suspects.rows())
             raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
@@ -116,7 +124,11 @@ class Captioner:
             self._replica.captioned()
         self._suspects.add(captioned)
         self._say_missed()  # some of it shows only with the first images
-        return counted(captioned, self._counter) if self._counter else captioned
+        if not self._counter:
+            return captioned
+        spent = {"stage_seconds": {self.name: time.monotonic() - began}, "stage_rows": {self.name: table.num_rows}}
+        load = self._replica.load() if self._replica else None
+        return counted(captioned, self._counter, {**self._writer.sums(), **spent}, load)
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))

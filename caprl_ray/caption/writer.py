@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +56,8 @@ class Writer:
         self._passed = passed
         self._planted = Planted(model.size_rule, recipe.sampling)
         self._batches, self._rows = itertools.count(), itertools.count()
+        self._sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._adding = threading.Lock()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
         """Caption rows at the same time, and the planted pictures between them now and then. Each row fails alone.
@@ -80,9 +84,24 @@ class Writer:
             return
         await first.wait()
         # Twice: a service may sample although it is asked not to.
-        if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
+        if await self._planted_fault() and (fault := await self._planted_fault()):
             raise Sick(fault)
         self._passed()
+
+    async def _planted_fault(self) -> str | None:
+        fault = await self._planted.fault(self._engine)
+        self._add("self_checks", "failed" if fault else "passed", 1)
+        return fault
+
+    def sums(self) -> dict[str, Counter[str]]:
+        """What was counted since the last call, beside the rows: self-checks, and loops that the engine stopped."""
+        with self._adding:
+            sums, self._sums = dict(self._sums), defaultdict(Counter)
+        return sums
+
+    def _add(self, kind: str, name: str, amount: int) -> None:
+        with self._adding:
+            self._sums[kind][name] += amount
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         name = f"row-{next(self._rows)}"
@@ -96,6 +115,10 @@ class Writer:
 
     def _seen(self, first: Decode) -> None:
         self._health.add(first.flags, first.text)
+        if first.completion.finish_reason == "repetition":
+            self._add("stopped_loops", "loops", 1)
+            left = self._recipe.sampling.max_tokens - (first.completion.caption_tokens or 0)
+            self._add("stopped_loops", "tokens", max(0, left))
         fault = self._health.sick()
         if fault:
             raise Sick(fault)

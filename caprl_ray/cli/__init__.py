@@ -28,6 +28,7 @@ from caprl_ray.cli import (
     preflight,
     recipe_schema,
     report,
+    status,
     verify,
 )
 from caprl_ray.cli.arguments import Commands
@@ -38,7 +39,7 @@ from caprl_ray.version import __version__
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
     *(demo, init, plan, preflight),
-    caption,
+    *(caption, status),
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )

@@ -44,7 +44,7 @@ COMMON: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 1, "video": 0},
     "mm_processor_cache_gb": 0,  # every image is seen once
     "enable_prefix_caching": False,  # prompts differ from the image on, which comes first
-    "disable_log_stats": True,
+    "disable_log_stats": True,  # they cost time for every token; a recipe that wants them has them as metrics of Ray
 }
 CPU: dict[str, Any] = {
     "dtype": "float32",  # bfloat16 is emulated on most CPUs
@@ -249,7 +249,8 @@ def _launched(arguments: dict[str, Any], reaper: Reaper, *, chunked: bool) -> An
     try:
         with reaper.marking(), core_process.forked(chunked=chunked) as fault, _time_limit(reaper):
             try:
-                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+                loggers = [] if arguments["disable_log_stats"] else internals.metrics_loggers()
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers or None)
             except Exception as error:
                 if core_died(error) and fault.exists():
                     raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error

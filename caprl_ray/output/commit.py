@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from ray.actor import ActorHandle
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
@@ -33,11 +34,18 @@ _NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes the rows of a write task completely or not at all.
 
-    `lease` is the run's number, `run` names the recipe that writes the rows.
+    `lease` is the run's number, `run` names the recipe that writes the rows. `counter` hears how many are written.
     """
 
     def __init__(
-        self, storage: Storage, output: str, rows_per_object: int, adds: Fields, lease: int, run: str | None = None
+        self,
+        storage: Storage,
+        output: str,
+        rows_per_object: int,
+        adds: Fields,
+        lease: int,
+        run: str | None = None,
+        counter: ActorHandle | None = None,
     ) -> None:
         self._storage = storage
         self._output = output
@@ -45,6 +53,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         self._adds = adds
         self._lease = lease
         self._run = run
+        self._counter = counter
 
     @property
     def min_rows_per_write(self) -> int:
@@ -65,6 +74,8 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         metadata = metadata_schema(rows.schema)
         self._put(DATA, name, rows.filter(finished), data_schema(metadata, self._adds), metadata)
         self._put(FAILED, name, rows.filter(pc.invert(finished)), failed_schema(metadata), metadata)
+        if self._counter:
+            self._counter.committed.remote(rows.num_rows)
 
     def on_write_complete(self, write_result: object) -> None:
         """Remove what writers that were killed have left. Ray calls it once, in the driver."""

@@ -219,6 +219,16 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
 
+    @property
+    def holder(self) -> Holder:
+        """This run, as the lease names it."""
+        return self._holder
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run may have taken it."""
+        return self._lost is not None
+
     def start(self) -> None:
         self._thread.start()
 

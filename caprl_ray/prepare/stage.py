@@ -48,7 +48,11 @@ class Prepare:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prepare one batch."""
-        return run_stage(self, table)
+        began, size = time.monotonic(), table["image"].nbytes
+        prepared = run_stage(self, table)
+        if self._counter:
+            self._counter.spent.remote(self.name, table.num_rows, time.monotonic() - began, size)
+        return prepared
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         """Prepare rows one after another, and flag those whose pixels show nothing. None when the run is stopped."""

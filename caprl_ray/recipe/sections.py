@@ -286,6 +286,8 @@ class Replicas(Section):
     """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
     the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
     start on some nodes. Raise it if spot capacity is often missing for longer."""
+    price: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of one GPU costs, in dollars. With it a run says what it has cost so far."""
 
     @property
     def most(self) -> int:

@@ -6,7 +6,7 @@ Another kind of store is a module with the functions of `Store` and one line in 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from caprl_ray.errors import RecipeError
@@ -74,6 +74,13 @@ class Store(Protocol):
     def probe(self, path: str, root: str) -> None: ...
 
     def sweep(self, folder: str) -> None: ...
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """A store that knows how old an object is."""
+
+    def age(self, path: str) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,12 @@ class Storage:
         An empty folder is what a lost mount leaves behind.
         """
         self._store(path).probe(path, root)
+
+    def age(self, path: str) -> float | None:
+        """The seconds since an object was written, by the store's own clock; None if there is none, or it does not
+        tell."""
+        store = self._store(path)
+        return store.age(path) if isinstance(store, Dated) else None
 
     def sweep(self, folder: str) -> None:
         """Remove what writers that were killed have left in a folder."""

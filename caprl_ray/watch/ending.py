@@ -14,7 +14,6 @@ from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import Stopped, StoppedByTerm
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.watch.progress import CLEAR
 
 POLL_S = 0.1
 RESUME = "run the same command again to resume"
@@ -58,8 +57,7 @@ class GracefulEnd:
         with suppress(ray.exceptions.RayError):
             self._finished = ray.get(self._counter.stop.remote(), timeout=seconds)
         again = "; press Ctrl-C again to stop at once" if self._signals.first == signal.SIGINT else ""
-        clear = CLEAR if sys.stderr.isatty() else ""
-        sys.stderr.write(f"{clear}caprl-ray: stopping: committing {self._said()}, for up to {seconds:g} s{again}.\n")
+        sys.stderr.write(f"caprl-ray: stopping: committing {self._said()}, for up to {seconds:g} s{again}.\n")
         sys.stderr.flush()
         if not self._ended.wait(seconds):
             late = f"stopped after {seconds:g} s; some of what was finished may not be committed"

@@ -21,13 +21,15 @@ import yaml
 
 from caprl_ray import cli, plan
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.commands.status import look
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.plan import parts
 from caprl_ray.recipe.load import parse
 from caprl_ray.sources import files
 from caprl_ray.storage import Storage, local
-from caprl_ray.watch import progress
+from caprl_ray.watch import reporter, screen
+from caprl_ray.watch.status import Status
 from tests.checkout import ROOT
 from tests.expected import expected_caption
 
@@ -67,16 +69,16 @@ def at_commits(out: Path, count: int) -> None:
 def at_rows(number: signal.Signals) -> None:
     """Stop the run by a signal when rows are done. None of them is committed yet, because objects are large."""
     os.environ["CAPRL_RAY_STUB_CAPTION_S"] = "0.1-3"
-    progress.PLAIN_SECONDS = 0.1
-    show = progress.ProgressLine._show
+    screen.FIRST_S = screen.LONGEST_S = reporter.TICK_S = 0.1
+    show = screen.Lines.show
 
-    def shown(line: progress.ProgressLine, rows: int, failed: int, absent: float = 0.0) -> None:
-        show(line, rows, failed, absent)
-        if rows:
-            progress.PLAIN_SECONDS = 60
+    def shown(lines: screen.Lines, status: Status, *, last: bool = False) -> None:
+        show(lines, status, last=last)
+        if status.record.rows and screen.FIRST_S < 1:
+            screen.FIRST_S = screen.LONGEST_S = 60
             os.kill(os.getpid(), number)
 
-    progress.ProgressLine._show = shown  # type: ignore[method-assign]
+    screen.Lines.show = shown  # type: ignore[method-assign]
 
 
 def committed(out: Path) -> int:
@@ -137,6 +139,7 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
             assert len(found) < IMAGES and not list((out / "failed").glob("*")), f"{step}: nothing was cut short"
         assert {id_: found[id_] for id_ in before} == before, step
         if "object" in step:
+            assert look(Storage(), str(out)).state == "died", step
             assert len(before) < len(found) < IMAGES, f"{step}: too early or too late to show anything"
     ended = command("-m", "caprl_ray", "caption", recipe)
     assert ended.returncode == 0, ended.stderr
@@ -145,7 +148,7 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     assert stored.complete and (len(stored.units), stored.objects) == (4, 5)
     balance = ledger.balance(stored.units, read_committed(Storage(), str(out)), "captioned")
     assert balance.balanced and balance.finished == len(found) == IMAGES
-    assert (out / "_SUCCESS").exists()
+    assert (out / "_SUCCESS").exists() and look(Storage(), str(out)).state == "complete"
     ended = json.loads((out / "lease.json").read_text())
     assert (ended["state"], ended["number"]) == ("finished", len(STEPS) + 1)
     parsed = parse(document)
