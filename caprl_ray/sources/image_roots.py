@@ -10,6 +10,7 @@ from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.sources.image_path import bucket_of, resolve
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, is_below
+from caprl_ray.storage.hub import unpinned
 from caprl_ray.text import plain
 
 # Rows of the first file that planning looks at, until one may be read, and roots that its message proposes.
@@ -57,8 +58,9 @@ class Roots:
     def named(self, path: str) -> NamedImage:
         """The image that a row names. Raises Outside, or RowFailure for what is no path."""
         full = resolve(path, self.parquet)
-        if not any(_store(full) == _store(folder) for folder in self.folders):
-            raise Outside(full.rpartition("/")[0])  # before a store is asked for anything, such as credentials
+        # Before a store is asked: no row has a connection made to a store or repository that the recipe does not name.
+        if bucket_of(full) and not any(is_below(unpinned(full), unpinned(folder)) for folder in self.folders):
+            raise Outside(full.rpartition("/")[0])
         try:
             real = self.storage.real(full)
         except ValueError:  # a NUL that was percent-encoded
@@ -69,12 +71,6 @@ class Roots:
         if root is None:
             raise Outside(real.rpartition("/")[0] or "/")
         return NamedImage(path=full, real=real, root=root)
-
-
-def _store(path: str) -> str:
-    """The scheme of a path; empty for a local one."""
-    scheme = path.partition("://")[0] if "://" in path else ""
-    return "" if scheme == "file" else scheme
 
 
 def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:

@@ -101,7 +101,11 @@ class AzureStore(FlatStore):
     scheme: ClassVar[str] = "az://"
 
     def __init__(self, settings: sections.Storage) -> None:
-        self._client = _client(settings)
+        self._settings = settings
+
+    @property
+    def _client(self) -> Any:
+        return _client(self._settings)
 
     def _blob(self, path: str) -> Any:
         return self._client.get_blob_client(*self.split(path))

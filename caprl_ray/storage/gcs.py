@@ -70,8 +70,12 @@ class GoogleStore(FlatStore):
     scheme: ClassVar[str] = "gs://"
 
     def __init__(self, settings: sections.Storage) -> None:
-        self._client = _client(settings)
+        self._settings = settings
         self._timeout = settings.timeout_s
+
+    @property
+    def _client(self) -> Any:
+        return _client(self._settings)
 
     def _blob(self, path: str) -> Any:
         bucket, key = self.split(path)

@@ -24,7 +24,8 @@ FILES = {
     "large/b.jpg": content(1, 5000),
     "large/a é+.jpg": content(0),
     "large/deep/c.jpg": content(2),
-    "lists/list.csv": b"path,id\n../large/b.jpg,007\n/etc/passwd,2\n../large/no.jpg,\n",
+    "lists/list.csv": b"path,id\n../large/b.jpg,007\n/etc/passwd,2\n../large/no.jpg,\n"
+    b"hf://datasets/evil/x/a.jpg,\nhf://datasets/org/photos@dev/large/b.jpg,\ngs://evil/a.jpg,\naz://evil/a.jpg,\n",
     "x.jpg": content(3),
 }
 STORAGE = Storage(Settings(timeout_s=2))
@@ -91,7 +92,8 @@ def test_a_part_of_a_file_is_one_request_for_its_bytes(server: HubServer) -> Non
 def test_rows_of_a_list_name_files_of_the_same_commit(server: HubServer) -> None:
     first = server.push(FILES)
     rows = rows_of(access_to(f"{ROOT}/lists/list.csv", storage=STORAGE, image_roots=[f"{ROOT}/large"]))
-    assert [row["code"] for row in rows] == [None, "source_refused", "source_missing"]
+    assert [row["code"] for row in rows] == [None, "source_refused", "source_missing", *["source_refused"] * 4]
+    assert not [asked for asked, _ in server.requests if "evil" in asked or "dev" in asked]
     assert rows[0]["image"] == content(1, 5000) and not [asked for asked, _ in server.requests if "/tree/" in asked]
     assert rows[0]["source"] == at(first, "large/b.jpg")[0] and rows[0]["meta:id"] == "007"
 
