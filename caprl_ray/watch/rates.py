@@ -102,8 +102,10 @@ def _since(latest: Record) -> Record | None:
 
 
 def _lately(history: Sequence[Record], seconds: float) -> Record | None:
-    """The record so many seconds ago, but none before the first batch."""
+    """The record so many seconds ago, but none before the first batch; None until the second batch is done."""
     latest = history[-1]
+    if latest.first is None or latest.rows <= latest.first[1]:
+        return None
     after = [record for record in history if record.first is not None]
     before = [record for record in after if record.seconds <= latest.seconds - seconds]
     return before[-1] if before else after[0] if after else None

@@ -24,6 +24,7 @@ def test_there_is_no_rate_before_the_first_batch_and_one_from_it_on() -> None:
     assert rates(START, [at(10, 0), at(34, 0)]).now is None
     first = rates(START, [at(34, 0), at(35, 30)])
     assert (first.now, first.overall, first.eta_s) == (2.0, 2.0, (5000 - 1030) / 2), "since the engine ran"
+    assert rates(START, [at(35, 30), at(40, 30)]).now == 1.5, "until the second batch is done"
 
 
 def test_the_start_of_the_engines_and_what_is_long_ago_do_not_count() -> None:
