@@ -33,7 +33,7 @@ class Pictured:
 def pictured(
     reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access, sandbox: ReadSandbox
 ) -> Iterator[Pictured]:
-    """The kept rows of a unit, each with its image. Deadly sources are read in a child process (docs/design.md, D11)."""
+    """The kept rows of a unit, each with its image. Deadly sources are read in a child (docs/design.md, D11)."""
     if not unit.kept:
         return
     read = sandbox if unit.deadly else sandbox.plain
