@@ -7,7 +7,7 @@ number of rows), and when its steady state began (`READY`, in the same format).
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.watch.batch import Batch
 
 FINISHED, READY = "finished.txt", "ready.txt"
 # Images of an engine's first call, which bears the one-time costs. The steady state begins with the second call.
@@ -80,24 +81,36 @@ def chat(recipe: Recipe, images: Mapping[str, dict[str, Any]], out: Path, **more
     write_captions(out, {key: (c.text, len(c.token_ids)) for key, c in zip(images, choices, strict=True)})
 
 
-def run_pipeline(recipe: dict[str, Any], out: Path, held: bool, prepare: type[Prepare] = Prepare) -> None:
+def nothing() -> None:
+    """Do nothing."""
+
+
+def run_pipeline(
+    recipe: dict[str, Any],
+    out: Path,
+    held: bool,
+    prepare: type[Prepare] = Prepare,
+    begin: Callable[[], None] = nothing,
+) -> None:
     """Run the pipeline. Its progress counter also notes when each batch left its replica.
 
     With `held`, all images are held back until an engine is ready, so that none is prepared while it starts. Each
     engine then first captions FIRST_CALL grey pictures, like the first call of `chat`. Ray's workers import this module
-    from the folder of the script that is run, so that script must be in this folder.
+    from the folder of the script that is run, so that script must be in this folder. Each replica that holds images
+    back begins with `begin`.
     """
     from caprl_ray import pipeline
     from caprl_ray.caption.stage import Captioner
     from caprl_ray.watch.counter import Counter
 
     class TimedCounter(Counter):
-        def add(self, rows: int, *others: Any) -> None:
-            note(out / FINISHED, rows)
-            super().add(rows, *others)
+        def add(self, batch: Batch) -> None:
+            note(out / FINISHED, batch.rows)
+            super().add(batch)
 
     class ReadyCaptioner(Captioner):
         def __init__(self, *, model: ModelRef, **named: Any) -> None:
+            begin()
             super().__init__(model=model, **named)
             width, height = model.size_rule.settled(*FIRST_SIZE)
             grey = memoryview(bytes([128]) * (3 * width * height))

@@ -17,10 +17,15 @@ from typing import Any
 
 from captioning import run_pipeline
 
+from caprl_ray import pipeline
+from caprl_ray.caption import stage, start
 from caprl_ray.cluster import internals, local
 from caprl_ray.engines import concurrency
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
+from caprl_ray.watch import reporter
+from caprl_ray.watch.batch import Batch
 
 PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
 SHARD_ROWS = 500
@@ -82,6 +87,50 @@ def overhead(images: Path, out: Path) -> None:
     run_pipeline(recipe(images, out), out, held=True, prepare=PassThrough)
 
 
+def watched(images: Path, out: Path) -> None:
+    """Run like `overhead`, and tell metrics to Ray as on a cluster."""
+    reporter.local.connected = lambda: False
+    overhead(images, out)
+
+
+def unwatched(images: Path, out: Path) -> None:
+    """Run like `overhead`, but count only what the circuit breaker needs, and tell nobody."""
+    pipeline.Reporter, pipeline.CommittedRows = Unseen, lambda *arguments: CommittedRows(*arguments[:-1])
+    run_pipeline(recipe(images, out), out, held=True, prepare=Silent, begin=unseen)
+
+
+class Unseen:
+    """In place of the reporter."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.start = self.starting = None
+
+    def __enter__(self) -> "Unseen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Silent(PassThrough):
+    """Prepare that reports nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._counter = None
+
+
+def unseen() -> None:
+    """Let this process's replica report only what the circuit breaker needs."""
+
+    def bare(rows: Any, counter: Any, *_: object) -> Any:
+        counter.add.remote(Batch(rows=rows.num_rows, codes=list(rows["code"].drop_null().to_pylist())))
+        return rows
+
+    stage.counted, stage.Meter = bare, lambda engine, places: engine
+    start.Replica.load = lambda replica: None
+
+
 def flow(images: Path, out: Path) -> None:
     """Run with a stub that needs time per caption and has PLACES places."""
     places = {"max_num_seqs": int(os.environ["PLACES"])}
@@ -115,6 +164,8 @@ def as_ray_feeds(images: Path, out: Path) -> None:
 
 WAYS: dict[str, Callable[[Path, Path], None]] = {
     "overhead": overhead,
+    "watched": watched,
+    "unwatched": unwatched,
     "flow": flow,
     "flow_twice": flow_twice,
     "scale": scale,

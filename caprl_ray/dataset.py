@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from ray.actor import ActorHandle
 from ray.data import DataContext, Dataset
 
 from caprl_ray.caption.columns import caption_columns, check_prompt
@@ -14,8 +15,9 @@ from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
-from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.sections import Recipe, Replicas
 from caprl_ray.rows.schema import FAILURE, META_PREFIX, Fields, row_schema
+from caprl_ray.watch.breaker import await_replica
 from caprl_ray.watch.counter import Counter
 
 # Ray cuts a task's output where it has more than one and a half times the context's target_max_block_size. Here rows
@@ -42,10 +44,14 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         SystemFailure if a batch of rows is larger than WHOLE_BYTES.
 
     Raises:
-        RecipeError: a setting is wrong, there is no such column, or a column has the name of one that is added.
+        RecipeError: a setting is wrong, there is no such column, a column has the name of one that is added, or the
+            GPUs of a replica are not there and cannot come.
+        SystemFailure: nothing answers at RAY_ADDRESS. Reading the rows raises one if no replica has its GPUs within
+            `replicas.wait_s`.
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     launch.check_engine(parsed)
+    session.check_gpus(parsed, grows=session.joined())
     Rules(parsed.quality, parsed.sampling)  # refuses checks that do not exist
     check_prompt(parsed, rows.columns() or [])
     model = resolve(parsed)
@@ -54,10 +60,13 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
     _check_type(rows, image_column)
     _configure(rows.context, parsed)
     batch = resources.batch_rows(model.size_rule.max_pixels)
-    arranged = rows.map_batches(
-        _arrange, fn_kwargs={"image_column": image_column, "adds": adds}, batch_size=batch, batch_format="pyarrow"
-    ).repartition(target_num_rows_per_block=batch, strict=True)  # one block of pixels for each, whatever BLOCK_BYTES is
     counter = resources.beside_driver(Counter)
+    arranged = rows.map_batches(
+        _arrange,
+        fn_kwargs={"image_column": image_column, "adds": adds, "counter": counter, "replicas": parsed.replicas},
+        batch_size=batch,
+        batch_format="pyarrow",
+    ).repartition(target_num_rows_per_block=batch, strict=True)  # one block of pixels for each, whatever BLOCK_BYTES is
     captions = captioned(arranged, counter, recipe=parsed, model=model, replaced=False, most_bytes=WHOLE_BYTES)
     return captions.map_batches(_release, fn_kwargs={"adds": adds}, batch_size=None, batch_format="pyarrow")
 
@@ -101,8 +110,9 @@ def _no_images(image_column: str, kind: pa.DataType) -> RecipeError:
     )
 
 
-def _arrange(table: pa.Table, image_column: str, adds: Fields) -> pa.Table:
+def _arrange(table: pa.Table, image_column: str, adds: Fields, counter: ActorHandle, replicas: Replicas) -> pa.Table:
     """The user's rows as rows of the pipeline: their columns under META_PREFIX, and a copy of the image."""
+    await_replica(counter, replicas)
     image = table[image_column].combine_chunks()
     if not _holds_bytes(image.type):
         raise _no_images(image_column, image.type)

@@ -28,6 +28,18 @@ class SystemFailure(CaprlError):
         return cls(f"{fault.filename}: {fault.strerror}; run the same command again to resume.")
 
 
+class Stopped(CaprlError):
+    """Ctrl-C (SIGINT) asked the run to end; what was finished is committed. The same command resumes."""
+
+    exit_code = 130
+
+
+class StoppedByTerm(Stopped):
+    """SIGTERM did, which `ray job stop` and Kubernetes send."""
+
+    exit_code = 143
+
+
 class Abandoned(CaprlError):
     """The run has already ended for another reason. That reason is reported."""
 

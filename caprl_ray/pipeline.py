@@ -4,6 +4,7 @@ Every arrow is a Ray Data operator. Each operator stands in the module of its na
 instance caption/job.py.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -15,8 +16,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.cluster import resources, session
+from caprl_ray.cluster import resources, session, signals
 from caprl_ray.cluster.interrupt import interruptible
+from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
@@ -36,9 +38,11 @@ from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
-from caprl_ray.watch.progress import ProgressLine, Start, Words
+from caprl_ray.watch.ending import GracefulEnd
 from caprl_ray.watch.replicas import ReplicaWatch
+from caprl_ray.watch.reporter import Reporter
 from caprl_ray.watch.standstill import StandstillGuard
+from caprl_ray.watch.start import Start
 from caprl_ray.watch.steps import Steps
 
 # Rounds that process the rows of sick replicas once more. What is left after them is missing in the ledger.
@@ -55,6 +59,7 @@ def run(
     accept_touched: bool = False,
     again: str | None = None,
     debug: bool = False,
+    opening: str = "",
 ) -> Ledger:
     """Finish everything in the plan that no earlier run has finished, and balance the ledger.
 
@@ -67,10 +72,12 @@ def run(
         accept_touched: read sources whose version changed and whose size did not.
         again: do only those finished rows again that meet this condition, also by another recipe.
         debug: show Ray's own output.
+        opening: what the log begins with, unless the recipe or the input is refused.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
         SystemFailure: the run cannot go on. The same command resumes it.
+        Stopped: a signal ended the run. What was finished is committed.
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
@@ -78,6 +85,7 @@ def run(
     seen = opened()  # refuses a wrong recipe before anything is written
     # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
     with (
+        signals.handled(),
         place.left_as_it_was(seen.path),
         lease.held(seen.storage, seen.path) as own,
         session.lasting(debug, job.engine_on_cpu),
@@ -85,8 +93,12 @@ def run(
         output = opened(own)  # once more: the last run may have begun it in between
         least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
         if again is not None:
+            sys.stderr.write(opening)
             return _run_again(output, again, limit, least, debug)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
+            if not output.planned:
+                underway.begins()
+            sys.stderr.write(opening)
             return _run(output, underway, limit, retry, least, debug)
 
 
@@ -116,7 +128,7 @@ def _run(
             notes.append(done.nothing_to_do(job.name, extended=output.extend, retried=bool(retry)))
         else:
             output.unmark()
-            start = _start(ledger.balance(plan.units, committed, job.done), limit, work)
+            start = _start(job, plan, committed, limit, work)
             doubtful = _finish(output, plan, start, work, limit, debug)
     else:
         plan, doubtful = _finish_while_planning(output, underway, limit, debug)
@@ -124,7 +136,7 @@ def _run(
         notes.append(f"{doubtful:,} {job.noun}s of a sick replica were processed once more")
         committed = read_committed(storage, path, tell=tell)
         work = accepting(remaining(plan.units, committed), (), least, storage, held)
-        start = Start.of(ledger.balance(plan.units, committed, job.done), limit)
+        start = _start(job, plan, committed, limit, work)
         doubtful = _finish(output, plan, start, work, limit, debug)
         if not doubtful:
             break
@@ -144,7 +156,7 @@ def _run_again(output: Output, condition: str, limit: int | None, least: Accept,
     if work:
         output.unmark()
         rows = sum(len(chosen.rows) for chosen in left.values())
-        start = Start(done=0, failed=0, planned=rows if limit is None else min(rows, limit))
+        start = Start(done=0, failed=0, planned=rows, limit=limit)
         _finish(output, plan, start, work, limit, debug)
     worked = bool(work) or not output.marked()
     return _ended(output, plan, [*output.notes], worked=worked, limited=limit is not None)
@@ -176,19 +188,19 @@ def _ended(
     return replace(balance, notes=tuple(notes))
 
 
-def _start(done: Ledger, limit: int | None, work: list[Work]) -> Start:
+def _start(job: Job, plan: Plan, committed: CommittedUnits, limit: int | None, work: list[Work]) -> Start:
     retried: defaultdict[str, int] = defaultdict(int)
     for unit in work:
         for (_, code), rows in unit.retry.items():
             retried[code] += len(rows)
-    return Start.of(done, limit, retried)
+    return Start.of(ledger.balance(plan.units, committed, job.done), limit, retried, plan.units)
 
 
 def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> int:
     """Process rows. Returns the number of those that a sick replica had handed on, and that are not done now."""
     job = output.job
-    with verdict.with_examples(output.storage, output.path), session.session(job, debug), _watched(job) as watch:
-        watch.line.start = start
+    with verdict.with_examples(output.storage, output.path), _in_session(output, debug) as watch:
+        watch.reporter.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
         keeps = Keeps.of(output.storage, output.path, job.again)
@@ -200,20 +212,19 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
     """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
     same number as `_finish`."""
     job = output.job
-    examples = verdict.with_examples(output.storage, output.path)
-    with examples, session.session(job, debug, guarded=False), _watched(job) as watch:
+    with verdict.with_examples(output.storage, output.path), _in_session(output, debug, guarded=False) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
                 plan = planned.result()
-                watch.line.starting = None
-                watch.line.start = Start.of(ledger.balance(plan.units, {}, job.done), limit)
+                watch.reporter.starting = None
+                watch.reporter.start = Start.of(ledger.balance(plan.units, {}, job.done), limit, refs=plan.units)
                 while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
                 watch.standstill.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)
 
-        watch.line.starting = underway.planning.status
+        watch.reporter.starting = underway.planning.status
         underway.plan.add_done_callback(hand_over)
         doubtful = _process(while_planning.read(watch.counter, output.access), output, limit, watch)
     return underway.plan.result(), doubtful
@@ -223,22 +234,33 @@ def _finish_while_planning(output: Output, underway: Underway, limit: int | None
 class _Watch:
     counter: ActorHandle
     breaker: CircuitBreaker
-    line: ProgressLine
+    reporter: Reporter
     standstill: StandstillGuard
     stop: Callable[[Exception], None]
 
 
 @contextmanager
-def _watched(job: Job) -> Iterator[_Watch]:
-    counter = resources.beside_driver(Counter)
+def _in_session(output: Output, debug: bool, *, guarded: bool = True) -> Iterator[_Watch]:
     with (
+        signals.handled() as asked,
+        session.session(output.job, debug, guarded=guarded, stopping=asked.asked.is_set),
+        _watched(output, asked, debug) as watch,
+    ):
+        yield watch
+
+
+@contextmanager
+def _watched(output: Output, asked: Signals, debug: bool) -> Iterator[_Watch]:
+    counter, job = resources.beside_driver(Counter), output.job
+    with (
+        Reporter(counter, output, debug=debug) as reporter,
         interruptible() as stop,
         CircuitBreaker(counter, job, stop) as breaker,
         ReplicaWatch(counter, job, stop),
         StandstillGuard(counter, job, stop) as standstill,
-        ProgressLine(counter, words=Words.of(job)) as line,
+        GracefulEnd(counter, job, asked, stop),
     ):
-        yield _Watch(counter, breaker, line, standstill, stop)
+        yield _Watch(counter, breaker, reporter, standstill, stop)
 
 
 def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> int:
@@ -246,10 +268,10 @@ def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) ->
         rows = rows.limit(limit)
     doubtful: list[tuple[int, int]] = []
     try:
-        commit(output.job.stages(rows, watch.counter), output)
+        commit(output.job.stages(rows, watch.counter), output, watch.counter)
     finally:  # also if the run ends because its replicas are sick
         with suppress(ray.exceptions.RayError):
-            doubtful = ray.get(watch.counter.suspects.remote(), timeout=10)
+            doubtful = ray.get(watch.counter.suspects.remote(), timeout=2)
         if doubtful:
             output.confirm()
             forget(output.storage, output.path, doubtful, output.lease_number)
@@ -261,8 +283,9 @@ def read(planned: PlannedRows) -> Dataset:
     return ray.data.read_datasource(planned, override_num_blocks=planned.tasks, num_cpus=resources.READ_CPUS)
 
 
-def commit(rows: Dataset, output: Output) -> None:
+def commit(rows: Dataset, output: Output, counter: ActorHandle) -> None:
     """Finished and failed rows -> parquet objects."""
     job, rows_each = output.job, output.job.recipe.output.rows_per_object
-    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, output.lease_number, output.run)
+    number = output.lease_number
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, number, output.run, counter)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

@@ -13,47 +13,6 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).parent.parent
 
-# What a user does about a failed row.
-REMEDIES = {
-    "source_missing": "Put the file back and use `--retry-failed`, or leave the row failed.",
-    "source_changed": "Use `--retry-failed=source_changed`: a file is captioned as it is now, a shard if its finished "
-    "rows are still in it. See [resume and failures](../resume.md).",
-    "source_unreadable": "Give read permission, or repair the file, and use `--retry-failed`.",
-    "source_refused": "Add the folder that the detail names to `input.image_roots` and use `--retry-failed`. Download "
-    "images from the web first.",
-    "truncated_unit": "Replace the shard or file by a whole one and use `--retry-failed=truncated_unit`.",
-    "unit_format": "Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
-    "empty_unit": "Nothing, or remove the shard from the input of the next dataset.",
-    "read_crash": "Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
-    "no_image": "Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to "
-    "a member that the samples have.",
-    "ambiguous_image": "Set `input.image_key`, and caption into a new output.",
-    "duplicate_member": "Repack the shard.",
-    "metadata_too_large": "Raise `input.max_metadata_bytes`, or set `input.long_metadata` to `drop`. Repack a shard "
-    "whose samples have that many members.",
-    "metadata_invalid": "Repair the value at its source.",
-    "placeholder": "Nothing; or take its SHA-256 out of the list and use `--retry-failed=placeholder`.",
-    "image_empty": "Download the image again.",
-    "image_too_large": "Raise `prepare.max_bytes` and use `--retry-failed`.",
-    "image_too_many_pixels": "Reduce the image; the limit is Pillow's own.",
-    "image_format": "Convert the file, or download it again. HEIC and JPEG XL need `pip install 'caprl_ray[formats]'`.",
-    "image_mode": "Convert the image to RGB.",
-    "image_truncated": "Download the image again.",
-    "image_corrupt": "Download the image again.",
-    "image_aspect": "Crop the image: its sides differ more than the model's processor accepts.",
-    "decode_crash": "Leave it failed; the file crashes its decoder.",
-    "decode_timeout": "Raise `prepare.timeout_s`, or leave it failed.",
-    "prompt_column": "Use a column that every row has, or fill the gaps.",
-    "prompt_too_long": "Shorten the prompt, lower `prepare.max_pixels`, or raise `model.engine.max_model_len`.",
-    "engine_rejected": "See the detail; `preflight --debug` shows the engine's log.",
-    "engine_error": "See the service's log; use `--retry-failed` when its fault is mended.",
-    "engine_timeout": "Raise `model.timeout_s`, or lower `sampling.max_tokens`, and use `--retry-failed`.",
-    "engine_crash": "Leave it failed; report the image to the engine's authors.",
-    "caption_empty": "Use `--retry-failed` with other sampling and `--adopt`.",
-    "quality": "See the detail; use `--retry-failed` with another `quality` section and `--adopt`.",
-    "check_error": "Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
-}
-
 # When a check runs that is no standard one.
 NOT_STANDARD = {
     "language": ", runs if a language is given",
@@ -130,7 +89,9 @@ def output_page() -> str:
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
             "OUT/lease.json            the run that writes, or the last one that wrote",
             "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
+            "OUT/status.json           where the run stands, or where the last one ended (caprl-ray status)",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",
+            "OUT/report/index.html     a page about it, if `caprl-ray report` was run",
             "OUT/_SUCCESS              written when every planned image is there once",
             "```",
             "",
@@ -155,16 +116,24 @@ def _columns(fields: Iterable[Any]) -> list[str]:
 
 
 def codes_page() -> str:
-    """Every failure code, what it means and what to do."""
-    from caprl_ray.caption.columns import CODES
+    """Every failure code, what it means, its usual causes and what to do."""
+    from caprl_ray.explain import CODE, explanations
 
-    rows = [f"| `{code}` | {_cell(meaning)} | {REMEDIES[code]} |" for code, meaning in CODES.items()]
-    head = ["# Failure codes", "", "A row in `failed/` has one of these codes.", ""]
-    return "\n".join([*head, "| code | meaning | what to do |", "|---|---|---|", *rows, ""])
+    head = [
+        "# Failure codes",
+        "",
+        "A row in `failed/` has one of these codes. `caprl-ray explain CODE` says the same.",
+        "",
+    ]
+    lines = [*head, "| code | meaning | usual causes | what to do |", "|---|---|---|---|"]
+    found = (e for e in explanations() if e.kind == CODE)
+    lines += [f"| `{e.name}` | {_cell(e.meaning)} | {_cell(e.causes)} | {_cell(e.remedy)} |" for e in found]
+    return "\n".join([*lines, ""])
 
 
 def checks_page() -> str:
     """Every check on captions: what it finds, what it spares, and its thresholds."""
+    from caprl_ray.explain import FLAG, explanations
     from caprl_ray.quality.registry import CHECKS
 
     lines = ["# Checks", "", "The worst fault first. [Quality](../quality.md) says how they are used.", ""]
@@ -172,14 +141,18 @@ def checks_page() -> str:
         kind = "severe" if check.severe else "mild"
         use = "" if check.standard else NOT_STANDARD.get(name, ", not a standard check")
         lines += [f"## {name}", "", f"{_cell(str(check.__doc__))} ({kind}, version {check.version}{use})", ""]
-        lines += [f"**Not flagged:** {_cell(check.spares)}", ""]
+        for word, text in (("Not flagged", check.spares), ("Usual causes", check.causes), ("What to do", check.remedy)):
+            lines += [f"**{word}:** {_cell(text)}", ""]
         if check.thresholds():
             lines += ["| threshold | default | range | meaning | source |", "|---|---|---|---|---|"]
         for key, t in check.thresholds().items():
             cells = (f"`{name}.{key}`", f"{t.default:g}", f"{t.least:g} to {t.most:g}", t.meaning, t.source)
             lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    lines += ["## Other flags", "", "| flag | meaning | usual causes | what to do |", "|---|---|---|---|"]
+    other = (e for e in explanations() if e.kind == FLAG and e.name not in CHECKS)
+    lines += [f"| `{e.name}` | {_cell(e.meaning)} | {_cell(e.causes)} | {_cell(e.remedy)} |" for e in other]
+    return "\n".join([*lines, ""])
 
 
 def commands_page() -> str:

@@ -76,7 +76,7 @@ def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFix
         ("model.source=./no/such/model", "./no/such/model"),
         ("model.source=stub", "CAPRL_RAY_ALLOW_STUB"),
         ("input.paths=/no/such/images", "/no/such/images"),
-        ("input.paths=gs://bucket/images", "gs://"),
+        ("input.paths=ftp://host/images", "ftp://"),
     ],
 )
 def test_a_wrong_recipe_exits_2_with_one_sentence(

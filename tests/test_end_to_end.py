@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ import yaml
 
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.engines import reaper
+from caprl_ray.version import __version__
 from tests.checkout import ROOT
 from tests.processes import gone
 
@@ -32,6 +35,16 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=540, check=False
     )
+
+
+def emptied(folder: Path, seconds: float = 20) -> bool:
+    """Whether no file is left below a folder within so many seconds."""
+    until = time.monotonic() + seconds
+    while left := [path for path in folder.rglob("*") if not path.is_dir() or path.parent.name == "tmp"]:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return not left
 
 
 @dataclass
@@ -78,9 +91,20 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Seen]]:
     assert all(gone(process.pid) for process in running())
 
 
+@pytest.fixture
+def empty_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home and a folder for temporary files that are empty, apart from what vLLM keeps to start faster."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
+    with tempfile.TemporaryDirectory(prefix="h-", ignore_cleanup_errors=True) as folder:  # short: it holds sockets
+        for name, variable in (("home", "HOME"), ("tmp", "TMPDIR")):
+            (Path(folder) / name).mkdir()
+            monkeypatch.setenv(variable, f"{folder}/{name}")
+        yield Path(folder)
+
+
 @pytest.mark.timeout(1200)
 def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
     captions = render_dataset(tmp_path / "images", IMAGES, seed=20)
     recipe = demo_recipe([tmp_path / "images" / "files", tmp_path / "images" / "shards"], tmp_path / "out")
@@ -90,12 +114,17 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
     with watched(monkeypatch) as seen:
         run = command("jobs/caption.py", str(tmp_path / "recipe.yaml"))
     assert run.returncode == 0, run.stderr
+    head, scenes, *lines = run.stderr.splitlines()
+    assert head == f"caprl-ray {__version__}: caption {tmp_path / 'recipe.yaml'}, output {tmp_path / 'out'}"
+    assert "embedded describes only its own rendered scenes" in scenes
+    assert not [line for line in lines if " failed" not in line], "only lines of progress"
+    assert emptied(empty_home), list(empty_home.rglob("*"))
     engines = [one for one in seen.values() if one.engine]
     replicas = [seen[pid] for pid in {one.parent for one in engines} & seen.keys() if not seen[pid].engine]
     assert engines and replicas
     if len(os.sched_getaffinity(0)) > 1:
         engine, replica = (min((cores for one in part for cores in one.cores), key=len) for part in (engines, replicas))
-        assert engine and replica and not engine & replica
+        assert engine and replica and not engine & replica, [(one.titles, one.cores) for one in (*engines, *replicas)]
     titles = set().union(*(one.titles for one in seen.values()))
     assert not [title for title in titles if any(word in title for word in CLUSTERS_ONLY)]
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
@@ -123,11 +152,13 @@ def test_preflight_says_what_it_saw_and_leaves_nothing(tmp_path: Path) -> None:
     recipe = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")
     recipe["prompt"] = {"system": None}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"))
+    run = command("-m", "caprl_ray", "preflight", str(tmp_path / "recipe.yaml"), "--seconds", "3")
     assert run.returncode == 0, run.stderr
-    said = dict(line[2:].split(": ", 1) for line in run.stdout.splitlines() if line[:2] == "  ")
+    head, _, shown = run.stdout.partition("captions:\n")
+    said = dict(line.strip().split(": ", 1) for line in shown.splitlines())
     assert len(said) == 8 and sum(captions[key] == text for key, text in said.items()) >= 7
-    assert not list((tmp_path / "out").iterdir())
+    assert head.startswith("model.source: embedded describes only its own rendered scenes")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_does_not_load_is_one_sentence(tmp_path: Path) -> None:

@@ -6,29 +6,37 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
+from caprl_ray.watch.metrics import NAMES
 from tests.checkout import ROOT
 from tests.expected import expected_caption
 from tests.ray_head import RAY, Head, new_head
 
 IMAGES = 400
+OUR_TAGS = ("outcome", "code", "kind", "stage", "state")
 CANARY = "canary-77c1f0"
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with new_head(cpus=2) as head:
+    with new_head(cpus=2, settings={"RAY_metrics_report_interval_ms": "500"}) as head:
         yield head
 
 
@@ -86,8 +94,39 @@ def ray_job(
     )
 
 
-def submit(head: Head, name: str, *command: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return ray_job(head, "submit", "--working-dir", ".", "--submission-id", name, "--", *command, folder=folder)
+def submit(
+    head: Head, name: str, *command: object, folder: Path = ROOT, options: Iterable[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    ours = ("--working-dir", ".", "--submission-id", name, *options)
+    return ray_job(head, "submit", *ours, "--", *command, folder=folder)
+
+
+def seen_while(run: "Future[Any]", head: Head, out: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
+    """Until a run ends: the highest value of each metric by its tags of our own, and what `status` says elsewhere."""
+    metrics: dict[str, dict[str, float]] = defaultdict(dict)
+    statuses = []
+    while not run.done():
+        for name, tags, value in scraped(head):
+            metrics[name][tags] = max(value, metrics[name].get(tags, 0.0))
+        if (out / "status.json").exists():
+            look = subprocess.run(
+                [sys.executable, "-m", "caprl_ray", "status", str(out), "--json"],
+                cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+            )  # fmt: skip
+            statuses.append(json.loads(look.stdout))
+        time.sleep(0.5)
+    return metrics, statuses
+
+
+def scraped(head: Head) -> Iterator[tuple[str, str, float]]:
+    """Every metric of ours that Prometheus would find now: its name, the values of its tags, and its value."""
+    with suppress(OSError), urllib.request.urlopen(head.metrics, timeout=10) as answer:
+        for family in text_string_to_metric_families(answer.read().decode()):
+            for sample in family.samples:
+                ours = [
+                    sample.labels[tag] for tag in ("outcome", "code", "kind", "stage", "state") if tag in sample.labels
+                ]
+                yield sample.name, " ".join(filter(None, ours)), sample.value
 
 
 def job(head: Head, name: str) -> dict[str, Any]:
@@ -110,8 +149,15 @@ def verify(out: Path) -> dict[str, Any]:
 def test_a_submitted_job_captions_everything_and_shows_no_secret(head: Head, images: Path, tmp_path: Path) -> None:
     recipe, out = stub_recipe(images, tmp_path / "out"), tmp_path / "out"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = submit(head, "whole", "python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.rows_per_object=100")
+    command = ("python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.rows_per_object=100")
+    slow = ("--runtime-env-json", json.dumps({"env_vars": {"CAPRL_RAY_STUB_CAPTION_S": "1-5"}}))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(submit, head, "whole", *command, options=slow)
+        metrics, statuses = seen_while(running, head, out)
+    run = running.result()
     assert run.returncode == 0, run.stdout
+    check_metrics(metrics)
+    check_statuses(statuses, run.stdout)
     assert re.search(rf"{out}: {IMAGES} images: {IMAGES} captioned( \([^)]*\))?, 0 failed", run.stdout), run.stdout
     assert job(head, "whole")["status"] == "SUCCEEDED" and job(head, "whole")["driver_exit_code"] == 0
     assert verify(out)["captioned"] == IMAGES and (out / "_SUCCESS").exists()
@@ -121,6 +167,47 @@ def test_a_submitted_job_captions_everything_and_shows_no_secret(head: Head, ima
     everything = [run.stdout, json.dumps(job(head, "whole"))]
     everything += [path.read_text() for path in out.rglob("*.json")]
     assert not [text for text in everything if CANARY in text or head.token_file.read_text() in text]
+
+
+def check_metrics(metrics: dict[str, dict[str, float]]) -> None:
+    """Everything that is emitted was found while the run went on, but what this run had none of."""
+    without = {"caprl_ray_flags_total", "caprl_ray_gpu_seconds_total"}
+    found = {name.removeprefix("ray_") for name in metrics if name.startswith("ray_caprl_ray_")}
+    assert found == NAMES - without
+    assert 0 < metrics["ray_caprl_ray_images_total"]["captioned"] <= IMAGES
+    assert 0 < metrics["ray_caprl_ray_committed_images_total"][""] <= IMAGES
+    assert metrics["ray_caprl_ray_planned_images"][""] == IMAGES
+    assert metrics["ray_caprl_ray_replicas"] == {"running": 1, "starting": ANY, "lost": 0}
+    assert 0 < metrics["ray_caprl_ray_requests"]["running"] <= metrics["ray_caprl_ray_request_places"][""]
+    assert metrics["ray_caprl_ray_tokens_total"].keys() == {"prompt", "caption", "decoded"}
+    assert metrics["ray_caprl_ray_stage_rows_total"].keys() == {"prepare", "caption"}
+
+
+def check_statuses(statuses: list[dict[str, Any]], log: str) -> None:
+    """Another process sees the run go on, and the job's log has a line after fifteen seconds."""
+    assert {"running", "complete"} <= {seen["state"] for seen in statuses} <= {"running", "ended", "complete"}
+    running = [seen for seen in statuses if seen["state"] == "running"]
+    assert all(seen["age_s"] < 40 and seen["rates"]["planned"] in (IMAGES, None) for seen in running)
+    assert (statuses[-1]["done"], statuses[-1]["failed"], statuses[-1]["ended"]) == (IMAGES, 0, "")
+    assert re.search(rf"^\d+ / {IMAGES} images \([\d.]+ %\)  .*replicas 1 running", log, re.MULTILINE), log
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_engines_own_metrics_are_those_of_rays_board(head: Head, images: Path, tmp_path: Path) -> None:
+    from ray.dashboard.modules.metrics.dashboards import data_llm_dashboard_panels
+
+    out, engine = tmp_path / "out", {"disable_log_stats": False}
+    recipe = demo_recipe([images], out) | {"model": {"source": "embedded", "engine": engine}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(submit, head, "real", "python", "jobs/caption.py", tmp_path / "recipe.yaml")
+        metrics, _ = seen_while(running, head, out)
+    assert running.result().returncode == 0, running.result().stdout
+    drawn = re.findall(r"ray_vllm_\w+", Path(data_llm_dashboard_panels.__file__).read_text())
+    # Prefix caching is off, and this vLLM swaps no requests.
+    assert {name for name in drawn if "prefix_cache" not in name and "swapped" not in name} <= metrics.keys()
+    assert metrics["ray_vllm_num_requests_running"][""] > 0
 
 
 def test_without_the_token_nothing_can_be_submitted(head: Head, tmp_path: Path) -> None:
@@ -161,19 +248,24 @@ def test_a_stopped_job_is_finished_by_the_same_command(
     head: Head, images: Path, checkout: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    # Every image is enlarged, so that the run lasts long enough for `ray job stop`.
-    pixels = {"min_pixels": 400_000, "max_pixels": 500_000}
-    recipe = stub_recipe(images, out, prepare=pixels, output={"path": str(out), "rows_per_object": 16})
+    model = {"source": "stub", "engine": {"max_num_seqs": 16}}
+    recipe = stub_recipe(images, out, model=model, output={"path": str(out), "rows_per_object": 64})
     (checkout / "recipes" / "slow.yaml").write_text(yaml.safe_dump(recipe))
     command = ("python", "jobs/caption.py", "recipes/slow.yaml")
-    submitted = ("submit", "--no-wait", "--working-dir", ".", "--submission-id", "stopped", "--", *command)
+    slow = json.dumps({"env_vars": {"CAPRL_RAY_STUB_CAPTION_S": "1-4"}})
+    submitted = ("submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", slow, "--submission-id", "stopped")
+    submitted = (*submitted, "--", *command)
     assert ray_job(head, *submitted, folder=checkout).returncode == 0
     head.wait(lambda: list(out.glob("data/*.parquet")))
     stop = ray_job(head, "stop", "stopped")
     assert stop.returncode == 0 and job(head, "stopped")["status"] == "STOPPED", stop.stdout
     kept = {path.name: os.stat(path).st_mtime_ns for path in out.glob("data/*.parquet")}
     before = {row["id"] for name in kept for row in pq.read_table(out / "data" / name).to_pylist()}
-    assert 0 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
+    assert 64 < len(before) < IMAGES and not (out / "_SUCCESS").exists()
+    logs = ray_job(head, "logs", "stopped").stdout
+    assert f"caprl-ray: stopped, with the {len(before)} finished images of this run committed" in logs, logs
+    assert "for up to 3 s.\n" in logs, "Ray's own wait, which is shorter than output.stop_s"
+    assert ".cc:" not in logs and "SIGTERM received" not in logs
     run = submit(head, "resumed", *command, folder=checkout)
     assert run.returncode == 0, run.stdout
     balance = verify(out)

@@ -469,7 +469,9 @@ def test_a_stage_that_loses_or_adds_rows_is_caught(stage: Any) -> None:
         run_stage(stage, pa.Table.from_pylist(rows, schema=schema))
 
 
-def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path) -> None:
+def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     from caprl_ray import caption_dataset
@@ -488,6 +490,12 @@ def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(images: Path
         caption_dataset(ray.data.from_items(rows), settings, image_column="picture")
     with pytest.raises(RecipeError, match="width holds string, not encoded images as bytes; read them without"):
         caption_dataset(ray.data.from_items(rows), settings, image_column="width")
+    gpus = settings | {"replicas": {"gpus": 1, "wait_s": 1}}
+    with pytest.raises(RecipeError, match=r"replicas.gpus: 1 .* this machine has 0 GPUs"):
+        caption_dataset(ray.data.from_items(rows), gpus)
+    monkeypatch.setattr(session, "joined", lambda: True)  # a cluster that may grow
+    with pytest.raises(SystemFailure, match=r"wait_s: no node had room for a replica \(1 GPUs\) for 1 seconds"):
+        caption_dataset(ray.data.from_items(rows), gpus).materialize()
 
 
 def test_a_batch_of_a_ray_dataset_is_one_block_however_large_its_rows_are(

@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.data import Dataset
 
 from caprl_ray import cli, pipeline, plan
+from caprl_ray.commands.status import look
 from caprl_ray.errors import RecipeError, RowFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.load import parse
@@ -25,6 +26,7 @@ from caprl_ray.rows.schema import META_PREFIX, column
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.storage import Storage
 from caprl_ray.watch.counted import counted
+from caprl_ray.watch.words import facts
 from tests.checkout import ROOT
 
 ROWS, OBJECT_ROWS = 600, 40
@@ -115,6 +117,9 @@ def test_a_second_job_is_killed_and_resumed_and_its_ledger_balances(
     assert cli.main(["verify", str(out)]) == 0
     assert f"{len(rows)} counted, {len(failed)} failed" in capsys.readouterr().out
     assert json.loads((out / "run.json").read_text())["job"] == {"name": "letters", "done": "counted", "noun": "row"}
+    seen = look(Storage(), str(out))
+    assert (seen.state, seen.status.done, seen.status.failed) == ("complete", ROWS, ROWS // 10)
+    assert facts(seen.status).keys() == {"done", "rate", "failed", "last"}, "no images, no replicas, no captions"
     again = pipeline.run(letters(recipe), retry={"no_text"})
     assert (again.finished, again.failed, again.duplicate) == (balance.finished, balance.failed, 0)
     assert {row["attempts"] for row in pq.read_table(out / "failed").to_pylist()} == {2}

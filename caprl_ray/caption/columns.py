@@ -8,6 +8,7 @@ from caprl_ray.caption.several import PREVIOUS
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.prompts import FALLBACK_COLUMN, PromptTemplate
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.rows.advice import CODE_ADVICE, Advice
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
 
@@ -68,6 +69,20 @@ CODES = FAILURE_CODES | {
     "caption_empty": "The model wrote nothing, each time.",
     "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",
     "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
+}
+ADVICE = CODE_ADVICE | {
+    "caption_empty": Advice(
+        causes="A picture that shows nothing, or a chat template that does not fit the model.",
+        remedy="Use `--retry-failed` with other sampling and `--adopt`.",
+    ),
+    "quality": Advice(
+        causes="The recipe marks a check `fail`, or `retry` with `quality.at_end: fail`, and no try passed it.",
+        remedy="See the detail; use `--retry-failed` with another `quality` section and `--adopt`.",
+    ),
+    "check_error": Advice(
+        causes="A fault of the function, such as a text that it does not expect.",
+        remedy="Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
+    ),
 }
 
 

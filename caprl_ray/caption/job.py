@@ -59,6 +59,8 @@ def captioned(
     """
     batch = resources.batch_rows(model.size_rule.max_pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
+    # Shared by all replicas. Where nothing watches, nothing stops a run, and the counter would wait for ever.
+    stopped = [counter.until_stopped.remote()] if replaced else []
     in_flight = concurrency.batches_in_flight(recipe, batch)
     return (
         rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
@@ -71,6 +73,7 @@ def captioned(
                 "counter": counter,
                 "replaced": replaced,
                 "most_bytes": most_bytes,
+                "stopped": stopped,
             },
             batch_size=batch,
             batch_format="pyarrow",

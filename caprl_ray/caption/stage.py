@@ -6,7 +6,9 @@ backpressure nor a slow batch delays the rows of another batch.
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.caption.attempts import Attempts
+from caprl_ray.caption.cut import Cut
 from caprl_ray.caption.health import Sick
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.rules import Rules
@@ -24,11 +27,13 @@ from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.optional import missed
 from caprl_ray.engines import concurrency, launch
+from caprl_ray.engines.meter import Meter
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.stage import Changes, run_stage
+from caprl_ray.watch.batch import Batch
 from caprl_ray.watch.counted import counted
 
 T = TypeVar("T")
@@ -55,9 +60,11 @@ class Captioner:
         *,
         replaced: bool = True,
         most_bytes: int | None = None,
+        stopped: Sequence[ray.ObjectRef] = (),
     ) -> None:
         """`replaced` says whether the run replaces a replica whose engine does not start (watch/replicas.py). From
-        `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
+        `most_bytes` on Ray would cut a batch; None if no batch can be so large. `stopped` holds, if a run can be
+        stopped, what is there then."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
         self._counter = counter
         self._most_bytes = most_bytes
@@ -66,6 +73,9 @@ class Captioner:
         self._attempts = Attempts(counter, node, batches) if counter else None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        self._cut = Cut()
+        for ref in stopped:
+            threading.Thread(target=self._cut_at, args=[ref], name="stopped", daemon=True).start()
         # A service is the same for every node: if it fails, so does the run.
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced) if counter else None
@@ -75,7 +85,11 @@ class Captioner:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy, self._suspects.passed)
+            places = self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(recipe)
+            meter = Meter(self._engine, int(places))
+            self._writer = self.writer(recipe, model, meter, rules, self._healthy, self._suspects.passed, self._cut)
+            if self._replica:
+                self._replica.meter = meter
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -93,10 +107,13 @@ class Captioner:
             raise self._failure
         if self._most_bytes:
             _check_size(table, self._most_bytes)
+        began = time.monotonic()
         try:
-            captioned = run_stage(self, table)
+            with self._replica.working() if self._replica else nullcontext():
+                captioned = run_stage(self, table)
         except Sick as sick:
-            if self._replica:
+            if self._replica and self._counter:
+                self._counter.add.remote(Batch(rows=0, sums=self._writer.sums()))  # its process may end here
                 self._replica.sick(str(sick), self._suspects.rows())
             raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
@@ -107,10 +124,20 @@ class Captioner:
             self._replica.captioned()
         self._suspects.add(captioned)
         self._say_missed()  # some of it shows only with the first images
-        return counted(captioned, self._counter) if self._counter else captioned
+        if not self._counter:
+            return captioned
+        spent = {"stage_seconds": {self.name: time.monotonic() - began}, "stage_rows": {self.name: table.num_rows}}
+        load = self._replica.load() if self._replica else None
+        return counted(captioned, self._counter, {**self._writer.sums(), **spent}, load)
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))
+
+    def _cut_at(self, stopped: ray.ObjectRef) -> None:
+        """End what is being captioned when the run is stopped."""
+        with suppress(ray.exceptions.RayError):
+            ray.get(stopped)
+            self._loop.call_soon_threadsafe(self._cut.now)
 
     def _healthy(self) -> None:
         if self._counter:

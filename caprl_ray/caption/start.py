@@ -9,7 +9,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import ray
@@ -17,8 +18,11 @@ from ray.actor import ActorHandle
 
 from caprl_ray.caption.suspects import Identity
 from caprl_ray.cluster import resources
+from caprl_ray.engines.meter import Meter
 from caprl_ray.errors import SystemFailure
+from caprl_ray.watch.batch import Load
 from caprl_ray.watch.counter import HERE_S
+from caprl_ray.watch.metrics import ReplicaMetrics
 
 T = TypeVar("T")
 
@@ -37,11 +41,15 @@ class Replica:
     def __init__(self, counter: ActorHandle, *, replaced: bool) -> None:
         context = ray.get_runtime_context()
         self.replaced = replaced
+        self.meter: Meter | None = None
+        """Around its engine, when that has started."""
+        self._batches = 0
+        self._metrics = ReplicaMetrics()
         self._counter = counter
         self._id, self._node = uuid.uuid4().hex, context.get_node_id()
         self._restarted = context.was_current_actor_reconstructed
         self._runs = self._captioned = False
-        self._ended, self._leaving = threading.Event(), threading.Lock()
+        self._ended, self._leaving, self._counting = threading.Event(), threading.Lock(), threading.Lock()
 
     def start(self, engine: Callable[[], T]) -> T:
         """Start the engine and report it.
@@ -62,6 +70,32 @@ class Replica:
         self._runs = True
         self._counter.alive.remote(self._id, True)
         return started
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A batch is in flight during the block."""
+        with self._counting:
+            self._batches += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._batches -= 1
+
+    def load(self) -> Load | None:
+        """The requests of its engine since the last question; None before it runs."""
+        if not self.meter:
+            return None
+        requests = self.meter.requests()
+        load = Load(
+            replica=self._id,
+            running=requests.running,
+            waiting=requests.waiting,
+            places=self.meter.places,
+            batches=self._batches,
+        )
+        self._metrics.tell(load)
+        return load
 
     def captioned(self) -> None:
         """A batch is done, so this node can run an engine."""
@@ -110,7 +144,7 @@ class Replica:
         minutes."""
         while not self._ended.is_set():
             self._counter.here.remote()
-            self._counter.alive.remote(self._id, self._runs)
+            self._counter.alive.remote(self._id, self._runs, self.load())
             self._ended.wait(HERE_S)
 
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from caprl_ray.caption.cut import Cut
 from caprl_ray.caption.health import Health, Sick
 from caprl_ray.caption.planted import Planted
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
@@ -38,9 +41,11 @@ class Writer:
         rules: Rules,
         healthy: Callable[[], None],
         passed: Callable[[], None] = lambda: None,
+        cut: Cut | None = None,
     ) -> None:
         """`healthy` is called once, when few of a whole window of captions failed a check, and `passed` after each
-        self check without a fault."""
+        self check without a fault. `cut` ends captions."""
+        self._cut = cut or Cut()
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions
@@ -51,6 +56,8 @@ class Writer:
         self._passed = passed
         self._planted = Planted(model.size_rule, recipe.sampling)
         self._batches, self._rows = itertools.count(), itertools.count()
+        self._sums: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._adding = threading.Lock()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
         """Caption rows at the same time, and the planted pictures between them now and then. Each row fails alone.
@@ -61,13 +68,13 @@ class Writer:
 
         async def one(row: dict[str, Any]) -> Changes | RowFailure:
             try:
-                return await self._row(row)
+                return await self._cut(self._row(row))
             finally:
                 first.set()
 
         if not rows:
             return []
-        written, _ = await asyncio.gather(asyncio.gather(*map(one, rows)), self._check_self(first))
+        written, _ = await asyncio.gather(asyncio.gather(*map(one, rows)), self._cut(self._check_self(first)))
         return written
 
     async def _check_self(self, first: asyncio.Event) -> None:
@@ -77,9 +84,24 @@ class Writer:
             return
         await first.wait()
         # Twice: a service may sample although it is asked not to.
-        if await self._planted.fault(self._engine) and (fault := await self._planted.fault(self._engine)):
+        if await self._planted_fault() and (fault := await self._planted_fault()):
             raise Sick(fault)
         self._passed()
+
+    async def _planted_fault(self) -> str | None:
+        fault = await self._planted.fault(self._engine)
+        self._add("self_checks", "failed" if fault else "passed", 1)
+        return fault
+
+    def sums(self) -> dict[str, Counter[str]]:
+        """What was counted since the last call, beside the rows: self-checks, and loops that the engine stopped."""
+        with self._adding:
+            sums, self._sums = dict(self._sums), defaultdict(Counter)
+        return sums
+
+    def _add(self, kind: str, name: str, amount: int) -> None:
+        with self._adding:
+            self._sums[kind][name] += amount
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         name = f"row-{next(self._rows)}"
@@ -93,6 +115,10 @@ class Writer:
 
     def _seen(self, first: Decode) -> None:
         self._health.add(first.flags, first.text)
+        if first.completion.finish_reason == "repetition":
+            self._add("stopped_loops", "loops", 1)
+            left = self._recipe.sampling.max_tokens - (first.completion.caption_tokens or 0)
+            self._add("stopped_loops", "tokens", max(0, left))
         fault = self._health.sick()
         if fault:
             raise Sick(fault)

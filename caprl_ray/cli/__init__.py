@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
 wrong; 3 the ledger does not balance, too many rows of the output failed, late objects of a lost run are there, or an
-export lacks sources; 130 interrupted, run again to resume.
+export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by SIGTERM, run again to resume.
 
 Each command is a module of its own: its arguments and how they are handed on. Those modules import what is slow to
 import only when the command runs.
@@ -15,12 +15,34 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from caprl_ray.cli import caption, check, demo, duplicates, export, init, plan, preflight, recipe_schema, verify
+from caprl_ray.cli import (
+    caption,
+    check,
+    compare,
+    demo,
+    duplicates,
+    explain,
+    export,
+    init,
+    plan,
+    preflight,
+    recipe_schema,
+    report,
+    status,
+    verify,
+)
 from caprl_ray.cli.arguments import Commands
+from caprl_ray.cluster.signals import Terminated, handled
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-COMMANDS = (init, caption, plan, demo, verify, duplicates, export, check, recipe_schema, preflight)
+# In the order of the help: before a run, the run, after it, and what is looked up.
+COMMANDS = (
+    *(demo, init, plan, preflight),
+    *(caption, status),
+    *(verify, report, compare, duplicates, check, export),
+    *(explain, recipe_schema),
+)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 
@@ -29,11 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parsed(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
-        return command(args)
+        with handled():
+            return command(args)
     try:
-        return command(args)
-    except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to resume.", 130)
+        with handled():
+            return command(args)
+    except KeyboardInterrupt as signal:
+        code = 143 if isinstance(signal, Terminated) else 130
+        return _fail("interrupted; run the same command again to resume.", code)
     except CaprlError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)

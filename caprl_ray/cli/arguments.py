@@ -24,6 +24,11 @@ class Commands:
         return command
 
 
+STORE_HINT = (
+    "name the store as the recipe does, for instance storage.endpoint=http://host:9000 storage.region=us-east-1"
+)
+
+
 def add_recipe(command: argparse.ArgumentParser) -> None:
     """Add a recipe and its overrides."""
     command.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
@@ -39,6 +44,12 @@ def add_output(command: argparse.ArgumentParser) -> None:
 def add_store(command: argparse.ArgumentParser, what: str) -> None:
     """Add overrides of the recipe's section `storage`, for a command without a recipe."""
     command.add_argument("overrides", nargs="*", metavar="storage.field=value", help=f"how to access {what}")
+
+
+def store_hint(settings: "StorageSettings", path: str) -> str:
+    """What to say where an s3:// path has not what is looked for: without a recipe, only the command line names the
+    store."""
+    return "" if settings.endpoint or not path.startswith("s3://") else f"; {STORE_HINT}"
 
 
 def positive(text: str) -> int:

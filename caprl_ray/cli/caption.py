@@ -2,9 +2,14 @@
 
 import argparse
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
 from caprl_ray.errors import RecipeError
+from caprl_ray.version import __version__
+
+if TYPE_CHECKING:
+    from caprl_ray.recipe.sections import Recipe
 
 
 def add(commands: Commands) -> None:
@@ -55,11 +60,20 @@ def _run(args: argparse.Namespace) -> int:
         accept_touched=args.accept_touched,
         again=args.again,
         debug=args.debug,
+        opening=_opening(args.recipe, recipe),
     )
     for note in ledger.notes:
         print(f"{recipe.output.path}: {note}")
     print(f"{recipe.output.path}: {ledger.summary()}")
     return 0
+
+
+def _opening(path: str, recipe: "Recipe") -> str:
+    """The first lines of the log."""
+    from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
+
+    line = f"caprl-ray {__version__}: caption {path}, output {recipe.output.path}\n"
+    return line + (f"caprl-ray: {SCENES_ONLY}.\n" if only_scenes(recipe) else "")
 
 
 def _codes(text: str | None, known: Collection[str]) -> frozenset[str]:

@@ -1,17 +1,30 @@
-"""`caprl-ray preflight`: try a recipe on a few images."""
+"""`caprl-ray preflight`: try a recipe on a sample of its input."""
 
 import argparse
+import json
 
-from caprl_ray.cli.arguments import Commands, add_recipe
+from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
 
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    add_recipe(commands.add("preflight", _run, "try a recipe on a few images; leaves nothing behind"))
+    command = commands.add(
+        "preflight", _run, "try a recipe on a sample of its input: rates, time and cost; leaves nothing behind"
+    )
+    add_recipe(command)
+    command.add_argument(
+        "--seconds", type=positive, default=30, metavar="N", help="how long the engine is measured (default: 30)"
+    )
+    command.add_argument("--price", type=float, metavar="$", help="price of a GPU hour, for the whole cost")
+    command.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.commands.preflight import preflight
     from caprl_ray.recipe.load import load
 
-    return preflight(load(args.recipe, args.overrides), debug=args.debug)
+    recipe = load(args.recipe, args.overrides)
+    check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
+    found = preflight(recipe, seconds=args.seconds, price=args.price, debug=args.debug)
+    print(json.dumps(found.report(), indent=1) if args.json else found.summary())
+    return found.exit_code

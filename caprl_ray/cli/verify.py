@@ -3,12 +3,8 @@
 import argparse
 import json
 
-from caprl_ray.cli.arguments import Commands, add_output, check_store
+from caprl_ray.cli.arguments import Commands, add_output, check_store, store_hint
 from caprl_ray.errors import RecipeError, SystemFailure
-
-STORE_HINT = (
-    "name the store as the recipe does, for instance storage.endpoint=http://host:9000 storage.region=us-east-1"
-)
 
 
 def add(commands: Commands) -> None:
@@ -33,8 +29,7 @@ def _run(args: argparse.Namespace) -> int:
 
     storage, tell = Storage(parse_storage(args.overrides)), Steps()
     check_store(storage.settings, args.output)
-    # Without a recipe, the store is known from the command line alone.
-    hint = "" if storage.settings.endpoint or not args.output.startswith("s3://") else f"; {STORE_HINT}"
+    hint = store_hint(storage.settings, args.output)
     try:
         stored = plan.load(storage, args.output)
     except OSError as error:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
@@ -22,6 +23,7 @@ BLOCKS_READY = 4
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
 
 STEADY = "steady flow through a small object store"
+STOPS = "a quick end when the run is stopped"
 
 Place = tuple[Any, str, object]
 Patch = AbstractContextManager[None]
@@ -129,6 +131,41 @@ def fed() -> Patch:
     return _replaced(STEADY, place)
 
 
+def ended_by(stopping: Callable[[], bool]) -> Patch:
+    """Drop at once what was read and prepared when a run is stopped, so that the last write begins at once.
+
+    Without it the remaining read tasks begin and end one after the other, and what they have read passes all stages.
+    """
+
+    def place() -> Place:
+        from ray.data._internal.execution import streaming_executor as module
+
+        update = module.update_operator_states
+
+        def updated(topology: Any) -> None:
+            if stopping():
+                try:
+                    _drop(topology)
+                except ABSENT:  # another Ray has other names: what is on its way goes on
+                    miss(STOPS)
+            update(topology)
+
+        return module, "update_operator_states", updated
+
+    return _replaced(STOPS, place)
+
+
+def _drop(topology: Any) -> None:
+    """Empty the operators before the last stage, and its queue. What its tasks still yield is written."""
+    write = next(reversed(topology))
+    last = write.input_dependencies[0]
+    upstream = list(topology)[: list(topology).index(last)]
+    for operator in upstream:
+        operator.mark_execution_finished()
+        topology[operator].output_queue.clear()
+    last.clear_internal_input_queue()
+
+
 def more_blocks_ready(context: Any) -> None:
     """Let a task have BLOCKS_READY blocks ready for Ray's loop."""
 
@@ -202,6 +239,28 @@ def lean_start(*, debug: bool) -> Patch:
 
     name = "a quick start of Ray on this machine"
     return _replaced(name, dashboard, autoscaler, *(() if debug else (logs,)))
+
+
+def started_here() -> bool:
+    """Whether this process has started the Ray that it is connected to; False where Ray does not tell."""
+
+    def reach() -> bool:
+        from ray._private import worker
+
+        return bool(worker._global_node.is_head())
+
+    return bool(optional("at once a word about GPUs that a Ray of this machine lacks", reach))
+
+
+def session_folder() -> Path | None:
+    """The folder of the session's logs and sockets, for a Ray that this process has started."""
+
+    def reach() -> Path:
+        from ray._private import worker
+
+        return Path(worker._global_node.get_session_dir_path())
+
+    return optional("a Ray of this machine that leaves no logs", reach)
 
 
 def no_worker_logs() -> None:

@@ -1,11 +1,13 @@
-"""Print each kind of message from Ray about its cluster once, as one line.
+"""Print each kind of message from Ray about its cluster once, as one line, and nothing of its C++ logger.
 
 Ray tells every driver about each repeated task and each lost worker. For a lost node it adds twenty lines of a log. On
 spot capacity these are pages, and the progress line is lost among them.
 """
 
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -37,6 +39,35 @@ class EachKindOnce:
         clear = "\r\x1b[K" if stream.isatty() else ""  # the progress line
         stream.write(f"{clear}Ray: {line}\n")
         stream.flush()
+
+
+STDERR = 2  # what the logger writes to, whatever sys.stderr is
+LOGGED = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,.]+ [DIWEF] \d+ \d+\] .*\.cc:\d+: ")
+
+
+@contextmanager
+def without_logger() -> Iterator[None]:
+    """Leave out the lines that Ray's C++ logger writes to stderr while the block runs: it ignores Python's streams.
+
+    Other lines come at the end of the block.
+    """
+    try:
+        there = os.dup(STDERR)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as said, os.fdopen(there, "wb", buffering=0) as stream:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(there, STDERR)
+            said.seek(0)
+            for line in said:
+                if not LOGGED.match(line):
+                    stream.write(line)
 
 
 _say_once = EachKindOnce()

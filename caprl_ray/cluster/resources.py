@@ -31,6 +31,8 @@ READ_CPUS, WRITE_CPUS = 0.25, 0.25
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 
 
+WAITING = "waiting"  # the group of an actor's methods that wait, beside its one thread for all others
+
 NODE_LABEL = "ray.io/node-id"  # Ray gives every node this label
 REPLACES = "max_consecutive_actor_init_deaths"  # Ray Data's setting
 ACCELERATOR = "accelerator_type:"  # prefix of Ray's resources for types of GPU
@@ -48,7 +50,7 @@ def beside_driver(kind: type) -> ActorHandle:
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(**options)(kind).remote()
+    return ray.remote(**options, concurrency_groups={WAITING: 1})(kind).remote()
 
 
 def replica_resources(recipe: Recipe) -> dict[str, Any]:

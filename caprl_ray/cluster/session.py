@@ -4,18 +4,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import ray
 from ray.data import DataContext
 
-from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared
+from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared, signals
 from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.reachable import check_address
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.sections import Recipe
 
@@ -25,16 +25,18 @@ NO_PROGRESS_S = 1800.0  # Ray Data's default
 
 
 @contextmanager
-def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
+def session(
+    job: Job, debug: bool, *, guarded: bool = True, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals.
 
     `guarded`: Ray Data ends an execution without progress. It takes no progress for a fault even while the input is
-    still being listed.
+    still being listed. `stopping` says whether the run is being stopped.
     """
     recipe = job.recipe
     with connected(debug):
         if job.has_replicas:
-            _check_gpus(recipe)
+            check_gpus(recipe, grows=bool(os.environ.get("RAY_ADDRESS")))
         shared.check_paths(recipe)
         configure(DataContext.get_current(), debug)
         wait_for_replicas(DataContext.get_current(), recipe)
@@ -42,7 +44,7 @@ def session(job: Job, debug: bool, *, guarded: bool = True) -> Iterator[None]:
             DataContext.get_current().execution_no_progress_timeout_s = -1
         _replace_replicas(DataContext.get_current())
         with ExitStack() as patches:
-            for patch in _patches(job):
+            for patch in _patches(job, stopping):
                 patches.enter_context(patch)
             without = missed()
             if without:
@@ -55,10 +57,11 @@ def no_progress_s(recipe: Recipe) -> float:
     return recipe.replicas.wait_s + NO_PROGRESS_S
 
 
-def _patches(job: Job) -> Iterator[AbstractContextManager[None]]:
+def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContextManager[None]]:
     yield internals.without_statistics()
     yield internals.batches_as_they_come()
     yield internals.fed()
+    yield internals.ended_by(stopping)
     if job.has_replicas and job.recipe.replicas.gpus:
         yield internals.replicas_demand(resources.replica_bundle(job.recipe), GROWN_OVER_TAKEN)
     if local.connected():
@@ -79,11 +82,24 @@ def lasting(debug: bool, engine_on_cpu: bool = False) -> Iterator[None]:
     token = _lasting.set(debug)
     with cores.apart() if apart else nullcontext():
         try:
-            yield
+            with _left(there_before, debug):
+                yield
         finally:
             _lasting.reset(token)
-            if not there_before:
-                ray.shutdown()
+
+
+@contextmanager
+def _left(there_before: bool, debug: bool) -> Iterator[None]:
+    """Disconnect from Ray at the end, if it was not there before. If the system failed, Ray's logs may say why."""
+    keep = debug
+    try:
+        yield
+    except Exception as error:
+        keep = keep or not isinstance(error, CaprlError) or isinstance(error, SystemFailure)
+        raise
+    finally:
+        if not there_before:
+            local.stop(keep=keep)
 
 
 @contextmanager
@@ -97,44 +113,72 @@ def connected(debug: bool = False) -> Iterator[None]:
     debug = debug if lasts is None else lasts
     if started_here:
         _connect(debug)
-    try:
-        # A Ray that was started here prints nothing about itself unless `debug` is given.
-        with nullcontext() if debug or local.connected() else messages.briefly():
+    # A Ray that was started here prints nothing about itself unless `debug` is given.
+    quiet = nullcontext() if debug or local.connected() else messages.briefly()
+    with _left(not started_here or lasts is not None, debug), quiet:
+        try:
             yield
-    except Exception as error:
-        own = failures.own_error(error) or failures.full_disk(error) or failures.stuck(error)
-        if own is None:
-            raise
-        raise own from error
-    finally:
-        if started_here and lasts is None:
-            ray.shutdown()
+        except Exception as error:
+            own = failures.own_error(error) or failures.full_disk(error) or failures.stuck(error)
+            if own is None:
+                raise
+            raise own from error
 
 
 def _connect(debug: bool) -> None:
+    if not debug:  # the output of Ray's C++ side, for instance about a metrics agent that it does not find
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # prevents a warning about a future default of Ray
     address = os.environ.get("RAY_ADDRESS")
     if address:
         check_address("RAY_ADDRESS", address)
     try:
-        if address:
-            ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
-        else:
-            local.start(debug=debug)
+        with signals.kept(), nullcontext() if debug else messages.without_logger():
+            _init(address, debug)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).") from error
+        raise _no_cluster(address, error) from error
 
 
-def _check_gpus(recipe: Recipe) -> None:
-    """Refuse GPUs that this machine does not have. Its own Ray never grows, so the run would wait for ever."""
+def _init(address: str | None, debug: bool) -> None:
+    if address:
+        ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
+    else:
+        local.start(debug=debug)
+
+
+def joined() -> bool:
+    """Connect a process that only uses Ray to its cluster, if it is not connected. Returns whether nodes may join it.
+
+    Raises SystemFailure if nothing answers at RAY_ADDRESS.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if not ray.is_initialized():
+        if address:
+            check_address("RAY_ADDRESS", address)
+        try:
+            ray.init()
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise _no_cluster(address, error) from error
+    return not internals.started_here()
+
+
+def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
+    return SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).")
+
+
+def check_gpus(recipe: Recipe, *, grows: bool) -> None:
+    """Refuse GPUs that a cluster which does not grow lacks: the run would wait for ever.
+
+    A Ray that was started on this machine never grows.
+    """
     there, pinned = ray.cluster_resources(), recipe.replicas.accelerator_type
     gpus = there.get("GPU", 0)
-    if not os.environ.get("RAY_ADDRESS") and gpus < recipe.replicas.gpus * recipe.replicas.min:
+    if not grows and gpus < recipe.replicas.gpus * recipe.replicas.min:
         raise RecipeError(
             f"replicas.gpus: {recipe.replicas.gpus:g} for each of {recipe.replicas.min} replicas, but this machine has "
             f"{gpus:g} GPUs; give replicas.gpus=0 to run on the CPU."
         )
-    if not os.environ.get("RAY_ADDRESS") and pinned and ACCELERATOR + pinned not in there:
+    if not grows and pinned and ACCELERATOR + pinned not in there:
         raise RecipeError(
             f"replicas.accelerator_type: {pinned}, but this machine has {', '.join(sorted(accelerators())) or 'none'}."
         )

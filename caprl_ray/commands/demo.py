@@ -18,6 +18,8 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.commented import Comments, section
 from caprl_ray.recipe.load import parse
+from caprl_ray.report.report import written
+from caprl_ray.storage import Storage
 
 # Sizes of the stored images in pixels, and their formats. The job resizes all of them for the model.
 SIZES = ((84, 84), (240, 240), (448, 448), (320, 240), (240, 320))
@@ -66,6 +68,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
         "the ledger balances: every planned image is one row, captioned or failed, and none is missing or there twice"
     )
     print(f"{right} of {images} captions are right to the letter")
+    print(written(Storage(), str(out)))
     print("what to try next:")
     for command, said in next_commands(folder):
         print(f"  {command}\n      {said}")

@@ -4,12 +4,11 @@ An image that a site sends for a missing one is in a dataset thousands of times.
 decoding, engine or Ray, and writes nothing. The same recipe gives the same sample.
 """
 
-import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from caprl_ray import plan, sources
+from caprl_ray.commands.sample import SEED, chosen_units, shared_out, wanted
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.plan import Unit
 from caprl_ray.plan.left_out import LeftOut
@@ -24,15 +24,11 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.sources import placeholders
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import plain
 
 SAMPLE = 10_000
-# Units that are read, each for its share of the sample: opening one is a request or more.
-MOST_UNITS = 1000
 SHOWN, EXAMPLES = 20, 3
-SEED = 0
 
 Place = tuple[str, str]  # source and key of a row
 
@@ -111,7 +107,8 @@ def frequent(recipe: Recipe, sample: int = SAMPLE) -> Frequent:
     access = Access.of(recipe)
     known = placeholders.load(access.storage, recipe.input)
     found = Frequent(given=recipe.input.placeholders)
-    chosen = _units(recipe, access, sample)
+    stored = plan.load(access.storage, recipe.output.path)
+    chosen = chosen_units(access.storage, stored, sources.plan_units(access), sample)
     if not chosen:
         raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}.")
     shares = shared_out([unit.rows for unit in chosen], sample)
@@ -128,53 +125,10 @@ def frequent(recipe: Recipe, sample: int = SAMPLE) -> Frequent:
     return found
 
 
-def shared_out(lengths: Sequence[int | None], sample: int) -> list[int]:
-    """How many rows of each unit are read: as even as their lengths allow. None is a length that is not known."""
-    shares, left = [0] * len(lengths), sample
-    bounds = [math.inf if length is None else length for length in lengths]
-    shortest_first = sorted(range(len(lengths)), key=bounds.__getitem__)
-    for done, number in enumerate(shortest_first):
-        length, share = lengths[number], math.ceil(left / (len(lengths) - done))
-        shares[number] = share if length is None else min(share, length)
-        left -= shares[number]
-    return shares
-
-
-def _units(recipe: Recipe, access: Access, sample: int) -> list[Unit]:
-    """At most MOST_UNITS units, chosen evenly, in their order."""
-    most, rng = max(1, min(MOST_UNITS, sample)), random.Random(SEED)
-    storage = Storage(recipe.storage)
-    stored = plan.load(storage, recipe.output.path)
-    if stored.units:
-        refs = sorted(rng.sample(stored.units, min(most, len(stored.units))), key=lambda ref: ref.unit)
-        return [replace(ref.load(storage), rows=ref.rows) for ref in refs]
-    return _reservoir(sources.plan_units(access), most, sample, rng)
-
-
-def _reservoir(units: Iterable[Unit], most: int, sample: int, rng: random.Random) -> list[Unit]:
-    """An even choice from units whose number is not known (Vitter's algorithm R, 1985).
-
-    Of units that name their rows only as many are kept as can be needed: memory does not grow with the input.
-    """
-    kept: list[tuple[int, Unit]] = []
-    for number, unit in enumerate(units):
-        place = number if number < most else rng.randint(0, number)
-        if place < most:
-            kept[place : place + 1] = [(number, _thinned(unit, math.ceil(sample / min(number + 1, most)), rng))]
-    return [unit for _, unit in sorted(kept, key=lambda numbered: numbered[0])]
-
-
-def _thinned(unit: Unit, rows: int, rng: random.Random) -> Unit:
-    if len(unit.entries) <= rows or unit.rows != len(unit.entries):
-        return unit
-    chosen = sorted(rng.sample(range(len(unit.entries)), rows))
-    return replace(unit, entries=[unit.entries[n] for n in chosen], rows=rows)
-
-
 def _read(number: int, unit: Unit, rows: int, access: Access) -> list[tuple[bytes | None, Place]]:
     """The digests of so many rows of a unit. Of a shard, whose length is not known, these are its first ones."""
-    wanted = _wanted(unit, rows, random.Random(f"{SEED} {number}"))
-    done = BitMap() if wanted is None else BitMap(range(unit.rows or 0)) - wanted
+    chosen = wanted(unit, rows, random.Random(f"{SEED} {number}"))
+    done = BitMap() if chosen is None else BitMap(range(unit.rows or 0)) - chosen
     found: list[tuple[bytes | None, Place]] = []
     try:
         with closing(_samples(unit, done, access)) as samples:
@@ -191,16 +145,6 @@ def _read(number: int, unit: Unit, rows: int, access: Access) -> list[tuple[byte
 
 def _samples(unit: Unit, done: BitMap, access: Access) -> Generator[Sample | None]:
     yield from sources.read_unit(unit, done, access, LeftOut())
-
-
-def _wanted(unit: Unit, rows: int, rng: random.Random) -> BitMap | None:
-    """Which rows are read: any files; of parquet some that stand together, so that few row groups are read."""
-    if unit.rows is None:
-        return None
-    if len(unit.entries) == unit.rows:
-        return BitMap(rng.sample(range(unit.rows), rows))
-    start = rng.randint(0, unit.rows - rows)
-    return BitMap(range(start, start + rows))
 
 
 def _shown(place: Place) -> str:

@@ -19,6 +19,7 @@ COUNTED = "steps counted where the core's answers arrive"
 CHUNKED = "tokens sent by the engine core in chunks"
 SELDOM = "loops looked for at every 32nd token only"
 STOPPED = "loops stopped while they are generated"
+METRICS = "the engine's own metrics"
 
 # vLLM compares 32 patterns at every token of every sequence: 10 to 60 microseconds in the one thread that the engine's
 # core has for all of its sequences. A loop goes on, so it is found a moment later as well.
@@ -157,6 +158,20 @@ def count_answers(llm: Any, count: Callable[[], None]) -> None:
         llm.engine_core.get_output_async = counted
 
     optional(COUNTED, reach)
+
+
+def metrics_loggers() -> list[Any]:
+    """vLLM's loggers of its statistics that make them metrics of Ray. They cost time for every token."""
+
+    def reach() -> list[Any]:
+        from ray.util import metrics
+        from vllm.v1.metrics import ray_wrappers
+
+        # vLLM does without Ray's metrics where Ray Serve cannot be imported, of which it needs nothing here.
+        ray_wrappers.ray_metrics = ray_wrappers.ray_metrics or metrics
+        return [ray_wrappers.RayPrometheusStatLogger]
+
+    return optional(METRICS, reach) or []
 
 
 async def rendered(llm: Any, raw: dict[str, Any]) -> Any:

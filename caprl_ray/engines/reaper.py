@@ -4,14 +4,18 @@ vLLM's core does not notice that its parent was killed (vLLM issue 55510). Ray k
 clean exit only. So every process of an engine starts with a mark in its environment, which its children inherit. This
 file runs as a script beside it, with the standard library only. The script waits until a pipe from the replica closes,
 however the replica ends, and kills all processes with the mark. It is daemonised, so that Ray does not kill it along
-with the worker.
+with the worker. At the end of the replica it also removes the folder of the engines' temporary files.
 """
 
+import atexit
+import functools
 import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +25,7 @@ from pathlib import Path
 MARK = "CAPRL_RAY_ENGINE"
 # With this variable set, a process that changes its title (setproctitle, as vLLM's do) keeps its environment readable.
 READABLE = "SPT_NOENV"
+FOLDER = "TMPDIR"  # where every process has its temporary files
 # Seconds. A killed process is gone within milliseconds. Do not wait longer for one that a driver holds.
 KILL_S = 20.0
 
@@ -30,21 +35,28 @@ class Reaper:
 
     def __init__(self) -> None:
         self.killed = False
+        self.folder = _temporary()
+        """The folder of temporary files, which goes with this process."""
         self._mark = uuid.uuid4().hex
-        command = [sys.executable, "-I", "-S", __file__, self._mark]
+        command = [sys.executable, "-I", "-S", __file__, self._mark, str(os.getpid()), self.folder]
         started = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         started.wait()  # the started script has daemonised itself
         self._pipe = started.stdin
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        """Give the mark to processes that are spawned (not forked) inside of the block."""
+        """Give the mark to processes that are spawned (not forked) inside of the block, and a folder for their
+        temporary files, where the block's own are, too."""
         multiprocessing.resource_tracker.ensure_running()  # this process's own tracker, which must not carry the mark
-        os.environ |= {MARK: self._mark, READABLE: "1"}
+        before, default = os.environ.get(FOLDER), tempfile.tempdir
+        os.environ |= {MARK: self._mark, READABLE: "1", FOLDER: self.folder}
+        tempfile.tempdir = self.folder
         try:
             yield
         finally:
-            del os.environ[MARK]
+            tempfile.tempdir = default
+            del os.environ[MARK], os.environ[FOLDER]
+            os.environ |= {FOLDER: before} if before else {}
 
     def processes(self) -> list[int]:
         """Ids of the living processes with the mark."""
@@ -60,6 +72,17 @@ class Reaper:
         kill_marked(self._mark)
         assert self._pipe
         self._pipe.close()
+
+
+@functools.cache
+def _temporary() -> str:
+    """The folder of this process's engines: their sockets, what their processes agree on, what torch compiles.
+
+    It lives as long as this process: multiprocessing goes on using the folder of the first engine.
+    """
+    folder = tempfile.mkdtemp(prefix="caprl-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def marked(mark: str) -> list[int]:
@@ -97,6 +120,15 @@ def _cpu_seconds(process: int) -> float:
     return 0.0
 
 
+def remove_after(process: int, folder: str) -> None:
+    """Remove the folder when the process has ended; not if only its engine has."""
+    deadline = time.monotonic() + KILL_S
+    while _lives(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not _lives(process):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _lives(process: int) -> bool:
     """Whether a process lives. A killed process loses its environment first, and open files (a GPU) later."""
     with suppress(OSError):
@@ -109,3 +141,4 @@ if __name__ == "__main__":
         os._exit(0)
     sys.stdin.buffer.read()
     kill_marked(sys.argv[1])
+    remove_after(int(sys.argv[2]), sys.argv[3])

@@ -44,7 +44,7 @@ COMMON: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 1, "video": 0},
     "mm_processor_cache_gb": 0,  # every image is seen once
     "enable_prefix_caching": False,  # prompts differ from the image on, which comes first
-    "disable_log_stats": True,
+    "disable_log_stats": True,  # they cost time for every token; a recipe that wants them has them as metrics of Ray
 }
 CPU: dict[str, Any] = {
     "dtype": "float32",  # bfloat16 is emulated on most CPUs
@@ -140,6 +140,7 @@ class VllmEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         reaper = Reaper()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled(recipe, reaper.folder))
         try:
             with reaper.marking():
                 core_process.import_ahead()
@@ -248,7 +249,8 @@ def _launched(arguments: dict[str, Any], reaper: Reaper, *, chunked: bool) -> An
     try:
         with reaper.marking(), core_process.forked(chunked=chunked) as fault, _time_limit(reaper):
             try:
-                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+                loggers = [] if arguments["disable_log_stats"] else internals.metrics_loggers()
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers or None)
             except Exception as error:
                 if core_died(error) and fault.exists():
                     raise RuntimeError(f"{CORE_DIED}: {fault.read_text(encoding='utf-8')}") from error
@@ -291,6 +293,13 @@ def _prepare_environment() -> None:
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
         threads = len(cores.kept()) or len(os.sched_getaffinity(0)) - 1
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
+
+
+def compiled(recipe: Recipe, temporary: str) -> str:
+    """Where torch keeps what it compiles: for a GPU beside vLLM's own caches, because the next start needs it. For a
+    CPU nothing is compiled."""
+    root = os.environ.get("VLLM_CACHE_ROOT") or "~/.cache/vllm"
+    return os.path.join(os.path.expanduser(root) if recipe.replicas.gpus else temporary, "torchinductor")
 
 
 def _rejected(error: Exception) -> RowFailure:

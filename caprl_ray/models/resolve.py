@@ -19,10 +19,19 @@ from caprl_ray.storage import Storage
 EMBEDDED = "embedded"
 STUB = "stub"
 ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
+SCENES_ONLY = (
+    "model.source: embedded describes only its own rendered scenes, as those of caprl-ray demo; for photographs give "
+    "another model, such as internlm/CapRL-3B"
+)
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
+
+
+def only_scenes(recipe: Recipe) -> bool:
+    """Whether the recipe's model knows nothing but its own rendered scenes."""
+    return recipe.model.source == EMBEDDED and not recipe.model.endpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,32 +9,43 @@ task or run.
 import hashlib
 import io
 import re
+import time
 from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from ray.actor import ActorHandle
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.counts import KEY, Counts
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.features import with_features
 from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, is_own, metadata_schema
 from caprl_ray.storage import Storage, join
 
 DATA, FAILED = "data", "failed"
+WRITTEN = b"caprl_ray.written"  # in an object's metadata: seconds since 1970
 _NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes the rows of a write task completely or not at all.
 
-    `lease` is the run's number, `run` names the recipe that writes the rows.
+    `lease` is the run's number, `run` names the recipe that writes the rows. `counter` hears how many are written.
     """
 
     def __init__(
-        self, storage: Storage, output: str, rows_per_object: int, adds: Fields, lease: int, run: str | None = None
+        self,
+        storage: Storage,
+        output: str,
+        rows_per_object: int,
+        adds: Fields,
+        lease: int,
+        run: str | None = None,
+        counter: ActorHandle | None = None,
     ) -> None:
         self._storage = storage
         self._output = output
@@ -42,6 +53,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         self._adds = adds
         self._lease = lease
         self._run = run
+        self._counter = counter
 
     @property
     def min_rows_per_write(self) -> int:
@@ -54,11 +66,16 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         if not tables:  # Ray hands on a block also from a task without rows
             return
         rows = pa.concat_tables(tables)
+        rows = rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
+        if not rows.num_rows:
+            return
         rows = rows.sort_by([("unit", "ascending"), ("index", "ascending")])
         name, finished = object_name(rows), pc.is_null(rows["code"])
         metadata = metadata_schema(rows.schema)
         self._put(DATA, name, rows.filter(finished), data_schema(metadata, self._adds), metadata)
         self._put(FAILED, name, rows.filter(pc.invert(finished)), failed_schema(metadata), metadata)
+        if self._counter:
+            self._counter.committed.remote(rows.num_rows)
 
     def on_write_complete(self, write_result: object) -> None:
         """Remove what writers that were killed have left. Ray calls it once, in the driver."""
@@ -75,7 +92,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
         stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))
         try:
-            self._storage.put(path, parquet_bytes(stored))
+            self._storage.put(path, parquet_bytes(dated(stored)))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
 
@@ -92,6 +109,11 @@ def lease_of(path: str) -> int | None:
     """The number of the lease under which an object was written; None for objects of older versions."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return int(match[1]) if match else None
+
+
+def dated(table: pa.Table) -> pa.Table:
+    """The table with the time of day in its metadata, for people: nothing depends on it (docs/design.md, D2)."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), WRITTEN: f"{time.time():.3f}"})
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

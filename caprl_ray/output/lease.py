@@ -154,8 +154,7 @@ def _await_end(storage: Storage, found: _Found) -> None:
     holder, path = found.holder, found.stored.path
     if holder and _has_ended(holder):
         return
-    if holder and 0 < holder.remaining().total_seconds() <= EXPIRY_S:
-        raise _busy(path, found)
+    _refuse_living(found)
     sys.stderr.write(
         f"caprl-ray: {path}: the lease of {_named(holder)} may have ended; this run takes over if it is not renewed "
         f"within {EXPIRY_S:.0f} seconds.\n"
@@ -165,6 +164,18 @@ def _await_end(storage: Storage, found: _Found) -> None:
         time.sleep(min(TICK_S, RENEWAL_S))
         if storage.lookup(path) != found.stored:
             raise _busy(path, _find(storage, path), watched=True)
+
+
+def refuse_held(storage: Storage, output: str) -> None:
+    """Raise RecipeError if another driver surely holds the lease. Takes nothing."""
+    found = _find(storage, join(output, NAME))
+    if found and not (found.holder and _has_ended(found.holder)):
+        _refuse_living(found)
+
+
+def _refuse_living(found: _Found) -> None:
+    if found.holder and 0 < found.holder.remaining().total_seconds() <= EXPIRY_S:
+        raise _busy(found.stored.path, found)
 
 
 def _has_ended(holder: Holder) -> bool:
@@ -207,6 +218,16 @@ class Lease:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
+
+    @property
+    def holder(self) -> Holder:
+        """This run, as the lease names it."""
+        return self._holder
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run may have taken it."""
+        return self._lost is not None
 
     def start(self) -> None:
         self._thread.start()

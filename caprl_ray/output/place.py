@@ -10,9 +10,10 @@ from caprl_ray.storage import Folder, Storage, is_below, join
 from caprl_ray.storage.local import missing_folders, remove_empty
 
 # What runs write at the top of an output. Names that begin with a dot are no data.
-OURS = {"plan", "data", "failed", "fence", "report", "run.json", "lease.json", "summary.json", "_SUCCESS"}
+FOLDERS = {"plan", "data", "failed", "fence", "report"}
+OURS = FOLDERS | {"run.json", "lease.json", "status.json", "summary.json", "_SUCCESS"}
 LOOKED_AT = 1000  # objects: the parts of a plan that was stopped come before other people's files only by their names
-BUCKET = re.compile(r"s3://[^/]+/*")
+BUCKET = re.compile(r"(?:s3|gs|az)://[^/]+/*")
 PATTERN = re.compile(r"[*?\[{]")
 
 
@@ -56,6 +57,16 @@ def left_as_it_was(output: str) -> Iterator[None]:
     except RecipeError:
         remove_empty(made)
         raise
+
+
+@contextmanager
+def untouched(output: str) -> Iterator[None]:
+    """Remove the folders of an output that the block has made, if they are empty."""
+    made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
+    try:
+        yield
+    finally:
+        remove_empty(made)
 
 
 def inside(storage: Storage, output: str, inputs: Iterable[str]) -> str | None:

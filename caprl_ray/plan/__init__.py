@@ -9,13 +9,14 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.plan.parts import discard, store, unified
 from caprl_ray.plan.planning import Planning
 from caprl_ray.plan.stored import EMPTY, FOLDER, Plan, UnitRef, closed, first_entries, load
-from caprl_ray.plan.units import Entry, Position, Unit, batched
+from caprl_ray.plan.units import Entry, Lines, Position, Unit, batched
 
 __all__ = [
     "EMPTY",
     "FOLDER",
     "Entry",
     "LeftOut",
+    "Lines",
     "Plan",
     "Planning",
     "Position",

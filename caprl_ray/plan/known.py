@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from caprl_ray.plan.stored import objects, opened
 from caprl_ray.storage import LOOKUPS, Storage, Stored
+from caprl_ray.storage.hub import unpinned
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import as_named, readable
 
@@ -159,6 +160,8 @@ def _holds(hashes: np.ndarray, wanted: bytes) -> bool:
 
 
 def _hash(path: str) -> bytes:
+    """A file of a repository is the same in each of its commits: its version tells whether it changed."""
+    path = unpinned(path)
     return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=HASH.itemsize).digest()
 
 

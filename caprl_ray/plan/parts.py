@@ -9,6 +9,7 @@ import io
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -143,6 +144,7 @@ def _row(number: int, unit: Unit) -> dict[str, object]:
         "rows": unit.rows,
         "bytes": unit.size,
         "row_groups": _row_groups(unit),
+        "lines": None if unit.lines is None else asdict(unit.lines),
         "entries": list(map(_entry, unit.entries)),
     }
 

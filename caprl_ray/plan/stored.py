@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.plan.units import Entry, Position, Unit
+from caprl_ray.plan.units import Entry, Lines, Position, Unit
 from caprl_ray.storage import Storage, Stored, join
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import as_named
@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         # First and end of a range in a parquet file, then what older versions do not store: the number of the file's
         # row groups, and the number of the range's first row in the file; null for other kinds.
         ("row_groups", pa.list_(pa.int64())),
+        # `Lines` of a manifest; null for other kinds, and not there in plans of older versions.
+        ("lines", pa.struct([("start", pa.int64()), ("end", pa.int64()), ("row", pa.int64()), ("line", pa.int64())])),
         ("entries", pa.list_(ENTRY)),
     ]
 )
@@ -101,6 +103,7 @@ class UnitRef:
             row_groups=(groups[0], groups[1]) if groups else None,
             file_groups=groups[2] if len(groups) > 2 else None,
             first_row=groups[3] if len(groups) > 3 else None,
+            lines=Lines(**row["lines"]) if row.get("lines") else None,
         )
 
 

@@ -38,13 +38,25 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lines:
+    """A range of a text file's lines: its bytes [start, end), the number of its first row in the file, from 0, and the
+    number of lines before it."""
+
+    start: int
+    end: int
+    row: int
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unit:
     """A work unit as a source plans it.
 
     `rows` is None if only reading tells the number. `columns` are the source's own columns under their names in the
     output; a stored unit has them in the plan, not here. `row_groups` is the range [first, end) of a parquet file,
     which has `file_groups` of them, and `first_row` is the number of its first row in the file; None where a plan of an
-    older version does not say so. `bytes` is the cost of reading it, if that is not the size of the entries.
+    older version does not say so. `lines` is the range of a manifest's lines. `bytes` is the cost of reading it, if
+    that is not the size of the entries.
 
     `more` says that the next unit is of the same object. `position` is how far planning has come with this unit; None
     if it is not known. Neither is stored with the unit.
@@ -57,6 +69,7 @@ class Unit:
     row_groups: tuple[int, int] | None = None
     file_groups: int | None = None
     first_row: int | None = None
+    lines: Lines | None = None
     bytes: int | None = None
     more: bool = False
     position: Position | None = None

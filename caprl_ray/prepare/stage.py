@@ -1,10 +1,12 @@
 """Prepare as a stage of the pipeline: compressed images in, pixels at the size that the model sees out."""
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.cluster.attempts import current_task, earlier_attempts
@@ -14,12 +16,14 @@ from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
 from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.recipe import sections
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 
 # Ray repeats a task without limit. After the first attempt images decode in a child process, so further worker deaths
 # mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
+ASKED_S = 0.5  # between two questions of a task whether the run is stopped
 
 
 class Prepare:
@@ -40,15 +44,27 @@ class Prepare:
         self._timeout_s = limits.timeout_s
         self._counter = counter
         self._task: tuple[str, int] | None = None
+        self._stopping, self._asked = False, 0.0
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prepare one batch."""
-        return run_stage(self, table)
+        began, size = time.monotonic(), table["image"].nbytes
+        prepared = run_stage(self, table)
+        if self._counter:
+            self._counter.spent.remote(self.name, table.num_rows, time.monotonic() - began, size)
+        return prepared
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
-        """Prepare rows one after another, and flag those whose pixels show nothing."""
+        """Prepare rows one after another, and flag those whose pixels show nothing. None when the run is stopped."""
+        if self._stopped():
+            return [RowFailure(UNFINISHED)] * len(rows)
         results = self._prepared(bytes(row["image"]) for row in rows)
         return [_marked(result, row) for result, row in zip(results, rows, strict=True)]
+
+    def _stopped(self) -> bool:
+        if self._counter and not self._stopping and time.monotonic() - self._asked > ASKED_S:
+            self._stopping, self._asked = bool(ray.get(self._counter.stopping.remote())), time.monotonic()
+        return self._stopping
 
     def _prepared(self, images: Iterator[bytes]) -> list[Changes | RowFailure]:
         attempt = self._attempt()

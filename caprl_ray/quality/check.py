@@ -41,6 +41,10 @@ class Check:
     """Whether the check is on if a recipe names none."""
     spares: ClassVar[str] = ""
     """What looks like a fault, and is none."""
+    causes: ClassVar[str] = ""
+    """What it usually comes from."""
+    remedy: ClassVar[str] = ""
+    """What to do about it."""
 
     def found(self, caption: Caption) -> bool:
         """Whether the caption has the fault."""

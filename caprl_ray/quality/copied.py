@@ -23,6 +23,8 @@ class PromptEcho(Check):
     name: ClassVar = "prompt_echo"
     severe: ClassVar = True
     spares: ClassVar = "Words that the instruction and the caption share; sentences that also stand in the alt text."
+    causes: ClassVar = "The chat format does not fit the model, or the model is small and the prompt long."
+    remedy: ClassVar = "Check the prompt and the model's chat template; mark the check `retry`."
 
     def found(self, caption: Caption) -> bool:
         if not caption.prompt:
@@ -39,6 +41,8 @@ class CopiesAltText(Check):
 
     name: ClassVar = "copies_alt_text"
     spares: ClassVar = "Captions that say the alt text and then describe the image."
+    causes: ClassVar = "The prompt holds the alt text, and the model takes it over instead of looking."
+    remedy: ClassVar = "Say in the prompt that the text may be wrong, or leave it out."
 
     share: float = threshold(
         0.8, 0.3, 1, "The share of the caption's words that stand in an alt text of about its length.", "set by hand"

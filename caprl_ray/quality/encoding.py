@@ -29,6 +29,8 @@ class Mojibake(Check):
 
     name: ClassVar = "mojibake"
     spares: ClassVar = "Accents, other scripts, quotation marks of every language, capitals such as in SÃO PAULO."
+    causes: ClassVar = "The model learned from garbled text, or reads it from the picture."
+    remedy: ClassVar = "Read some. If most come from pictures of garbled text, the captions are right."
 
     places: int = threshold(1, 1, 1000, "How many garbled places are a fault.", "good captions have none")
 

@@ -51,6 +51,11 @@ class Garbage(Check):
         "Code, tables, formulas and other scripts; special tokens in quotes or code, as on a picture of a tokenizer; "
         "chats that are read out, with lines such as `User:`."
     )
+    causes: ClassVar = "A broken GPU, damaged weights, overflowing half precision, or a tokenizer of another model."
+    remedy: ClassVar = (
+        "If one node writes most of it, leave the node out; otherwise set `model.engine.dtype` to bfloat16, and check "
+        "that the model's files are whole."
+    )
 
     one_character: float = threshold(
         0.9, 0.3, 1, "The share of one character, spaces apart.", "vLLM with not-a-number logits writes only `!`"

@@ -47,6 +47,10 @@ class Language(Check):
     severe: ClassVar = True
     standard: ClassVar = False
     spares: ClassVar = "Quotes, tables and code in other languages; names; captions with little text of their own."
+    causes: ClassVar = (
+        "The picture's text is in another language and the model goes on in it, or the prompt names none."
+    )
+    remedy: ClassVar = "Name the language in the prompt, and mark the check `retry`."
 
     wanted: str
     confidence: float = threshold(

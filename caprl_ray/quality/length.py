@@ -29,6 +29,10 @@ class Truncated(Check):
     name: ClassVar = "truncated"
     severe: ClassVar = True
     spares: ClassVar = "A caption that ends without a full stop: tables, lists and code do."
+    causes: ClassVar = "`sampling.max_tokens` is too small for dense pictures, or the caption loops."
+    remedy: ClassVar = (
+        "Raise `sampling.max_tokens` if few of them also have the flag `loop`; `quality.at_end: trim` cuts the rest."
+    )
 
     def found(self, caption: Caption) -> bool:
         return caption.finish_reason == "length"
@@ -41,6 +45,8 @@ class Empty(Check):
     name: ClassVar = "empty"
     severe: ClassVar = True
     spares: ClassVar = "A single word or number (`too_short` has those)."
+    causes: ClassVar = "The model ends at once: a wrong chat template, or a picture that shows nothing."
+    remedy: ClassVar = "Check the prompt with `preflight`; look at the pictures."
 
     def found(self, caption: Caption) -> bool:
         text = caption.text.strip()
@@ -53,6 +59,8 @@ class TooShort(Check):
 
     name: ClassVar = "too_short"
     spares: ClassVar = "Text in scripts without spaces, where two characters count as a word; what is `empty`."
+    causes: ClassVar = "The prompt asks for little, or the picture shows little."
+    remedy: ClassVar = "Ask for detail in the prompt, or set `too_short.words` to what you want."
 
     words: int = threshold(4, 1, 2000, "The fewest words.", "cosmos-curator flags captions of fewer than 4 words")
 
@@ -68,6 +76,8 @@ class TooLong(Check):
 
     name: ClassVar = "too_long"
     spares: ClassVar = "Long markdown and tables read out: those stay far below."
+    causes: ClassVar = "A page of text or a large table is read out, or a loop was not seen."
+    remedy: ClassVar = "Read some; lower `sampling.max_tokens` if they are not wanted."
 
     tokens: int = threshold(
         3072, 16, 1_000_000, "The most tokens.", "CapRL++'s reward for length is 1 up to 2,048 tokens and 0 at 3,072"

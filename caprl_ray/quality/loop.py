@@ -45,6 +45,11 @@ class Loop(Check):
     spares: ClassVar = (
         "Tables, long lists, code, repeated axis labels, refrains of poems, and a phrase that comes back now and then."
     )
+    causes: ClassVar = "Greedy or nearly greedy decoding of dense or repetitive pictures."
+    remedy: ClassVar = (
+        "Give `quality.retries` a higher temperature or `repetition_penalty`, and caption some again; `caprl-ray "
+        "compare` shows what changes."
+    )
 
     ratio: float = threshold(
         8.0,

@@ -30,6 +30,13 @@ class Refusal(Check):
     spares: ClassVar = (
         'A sign or a chat that says "I\'m sorry" in quotes; honest words such as "unable to read the small text".'
     )
+    causes: ClassVar = (
+        "The picture shows people, text or scenes that the model was taught to decline, or no picture reached it."
+    )
+    remedy: ClassVar = (
+        "Read some. If many say that there is no image, check the chat template; else mark the check `fail`, or use "
+        "another prompt."
+    )
 
     opening: int = threshold(
         120,

@@ -19,6 +19,8 @@ class Json(Check):
     severe: ClassVar = True
     standard: ClassVar = False
     spares: ClassVar = "White space around it, and any order of the fields. A markdown fence around it is a fault."
+    causes: ClassVar = "The model writes a fence or words around it, or is cut off at `sampling.max_tokens`."
+    remedy: ClassVar = "Ask for JSON only, or give the schema as `sampling.structured_outputs` too."
 
     wanted: Mapping[str, Any] = field(hash=False)
 

@@ -61,6 +61,8 @@ class Boilerplate(Check):
 
     name: ClassVar = "boilerplate"
     spares: ClassVar = 'Such words in quotes, as on a poster; "The image shows" at the start (`opener` has that).'
+    causes: ClassVar = "The model answers a person instead of describing: usual for chat models."
+    remedy: ClassVar = "Say in the prompt to write the description only; mark the check `retry`."
 
     def found(self, caption: Caption) -> bool:
         text = caption.text.replace("’", "'")
@@ -92,6 +94,8 @@ class Opener(Check):
     name: ClassVar = "opener"
     standard: ClassVar = False
     spares: ClassVar = 'The same words later, and "The image" as the subject of a real sentence.'
+    causes: ClassVar = "The usual way in which a captioner begins."
+    remedy: ClassVar = "Nothing for most uses; ask in the prompt to begin with the subject."
 
     def found(self, caption: Caption) -> bool:
         return bool(_FORMULA.match(caption.text[:100]))
@@ -103,6 +107,8 @@ class Url(Check):
 
     name: ClassVar = "url"
     spares: ClassVar = "Addresses in quotes, code or tables, and those that the words before say are read or shown."
+    causes: ClassVar = "The model learned from web pages and makes up links."
+    remedy: ClassVar = "Mark the check `retry` or `fail`: such addresses are rarely real."
 
     read_within: int = threshold(
         60, 0, 1000, "How many characters before an address may say that it is read.", "set by hand"

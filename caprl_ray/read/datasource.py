@@ -213,10 +213,14 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
             )
             if work.again and reading.keeps:
                 rows = done_again(rows, work.again, reading.keeps.old(work.ref.unit, work.again))
+            length = None
             for table in tables((_retried(row, work) for row in rows), schema):
                 if _closing(reading.counter):
                     return
+                length = table["unit_rows"][-1].as_py() if table.num_rows else length
                 yield table
+            if reading.counter and work.rows is None and length is not None:
+                reading.counter.unit_read.remote(work.ref.unit, length, work.ref.bytes)
 
 
 def _closing(counter: ActorHandle | None) -> bool:

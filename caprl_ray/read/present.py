@@ -84,9 +84,10 @@ def _now(planned: Stored, storage: Storage) -> Stored | None:
 
 
 def _acceptable(now: Stored, planned: Stored, accept: Accept, unit: Unit) -> bool:
-    """A parquet file of another size has other row groups, so that its units are others. One of the same size may have
-    others too: reading it tells (sources/parquet_read.py)."""
-    same_size = accept != Accept.CHANGED or (unit.kind == PARQUET and unit.row_groups is not None)
+    """A parquet file or manifest of another size has other row groups or lines, so that its units are others. One of
+    the same size may have others too: reading it tells (sources/parquet_read.py, manifest.py)."""
+    planned_ranges = unit.lines is not None or (unit.kind == PARQUET and unit.row_groups is not None)
+    same_size = accept != Accept.CHANGED or planned_ranges
     return not same_size or now.size == planned.size
 
 

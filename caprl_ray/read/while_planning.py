@@ -42,9 +42,13 @@ class Underway:
     plan: "Future[Plan]"
     planning: Planning
 
+    def begins(self) -> None:
+        """Wait HEAD_START_S for the plan. Raises what is wrong with the input, if that shows so soon."""
+        if wait([self.plan], HEAD_START_S).done:
+            self.plan.result()
+
     def soon(self) -> bool:
-        """Wait HEAD_START_S for the plan, then for its first part. Returns whether the plan is complete."""
-        wait([self.plan], HEAD_START_S)
+        """Wait for the plan's first part. Returns whether the plan is complete."""
         while not self.planning.begun.wait(TOLD_S):
             self._tell()
         return self.plan.done()
@@ -102,6 +106,8 @@ class PlannedWork(Datasource):  # type: ignore[misc]
 
         def read() -> Iterator[pa.Table]:
             while (work := ray.get(counter.work.remote())) is None:
+                if ray.get(counter.closing.remote()):
+                    return
                 time.sleep(POLL_S)
             yield pa.table([pa.array(work, pa.large_binary())], schema=WORK)
 

@@ -31,6 +31,7 @@ from caprl_ray.recipe.prompts import PromptTemplate
 Positive = Annotated[int, Field(ge=1)]
 Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.check)]
 MAX_METADATA_BYTES = 256 * 1024
+STORES = ("s3", "gs", "az", "hf")  # schemes of stores that images are read from
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -69,7 +70,7 @@ class Section(BaseModel):
 def _image_root(path: str) -> str:
     """A local folder as an absolute path: Ray's workers have other working directories."""
     scheme, is_uri, place = path.partition("://")
-    if "\0" in path or (is_uri and (scheme not in ("file", "s3") or (scheme == "s3" and place.startswith("/")))):
+    if "\0" in path or (is_uri and scheme != "file" and (scheme not in STORES or place.startswith("/"))):
         raise ValueError(f"{path!r} is not allowed; it should be a folder or a prefix such as s3://bucket/photos")
     return _absolute(path)
 
@@ -102,23 +103,25 @@ def _image_key(key: str) -> str:
 class Input(Section):
     """What to caption."""
 
-    kind: Literal["files", "webdataset", "parquet"] | None = None
+    kind: Literal["files", "webdataset", "parquet", "manifest"] | None = None
     """The kind of input. If left out, it is inferred from the file names, for each path separately. Set it if a folder
-    holds several kinds of files, or if the names do not show the kind."""
+    holds several kinds of files, or if the names do not show the kind. A manifest is a list of images as CSV or JSON
+    lines: it is inferred if the path itself ends like one, such as lists/*.csv."""
     paths: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]
-    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local or s3://."""
+    """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local, s3://,
+    gs://, az:// or hf://datasets/ORG/NAME@REVISION/path."""
     hidden: bool = False
     """Whether files whose names begin with a dot, or tables whose names begin with an underscore, are taken below a
     folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
     beside data, such as __MACOSX or _delta_log, is never taken."""
     image_column: str | None = None
-    """The parquet column that holds the bytes or the paths of the images. If left out, it is found by type and name.
-    Set it if several columns fit. `name[*]` is a column of lists of images: each image becomes a row, with the other
-    columns of its row."""
+    """The column of a table or manifest that holds the bytes or the paths of the images. If left out, it is found by
+    type and name. Set it if several columns fit. `name[*]` is a column of lists of images in parquet: each image
+    becomes a row, with the other columns of its row."""
     image_key: Annotated[str, Field(pattern=r"^[^;/\s]+(;[^;/\s]+)*$"), AfterValidator(_image_key)] | None = None
     """Which member of a WebDataset sample is captioned, by its extension: jpg, or jpg;png, of which the first that a
     sample has is taken. If left out, a sample may have images of one kind only. Set it if your samples hold maps, masks
@@ -133,9 +136,9 @@ class Input(Section):
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ] = []
-    """Folders and s3:// prefixes below which a parquet row may name its image, beside the folder of the parquet file
-    itself. A row that names an image elsewhere, also through a symbolic link, becomes a failed row. Set it if your
-    tables hold absolute paths."""
+    """Folders and prefixes, such as s3://bucket/photos, below which a row of a table or manifest may name its image,
+    beside the table's own folder. A row that names an image elsewhere, also through a symbolic link, becomes a failed
+    row. Set it if your tables hold absolute paths."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """New names for source columns, as {source name: output name}. A column whose name the output itself uses, such as
     width, must be renamed."""
@@ -274,7 +277,8 @@ class Replicas(Section):
     1 on a CPU, and at least `min`."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
     """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
-    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0."""
+    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0, and
+    with `model.source: embedded` it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""
@@ -282,6 +286,8 @@ class Replicas(Section):
     """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
     the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
     start on some nodes. Raise it if spot capacity is often missing for longer."""
+    price: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of one GPU costs, in dollars. With it a run says what it has cost so far."""
 
     @property
     def most(self) -> int:
@@ -443,19 +449,32 @@ class Failures(Section):
     `max_fraction` holds for any number of rows."""
 
 
+def _writable(path: str) -> str:
+    if path.startswith("hf://"):
+        raise ValueError(f"{path} is only read; write to a folder or bucket, and upload it with the hub's own client")
+    return path
+
+
 class Output(Section):
     """Where the captions are written."""
 
-    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-    """The output folder, local or s3://. On a cluster it must be the same folder on every node. If it holds an earlier
-    run of the same recipe, that run is resumed."""
+    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute), AfterValidator(_writable)]
+    """The output folder, local, s3://, gs:// or az://. On a cluster it must be the same folder on every node. If it
+    holds an earlier run of the same recipe, that run is resumed."""
     rows_per_object: Positive = 2048
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
+    stop_s: Annotated[float, Field(ge=0, le=600)] = 10
+    """The time for committing what is finished when the run is stopped by Ctrl-C, SIGTERM or `ray job stop`, in
+    seconds. Captions that are not finished are cut short and left to the next run. `ray job stop` itself gives a job 3
+    seconds, or RAY_JOB_STOP_WAIT_TIME_S."""
 
 
 class Storage(Section):
-    """How `s3://` paths are accessed. Credentials come from boto3's usual chain, never from the recipe."""
+    """How stores are accessed. `timeout_s` is for all of them, `anonymous` for all but the hub, the rest for `s3://`.
+
+    Credentials come from the environment of every node, for S3 by boto3's usual chain, never from the recipe.
+    """
 
     endpoint: Annotated[str | None, BeforeValidator(_service_url)] = None
     """The address of an S3-compatible store, such as https://storage.example.org. If left out, Amazon S3."""
@@ -464,7 +483,7 @@ class Storage(Section):
     profile: str | None = None
     """The profile in the shared AWS credentials file. Every node must have that file."""
     anonymous: bool = False
-    """Read public buckets without credentials."""
+    """Read public buckets without credentials, also of gs:// and az://."""
     path_style: bool | None = None
     """Put the bucket into the path of the URL, not into the host name. If left out: true with an endpoint, else boto3's
     default."""
@@ -498,10 +517,12 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says."""
+        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The embedded
+        model needs none."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
-        return replicas.model_copy(update=gpus) if model and model.endpoint else replicas
+        tiny = model and model.source == "embedded" and "gpus" not in replicas.model_fields_set
+        return replicas.model_copy(update=gpus) if model and (model.endpoint or tiny) else replicas
 
     @model_validator(mode="after")
     def _check_system_turn(self) -> "Recipe":

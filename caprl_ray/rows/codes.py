@@ -4,11 +4,13 @@ READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
     "source_unreadable": "The file exists and cannot be read, though its storage works.",
-    "source_refused": "The row names its image by a web address, in other storage, or neither below the parquet file's "
+    "source_refused": "The row names its image by a web address, in other storage, or neither below the table's "
     "folder nor below input.image_roots.",
     "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
     "as the unit's last row.",
     "unit_format": "The shard is no archive, or the table no parquet file; the detail says what its first bytes are.",
+    "bad_line": "The line of a manifest is no row: not JSON, not UTF-8, or with more or fewer fields than the header; "
+    "the detail says which line.",
     "empty_unit": "The shard holds no sample.",
     "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
     "end of the row group fail.",
@@ -42,6 +44,9 @@ ENGINE_CODES = {
     "picture in between.",
     "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
 }
+# Rows on which work ended because the run was stopped. They pass through the stages like failed rows, so that no stage
+# drops any (docs/design.md, D4), and the commit leaves them out: the next run has them. So no output has this code.
+UNFINISHED = "unfinished"
 # What the user asked for is no sign that something is broken: these rows count neither as failed nor as processed
 # where a run is judged by its share of failed rows.
 ASKED_FOR = frozenset({"placeholder"})

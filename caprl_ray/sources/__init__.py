@@ -13,7 +13,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import LeftOut, Position, Unit
 from caprl_ray.recipe.sections import Input
-from caprl_ray.sources import files, parquet, parquet_read, webdataset
+from caprl_ray.sources import files, manifest, parquet, parquet_read, webdataset
 from caprl_ray.sources.listing import Listing
 from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
@@ -57,6 +57,7 @@ KINDS = {
         row=parquet.row,
         suspects=parquet_read.suspects,
     ),
+    "manifest": Source(plan=manifest.plan, read=manifest.read, takes=manifest.takes, row=manifest.row),
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}

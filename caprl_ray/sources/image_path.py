@@ -1,4 +1,4 @@
-"""Images that a parquet column names by a path: relative to the parquet file, absolute, or an s3:// URI."""
+"""Images that a table's column names by a path: relative to the table, absolute, or the URI of an object."""
 
 import posixpath
 import re
@@ -6,7 +6,8 @@ import re
 from caprl_ray.errors import RowFailure
 
 MAX_PATH_BYTES = 1024  # S3's limit for a key; the limit for local paths is far higher
-_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}/.*[^/]", re.DOTALL)
+# A store's root, which is a bucket or a repository, and a name below it.
+_ROOT = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9$][A-Za-z0-9._-]{1,221}/|hf://datasets/[\w.-]+/[\w.-]+(?:@[^/]+)?/")
 
 
 def is_web_address(path: str) -> bool:
@@ -31,20 +32,28 @@ def resolve(path: str, parquet: str) -> str:
         raise RowFailure("source_refused", "not a path")
     if path.startswith(("/", "file:///")):
         return path
-    if _S3.fullmatch(path):
+    root = _ROOT.match(path)
+    if root and len(path) > root.end() and not path.endswith("/"):
         # A key is taken as it is, but some stores and proxies resolve these names.
         if {".", ".."} & set(path.split("/")):
-            raise RowFailure("source_refused", "an s3:// URI with . or .. as a name")
+            raise RowFailure("source_refused", "a URI with . or .. as a name")
         return path
     if "://" in path:
         raise RowFailure("source_refused", "storage that is not supported")
-    folder = parquet.rpartition("/")[0]
-    return _key_below(folder, path) if folder.startswith("s3://") else posixpath.normpath(f"{folder}/{path}")
+    root = _ROOT.match(parquet)
+    if root:
+        return root[0] + _key_below(parquet[root.end() :].split("/")[:-1], path)
+    return posixpath.normpath(f"{parquet.rpartition('/')[0]}/{path}")
 
 
-def _key_below(folder: str, path: str) -> str:
-    """Resolve a relative path on S3, where `a//b` is another key than `a/b`."""
-    bucket, *parts = folder.removeprefix("s3://").split("/")
+def bucket_of(path: str) -> str | None:
+    """The bucket or repository that a path or folder is in, without a slash; None if it is local."""
+    root = _ROOT.match(path + "/")
+    return root[0].rstrip("/") if root else None
+
+
+def _key_below(parts: list[str], path: str) -> str:
+    """Resolve a path relative to some folders of a store, where `a//b` is another key than `a/b`."""
     for part in path.split("/"):
         if part == ".." and not parts:
             raise RowFailure("source_refused", "a path that leaves the bucket")
@@ -52,4 +61,4 @@ def _key_below(folder: str, path: str) -> str:
             parts.pop()
         elif part != ".":
             parts.append(part)
-    return "/".join(["s3:/", bucket, *parts])
+    return "/".join(parts)

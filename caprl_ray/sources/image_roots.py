@@ -1,4 +1,4 @@
-"""Which images the rows of a parquet file may name: those below its own folder and below `input.image_roots`."""
+"""Which images the rows of a table may name: those below its own folder and below `input.image_roots`."""
 
 import json
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from caprl_ray.errors import RecipeError, RowFailure
-from caprl_ray.sources.image_path import resolve
+from caprl_ray.sources.image_path import bucket_of, resolve
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, is_below
 from caprl_ray.text import plain
@@ -57,6 +57,8 @@ class Roots:
     def named(self, path: str) -> NamedImage:
         """The image that a row names. Raises Outside, or RowFailure for what is no path."""
         full = resolve(path, self.parquet)
+        if not any(_store(full) == _store(folder) for folder in self.folders):
+            raise Outside(full.rpartition("/")[0])  # before a store is asked for anything, such as credentials
         try:
             real = self.storage.real(full)
         except ValueError:  # a NUL that was percent-encoded
@@ -67,6 +69,12 @@ class Roots:
         if root is None:
             raise Outside(real.rpartition("/")[0] or "/")
         return NamedImage(path=full, real=real, root=root)
+
+
+def _store(path: str) -> str:
+    """The scheme of a path; empty for a local one."""
+    scheme = path.partition("://")[0] if "://" in path else ""
+    return "" if scheme == "file" else scheme
 
 
 def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
@@ -96,7 +104,8 @@ def proposed(folders: Iterable[str]) -> list[str]:
     """The roots that hold these folders: what all those of one bucket or top folder have in common."""
     groups: dict[str, list[list[str]]] = defaultdict(list)
     for names in sorted(folder.split("/") for folder in folders):
-        top = 3 if names[0] == "s3:" else 2
+        bucket = bucket_of("/".join(names))
+        top = bucket.count("/") + 1 if bucket else 2
         groups["/".join(names[:top])].append(names)
     return ["/".join(_common(group[0], group[-1])) or "/" for group in groups.values()][:PROPOSED]
 

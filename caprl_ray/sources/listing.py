@@ -29,7 +29,9 @@ class Listing:
         self._after = after
         self._seen = Seen()
         self._outputs = OwnOutputs(access.storage, access.output)
-        self._names = [_braces(path, access.storage) for path in access.input.paths]
+        last = {after.path: after.object} if after else {}
+        self._paths = [access.storage.pinned(path, last.get(n)) for n, path in enumerate(access.input.paths)]
+        self._names = [_braces(path, access.storage) for path in self._paths]
         self._repeating = _repeating(self._names)
         self.linked = after is not None and after.linked
         """Whether a link has led to an object so far."""
@@ -43,7 +45,7 @@ class Listing:
 
     def objects(self, number: int) -> Iterator[Found | Passed]:
         """What the path number `number` names, after the position. Raises RecipeError for what does not exist."""
-        path, names = self._access.input.paths[number], self._names[number]
+        path, names = self._paths[number], self._names[number]
         end = (self._after.path, self._after.name) if self._after else (-1, -1)
         if number == end[0] and end[1] >= len(names):  # a path with braces exists as written by now
             end = (-1, -1)
@@ -129,10 +131,10 @@ def path_of(item: Found | Passed) -> str:
 
 
 def _repeating(paths: list[list[str]]) -> bool:
-    """Whether names may reach the same object. On S3 only names can that begin alike, up to their first pattern."""
+    """Whether names may reach the same object. In a store those can that begin alike, up to their first pattern."""
     if sum(map(len, paths)) < 2:
         return False
-    if not all(name.startswith("s3://") for names in paths for name in names):
+    if not all("://" in name and not name.startswith("file:") for names in paths for name in names):
         return True
     heads = sorted(_head(name, whole=len(names) > 1) for names in paths for name in names)
     return any(later.startswith(head) for head, later in pairwise(heads))

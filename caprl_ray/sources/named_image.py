@@ -1,4 +1,4 @@
-"""Read an image that a parquet row names. The row has chosen the path, so faults of the path are the row's."""
+"""Read an image that a row of a table names. The row has chosen the path, so faults of the path are the row's."""
 
 import errno
 

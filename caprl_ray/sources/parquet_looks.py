@@ -1,6 +1,6 @@
 """What planning looks at in the first rows of a table: whether its texts are images, paths to read, or neither."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -29,13 +29,18 @@ def look(stored: Stored, image: ImageColumn, access: Access) -> None:
             if image.has_bytes and (image.listed or not _all_null(file, image.bytes_column)):
                 return
             texts = list(islice(_texts(file, source, image, access), ROWS_LOOKED_AT))
-            if any(map(inline, texts)):
-                return
-            _refuse_web_addresses(texts, stored, image)
-            refuse_outside(_texts(file, source, image, access), stored.path, access)
-            _refuse_other_texts(texts, stored, image, access)
+            look_at(texts, _texts(file, source, image, access), stored, image, access)
     except ParquetDamaged:
         return
+
+
+def look_at(texts: list[str], every: Iterable[str], stored: Stored, image: ImageColumn, access: Access) -> None:
+    """Raise RecipeError if the texts of a table's first rows, and those of `every` row, name no image to read."""
+    if any(map(inline, texts)):
+        return
+    _refuse_web_addresses(texts, stored, image)
+    refuse_outside(every, stored.path, access)
+    _refuse_other_texts(texts, stored, image, access)
 
 
 @contextmanager

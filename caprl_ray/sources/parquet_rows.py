@@ -44,7 +44,8 @@ class Rows:
     """Makes the samples of one unit.
 
     `columns` are the metadata columns of the output, and `partitions` those of them that the file's folders give.
-    `image` is None if the job needs no images; `roots` says which images rows may name by a path.
+    `image` is None if the job needs no images; `roots` says which images rows may name by a path. `pool` reads the
+    images that the rows of a batch name.
     """
 
     entry: Entry
@@ -53,7 +54,7 @@ class Rows:
     roots: Roots
     columns: pa.Schema
     partitions: Mapping[str, pa.Array]
-    pool: ThreadPoolExecutor
+    pool: ThreadPoolExecutor | None = None
 
     def places(self, batch: pa.RecordBatch) -> list[Place]:
         """The places of a batch's images, in order. Each is one sample, also where a row has no image."""
@@ -81,8 +82,14 @@ class Rows:
         if self.image is None or (content is not None and not content.null_count):
             yield from map(sample, numbers)
             return
+        assert self.pool
         for few in batched(numbers, IMAGES_AT_ONCE):
             yield from self.pool.map(sample, few)
+
+    def sample(self, row: pa.RecordBatch, number: int) -> Sample:
+        """The sample of a batch of one row, which has this number in the file. It holds no list of images."""
+        place = Place(row=0, image=0)
+        return self._sample(row, self._images(row), place, number, sound=_is_sound(row))
 
     def _images(self, batch: pa.RecordBatch) -> pa.Array | None:
         if self.image is None:

@@ -6,9 +6,11 @@ from itertools import chain
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import LeftOut
+from caprl_ray.sources import manifest_text
 from caprl_ray.sources.source import Found
 from caprl_ray.storage import Passed, Stored
 
+MANIFEST = "manifest"  # a kind that counts only where it is asked for
 Takes = Mapping[str, Callable[[Stored], bool]]  # whether a kind takes an object, by its name
 
 
@@ -23,7 +25,9 @@ class Sorting:
         self, path: str, items: Iterator[Found | Passed], takes: Takes, wanted: str | None, known: str | None
     ) -> None:
         self._path = path
-        self._takes = takes
+        asked = manifest_text.named(path) or MANIFEST in (wanted, known)  # folders of images often hold a list of them
+        self._takes = {kind: rule for kind, rule in takes.items() if asked or kind != MANIFEST}
+        self._kinds = " or ".join(takes)
         self._wanted = wanted
         self._items = items
         self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # given away, and not yet in a unit
@@ -91,7 +95,7 @@ class Sorting:
     def _mixed(self, item: Found, kind: str) -> RecipeError:
         return RecipeError(
             f"input.paths: {self._path} holds {' and '.join(sorted([self.kind, kind]))}, such as {item.stored.path}; "
-            f"set input.kind to {' or '.join(self._takes)}, or name the folders."
+            f"set input.kind to {self._kinds}, or name the folders."
         )
 
     def _infer(self) -> str:
@@ -114,5 +118,5 @@ class Sorting:
         left = f" (left out: {self.left_out.summary()})" if self.left_out else ""
         raise RecipeError(
             f"input.paths: {self._path} holds no file named like an image, a shard or parquet{left}; set input.kind to "
-            f"{' or '.join(self._takes)}."
+            f"{self._kinds}."
         )

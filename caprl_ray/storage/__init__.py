@@ -1,4 +1,4 @@
-"""All access to storage: local paths and `s3://` URIs behind one interface.
+"""All access to storage, local and remote, behind one interface.
 
 Another kind of store is a module with the functions of `Store` and one line in `Storage._store`.
 """
@@ -6,11 +6,14 @@ Another kind of store is a module with the functions of `Store` and one line in 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
+from caprl_ray.storage import hub
+from caprl_ray.storage.azure_blobs import AzureStore
+from caprl_ray.storage.gcs import GoogleStore
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.storage.s3 import S3Store
@@ -73,11 +76,19 @@ class Store(Protocol):
     def sweep(self, folder: str) -> None: ...
 
 
+@runtime_checkable
+class Dated(Protocol):
+    """A store that knows how old an object is."""
+
+    def age(self, path: str) -> float | None: ...
+
+
 @dataclass(frozen=True)
 class Storage:
     """Storage by the recipe's section `storage`. It travels to Ray's workers and connects where it is used.
 
-    Paths are as the recipe gives them: relative, absolute, `file://` or `s3://bucket/key`. Every function raises
+    Paths are as the recipe gives them: relative, absolute, `file://`, `s3://bucket/key`, or those of another store
+    (`gs://`, `az://`, `hf://`). Every function raises
     FileNotFoundError or PermissionError for the one object that was asked for, and any other OSError for a fault of the
     storage itself; its `strerror` holds no secret. RecipeError for other schemes.
     """
@@ -87,6 +98,13 @@ class Storage:
     def lookup(self, path: str) -> Stored | Folder | None:
         """The object or folder at a path, or None."""
         return self._store(path).lookup(path)
+
+    def pinned(self, path: str, before: str | None = None) -> str:
+        """The path with the commit that it means now, where a store has commits; otherwise the path itself.
+
+        `before` was found at this path by an earlier planning; its commit stays.
+        """
+        return hub.pinned(path, before) if path.startswith(hub.SCHEME) else path
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
         """The object or folder at each path, in order, several lookups at a time."""
@@ -161,6 +179,12 @@ class Storage:
         """
         self._store(path).probe(path, root)
 
+    def age(self, path: str) -> float | None:
+        """The seconds since an object was written, by the store's own clock; None if there is none, or it does not
+        tell."""
+        store = self._store(path)
+        return store.age(path) if isinstance(store, Dated) else None
+
     def sweep(self, folder: str) -> None:
         """Remove what writers that were killed have left in a folder."""
         self._store(folder).sweep(folder)
@@ -171,8 +195,16 @@ class Storage:
             return LocalStore()
         if scheme == "s3":
             return S3Store(self.settings)
+        if scheme == "hf":
+            return hub.HubStore(self.settings)
+        if scheme == "gs":
+            return GoogleStore(self.settings)
+        if scheme == "az":
+            return AzureStore(self.settings)
         if scheme in ("http", "https"):
             raise RecipeError(
                 f"{path}: images are not fetched from the web; download them to a folder or bucket first."
             )
-        raise RecipeError(f"{path}: storage of the kind {scheme}:// is not supported; use a local path or s3://.")
+        raise RecipeError(
+            f"{path}: storage of the kind {scheme}:// is not supported; use a local path, s3://, gs://, az:// or hf://."
+        )

@@ -105,6 +105,12 @@ class LocalStore:
         with suppress(FileNotFoundError):
             os.unlink(local_path(path))
 
+    def age(self, path: str) -> float | None:
+        """By this machine's clock, which is the disk's own unless the folder is mounted from another machine."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return max(0.0, time.time() - os.stat(local_path(path)).st_mtime)
+        return None
+
     def sweep(self, folder: str) -> None:
         with suppress(OSError), os.scandir(local_path(folder)) as entries:
             for entry in entries:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
@@ -49,6 +50,15 @@ class S3Store:
         with faults(path):
             head = self._s3.head_object(Bucket=bucket, Key=key)
         return Stored(path=path, size=head["ContentLength"], version=version_of(head))
+
+    def age(self, path: str) -> float | None:
+        """By the clock of the service, whose answers carry the time."""
+        bucket, key = bucket_and_key(path)
+        with suppress(FileNotFoundError), faults(path):
+            head = self._s3.head_object(Bucket=bucket, Key=key)
+            date = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+            return max(0.0, (parsedate_to_datetime(date) - head["LastModified"]).total_seconds()) if date else None
+        return None
 
     def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
         bucket, key = bucket_and_key(pattern)

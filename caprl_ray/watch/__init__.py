@@ -1,1 +1,1 @@
-"""Observers of a running job: progress line, counters and the circuit breaker."""
+"""Observers of a running job: its counts and who shows them, and what stops it when it goes wrong."""

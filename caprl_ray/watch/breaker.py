@@ -1,6 +1,7 @@
 """The circuit breaker stops a run in which too many rows fail, or that has no replica for too long."""
 
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -120,6 +121,15 @@ def tripped(
         f"failures.max_fraction: {of.format(failures=failures, rows=rows)}, more than {limits.max_fraction:g} allows "
         f"({', '.join(f'{code} {failed[code]}' for code in top)}); {AFTERWARDS}"
     )
+
+
+def await_replica(counter: Any, replicas: Replicas) -> None:
+    """Wait until a replica has its GPUs. Raises SystemFailure after `replicas.wait_s`: Ray itself would wait on."""
+    while absent := ray.get(counter.awaited.remote()):
+        failure = without_replica(absent, replicas)
+        if failure:
+            raise failure
+        time.sleep(POLL_S)
 
 
 def without_replica(seconds: float, replicas: Replicas) -> SystemFailure | None:

@@ -1,26 +1,80 @@
 """Report batches of a job's last stage."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
+from caprl_ray.output.tallies import counted as tallied
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import FAILED_BEFORE
+from caprl_ray.text import plain
+from caprl_ray.watch.batch import Batch, Last, Load, Sums
+
+# Columns that a job may add (caption/columns.py); of tokens, by what their sums are called.
+LISTS = ("flags", "repaired")
+TOKENS = {"prompt": "prompt_tokens", "caption": "caption_tokens", "decoded": "decoded_tokens"}
+TOLD = (*LISTS, *TOKENS.values(), "decodes", "key", "caption")
+MOST_TEXT = 200  # characters of a caption that are shown
 
 
-def counted(rows: pa.Table, counter: ActorHandle) -> pa.Table:
-    """Report a batch of finished and failed rows to the counter actor, for progress and the circuit breaker."""
-    counter.add.remote(rows.num_rows, _codes(rows), *_retried(rows))
+def counted(rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load: Load | None = None) -> pa.Table:
+    """Report a batch of finished and failed rows to the counter actor. `sums` and `load` are the replica's own."""
+    batch = replace(batch_of(_ended(rows)), load=load)
+    counter.add.remote(replace(batch, sums={**batch.sums, **(sums or {})}))
     return rows
 
 
-def _retried(rows: pa.Table) -> tuple[int, list[str], list[str]] | tuple[()]:
-    """How many rows were retried, their codes if they failed for another reason, and their codes if for the same."""
+def _ended(rows: pa.Table) -> pa.Table:
+    """The rows without those that a stopped run has cut."""
+    if rows["code"].null_count == rows.num_rows:
+        return rows  # a filter copies
+    return rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
+
+
+def batch_of(rows: pa.Table) -> Batch:
+    """What the rows of a batch say. Columns that the job does not add say nothing."""
+    told = rows.select([name for name in TOLD if name in rows.schema.names])  # others are large, and a filter copies
+    finished = told.filter(pc.is_null(rows["code"])) if rows["code"].null_count < rows.num_rows else told
+    batch = Batch(rows=rows.num_rows, codes=_codes(rows), sums=dict(_sums(finished)), last=_last(finished))
     before = rows[FAILED_BEFORE.name]
     if before.null_count == len(before):
-        return ()
-    retried = rows.filter(before.is_valid())
+        return batch
+    retried = rows.select(["code", FAILED_BEFORE.name]).filter(before.is_valid())
     same = pc.equal(retried["code"], retried[FAILED_BEFORE.name]).fill_null(False)
-    return retried.num_rows, _codes(retried.filter(pc.invert(same))), _codes(retried.filter(same))
+    anew, again = _codes(retried.filter(pc.invert(same))), _codes(retried.filter(same))
+    return replace(batch, retried=retried.num_rows, anew=anew, again=again)
+
+
+def _sums(rows: pa.Table) -> Iterator[tuple[str, Mapping[str, float]]]:
+    names = rows.schema.names
+    for name in LISTS:
+        if name in names:
+            yield name, tallied(rows[name].combine_chunks().flatten())
+    tokens = {name: _sum(rows[column]) for name, column in TOKENS.items() if column in names}
+    if tokens:
+        yield "tokens", tokens
+    if "decodes" in names:
+        yield "decodes", {"rows": rows.num_rows, "decodes": _sum(rows["decodes"])}
+
+
+def _sum(column: pa.ChunkedArray) -> float:
+    return pc.sum(column).as_py() or 0
+
+
+def _last(rows: pa.Table) -> Last | None:
+    if not rows.num_rows:
+        return None
+    row: dict[str, Any] = {name: rows[name][-1].as_py() for name in ("key", "caption") if name in rows.schema.names}
+    return Last(key=_short(row.get("key")), text=_short(row.get("caption")))
+
+
+def _short(text: str | None) -> str:
+    """One line of an untrusted text."""
+    return " ".join(plain(text or "")[: 2 * MOST_TEXT].split())[:MOST_TEXT]
 
 
 def _codes(rows: pa.Table) -> list[str]:

@@ -4,12 +4,16 @@ It imports nothing of the package that is slow to import, because the actor's pr
 """
 
 import collections
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
 import ray
 
+from caprl_ray.cluster.resources import WAITING
 from caprl_ray.rows.codes import ASKED_FOR
+from caprl_ray.watch.batch import Batch, Last, Load
+from caprl_ray.watch.record import Record, Requests
 from caprl_ray.watch.sick import Sick
 from caprl_ray.watch.starts import GONE_S, Pool, Starts
 
@@ -36,24 +40,78 @@ class Counter:
         self._notes: dict[str, None] = {}
         self._work: list[bytes] | None = None
         self._closing = False
+        self._stopped = threading.Event()
         self._began = time.monotonic()
         self._seen: float | None = None
+        self._asked: float | None = None
         self._starts = Starts()
         self._sick = Sick()
         self._suspects: set[tuple[int, int]] = set()
+        self._sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self._loads: dict[str, Load] = {}
+        self._units: set[int] = set()
+        self._read = (0, 0)
+        self._last: Last | None = None
+        self._ready: float | None = None
+        self._first: tuple[float, int] | None = None
+        self._committed: tuple[int, float] | None = None
 
-    def add(
-        self, rows: int, codes: list[str], retried: int = 0, anew: Sequence[str] = (), again: Sequence[str] = ()
-    ) -> None:
-        """Count one batch; `codes` are those of its failed rows.
+    def add(self, batch: Batch) -> None:
+        """Count one batch of the last stage."""
+        self.rows += batch.rows
+        if self._first is None and batch.rows:
+            self._first = self._seconds(), batch.rows
+        self.failed.update(batch.codes)
+        self._retried += batch.retried
+        self._failed_anew.update(batch.anew)
+        self._failed_again.update(batch.again)
+        self._last = batch.last or self._last
+        for kind, sums in batch.sums.items():
+            self._sums[kind].update(sums)
+        if batch.load:
+            self._loads[batch.load.replica] = batch.load
 
-        `retried` of the rows had failed before: now with another code (`anew`), with the same one (`again`), or not.
-        """
-        self.rows += rows
-        self.failed.update(codes)
-        self._retried += retried
-        self._failed_anew.update(anew)
-        self._failed_again.update(again)
+    def spent(self, stage: str, rows: int, seconds: float, size: int = 0) -> None:
+        """Count one batch of an earlier stage: its rows, the seconds that it took, and the bytes that came in."""
+        for kind, amount in (("stage_rows", rows), ("stage_seconds", seconds), ("stage_bytes", size)):
+            self._sums[kind].update({stage: amount})
+
+    def committed(self, rows: int) -> None:
+        """Count the rows of an object that is written."""
+        self._committed = (rows + (self._committed[0] if self._committed else 0), self._seconds())
+
+    def unit_read(self, unit: int, rows: int, size: int) -> None:
+        """A unit of unknown length was read to its end: `rows` in `size` bytes."""
+        if unit not in self._units:
+            self._units.add(unit)
+            self._read = self._read[0] + rows, self._read[1] + size
+
+    def record(self) -> Record:
+        """The counts now."""
+        replicas, alive = self._starts.counts(), self._starts.alive_now()
+        loads = [load for replica, load in self._loads.items() if replica in alive]
+        return Record(
+            seconds=self._seconds(),
+            ready=self._ready,
+            first=self._first,
+            rows=self.rows,
+            failed=dict(self.failed),
+            committed=self._committed,
+            sums={kind: dict(sums) for kind, sums in self._sums.items()},
+            read=self._read,
+            replicas=replicas,
+            requests=Requests(
+                running=sum(load.running for load in loads),
+                waiting=sum(load.waiting for load in loads),
+                places=sum(load.places for load in loads),
+                batches=sum(load.batches for load in loads),
+            ),
+            last=self._last,
+            absent=self.read()[2],
+        )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def read(self) -> tuple[int, dict[str, int], float]:
         """Rows so far, failed rows by code, and the seconds without a replica.
@@ -116,9 +174,20 @@ class Counter:
         """A replica has its GPU, even if its engine has not started."""
         self._seen = time.monotonic()
 
-    def alive(self, replica: str, runs: bool) -> None:
+    def awaited(self) -> float:
+        """The seconds for which there has been no replica, since somebody asked first; 0 if there is one."""
+        if self._seen is None:
+            self._asked = self._asked or time.monotonic()
+            return max(0.001, time.monotonic() - self._asked)
+        return self.read()[2]
+
+    def alive(self, replica: str, runs: bool, load: Load | None = None) -> None:
         """A replica lives; its engine runs, or is being started."""
         self._starts.alive(replica, runs=runs)
+        if load:
+            self._loads[replica] = load
+        if runs and self._ready is None:
+            self._ready = self._seconds()
 
     def captioned(self, node: str) -> None:
         """A replica on this node has captioned its first batch."""
@@ -168,6 +237,21 @@ class Counter:
     def closing(self) -> bool:
         """Whether no more rows are to be read."""
         return self._closing
+
+    def stop(self) -> int:
+        """The run ends now: nothing is read, prepared or captioned any more. Returns the rows that are done."""
+        self._closing = True
+        self._stopped.set()
+        return self.rows
+
+    def stopping(self) -> bool:
+        """Whether the run ends now."""
+        return self._stopped.is_set()
+
+    @ray.method(concurrency_group=WAITING)  # type: ignore[untyped-decorator]
+    def until_stopped(self) -> None:
+        """Wait until the run ends. Ask once a run and share the answer: it takes the only thread of its group."""
+        self._stopped.wait()
 
     def plan(self, work: list[bytes]) -> None:
         """Store the plan: what each read task reads."""

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from caprl_ray.watch.record import Replicas
+
 # Starts that may fail on a node, one after the other, before it gets no more replicas. One may fail because the memory
 # of the GPU is not free yet.
 STARTS = 3
@@ -33,13 +35,16 @@ class Starts:
         self._failed: dict[str, int] = collections.Counter()
         self._struck: dict[str, str] = {}
         self._replicas: dict[str, tuple[bool, float]] = {}
+        self._began: dict[str, float] = {}
         self._ended: set[str] = set()
+        self._lost, self._spent = 0, 0.0
         self._enough = clock()
 
     def alive(self, replica: str, *, runs: bool) -> None:
         """A replica lives; its engine runs, or is being started."""
         if replica not in self._ended:
             self._replicas[replica] = (runs, self._clock())
+            self._began.setdefault(replica, self._clock())
 
     def captioned(self, node: str) -> None:
         """A replica has captioned a batch. A node that was struck stays so: too many of its starts fail."""
@@ -47,8 +52,7 @@ class Starts:
 
     def failed(self, replica: str, node: str, reason: str) -> bool:
         """A replica's engine has not started, or captions nothing. Returns True if this strikes the node."""
-        self._ended.add(replica)
-        self._replicas.pop(replica, None)
+        self._end(replica, self._clock())
         self._failed[node] += 1
         if self._failed[node] < STARTS:
             return False
@@ -58,11 +62,33 @@ class Starts:
 
     def left(self, replica: str) -> int:
         """A replica leaves, for another reason. Returns how many there were with it."""
-        self._ended.add(replica)
         now = self._clock()
         alive = sum(now - seen < GONE_S for _, seen in self._replicas.values())
-        self._replicas.pop(replica, None)
+        self._end(replica, now)
         return alive
+
+    def _end(self, replica: str, when: float) -> None:
+        """A replica is lost."""
+        self._ended.add(replica)
+        self._lost += 1
+        self._replicas.pop(replica, None)
+        self._spent += when - self._began.pop(replica, when)
+
+    def alive_now(self) -> set[str]:
+        """The replicas that give signs of life. Those that have stopped are lost: they cost until their last sign."""
+        now = self._clock()
+        for replica, (_, seen) in list(self._replicas.items()):
+            if now - seen >= GONE_S and replica in self._began:
+                self._lost += 1
+                self._spent += seen - self._began.pop(replica)
+        return {replica for replica, (_, seen) in self._replicas.items() if now - seen < GONE_S}
+
+    def counts(self) -> Replicas:
+        """The replicas now, those that were lost, and the seconds of all together."""
+        alive, now = self.alive_now(), self._clock()
+        running = sum(self._replicas[replica][0] for replica in alive)
+        seconds = self._spent + sum(now - began for began in self._began.values())
+        return Replicas(running=running, starting=len(alive) - running, lost=self._lost, seconds=seconds)
 
     def struck(self) -> dict[str, str]:
         """The nodes that get no more replicas, each with a reason."""

@@ -4,7 +4,8 @@ import sys
 import time
 from typing import TextIO
 
-from caprl_ray.watch.progress import CLEAR, PLAIN_SECONDS, TERMINAL_SECONDS
+TERMINAL_SECONDS, PLAIN_SECONDS = 1.0, 15.0
+CLEAR = "\r\x1b[K"  # clears the line on a terminal
 
 
 class Steps:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from caprl_ray.cluster import interrupt
+from caprl_ray.cluster import interrupt, signals
 from caprl_ray.cluster.interrupt import interruptible
 
 
@@ -200,3 +200,26 @@ def test_in_another_thread_the_main_thread_is_left_alone() -> None:
     thread.join()
     time.sleep(0.05)
     assert str(ended[0]) == "lost"
+
+
+def killed(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+
+
+def test_the_first_signal_asks_the_block_to_end_and_the_second_ends_it() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.handled() as asked, signals.handled() as same, asked.answered():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.asked.wait(5) and asked.first == signal.SIGTERM and same is asked
+        with pytest.raises(KeyboardInterrupt):
+            killed(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_where_nobody_answers_a_signal_ends_the_block_at_once() -> None:
+    with signals.handled():
+        with signals.kept():  # as a connection to Ray that sets its own handler
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        with pytest.raises(signals.Terminated):
+            killed(signal.SIGTERM)

@@ -1,8 +1,11 @@
 """Ray's messages about its cluster become a few lines, for any number of replicas."""
 
 import io
+import os
 
-from caprl_ray.cluster.messages import EachKindOnce
+import pytest
+
+from caprl_ray.cluster.messages import EachKindOnce, without_logger
 
 RETRIED = (
     "Task MapWorker(MapBatches(Captioner)).submit failed. There are infinite retries remaining, so the task will be "
@@ -29,3 +32,11 @@ def test_a_stream_that_is_closed_does_not_end_rays_thread() -> None:
     stream = io.StringIO()
     stream.close()
     EachKindOnce(stream)({"lines": [DEAD.format(1, 1, 1)]}, ignore_prefix=False)
+
+
+def test_lines_of_rays_logger_are_left_out_and_others_stay(capfd: pytest.CaptureFixture[str]) -> None:
+    with without_logger():
+        os.write(2, b"[2026-11-29 21:01:45,991 I 6676 6676] logging.cc:303: Set ray log level\nours\n")
+        os.write(2, b"[2026-11-29 21:18:08,348 E 4244 4244] core_worker.cc:2465: Actor with class name\nlast")
+    os.write(2, b" line\n")
+    assert capfd.readouterr().err == "ours\nlast line\n"

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import cli, plan, sources
-from caprl_ray.commands import frequent as module
-from caprl_ray.commands.frequent import frequent, shared_out
+from caprl_ray.commands import sample as module
+from caprl_ray.commands.frequent import frequent
+from caprl_ray.commands.sample import shared_out
 from caprl_ray.recipe.load import parse
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
@@ -97,7 +98,7 @@ def test_memory_does_not_grow_with_the_units(monkeypatch: pytest.MonkeyPatch, im
     monkeypatch.setattr(sources.files, "FILES_PER_UNIT", 10)
     monkeypatch.setattr(module, "MOST_UNITS", 7)
     access = Access.of(recipe_of(images / "files", tmp_path))
-    kept = module._units(recipe_of(images / "files", tmp_path), access, 21)
+    kept = module.chosen_units(access.storage, plan.EMPTY, sources.plan_units(access), 21)
     assert len(kept) == 7 and all(3 <= len(unit.entries) == unit.rows <= 10 for unit in kept)
     assert max(unit.entries[0].key for unit in kept) > "00650"  # not only from the start
 

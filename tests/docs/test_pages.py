@@ -16,7 +16,8 @@ from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
-from docs.generate import PAGES, REMEDIES
+from docs.draw_view import PICTURE, picture
+from docs.generate import PAGES
 from tests.checkout import ROOT
 from tests.docs import joining
 
@@ -136,12 +137,17 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_the_picture_of_the_view_is_up_to_date_and_loads_nothing_from_elsewhere() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == picture(), "run python docs/draw_view.py"
+    assert not re.search(r"url\((?!#)|href=", picture())
+
+
 def test_generated_pages_hold_every_field_code_and_command() -> None:
     recipe, codes, commands = (PAGES[f"reference/{name}.md"]() for name in ("recipe", "failure-codes", "commands"))
     for name, section in Recipe.model_fields.items():
         own = recipe.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert all(f"\n| `{field}` |" in own for field in getattr(section.annotation, "model_fields", ()))
         assert own.strip()
-    assert REMEDIES.keys() == CODES.keys() and all(f"`{code}`" in codes for code in CODES)
-    assert all(f"## caprl-ray {name}" in commands for name in ("caption", "plan", "verify", "preflight", "demo"))
+    assert all(f"`{code}`" in codes for code in CODES)
+    assert all(f"## caprl-ray {name}" in commands for name in ("caption", "plan", "status", "verify", "demo"))
     assert "`caption_tokens`" in PAGES["reference/output.md"]()

@@ -49,7 +49,7 @@ class Endangered(Writer):
 
     async def _row(self, row: dict[str, Any]) -> Any:
         living: Any = self._engine
-        engine = living._engine
+        engine = living._engine._engine  # below the meter and the revival
         meter = engine._renderer.by_us, engine._renderer.by_vllm, engine.steps, int(engine._counted)
         Path(NOTES, f"meter-{os.getpid()}").write_text(" ".join(map(str, meter)))
         _note_chunks(engine._llm.engine_core)

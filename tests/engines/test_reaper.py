@@ -28,7 +28,7 @@ with reaper.marking():
 deadline = time.monotonic() + 20
 while len(reaper.processes()) < 2 and time.monotonic() < deadline:
     time.sleep(0.02)
-print(*reaper.processes(), flush=True)
+print(*reaper.processes(), reaper.folder, flush=True)
 time.sleep(100)
 """
 
@@ -53,12 +53,17 @@ def all_gone(processes: list[int]) -> bool:
 def test_nothing_outlives_a_process_that_is_killed(fault: signal.Signals, children_first: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        processes = [int(process) for process in parent.stdout.readline().split()]
-        assert len(processes) == 2 and not any(map(gone, processes))
+        *numbers, folder = parent.stdout.readline().split()
+        processes = list(map(int, numbers))
+        assert Path(folder).is_dir() and len(processes) == 2 and not any(map(gone, processes))
         for child in psutil.Process(parent.pid).children() if children_first else ():
             child.kill()  # as Ray does with a worker's, and not with theirs
         parent.send_signal(fault)
         assert all_gone(processes)
+    deadline = time.monotonic() + 20
+    while Path(folder).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(folder).exists()
 
 
 @pytest.mark.timeout(60)

@@ -1,10 +1,11 @@
-"""SIGKILL the driver at each step of planning and committing. The same command continues each time.
+"""SIGKILL the driver at each step of planning and committing, and stop it. The same command continues each time.
 
-Run as a program, this file is a `caprl-ray caption` that kills itself at the step in its first argument.
+Run as a program, this file is a `caprl-ray caption` that kills or stops itself at the step in its first argument.
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,15 @@ import yaml
 
 from caprl_ray import cli, plan
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.commands.status import look
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.plan import parts
 from caprl_ray.recipe.load import parse
 from caprl_ray.sources import files
 from caprl_ray.storage import Storage, local
+from caprl_ray.watch import reporter, screen
+from caprl_ray.watch.status import Status
 from tests.checkout import ROOT
 from tests.expected import expected_caption
 
@@ -62,6 +66,21 @@ def at_commits(out: Path, count: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def at_rows(number: signal.Signals) -> None:
+    """Stop the run by a signal when rows are done. None of them is committed yet, because objects are large."""
+    os.environ["CAPRL_RAY_STUB_CAPTION_S"] = "0.1-3"
+    screen.FIRST_S = screen.LONGEST_S = reporter.TICK_S = 0.1
+    show = screen.Lines.show
+
+    def shown(lines: screen.Lines, status: Status, *, last: bool = False) -> None:
+        show(lines, status, last=last)
+        if status.record.rows and screen.FIRST_S < 1:
+            screen.FIRST_S = screen.LONGEST_S = 60
+            os.kill(os.getpid(), number)
+
+    screen.Lines.show = shown  # type: ignore[method-assign]
+
+
 def committed(out: Path) -> int:
     return len(list((out / "data").glob("*.parquet")))
 
@@ -76,9 +95,12 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "the plan's last part is written": lambda out: at_write("00004.parquet", written=True),
     "the first object is committed": lambda out: at_commits(out, 1),
     "more objects are committed": lambda out: at_commits(out, 3),
+    "rows are done, and Ctrl-C": lambda out: at_rows(signal.SIGINT),
+    "rows are done, and SIGTERM": lambda out: at_rows(signal.SIGTERM),
     "the output is being marked complete": lambda out: at_write("_SUCCESS", written=False),
     "the output is complete": lambda out: at_write("_SUCCESS", written=True),
 }
+ENDS = {"rows are done, and Ctrl-C": 130, "rows are done, and SIGTERM": 143}
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -108,10 +130,16 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     found: dict[str, dict[str, Any]] = {}
     for step in STEPS:
         killed = command(__file__, step, recipe)
-        assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
+        assert killed.returncode == ENDS.get(step, -signal.SIGKILL), (step, killed.stderr)
         before, found = found, rows_of(out)
+        if step in ENDS:
+            began = re.search(rf"(\d+) / {IMAGES} images", killed.stderr)
+            said = re.search(r"stopped, with the (\d+) finished images of this run committed", killed.stderr)
+            assert began and said and len(found) - int(began[1]) == int(said[1]) > 0, killed.stderr
+            assert len(found) < IMAGES and not list((out / "failed").glob("*")), f"{step}: nothing was cut short"
         assert {id_: found[id_] for id_ in before} == before, step
         if "object" in step:
+            assert look(Storage(), str(out)).state == "died", step
             assert len(before) < len(found) < IMAGES, f"{step}: too early or too late to show anything"
     ended = command("-m", "caprl_ray", "caption", recipe)
     assert ended.returncode == 0, ended.stderr
@@ -120,7 +148,7 @@ def test_the_same_command_goes_on_with_what_killed_drivers_left(tmp_path: Path) 
     assert stored.complete and (len(stored.units), stored.objects) == (4, 5)
     balance = ledger.balance(stored.units, read_committed(Storage(), str(out)), "captioned")
     assert balance.balanced and balance.finished == len(found) == IMAGES
-    assert (out / "_SUCCESS").exists()
+    assert (out / "_SUCCESS").exists() and look(Storage(), str(out)).state == "complete"
     ended = json.loads((out / "lease.json").read_text())
     assert (ended["state"], ended["number"]) == ("finished", len(STEPS) + 1)
     parsed = parse(document)
@@ -132,4 +160,5 @@ if __name__ == "__main__":
     recipe_path = sys.argv[2]
     files.FILES_PER_UNIT, parts.FIRST_PART_S, parts.PART_S = IMAGES // 4, 0, 0  # a part for each of four units
     STEPS[sys.argv[1]](Path(yaml.safe_load(Path(recipe_path).read_text())["output"]["path"]))
-    sys.exit(cli.main(["caption", recipe_path]))
+    more = ["output.rows_per_object=2048"] if sys.argv[1] in ENDS else []
+    sys.exit(cli.main(["caption", recipe_path, *more]))

@@ -97,8 +97,8 @@ class KilledWriter(Writer):
 
     async def _row(self, row: dict[str, Any]) -> Any:
         if KILLING and not os.path.exists(NOTES + ".killed") and row["index"] == 50:
-            living: Any = self._engine
-            Path(NOTES + ".killed").write_text(" ".join(map(str, living._engine._reaper.processes())))
+            living: Any = self._engine  # the meter, around the revival, around the engine
+            Path(NOTES + ".killed").write_text(" ".join(map(str, living._engine._engine._reaper.processes())))
             os.kill(os.getpid(), signal.SIGKILL)
         return await super()._row(row)
 

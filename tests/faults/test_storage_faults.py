@@ -46,6 +46,7 @@ class Job:
         """The message of a run that must fail: one line. All objects in the output are complete."""
         code, said = self.caption(*arguments)
         assert code == 1, said
+        said = said.partition("\n")[2] if ": caption " in said.partition("\n")[0] else said  # the run's first line
         assert said.startswith("caprl-ray: ") and said.count("\n") <= 2, said
         assert "Traceback" not in said and "--debug" not in said, said
         self.s3.fault = None

@@ -12,7 +12,7 @@ from caprl_ray.output.ledger import Ledger, UnitLedger
 from caprl_ray.recipe.sections import Failures
 from caprl_ray.rows.schema import failed_schema
 from caprl_ray.storage import Storage
-from caprl_ray.watch.progress import Start
+from caprl_ray.watch.start import Start
 
 
 def test_rows_that_the_user_asked_to_fail_are_no_reserve_for_others(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from caprl_ray.recipe.sections import Replicas
+from caprl_ray.watch.record import Replicas as Counts
 from caprl_ray.watch.replicas import hopeless
 from caprl_ray.watch.starts import GONE_S, STARTS, Pool, Starts
 
@@ -91,3 +92,21 @@ def test_the_seconds_with_too_few_are_counted_from_the_last_moment_with_enough(s
     assert (starts.pool(1).short_s, starts.pool(2).short_s) == (0, 0)
     clock.now += 20
     assert starts.pool(2).short_s == 20
+
+
+def test_replicas_cost_from_their_first_sign_to_their_last_and_the_lost_are_counted(
+    starts: Starts, clock: Clock
+) -> None:
+    starts.alive("one", runs=False)
+    starts.alive("two", runs=False)
+    clock.now += 20
+    starts.alive("two", runs=True)
+    starts.alive("three", runs=True)
+    clock.now += 10
+    assert starts.counts() == Counts(running=2, starting=1, lost=0, seconds=30 + 30 + 10)
+    starts.failed("one", "a", BROKEN)
+    starts.left("three")
+    clock.now += GONE_S
+    # What gives no sign of life has cost until its last one.
+    assert starts.counts() == Counts(running=0, starting=0, lost=3, seconds=30 + 20 + 10)
+    assert starts.counts().lost == 3

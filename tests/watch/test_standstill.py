@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 
 from caprl_ray.caption.job import caption_job
-from caprl_ray.cluster import session
+from caprl_ray.cluster import resources, session
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import CaprlError
 from caprl_ray.recipe.load import parse
@@ -32,7 +31,7 @@ def test_a_run_that_stands_still_after_its_input_was_listed_is_stopped(
     monkeypatch.setattr(session, "NO_PROGRESS_S", 1 - 3600)  # replicas.wait_s is 3600
     job = caption_job(parse(demo_recipe([tmp_path], tmp_path / "out") | {"model": {"source": "stub"}}))
     stopped: list[CaprlError] = []
-    with StandstillGuard(ray.remote(num_cpus=0)(Counter).remote(), job, stopped.append) as guard:
+    with StandstillGuard(resources.beside_driver(Counter), job, stopped.append) as guard:
         time.sleep(2)
         assert not stopped
         guard.expect_rows()

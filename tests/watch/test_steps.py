@@ -9,8 +9,7 @@ from caprl_ray.output import scan
 from caprl_ray.output.committed import read_committed
 from caprl_ray.storage import Storage
 from caprl_ray.watch import steps
-from caprl_ray.watch.progress import CLEAR
-from caprl_ray.watch.steps import Steps
+from caprl_ray.watch.steps import CLEAR, Steps
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,80 @@
+"""SIGINT (Ctrl-C) and SIGTERM: the first one asks a run to end, another one ends it at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """What the main thread gets for a SIGTERM, as KeyboardInterrupt for a SIGINT."""
+
+
+class Signals:
+    """What the handler of this process and the run share."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        """The signal that came first."""
+        self.asked = threading.Event()
+        """Set when a run that may end by itself is asked to."""
+        self._graceful = False
+
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """While the block runs, the first signal only sets `asked`: somebody ends the block in good order."""
+        self._graceful = True
+        try:
+            yield
+        finally:
+            self._graceful = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        again, self.first = self.first is not None, self.first or number
+        if self._graceful and not again:
+            self.asked.set()
+        else:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+_current: Signals | None = None
+
+
+@contextmanager
+def handled() -> Iterator[Signals]:
+    """Handle the signals while the block runs. A block inside of another one shares its Signals.
+
+    Python can do so in the main thread only; elsewhere no signal comes. A signal that was ignored, as SIGINT is in
+    background jobs of a shell, stays ignored.
+    """
+    global _current  # noqa: PLW0603 (the handlers of a process are one, too)
+    outermost = _current is None
+    signals = _current = _current or Signals()
+    mine = outermost and threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in NUMBERS if mine}
+    taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in taken:
+        signal.signal(number, signals.handle)
+    try:
+        yield signals
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+        if outermost:
+            _current = None
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep our handlers, while the block connects to Ray. Ray sets its own for SIGTERM, which print a dump."""
+    try:
+        yield
+    finally:
+        if _current and threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, _current.handle)

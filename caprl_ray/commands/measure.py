@@ -1,0 +1,106 @@
+"""Measure one replica on a sample of images: with as many batches in flight as in a run, over and over."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from caprl_ray.caption.stage import Captioner
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.prepare.stage import Prepare
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.watch.breaker import await_replica
+from caprl_ray.watch.counter import Counter
+
+POLL_S = 1.0
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What one replica did.
+
+    `captioned` are the first results of each block that it has finished, by number. `rows` and `tokens` were finished
+    in `seconds` after the warm-up.
+    """
+
+    start_s: float
+    arguments: dict[str, Any]
+    captioned: dict[int, pa.Table] = field(default_factory=dict)
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Images/s."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    @property
+    def token_rate(self) -> float:
+        """Tokens of captions/s."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def prepared(recipe: Recipe, model: ModelRef, images: pa.Table) -> tuple[list[ray.ObjectRef], float]:
+    """The images as blocks of pixels in the object store, each one batch, and the images/s of one core."""
+    size = resources.batch_rows(model.size_rule.max_pixels)
+    prepare = Prepare(model.size_rule, recipe.prepare)
+    task = ray.remote(num_cpus=1, num_returns=2, max_retries=0)(_prepare)
+    blocks = [task.remote(prepare, images.slice(start, size)) for start in range(0, images.num_rows, size)]
+    seconds = sum(ray.get([block[1] for block in blocks]))
+    return [block[0] for block in blocks], images.num_rows / seconds
+
+
+def _prepare(prepare: Prepare, images: pa.Table) -> tuple[pa.Table, float]:
+    began = time.process_time()
+    return prepare(images), time.process_time() - began
+
+
+def measure(recipe: Recipe, model: ModelRef, blocks: Sequence[ray.ObjectRef], seconds: float) -> Measured:
+    """Caption the blocks again and again, for `seconds` after the first one is done.
+
+    Raises SystemFailure if the engine does not start, captions nothing any more, or has no node.
+    """
+    counter = resources.beside_driver(Counter)
+    in_flight = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
+    actor = ray.remote(**resources.replica_resources(recipe), max_concurrency=in_flight)(Captioner)
+    began = time.monotonic()
+    replica = actor.remote(recipe, model, counter, replaced=False)
+    try:
+        await_replica(counter, recipe.replicas)
+        ray.get(replica.__call__.remote(ray.get(blocks[0]).slice(0, 0)))  # reports an engine that did not start
+        found = Measured(start_s=time.monotonic() - began, arguments=ray.get(replica.engine_arguments.remote()))
+        _loop(replica, blocks, in_flight, seconds, found)
+        return found
+    finally:
+        ray.kill(replica)
+
+
+def _loop(replica: Any, blocks: Sequence[ray.ObjectRef], in_flight: int, seconds: float, found: Measured) -> None:
+    """Keep so many batches in flight, until the time is over and something is measured."""
+    numbers = itertools.cycle(range(len(blocks)))
+    under_way: dict[ray.ObjectRef, int] = {}
+    began, warm = time.monotonic(), 0.0
+    while not warm or time.monotonic() - warm < seconds:
+        for number in itertools.islice(numbers, in_flight - len(under_way)):
+            under_way[replica.__call__.remote(blocks[number])] = number
+        ready, _ = ray.wait(list(under_way), num_returns=1, timeout=POLL_S)
+        for ref in ready:
+            rows, number = ray.get(ref), under_way.pop(ref)
+            found.captioned.setdefault(number, rows)
+            now = time.monotonic()
+            if not warm or not found.seconds:  # the first batch counts only if no other follows in time
+                found.rows = found.tokens = 0
+            found.rows += rows.num_rows
+            found.tokens += sum(filter(None, rows["caption_tokens"].to_pylist()))
+            if warm:
+                found.seconds = now - warm
+            warm = warm or now
+    if not found.seconds:
+        found.seconds = warm - began

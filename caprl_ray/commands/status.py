@@ -1,0 +1,182 @@
+"""`caprl-ray status`: where the run of an output stands, by its status.json and its lease."""
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from caprl_ray import plan
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.output import lease
+from caprl_ray.output.folder import SUCCESS
+from caprl_ray.output.holder import FINISHED, STOPPED, Holder
+from caprl_ray.output.record import read_run
+from caprl_ray.storage import Storage, join
+from caprl_ray.watch import status as status_module
+from caprl_ray.watch.status import NotAStatus, Status
+from caprl_ray.watch.view import fits, view
+from caprl_ray.watch.words import clock, line
+
+RUNNING, SLOW, SILENT, DIED = "running", "slow", "silent", "died"
+ENDED, COMPLETE = "ended", "complete"
+# Two renewals of the lease have not come. A status may be late by one of its own and by the time that a write takes.
+LATE_S = 2 * lease.RENEWAL_S
+STATUS_LATE_S = 90.0
+AGAIN = "the same command goes on where it was"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A status as it was found.
+
+    Attributes:
+        state: RUNNING, SLOW, SILENT, DIED, ENDED or COMPLETE.
+        sentence: the same for people; empty while the run goes on as it should.
+        age_s: seconds since the status was written, by the store's clock where it tells.
+    """
+
+    status: Status
+    state: str
+    sentence: str
+    age_s: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to see."""
+        return self.state in (DIED, ENDED, COMPLETE)
+
+    def report(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {"state": self.state, "sentence": self.sentence, "age_s": self.age_s, **self.status.plain()}
+
+
+def look(storage: Storage, output: str, hint: str = "") -> Seen:
+    """Read where a run stands. `hint` is said where nothing is found.
+
+    Raises RecipeError if nothing is there or no run has written there, SystemFailure for a status that cannot be read.
+    """
+    path = join(output, status_module.NAME)
+    try:
+        content = storage.read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _without_status(storage, output, hint) from None
+    except OSError as error:
+        raise SystemFailure(f"{path}: cannot be read ({error.strerror}){hint}.") from error
+    try:
+        status = Status.parse(content)
+    except NotAStatus as error:
+        raise SystemFailure(f"{path}: {error}.") from None
+    age, holder = storage.age(path), _holder(storage, output)
+    done = storage.lookup(join(output, SUCCESS)) is not None
+    state, sentence = judge(status, holder, storage.age(join(output, lease.NAME)), age, complete=done)
+    return Seen(status=status, state=state, sentence=sentence, age_s=age)
+
+
+def judge(
+    status: Status, holder: Holder | None, lease_age: float | None, age: float | None, *, complete: bool
+) -> tuple[str, str]:
+    """Whether the run goes on, and the sentence that says what is wrong.
+
+    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So a lease that is old tells of a driver
+    that is gone or cut off, and a status that is old beside a fresh lease tells of one that is slow.
+    """
+    if complete:
+        return COMPLETE, "The output is complete."
+    if holder is None:
+        return ENDED, f"Nobody holds the lease, so no run goes on; {AGAIN}."
+    return _ended(status, holder) or _late(status, holder, lease_age, age)
+
+
+def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
+    """What to say of a run that has ended; None if it may go on."""
+    if holder.state == FINISHED:
+        return ENDED, f"The run has ended, and rows are left; {AGAIN}."
+    if holder.state == STOPPED:
+        return ENDED, f"The run was stopped: {(status.ended or 'nobody says why').rstrip('.')}; {AGAIN}."
+    if holder.ended:
+        return DIED, f"The driver has died: {_named(holder)} is not there any more; {AGAIN}."
+    return None
+
+
+def _late(status: Status, holder: Holder, lease_age: float | None, age: float | None) -> tuple[str, str]:
+    """Whether a run that holds its lease gives signs of life."""
+    since = f"{_named(holder)} renewed its lease {clock(lease_age or 0)} ago"
+    if _old(lease_age, lease.EXPIRY_S):
+        return SILENT, (
+            f"The driver has gone silent: {since}, and should every {lease.RENEWAL_S:.0f} seconds; it has died, or "
+            f"cannot write to the output. If it is gone, {AGAIN}."
+        )
+    if _old(lease_age, LATE_S):
+        return SLOW, f"The driver is late: {since}."
+    if status.run.lease not in (None, holder.number):
+        return RUNNING, f"{_named(holder).capitalize()} has just begun another run; this is the run before."
+    if _old(age, STATUS_LATE_S):
+        return SLOW, f"The driver lives, but this is {clock(age or 0)} old: {_named(holder)} or its storage is slow."
+    return RUNNING, ""
+
+
+def _old(age: float | None, limit: float) -> bool:
+    return age is not None and age > limit
+
+
+def _named(holder: Holder) -> str:
+    return f"process {holder.pid} on {holder.host}"
+
+
+def _holder(storage: Storage, output: str) -> Holder | None:
+    try:
+        return Holder.parse(storage.read(join(output, lease.NAME)))
+    except OSError:
+        return None
+
+
+def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
+    """Why there is no status.json."""
+    try:
+        there, run = storage.lookup(output), read_run(storage, output)
+        begun = run is not None or plan.load(storage, output).units or _holder(storage, output)
+    except RecipeError as error:
+        return error
+    except OSError as error:
+        raise SystemFailure(f"{output}: cannot be read ({error.strerror}){hint}.") from error
+    if there is None:
+        return RecipeError(f"{output}: there is no such folder{hint}.")
+    if begun:
+        return RecipeError(
+            f"{output}: its run has told nothing yet, or an older version wrote it; look again in a minute, or see "
+            "caprl-ray verify."
+        )
+    return RecipeError(f"{output}: no run has written in this folder{hint}.")
+
+
+class Display:
+    """Shows what was seen: on a terminal the view, with `live` in one place; elsewhere a line."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console()
+        self._fits = fits(self._console)
+        self._stack = ExitStack()
+        self._live = Live(console=self._console, auto_refresh=False) if live and self._fits else None
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._stack.enter_context(self._live)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def show(self, seen: Seen) -> None:
+        """Show it."""
+        if not self._fits:
+            sys.stdout.write(f"{line(seen.status)}\n" + (f"{seen.sentence}\n" if seen.sentence else ""))
+            sys.stdout.flush()
+            return
+        drawn = view(seen.status, self._console.width, seen.sentence)
+        if self._live:
+            self._live.update(drawn, refresh=True)
+        else:
+            self._console.print(drawn)

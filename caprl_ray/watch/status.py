@@ -1,0 +1,128 @@
+"""Where a run stands: everything that one screen tells, as plain data. `status.json` holds it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caprl_ray.watch.rates import Rates
+from caprl_ray.watch.record import Record, known
+
+NAME = "status.json"
+SCHEMA = 1  # of the file; raised when a field changes its meaning or goes away
+
+RUNNING = "running"
+# Of the engines' places: below the first, engines wait for images; from the second on, images wait for engines.
+STARVED, FULL = 0.8, 0.95
+
+
+class NotAStatus(ValueError):
+    """The content is no whole status, or one of a newer version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Which run it is, and what never changes in it.
+
+    Attributes:
+        job: the job's name.
+        done: its word for finished rows.
+        noun: its word for rows, in the plural.
+        output: the output's path.
+        run, lease: the run and the number of its lease, as lease.json names them.
+        driver: the driver's process in words.
+        gpus: GPUs of a replica; None if the job has no replicas.
+        price: dollars an hour of a GPU, if the recipe says it.
+    """
+
+    job: str = "caption"
+    done: str = "captioned"
+    noun: str = "images"
+    output: str = ""
+    run: str | None = None
+    lease: int | None = None
+    driver: str = ""
+    gpus: float | None = None
+    price: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A run at one moment.
+
+    Attributes:
+        at: the time of day.
+        phase: what it does, in words.
+        before, failed_before: rows of the output that earlier runs have done, and those of them that failed.
+        ended: why the run ended early; empty if it was finished, None while it goes on.
+    """
+
+    run: Run
+    at: str
+    phase: str
+    before: int
+    failed_before: int
+    rates: Rates
+    record: Record
+    ended: str | None = None
+
+    @property
+    def done(self) -> int:
+        """All rows of the output that are done."""
+        return self.before + self.record.rows
+
+    @property
+    def failed(self) -> int:
+        """All failed rows of the output."""
+        return self.failed_before + self.record.failures
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """The hours for which this run has held GPUs; None without GPUs."""
+        return self.record.replicas.seconds * self.run.gpus / 3600 if self.run.gpus else None
+
+    @property
+    def cost(self) -> float | None:
+        """Their price in dollars, if the recipe says one."""
+        hours = self.gpu_hours
+        return hours * self.run.price if hours is not None and self.run.price is not None else None
+
+    @property
+    def waits(self) -> str | None:
+        """Who waits for whom, in words; None while no engine runs."""
+        requests = self.record.requests
+        if not requests.places or self.ended is not None:
+            return None
+        left = self.rates.planned - self.done if self.rates.planned is not None and self.rates.exact else None
+        if left is not None and left <= requests.running + requests.waiting:
+            return "the last ones"
+        used = (requests.running + requests.waiting) / requests.places
+        if used >= FULL:
+            return f"{self.run.noun} wait for the engine"
+        return f"the engine waits for {self.run.noun}" if used < STARVED else "neither waits"
+
+    def plain(self) -> dict[str, Any]:
+        """The content of status.json: the fields, and what follows from them."""
+        told = {"done": self.done, "failed": self.failed, "gpu_hours": self.gpu_hours, "cost": self.cost}
+        return {"schema": SCHEMA, **asdict(self), "waits": self.waits, **told}
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Status":
+        """The status in a status.json. Raises NotAStatus."""
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise NotAStatus("is no whole status.json; look again in half a minute") from error
+        if not isinstance(found, Mapping) or not isinstance(found.get("schema"), int):
+            raise NotAStatus("is not the status of a run")
+        if found["schema"] > SCHEMA:
+            raise NotAStatus(f"was written by a newer version (schema {found['schema']}); update caprl_ray here")
+        try:
+            parts = {
+                "run": Run(**known(Run, found["run"])),
+                "rates": Rates(**known(Rates, found["rates"])),
+                "record": Record.parse(found["record"]),
+            }
+            return cls(**{**known(cls, found), **parts})
+        except (TypeError, KeyError, ValueError) as error:
+            raise NotAStatus("is not the status of a run") from error

@@ -1,0 +1,52 @@
+"""Write status.json, so that other machines see where the run stands."""
+
+import json
+import threading
+from contextlib import suppress
+
+from caprl_ray.output.folder import Output
+from caprl_ray.storage import join
+from caprl_ray.watch.status import NAME, Status
+
+EVERY_S = 30.0
+END_S = 15.0  # the last write may take so long
+
+
+class StatusFile:
+    """Writes the latest status every 30 seconds, from a thread: storage may be slow, and the run must not wait.
+
+    What cannot be written is left out: a storage that does not work ends the run elsewhere.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._storage, self._path, self._lease = output.storage, join(output.path, NAME), output.lease
+        self._latest: Status | None = None
+        self._there, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="status file", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def write(self, status: Status) -> None:
+        """Give the status that is written next."""
+        self._latest = status
+        self._there.set()
+
+    def end(self) -> None:
+        """Write the last status and end the thread."""
+        self._ended.set()
+        self._there.set()
+        self._thread.join(END_S)
+
+    def _work(self) -> None:
+        self._there.wait()
+        while True:
+            last = self._ended.is_set()
+            status = self._latest
+            if status and not (self._lease and self._lease.lost):  # another run's status may stand there
+                with suppress(OSError):
+                    self._storage.put(self._path, json.dumps(status.plain(), indent=1).encode() + b"\n")
+            if last:
+                return
+            self._ended.wait(EVERY_S)

@@ -1,0 +1,75 @@
+"""The counter actor adds up what batches tell."""
+
+import pyarrow as pa
+
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.rows.schema import row_schema
+from caprl_ray.watch.batch import Batch, Last, Load
+from caprl_ray.watch.counted import MOST_TEXT, batch_of
+from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.record import Requests
+
+CAPTIONED = {
+    "key": "b.jpg",
+    "caption": "A cat.\n\x1b[31m" + "x" * 999,
+    "flags": ["loop", "blank"],
+    "repaired": ["truncated"],
+    "decodes": 3,
+    "decoded_tokens": 90,
+    "prompt_tokens": 40,
+    "caption_tokens": 20,
+}
+FAILED = {"key": "a.jpg", "code": "image_corrupt", "flags": ["blank"], "decodes": 9}
+
+
+def batch(*rows: dict[str, object], adds: tuple[pa.Field, ...] = tuple(CAPTION)) -> Batch:
+    schema = row_schema(pa.schema([]), adds)
+    named = [{name: value for name, value in row.items() if name in schema.names} for row in rows]
+    return batch_of(pa.Table.from_pylist([dict.fromkeys(schema.names) | row for row in named], schema=schema))
+
+
+def test_a_batch_says_what_its_finished_rows_say() -> None:
+    told = batch(FAILED, CAPTIONED, CAPTIONED, FAILED)
+    assert (told.rows, list(told.codes)) == (4, ["image_corrupt"] * 2)
+    assert told.sums == {
+        "flags": {"loop": 2, "blank": 2},
+        "repaired": {"truncated": 2},
+        "tokens": {"prompt": 80, "caption": 40, "decoded": 180},
+        "decodes": {"rows": 2, "decodes": 6},
+    }
+    assert told.last and told.last.key == "b.jpg" and told.last.text.startswith("A cat. [31mxxx")
+    assert len(told.last.text) == MOST_TEXT
+    assert batch(FAILED).last is None
+
+
+def test_a_job_that_adds_no_captions_says_nothing_of_them() -> None:
+    told = batch(CAPTIONED, adds=())
+    assert told.sums == {} and told.last == Last(key="b.jpg")
+
+
+def test_a_record_holds_the_sums_of_all_batches_and_the_load_of_living_replicas() -> None:
+    counter = Counter()
+    assert counter.record().first is None and counter.record().ready is None
+    for replica in ("one", "two"):
+        counter.alive(replica, True, Load(replica=replica, running=2, waiting=1, places=4, batches=1))
+    for number in range(3):
+        load = Load(replica="one", running=number, waiting=0.5, places=4, batches=2)
+        counter.add(Batch(rows=10, codes=["x"], sums={"tokens": {"decoded": 5}, "s": {"a": 0.5}}, load=load))
+    counter.add(Batch(rows=1, load=Load(replica="dead", running=9, waiting=9, places=9, batches=9)))
+    counter.spent("prepare", 32, 1.5, 640)
+    counter.committed(20)
+    counter.committed(5)
+    for _ in range(2):
+        counter.unit_read(7, 100, 5000)
+    record = counter.record()
+    assert (record.rows, record.failed, record.sums["tokens"]["decoded"], record.sum("s", "a")) == (
+        31,
+        {"x": 3},
+        15,
+        1.5,
+    )
+    assert record.first and record.first[1] == 10 and record.committed and record.committed[0] == 25
+    assert record.requests == Requests(running=4, waiting=1.5, places=8, batches=3)
+    assert record.read == (100, 5000), "a unit that is read again counts once"
+    assert record.sums["stage_bytes"] == {"prepare": 640} and record.sums["stage_seconds"] == {"prepare": 1.5}
+    assert record.ready is not None
