@@ -19,6 +19,7 @@ from caprl_ray.export.parts import Part, by_rows
 from caprl_ray.export.rows import Reader, UnitRows, fitted, reader
 from caprl_ray.export.source import CAPTION, NOT_TOLD, Source
 from caprl_ray.export.target import Written
+from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.rows import features
 from caprl_ray.sources.source import Access
 
@@ -69,10 +70,10 @@ class Folder:
         """One file for each split that the part has."""
         writing = Writing(storage=self.source.storage, target=self.target, part=part)
         held = reader(self.source.storage)
-        with _Files(writing=writing, schema=self.schema) as files:
+        with _Files(writing=writing, schema=self.schema) as files, ReadSandbox() as sandbox:
             for unit in part.units:
                 entry = None if unit.ref.kind == "files" else unit.ref.load(self.source.storage).entries[0].key
-                for rows in self._rows(held, unit, writing):
+                for rows in self._rows(held, unit, writing, sandbox):
                     files.add(rows, None if entry is None else split_of(entry))
         return writing.written()
 
@@ -97,14 +98,14 @@ class Folder:
             ours, told = [IMAGES, *ours], {IMAGE: {"_type": "Image"}, **told}
         return pa.schema(ours, {features.KEY: json.dumps({"info": {"features": told}}).encode()} if told else None)
 
-    def _rows(self, held: Reader, unit: UnitRows, writing: Writing) -> Iterator[pa.Table]:
+    def _rows(self, held: Reader, unit: UnitRows, writing: Writing, sandbox: ReadSandbox) -> Iterator[pa.Table]:
         if self.access is None:
             yield from held.rows(unit, self.source.schema)
             return
         some: list[pa.Table] = []
         images: list[tuple[bytes, str]] = []
         size = 0
-        for one in pictured(held, unit, self.source.schema, self.access):
+        for one in pictured(held, unit, self.source.schema, self.access, sandbox):
             if one.image is None:
                 writing.missing[one.code] += 1
                 continue

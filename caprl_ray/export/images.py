@@ -10,7 +10,8 @@ from pyroaring import BitMap
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.export.rows import Reader, UnitRows
 from caprl_ray.plan import Entry, LeftOut, Unit
-from caprl_ray.sources import read_unit
+from caprl_ray.read.sandbox import ReadSandbox
+from caprl_ray.read.unit import Read
 from caprl_ray.sources.files import read_image
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
@@ -29,13 +30,16 @@ class Pictured:
     code: str = ""
 
 
-def pictured(reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access) -> Iterator[Pictured]:
-    """The kept rows of a unit, each with its image."""
+def pictured(
+    reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access, sandbox: ReadSandbox
+) -> Iterator[Pictured]:
+    """The kept rows of a unit, each with its image. Deadly sources are read in a child (docs/design.md, D11)."""
     if not unit.kept:
         return
+    read = sandbox if unit.deadly else sandbox.plain
     planned, other = present(unit.ref.load(access.storage), access)
     rows = (row for table in reader.rows(unit, schema) for row in _each(table))
-    found = _samples(planned, unit.kept, unit.rows, access)
+    found = _samples(planned, unit.kept, unit.rows, access, read)
     for (row, at, key, sha256), (index, sample, code) in zip(rows, found, strict=True):
         assert at == index, "rows and images of a unit are in one order"
         image = sample.image if sample and not code else None
@@ -72,9 +76,11 @@ def _each(table: pa.Table) -> Iterator[tuple[pa.Table, int, str, str | None]]:
         yield table.slice(number, 1), index, key or "", sha256
 
 
-def _samples(unit: Unit, kept: BitMap, rows: int, access: Access) -> Iterator[tuple[int, Sample | None, str]]:
+def _samples(
+    unit: Unit, kept: BitMap, rows: int, access: Access, read: Read
+) -> Iterator[tuple[int, Sample | None, str]]:
     """The samples of the rows in `kept`; without one, the code of its failure."""
-    found = read_unit(unit, BitMap(range(max(rows, kept.max() + 1))) - kept, access, LeftOut())
+    found = read(unit, BitMap(range(max(rows, kept.max() + 1))) - kept, access, LeftOut())
     left, last = kept.copy(), kept.max()
     try:
         for index, sample in enumerate(found):

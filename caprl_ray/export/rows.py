@@ -22,7 +22,8 @@ HELD = 8
 class UnitRows:
     """What is exported of a unit: the rows in `kept`, which stand at `places`; `rows` is its length.
 
-    `finished` and `failed` are the numbers of its rows in the output.
+    `finished` and `failed` are the numbers of its rows in the output. `deadly`: reading some source of the output ended
+    the process that read it.
     """
 
     ref: UnitRef
@@ -31,6 +32,7 @@ class UnitRows:
     rows: int
     finished: int
     failed: int
+    deadly: bool = False
 
 
 class Reader:

@@ -100,6 +100,7 @@ class Source:
                     rows=max(known),
                     finished=len(unit.finished),
                     failed=len(unit.failed),
+                    deadly=committed.counts.codes["read_crash"] > 0,
                 )
             )
         return units

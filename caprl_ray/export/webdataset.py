@@ -20,6 +20,7 @@ from caprl_ray.export.tar import TarWriter
 from caprl_ray.export.target import Written
 from caprl_ray.plan import Entry
 from caprl_ray.prepare.kinds import kind
+from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.rows.schema import is_own
 from caprl_ray.sources.samples import IMAGE_EXTENSIONS, sample_of
 from caprl_ray.sources.source import Access, source_failures
@@ -72,8 +73,8 @@ class Shards:
         writing = Writing(storage=self.source.storage, target=self.target, part=part)
         name = f"{part.name}.tar"
         if part.units[0].ref.kind != SHARDS:
-            with writing.file(name) as file:
-                self._pack(writing, file)
+            with writing.file(name) as file, ReadSandbox() as sandbox:
+                self._pack(writing, file, sandbox)
         elif self.sidecars or not part.kept:
             with writing.file(name) as file:
                 self._captions(writing, file)
@@ -96,12 +97,12 @@ class Shards:
             writing.exported += 1
         tar.close()
 
-    def _pack(self, writing: Writing, file: BinaryIO) -> None:
+    def _pack(self, writing: Writing, file: BinaryIO, sandbox: ReadSandbox) -> None:
         """Images of files or of a table, under the ids of their rows."""
         tar, held = TarWriter(file), reader(self.source.storage)
         theirs = [name for name in self.source.schema.names if not is_own(self.source.schema, name)]
         for unit in writing.part.units:
-            for one in pictured(held, unit, self.source.schema, self.access):
+            for one in pictured(held, unit, self.source.schema, self.access, sandbox):
                 if one.image is None:
                     writing.missing[one.code] += 1
                     continue

@@ -1,5 +1,6 @@
 """An export is finished by the same command, follows its output, and says what it could not read."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from caprl_ray.errors import SystemFailure
 from caprl_ray.export import work
 from caprl_ray.export.parts import Part
 from caprl_ray.output.commit import CommittedRows
+from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.storage import Storage
 from tests.export.outputs import Made, make, write_shard
 
@@ -105,6 +107,24 @@ def test_sources_that_are_gone_or_changed_are_counted_and_everything_else_goes_o
     shutil.move(tmp_path / "kept.png", gone)
     assert export(made, out, *form) == 3
     assert f"{len(made.finished) - lost} rows exported" not in capsys.readouterr().err
+
+
+def test_what_may_kill_its_reader_is_read_in_a_child(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = next(row for row in made.rows.values() if row["code"]) | {
+        "code": "read_crash",
+        "stage": "read",
+        "attempts": 2,
+    }
+    sink = CommittedRows(Storage(), str(made.path), 1, CAPTION, 9)
+    sink.write([pa.Table.from_pylist([crashed], schema=made.schema)], None)
+    monkeypatch.setattr(ReadSandbox, "plain", lambda *_: pytest.fail("read in the process itself"))
+    assert export(made, tmp_path / "out-hf", "hf", "--images", "--license", "other") == 0
+    images = pq.read_table(tmp_path / "out-hf" / "data")
+    assert images.num_rows == len(made.finished)
+    hashes = [hashlib.sha256(image["bytes"]).hexdigest() for image in images["image"].to_pylist()]
+    assert hashes == images["sha256"].to_pylist()
 
 
 def test_repeated_rows_are_left_out_by_a_list(made: Made, tmp_path: Path) -> None:
