@@ -1,0 +1,134 @@
+"""All questions of a run, read from its files and found by their image. A million of them take some hundred MiB."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.score.question import Question
+
+_TEXTS = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("text", pa.string()),
+        ("metric", pa.dictionary(pa.int8(), pa.string())),
+        ("benchmark", pa.dictionary(pa.int32(), pa.string())),
+        ("choices", _TEXTS),
+        ("right", pa.int8()),
+        ("answers", _TEXTS),
+        ("system", pa.dictionary(pa.int32(), pa.string())),
+        ("begin", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+AT_ONCE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Questions by image, as one table that Ray's workers share without copies. Make them with `of`.
+
+    `table` has the questions of an image side by side, in the order of `digests`.
+    """
+
+    table: pa.Table
+    digests: np.ndarray
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> "Questions":
+        """Collect questions. Those of one image keep their order."""
+        tables, digests = [SCHEMA.empty_table()], [np.empty(0, np.uint64)]
+        for some in _chunks(questions):
+            rows = [{field.name: getattr(one, field.name) for field in fields(Question)} for one in some]
+            tables.append(pa.Table.from_pylist(rows, SCHEMA))
+            digests.append(np.array([digest(one.image) for one in some], np.uint64))
+        whole, keys = pa.concat_tables(tables).unify_dictionaries().combine_chunks(), np.concatenate(digests)
+        order = np.argsort(keys, kind="stable")
+        return cls(table=whole.take(pa.array(order)).combine_chunks(), digests=keys[order])
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def about(self, image: str) -> list[Question]:
+        """The questions about an image."""
+        key = np.uint64(digest(image))
+        first, end = (int(self.digests.searchsorted(key, side)) for side in ("left", "right"))
+        return [one for one in self._questions(first, end) if one.image == image]
+
+    def __contains__(self, image: str) -> bool:
+        return bool(self.about(image))
+
+    def images(self) -> Iterator[str]:
+        """Every image that questions are about, once."""
+        before = None
+        for batch in self.table.select(["image"]).to_batches(AT_ONCE):
+            for image in batch.column(0).to_pylist():
+                if image != before:
+                    yield image
+                before = image
+
+    def counts(self) -> Counter[str]:
+        """How many questions each benchmark has."""
+        counted = self.table["benchmark"].value_counts().to_pylist()
+        return Counter({entry["values"]: entry["counts"] for entry in counted})
+
+    def metrics(self) -> list[str]:
+        """The metrics that the questions need."""
+        return sorted(self.table["metric"].unique().to_pylist())
+
+    def digest(self) -> str:
+        """A hash of all questions, whatever their order in the files."""
+        found = blake2b(digest_size=8)
+        for batch in self.table.sort_by([("image", "ascending"), ("id", "ascending")]).to_batches(AT_ONCE):
+            for row in batch.to_pylist():
+                found.update(repr(sorted(row.items())).encode())
+        return found.hexdigest()
+
+    def _questions(self, first: int, end: int) -> Iterator[Question]:
+        for row in self.table.slice(first, end - first).to_pylist():
+            row["choices"], row["answers"] = tuple(row["choices"]), tuple(row["answers"])
+            yield Question(**row)
+
+
+def digest(image: str) -> int:
+    """A hash of an image's key, the same in every process."""
+    return int.from_bytes(blake2b(image.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def joined(join: str, value: Any) -> str:
+    """A value by which captions and questions find each other: of a path only the file's name."""
+    text = str(value)
+    if join == "path":
+        return posixpath.basename(text.replace("\\", "/"))
+    return text.lower() if join == "sha256" else text
+
+
+def without_twins(questions: Iterator[tuple[str, Question]]) -> Iterator[Question]:
+    """The questions. Raises RecipeError for one that is there twice; each comes with its place for that."""
+    seen: set[bytes] = set()
+    for place, one in questions:
+        key = blake2b(f"{one.benchmark}\0{one.image}\0{one.id}".encode(), digest_size=12).digest()
+        if key in seen:
+            raise RecipeError(f"{place}: the question {one.id[:80]!r} was there before; remove one of them.")
+        seen.add(key)
+        yield one
+
+
+def _chunks(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
+    some: list[Question] = []
+    for one in questions:
+        some.append(one)
+        if len(some) == AT_ONCE:
+            yield some
+            some = []
+    yield some
+
+
+Reader = Callable[[dict[str, Any], str, str, str | None], Iterator[Question]]
