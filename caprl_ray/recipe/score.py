@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from caprl_ray.recipe.sections import Model, Recipe, Sampling, Section, _absolute
+from caprl_ray.recipe.sections import Model, Recipe, Section, _absolute
 
 Metric = Literal["choice", "relaxed", "anls", "exact", "math"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -93,13 +93,3 @@ class ScoreRecipe(Recipe):
         if isinstance(model, dict) and "source" not in model:
             document = {**document, "model": {"source": ANSWERER, **model}}
         return document
-
-    @property
-    def asking(self) -> Sampling:
-        """How answers are sampled, by the mode."""
-        fields: dict[str, dict[str, Any]] = {
-            "deterministic": {"temperature": 0.0, "max_tokens": 1},
-            "sampled": {"temperature": 0.6, "max_tokens": 10},
-            "prism": {"temperature": 1.0, "max_tokens": 2048},
-        }
-        return Sampling(**fields[self.score.mode], repetition_detection=None)

@@ -50,6 +50,7 @@ def evaluation(row: Mapping[str, Any], join: str, benchmark: str, metric: str | 
         metric=metric,
         benchmark=benchmark,
         answers=answers,
+        own_prompt=True,
         system=turns.system,
         begin=turns.begin,
     )

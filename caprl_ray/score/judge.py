@@ -3,11 +3,11 @@
 The instruction says the same as CapRL's, with the same two worked examples, in our own words.
 """
 
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score.metrics import LETTERS, option_letter
@@ -54,8 +54,18 @@ BLIND = """Answer this multiple-choice question about an image that you cannot s
 Question: {question}"""
 BEGIN = "The answer is"
 
-DETERMINISTIC: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": 1}
-SAMPLED: Mapping[str, Any] = {"temperature": 0.6, "top_p": 1.0, "max_tokens": 10}  # CapRL's reward server
+# For questions without options.
+OPEN = """Here is the caption of an image that you cannot see. Answer the question about the image **from the caption \
+alone**, with one word, one number or a short phrase. If the caption does not give the answer, say: Can not answer.
+
+Caption: <Caption Start> {caption} <Caption End>
+Question: {question}"""
+OPEN_BLIND = """Answer this question about an image that you cannot see, with one word, one number or a short phrase. \
+If you do not know, guess.
+
+Question: {question}"""
+REFUSAL = "can not answer"
+
 _ALONE = re.compile(r"(?<![A-Za-z])[A-I](?![A-Za-z'])")
 
 
@@ -105,6 +115,19 @@ class Shown:
         return self.can_refuse and letter == self.letters[-1]
 
 
+def open_turns(question: Question, caption: str | None) -> Turns:
+    """The prompt of a question without options."""
+    return Turns(
+        user=filled(OPEN_BLIND if caption is None else OPEN, caption or "", question.text.strip()), begin=BEGIN
+    )
+
+
+def open_answer(text: str) -> str | None:
+    """The first line of an answer, without the full stop behind it; None if there is none."""
+    line = text.strip().partition("\n")[0].strip().lstrip(":").strip()
+    return line.removesuffix(".").strip() or None
+
+
 def filled(template: str, caption: str, question: str) -> str:
     """A template with both texts, whatever braces they have themselves."""
     parts = re.split(r"(\{caption\}|\{question\})", template)
@@ -135,6 +158,13 @@ def rotations(question: Question, seed: int, most: int | None = None) -> list[tu
     first = number_of(seed, question) % count
     turned = range(count if most is None else min(most, count))
     return [tuple((first + turn + place) % count for place in range(count)) for turn in turned]
+
+
+def shuffled(question: Question, seed: int, *more: object) -> tuple[int, ...]:
+    """A random order of a question's options, which depends on these alone."""
+    order = list(range(len(question.choices)))
+    random.Random(number_of(seed, question, *more, "order")).shuffle(order)
+    return tuple(order)
 
 
 def number_of(seed: int, question: Question, *more: object) -> int:

@@ -19,8 +19,8 @@ class Question:
 
     `image` is the value by which a caption finds it. `choices` are the options without letters, of which `right` is the
     number of the right one; a question without options has no choices, and `right` is None. `answers` are what `metric`
-    compares an answer with. `system`, `text` and `begin` are the turns of a prompt of its own (prism.py); for other
-    questions `text` is the question.
+    compares an answer with. `text` is the question; with `own_prompt` (prism.py) it is the user's turn without image,
+    and `system` and `begin` are the other turns.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Question:
     choices: tuple[str, ...] = ()
     right: int | None = None
     answers: tuple[str, ...] = ()
+    own_prompt: bool = False
     system: str | None = None
     begin: str = ""
 

@@ -2,13 +2,14 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.score.question import Question
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         ("choices", _TEXTS),
         ("right", pa.int8()),
         ("answers", _TEXTS),
+        ("own_prompt", pa.bool_()),
         ("system", pa.dictionary(pa.int32(), pa.string())),
         ("begin", pa.dictionary(pa.int32(), pa.string())),
     ]
@@ -35,23 +37,27 @@ AT_ONCE = 8192
 class Questions:
     """Questions by image, as one table that Ray's workers share without copies. Make them with `of`.
 
-    `table` has the questions of an image side by side, in the order of `digests`.
+    `table` has the questions of an image side by side, in the order of `digests`. `name` is a hash of all of them,
+    whatever their order in the files.
     """
 
     table: pa.Table
     digests: np.ndarray
+    name: str
 
     @classmethod
     def of(cls, questions: Iterable[Question]) -> "Questions":
         """Collect questions. Those of one image keep their order."""
-        tables, digests = [SCHEMA.empty_table()], [np.empty(0, np.uint64)]
+        tables, digests, sum_of_hashes = [SCHEMA.empty_table()], [np.empty(0, np.uint64)], 0
         for some in _chunks(questions):
+            sum_of_hashes += sum(digest(repr(one)) for one in some)
             rows = [{field.name: getattr(one, field.name) for field in fields(Question)} for one in some]
             tables.append(pa.Table.from_pylist(rows, SCHEMA))
             digests.append(np.array([digest(one.image) for one in some], np.uint64))
         whole, keys = pa.concat_tables(tables).unify_dictionaries().combine_chunks(), np.concatenate(digests)
         order = np.argsort(keys, kind="stable")
-        return cls(table=whole.take(pa.array(order)).combine_chunks(), digests=keys[order])
+        table = whole.take(pa.array(order)).combine_chunks()
+        return cls(table=table, digests=keys[order], name=f"{sum_of_hashes % 2**64:016x}")
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -83,13 +89,9 @@ class Questions:
         """The metrics that the questions need."""
         return sorted(self.table["metric"].unique().to_pylist())
 
-    def digest(self) -> str:
-        """A hash of all questions, whatever their order in the files."""
-        found = blake2b(digest_size=8)
-        for batch in self.table.sort_by([("image", "ascending"), ("id", "ascending")]).to_batches(AT_ONCE):
-            for row in batch.to_pylist():
-                found.update(repr(sorted(row.items())).encode())
-        return found.hexdigest()
+    def own_prompts(self) -> int:
+        """How many questions have a prompt of their own."""
+        return int(pc.sum(self.table["own_prompt"]).as_py() or 0)
 
     def _questions(self, first: int, end: int) -> Iterator[Question]:
         for row in self.table.slice(first, end - first).to_pylist():
@@ -97,9 +99,9 @@ class Questions:
             yield Question(**row)
 
 
-def digest(image: str) -> int:
-    """A hash of an image's key, the same in every process."""
-    return int.from_bytes(blake2b(image.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def digest(text: str) -> int:
+    """A hash of 64 bits, the same in every process."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def joined(join: str, value: Any) -> str:
@@ -129,6 +131,3 @@ def _chunks(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
             yield some
             some = []
     yield some
-
-
-Reader = Callable[[dict[str, Any], str, str, str | None], Iterator[Question]]
