@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from caprl_ray.recipe.sections import Model, Recipe, Section, _absolute
+from caprl_ray.recipe.sections import Model, Recipe, Sampling, Section, _absolute
 
 Metric = Literal["choice", "relaxed", "anls", "exact", "math"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,6 +63,9 @@ class Score(Section):
     """The share of questions that are asked again in the same words, to see whether the reader says the same."""
     seed: int = 0
     """Decides rotations, draws, and which questions are asked blind or twice."""
+    system: str | None = None
+    """The system turn of the prompts, in the modes deterministic and sampled. null means none, as in CapRL's reward.
+    With an endpoint it must be a text."""
     instruction: str | None = None
     """Another instruction than ours, with {caption} and {question}, for the modes deterministic and sampled."""
 
@@ -81,6 +84,7 @@ class ScoreRecipe(Recipe):
     """The recipe of a scoring run: captions go in, scores come out."""
 
     model: Model = Model(source=ANSWERER)
+    sampling: Sampling = Sampling(max_tokens=64)  # score.mode says how answers are sampled
     score: Score
 
     @model_validator(mode="before")
@@ -93,3 +97,16 @@ class ScoreRecipe(Recipe):
         if isinstance(model, dict) and "source" not in model:
             document = {**document, "model": {"source": ANSWERER, **model}}
         return document
+
+    @model_validator(mode="after")
+    def _check_answerer(self) -> "ScoreRecipe":
+        if self.model.endpoint and self.score.system is None and self.score.mode != "prism":
+            raise ValueError(
+                "score.system: null cannot be kept with model.endpoint, because the service's own chat template may "
+                "add a system turn; give it a text"
+            )
+        return self
+
+    @property
+    def text_only(self) -> bool:
+        return True

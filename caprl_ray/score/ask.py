@@ -135,7 +135,9 @@ class Asking:
             for sample in range(self._settings.samples):
                 yield self._ask(question, condition, turns, caption, sample)
         elif not question.choices:
-            yield self._ask(question, condition, judge.open_turns(question, caption), caption, number)
+            turns = judge.open_turns(question, caption, self._settings.system)
+            turns = replace(turns, user=self._strip(turns.user))
+            yield self._ask(question, condition, turns, caption, number)
         else:
             for order in self._orders(question, caption, number):
                 yield self._with_options(question, condition, caption, order, number)
@@ -145,7 +147,8 @@ class Asking:
     ) -> Ask:
         shown = Shown(question=question, order=order, can_refuse=caption is not None)
         one_letter = self._settings.mode == "deterministic"
-        turns = shown.turns(caption, self._settings.instruction, one_letter=one_letter)
+        settings = self._settings
+        turns = shown.turns(caption, settings.instruction, one_letter=one_letter, system=settings.system)
         return self._ask(question, condition, replace(turns, user=self._strip(turns.user)), caption, number, shown)
 
     def _orders(self, question: Question, caption: str | None, number: int) -> list[tuple[int, ...]]:

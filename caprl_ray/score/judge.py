@@ -100,11 +100,13 @@ class Shown:
         lines = (f"- {letter}) {text}" for letter, text in zip(self.letters, self.options, strict=True))
         return "\n".join([self.question.text.strip(), *lines])
 
-    def turns(self, caption: str | None, instruction: str | None = None, *, one_letter: bool) -> Turns:
+    def turns(
+        self, caption: str | None, instruction: str | None = None, *, one_letter: bool, system: str | None = None
+    ) -> Turns:
         """The prompt. Without a caption it asks for a guess. `one_letter`: nothing but a letter can be answered."""
         template = BLIND if caption is None else instruction or INSTRUCTION
         user = filled(template, caption or "", self.text)
-        return Turns(user=user, begin=BEGIN, choices=self.letters if one_letter else ())
+        return Turns(user=user, system=system, begin=BEGIN, choices=self.letters if one_letter else ())
 
     def correct(self, letter: str) -> float:
         """1 if a letter is the right one."""
@@ -115,11 +117,10 @@ class Shown:
         return self.can_refuse and letter == self.letters[-1]
 
 
-def open_turns(question: Question, caption: str | None) -> Turns:
+def open_turns(question: Question, caption: str | None, system: str | None = None) -> Turns:
     """The prompt of a question without options."""
-    return Turns(
-        user=filled(OPEN_BLIND if caption is None else OPEN, caption or "", question.text.strip()), begin=BEGIN
-    )
+    user = filled(OPEN_BLIND if caption is None else OPEN, caption or "", question.text.strip())
+    return Turns(user=user, system=system, begin=BEGIN)
 
 
 def open_answer(text: str) -> str | None:
