@@ -73,7 +73,7 @@ class Captioner:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            self._writer = self.writer(recipe, model, self._engine, rules, self._healthy)
+            self._writer = self._begun_writer(recipe, model, rules)
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -105,6 +105,10 @@ class Captioner:
             self._replica.captioned()
         self._say_missed()  # some of it shows only with the first images
         return counted(captioned, self._counter) if self._counter else captioned
+
+    def _begun_writer(self, recipe: Recipe, model: ModelRef, rules: Rules) -> Writer:
+        """What turns rows into results by the engine. Another job has another one."""
+        return self.writer(recipe, model, self._engine, rules, self._healthy)
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from caprl_ray.cli import caption, check, demo, duplicates, plan, preflight, recipe_schema, verify
+from caprl_ray.cli import caption, check, demo, duplicates, plan, preflight, recipe_schema, score, verify
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-COMMANDS = (caption, plan, demo, verify, duplicates, check, recipe_schema, preflight)
+COMMANDS = (caption, score, plan, demo, verify, duplicates, check, recipe_schema, preflight)
 PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
 
 

@@ -14,7 +14,7 @@ from caprl_ray.score.metrics import folded
 from caprl_ray.score.question import Question
 from caprl_ray.score.tally import AGAIN, BLIND, CAPTION
 
-MOST_RAW = 4096  # characters of an answer that are kept
+MOST_RAW = 2048  # characters of an answer that are kept
 OPEN_TOKENS = 64  # of an answer to a question without options
 # How readers sample, by mode.
 SAMPLING: Mapping[str, Mapping[str, Any]] = {

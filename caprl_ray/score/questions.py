@@ -93,6 +93,23 @@ class Questions:
         """How many questions have a prompt of their own."""
         return int(pc.sum(self.table["own_prompt"]).as_py() or 0)
 
+    def without_system(self) -> int:
+        """How many questions have a prompt of their own without a system turn."""
+        return self.own_prompts() - int(len(self) - self.table["system"].null_count)
+
+    def most_about(self) -> tuple[int, int]:
+        """The most questions about one image, and the most bytes of texts and options about one image."""
+        _, inverse, counts = np.unique(self.digests, return_inverse=True, return_counts=True)
+        options = pc.list_parent_indices(self.table["choices"]).to_numpy()
+        sizes = pc.binary_length(self.table["text"]).to_numpy().astype(float)
+        lengths = pc.binary_length(pc.list_flatten(self.table["choices"])).to_numpy()
+        sizes += np.bincount(options, lengths, len(self))
+        return int(counts.max(initial=0)), int(np.bincount(inverse, sizes).max(initial=0))
+
+    def most_options(self) -> int:
+        """The most options of a question."""
+        return int(pc.max(pc.list_value_length(self.table["choices"])).as_py() or 0)
+
     def _questions(self, first: int, end: int) -> Iterator[Question]:
         for row in self.table.slice(first, end - first).to_pylist():
             row["choices"], row["answers"] = tuple(row["choices"]), tuple(row["answers"])
