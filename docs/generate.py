@@ -54,6 +54,15 @@ REMEDIES = {
     "check_error": "Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
 }
 
+# What a user does about a failed row of a scoring run, beside those.
+SCORING_REMEDIES = {
+    "no_questions": "Nothing, or add questions about the image and use `--retry-failed=no_questions`.",
+    "no_key": "Fill the column that joins captions and questions, or leave the row failed.",
+    "no_caption": "Nothing: there is nothing to score.",
+    "answer_unclear": "See `raw` in the rows of other answers; take another reader, or `score.mode=deterministic`.",
+    "answer_unjudged": "Leave it failed; the answer is no answer of that kind.",
+}
+
 # When a check runs that is no standard one.
 NOT_STANDARD = {
     "language": ", runs if a language is given",
@@ -73,15 +82,36 @@ def recipe_page() -> str:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             lines += [f"## {name}", "", str(section.description), ""]
             continue
-        properties = definitions[kind.__name__]["properties"]
-        lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
-        lines += ["|---|---|---|---|"]
-        for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
-            meaning = _cell(facts.description or "")
-            lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+        lines += [f"## {name}", "", *_fields(kind, definitions)]
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
     return "\n".join(lines)
+
+
+def _fields(kind: type[BaseModel], definitions: dict[str, Any]) -> list[str]:
+    """A section's summary and the table of its fields."""
+    properties = definitions[kind.__name__]["properties"]
+    lines = [str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |", "|---|---|---|---|"]
+    for field, facts in kind.model_fields.items():
+        default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
+        meaning = _cell(facts.description or "")
+        lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+    return lines
+
+
+def scoring_page() -> str:
+    """The recipe's section, the columns and the codes of scoring."""
+    from caprl_ray.answer.columns import CODES, SCORE
+    from caprl_ray.recipe.score import QuestionFile, Score, ScoreRecipe
+
+    definitions = ScoreRecipe.model_json_schema()["$defs"]
+    lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]
+    lines += [*_fields(Score, definitions), "", "### score.questions", "", *_fields(QuestionFile, definitions), ""]
+    lines += ["## Columns", "", "Beside those of every output and the captions' own:", "", *_columns(SCORE)]
+    lines += ["## Failure codes", "", "Beside those of reading and of engines:", ""]
+    lines += ["| code | meaning | what to do |", "|---|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| `{code}` | {CODES[code]} | {told} |" for code, told in SCORING_REMEDIES.items()), ""]
+    )
 
 
 def _more_sampling() -> list[str]:
@@ -211,6 +241,7 @@ PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
     "reference/checks.md": checks_page,
+    "reference/scoring.md": scoring_page,
     "reference/failure-codes.md": codes_page,
     "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,

@@ -11,6 +11,7 @@ from caprl_ray.answer.writer import prompt_name
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.record import read_run
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.codes import NO_QUESTIONS
 from caprl_ray.score.questions import Questions
@@ -43,12 +44,20 @@ def summed(storage: Storage, path: str, recipe: ScoreRecipe, questions: Question
         "answerers": sorted(answerers),
         "questions": questions.name,
         "note": SAME_KIND,
+        "captions": [_captioner(storage, path) for path in recipe.input.paths],
         **summary(tally),
         "captions_without_questions": failed.get(NO_QUESTIONS, 0),
         "rows_without_caption": failed.get(NO_CAPTION, 0),
         "failed": failed,
         "images_without_scores": {"count": len(without), "first": without[:LISTED]},
     }
+
+
+def _captioner(storage: Storage, path: str) -> dict[str, Any]:
+    """The model and the prompt of an output's captions, as far as it says so."""
+    run = read_run(storage, path) or {}
+    recipe = run.get("recipe") or {}
+    return {"path": path, "model": run.get("model"), "prompt": recipe.get("prompts") or recipe.get("prompt")}
 
 
 def write(storage: Storage, path: str, found: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def output_of_a_caption_run(folder: Path) -> Path:
     rows += [{**rows[0], "id": row_id(0, IMAGES + 1), "index": IMAGES + 1, "key": "other.png"}]
     (folder / "data").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "data" / ("0" * 32 + ".parquet"), row_group_size=20)
-    (folder / "run.json").write_text(json.dumps({"fingerprint": {}, "job": {"name": "caption", "done": "captioned"}}))
+    job, said = {"name": "caption", "done": "captioned"}, {"prompt": {"system": None, "user": "Describe"}}
+    (folder / "run.json").write_text(json.dumps({"fingerprint": {}, "job": job, "recipe": said}))
     return folder
 
 
@@ -103,6 +104,7 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     assert pets["blind"]["value"] == pytest.approx(1 / 4)  # the stub takes the last option of each rotation
     assert pets["again"]["same"] == pets["again"]["answers"] > 20 and pets["places"]["bias"] == 0
     assert found["captions_without_questions"] == found["images_without_scores"]["count"] == 1
+    assert found["captions"][0]["prompt"] == {"system": None, "user": "Describe"}
     assert found["images_without_scores"]["first"] == ["48.png"] and found["prompt"] == "caption-questions-1"
     assert "pets: 33.3% [" in said and "1 captions without questions, 1 images with questions" in said
     tally = results.tallied(Storage(), str(tmp_path / "scores"))
@@ -138,6 +140,8 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
     assert "score.mode: prism needs questions with prompts of their own" in refused("score.join=id", "score.mode=prism")
     assert "prompt is for captioning" in refused("prompt.user=Describe")
     assert "score.mode: 'best' is not allowed" in refused("score.mode=best")
-    assert "score.questions.0.pth: unknown field; questionfile has path" in refused("score.questions=[{path: x, pth: x}]")
+    assert "score.questions.0.pth: unknown field; questionfile has path" in refused(
+        "score.questions=[{path: x, pth: x}]"
+    )
     assert "score.system: null cannot be kept with model.endpoint" in refused("model.endpoint=http://127.0.0.1:9/v1")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")

@@ -10,13 +10,15 @@ import pytest
 import yaml
 
 from caprl_ray import pipeline
+from caprl_ray.answer import columns as scoring
 from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parser
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.load import parse, parse_as
+from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
-from docs.generate import PAGES, REMEDIES
+from docs.generate import PAGES, REMEDIES, SCORING_REMEDIES
 from tests.checkout import ROOT
 
 NOT_RUN = re.compile(r"<!-- not run(?: here)?: \S.*? -->\n\Z")
@@ -68,7 +70,8 @@ def test_a_block_is_what_it_says(
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
-        parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
+        kind = ScoreRecipe if "score" in document else Recipe
+        parse_as(kind, {"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
     elif language == "sh":
         check_shell(text, out, monkeypatch, capsys)
     else:
@@ -88,6 +91,12 @@ def test_a_recipe_in_the_readme_is_whole() -> None:
     parse(yaml.safe_load(recipe))
 
 
+def test_every_recipe_that_is_shipped_is_one() -> None:
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parse_as(ScoreRecipe if "score" in document else Recipe, document)
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
@@ -100,4 +109,5 @@ def test_generated_pages_hold_every_field_code_and_command() -> None:
         assert own.strip()
     assert REMEDIES.keys() == CODES.keys() and all(f"`{code}`" in codes for code in CODES)
     assert all(f"## caprl-ray {name}" in commands for name in ("caption", "plan", "verify", "preflight", "demo"))
+    assert SCORING_REMEDIES.keys() == scoring.CODES.keys() - CODES.keys()
     assert "`caption_tokens`" in PAGES["reference/output.md"]()
