@@ -116,6 +116,11 @@ class EndpointEngine:
             )
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the service goes on from the beginning of an answer. Only vLLM is known to."""
+        return self._neutral
+
     async def caption(
         self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
     ) -> Completion:

@@ -52,7 +52,7 @@ def fields(turns: Turns, known: dict[str, Any], *, neutral: bool) -> dict[str, A
     """The arguments of a request for turns. Raises SystemFailure if the service cannot go on from their beginning."""
     body: dict[str, Any] = dict(known["extra_body"])
     if turns.begin:
-        if not neutral:
+        if not neutral:  # refused before the run starts (launch.check_goes_on), unless the service has changed since
             raise SystemFailure(NO_PREFILL)
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     if turns.choices:

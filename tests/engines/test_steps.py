@@ -51,7 +51,9 @@ def captions(llm: Llm, count: int) -> tuple[list[Completion], int]:
         processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
         none: Any = None
         chat = ChatFormat(prefix="", suffix="")
-        engine = VllmEngine(llm, none, chat, processor, sampling=lambda kind, _: kind, arguments={})
+        engine = VllmEngine(
+            llm, none, lambda system, image: chat, processor, sampling=lambda kind, _: kind, arguments={}
+        )
         made = await asyncio.gather(*(engine.caption(PICTURE, "") for _ in range(count)))
         return made, engine.steps
 
