@@ -97,7 +97,7 @@ def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_i
         engine = VllmEngine(
             Llm(Core(), looked_up=True),
             reaper,
-            chat,
+            lambda system, image: chat,
             processor,
             sampling=lambda kind, _: kind,
             arguments={},
