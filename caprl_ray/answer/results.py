@@ -22,6 +22,7 @@ from caprl_ray.storage import Storage, join
 SCORES = "scores.json"
 SCHEMA = 1
 ROWS_AT_ONCE = 256
+LARGE = (".question", ".raw", ".options.list.element", ".logprobs.list.element")  # of an answer; no sum needs them
 LISTED = 1000  # images without captions, by their keys
 SAME_KIND = "CapRL's reward asks in the same way, so a captioner that was trained by it is expected to score well here."
 
@@ -81,7 +82,10 @@ def _rows(storage: Storage, path: str, folder: str, columns: list[str]) -> Itera
     try:
         for stored in committed_objects(storage, path, (folder,))[folder]:
             with storage.open(stored) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(ROWS_AT_ONCE, columns=columns):
+                file = pq.ParquetFile(stream)
+                leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+                wanted = [leaf for leaf in leaves if leaf.partition(".")[0] in columns and not leaf.endswith(LARGE)]
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
                     yield from batch.to_pylist()
     except OSError as error:
         raise SystemFailure(f"{path}: cannot be read ({error.strerror}).") from None

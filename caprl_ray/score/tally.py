@@ -37,7 +37,8 @@ class Asked:
         self.blind.append(answer["condition"] == BLIND)
         self.correct.append(float("nan") if correct is None else correct)
         self.refused.append(bool(answer["can_not_answer"]))
-        self.places.append(LETTERS.index(right) if answer["options"] and right in tuple(LETTERS) else NO_PLACE)
+        lettered = answer["metric"] == "choice" and right in tuple(LETTERS)
+        self.places.append(LETTERS.index(right) if lettered else NO_PLACE)
         if answer["code"] is not None and answer["condition"] == CAPTION:
             self.codes[answer["code"]] += 1
 

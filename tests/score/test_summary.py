@@ -13,7 +13,7 @@ def answer(question: str, correct: float | None, condition: str = "caption", **m
     return {
         "benchmark": "SEED",
         "question_id": question,
-        "options": ["red", "blue", "Can not answer based on the caption"],
+        "metric": "choice",
         "condition": condition,
         "parsed": None if correct is None else "AB"[int(correct)],
         "right": "B",
