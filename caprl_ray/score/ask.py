@@ -182,7 +182,7 @@ async def answers(reader: Reader, asks: Sequence[Ask]) -> list[dict[str, Any]]:
             said = await reader.caption(None, ask.turns, ask.sampling)
         except RowFailure as failure:
             return ask.failed(failure.code)
-        if ask.question.metric in ("math",):  # compared in a child process, which must not hold other answers up
+        if ask.question.metric == "math":  # compared in a child process, which must not hold other answers up
             return await asyncio.to_thread(ask.struct, said.text, said.logprobs)
         return ask.struct(said.text, said.logprobs)
 

@@ -35,16 +35,18 @@ def qa_75k(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None
 
 
 def evaluation(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None) -> Iterator[Question]:
-    """A row of CapRL's evaluation files: the path of an image, a whole prompt in ChatML, and the right answer."""
+    """A row of CapRL's evaluation files: the path of an image, a whole prompt in ChatML, and the right answer.
+
+    Benchmarks ask some questions twice, so a question without an id is named after its row (read.py).
+    """
     image = _path(row.get("image"))
     turns = prism.turns(_text(row, "prompt"))
     answers = _answers(row.get("answer"))
     _refuse(metric is None, "this kind of file does not say its metric; give it in score.questions")
     assert metric
     _check(metric, answers)
-    name = str(row.get("id") or image)
     yield Question(
-        id=name,
+        id=str(row.get("id") or ""),
         image=image,
         text=turns.user,
         metric=metric,

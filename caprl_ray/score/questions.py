@@ -1,7 +1,6 @@
 """All questions of a run, read from its files and found by their image. A million of them take some hundred MiB."""
 
 import posixpath
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
@@ -79,11 +78,6 @@ class Questions:
                 if image != before:
                     yield image
                 before = image
-
-    def counts(self) -> Counter[str]:
-        """How many questions each benchmark has."""
-        counted = self.table["benchmark"].value_counts().to_pylist()
-        return Counter({entry["values"]: entry["counts"] for entry in counted})
 
     def metrics(self) -> list[str]:
         """The metrics that the questions need."""

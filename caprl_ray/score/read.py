@@ -37,7 +37,7 @@ def _file(storage: Storage, file: QuestionFile, join: str) -> Iterator[tuple[str
         try:
             for question in form(row, join, benchmark, metric if form is formats.evaluation else file.metric):
                 asked = True
-                yield f"{file.path}: row {number}", question
+                yield f"{file.path}: row {number}", replace(question, id=question.id or f"row {number}")
         except ValueError as error:
             raise RecipeError(f"{file.path}: row {number}: {error}.") from None
     if not asked:
