@@ -1,6 +1,9 @@
 """What is asked about a caption, in which order, and what each answer is worth."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +17,7 @@ from caprl_ray.recipe.turns import Turns
 from caprl_ray.score import ask
 from caprl_ray.score.ask import Ask, Asking
 from caprl_ray.score.question import Question
+from tests.checkout import ROOT
 
 CHOICE = Question(id="q", image="i", text="Color?", metric="choice", benchmark="b", choices=("red", "blue"), right=1)
 OPEN = Question(id="o", image="i", text="Width?", metric="relaxed", benchmark="b", answers=("40 km", "41 km"))
@@ -107,3 +111,14 @@ def test_no_caption_or_question_can_end_its_turn(mode: str) -> None:
 def test_every_answer_has_the_log_probabilities_of_its_letters() -> None:
     (answer, _) = answered(asks(CHOICE, blind=0.0), lambda turns: "B")
     assert answer["logprobs"] == [-1.0, -1.0, -1.0] and len(answer["options"]) == 3
+
+
+def test_scoring_needs_neither_ray_nor_an_engine() -> None:
+    names = sorted(path.stem for path in (ROOT / "caprl_ray" / "score").glob("[!_]*.py"))
+    code = f"import importlib, sys\nfor name in {names}: importlib.import_module('caprl_ray.score.' + name)\n"
+    heavy = "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'vllm', 'torch', 'transformers'}))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(
+        [sys.executable, "-c", code + heavy], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (said.stdout.strip(), len(names) > 10) == ("[]", True), said.stderr
