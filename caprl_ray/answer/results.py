@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 
 from caprl_ray.answer.columns import NO_CAPTION
 from caprl_ray.answer.writer import prompt_name
-from caprl_ray.errors import SystemFailure
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.record import read_run
+from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.codes import NO_QUESTIONS
 from caprl_ray.score.questions import Questions
@@ -59,6 +59,16 @@ def _captioner(storage: Storage, path: str) -> dict[str, Any]:
     run = read_run(storage, path) or {}
     recipe = run.get("recipe") or {}
     return {"path": path, "model": run.get("model"), "prompt": recipe.get("prompts") or recipe.get("prompt")}
+
+
+def check_scored(storage: Storage, path: str) -> None:
+    """Raise RecipeError for what is not the output of a scoring run."""
+    try:
+        run = read_run(storage, path)
+    except OSError as error:
+        raise SystemFailure(f"--against: {path} cannot be read ({error.strerror}).") from None
+    if run is None or stored_job(run)["name"] != "score":
+        raise RecipeError(f"--against: {path} is not the output of a scoring run.")
 
 
 def write(storage: Storage, path: str, found: dict[str, Any]) -> None:

@@ -21,38 +21,29 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
     )
+    command.add_argument("--against", metavar="OUT", help="also say how the scores differ from another scored output's")
     command.add_argument("--extend", action="store_true", help="also score what is new in the input")
 
 
 def _run(args: argparse.Namespace) -> int:
-    from caprl_ray.answer import results
-    from caprl_ray.answer.job import score_job
+    from functools import partial
+
+    from caprl_ray.commands.score import score
+    from caprl_ray.job import Job
+    from caprl_ray.output.ledger import Ledger
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load_as
     from caprl_ray.recipe.score import ScoreRecipe
-    from caprl_ray.score.summary import sentences
-    from caprl_ray.storage import Storage
 
     recipe = load_as(ScoreRecipe, args.recipe, args.overrides)
     files = [file.path for file in recipe.score.questions]
     check_store(recipe.storage, *recipe.input.paths, *files, recipe.output.path)
-    job, questions = score_job(recipe)
-    ledger = run(
-        job,
-        limit=args.limit,
-        retry=codes(args.retry_failed, job.codes),
-        adopt=frozenset(filter(None, args.adopt.split(","))),
-        extend=args.extend,
-        debug=args.debug,
-    )
-    out, storage = recipe.output.path, Storage(recipe.storage)
-    found = results.summed(storage, out, recipe, questions)
-    results.write(storage, out, found)
-    for note in ledger.notes:
-        print(f"{out}: {note}")
-    print(f"{out}: {ledger.summary()}")
-    without, absent = found["captions_without_questions"], found["images_without_scores"]["count"]
-    print(f"{out}: {without:,} captions without questions, {absent:,} images with questions and no score")
-    for line in sentences(found):
+    adopted = frozenset(filter(None, args.adopt.split(",")))
+    begin = partial(run, limit=args.limit, adopt=adopted, extend=args.extend, debug=args.debug)
+
+    def scored(job: Job) -> Ledger:
+        return begin(job, retry=codes(args.retry_failed, job.codes))
+
+    for line in score(recipe, scored, args.against):
         print(line)
     return 0

@@ -103,6 +103,19 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     return [*lines, *([f"average of {len(lines)} benchmarks: {average:.1%}"] if len(lines) > 1 and average else ())]
 
 
+def compared(found: Mapping[str, Any], other: str) -> list[str]:
+    """Differences for people, a line for each benchmark."""
+    if not found:
+        return [f"{other} has no benchmark in common"]
+    return [
+        f"{name}: {one['difference']['value']:+.1%}{_bounds(one['difference'])} to {other} on {one['questions']:,} "
+        f"questions of both; {'they differ' if one['told_apart'] else 'they cannot be told apart'}"
+        if one["questions"]
+        else f"{name}: no question is answered in both"
+        for name, one in found.items()
+    ]
+
+
 def _line(name: str, one: Mapping[str, Any]) -> str:
     parts = [
         f"{name}: {_shown(one['accuracy'])} right with the caption",
@@ -128,5 +141,8 @@ def _percent(share: float | None) -> str:
 def _shown(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "not asked"
-    bounds = "" if value["low"] is None else f" [{value['low']:.1%}, {value['high']:.1%}]"
-    return f"{value['value']:.1%}{bounds}"
+    return f"{value['value']:.1%}{_bounds(value)}"
+
+
+def _bounds(value: Mapping[str, Any]) -> str:
+    return "" if value["low"] is None else f" [{value['low']:.1%}, {value['high']:.1%}]"

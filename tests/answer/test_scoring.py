@@ -10,11 +10,8 @@ import pytest
 import yaml
 
 from caprl_ray import cli
-from caprl_ray.answer import results
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.rows.schema import data_schema, row_id
-from caprl_ray.score.summary import difference
-from caprl_ray.storage import Storage
 
 COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
 IMAGES = 48  # 16 captions are right, 16 are of another image, 16 say nothing
@@ -107,9 +104,13 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     assert found["captions"][0]["prompt"] == {"system": None, "user": "Describe"}
     assert found["images_without_scores"]["first"] == ["48.png"] and found["prompt"] == "caption-questions-1"
     assert "pets: 33.3% [" in said and "1 captions without questions, 1 images with questions" in said
-    tally = results.tallied(Storage(), str(tmp_path / "scores"))
-    same = difference(tally, tally)["pets"]
-    assert (same["questions"], same["difference"]["value"], same["told_apart"]) == (96, 0, False)
+
+    own = str(tmp_path / "scores")
+    assert cli.main(["score", path, "--against", own]) == 0
+    said = capsys.readouterr().out
+    assert f"pets: +0.0% [0.0%, 0.0%] to {own} on 96 questions of both; they cannot be told apart" in said
+    assert cli.main(["score", path, "--against", str(tmp_path / "captions")]) == 2
+    assert "captions is not the output of a scoring run" in capsys.readouterr().err
 
     assert cli.main(["verify", str(tmp_path / "scores")]) == 0
     assert "48 scored, 2 failed" in capsys.readouterr().out

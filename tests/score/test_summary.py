@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caprl_ray.score.summary import difference, interval, sentences, summary
+from caprl_ray.score.summary import compared, difference, interval, sentences, summary
 from caprl_ray.score.tally import Means, Tally
 
 
@@ -84,5 +84,10 @@ def test_two_outputs_are_compared_on_the_same_questions_and_told_apart_only_if_t
     assert better["difference"]["value"] == pytest.approx(20 / 500) and better["told_apart"]
     same = difference(output(41), output(40))["SEED"]
     assert same["difference"]["value"] == pytest.approx(1 / 500) and not same["told_apart"]
+    assert (
+        compared({"SEED": better}, "B")[0].startswith("SEED: +4.0% [")
+        and "; they differ" in compared({"a": better}, "B")[0]
+    )
+    assert compared({}, "B") == ["B has no benchmark in common"]
     fewer = difference(output(60), output(40, images=50))["SEED"]
     assert (fewer["questions"], fewer["difference"]["value"]) == (250, pytest.approx(10 / 250))
