@@ -21,7 +21,7 @@ _UNITS = {
     "kg": ("kg", "kilogram", "kilograms"),
     "g": ("g", "gram", "grams"),
     "t": ("t", "ton", "tons", "tonne", "tonnes"),
-    "s": ("s", "sec", "second", "seconds"),
+    "second": ("sec", "second", "seconds"),  # not s: 1990s are no seconds
     "min": ("min", "mins", "minute", "minutes"),
     "h": ("h", "hr", "hrs", "hour", "hours"),
     "day": ("day", "days"),
@@ -54,6 +54,7 @@ _SCALES = {
     "trillions": 1e12,
     "tn": 1e12,
 }
+_CAPITALS = {"M": 1e6, "B": 1e9, "T": 1e12}  # of charts' axes; in small letters they are units
 _NAMES = {word: unit for unit, words in _UNITS.items() for word in words}
 _MONEY = "$€£¥₹"
 _NUMBER = re.compile(
@@ -93,6 +94,8 @@ class Quantity:
 
 def _rest(before: str, after: str | None) -> tuple[float, str] | None:
     """The scale and the unit around a number; None if there is anything else."""
+    if after in _CAPITALS:
+        return _CAPITALS[after], before
     word = " ".join((after or "").lower().split())
     scale = 1.0
     first, _, others = word.partition(" ")

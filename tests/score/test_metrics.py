@@ -33,6 +33,7 @@ AS_PEERS = [
     ("", "5", 0),
     ("2010-2015", "2010-2015", 1),
     ("2010", "2010-2015", 0),
+    ("1990s", "2000s", 0),
 ]
 # What ours gives differently, and why.
 NOT_AS_PEERS = [
@@ -47,6 +48,7 @@ NOT_AS_PEERS = [
     ("5 million", "5,000,000", 1, "a word for a scale"),
     ("5 million", "5 billion", 0, "the same"),
     ("5 million", "5.1 million", 1, "the same"),
+    ("$5M", "5000000", 1, "the same, as axes have it"),
     ("0.0", "0", 1, "numbers that are equal; the peers compare texts where the right number is 0"),
     (" Germany ", "germany", 1, "white space says nothing"),
     ("nan", "nan", 1, "a text; the peers read a number that equals nothing"),
