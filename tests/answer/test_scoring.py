@@ -1,6 +1,7 @@
 """`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ import pytest
 import yaml
 
 from caprl_ray import cli
+from caprl_ray.answer import captions
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.load import load_as
+from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
+from caprl_ray.score.question import Question
+from caprl_ray.score.questions import Questions
+from caprl_ray.storage import Storage
 
 COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
 IMAGES = 48  # 16 captions are right, 16 are of another image, 16 say nothing
@@ -149,3 +157,19 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+
+
+def test_captions_in_any_parquet_are_joined_by_the_column_that_the_recipe_names(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", None, "b"], "text": ["x", "y", "z"]})
+    pq.write_table(table, tmp_path / "captions.parquet")
+    path = recipe(tmp_path, questions(tmp_path), column="id", caption="text")
+    given = load_as(ScoreRecipe, path, [f"input.paths={tmp_path / 'captions.parquet'}", "input.rename={id: name}"])
+    found = captions.found(given, Storage())
+    assert (found.stored, found.column, found.recipe.input) == ("id", "name", given.input)
+    captions.check_columns(found, ["name", "text"])
+    with pytest.raises(RecipeError, match=r"score.caption: the captions have no column text; they have name\."):
+        captions.check_columns(found, ["name"])
+    asked = Questions.of([Question(id="q", image="b", text="?", metric="exact", benchmark="b", answers=("x",))])
+    captions.check_common(found, asked, Storage())
+    with pytest.raises(RecipeError, match=r"captions have a, b in id, questions are about c\."):
+        captions.check_common(found, Questions.of([replace(next(iter(asked.about("b"))), image="c")]), Storage())
