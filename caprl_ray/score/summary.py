@@ -135,12 +135,12 @@ def _line(name: str, one: Mapping[str, Any]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "not asked" if share is None else f"{share:.1%}"
+    return "no answers" if share is None else f"{share:.1%}"
 
 
 def _shown(value: Mapping[str, Any] | None) -> str:
     if value is None:
-        return "not asked"
+        return "no answers"
     return f"{value['value']:.1%}{_bounds(value)}"
 
 

@@ -52,7 +52,7 @@ def test_four_numbers_and_what_is_not_judged_is_never_wrong() -> None:
     assert summary(tally)["average"] == pytest.approx(0.375)
     first, second, average = sentences(summary(tally))
     assert first.startswith("SEED: 75.0% [") and "50.0% unscored" in first and "CapRL-3B 70.6" in first
-    assert "100.0% \"can not answer\"" in second and "not asked blind" in second and "37.5%" in average  # fmt: skip
+    assert "100.0% \"can not answer\"" in second and "no answers blind" in second and "37.5%" in average  # fmt: skip
     assert sentences(summary(Tally())) == []
 
 
