@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from caprl_ray.answer import columns as scoring
 from caprl_ray.caption.columns import ADVICE, CODES
 from caprl_ray.errors import RecipeError
 from caprl_ray.quality.check import Check
@@ -72,8 +73,8 @@ def _named(name: str, kind: str) -> Explanation | None:
 
 
 def _codes() -> Iterator[Explanation]:
-    for name, meaning in CODES.items():
-        advice = ADVICE[name]
+    for name, meaning in {**CODES, **{name: scoring.CODES[name] for name in scoring.ADVICE}}.items():
+        advice = (ADVICE | scoring.ADVICE)[name]
         yield Explanation(name=name, kind=CODE, meaning=meaning, causes=advice.causes, remedy=advice.remedy)
 
 

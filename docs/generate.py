@@ -32,15 +32,37 @@ def recipe_page() -> str:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             lines += [f"## {name}", "", str(section.description), ""]
             continue
-        properties = definitions[kind.__name__]["properties"]
-        lines += [f"## {name}", "", str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |"]
-        lines += ["|---|---|---|---|"]
-        for field, facts in kind.model_fields.items():
-            default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
-            meaning = _cell(facts.description or "")
-            lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+        lines += [f"## {name}", "", *_fields(kind, definitions)]
         lines += ["", *(_more_sampling() if name == "sampling" else ())]
     return "\n".join(lines)
+
+
+def _fields(kind: type[BaseModel], definitions: dict[str, Any]) -> list[str]:
+    """A section's summary and the table of its fields."""
+    properties = definitions[kind.__name__]["properties"]
+    lines = [str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |", "|---|---|---|---|"]
+    for field, facts in kind.model_fields.items():
+        default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
+        meaning = _cell(facts.description or "")
+        lines.append(f"| `{field}` | {_cell(_type(properties[field]))} | {default} | {meaning} |")
+    return lines
+
+
+def scoring_page() -> str:
+    """The recipe's section, the columns and the codes of scoring."""
+    from caprl_ray.answer.columns import ADVICE, CODES, SCORE
+    from caprl_ray.recipe.score import QuestionFile, Score, ScoreRecipe
+
+    definitions = ScoreRecipe.model_json_schema()["$defs"]
+    lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]
+    lines += [*_fields(Score, definitions), "", "### score.questions", "", *_fields(QuestionFile, definitions), ""]
+    lines += ["## Columns", "", "Beside those of every output and the captions' own:", "", *_columns(SCORE)]
+    lines += ["## Failure codes", "", "Beside those of reading and of engines:", ""]
+    lines += ["| code | meaning | usual causes | what to do |", "|---|---|---|---|"]
+    lines += [
+        f"| `{code}` | {CODES[code]} | {_cell(told.causes)} | {_cell(told.remedy)} |" for code, told in ADVICE.items()
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _more_sampling() -> list[str]:
@@ -184,6 +206,7 @@ PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
     "reference/checks.md": checks_page,
+    "reference/scoring.md": scoring_page,
     "reference/failure-codes.md": codes_page,
     "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,

@@ -85,11 +85,7 @@ class Captioner:
             rules = Rules(recipe.quality, recipe.sampling)
             begin = partial(self._begin, recipe, model)
             self._engine: Engine = self._replica.start(begin) if self._replica else begin()
-            places = self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(recipe)
-            meter = Meter(self._engine, int(places))
-            self._writer = self.writer(recipe, model, meter, rules, self._healthy, self._suspects.passed, self._cut)
-            if self._replica:
-                self._replica.meter = meter
+            self._writer = self._begun_writer(recipe, model, rules, self._metered(recipe))
             self._say_missed()
         except RecipeError as error:  # a check of the user's own that this node cannot import, for instance
             self._failure = SystemFailure(str(error))
@@ -129,6 +125,18 @@ class Captioner:
         spent = {"stage_seconds": {self.name: time.monotonic() - began}, "stage_rows": {self.name: table.num_rows}}
         load = self._replica.load() if self._replica else None
         return counted(captioned, self._counter, {**self._writer.sums(), **spent}, load)
+
+    def _begun_writer(self, recipe: Recipe, model: ModelRef, rules: Rules, engine: Engine) -> Writer:
+        """What turns rows into results by the engine. Another job has another one."""
+        return self.writer(recipe, model, engine, rules, self._healthy, self._suspects.passed, self._cut)
+
+    def _metered(self, recipe: Recipe) -> Meter:
+        """The engine, with its requests counted."""
+        places = self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(recipe)
+        meter = Meter(self._engine, int(places))
+        if self._replica:
+            self._replica.meter = meter
+        return meter
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start(recipe, model))

@@ -28,6 +28,7 @@ from caprl_ray.cli import (
     preflight,
     recipe_schema,
     report,
+    score,
     status,
     verify,
 )
@@ -39,7 +40,7 @@ from caprl_ray.version import __version__
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
     *(demo, init, plan, preflight),
-    *(caption, status),
+    *(caption, score, status),
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )

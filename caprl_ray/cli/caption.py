@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     ledger = run(
         job,
         limit=args.limit,
-        retry=_codes(args.retry_failed, job.codes),
+        retry=codes(args.retry_failed, job.codes),
         adopt=frozenset(filter(None, args.adopt.split(","))),
         extend=args.extend,
         accept_touched=args.accept_touched,
@@ -76,7 +76,7 @@ def _opening(path: str, recipe: "Recipe") -> str:
     return line + (f"caprl-ray: {SCENES_ONLY}.\n" if only_scenes(recipe) else "")
 
 
-def _codes(text: str | None, known: Collection[str]) -> frozenset[str]:
+def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
     """The codes of failed rows to retry: none without the option, all if the option names none."""
     codes = frozenset(known if text == "" else text.split(",") if text else ())
     unknown = sorted(codes.difference(known))

@@ -29,7 +29,7 @@ def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFormat:
-    """A model's chat format, rendered once with an image and a slot for the user's text."""
+    """A model's chat format, rendered once with a slot for the user's text, and with an image before it or without."""
 
     prefix: str
     suffix: str
@@ -39,31 +39,39 @@ class ChatFormat:
         return self.prefix + text + self.suffix
 
     @classmethod
-    def render(cls, apply: Callable[[Sequence[Mapping[str, Any]]], str], system: str | None) -> "ChatFormat":
+    def render(
+        cls, apply: Callable[[Sequence[Mapping[str, Any]]], str], system: str | None, *, image: bool = True
+    ) -> "ChatFormat":
         """Render the model's chat template through `apply` (messages -> text, with the generation prompt).
 
         `system` None leaves no system turn, even if the template adds one of its own. Raises SystemFailure for a
         template whose turns cannot be told apart.
         """
-        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
+        user = _user_turn(image=image)
         turns: list[dict[str, Any]] = [user] if system is None else [{"role": "system", "content": system}, user]
         text = apply(turns)
         if system is None:
-            text = _without_system_turn(text, apply)
+            text = _without_system_turn(text, apply, user)
         prefix, found, suffix = text.rpartition(SLOT)
         if not found:
             raise SystemFailure("prompt.user: the model's chat template leaves the user's text out of the prompt.")
         return cls(prefix=prefix, suffix=suffix)
 
 
-def _without_system_turn(text: str, apply: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
+def _user_turn(*, image: bool) -> dict[str, Any]:
+    """A user's turn with the slot. Templates of models without images know only texts."""
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}] if image else SLOT}
+
+
+def _without_system_turn(
+    text: str, apply: Callable[[Sequence[Mapping[str, Any]]], str], user: Mapping[str, Any]
+) -> str:
     """Remove a system turn that the template added by itself.
 
     A rendering with a marked system turn shows how turns begin: with the text before the marker, which names the role.
     So the start of the user's turn can be found in a rendering with an unwanted system turn.
     """
     marker = "caprl-ray-system-text"
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SLOT}]}
     before, _, after = apply([{"role": "system", "content": marker}, user]).partition(marker)
     system_header = before[before.find("<") :] if "<" in before else before
     user_header = system_header.replace("system", "user")

@@ -13,15 +13,18 @@ from typing import Annotated, Any
 
 import openai
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from caprl_ray.engines import text_requests
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
+from caprl_ray.engines.text_requests import Part
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
 from caprl_ray.recipe.sections import Recipe, Sampling
+from caprl_ray.recipe.turns import Turns
 
 # Attempts at one request: about 40 s of backoff, plus the waits that the service asks for (Retry-After).
 ATTEMPTS = 9
@@ -50,12 +53,6 @@ FINISHED = ("stop", "length", "repetition")
 NOT_KEPT = ("content_filter", "tool_calls", "function_call", "abort")
 
 
-class Part(BaseModel):
-    """A part of an answer. The openai client does not check answers, so these classes check what is read."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
 class Message(Part):
     """The caption."""
 
@@ -67,6 +64,7 @@ class Choice(Part):
 
     message: Message | None
     finish_reason: str | None
+    logprobs: text_requests.Places | None = None
 
 
 class Usage(Part):
@@ -118,8 +116,15 @@ class EndpointEngine:
             )
         return cls(client, recipe, model, neutral=any(entry.get("owned_by") == "vllm" for entry in served or ()))
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
-        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the service."""
+    @property
+    def goes_on(self) -> bool:
+        """Whether the service goes on from the beginning of an answer. Only vLLM is known to."""
+        return self._neutral
+
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
+        """Caption one picture, or answer. Raises RowFailure for a fault of this row, SystemFailure for all."""
         return await self._proof.caption(picture, prompt, sampling)
 
     def _changed(self, fields: Mapping[str, Any]) -> Sampling:
@@ -128,17 +133,24 @@ class EndpointEngine:
             fields = {name: value for name, value in fields.items() if name != "repetition_penalty"}
         return self._sampling.changed(fields)
 
-    async def _send(self, picture: Picture, prompt: str, sampling: Mapping[str, Any]) -> Completion:
+    async def _send(self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any]) -> Completion:
         """Send one request. Raises Suspect if its fault may be the row's or the service's."""
-        content = [
-            {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
-            {"type": "text", "text": prompt},
-        ]
-        messages: Any = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
+        messages: Any
         fields = request_sampling(self._changed(sampling), neutral=self._neutral)
+        if isinstance(prompt, Turns):
+            messages, choices = text_requests.messages(prompt), prompt.choices
+            fields = text_requests.fields(prompt, fields, neutral=self._neutral)
+        else:
+            assert picture
+            content = [
+                {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
+                {"type": "text", "text": prompt},
+            ]
+            messages = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
+            choices = ()
         try:
             answer = await self._client.chat.completions.create(model=self._model, messages=messages, **fields)
-            return completion(Answer.model_validate(answer))
+            return completion(Answer.model_validate(answer), choices)
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 raise _rejected(error) from None
@@ -184,7 +196,7 @@ def request_sampling(sampling: Sampling, *, neutral: bool) -> dict[str, Any]:
     return named | {"extra_body": (VLLM_NEUTRAL if neutral else {}) | fields}
 
 
-def completion(answer: Answer) -> Completion:
+def completion(answer: Answer, choices: Sequence[str] = ()) -> Completion:
     """The completion in an answer. Raises RowFailure if it holds no caption."""
     choice = answer.choices[0] if answer.choices else None
     if choice is None or choice.message is None:
@@ -198,6 +210,7 @@ def completion(answer: Answer) -> Completion:
         finish_reason=choice.finish_reason,
         prompt_tokens=usage.prompt_tokens,
         caption_tokens=usage.completion_tokens,
+        logprobs=text_requests.logprobs(choice.logprobs, choices),
     )
 
 

@@ -1,5 +1,6 @@
 """Choose and start the engine that a recipe names."""
 
+import asyncio
 import importlib.util
 import os
 from functools import partial
@@ -34,6 +35,17 @@ def check_engine(recipe: Recipe) -> None:
     """Raise RecipeError if replicas would run on this machine and it has no engine."""
     if needs_engine(recipe) and not os.environ.get("RAY_ADDRESS") and not has_engine():
         raise RecipeError(f"model.source: {recipe.model.source} needs an engine, {NO_ENGINE}")
+
+
+def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
+    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, SystemFailure if it does
+    not answer."""
+    if recipe.model.endpoint:
+        from caprl_ray.engines.endpoint import EndpointEngine
+        from caprl_ray.engines.text_requests import NO_PREFILL
+
+        if not asyncio.run(EndpointEngine.start(recipe, model)).goes_on:
+            raise RecipeError(NO_PREFILL)
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:

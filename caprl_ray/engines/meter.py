@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, Picture
+from caprl_ray.recipe.turns import Turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,10 @@ class Meter:
         """Those of the engine."""
         return self._engine.control_tokens
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
-        """Caption one picture by the engine."""
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
+        """Caption one picture, or answer, by the engine."""
         self._change(1)
         try:
             return await self._engine.caption(picture, prompt, sampling)

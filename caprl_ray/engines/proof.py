@@ -11,8 +11,10 @@ from typing import Any
 
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.recipe.turns import Turns
 
 PROOF_PROMPT = "Describe the image."
+PROOF_TEXT = "Say yes."
 # How often a row is sent before it is failed. Invariant: between two of its attempts the service has captioned a
 # picture that was sent after the first had failed. So no row fails by one outage, however long.
 ROW_ATTEMPTS = 2
@@ -32,16 +34,18 @@ class Suspect(Exception):
 class Proof:
     """Sends rows by `send`, and the harmless picture after a row that failed for good."""
 
-    def __init__(self, send: Callable[[Picture, str, Mapping[str, Any]], Awaitable[Completion]]) -> None:
+    def __init__(self, send: Callable[[Picture | None, str | Turns, Mapping[str, Any]], Awaitable[Completion]]) -> None:
         self._send = send
-        self._proof: tuple[Picture, str] | None = None
+        self._proof: tuple[Picture | None, str | Turns] | None = None
         self._proving = asyncio.Lock()
         self._proved = 0.0  # when the last picture that was captioned had been sent
         self._failure: SystemFailure | None = None
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption one picture. Raises RowFailure if this row is at fault, SystemFailure if the service is."""
-        self._proof = self._proof or (blank(picture), PROOF_PROMPT)
+        self._proof = self._proof or harmless(picture)
         suspects = []
         for _ in range(ROW_ATTEMPTS):
             sent = time.monotonic()
@@ -81,6 +85,11 @@ class Proof:
             return
         self._failure = failure
         raise failure from None
+
+
+def harmless(picture: Picture | None) -> tuple[Picture | None, str | Turns]:
+    """A picture and a prompt that hurt no engine: without a picture for engines that get none."""
+    return (None, Turns(user=PROOF_TEXT)) if picture is None else (blank(picture), PROOF_PROMPT)
 
 
 def blank(picture: Picture) -> Picture:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from caprl_ray.recipe.turns import Turns
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -20,15 +22,17 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An engine's answer for one image.
+    """An engine's answer for one image, or for a prompt without one.
 
-    `finish_reason` is stop, length (it met max_tokens) or repetition (the engine stopped a loop).
+    `finish_reason` is stop, length (it met max_tokens) or repetition (the engine stopped a loop). `logprobs`: the
+    log-probability of each of the prompt's choices, if it has any and the engine knows.
     """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None  # None if a service does not say
     caption_tokens: int | None
+    logprobs: Mapping[str, float] | None = None
 
 
 AS_THE_RECIPE: Mapping[str, Any] = {}
@@ -46,10 +50,13 @@ class Engine(Protocol):
         """The tokens of the model's chat format, to be removed from the dataset's own texts."""
         ...
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption one picture. `prompt` is the user's turn; the engine adds its chat format.
 
-        `sampling` holds the fields of the recipe's sampling that differ for this caption.
+        Without a picture, `prompt` is the turns before an answer (recipe/turns.py). `sampling` holds the fields of
+        the recipe's sampling that differ for this caption.
         """
         ...
 

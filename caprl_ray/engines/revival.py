@@ -7,9 +7,10 @@ from typing import Any
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from caprl_ray.engines.admission import Admission
-from caprl_ray.engines.proof import PROOF_PROMPT, blank
+from caprl_ray.engines.proof import harmless
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, MortalEngine, Picture
 from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.recipe.turns import Turns
 
 # Concurrency limit of rows by the number of engine deaths that they have seen. Most deaths have an external cause (the
 # OOM killer, a GPU that fell off the bus), so all rows run together once more. Rows that see a second death run in
@@ -39,7 +40,7 @@ class Revival:
         self._calls: set[asyncio.Task[Completion]] = set()
         self._finished = 0
         self._fruitless = 0
-        self._proof: tuple[Picture, str] | None = None
+        self._proof: tuple[Picture | None, str | Turns] | None = None
         self._failure: SystemFailure | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.deaths = 0
@@ -62,7 +63,9 @@ class Revival:
         revival._watcher = asyncio.create_task(revival._watch())
         return revival
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption one picture. Raises RowFailure `engine_crash` if this row kills the engine, SystemFailure if every
         row would."""
         for deaths in range(len(COMPANY)):
@@ -73,15 +76,19 @@ class Revival:
                     continue
         raise RowFailure("engine_crash", "the engine died or hung each time, twice with this row alone")
 
-    async def _attempt(self, picture: Picture, prompt: str, sampling: Mapping[str, Any]) -> Completion:
-        self._proof = self._proof or (blank(picture), PROOF_PROMPT)
+    async def _attempt(self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any]) -> Completion:
+        self._proof = self._proof or harmless(picture)
         completion = await self._call(await self._alive(), picture, prompt, sampling)
         self._proof = (picture, prompt)
         self._fruitless = 0
         return completion
 
     async def _call(
-        self, engine: MortalEngine, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE
+        self,
+        engine: MortalEngine,
+        picture: Picture | None,
+        prompt: str | Turns,
+        sampling: Mapping[str, Any] = AS_THE_RECIPE,
     ) -> Completion:
         """Caption by this engine. The call ends as soon as the engine is found dead."""
         call = asyncio.ensure_future(engine.caption(picture, prompt, sampling))

@@ -19,6 +19,7 @@ from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.turns import Turns
 
 # Words in a row's prompt: kill the core, stop it for ever, end the replica's process.
 DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
@@ -57,9 +58,13 @@ class StubEngine:
         self._sick = self._swaps = False
         self._partner: tuple[str, asyncio.Future[str]] | None = None
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption by `stub_caption`, after one turn of the event loop."""
         await asyncio.sleep(0)
+        if picture is None or isinstance(prompt, Turns):
+            return stub_answer(prompt)
         if EXIT in prompt:
             os._exit(1)
         self._sick |= _first(prompt, SICK)
@@ -92,10 +97,13 @@ class StubWithPlaces(StubEngine):
         super().__init__()
         self._places, self._seconds = asyncio.Semaphore(places), seconds
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption after the picture's own time, in one of the places."""
         async with self._places:
-            await asyncio.sleep(stub_seconds(bytes(picture.pixels), *self._seconds))
+            content = bytes(picture.pixels) if picture else repr(prompt).encode()
+            await asyncio.sleep(stub_seconds(content, *self._seconds))
             self.steps += 1
             return await super().caption(picture, prompt, sampling)
 
@@ -117,7 +125,9 @@ class StubWithCore(StubEngine):
             core = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", CORE, stdin=PIPE, stdout=PIPE)
         return cls(core, reaper)
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
         """Caption when the core has answered. Raises EngineDied if it is gone."""
         assert self._core.stdin
         if self._reader.done() or self._core.stdin.is_closing():
@@ -125,7 +135,7 @@ class StubWithCore(StubEngine):
         answer = asyncio.get_running_loop().create_future()
         number = str(id(answer))
         self._waiting[number] = answer
-        self._core.stdin.write(f"{number} {' '.join(prompt.split())}\n".encode())
+        self._core.stdin.write(f"{number} {' '.join(str(prompt).split())}\n".encode())
         await answer
         return await super().caption(picture, prompt, sampling)
 
@@ -180,3 +190,27 @@ def stub_caption(pixels: bytes, width: int, height: int, prompt: str) -> str:
     red, green, blue = (round(total / max(1, width * height)) for total in sums)
     digest = hashlib.sha256(pixels).hexdigest()[:16]
     return f"{width}x{height} rgb({red},{green},{blue}) {digest} | {' '.join(reversed(prompt.split()))}"
+
+
+def stub_answer(prompt: str | Turns) -> Completion:
+    """The stub's answer from a caption alone: the letter of the first option whose words the caption has in this order,
+    or of the last option; the caption's last word to a question without options."""
+    assert isinstance(prompt, Turns)
+    if EXIT in prompt.user:
+        os._exit(1)
+    boxed = "detailed caption of an image: " in prompt.user
+    start, end = (
+        ("detailed caption of an image: ", ". Please answer") if boxed else ("<Caption Start>", "<Caption End>")
+    )
+    caption = prompt.user.rpartition(start)[2].partition(end)[0] if start in prompt.user else ""
+    lines = prompt.user.rpartition("Question:")[2].splitlines()
+    options = [line[2:].split(") ", 1) for line in lines if line.startswith("- ") and ") " in line]
+    there = [letter for letter, text in options if text.casefold() in caption.casefold()]
+    answer = (there or [options[-1][0] if options else (caption.split() or ["nothing"])[-1]])[0]
+    return Completion(
+        text=f"<answer>\\boxed{{{answer}}}</answer>" if boxed else f" {answer}",
+        finish_reason="length" if prompt.choices else "stop",
+        prompt_tokens=len(prompt.user.split()),
+        caption_tokens=1,
+        logprobs={letter: -0.1 if letter == answer else -3.0 for letter in prompt.choices} or None,
+    )

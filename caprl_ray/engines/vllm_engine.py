@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pydantic
 
 from caprl_ray.cluster import cores
 from caprl_ray.cluster.optional import miss
-from caprl_ray.engines import core_process, gpu, internals
+from caprl_ray.engines import choices, core_process, gpu, internals
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.internals import CORE_DIED, core_died
@@ -25,6 +26,7 @@ from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models import weights
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.turns import Turns
 from caprl_ray.text import plain
 
 # An image of the default budget has 1,280 tokens and a caption at most 2,048, which leaves room for a long prompt. One
@@ -76,8 +78,10 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         # The engine's processor has the same limits as prepare, so it leaves every prepared image as it is.
         limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
         arguments["mm_processor_kwargs"] = limits
-    if recipe.several:  # their prompts are equal up to the end of the image
+    if recipe.several or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
         arguments["enable_prefix_caching"] = True
+    if recipe.text_only:
+        arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # the vision tower is not loaded
     if recipe.replicas.gpus == 0:
         arguments |= CPU | {"max_num_seqs": max_num_seqs(recipe)}
     else:
@@ -104,25 +108,27 @@ class VllmEngine:
         self,
         llm: Any,
         reaper: Reaper,
-        chat: ChatFormat,
+        chat: Callable[[str | None, bool], ChatFormat],
         processor: Any,
         sampling: Callable[[str, Mapping[str, Any]], Any],
         arguments: dict[str, Any],
         *,
+        system: str | None = None,
         on_cpu: bool = False,
     ) -> None:
         from caprl_ray.engines.rendering import Renderer  # imports torch
 
         self.arguments = arguments
         self._steps = 0
-        self._renderer = Renderer(llm, processor.image_processor)
+        self._renderer = Renderer(llm, getattr(processor, "image_processor", None))
+        self._tokenizer = getattr(processor, "tokenizer", processor)
         self._llm = llm
         self._reaper = reaper
         self._on_cpu = on_cpu
-        self._chat = chat
+        self._chat, self._system = chat, system
         self._sampling = sampling
         self._requests = itertools.count()
-        self.control_tokens: Sequence[str] = list(processor.tokenizer.get_added_vocab())
+        self.control_tokens: Sequence[str] = list(self._tokenizer.get_added_vocab())
         # Whether the core's answers are seen to be counted. Until then a caption comes in pieces, and each piece is a
         # step: if the steps of a healthy engine stood still, it would be killed as stalled.
         self._counted = False
@@ -158,17 +164,20 @@ class VllmEngine:
 
     @classmethod
     def _loaded(cls, recipe: Recipe, model: ModelRef, reaper: Reaper) -> "VllmEngine":
-        from transformers import AutoProcessor
+        from transformers import AutoProcessor, AutoTokenizer
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         def sampling(kind: str, changes: Mapping[str, Any]) -> Any:
-            fields = recipe.sampling.changed(changes).model_dump(exclude={"n"})
+            own = {name: value for name, value in changes.items() if name not in choices.FIELDS}
+            fields = recipe.sampling.changed(own).model_dump(exclude={"n"})
+            fields |= {name: value for name, value in changes.items() if name in choices.FIELDS}
             return SamplingParams(**internals.sampling_classes(fields), output_kind=RequestOutputKind[kind])
 
         try:
             sampling(WHOLE, AS_THE_RECIPE)
-            processor = AutoProcessor.from_pretrained(model.path, revision=model.revision)
+            files = AutoTokenizer if recipe.text_only else AutoProcessor
+            processor = files.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
             llm = _launched(arguments, reaper, chunked=not recipe.sampling.model_dump().get("stop"))
         # The libraries raise these for arguments and files. A core that dies while it starts is a RuntimeError.
@@ -181,35 +190,56 @@ class VllmEngine:
         def apply(messages: Any) -> str:
             return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
-        chat = ChatFormat.render(apply, recipe.prompt.system)
-        return cls(llm, reaper, chat, processor, sampling, arguments, on_cpu=recipe.replicas.gpus == 0)
+        @cache
+        def chat(system: str | None, image: bool) -> ChatFormat:
+            return ChatFormat.render(apply, system, image=image)
+
+        system = recipe.prompt.system
+        chat(system, not recipe.text_only)  # raises for a template whose turns cannot be told apart
+        on_cpu = recipe.replicas.gpus == 0
+        return cls(llm, reaper, chat, processor, sampling, arguments, system=system, on_cpu=on_cpu)
 
     @property
     def steps(self) -> int:
         """Grows while the core computes: with each of its answers, and on a CPU with the time that it uses."""
         return self._steps + (int(self._reaper.cpu_seconds() / STEP_CPU_S) if self._on_cpu else 0)
 
-    async def caption(self, picture: Picture, prompt: str, sampling: Mapping[str, Any] = AS_THE_RECIPE) -> Completion:
-        """Caption one picture. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
+        """Caption one picture, or answer. Raises RowFailure `engine_rejected`, or EngineDied when the core is gone."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
 
+        turns, tokens = prompt if isinstance(prompt, Turns) else None, None
+        if turns and turns.choices:
+            turns, tokens = choices.as_tokens(turns, self._tokenizer)
+            sampling = {**sampling, **choices.sampling(tokens)}
         try:
-            request = await self._renderer.render(picture, self._chat.prompt(prompt))
+            request = await self._request(picture, turns or prompt)
             outputs = await self._outputs(request, sampling)
         except (ValueError, VLLMClientError) as error:  # a fault of this request, not of the engine
             raise _rejected(error) from None
         except VLLMServerError as error:
             raise EngineDied(_first_line(error)) from error
         assert outputs and outputs[-1].finished
-        choices = [choice for output in outputs for choice in output.outputs]
-        if choices[-1].finish_reason == "abort":  # a core that is told to end returns what it has
+        pieces = [piece for output in outputs for piece in output.outputs]
+        if pieces[-1].finish_reason == "abort":  # a core that is told to end returns what it has
             raise EngineDied("its core process was told to end")
         return Completion(
-            text="".join(choice.text for choice in choices),
-            finish_reason=str(choices[-1].finish_reason),
+            text="".join(piece.text for piece in pieces),
+            finish_reason=str(pieces[-1].finish_reason),
             prompt_tokens=len(outputs[-1].prompt_token_ids),
-            caption_tokens=sum(len(choice.token_ids) for choice in choices),
+            caption_tokens=sum(len(piece.token_ids) for piece in pieces),
+            logprobs=choices.logprobs(pieces, tokens) if tokens else None,
         )
+
+    async def _request(self, picture: Picture | None, prompt: str | Turns) -> Any:
+        """The input of vLLM's engine for a picture with the user's turn, or for turns without one."""
+        if isinstance(prompt, Turns):
+            text = self._chat(prompt.system, False).prompt(prompt.user) + prompt.begin
+            return await internals.rendered(self._llm, {"prompt": text})
+        assert picture
+        return await self._renderer.render(picture, self._chat(self._system, True).prompt(prompt))
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""

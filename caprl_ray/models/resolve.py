@@ -87,13 +87,25 @@ def resolve(recipe: Recipe) -> ModelRef:
     if config is None:
         raise RecipeError(f"model.source: {source} has no config.json, so it is not a model folder.")
     processor = _processor(stored or path, revision)
-    if processor is None or "vision_config" not in config:
+    if recipe.text_only:
+        _refuse_no_language_model(source, config)
+        processor = processor or {}
+    elif processor is None or "vision_config" not in config:
         raise RecipeError(f"model.source: {source} is not a vision-language model (no vision configuration was found).")
     _check_weights(recipe, stored or path)
     if label == source and source != EMBEDDED:  # a folder
         label = f"{source}@{local.digest(Path(path))[:12]}"
     rule = _size_rule(recipe, processor)
     return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=rule, stored=stored)
+
+
+def _refuse_no_language_model(source: str, config: dict[str, Any]) -> None:
+    """Raise RecipeError for a model that cannot write, such as a vision tower alone."""
+    names = [str(name) for name in config.get("architectures") or ()]
+    if names and not any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names):
+        raise RecipeError(
+            f"model.source: {source} is not a language model ({names[0]}), so it cannot answer questions."
+        )
 
 
 def _commit(source: str, revision: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any, TypeGuard, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,11 +12,17 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.engine_arguments import NOT_SHOWN, redacted
 from caprl_ray.recipe.sections import Recipe, Storage
 
+R = TypeVar("R", bound=Recipe)
 QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `section.field=value` overrides, whose values are YAML.
+    """Read the recipe of a captioning run. As `load_as`."""
+    return load_as(Recipe, path, overrides)
+
+
+def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
+    """Read a recipe file of a kind and apply `section.field=value` overrides, whose values are YAML.
 
     Raises RecipeError if the file cannot be read, or for the first thing that is wrong.
     """
@@ -30,7 +36,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
     for override in overrides:
         apply_override(document, override)
-    return parse(document)
+    return parse_as(kind, document)
 
 
 def parse_storage(overrides: Sequence[str]) -> Storage:
@@ -50,10 +56,15 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
 
 def parse(document: dict[str, Any]) -> Recipe:
     """Build a recipe from plain data: sections as dicts. Raises RecipeError for the first thing that is wrong."""
+    return parse_as(Recipe, document)
+
+
+def parse_as(kind: type[R], document: dict[str, Any]) -> R:
+    """As `parse`, for a recipe of a kind."""
     try:
-        return Recipe.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(_sentence(error)) from None
+        raise RecipeError(_sentence(error, kind)) from None
 
 
 def _yaml_fault(error: Exception) -> str:
@@ -94,13 +105,13 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     section[names[-1]] = value
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
     value = NOT_SHOWN if field.startswith("model.engine") else repr(redacted(fault["input"]))
     if fault["type"] == "extra_forbidden":
-        section = _section(fault["loc"][:-1])
+        section = _section(fault["loc"][:-1], kind)
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."
     if fault["type"] == "missing":
         return f"{field}: missing; it has no default, so the recipe must give it."
@@ -112,11 +123,12 @@ def _sentence(error: ValidationError) -> str:
     return f"{field}: {value} is not allowed; it {message}."
 
 
-def _section(location: Sequence[int | str]) -> type[BaseModel]:
-    """The model class of a section of the recipe."""
-    section: type[BaseModel] = Recipe
+def _section(location: Sequence[int | str], section: type[BaseModel]) -> type[BaseModel]:
+    """The model class of a part of the recipe, whose own class is `section`."""
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
+        if isinstance(part, int):
+            continue  # an entry of a list, whose class was found already
+        annotation = section.model_fields[part].annotation
         (section,) = (kind for kind in get_args(annotation) or (annotation,) if _is_section(kind))
     return section
 

@@ -557,6 +557,11 @@ class Recipe(Section):
         """Whether a row has several captions."""
         return self.captions > 1
 
+    @property
+    def text_only(self) -> bool:
+        """Whether the model gets prompts without images (recipe/score.py)."""
+        return False
+
     @model_validator(mode="after")
     def _check_prompts(self) -> "Recipe":
         if self.prompts and "user" in self.prompt.model_fields_set:

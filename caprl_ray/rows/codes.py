@@ -49,5 +49,6 @@ ENGINE_CODES = {
 UNFINISHED = "unfinished"
 # What the user asked for is no sign that something is broken: these rows count neither as failed nor as processed
 # where a run is judged by its share of failed rows.
-ASKED_FOR = frozenset({"placeholder"})
+NO_QUESTIONS = "no_questions"  # scoring: questions may be about some of the images only
+ASKED_FOR = frozenset({"placeholder", NO_QUESTIONS})
 FAILURE_CODES = READ_CODES | PREPARE_CODES | ENGINE_CODES

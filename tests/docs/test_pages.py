@@ -14,7 +14,8 @@ from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
-from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.load import parse, parse_as
+from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from docs.draw_view import PICTURE, picture
 from docs.generate import PAGES
@@ -104,7 +105,8 @@ def test_a_block_is_what_it_says(
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
-        parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
+        kind = ScoreRecipe if "score" in document else Recipe
+        parse_as(kind, {"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
     elif language == "sh":
         check_shell(text, made.names["OUT"], monkeypatch, capsys)
     else:
@@ -131,6 +133,12 @@ def test_every_block_says_its_language() -> None:
 def test_a_recipe_in_the_readme_is_whole() -> None:
     (recipe,) = (text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "yaml")
     parse(yaml.safe_load(recipe))
+
+
+def test_every_recipe_that_is_shipped_is_one() -> None:
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parse_as(ScoreRecipe if "score" in document else Recipe, document)
 
 
 def test_the_readme_is_short() -> None:

@@ -51,7 +51,9 @@ def captions(llm: Llm, count: int) -> tuple[list[Completion], int]:
         processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
         none: Any = None
         chat = ChatFormat(prefix="", suffix="")
-        engine = VllmEngine(llm, none, chat, processor, sampling=lambda kind, _: kind, arguments={})
+        engine = VllmEngine(
+            llm, none, lambda system, image: chat, processor, sampling=lambda kind, _: kind, arguments={}
+        )
         made = await asyncio.gather(*(engine.caption(PICTURE, "") for _ in range(count)))
         return made, engine.steps
 
@@ -95,7 +97,7 @@ def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_i
         engine = VllmEngine(
             Llm(Core(), looked_up=True),
             reaper,
-            chat,
+            lambda system, image: chat,
             processor,
             sampling=lambda kind, _: kind,
             arguments={},

@@ -1,0 +1,81 @@
+"""The columns that scoring adds to a row, and its failure codes."""
+
+import pyarrow as pa
+
+from caprl_ray.rows.advice import Advice
+from caprl_ray.rows.codes import ENGINE_CODES, NO_QUESTIONS, READ_CODES
+from caprl_ray.rows.schema import ATTEMPTS, column
+from caprl_ray.score import ask
+
+ANSWER = pa.struct(
+    [
+        ("benchmark", pa.string()),
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("condition", pa.string()),
+        ("raw", pa.string()),
+        ("parsed", pa.string()),
+        ("right", pa.string()),
+        ("correct", pa.float64()),
+        ("can_not_answer", pa.bool_()),
+        ("metric", pa.string()),
+        ("code", pa.string()),
+        ("logprobs", pa.list_(pa.float32())),
+    ]
+)
+SCORE = (
+    column(
+        "score",
+        pa.float64(),
+        "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null in failed rows only.",
+    ),
+    column("answered", pa.int32(), "Answers from the caption that were judged."),
+    column("unscored", pa.int32(), "Answers from the caption that were not: see the code of each."),
+    column("can_not_answer", pa.int32(), "Answers that say that the caption does not tell."),
+    column(
+        "answers",
+        pa.list_(ANSWER),
+        "Each question as it was asked: its options as shown, the reader's answer, its part that was compared, the "
+        "right one, and what it is worth. condition: with the caption, blind without it, or asked again. logprobs: of "
+        "the letters, before others were forbidden. A code says why an answer is worth nothing known.",
+    ),
+    column("image_questions", pa.string(), "The value by which caption and questions found each other."),
+    ATTEMPTS,
+    column("answerer", pa.string(), "The model that answered, with its revision."),
+    column("score_prompt", pa.string(), "The prompt that the score belongs to."),
+)
+NO_CAPTION = "no_caption"
+NO_KEY = "no_key"
+CODES = {
+    **{code: text for code, text in READ_CODES.items() if code not in ("no_image", "ambiguous_image", "placeholder")},
+    NO_QUESTIONS: "There are no questions about this row's image.",
+    NO_KEY: "The row has no value in the column that joins captions and questions.",
+    NO_CAPTION: "The row has no caption.",
+    **{code: ENGINE_CODES[code] for code in ("prompt_too_long", "engine_rejected", "engine_error")},
+    **{code: ENGINE_CODES[code] for code in ("engine_timeout", "engine_crash")},
+    **ask.CODES,
+}
+# Of its own codes.
+ADVICE = {
+    NO_QUESTIONS: Advice(
+        causes="The questions are about other images, or are joined by another column than the captions have.",
+        remedy="Nothing, or add questions about the image and use `--retry-failed=no_questions`.",
+    ),
+    NO_KEY: Advice(
+        causes="The column that joins captions and questions has gaps.",
+        remedy="Fill the column, or leave the row failed.",
+    ),
+    NO_CAPTION: Advice(
+        causes="The captioning of this image has failed.",
+        remedy="Nothing: there is nothing to score.",
+    ),
+    ask.UNCLEAR: Advice(
+        causes="The reader writes a sentence before its letter, or does not know the prompt.",
+        remedy="See `raw` in the rows of other answers; take another reader, or `score.mode=deterministic`.",
+    ),
+    ask.UNJUDGED: Advice(
+        causes="The answer is a formula that takes for ever to compare, or a text of many pages.",
+        remedy="Leave it failed; the answer is no answer of that kind.",
+    ),
+}

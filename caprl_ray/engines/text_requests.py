@@ -1,0 +1,69 @@
+"""Prompts without a picture as requests to an OpenAI-compatible service, and the log-probabilities in its answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from caprl_ray.errors import SystemFailure
+from caprl_ray.recipe.turns import Turns
+
+# What OpenAI's interface and vLLM allow by default.
+TOP_LOGPROBS = 20
+NO_PREFILL = (
+    "model.endpoint: this service is not vLLM, and no other is known to go on from the beginning of an answer, which "
+    "scoring needs; serve the model by vllm serve, or give model.source without an endpoint."
+)
+CHOICE_TOKENS = 4  # a space may be a token of its own; nothing but a choice can be answered
+
+
+class Part(BaseModel):
+    """A part of an answer. The openai client does not check answers, so these classes check what is read."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Likely(Part):
+    """A token that could have been sampled."""
+
+    token: str
+    logprob: float
+
+
+class Place(Part):
+    """The likeliest tokens in one place of an answer."""
+
+    top_logprobs: list[Likely] = []
+
+
+class Places(Part):
+    """The tokens of an answer."""
+
+    content: list[Place] | None = None
+
+
+def messages(turns: Turns) -> list[dict[str, str]]:
+    """The messages of turns without a picture. A service goes on from the last one if it is the assistant's."""
+    turned = (("system", turns.system), ("user", turns.user), ("assistant", turns.begin or None))
+    return [{"role": role, "content": content} for role, content in turned if content is not None]
+
+
+def fields(turns: Turns, known: dict[str, Any], *, neutral: bool) -> dict[str, Any]:
+    """The arguments of a request for turns. Raises SystemFailure if the service cannot go on from their beginning."""
+    body: dict[str, Any] = dict(known["extra_body"])
+    if turns.begin:
+        if not neutral:  # refused before the run starts (launch.check_goes_on), unless the service has changed since
+            raise SystemFailure(NO_PREFILL)
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if turns.choices:
+        space = " " if turns.begin and not turns.begin[-1].isspace() else ""
+        body |= {"structured_outputs": {"choice": [space + choice for choice in turns.choices]}}
+        known = {**known, "logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": CHOICE_TOKENS}
+    return {**known, "extra_body": body}
+
+
+def logprobs(given: Places | None, letters: Sequence[str]) -> dict[str, float] | None:
+    """The log-probability of each letter; None if one is not among the likeliest tokens."""
+    places = given.content if given else None
+    first = {one.token.strip(): one.logprob for one in reversed(places[0].top_logprobs)} if places else {}
+    return {letter: first[letter] for letter in letters} if letters and first.keys() >= set(letters) else None

@@ -1,0 +1,112 @@
+"""The section `score` of a recipe, and the recipe of the job that scores captions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from caprl_ray.recipe.sections import Model, Recipe, Sampling, Section, _absolute
+
+Metric = Literal["choice", "relaxed", "anls", "exact", "math"]
+Share = Annotated[float, Field(ge=0, le=1)]
+ANSWERER = "internlm/CapRL-Eval-3B"
+# Sections of captioning, which a recipe for scoring cannot have.
+FOREIGN = ("prepare", "prompt", "prompts", "sampling", "quality")
+
+
+class QuestionFile(Section):
+    """One file of questions."""
+
+    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+    """Parquet, a JSON list or JSON lines, local or s3://: CapRL-QA-75K, one of CapRL's evaluation files, or a table
+    with the columns id, question, choices, answer and metric."""
+    benchmark: Annotated[str, Field(min_length=1)] | None = None
+    """The name under which the results stand. If left out, the file's name. One of the paper's benchmarks, such as
+    ChartQA, is shown beside the paper's results."""
+    metric: Metric | None = None
+    """How answers are compared: choice, relaxed (within 5 % of a number), anls (similar texts), exact, or math (equal
+    formulas). If left out, that of the paper's benchmark, or the one that the row names; questions with options have
+    choice."""
+
+
+def _files(value: Any) -> Any:
+    """A path alone is a file."""
+    values = value if isinstance(value, list) else [value]
+    return [{"path": one} if isinstance(one, str) else one for one in values]
+
+
+class Score(Section):
+    """How captions are scored: what a reader who never saw the image can answer from them."""
+
+    questions: Annotated[list[QuestionFile], Field(min_length=1), BeforeValidator(_files)]
+    """The question files: paths, or {path, benchmark, metric}."""
+    join: Literal["id", "key", "path", "sha256"] = "id"
+    """What captions and questions have in common. `path` compares only the names of the files."""
+    column: str | None = None
+    """The column of the captions that holds it, under its name in the input. If left out, the column of the name of
+    `join`; for `path` of a caption run's output, its column `key`."""
+    caption: Annotated[str, Field(min_length=1)] = "caption"
+    """The column of the captions' texts."""
+    mode: Literal["deterministic", "sampled", "prism"] = "deterministic"
+    """How the reader answers. deterministic: one letter, greedily, with its probability, in every rotation of the
+    options. sampled: as CapRL's reward, `draws` questions with shuffled options at temperature 0.6. prism: as CapRL's
+    evaluation, with the prompts of its files, at temperature 1."""
+    rotations: Annotated[int, Field(ge=1)] | None = None
+    """In how many rotations of its options each question is asked, in the mode deterministic. If left out, as many as
+    it has options."""
+    draws: Annotated[int, Field(ge=1, le=64)] = 8
+    """How many questions are drawn for each caption, with replacement, in the mode sampled."""
+    samples: Annotated[int, Field(ge=1, le=64)] = 1
+    """How often each question is answered, in the mode prism."""
+    blind: Share = 1.0
+    """The share of questions that are also asked without the caption, for the floor of guessing. 0 saves the time."""
+    twice: Share = 0.01
+    """The share of questions that are asked again in the same words, to see whether the reader says the same."""
+    seed: int = 0
+    """Decides rotations, draws, and which questions are asked blind or twice."""
+    system: str | None = None
+    """The system turn of the prompts, in the modes deterministic and sampled. null means none, as in CapRL's reward.
+    With an endpoint it must be a text."""
+    instruction: str | None = None
+    """Another instruction than ours, with {caption} and {question}, for the modes deterministic and sampled."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Score":
+        if self.instruction is not None:
+            for name in ("{caption}", "{question}"):
+                if self.instruction.count(name) != 1:
+                    raise ValueError(f"instruction must have {name} once, where it stands in the prompt")
+        if self.instruction is not None and self.mode == "prism":
+            raise ValueError("instruction is not for the mode prism, whose files have their own prompts")
+        return self
+
+
+class ScoreRecipe(Recipe):
+    """The recipe of a scoring run: captions go in, scores come out."""
+
+    model: Model = Model(source=ANSWERER)
+    sampling: Sampling = Sampling(max_tokens=64)  # score.mode says how answers are sampled
+    score: Score
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_scoring(cls, document: Any) -> Any:
+        foreign = [name for name in FOREIGN if isinstance(document, dict) and name in document]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring says in score how it asks")
+        model = document.get("model") if isinstance(document, dict) else None
+        if isinstance(model, dict) and "source" not in model:
+            document = {**document, "model": {"source": ANSWERER, **model}}
+        return document
+
+    @model_validator(mode="after")
+    def _check_answerer(self) -> "ScoreRecipe":
+        if self.model.endpoint and self.score.system is None and self.score.mode != "prism":
+            raise ValueError(
+                "score.system: null cannot be kept with model.endpoint, because the service's own chat template may "
+                "add a system turn; give it a text"
+            )
+        return self
+
+    @property
+    def text_only(self) -> bool:
+        return True

@@ -1,0 +1,191 @@
+"""Ask a reader multiple-choice questions about a caption, and understand its answers.
+
+The instruction says the same as CapRL's, with the same two worked examples, in our own words.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from caprl_ray.recipe.turns import Turns
+from caprl_ray.score.metrics import LETTERS, option_letter
+from caprl_ray.score.question import CAN_NOT_ANSWER, Question
+
+# The name of this prompt in results. A change of its text is a change of its name: scores of two prompts differ.
+PROMPT = "caption-questions-1"
+OWN_PROMPT = "own instruction"
+CAPTION, QUESTION = "{caption}", "{question}"
+INSTRUCTION = """Here is the caption of an image that you cannot see. Answer the multiple-choice question about the \
+image **from the caption alone**, also where you believe that you know the answer or where the question suggests one.
+
+Leave aside all other knowledge. Assume nothing that the caption neither says nor implies.
+
+Example 1:
+Caption: <Caption Start> A woman in a red coat walks a black dog through a snowy park. <Caption End>
+Question: What is the color of the dog?
+- A) Brown
+- B) White
+- C) Black
+- D) Gray
+- E) Can not answer based on the caption
+
+The answer is C.
+
+Example 2:
+Caption: <Caption Start> At a parade, a child waves a British flag. <Caption End>
+Question: What are the colors of the flag?
+- A) Red
+- B) Blue
+- C) Red, white and blue
+- D) White
+- E) Can not answer based on the caption
+
+The answer is E.
+
+Now the caption and the question:
+
+Caption: <Caption Start> {caption} <Caption End>
+Question: {question}"""
+# The floor of guessing: neither a caption nor a way out.
+BLIND = """Answer this multiple-choice question about an image that you cannot see. If you do not know, guess.
+
+Question: {question}"""
+BEGIN = "The answer is"
+
+# For questions without options.
+OPEN = """Here is the caption of an image that you cannot see. Answer the question about the image **from the caption \
+alone**, with one word, one number or a short phrase. If the caption does not give the answer, say: Can not answer.
+
+Caption: <Caption Start> {caption} <Caption End>
+Question: {question}"""
+OPEN_BLIND = """Answer this question about an image that you cannot see, with one word, one number or a short phrase. \
+If you do not know, guess.
+
+Question: {question}"""
+REFUSAL = "can not answer"
+
+_ALONE = re.compile(r"(?<![A-Za-z])[A-I](?![A-Za-z'])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A question as a reader sees it: its options in this order, and whether it may answer that it cannot."""
+
+    question: Question
+    order: tuple[int, ...]
+    can_refuse: bool = True
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The texts of the options, in the order of their letters."""
+        texts = tuple(self.question.choices[number] for number in self.order)
+        return (*texts, CAN_NOT_ANSWER) if self.can_refuse else texts
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of the options."""
+        return tuple(LETTERS[: len(self.options)])
+
+    @property
+    def right(self) -> str:
+        """The letter of the right option."""
+        assert self.question.right is not None
+        return LETTERS[self.order.index(self.question.right)]
+
+    @property
+    def text(self) -> str:
+        """The question with its options."""
+        lines = (f"- {letter}) {text}" for letter, text in zip(self.letters, self.options, strict=True))
+        return "\n".join([self.question.text.strip(), *lines])
+
+    def turns(
+        self, caption: str | None, instruction: str | None = None, *, one_letter: bool, system: str | None = None
+    ) -> Turns:
+        """The prompt. Without a caption it asks for a guess. `one_letter`: nothing but a letter can be answered."""
+        template = BLIND if caption is None else instruction or INSTRUCTION
+        user = filled(template, caption or "", self.text)
+        return Turns(user=user, system=system, begin=BEGIN, choices=self.letters if one_letter else ())
+
+    def correct(self, letter: str) -> float:
+        """1 if a letter is the right one."""
+        return float(letter == self.right)
+
+    def refused(self, letter: str) -> bool:
+        """Whether a letter says that the caption does not give the answer."""
+        return self.can_refuse and letter == self.letters[-1]
+
+
+def open_turns(question: Question, caption: str | None, system: str | None = None) -> Turns:
+    """The prompt of a question without options."""
+    user = filled(OPEN_BLIND if caption is None else OPEN, caption or "", question.text.strip())
+    return Turns(user=user, system=system, begin=BEGIN)
+
+
+def open_answer(text: str) -> str | None:
+    """The first line of an answer, without the full stop behind it; None if there is none."""
+    line = text.strip().partition("\n")[0].strip().lstrip(":").strip()
+    return line.removesuffix(".").strip() or None
+
+
+def filled(template: str, caption: str, question: str) -> str:
+    """A template with both texts, whatever braces they have themselves."""
+    parts = re.split(r"(\{caption\}|\{question\})", template)
+    return "".join({CAPTION: caption, QUESTION: question}.get(part, part) for part in parts)
+
+
+def letter(text: str, shown: Shown, *, constrained: bool) -> str | None:
+    """The letter that an answer chooses; None if it chooses none that is there.
+
+    An answer of the sampled mode is the first letter from A to I that stands alone. CapRL's server takes the first such
+    letter anywhere, also the B of "Black".
+    """
+    found: str | None
+    if constrained:
+        found = option_letter(text)
+    else:
+        alone = _ALONE.search(text)
+        found = alone[0] if alone else None
+    return found if found in shown.letters else None
+
+
+def rotations(question: Question, seed: int, most: int | None = None) -> list[tuple[int, ...]]:
+    """Orders of a question's options, each a turn of the last one: as many as it has options, or `most`.
+
+    So every option stands once in every place. The first order depends on seed, image and question alone.
+    """
+    count = len(question.choices)
+    first = number_of(seed, question) % count
+    turned = range(count if most is None else min(most, count))
+    return [tuple((first + turn + place) % count for place in range(count)) for turn in turned]
+
+
+def shuffled(question: Question, seed: int, *more: object) -> tuple[int, ...]:
+    """A random order of a question's options, which depends on these alone."""
+    order = list(range(len(question.choices)))
+    random.Random(number_of(seed, question, *more, "order")).shuffle(order)
+    return tuple(order)
+
+
+def number_of(seed: int, question: Question, *more: object) -> int:
+    """A number that looks random and depends on these alone."""
+    text = repr((seed, question.image, question.id, *more)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(text, digest_size=4).digest(), "little") & 0x7FFFFFFF
+
+
+def chosen(seed: int, question: Question, what: str, share: float) -> bool:
+    """Whether a question belongs to the share of questions for which something is done."""
+    return number_of(seed, question, what) < share * 2**31
+
+
+def position_bias(answers: Sequence[tuple[int, bool]]) -> float | None:
+    """How much accuracy depends on where the right option stands: the best place's less the worst place's.
+
+    `answers` are pairs of the right option's place and whether the answer was right. None without two places.
+    """
+    places: dict[int, list[bool]] = {}
+    for place, right in answers:
+        places.setdefault(place, []).append(right)
+    shares = [sum(right) / len(right) for right in places.values()]
+    return max(shares) - min(shares) if len(shares) > 1 else None

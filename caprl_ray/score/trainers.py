@@ -1,0 +1,76 @@
+"""The reward in the forms that trainers call: GRPOTrainer of TRL, and verl. Neither needs to be installed here."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from caprl_ray.score.ask import Reader
+from caprl_ray.score.reward import RELEASED, Reward, caption_reward, caption_reward_async
+
+Rewards = list[float | None]
+
+
+def trl_reward(engine: Reader, *, reward: Reward = RELEASED, column: str = "questions") -> Callable[..., Rewards]:
+    """A reward function for GRPOTrainer's `reward_funcs`. `column`: the dataset's column of questions.
+
+    TRL leaves a completion without a reward (None) out of this function's part.
+    """
+
+    def caption_questions(*, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> Rewards:
+        return caption_reward(
+            _texts(completions), columns[column], engine, reward=reward, tokens=_lengths(completion_ids)
+        )
+
+    return caption_questions
+
+
+def trl_reward_async(
+    engine: Reader, *, reward: Reward = RELEASED, column: str = "questions"
+) -> Callable[..., Awaitable[Rewards]]:
+    """The same as a coroutine function, which GRPOTrainer runs beside other rewards."""
+
+    async def caption_questions(*, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> Rewards:
+        return await caption_reward_async(
+            _texts(completions), columns[column], engine, reward=reward, tokens=_lengths(completion_ids)
+        )
+
+    return caption_questions
+
+
+def verl_reward(
+    engine: Reader,
+    *,
+    reward: Reward = RELEASED,
+    unscored: float | None = None,
+    count: Callable[[str], int] | None = None,
+) -> Callable[..., dict[str, float]]:
+    """A `compute_score` for verl's `reward.custom_reward_function`. `ground_truth` is CapRL's list of questions.
+
+    verl has no reward for "not scored": such a caption gets `unscored`, or, if that is None, RuntimeError is raised.
+    `count` counts the tokens of a caption, for its length.
+    """
+
+    def compute_score(
+        data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **more: Any
+    ) -> dict[str, float]:
+        tokens = [count(solution_str)] if count else None
+        (worth,) = caption_reward([solution_str], [ground_truth], engine, reward=reward, tokens=tokens)
+        given = unscored if worth is None else worth
+        if given is None:
+            raise RuntimeError(f"A caption of {data_source} could not be scored; give verl_reward(unscored=...).")
+        return {"score": given, "scored": float(worth is not None)}
+
+    return compute_score
+
+
+def _texts(completions: Sequence[Any]) -> list[str]:
+    """The captions: texts, or conversations, whose last message is the caption."""
+    return [one if isinstance(one, str) else _content(one[-1]["content"]) for one in completions]
+
+
+def _content(content: Any) -> str:
+    """The text of a message, which may be a list of parts."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _lengths(completion_ids: Any) -> list[int] | None:
+    return None if completion_ids is None else [len(ids) for ids in completion_ids]

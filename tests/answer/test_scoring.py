@@ -1,0 +1,175 @@
+"""`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import cli
+from caprl_ray.answer import captions
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.load import load_as
+from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.rows.schema import data_schema, row_id
+from caprl_ray.score.question import Question
+from caprl_ray.score.questions import Questions
+from caprl_ray.storage import Storage
+
+COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
+IMAGES = 48  # 16 captions are right, 16 are of another image, 16 say nothing
+
+
+def truth(image: int) -> tuple[str, str]:
+    return COLORS[image % 4], ANIMALS[image // 4 % 4]
+
+
+def caption(image: int) -> str | None:
+    color, animal = truth(image if image < 16 else image + 5)  # five further: other color, other animal
+    return f"A {color} {animal} on the grass." if image < 32 else ""
+
+
+def output_of_a_caption_run(folder: Path) -> Path:
+    """Two more rows have no caption, and no questions."""
+    schema = data_schema(pa.schema([("url", pa.string())]), CAPTION)
+    rows = [{"id": row_id(0, n), "unit": 0, "index": n, "source": f"/data/{n}.png", "key": f"train/{n}.png",
+             "sha256": f"{n:064x}", "width": 9, "height": 9, "caption": caption(n), "model": "captioner",
+             "url": f"https://example.org/{n}"} for n in range(IMAGES)]  # fmt: skip
+    rows += [{**rows[0], "id": row_id(0, IMAGES), "index": IMAGES, "key": "train/7.png", "caption": None}]
+    rows += [{**rows[0], "id": row_id(0, IMAGES + 1), "index": IMAGES + 1, "key": "other.png"}]
+    (folder / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "data" / ("0" * 32 + ".parquet"), row_group_size=20)
+    job, said = {"name": "caption", "done": "captioned"}, {"prompt": {"system": None, "user": "Describe"}}
+    (folder / "run.json").write_text(json.dumps({"fingerprint": {}, "job": job, "recipe": said}))
+    return folder
+
+
+def questions(folder: Path, images: int = IMAGES + 1) -> str:
+    """Two questions about each image, by paths of another machine; one image has no caption."""
+    rows: list[dict[str, Any]] = []
+    for image in range(images):
+        color, animal = truth(image)
+        for text, choices, right in (("Color?", COLORS, color), ("Animal?", ANIMALS, animal)):
+            rows.append({"path": f"/elsewhere/{image}.png", "question": text, "choices": choices, "answer": right})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "questions.parquet")
+    return str(folder / "questions.parquet")
+
+
+def recipe(folder: Path, asked: str, **score: Any) -> str:
+    document = {
+        "input": {"paths": [str(folder / "captions")]},
+        "model": {"source": "stub"},
+        "replicas": {"gpus": 0},
+        "score": {"questions": [{"path": asked, "benchmark": "pets"}], "join": "path", **score},
+        "output": {"path": str(folder / "scores"), "rows_per_object": 8},
+    }
+    (folder / "score.yaml").write_text(yaml.safe_dump(document))
+    return str(folder / "score.yaml")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_of_a_caption_run(tmp_path / "captions")
+    path = recipe(tmp_path, questions(tmp_path), twice=0.5)
+    assert cli.main(["score", path, "--limit", "20"]) == 0
+    kept = pq.read_table(tmp_path / "scores" / "data").to_pylist()
+    assert 0 < len(kept) < IMAGES
+    capsys.readouterr()
+    assert cli.main(["score", path]) == 0
+    said = capsys.readouterr().out
+
+    rows = {row["image_key"]: row for row in pq.read_table(tmp_path / "scores" / "data").to_pylist()}
+    assert len(rows) == IMAGES and all(rows[row["image_key"]] == row for row in kept)
+    for image in range(IMAGES):
+        row = rows[f"train/{image}.png"]
+        assert row["score"] == (1 if image < 16 else 0) and row["caption"] == caption(image)
+        assert (row["image_id"], row["url"]) == (row_id(0, image), f"https://example.org/{image}")
+        seen = [answer for answer in row["answers"] if answer["condition"] == "caption"]
+        assert len(seen) == row["answered"] == 8 and row["can_not_answer"] == (8 if image >= 32 else 0)
+        for answer in seen:
+            assert answer["options"][-1] == "Can not answer based on the caption"
+            shown = dict(zip("ABCDE", answer["options"], strict=True))
+            assert shown[answer["right"]] == truth(image)[answer["question"] == "Animal?"]
+            assert answer["logprobs"]["ABCDE".index(answer["parsed"])] == pytest.approx(-0.1)
+    assert {(row["answerer"], row["score_prompt"]) for row in rows.values()} == {("stub", "caption-questions-1")}
+    failed = {row["image_key"]: row["code"] for row in pq.read_table(tmp_path / "scores" / "failed").to_pylist()}
+    assert failed == {"train/7.png": "no_caption", "other.png": "no_questions"}
+
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    pets = found["benchmarks"]["pets"]
+    assert pets["accuracy"]["value"] == pytest.approx(1 / 3) and pets["unscored"] == 0
+    assert pets["accuracy"]["low"] < 1 / 3 < pets["accuracy"]["high"] and pets["can_not_answer"] == pytest.approx(1 / 3)
+    assert pets["blind"]["value"] == pytest.approx(1 / 4)  # the stub takes the last option of each rotation
+    assert pets["again"]["same"] == pets["again"]["answers"] > 20 and pets["places"]["bias"] == 0
+    assert found["captions_without_questions"] == found["images_without_scores"]["count"] == 1
+    assert found["captions"][0]["prompt"] == {"system": None, "user": "Describe"}
+    assert found["images_without_scores"]["first"] == ["48.png"] and found["prompt"] == "caption-questions-1"
+    assert "pets: 33.3% [" in said and "1 captions without questions, 1 images with questions" in said
+
+    own = str(tmp_path / "scores")
+    assert cli.main(["score", path, "--against", own]) == 0
+    said = capsys.readouterr().out
+    assert f"pets: +0.0% [0.0%, 0.0%] to {own} on 96 questions of both; they cannot be told apart" in said
+    assert cli.main(["score", path, "--against", str(tmp_path / "captions")]) == 2
+    assert "captions is not the output of a scoring run" in capsys.readouterr().err
+
+    assert cli.main(["verify", str(tmp_path / "scores")]) == 0
+    assert "48 scored, 2 failed" in capsys.readouterr().out
+    assert cli.main(["score", path, "score.seed=1"]) == 2
+    assert "score.seed was 0 and is 1" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_one_sentence_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_of_a_caption_run(tmp_path / "captions")
+    asked = questions(tmp_path)
+    path = recipe(tmp_path, asked)
+
+    def refused(*overrides: str) -> str:
+        assert cli.main(["score", path, *overrides]) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and not (tmp_path / "scores" / "run.json").exists(), said
+        return said
+
+    pq.write_table(pa.Table.from_pylist([{"id": "x", "question": "Q?", "choices": ["a", "b"], "answer": "c"}]), asked)
+    said = refused("score.join=id")
+    assert f"{asked}: row 0: its answer 'c' is none of its options, A) a, B) b." in said
+    pq.write_table(pa.Table.from_pylist([{"id": "x", "question": "Q?", "choices": ["a", "b"], "answer": "a"}]), asked)
+    said = refused("score.join=id")
+    assert "captions have 000000-00000000, 000000-00000001, 000000-00000002 in id, questions are about x" in said
+    assert "score.join: path is not in" in refused()
+    assert "score.mode: prism needs questions with prompts of their own" in refused("score.join=id", "score.mode=prism")
+    assert "prompt is for captioning" in refused("prompt.user=Describe")
+    assert "score.mode: 'best' is not allowed" in refused("score.mode=best")
+    assert "score.questions.0.pth: unknown field; questionfile has path" in refused(
+        "score.questions=[{path: x, pth: x}]"
+    )
+    assert "score.system: null cannot be kept with model.endpoint" in refused("model.endpoint=http://127.0.0.1:9/v1")
+    pq.write_table(pa.Table.from_pylist([{"id": row_id(0, 0), "question": f"{n}?" * 50, "choices": list("abcd"),
+                                          "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
+    assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
+    assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+
+
+def test_captions_in_any_parquet_are_joined_by_the_column_that_the_recipe_names(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", None, "b"], "text": ["x", "y", "z"]})
+    pq.write_table(table, tmp_path / "captions.parquet")
+    path = recipe(tmp_path, questions(tmp_path), column="id", caption="text")
+    given = load_as(ScoreRecipe, path, [f"input.paths={tmp_path / 'captions.parquet'}", "input.rename={id: name}"])
+    found = captions.found(given, Storage())
+    assert (found.stored, found.column, found.recipe.input) == ("id", "name", given.input)
+    captions.check_columns(found, ["name", "text"])
+    with pytest.raises(RecipeError, match=r"score.caption: the captions have no column text; they have name\."):
+        captions.check_columns(found, ["name"])
+    asked = Questions.of([Question(id="q", image="b", text="?", metric="exact", benchmark="b", answers=("x",))])
+    captions.check_common(found, asked, Storage())
+    with pytest.raises(RecipeError, match=r"captions have a, b in id, questions are about c\."):
+        captions.check_common(found, Questions.of([replace(next(iter(asked.about("b"))), image="c")]), Storage())

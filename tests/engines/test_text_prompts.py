@@ -1,0 +1,122 @@
+"""Prompts without a picture: how an endpoint is asked, what a tokenizer must have, and the real engine's letters."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from caprl_ray.engines import choices, launch
+from caprl_ray.engines.chat import ChatFormat
+from caprl_ray.engines.protocol import Completion
+from caprl_ray.engines.vllm_engine import VllmEngine
+from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.models.resolve import resolve
+from caprl_ray.recipe.load import parse_as
+from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.turns import Turns
+from caprl_ray.score.ask import NEUTRAL, SAMPLING
+from tests.engines.test_endpoint import KEY_ENV, chat, key, models, serving
+
+LETTERS = ("A", "B", "C")
+TURNS = Turns(user="Which?", system="Be brief.", begin="The answer is", choices=LETTERS)
+ONE_LETTER = {**NEUTRAL, **SAMPLING["deterministic"]}
+__all__ = ["key"]  # a fixture
+
+
+def recipe(**model: Any) -> ScoreRecipe:
+    score = {"questions": ["-"], "system": "Be brief."}
+    document = {"input": {"paths": ["-"]}, "output": {"path": "-"}, "score": score, "replicas": {"gpus": 0}}
+    return parse_as(ScoreRecipe, document | {"model": {"source": "embedded", **model}})
+
+
+async def answered(asked: ScoreRecipe, turns: Turns, sampling: dict[str, Any]) -> Completion:
+    engine = await launch.start(asked, resolve(asked))
+    return await engine.caption(None, turns, sampling)
+
+
+def test_a_vllm_service_goes_on_from_the_beginning_with_one_of_the_letters() -> None:
+    likely = [{"token": f" {letter}", "logprob": -n} for n, letter in enumerate(LETTERS)]
+    logprobs = {"content": [{"token": " A", "logprob": 0.0, "top_logprobs": likely}]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": " A"}, "finish_reason": "stop"}
+    reply = chat(choices=[{**choice, "logprobs": logprobs}])
+    with serving(lambda body: reply, models("embedded", owner="vllm")) as service:
+        asked = recipe(endpoint=service.url, api_key_env=KEY_ENV)
+        said = asyncio.run(answered(asked, TURNS, ONE_LETTER))
+    assert (said.text, said.logprobs) == (" A", {"A": 0.0, "B": -1.0, "C": -2.0})
+    (body,) = service.bodies
+    assert [(m["role"], m["content"]) for m in body["messages"]] == [
+        ("system", "Be brief."),
+        ("user", "Which?"),
+        ("assistant", "The answer is"),
+    ]
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
+    assert body["structured_outputs"] == {"choice": [" A", " B", " C"]} and body["temperature"] == 0
+    assert body["logprobs"] is True and body["top_logprobs"] == 20
+
+
+def test_a_service_that_is_not_vllm_is_refused_before_the_run() -> None:
+    with serving(lambda body: chat(), models("embedded")) as service:
+        asked = recipe(endpoint=service.url, api_key_env=KEY_ENV)
+        with pytest.raises(RecipeError, match="is not vLLM, and no other is known to go on"):
+            launch.check_goes_on(asked, resolve(asked))
+    assert not service.bodies
+
+
+class Tokenizer:
+    """Each known text is a token; every other one is two."""
+
+    def __init__(self, *known: str) -> None:
+        self._known = known
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [self._known.index(text)] if text in self._known else [0, 0]
+
+
+def test_a_letter_is_one_token_with_its_space_or_behind_it() -> None:
+    turns, tokens = choices.as_tokens(TURNS, Tokenizer(" A", " B", " C", "A", "B", "C"))
+    assert (turns.begin, tokens) == ("The answer is", {"A": 0, "B": 1, "C": 2})
+    turns, tokens = choices.as_tokens(TURNS, Tokenizer("A", "B", "C"))
+    assert (turns.begin, tokens) == ("The answer is ", {"A": 0, "B": 1, "C": 2})
+    with pytest.raises(SystemFailure, match="needs a token for each letter"):
+        choices.as_tokens(TURNS, Tokenizer("A", "B"))
+    first = {0: SimpleNamespace(logprob=-1.0), 1: SimpleNamespace(logprob=-2.0)}
+    pieces = [SimpleNamespace(logprobs=[first])]
+    assert choices.logprobs(pieces, {"A": 0, "B": 1}) == {"A": -1.0, "B": -2.0}
+    assert choices.logprobs(pieces, {"A": 0, "B": 7}) is None
+
+
+def test_a_chat_format_without_an_image_has_no_system_turn_that_nobody_gave() -> None:
+    def apply(messages: Any) -> str:
+        """As Qwen's template, for models that know only texts."""
+        default = [] if messages[0]["role"] == "system" else [{"role": "system", "content": "You are a help."}]
+        turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in [*default, *messages])
+        return "".join(turns) + "<|im_start|>assistant\n"
+
+    bare = ChatFormat.render(apply, None, image=False).prompt("Why?")
+    assert bare == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert "system\nBe brief.<" in ChatFormat.render(apply, "Be brief.", image=False).prompt("Why?")
+
+
+def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["CLIPVisionModel"], "vision_config": {}}))
+    with pytest.raises(RecipeError, match="is not a language model \\(CLIPVisionModel\\)"):
+        resolve(recipe(source=str(tmp_path)))
+
+
+@pytest.mark.engine
+def test_the_real_engine_answers_with_one_letter_and_its_probability() -> None:
+    async def both() -> list[Completion]:
+        engine = await VllmEngine.start(recipe(), resolve(recipe()))
+        try:
+            return [await engine.caption(None, turns, ONE_LETTER) for turns in (TURNS, replace(TURNS, system=None))]
+        finally:
+            engine.stop()
+
+    said, bare = asyncio.run(both())
+    assert said.prompt_tokens and bare.prompt_tokens and said.prompt_tokens > bare.prompt_tokens
+    assert said.text in LETTERS and said.caption_tokens == 1 and said.logprobs
+    assert max(said.logprobs, key=said.logprobs.__getitem__) == said.text
