@@ -205,8 +205,9 @@ def test_the_engines_own_metrics_are_those_of_rays_board(head: Head, images: Pat
         metrics, _ = seen_while(running, head, out)
     assert running.result().returncode == 0, running.result().stdout
     drawn = re.findall(r"ray_vllm_\w+", Path(data_llm_dashboard_panels.__file__).read_text())
-    # Prefix caching is off, and this vLLM swaps no requests.
-    assert {name for name in drawn if "prefix_cache" not in name and "swapped" not in name} <= metrics.keys()
+    # Prefix caching is off. A gauge may come and go between two scrapes of so short a run.
+    kept = {name for name in drawn if re.search("_(total|sum|count|bucket)$", name) and "prefix_cache" not in name}
+    assert kept and kept <= metrics.keys()
     assert max(metrics["ray_vllm_generation_tokens_total"].values()) > 0
 
 
