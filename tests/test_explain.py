@@ -2,6 +2,7 @@
 
 import pytest
 
+from caprl_ray.answer import columns as scoring
 from caprl_ray.caption.columns import ADVICE, CODES
 from caprl_ray.caption.redecode import TRIMMED
 from caprl_ray.cli import main
@@ -15,9 +16,12 @@ from docs.generate import PAGES
 
 def test_every_code_and_every_flag_has_a_meaning_usual_causes_and_what_to_do() -> None:
     assert ADVICE.keys() == CODES.keys()
+    assert scoring.ADVICE.keys() == scoring.CODES.keys() - CODES.keys()
     assert FLAG_ADVICE.keys() == {BLANK, TRIMMED, texts.UNDECODED, texts.RECODED, texts.INVALID, texts.TOO_LARGE}
     named = {(e.name, e.kind) for e in explanations()}
-    assert named == {(name, CODE) for name in CODES} | {(name, FLAG) for name in {*CHECKS, *FLAG_ADVICE}}
+    assert named == {(name, CODE) for name in {*CODES, *scoring.CODES}} | {
+        (name, FLAG) for name in {*CHECKS, *FLAG_ADVICE}
+    }
     for e in explanations():
         assert e.meaning and e.causes and e.remedy, e.name
         page = PAGES["reference/failure-codes.md" if e.kind == CODE else "reference/checks.md"]()
