@@ -2,27 +2,15 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
-from caprl_ray.cli.caption import codes
+from caprl_ray.cli.arguments import Commands, check_store
+from caprl_ray.cli.runs import add_run, adopted, codes, opening
 
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("score", _run, "score captions by what can be answered from them, or resume the last run")
-    add_recipe(command)
-    command.add_argument("--limit", type=positive, metavar="N", help="stop after N captions; run again to continue")
-    command.add_argument(
-        "--retry-failed",
-        nargs="?",
-        const="",
-        metavar="CODE,…",
-        help="retry failed rows: all, or those with these codes",
-    )
-    command.add_argument(
-        "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
-    )
+    add_run(command, "score", "caption")
     command.add_argument("--against", metavar="OUT", help="also say how the scores differ from another scored output's")
-    command.add_argument("--extend", action="store_true", help="also score what is new in the input")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -38,8 +26,8 @@ def _run(args: argparse.Namespace) -> int:
     recipe = load_as(ScoreRecipe, args.recipe, args.overrides)
     files = [file.path for file in recipe.score.questions]
     check_store(recipe.storage, *recipe.input.paths, *files, recipe.output.path)
-    adopted = frozenset(filter(None, args.adopt.split(",")))
-    begin = partial(run, limit=args.limit, adopt=adopted, extend=args.extend, debug=args.debug)
+    said = opening("score", args.recipe, recipe.output.path)
+    begin = partial(run, limit=args.limit, adopt=adopted(args), extend=args.extend, debug=args.debug, opening=said)
 
     def scored(job: Job) -> Ledger:
         return begin(job, retry=codes(args.retry_failed, job.codes))

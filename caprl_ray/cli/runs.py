@@ -1,0 +1,44 @@
+"""What the commands that run a job share: their arguments, and the first line of the log."""
+
+import argparse
+from collections.abc import Collection
+
+from caprl_ray.cli.arguments import add_recipe, positive
+from caprl_ray.errors import RecipeError
+from caprl_ray.version import __version__
+
+
+def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
+    """Add a recipe and what a run may do beside finishing it. `verb` is what the job does with a `noun`."""
+    add_recipe(command)
+    command.add_argument("--limit", type=positive, metavar="N", help=f"stop after N {noun}s; run again to continue")
+    command.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="CODE,…",
+        help="retry failed rows: all, or those with these codes",
+    )
+    command.add_argument(
+        "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
+    )
+    command.add_argument("--extend", action="store_true", help=f"also {verb} what is new in the input")
+
+
+def adopted(args: argparse.Namespace) -> frozenset[str]:
+    """The fields of the fingerprint that may differ."""
+    return frozenset(filter(None, args.adopt.split(",")))
+
+
+def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
+    """The codes of failed rows to retry: none without the option, all if the option names none."""
+    codes = frozenset(known if text == "" else text.split(",") if text else ())
+    unknown = sorted(codes.difference(known))
+    if unknown:
+        raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(known)}.")
+    return codes
+
+
+def opening(command: str, recipe: str, output: str) -> str:
+    """The first line of the log. `recipe` is the path of the file."""
+    return f"caprl-ray {__version__}: {command} {recipe}, output {output}\n"
