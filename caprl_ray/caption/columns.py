@@ -27,6 +27,11 @@ CAPTION = (
         "decodes", pa.int32(), "How often the image was decoded: once for each caption, and again after a failed check."
     ),
     column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
+    column(
+        "saved_tokens",
+        pa.int32(),
+        "Tokens that stopping loops early has saved, at most: sampling.max_tokens less those that were decoded.",
+    ),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
     column("caption_tokens", pa.int32(), "Tokens of the caption."),

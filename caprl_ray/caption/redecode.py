@@ -21,22 +21,25 @@ TRUNCATED, TRIMMED = "truncated", "trimmed"
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """One decoding of a row: the engine's answer, its text as it is kept, the checks that it fails, and whether the
-    text was cut here."""
+    """One decoding of a row: the engine's answer, its text as it is kept, the checks that it fails, whether the text
+    was cut here, and how many more tokens were allowed where the engine stopped a loop."""
 
     completion: Completion
     text: str
     flags: Sequence[str]
     cut: bool = False
+    saved: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """The decode that is kept, the number of all decodes and their tokens, and the flags that went away."""
+    """The decode that is kept, the number of all decodes, their tokens and those that they saved, and the flags that
+    went away."""
 
     decode: Decode
     decodes: int
     tokens: int
+    saved: int
     repaired: Sequence[str]
 
 
@@ -50,13 +53,15 @@ class Redecoder:
         settings: Quality,
         seen: Callable[[Decode], None] = lambda first: None,
         most_characters: int = MOST_CAPTION_CHARACTERS,
+        most_tokens: int = 0,
     ) -> None:
-        """`seen` is called with the first decoding of each row. Longer captions than `most_characters` are cut."""
+        """`seen` is called with the first decoding of each row. Longer captions than `most_characters` are cut.
+        `most_tokens` is the recipe's `sampling.max_tokens`."""
         self._engine = engine
         self._rules = rules
         self._settings = settings
         self._seen = seen
-        self._most = most_characters
+        self._most, self._most_tokens = most_characters, most_tokens
 
     async def caption(
         self,
@@ -84,6 +89,7 @@ class Redecoder:
             decode=self._ended(best),
             decodes=len(decodes),
             tokens=sum(decode.completion.caption_tokens or 0 for decode in decodes),
+            saved=sum(decode.saved for decode in decodes),
             repaired=[flag for flag in first.flags if flag not in best.flags],
         )
 
@@ -98,7 +104,15 @@ class Redecoder:
         )
         flags = self._rules.checks.flags(seen)
         cut = len(text) > self._most and TRUNCATED not in flags
-        return Decode(completion=completion, text=seen.text, flags=(*flags, TRUNCATED) if cut else flags, cut=cut)
+        flags = (*flags, TRUNCATED) if cut else flags
+        return Decode(
+            completion=completion, text=seen.text, flags=flags, cut=cut, saved=self._saved(completion, sampling)
+        )
+
+    def _saved(self, completion: Completion, sampling: Mapping[str, Any]) -> int:
+        if completion.finish_reason != "repetition":
+            return 0
+        return max(0, int(sampling.get("max_tokens") or self._most_tokens) - (completion.caption_tokens or 0))
 
     async def _again(self, picture: Picture, prompt: str, asked: Caption, also: Mapping[str, Any]) -> list[Decode]:
         """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as

@@ -49,7 +49,7 @@ class Writer:
         self._engine = engine
         self._label, self._recipe = model.label, recipe
         most = MOST_CAPTION_CHARACTERS // recipe.captions
-        redecoder = Redecoder(engine, rules, recipe.quality, self._seen, most)
+        redecoder = Redecoder(engine, rules, recipe.quality, self._seen, most, recipe.sampling.max_tokens)
         self._several = Several(recipe, redecoder, rules.checks, control_token_stripper(engine.control_tokens))
         self._health = Health(recipe.quality.limits, recipe.quality.window)
         self._healthy: Callable[[], None] | None = healthy
@@ -117,8 +117,7 @@ class Writer:
         self._health.add(first.flags, first.text)
         if first.completion.finish_reason == "repetition":
             self._add("stopped_loops", "loops", 1)
-            left = self._recipe.sampling.max_tokens - (first.completion.caption_tokens or 0)
-            self._add("stopped_loops", "tokens", max(0, left))
+            self._add("stopped_loops", "tokens", first.saved)
         fault = self._health.sick()
         if fault:
             raise Sick(fault)
@@ -136,6 +135,7 @@ class Writer:
             "repaired": list(best.repaired),
             "decodes": sum(kept.decodes for kept in every),
             "decoded_tokens": sum(kept.tokens for kept in every),
+            "saved_tokens": sum(kept.saved for kept in every),
             "prompt_tokens": best.decode.completion.prompt_tokens,
             "caption_tokens": best.decode.completion.caption_tokens,
             "model": self._label,

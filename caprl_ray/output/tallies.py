@@ -12,7 +12,7 @@ VALUES = ("model", "finish_reason", "decodes")
 # Finished rows by each value of a list.
 LISTS = ("repaired",)
 # Sums over rows.
-SUMS = {"caption_tokens": "kept", "decoded_tokens": "spent"}
+SUMS = {"caption_tokens": "kept", "decoded_tokens": "spent", "saved_tokens": "saved"}
 # The lower ends of the histogram's bins, in characters.
 LENGTHS = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # The first words of a caption. An object tells the most frequent ones that it has twice or more, so their counts in the

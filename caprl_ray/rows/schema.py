@@ -55,7 +55,7 @@ FAILURE = [
 ]
 RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, which `runs` in run.json resolves.")
 # Columns that outputs of older versions lack. The source of such an output may have a column of that name.
-LATER = frozenset({"previous", "row", "run"})
+LATER = frozenset({"previous", "row", "run", "saved_tokens"})
 # How descriptions of the source's own columns begin (sources/).
 SOURCES = b"The source's column"
 # Of a row that is retried: the code that it failed with before. It ends with the last stage (watch/counted.py).

@@ -50,7 +50,7 @@ def recipe(**quality: Any) -> Recipe:
 def caption(engine: Engine, **quality: Any) -> Kept:
     settings = recipe(**quality)
     rules = Rules(settings.quality, settings.sampling)
-    return asyncio.run(Redecoder(engine, rules, settings.quality).caption(PICTURE, "Describe."))
+    return asyncio.run(Redecoder(engine, rules, settings.quality, most_tokens=100).caption(PICTURE, "Describe."))
 
 
 def test_a_good_caption_is_decoded_once() -> None:
@@ -179,3 +179,9 @@ def test_a_caption_that_is_too_long_to_be_kept_is_not_decoded_again() -> None:
 
 def test_a_default_retry_may_equal_the_sampling() -> None:
     parse({"input": {"paths": ["in"]}, "output": {"path": "out"}, "sampling": RETRIES[0]})
+
+
+def test_what_a_stopped_loop_saves_is_what_was_left_of_its_tokens() -> None:
+    kept = caption(Engine(("a a a", "repetition"), ("b b", "repetition"), GOOD))
+    assert (kept.decode.text, kept.saved) == (GOOD, 100 - 3 + 100 - 2)
+    assert caption(Engine((LOOP, "length"), GOOD, GOOD)).saved == 0

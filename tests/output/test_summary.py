@@ -36,7 +36,13 @@ def stored(*tables: pa.Table) -> Counts:
 def test_every_counter_is_a_sum_over_all_objects() -> None:
     first = table(
         {"caption": "The image shows a dog.", "caption_tokens": 5, "decoded_tokens": 5},
-        {"caption": "The image shows " + "x" * 100, "caption_tokens": 9, "decoded_tokens": 30, "decodes": 3},
+        {
+            "caption": "The image shows " + "x" * 100,
+            "caption_tokens": 9,
+            "decoded_tokens": 30,
+            "saved_tokens": 70,
+            "decodes": 3,
+        },
     )
     second = table(
         {"caption": "A cat.", "caption_tokens": 2, "decoded_tokens": 6, "repaired": ["loop"], "flags": ["too_short"]}
@@ -46,7 +52,7 @@ def test_every_counter_is_a_sum_over_all_objects() -> None:
     assert found["rows"] == found["counted"] == {"captioned": 3, "failed": 0}
     assert found["models"] == {"embedded": 3}
     assert found["decodes"] == {"1": 2, "3": 1}
-    assert found["tokens"] == {"kept": 16, "spent": 41}
+    assert found["tokens"] == {"kept": 16, "spent": 41, "saved": 70}
     assert found["characters"] == {"0": 2, "64": 1}
     assert found["openers"] == {"the image shows": 2}
     assert (found["flags"], found["repaired"]) == ({"too_short": 1}, {"loop": 1})
