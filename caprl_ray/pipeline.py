@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,22 +22,25 @@ from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
+from caprl_ray.output import doubtful as doubtful_rows
 from caprl_ray.output import fence, lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import CommittedUnits, read_committed
+from caprl_ray.output.doubtful import Identity
 from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.output.repair import forget, repair
+from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
 from caprl_ray.read.again import Keeps
-from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, remaining
+from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, only_retried, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.doubtful import DoubtfulRows
 from caprl_ray.watch.ending import GracefulEnd
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.reporter import Reporter
@@ -91,6 +94,7 @@ def run(
         session.lasting(debug, job.engine_on_cpu),
     ):
         output = opened(own)  # once more: the last run may have begun it in between
+        doubtful_rows.settle(output.storage, output.path)  # of a run that ended before it could
         least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
         if again is not None:
             sys.stderr.write(opening)
@@ -116,10 +120,12 @@ def _run(
     output: Output, underway: Underway, limit: int | None, retry: Collection[str], least: Accept, debug: bool
 ) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
-    worked, notes, known, doubtful = True, list(output.notes), None, 0
+    worked, notes, known, doubtful = True, list(output.notes), None, set[Identity]()
     held = partial(held_rows, storage, path, tell=tell)
     if output.planned or underway.soon():
         plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
+        if output.adopted:
+            output.check_columns(plan)
         work = accepting(remaining(plan.units, committed), retry, least, storage, held)
         worked = bool(work) or not output.marked()
         notes += underway.planning.notes
@@ -132,34 +138,55 @@ def _run(
             doubtful = _finish(output, plan, start, work, limit, debug)
     else:
         plan, doubtful = _finish_while_planning(output, underway, limit, debug)
-    for _ in range(MOST_ROUNDS if doubtful and limit is None else 0):
-        notes.append(f"{doubtful:,} {job.noun}s of a sick replica were processed once more")
-        committed = read_committed(storage, path, tell=tell)
-        work = accepting(remaining(plan.units, committed), (), least, storage, held)
-        start = _start(job, plan, committed, limit, work)
-        doubtful = _finish(output, plan, start, work, limit, debug)
-        if not doubtful:
-            break
+    if doubtful:
+        once_more = _once_more(output, plan, doubtful, retry, least, limit, debug)
+        notes.append(f"{once_more:,} of {len(doubtful):,} {job.noun}s of sick replicas were processed once more")
     return _ended(output, plan, notes, known, worked=worked, limited=limit is not None)
+
+
+def _once_more(
+    output: Output,
+    plan: Plan,
+    doubtful: set[Identity],
+    retry: Collection[str],
+    least: Accept,
+    limit: int | None,
+    debug: bool,
+) -> int:
+    """Process the rows of sick replicas once more, unless the run is limited. Returns how many were processed."""
+    storage, path, tell, rows, done = output.storage, output.path, Steps(), doubtful, 0
+    for _ in range(MOST_ROUNDS if limit is None else 0):
+        committed = read_committed(storage, path, retry, tell)
+        work = only_retried(remaining(plan.units, committed), rows)
+        if not work:
+            break
+        work = accepting(work, retry, least, storage, partial(held_rows, storage, path))
+        again = _finish(output, plan, _start(output.job, plan, committed, limit, work), work, limit, debug)
+        done, rows = done + len(rows - again), again
+    return done
 
 
 def _run_again(output: Output, condition: str, limit: int | None, least: Accept, debug: bool) -> Ledger:
     """Do the finished rows again that meet a condition, and no others."""
     assert output.job.again, "a job that can do rows again says what it keeps of their old versions"
     storage, path, tell = output.storage, output.path, Steps()
-    plan, committed = output.plan(), read_committed(storage, path, tell=tell)
+    plan, committed = output.whole_plan(), read_committed(storage, path, tell=tell)
+    output.check_columns(plan)
     if doing_again.load(storage, path) is None and repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
     request = doing_again.requested(storage, path, condition, output.run, output.lease_number, tell)
-    left = doing_again.answers(storage, path, request, tell).left(request)
+    left, notes = doing_again.answers(storage, path, request, tell).left(request), [*output.notes]
     work = accepting(chosen_again(plan.units, committed, left), (), least, storage, partial(held_rows, storage, path))
     if work:
         output.unmark()
         rows = sum(len(chosen.rows) for chosen in left.values())
         start = Start(done=0, failed=0, planned=rows, limit=limit)
-        _finish(output, plan, start, work, limit, debug)
-    worked = bool(work) or not output.marked()
-    return _ended(output, plan, [*output.notes], worked=worked, limited=limit is not None)
+        doubtful = _finish(output, plan, start, work, limit, debug)
+        notes += [f"{len(doubtful):,} of these rows came from a sick replica and are left"] if doubtful else []
+    unfinished = remaining(plan.units, committed)
+    notes += ["rows of the plan are missing; run without --again to finish them"] if unfinished else []
+    worked, limited = bool(work) or not output.marked(), bool(unfinished) or limit is not None
+    return _ended(output, plan, notes, worked=worked, limited=limited)
 
 
 def _ended(
@@ -196,8 +223,10 @@ def _start(job: Job, plan: Plan, committed: CommittedUnits, limit: int | None, w
     return Start.of(ledger.balance(plan.units, committed, job.done), limit, retried, plan.units)
 
 
-def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool) -> int:
-    """Process rows. Returns the number of those that a sick replica had handed on, and that are not done now."""
+def _finish(
+    output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool
+) -> set[Identity]:
+    """Process rows. Returns those that a sick replica had handed on, and that are not done now."""
     job = output.job
     with verdict.with_examples(output.storage, output.path), _in_session(output, debug) as watch:
         watch.reporter.start = start
@@ -208,9 +237,11 @@ def _finish(output: Output, plan: Plan, start: Start, work: list[Work], limit: i
         return _process(rows, output, limit, watch)
 
 
-def _finish_while_planning(output: Output, underway: Underway, limit: int | None, debug: bool) -> tuple[Plan, int]:
+def _finish_while_planning(
+    output: Output, underway: Underway, limit: int | None, debug: bool
+) -> tuple[Plan, set[Identity]]:
     """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
-    same number as `_finish`."""
+    same rows as `_finish`."""
     job = output.job
     with verdict.with_examples(output.storage, output.path), _in_session(output, debug, guarded=False) as watch:
 
@@ -263,19 +294,12 @@ def _watched(output: Output, asked: Signals, debug: bool) -> Iterator[_Watch]:
         yield _Watch(counter, breaker, reporter, standstill, stop)
 
 
-def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> int:
+def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> set[Identity]:
     if limit is not None:
         rows = rows.limit(limit)
-    doubtful: list[tuple[int, int]] = []
-    try:
+    with DoubtfulRows(watch.counter, output):
         commit(output.job.stages(rows, watch.counter), output, watch.counter)
-    finally:  # also if the run ends because its replicas are sick
-        with suppress(ray.exceptions.RayError):
-            doubtful = ray.get(watch.counter.suspects.remote(), timeout=2)
-        if doubtful:
-            output.confirm()
-            forget(output.storage, output.path, doubtful, output.lease_number)
-    return len(doubtful)
+    return doubtful_rows.settle(output.storage, output.path)  # after an error, the next run does it
 
 
 def read(planned: PlannedRows) -> Dataset:

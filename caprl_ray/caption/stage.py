@@ -21,7 +21,7 @@ from caprl_ray.caption.cut import Cut
 from caprl_ray.caption.health import Sick
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS
 from caprl_ray.caption.rules import Rules
-from caprl_ray.caption.start import Replica
+from caprl_ray.caption.start import HOLD_S, Replica
 from caprl_ray.caption.suspects import Suspects
 from caprl_ray.caption.writer import PIXELS, Writer, needed_columns
 from caprl_ray.cluster import resources
@@ -110,7 +110,7 @@ class Captioner:
         except Sick as sick:
             if self._replica and self._counter:
                 self._counter.add.remote(Batch(rows=0, sums=self._writer.sums()))  # its process may end here
-                self._replica.sick(str(sick), self._suspects.rows())
+                self._replica.sick(str(sick), self._suspects.close())
             raise SystemFailure(f"{sick}.") from None
         except SystemFailure as failure:
             if self._replica:
@@ -118,7 +118,9 @@ class Captioner:
             raise
         if self._replica:
             self._replica.captioned()
-        self._suspects.add(captioned)
+        if not self._suspects.add(captioned):
+            time.sleep(HOLD_S)  # another batch has found the fault, which ends this process or the run
+            raise SystemFailure("The captions of this replica cannot be trusted.")
         self._say_missed()  # some of it shows only with the first images
         if not self._counter:
             return captioned

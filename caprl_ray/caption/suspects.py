@@ -19,11 +19,14 @@ class Suspects:
         self._window = window
         self._rows: collections.deque[Identity] = collections.deque(maxlen=max(MOST, window))
         self._lock = threading.Lock()
+        self._closed = False
 
-    def add(self, rows: pa.Table) -> None:
-        """A batch is done."""
+    def add(self, rows: pa.Table) -> bool:
+        """A batch is done. Returns whether it may be handed on: not after a fault."""
         with self._lock:
-            self._rows.extend(zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True))
+            if not self._closed:
+                self._rows.extend(zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True))
+            return not self._closed
 
     def passed(self) -> None:
         """The replica has passed a self check."""
@@ -31,7 +34,8 @@ class Suspects:
             while len(self._rows) > self._window:
                 self._rows.popleft()
 
-    def rows(self) -> list[Identity]:
-        """The rows that are doubtful if there is a fault now."""
+    def close(self) -> list[Identity]:
+        """There is a fault: the rows that are doubtful now. None is handed on from here."""
         with self._lock:
+            self._closed = True
             return list(self._rows)

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray import plan
-    from caprl_ray.output import fence, lease, ledger
+    from caprl_ray.output import again, fence, lease, ledger
     from caprl_ray.output.committed import read_committed
     from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
@@ -39,6 +39,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.repair:
         with lease.held(storage, args.output):
             fence.sweep(storage, args.output)
+            again.settled(storage, args.output)
             repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
     job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
     balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)

@@ -19,6 +19,7 @@ from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.output.summary import SUMMARY
 from caprl_ray.plan import Plan, Planning, Unit
 from caprl_ray.plan.known import PlannedPaths, PlannedVersions
+from caprl_ray.rows.schema import LATER, clashes
 from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, join
@@ -161,6 +162,24 @@ class Output:
                     self._write_input(paths=self._stored_paths())
                     plan.discard(self.storage, self.path, stored.end.closed)
             raise
+
+    def whole_plan(self) -> Plan:
+        """The stored plan, of an input that was planned to its end. Raises RecipeError if an extension was stopped."""
+        if not plan.load(self.storage, self.path).complete:
+            raise RecipeError(f"--again: {self.path} is not planned to its end; run without --again first.")
+        return self.plan()
+
+    def check_columns(self, whole: Plan) -> None:
+        """Raise RecipeError if this recipe does not fit the columns of the plan, which another one has made."""
+        names, kept = whole.columns.names, self.job.again[1] if self.again and self.job.again else None
+        # Older outputs may have the source's own columns of some names (rows.schema.LATER).
+        taken = [name for name in clashes(names, self.job.adds) if name not in LATER or name == kept]
+        if taken:
+            raise RecipeError(
+                f"output.path: the input of {self.path} has a column {taken[0]}, a name that the output needs with "
+                "this recipe; give a new output.path and input.rename."
+            )
+        self.job.check_columns(names)
 
     def _unrecorded(self) -> bool:
         """Whether the recipe is not yet among those that run.json keeps."""

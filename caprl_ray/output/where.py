@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.output.commit import DATA, FAILED
+from caprl_ray.output.commit import DATA, FAILED, lease_of
 from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.repair import may_hold, standing_more_than_once
@@ -35,6 +35,17 @@ SETTINGS: Mapping[str, str] = {
     "memory_limit": "1GB",
     "threads": "1",
 }
+# Functions whose answer is not one of their arguments, macros that use the clock, and what DuckDB reads like columns.
+CHANGING = """
+    SELECT DISTINCT function_name FROM duckdb_functions()
+    WHERE stability <> 'CONSISTENT' OR regexp_matches(macro_definition, 'current_|now\\(|random\\(')
+"""
+CLOCKS = frozenset(
+    [
+        *("current_time", "current_timestamp", "localtime", "localtimestamp", "current_localtime"),
+        "current_localtimestamp",
+    ]
+)
 ROW = "caprl_ray row"  # the number of a row in its table
 BATCH = 2**16  # rows that are judged at once
 MOST_SHOWN = 60  # columns in a message
@@ -116,10 +127,14 @@ class Condition:
         """Refuse what depends on more than the row: the same export would have other rows each time."""
         if any(part.get("class") == "SUBQUERY" for part in parts):
             raise RecipeError(f"{self.option}: a condition is about one row; it has no SELECT inside.")
-        sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        changing = {name for (name,) in connection.execute(sql).fetchall()}
+        changing = CLOCKS | {name for (name,) in connection.execute(CHANGING).fetchall()}
+        columns = {name.lower() for name in self.schema.names}
         for part in parts:
-            if part.get("function_name") in changing:
+            for name in [name.lower() for name in part.get("column_names", ())][-1:]:
+                if name in changing - columns:
+                    raise RecipeError(f"{self.option}: {name} is another time in each run; compare with a constant.")
+            one_age = part.get("function_name") == "age" and len(part.get("arguments", ())) == 1
+            if part.get("function_name") in changing or one_age:
                 raise RecipeError(
                     f"{self.option}: {part['function_name']} gives another value each time, so that no export could "
                     "be resumed; use hash(id) % 100 < 5 for a sample."
@@ -175,10 +190,11 @@ def _column(rows: pa.Table, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 def output_schema(storage: Storage, output: str, folders: Sequence[str] = (DATA,)) -> pa.Schema:
     """The columns of an output's rows, of the newest objects first; without any if it has no rows there."""
-    found = committed_objects(storage, output, folders)
-    ends = [stored for objects in found.values() for stored in [*objects[-1:], *objects[:1]]]
+    newest: dict[tuple[str, int | None], Stored] = {}  # of each run: runs may add columns
+    for folder, objects in committed_objects(storage, output, folders).items():
+        newest |= {(folder, lease_of(stored.path)): stored for stored in objects}
     schemas = []
-    for stored in dict.fromkeys(ends):
+    for stored in reversed(newest.values()):
         with opened(storage, stored) as file:
             schemas.append(file.schema_arrow)
     return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])

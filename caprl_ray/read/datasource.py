@@ -1,5 +1,6 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,6 +79,21 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
         if rows is None or len(done) < rows:
             work.append(Work(ref=ref, done=done, rows=rows, retry=dict(unit.retry)))
     return work
+
+
+def only_retried(work: Iterable[Work], rows: Collection[tuple[int, int]]) -> list[Work]:
+    """The same work without failed rows to retry that are not among `rows`, given as (unit, index)."""
+    wanted: defaultdict[int, BitMap] = defaultdict(BitMap)
+    for unit, index in rows:
+        wanted[unit].add(index)
+    found = []
+    for unit_work in work:
+        retry = {how: some & wanted[unit_work.ref.unit] for how, some in unit_work.retry.items()}
+        left = replace(unit_work, retry={how: some for how, some in retry.items() if some})
+        left = replace(left, done=unit_work.done | (unit_work.retried - left.retried))
+        if left.rows is None or len(left.done) < left.rows:
+            found.append(left)
+    return found
 
 
 def chosen_again(

@@ -218,6 +218,10 @@ class Counter:
             self.note(f"a replica is replaced: {sentence}")
         return replaced
 
+    def doubtful(self) -> int:
+        """The number of rows that sick replicas have handed on."""
+        return len(self._suspects)
+
     def suspects(self) -> list[tuple[int, int]]:
         """Rows that sick replicas have handed on."""
         return sorted(self._suspects)

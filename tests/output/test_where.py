@@ -85,6 +85,9 @@ def test_a_condition_travels_and_a_column_that_an_older_object_lacks_is_null(out
         ("unit > (SELECT 1)", "no SELECT inside"),
         ("(SELECT count(*) FROM read_csv('/etc/passwd')) > 0", "file system operations are disabled|no SELECT inside"),
         ("random() < 0.1", "random gives another value each time"),
+        ("current_timestamp > timestamp '2020-01-01'", "current_timestamp is another time"),
+        ("age(timestamp '2020-01-01') > interval 1 day", "age gives another value"),
+        ("ago(interval 1 day) > timestamp '2020-01-01'", "ago gives another value"),
         ("now() > timestamp '2020-01-01'", "now gives another value"),
     ],
 )
