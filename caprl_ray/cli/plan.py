@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("plan", _run, "show the work units of a recipe, without captioning")
+    command = commands.add("plan", _run, "show the work units of a recipe, and with --estimate what it takes")
     add_recipe(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
     command.add_argument(
