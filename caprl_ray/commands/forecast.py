@@ -7,51 +7,19 @@ Every figure says what it rests on. Intervals of 90 % are Student's t on lineari
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from caprl_ray.commands.estimate import LEVEL, Estimate, Interval, bars
+from caprl_ray.commands.figures import Figure, share_said, shares_said
 from caprl_ray.commands.init import gpus
 from caprl_ray.commands.trial import MEGAPIXELS, SECONDS, Trial, areas, trial
 from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
 from caprl_ray.recipe.sections import Recipe
 
 SAMPLE = 256
-SHARES = 8  # flags or codes that are shown, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A figure with the ends of its interval, None where nothing tells them, and what it rests on. The value is None if
-    it cannot be estimated."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    rests_on: str
-
-    @classmethod
-    def of(cls, found: Estimate | Interval | None, rests_on: str) -> "Figure":
-        """A figure of an estimate."""
-        bounds = found.interval if isinstance(found, Estimate) else found
-        return cls(
-            value=found.value if found else None,
-            low=bounds.low if bounds else None,
-            high=bounds.high if bounds else None,
-            rests_on=rests_on,
-        )
-
-    def said(self, before: str = "") -> str:
-        """For people: with the interval where it is one, and `before` in front of each number."""
-        if self.value is None:
-            return f"not known; {self.rests_on}"
-        text = f"{before}{_number(self.value)}"
-        if self.low is None or self.high is None:
-            text += " (no interval: too little was seen)"
-        elif self.low != self.high:
-            text += f" [{before}{_number(self.low)} to {before}{_number(self.high)}]"
-        return f"{text}; {self.rests_on}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +40,7 @@ class Forecast:
         """Whether the engine ran on as many GPUs as the recipe asks for."""
         return self.seen.recipe.replicas.gpus == self.asked.replicas.gpus
 
+    @cached_property
     def figures(self) -> dict[str, Figure]:
         """Every figure by its name."""
         counted = self._images.error == 0
@@ -88,7 +57,7 @@ class Forecast:
 
     def report(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
-        found = {name: vars(figure) for name, figure in self.figures().items()}
+        found = {name: vars(figure) for name, figure in self.figures.items()}
         return {
             "level": LEVEL,
             "sampled": self.seen.weighted.rows,
@@ -102,49 +71,56 @@ class Forecast:
             "price": self.price,
             "prepare_images_s": self.seen.prepare_images_s,
             **found,
-            "megapixels": {name: vars(share) for name, share in self._sizes().items()},
-            "flags": {name: vars(share) for name, share in self._flags().items()},
-            "failed": {name: vars(share) for name, share in self._codes().items()},
+            "megapixels": self._told(self._sizes(), "images"),
+            "flags": self._told(self._flags(), "captions"),
+            "failed": self._told(self._codes(), "rows"),
         }
+
+    def _told(self, shares: dict[str, Interval], of: str) -> dict[str, Any]:
+        return {name: vars(Figure.of(share, f"the {of} in {self._sample}")) for name, share in shares.items()}
 
     def summary(self) -> str:
         """Text for people."""
-        found = self.figures()
         unit = "GPU hours" if self.asked.replicas.gpus else "replica hours"
         lines = [SCENES_ONLY] * only_scenes(self.asked)
         lines += [
-            f"Brackets are intervals of {LEVEL:.0%}. {self._where}",
-            f"images: {found['images'].said()}",
-            f"bytes: {found['bytes'].said()}",
-            f"tokens of a prompt, with the image: {found['prompt_tokens'].said()}",
-            f"tokens of a caption: {found['caption_tokens'].said()}",
-            f"  median {found['caption_tokens_median'].said()}",
-            f"  95th percentile {found['caption_tokens_p95'].said()}",
-            f"tokens of all captions: {found['all_caption_tokens'].said()}",
-            f"images/s of a replica: {found['images_s'].said()}",
-            f"{unit}: {found['gpu_hours'].said()}",
-            f"hours on {self._replicas}: {found['hours'].said()}",
-            f"cost: {found['cost'].said('$')}",
+            f"The sample: {self._sample}. Brackets are intervals of {LEVEL:.0%}. {self._where}",
+            self._line("images", "images"),
+            self._line("bytes", "bytes"),
+            self._line("tokens of a prompt, with the image", "prompt_tokens"),
+            self._line("tokens of a caption", "caption_tokens"),
+            self._line("  median", "caption_tokens_median"),
+            self._line("  95th percentile", "caption_tokens_p95"),
+            self._line("tokens of all captions", "all_caption_tokens"),
+            self._line("images/s of a replica", "images_s"),
+            self._line(unit, "gpu_hours"),
+            self._line(f"hours on {self._replicas}", "hours"),
+            self._line("cost", "cost", "$"),
             f"prepare: {self.seen.prepare_images_s:,.1f} images/s on one core here",
-            "sizes in megapixels:",
+            "sizes in megapixels, of the images in the sample:",
             *self._histogram(),
-            f"flags: {_shares(self._flags())}",
-            f"failed: {_shares(self._codes())}",
+            f"flags of the captions in the sample: {shares_said(self._flags())}",
+            f"failed rows of the sample: {shares_said(self._codes())}",
         ]
         return "\n".join(lines)
+
+    def _line(self, label: str, name: str, before: str = "") -> str:
+        return f"{label}: {self.figures[name].said(before).replace(self._sample, 'the sample')}"
 
     @property
     def _where(self) -> str:
         gpus, here = self.asked.replicas.gpus, "images/s, hours and cost are those of this machine"
         if not self.own_machine:
             return (
-                f"The recipe asks for {gpus:g} GPU{'s' if gpus > 1 else ''} for a replica, and this machine has not as "
-                f"many: {here} without them, and say nothing of a GPU. Images, bytes, sizes, tokens, lengths and flags "
-                "carry over."
+                f"The recipe asks for {gpus:g} GPU{'s' if gpus > 1 else ''} for a replica, and this machine has fewer: "
+                f"{here} without them, and say nothing of a GPU. Images, bytes, sizes, tokens, lengths and flags carry "
+                "over."
             )
         if self.asked.model.endpoint:
-            return "Images/s are those of the service as one replica sees it now."
-        return f"{here[0].upper()}{here[1:]}: {'its GPU' if gpus else 'its CPU, no GPU is asked for'}."
+            return "Images/s, hours and cost are those of the service as one replica sees it now."
+        if os.environ.get("RAY_ADDRESS"):
+            return "Images/s, hours and cost are those of one replica in this cluster."
+        return f"{here[0].upper()}{here[1:]}, {'with its GPU' if gpus else 'without a GPU, as the recipe says'}."
 
     @property
     def _replicas(self) -> str:
@@ -206,7 +182,7 @@ class Forecast:
         windows = f"{rate.df + 1:.0f} windows" if rate.error is not None else "too few batches for windows"
         works = "tokens" if self._tells_tokens else "captions"
         per_image = self.seen.weighted.ratio(self._load, ones)
-        measure = f"{works}/s here in {windows} of {measured.seconds:,.0f} s in all, over {works} of an image"
+        measure = f"{works}/s here in {windows} over {measured.seconds:,.0f} s, divided by the {works} of an image"
         return {
             "images_s": Figure.of(rate.over(per_image), measure),
             "gpu_hours": Figure.of(hours, f"{works} of all images over {works}/s here; engines start besides"),
@@ -251,7 +227,7 @@ class Forecast:
         drawn = bars([round(1000 * share.value) for share in found.values()])
         for (name, share), bar in zip(found.items(), drawn, strict=True):
             label = f"over {MEGAPIXELS[-2]:g}" if name == "inf" else f"under {name}"
-            yield f"  {label:>10} {_share(share):24} {bar}"
+            yield f"  {label:>10} {share_said(share):24} {bar}"
 
 
 def forecast(
@@ -278,18 +254,3 @@ def _here(recipe: Recipe) -> Recipe:
     replicas = recipe.replicas
     own = {"min": 1, "accelerator_type": None, "gpus": replicas.gpus if gpus() >= replicas.gpus else 0}
     return recipe.model_copy(update={"replicas": replicas.model_copy(update=own)})
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == round(value) else f"{value:.3g}"
-
-
-def _share(share: Interval) -> str:
-    if share.low == share.high:
-        return f"{share.value:.1%}"
-    return f"{share.value:.1%} [{share.low:.1%} to {share.high:.1%}]"
-
-
-def _shares(found: dict[str, Interval]) -> str:
-    shown = [f"{name} {_share(share)}" for name, share in list(found.items())[:SHARES]]
-    return ", ".join(shown + [f"{len(found) - SHARES} more"] * (len(found) > SHARES)) or "none"
