@@ -111,7 +111,7 @@ def output_page() -> str:
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
             "OUT/lease.json            the run that writes, or the last one that wrote",
             "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
-            "OUT/status.json           where the run stands, or where the last one ended (caprl-ray status)",
+            "OUT/status.json           where the run stands or the last one ended (caprl-ray status), and the history",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",
             "OUT/report/index.html     a page about it, if `caprl-ray report` was run",
             "OUT/_SUCCESS              written when every planned image is there once",

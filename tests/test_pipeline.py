@@ -117,6 +117,9 @@ def test_a_limited_run_goes_on_at_the_row_where_it_stopped(images: Path, tmp_pat
     assert not (tmp_path / "out" / "_SUCCESS").exists()
     kept = {row["id"]: row for row in rows_of(tmp_path / "out")}
     second = pipeline.run(caption_job(recipe))
+    history = json.loads((tmp_path / "out" / "status.json").read_text())["history"]
+    assert len(set(history["lease"])) == 2 and history["at"] == sorted(history["at"]), "of both runs"
+    assert history["done"][-1] == second.finished + second.failed and 37 in history["done"]
     rows = rows_of(tmp_path / "out")
     assert second.balanced and len(rows) == IMAGES
     assert {row["id"]: row for row in rows if row["id"] in kept} == kept

@@ -94,12 +94,17 @@ def _others(found: Survey) -> Iterable[str]:
     return () if chosen else (f"#image_column: {flow(name)}" for name in found.others)
 
 
+def gpus() -> int:
+    """The GPUs of this machine."""
+    return len(list(DEVICES.glob("nvidia[0-9]*")))
+
+
 def _engines(overrides: Sequence[str]) -> Iterator[str]:
     if any(override.startswith("model.") for override in overrides):
         return
-    gpus = len(list(DEVICES.glob("nvidia[0-9]*")))
-    yield f"This machine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}."
-    if not gpus:
+    found = gpus()
+    yield f"This machine has {found or 'no'} GPU{'' if found == 1 else 's'}."
+    if not found:
         yield "Run the recipe on a cluster with GPUs, or name a service that speaks OpenAI's protocol:"
         yield '#endpoint: "http://localhost:8000/v1"'
         yield "The embedded model needs no GPU. It describes only its own rendered scenes, for a try:"

@@ -1,6 +1,7 @@
 """Measure one replica on a sample of images: with as many batches in flight as in a run, over and over."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import ray
 
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
+from caprl_ray.commands.estimate import Estimate, steady
 from caprl_ray.engines import concurrency
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.prepare.stage import Prepare
@@ -25,26 +27,39 @@ POLL_S = 1.0
 class Measured:
     """What one replica did.
 
-    `captioned` are the first results of each block that it has finished, by number. `rows` and `tokens` were finished
-    in `seconds` after the warm-up.
+    `captioned` are the first results of each block that it has finished, by number. `finished` are the blocks in order,
+    some several times: when each was finished, in seconds, its rows and its tokens.
     """
 
     start_s: float
     arguments: dict[str, Any]
     captioned: dict[int, pa.Table] = field(default_factory=dict)
-    rows: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    finished: list[tuple[float, int, int]] = field(default_factory=list)
 
     @property
-    def rate(self) -> float:
+    def _timed(self) -> list[tuple[float, int, int]]:
+        """What counts, with times since the warm-up, the first at zero. The first block is the warm-up, unless there is
+        no other."""
+        first = self.finished[0] if len(self.finished) > 1 else (0.0, 0, 0)
+        rest = self.finished[1:] if len(self.finished) > 1 else self.finished
+        return [(0.0, 0, 0), *((when - first[0], rows, tokens) for when, rows, tokens in rest)]
+
+    @property
+    def seconds(self) -> float:
+        """How long it was measured."""
+        return self._timed[-1][0]
+
+    @property
+    def images_s(self) -> Estimate:
         """Images/s."""
-        return self.rows / self.seconds if self.seconds else 0.0
+        times, rows, _ = zip(*self._timed, strict=True)
+        return steady(times, rows)
 
     @property
-    def token_rate(self) -> float:
+    def tokens_s(self) -> Estimate:
         """Tokens of captions/s."""
-        return self.tokens / self.seconds if self.seconds else 0.0
+        times, _, tokens = zip(*self._timed, strict=True)
+        return steady(times, tokens)
 
 
 def prepared(recipe: Recipe, model: ModelRef, images: pa.Table) -> tuple[list[ray.ObjectRef], float]:
@@ -62,8 +77,10 @@ def _prepare(prepare: Prepare, images: pa.Table) -> tuple[pa.Table, float]:
     return prepare(images), time.process_time() - began
 
 
-def measure(recipe: Recipe, model: ModelRef, blocks: Sequence[ray.ObjectRef], seconds: float) -> Measured:
-    """Caption the blocks again and again, for `seconds` after the first one is done.
+def measure(
+    recipe: Recipe, model: ModelRef, blocks: Sequence[ray.ObjectRef], seconds: float, *, whole: bool = False
+) -> Measured:
+    """Caption the blocks again and again, for `seconds` after the first one is done; `whole` waits for each once.
 
     Raises SystemFailure if the engine does not start, captions nothing any more, or has no node.
     """
@@ -76,31 +93,26 @@ def measure(recipe: Recipe, model: ModelRef, blocks: Sequence[ray.ObjectRef], se
         await_replica(counter, recipe.replicas)
         ray.get(replica.__call__.remote(ray.get(blocks[0]).slice(0, 0)))  # reports an engine that did not start
         found = Measured(start_s=time.monotonic() - began, arguments=ray.get(replica.engine_arguments.remote()))
-        _loop(replica, blocks, in_flight, seconds, found)
+        _loop(replica, blocks, in_flight, seconds, found, len(blocks) if whole else 1)
         return found
     finally:
         ray.kill(replica)
 
 
-def _loop(replica: Any, blocks: Sequence[ray.ObjectRef], in_flight: int, seconds: float, found: Measured) -> None:
-    """Keep so many batches in flight, until the time is over and something is measured."""
+def _loop(
+    replica: Any, blocks: Sequence[ray.ObjectRef], in_flight: int, seconds: float, found: Measured, least: int
+) -> None:
+    """Keep so many batches in flight, until the time is over and `least` blocks are done."""
     numbers = itertools.cycle(range(len(blocks)))
     under_way: dict[ray.ObjectRef, int] = {}
-    began, warm = time.monotonic(), 0.0
-    while not warm or time.monotonic() - warm < seconds:
+    began, end = time.monotonic(), math.inf
+    while len(found.captioned) < least or time.monotonic() < end:
         for number in itertools.islice(numbers, in_flight - len(under_way)):
             under_way[replica.__call__.remote(blocks[number])] = number
         ready, _ = ray.wait(list(under_way), num_returns=1, timeout=POLL_S)
         for ref in ready:
-            rows, number = ray.get(ref), under_way.pop(ref)
+            rows, number, now = ray.get(ref), under_way.pop(ref), time.monotonic()
             found.captioned.setdefault(number, rows)
-            now = time.monotonic()
-            if not warm or not found.seconds:  # the first batch counts only if no other follows in time
-                found.rows = found.tokens = 0
-            found.rows += rows.num_rows
-            found.tokens += sum(filter(None, rows["caption_tokens"].to_pylist()))
-            if warm:
-                found.seconds = now - warm
-            warm = warm or now
-    if not found.seconds:
-        found.seconds = warm - began
+            tokens = sum(filter(None, rows["caption_tokens"].to_pylist()))
+            found.finished.append((now - began, rows.num_rows, tokens))
+            end = min(end, now + seconds)

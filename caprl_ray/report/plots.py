@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from caprl_ray.report.svg import FIRST, INK, SECOND, SETTINGS, inline
-from caprl_ray.report.timeline import Timeline
+from caprl_ray.report.timeline import Course, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,17 +32,21 @@ class Plot:
 
 
 @contextmanager
-def _axes(name: str, height: float = HEIGHT) -> Iterator[tuple["Axes", list[Markup]]]:
-    """Axes to draw on, and a list that holds the SVG at the end. Nothing of matplotlib's own state is changed."""
+def _axes(name: str, height: float = HEIGHT, rows: Sequence[int] = (1,)) -> Iterator[tuple["Axes", list[Markup]]]:
+    """Axes to draw on, and a list that holds the SVG at the end. Nothing of matplotlib's own state is changed.
+
+    With heights of several `rows` these are the first of as many axes, one above the other.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     svg: list[Markup] = []
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(axis="y")
-        yield axes, svg
+        several = figure.subplots(len(rows), squeeze=False, sharex=True, height_ratios=rows)[:, 0]
+        for axes in several:
+            axes.grid(axis="y")
+        yield several[0], svg
         svg.append(inline(figure, name))
 
 
@@ -59,6 +63,27 @@ def over_time(times: Timeline, noun: str) -> Plot:
         f"{times.rows.sum():,.0f} {noun}s in {duration(seconds)}: {mean:,.3g} a second on average, {most:,.3g} at most."
     )
     return Plot(name="time", title="Rate over time", text=text, svg=svg[0])
+
+
+def course(times: Course, noun: str) -> Plot:
+    """Rows a second, and below them the replicas that ran, over the same time."""
+    unit, word = _unit(float(times.edges[-1]))
+    most = float(times.replicas.max())
+    with _axes("time", HEIGHT + 1.2, rows=(2, 1)) as (axes, svg):
+        above, below = axes.figure.axes
+        above.stairs(times.per_second, times.edges / unit, fill=True, color=FIRST, alpha=0.25)
+        above.stairs(times.per_second, times.edges / unit, color=FIRST, linewidth=1.4)
+        above.set(ylabel=f"{noun}s a second", ylim=(0, None), xlim=(0, None))
+        above.tick_params(labelbottom=False)
+        below.stairs(times.replicas, times.edges / unit, fill=True, color=SECOND, alpha=0.35)
+        below.set(xlabel=f"{word} from the start", ylabel="replicas", ylim=(0, max(1.0, 1.15 * most)))
+        below.locator_params(axis="y", integer=True, nbins=4)
+    runs = f" in {times.runs} runs" if times.runs > 1 else ""
+    text = (
+        f"{duration(float(times.edges[-1]))}{runs}: at most {times.per_second.max():,.3g} {noun}s a second; "
+        f"{times.mean_replicas:,.3g} replicas on average while any ran, at most {most:,.3g}."
+    )
+    return Plot(name="time", title="Rate and replicas over time", text=text, svg=svg[0])
 
 
 def lengths(values: np.ndarray, what: str) -> Plot:

@@ -19,9 +19,10 @@ from caprl_ray.report.plots import Plot, share
 from caprl_ray.report.sample import Sample, sample
 from caprl_ray.report.strata import Row
 from caprl_ray.report.svg import check_matplotlib
-from caprl_ray.report.timeline import timeline
+from caprl_ray.report.timeline import course, timeline
 from caprl_ray.storage import Storage, join
 from caprl_ray.version import __version__
+from caprl_ray.watch import history
 
 PLACE = ("report", "index.html")  # in an output
 IMAGES, SECONDS = 480, 60.0  # defaults: rows in the gallery, and seconds for reading their images
@@ -150,8 +151,9 @@ def _notes(found: Facts) -> Iterator[str]:
 
 def _plots(found: Facts, rows: Sample) -> Iterator[Plot]:
     ledger, told = found.ledger, content(found.ledger) or {}
-    times = timeline(rows.footers, ledger.finished)
-    if times:
+    if runs := course(history.parse((found.status or {}).get("history"))):
+        yield plots.course(runs, ledger.noun)
+    elif times := timeline(rows.footers, ledger.finished):
         yield plots.over_time(times, ledger.noun)
     tokens = rows.numbers["caption_tokens"]
     tokens = tokens[tokens >= 0]

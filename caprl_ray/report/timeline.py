@@ -1,16 +1,20 @@
-"""When the rows of an output were written: from the times at which its objects were."""
+"""When the rows of an output were done, and by how many replicas: from the history in status.json; without one, from
+the times at which the output's objects were written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from caprl_ray.report.objects import Footer
+from caprl_ray.watch.history import Point
 
 BINS = 60
 # An object's rows were captioned since the object before, or, after a pause, within so many usual times between two.
 PAUSE = 5
 LEAST_S = 5.0  # shorter runs have no rate worth a plot
+LEAST_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +53,37 @@ def timeline(footers: Sequence[Footer], total: int) -> Timeline | None:
     knots, values = np.stack([starts, ends[1:]], axis=1).ravel(), np.stack([done[:-1], done[1:]], axis=1).ravel()
     edges = np.linspace(0, ends[-1], min(BINS, max(2, len(rows))) + 1)
     return Timeline(start=times[0] - before, edges=edges, rows=np.diff(np.interp(edges, knots, values)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How the runs of an output went. `edges` are seconds from the first point; between two of them lie rows a second
+    and replicas, both zero between two runs. `runs` counts them."""
+
+    edges: np.ndarray
+    per_second: np.ndarray
+    replicas: np.ndarray
+    runs: int
+
+    @property
+    def mean_replicas(self) -> float:
+        """Replicas on average, while there were any."""
+        seconds = np.diff(self.edges)
+        held = seconds[self.replicas > 0].sum()
+        return float((self.replicas * seconds).sum() / held) if held else 0.0
+
+
+def course(points: Sequence[Point]) -> Course | None:
+    """The course of a history; None if it has too few points for a plot. Rows of a second try may be done again: a
+    count that goes back is a rate of zero."""
+    times = np.array([point.at for point in points], float)
+    within = np.array([one.lease == two.lease for one, two in pairwise(points)], bool)
+    if within.sum() < LEAST_STEPS:
+        return None
+    seconds, done = np.diff(times), np.diff([point.done for point in points])
+    return Course(
+        edges=times - times[0],
+        per_second=np.where(within, np.maximum(done, 0) / seconds, 0),
+        replicas=np.where(within, [point.replicas for point in points[1:]], 0),
+        runs=1 + int((~within).sum()),
+    )

@@ -1,11 +1,14 @@
-"""Write status.json, so that other machines see where the run stands."""
+"""Write status.json, so that other machines see where the run stands and reports how the runs went."""
 
 import json
 import threading
 from contextlib import suppress
+from datetime import datetime
 
 from caprl_ray.output.folder import Output
-from caprl_ray.storage import join
+from caprl_ray.storage import Storage, join
+from caprl_ray.watch import history
+from caprl_ray.watch.history import Point, Points
 from caprl_ray.watch.status import NAME, Status
 
 EVERY_S = 30.0
@@ -15,12 +18,15 @@ END_S = 15.0  # the last write may take so long
 class StatusFile:
     """Writes the latest status every 30 seconds, from a thread: storage may be slow, and the run must not wait.
 
+    The history of the output's earlier runs stays in it; of a file that cannot be read, it is lost.
+
     What cannot be written is left out: a storage that does not work ends the run elsewhere.
     """
 
     def __init__(self, output: Output) -> None:
         self._storage, self._path, self._lease = output.storage, join(output.path, NAME), output.lease
         self._latest: Status | None = None
+        self._points: Points | None = None  # of the earlier runs, too; None before the first one is written
         self._there, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="status file", daemon=True)
 
@@ -39,14 +45,45 @@ class StatusFile:
         self._there.set()
         self._thread.join(END_S)
 
+    def put(self) -> None:
+        """Write the latest status, and with it the history."""
+        status = self._latest
+        if status is None or (self._lease and self._lease.lost):  # another run's status may stand there
+            return
+        if self._points is None:
+            self._points = written(self._storage, self._path)
+        self._points = history.added(self._points, point(status))
+        with suppress(OSError):
+            self._storage.put(self._path, content(status, self._points))
+
     def _work(self) -> None:
         self._there.wait()
         while True:
             last = self._ended.is_set()
-            status = self._latest
-            if status and not (self._lease and self._lease.lost):  # another run's status may stand there
-                with suppress(OSError):
-                    self._storage.put(self._path, json.dumps(status.plain(), indent=1).encode() + b"\n")
+            self.put()
             if last:
                 return
             self._ended.wait(EVERY_S)
+
+
+def content(status: Status, points: Points) -> bytes:
+    """The content of status.json."""
+    return json.dumps({**status.plain(), "history": history.plain(points)}).encode() + b"\n"
+
+
+def point(status: Status) -> Point:
+    """A status as a point of the history."""
+    return Point(
+        at=int(datetime.fromisoformat(status.at).timestamp()),
+        lease=status.run.lease or 0,
+        done=status.done,
+        failed=status.failed,
+        replicas=status.record.replicas.running,
+    )
+
+
+def written(storage: Storage, path: str) -> Points:
+    """The history in a status.json; none if there is none that can be read."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return history.parse(json.loads(storage.read(path))["history"])
+    return ()

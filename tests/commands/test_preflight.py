@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from caprl_ray import cli
+from caprl_ray.commands import forecast
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.commands.preflight import preflight
 from caprl_ray.errors import RecipeError
@@ -49,6 +50,51 @@ def test_it_measures_a_sample_of_the_whole_input_and_leaves_nothing(
     assert seen["images_s"] > 0 and seen["whole"]["seconds"] == pytest.approx(IMAGES / seen["images_s"])
     assert seen["caption_tokens_p95"] >= seen["caption_tokens"] > 5
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_estimate_has_an_interval_for_each_figure_and_says_what_it_rests_on(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "gpus", lambda: 0)
+    paths = [str(images), str(images.parent / "shards")]  # 600 files, 100 of them broken, and a shard of 600 images
+    recipe = document(images, tmp_path / "out") | {"input": {"paths": paths}, "replicas": {"gpus": 1, "max": 4}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["plan", str(tmp_path / "recipe.yaml"), "--estimate", "--sample", "200", "--seconds", "1"]
+    assert cli.main([*command, "--price", "2.24", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert 200 <= seen["sampled"] <= 260 and seen["units"] == 61
+    count, broken, tokens = seen["images"], seen["failed"]["image_format"], seen["caption_tokens"]
+    assert count["low"] < 2 * IMAGES < count["high"] and 0.9 < count["value"] / (2 * IMAGES) < 1.1
+    assert seen["bytes"]["low"] == sum(path.stat().st_size for one in paths for path in Path(one).iterdir())
+    assert broken["low"] < IMAGES / 6 / (2 * IMAGES) < broken["high"]
+    assert tokens["value"] == pytest.approx(10), "the stub's captions of this prompt"
+    assert seen["all_caption_tokens"]["value"] == pytest.approx(10 * (1 - broken["value"]) * count["value"], rel=0.02)
+    rate, hours = seen["images_s"], seen["gpu_hours"]
+    assert hours["value"] == pytest.approx(count["value"] / rate["value"] / 3600)
+    assert seen["hours"]["value"] == pytest.approx(hours["value"] / 4)
+    assert [seen["cost"][end] for end in ("low", "high")] == pytest.approx(
+        [2.24 * hours["low"], 2.24 * hours["high"]]
+    ) and hours["low"] < hours["value"] < hours["high"]
+    assert all(figure["rests_on"] for figure in (count, tokens, rate, hours, seen["hours"], seen["cost"]))
+    assert not seen["on_the_recipes_gpu"] and sum(one["value"] for one in seen["megapixels"].values()) == pytest.approx(
+        1
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_combination_is_one_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document(images, tmp_path / "out")))
+    for wrong, said in (
+        (["--estimate", "--duplicates"], "--estimate: not with --duplicates"),
+        (["--sample", "5"], "--sample: it is for --duplicates or --estimate only"),
+        (["--price", "2"], "--price: it is for --estimate only"),
+        (["--duplicates", "--seconds", "2"], "--seconds: it is for --estimate only"),
+        (["--estimate", "--price", "-1"], "--price: -1 is no price"),
+        (["--estimate", "--price", "nan"], "--price: nan is no price"),
+    ):
+        assert cli.main(["plan", str(tmp_path / "recipe.yaml"), *wrong]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_it_refuses_what_a_run_refuses_and_starts_nothing(images: Path, tmp_path: Path) -> None:

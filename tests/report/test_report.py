@@ -1,5 +1,6 @@
 """What a report holds: the right rows, each with its own picture or the reason why there is none."""
 
+import json
 import os
 import re
 import shutil
@@ -27,10 +28,11 @@ from caprl_ray.report.pictures import Picture, pictures
 from caprl_ray.report.report import report
 from caprl_ray.report.sample import sample
 from caprl_ray.report.strata import ANY, FAILED, FLAG
-from caprl_ray.report.timeline import timeline
+from caprl_ray.report.timeline import course, timeline
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
+from caprl_ray.watch.history import Point, plain
 from tests.report.outputs import picture, write, write_run
 
 
@@ -141,11 +143,14 @@ def test_a_page_is_the_same_each_time_and_is_written_where_it_is_wanted(
     pages = [re.sub(r"on \S+ \S+ UTC", "", report(Storage(), str(output))) for _ in range(2)]
     assert pages[0] == pages[1] and "status.json is not whole" in pages[0]
     assert "60 images: 50 captioned" in pages[0] and "with what usually causes them" in pages[0]
-    (output / "status.json").write_text('{"schema": 1, "gpu_hours": 12.5, "cost": 31.25, "ended": ""}')
+    history = plain(tuple(HISTORY))
+    told = {"schema": 1, "gpu_hours": 12.5, "cost": 31.25, "ended": "", "history": history}
+    (output / "status.json").write_text(json.dumps(told))
     assert main(["report", str(output), "--to", str(tmp_path / "page.html"), "--images", "5"]) == 0
     assert str(tmp_path / "page.html") in capsys.readouterr().out
     page = (tmp_path / "page.html").read_text()
     assert page.count('<li class="card"') == 5 and "$31.25" in page
+    assert "Rate and replicas over time" in page and "4.67 replicas on average while any ran, at most 6" in page
     (output / "status.json").unlink()
 
 
@@ -183,6 +188,24 @@ def test_rows_over_time_come_from_the_times_of_objects() -> None:
     assert pause is not None and np.count_nonzero(pause.rows) < 5 and pause.rows.sum() == pytest.approx(4000)
     assert timeline([footer(1, 100), footer(2, 100)], 200) is None  # too short
     assert timeline([replace(footer(n * 10, 100), written=None) for n in range(9)], 900) is None
+
+
+HISTORY = [
+    Point(at=1000 + at, lease=lease, done=done, failed=0, replicas=replicas)
+    for at, lease, done, replicas in (
+        (0, 1, 0, 0), (30, 1, 300, 4), (60, 1, 600, 4), (360, 2, 590, 1), (390, 2, 1190, 6), (420, 2, 1180, 0),
+    )
+]  # fmt: skip
+
+
+def test_rate_and_replicas_over_time_come_from_the_history() -> None:
+    found = course(HISTORY)
+    assert found is not None and found.runs == 2
+    assert found.edges.tolist() == [0, 30, 60, 360, 390, 420]
+    assert found.per_second.tolist() == [10, 10, 0, 20, 0], "nothing between two runs, and never less than nothing"
+    assert found.replicas.tolist() == [4, 4, 0, 6, 0]
+    assert found.mean_replicas == pytest.approx((4 + 4 + 6) / 3)
+    assert course(HISTORY[:3]) is None and course([]) is None
 
 
 def test_objects_tell_when_they_were_written_whatever_their_store_does(output: Path, tmp_path: Path) -> None:

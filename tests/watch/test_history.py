@@ -1,0 +1,88 @@
+"""The history of an output's runs: few points, whatever is kept of them, and one file for all runs."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from caprl_ray.storage import Storage
+from caprl_ray.watch import status_file
+from caprl_ray.watch.history import MOST, Point, Points, added, parse, plain, steps
+from caprl_ray.watch.record import Record, Replicas
+from caprl_ray.watch.status import Run, Status
+from caprl_ray.watch.status_file import StatusFile
+from tests.watch.test_status import STATUS
+
+START = 1_800_000_000
+
+
+def of(points: Points) -> tuple[float, float]:
+    """The mean of replicas and the rows of all runs."""
+    seconds = sum(two.at - one.at for one, two in steps(points))
+    mean = sum(two.replicas * (two.at - one.at) for one, two in steps(points)) / seconds
+    return mean, sum(two.done - one.done for one, two in steps(points))
+
+
+def test_a_week_of_two_runs_stays_few_points_and_moves_no_average() -> None:
+    points: Points = ()
+    for number in range(20_000):
+        replicas, run = (8 if number % 4 else 4), number // 12_000
+        at = START + 30 * number + 86_400 * run  # a day between the runs
+        points = added(points, Point(at=at, lease=run, done=300 * number, failed=number, replicas=replicas))
+    assert MOST / 3 < len(points) <= MOST
+    mean, done = of(points)
+    assert mean == pytest.approx(7, abs=0.01) and done == 300 * (20_000 - 2), "but the step between the runs"
+    assert (points[0].at, points[-1].at) == (START, START + 30 * 19_999 + 86_400)
+    apart = [two.at - one.at for one, two in steps(points)]
+    assert max(apart) < 7 * 86_400 / 60, "no part of the week is without points"
+    assert parse(json.loads(json.dumps(plain(points)))) == points and len(json.dumps(plain(points))) < 20_000
+
+
+def test_many_short_runs_stay_few_points_and_a_clock_that_is_behind_goes_on() -> None:
+    points: Points = ()
+    for run in range(1000):
+        for second in (0, 30):
+            at = START + 100 * run + second - 1000 * (run == 999)
+            points = added(points, Point(at=at, lease=run, done=run, failed=0, replicas=1))
+    assert len(points) == MOST and points[-1].lease == 999
+    assert all(one.at < two.at for one, two in pairwise(points))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": None}, {"done": [1]}, {"at": [2, 1]}, {"done": ["1", "2"]}, {"replicas": [1, -1]},
+        {"failed": [True, 0]}, {"lease": [float("nan"), 1]}, {"at": 7},
+    ],
+)  # fmt: skip
+def test_a_history_that_is_not_whole_is_none(change: dict[str, Any]) -> None:
+    whole = {"at": [1, 2], "lease": [1, 1], "done": [0, 5], "failed": [0, 0], "replicas": [1, 1.5]}
+    assert len(parse(whole)) == 2 and parse(whole | change) == () and parse(None) == () and parse({}) == ()
+
+
+def at(second: int, done: int, replicas: int) -> Status:
+    when = datetime.fromtimestamp(START + second, UTC).isoformat(timespec="seconds")
+    record = Record(rows=done, replicas=Replicas(running=replicas), failed={"image_corrupt": 1})
+    return dataclasses.replace(STATUS, at=when, before=0, failed_before=0, record=record)
+
+
+def test_status_json_holds_the_history_of_all_runs(tmp_path: Path) -> None:
+    output: Any = SimpleNamespace(storage=Storage(), path=str(tmp_path), lease=None)
+    for lease, first in ((1, 0), (2, 1000)):
+        file = StatusFile(output)
+        for second in (first, first + 30, first + 60):
+            file.write(dataclasses.replace(at(second, second, lease), run=Run(lease=lease)))
+            file.put()
+    content = (tmp_path / "status.json").read_bytes()
+    points = parse(json.loads(content)["history"])
+    assert [point.at - START for point in points] == [0, 30, 60, 1000, 1030, 1060]
+    assert [point.done for point in points] == [0, 30, 60, 1000, 1030, 1060]
+    assert [point.replicas for point in points] == [1, 1, 1, 2, 2, 2] and points[0].failed == 1
+    assert Status.parse(content).at == at(1060, 0, 0).at
+    (tmp_path / "status.json").write_text('{"schema": 1, "hist')  # half written
+    assert status_file.written(Storage(), str(tmp_path / "status.json")) == ()
