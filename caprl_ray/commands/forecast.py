@@ -43,9 +43,9 @@ class Forecast:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """Every figure by its name."""
-        counted = self._images.error == 0
+        count = "the listing, and shards that were read whole" if self._images.error == 0 else self._by_bytes
         return {
-            "images": Figure.of(self._images, "the listing names each of them" if counted else self._by_bytes),
+            "images": Figure.of(self._images, count),
             "bytes": Figure.of(Estimate(value=self.seen.bytes, error=0.0), "the listing"),
             "prompt_tokens": Figure.of(self._mean("prompt_tokens"), self._sample),
             "caption_tokens": Figure.of(self._mean("caption_tokens"), self._sample),
