@@ -190,7 +190,7 @@ class Shards:
 
     def _add_caption(self, tar: TarWriter, key: bytes, row: Row) -> None:
         told = {name: value for name, value in row.items() if name not in NOT_TOLD}
-        told["key"] = told_key(row["key"], self.source.roots)
+        told["key"] = row["key"] and told_key(row["key"], self.source.roots)
         name = key + b"." + self.member.encode()
         _add(tar, name + b".json", _json(told))
         _add(tar, name + b".txt", row["caption"].encode())
