@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.export.form import Writing
-from caprl_ray.export.parts import Part, by_source
+from caprl_ray.export.parts import Part, by_source, with_columns
 from caprl_ray.export.rows import Reader, UnitRows, reader
 from caprl_ray.export.source import CAPTION, Source
 from caprl_ray.export.target import Written
@@ -41,7 +41,7 @@ class Aligned:
 
     def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
         """A file for each shard and each parquet file; of loose files, one for each unit."""
-        return by_source(self.source.storage, units)
+        return with_columns(by_source(self.source.storage, units), self._schema)
 
     def write(self, part: Part) -> Written:
         """One file, with as many rows as the source has."""

@@ -24,7 +24,7 @@ class Form(Protocol):
         """Write the files of a part. The same part gives the same files."""
         ...
 
-    def finish(self, written: Mapping[str, Written]) -> Written | None:
+    def finish(self, written: Mapping[str, Written]) -> None:
         """Write what is about all parts, if there is such a file."""
         ...
 

@@ -15,7 +15,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.export.card import card
 from caprl_ray.export.form import Writing
 from caprl_ray.export.images import pictured
-from caprl_ray.export.parts import Part, by_rows
+from caprl_ray.export.parts import Part, by_rows, with_columns
 from caprl_ray.export.rows import Reader, UnitRows, fitted, reader
 from caprl_ray.export.source import CAPTION, NOT_TOLD, Source
 from caprl_ray.export.target import Written
@@ -64,7 +64,7 @@ class Folder:
 
     def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
         """Whole units, up to a number of rows."""
-        return by_rows(units, self.rows)
+        return with_columns(by_rows(units, self.rows), self.schema)
 
     def write(self, part: Part) -> Written:
         """One file for each split that the part has."""
@@ -74,10 +74,10 @@ class Folder:
             for unit in part.units:
                 entry = None if unit.ref.kind == "files" else unit.ref.load(self.source.storage).entries[0].key
                 for rows in self._rows(held, unit, writing, sandbox):
-                    files.add(rows, None if entry is None else split_of(entry))
+                    files.add(self.source.told(rows), None if entry is None else split_of(entry))
         return writing.written()
 
-    def finish(self, written: Mapping[str, Written]) -> Written:
+    def finish(self, written: Mapping[str, Written]) -> None:
         """The dataset card."""
         tallies: dict[str, int] = {}
         for part in written.values():
@@ -86,7 +86,6 @@ class Folder:
         writing = Writing(storage=self.source.storage, target=self.target, part=Part(name=README, number=0, units=()))
         with writing.file(README) as file:
             file.write(card(self.source, self.schema, self.license, tallies).encode())
-        return writing.written()
 
     @property
     def schema(self) -> pa.Schema:

@@ -21,7 +21,7 @@ ROWS = 100_000  # of a file
 CAPRL, LLAVA, DPO = LINES
 NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
 ENCODER = json.JSONEncoder(ensure_ascii=False)
-IMAGE = "<image>\n"  # where a conversation has its image
+IMAGE = "<image>"  # where a conversation has its image; trainers count it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Lines:
             if self.prompts is None:
                 line["caption"] = caption
             else:
-                turns = (("human", IMAGE + prompt), ("gpt", caption))
+                turns = (("human", f"{IMAGE}\n{_without_images(prompt)}"), ("gpt", _without_images(caption)))
                 line["conversations"] = [{"from": who, "value": said} for who, said in turns]
             yield ENCODER.encode(line).encode() + b"\n"
 
@@ -86,6 +86,11 @@ class Lines:
         assert self.prompts is not None
         text = self.prompts.get(row.get("run") or "", self.prompts[""])
         return PromptTemplate(text).fill(row, str)
+
+
+def _without_images(text: str) -> str:
+    """A text that stands for no image. What is left cannot form the token anew, because a space is between."""
+    return text.replace(IMAGE, " ")
 
 
 def _prompts(source: Source) -> dict[str, str]:

@@ -3,8 +3,10 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain, count, groupby
+
+import pyarrow as pa
 
 from caprl_ray import plan
 from caprl_ray.export.rows import UnitRows
@@ -18,11 +20,13 @@ _PACKED = re.compile(r"\.(?:gz|bz2|xz|zst)$|(?<=\.t)(?:gz|bz2?|xz|zst)$", re.IGN
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Units that are written together. `name` is that of their file, without its ending, and `number` their number."""
+    """Units that are written together. `name` is that of their file, without its ending, and `number` their number.
+    `columns` are those of the file, if all files must have the same."""
 
     name: str
     number: int
     units: Sequence[UnitRows]
+    columns: str = ""
 
     @property
     def kept(self) -> int:
@@ -31,8 +35,9 @@ class Part:
 
     @property
     def rows(self) -> str:
-        """A hash of which rows it has, of which units and objects. Two parts with one hash have the same content."""
-        digest = hashlib.sha256()
+        """A hash of which rows it has, of which units and objects, and of its columns. Two parts with one hash have the
+        same content."""
+        digest = hashlib.sha256(self.columns.encode())
         for unit in self.units:
             digest.update(f"{unit.ref.unit} {unit.rows}\n".encode() + unit.kept.serialize())
             digest.update("\n".join(place.stored.path for place in unit.places).encode())
@@ -50,6 +55,13 @@ def by_rows(units: Iterable[UnitRows], most: int, first: int = 0) -> Iterator[Pa
         held.append(unit)
     if held:
         yield Part(name=f"{number:06d}", number=number, units=held)
+
+
+def with_columns(parts: Iterable[Part], schema: pa.Schema) -> Iterator[Part]:
+    """Parts whose files have these columns. With others they are written again, so that no two files differ."""
+    told = [*((field.name, str(field.type)) for field in schema), *sorted((schema.metadata or {}).items())]
+    columns = hashlib.sha256(repr(told).encode()).hexdigest()
+    return (replace(part, columns=columns) for part in parts)
 
 
 def by_source(storage: Storage, units: Sequence[UnitRows], taken: Iterable[str] = ()) -> Iterator[Part]:
@@ -73,12 +85,13 @@ def by_source(storage: Storage, units: Sequence[UnitRows], taken: Iterable[str] 
 
 
 def file_name(key: str, unit: int, taken: Collection[str]) -> str:
-    """A file's name from a key. One that is taken, or that is not fit for it, gets the unit's number."""
+    """A file's name from a key, and the first of several that is not taken. A key that is not fit gives the unit's
+    number, and one that is taken gets it."""
     name = _PACKED.sub("", key)
     name = name[: -len(ending)] if (ending := _ending(name)) else name
-    if not _FIT.fullmatch(name):
-        return f"{unit:06d}"
-    return f"{name}.{unit:06d}" if name in taken else name
+    fit = (name, f"{name}.{unit:06d}") if _FIT.fullmatch(name) else ()
+    numbered = (f"{unit:06d}.{number}" for number in count(1))
+    return next(one for one in chain(fit, (f"{unit:06d}",), numbered) if one not in taken)
 
 
 def _ending(name: str) -> str:

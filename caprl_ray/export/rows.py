@@ -14,8 +14,9 @@ from caprl_ray.output.places import Place
 from caprl_ray.plan import UnitRef
 from caprl_ray.storage import Storage, Stored
 
-# Objects that a reader holds: an object has rows of a few units, which are exported one after the other.
-HELD = 8
+# Objects that a reader holds, and their bytes if these are more than one: an object has rows of a few units, which are
+# exported one after the other.
+HELD, HELD_BYTES = 8, 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,13 @@ class Reader:
                 there = set(file.schema_arrow.names)
                 table = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
             self._held[key] = _Object.of(stored.path, fitted(table, schema))
-            if len(self._held) > HELD:
+            while len(self._held) > HELD or (len(self._held) > 1 and self._bytes() > HELD_BYTES):
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
+
+    def _bytes(self) -> int:
+        return sum(int(held.table.nbytes) for held in self._held.values())
 
 
 @lru_cache(1)

@@ -44,11 +44,11 @@ def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summar
         target.begin()
     for one in write_parts(form.write, todo, target, tell):
         written[one.part] = one
-    about = form.finish(written)
-    target.sweep({**written, **({about.part: about} if about else {})})
+    form.finish(written)
     summary = Summary.of(settings.target, source, units, written)
-    if summary.lost and not allow:
+    if summary.lost and not allow:  # what an earlier run has written of these rows stays until that is decided
         raise MissingRows(summary.sentence())
+    target.sweep(written)
     target.finish(summary.report())
     return summary
 

@@ -1,6 +1,6 @@
 """The output that is exported: its plan, its rows, and how its images are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from caprl_ray.plan import Plan
 from caprl_ray.recipe.sections import Columns, Input, Prepare
 from caprl_ray.rows.schema import is_own
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage import Storage, Stored, is_below
 
 CAPTION, SEVERAL = "caption", "captions"
 BATCH = 2**16
@@ -69,6 +69,19 @@ class Source:
         found: dict[str, Any] = self.run.get("recipe") or {}
         return found
 
+    @property
+    def roots(self) -> list[str]:
+        """Where the images of the input lie, as the recipe says it."""
+        given = self.recipe.get("input") or {}
+        paths: list[str] = given.get("paths") or []
+        return [*(given.get("image_roots") or []), *paths, *(path.rpartition("/")[0] for path in paths)]
+
+    def told(self, rows: pa.Table) -> pa.Table:
+        """The rows with keys that tell no place of the user's storage."""
+        place, roots = rows.schema.get_field_index("key"), self.roots
+        keys = [key and told_key(key, roots) for key in rows["key"].to_pylist()]
+        return rows.set_column(place, rows.schema.field(place), pa.array(keys, pa.string()))
+
     def access(self) -> Access:
         """How the images are read. Other columns are not."""
         try:
@@ -104,6 +117,15 @@ class Source:
                 )
             )
         return units
+
+
+def told_key(key: str, roots: Iterable[str]) -> str:
+    """A key as it is published: an absolute path or a URI from its root on, or only its last name."""
+    path = key.removeprefix("file://")
+    if not path.startswith("/") and "://" not in path:
+        return key
+    known = [root.rstrip("/") for root in roots if root.strip("/") and is_below(path, root)]
+    return path[len(max(known, key=len, default=path.rpartition("/")[0])) :].lstrip("/")
 
 
 def _listed(storage: Storage, path: str) -> dict[int, BitMap]:

@@ -9,6 +9,7 @@ A part that is written but not recorded is written again, over itself.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -23,6 +24,14 @@ from caprl_ray.storage.prefetch import prefetched
 FOLDER, RECORD, DONE, SUCCESS = "_export", "export.json", "done", "_SUCCESS"
 # Parts of one record. After so many, or after so long, a record is stored.
 RECORDED, RECORD_S = 1000, 10.0
+# The files that each form writes. Other files in the folder, such as a licence, are the user's and stay.
+FILES = {
+    "webdataset": re.compile(r".*\.tar"),
+    "hf": re.compile(r"data/(?:train|validation|test)-\d+\.parquet"),
+    "jsonl": re.compile(r"\d+\.jsonl"),
+    "parquet": re.compile(r".*\.parquet"),
+}
+_HIDDEN = re.compile(r"(?:^|/)[._]")  # no file of a form has such a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +113,12 @@ class Target:
                 number += 1
 
     def sweep(self, kept: Mapping[str, Written]) -> None:
-        """Remove files of earlier runs that no part has any more, and what killed writers have left."""
+        """Remove files of earlier runs that no part has, recorded or not, and what killed writers have left."""
         names = {name for part in kept.values() for name in part.objects}
-        for old in self.done.values():
-            for name in old.objects.keys() - names:
+        for name in self.there.keys() - names:
+            if FILES[self.export["to"]].fullmatch(name) and not _HIDDEN.search(name):
                 self.storage.delete(join(self.path, name))
-        for folder in {name.rpartition("/")[0] for name in names}:
+        for folder in {"", *(name.rpartition("/")[0] for name in names)}:
             self.storage.sweep(join(self.path, folder) if folder else self.path)
 
     def finish(self, counts: Mapping[str, Any]) -> None:

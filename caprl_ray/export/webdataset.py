@@ -15,7 +15,7 @@ from caprl_ray.export.form import Writing
 from caprl_ray.export.images import CHANGED, pictured, present
 from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
 from caprl_ray.export.rows import UnitRows, reader
-from caprl_ray.export.source import NOT_TOLD, Source
+from caprl_ray.export.source import NOT_TOLD, Source, told_key
 from caprl_ray.export.tar import TarWriter
 from caprl_ray.export.target import Written
 from caprl_ray.plan import Entry
@@ -190,6 +190,7 @@ class Shards:
 
     def _add_caption(self, tar: TarWriter, key: bytes, row: Row) -> None:
         told = {name: value for name, value in row.items() if name not in NOT_TOLD}
+        told["key"] = row["key"] and told_key(row["key"], self.source.roots)
         name = key + b"." + self.member.encode()
         _add(tar, name + b".json", _json(told))
         _add(tar, name + b".txt", row["caption"].encode())

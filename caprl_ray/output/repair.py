@@ -6,7 +6,7 @@ that an interrupted repair loses nothing and can run again.
 """
 
 import io
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,11 +29,15 @@ Superseded = tuple[Stored, np.ndarray]
 
 def repair(storage: Storage, output: str, units: Mapping[int, Committed], tell: Tell = silent) -> int:
     """Remove superseded rows; returns their number. Raises SystemFailure or OSError as reading and writing do."""
-    twice = standing_more_than_once(units, lambda unit: unit.extra_finished)
-    removed = _repair(storage, output, DATA, twice, twice[:0], tell)
-    several = standing_more_than_once(units, lambda unit: unit.extra_failed)
-    finished = standing_more_than_once(units, lambda unit: unit.extra_failed & unit.finished)
-    return removed + _repair(storage, output, FAILED, several, finished, tell)
+    return sum(_repair(storage, output, *rows, tell) for rows in _several(units))
+
+
+def superseded(
+    storage: Storage, output: str, units: Mapping[int, Committed], tell: Tell = silent
+) -> dict[str, np.ndarray]:
+    """The rows that a repair would remove: their positions in the objects that hold some, by the objects' paths."""
+    found = (_find(storage, output, *rows, tell) for rows in _several(units))
+    return {stored.path: positions for some in found for stored, positions in some}
 
 
 def forget(storage: Storage, output: str, rows: Collection[tuple[int, int]], since: int) -> int:
@@ -55,24 +59,40 @@ def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Comm
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
+def _several(units: Mapping[int, Committed]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """By folder, the rows that stand more than once, and those of them of which none counts."""
+    twice = standing_more_than_once(units, lambda unit: unit.extra_finished)
+    yield DATA, twice, twice[:0]
+    several = standing_more_than_once(units, lambda unit: unit.extra_failed)
+    finished = standing_more_than_once(units, lambda unit: unit.extra_failed & unit.finished)
+    yield FAILED, several, finished
+
+
 def _repair(
     storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell, since: int = 0
 ) -> int:
     """Leave one of `several` rows of each identity in a folder, and none of those that are `lost`."""
+    rewrite = _find(storage, output, folder, several, lost, tell, since)
+    for _ in scan(partial(_remove, storage), {folder: rewrite}, "removing superseded rows", tell):
+        pass
+    return sum(len(rows) for _, rows in rewrite)
+
+
+def _find(
+    storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell, since: int = 0
+) -> list[Superseded]:
+    """What is to be removed for that, by object."""
     if not len(several):
-        return 0
+        return []
     objects = list(enumerate(committed_objects(storage, output, [folder], since)[folder]))
     found = scan(partial(_standing, storage, several), {folder: objects}, "looking for superseded rows", tell)
     standing = np.concatenate(list(found))
-    superseded = _superseded(standing, lost)
-    if not len(superseded):
-        return 0
-    numbers, starts = np.unique(superseded["object"], return_index=True)
-    parts = np.split(superseded["position"], starts[1:])
-    rewrite = [(objects[number][1], rows) for number, rows in zip(numbers.tolist(), parts, strict=True)]
-    for _ in scan(partial(_remove, storage), {folder: rewrite}, "removing superseded rows", tell):
-        pass
-    return len(superseded)
+    removed = _superseded(standing, lost)
+    if not len(removed):
+        return []
+    numbers, starts = np.unique(removed["object"], return_index=True)
+    parts = np.split(removed["position"], starts[1:])
+    return [(objects[number][1], rows) for number, rows in zip(numbers.tolist(), parts, strict=True)]
 
 
 def _superseded(standing: np.ndarray, lost: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import ledger
@@ -13,6 +15,7 @@ from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.record import read_run, stored_job
+from caprl_ray.output.repair import superseded
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.plan import Plan
 from caprl_ray.storage import Folder, Storage, Stored, join
@@ -26,6 +29,7 @@ OLD_TEXTS = ("txt", "alt_text", "alt", "text", "old_caption", "original_caption"
 class Facts:
     """One output: where it is, what it says, and its objects that count by folder.
 
+    `superseded` are the positions of rows that do not count (docs/design.md, D7), by the paths of their objects.
     `status` is that of the last run: empty if there is none, None if it is not whole.
     """
 
@@ -36,6 +40,7 @@ class Facts:
     committed: CommittedUnits
     ledger: Ledger
     objects: Mapping[str, list[Stored]]
+    superseded: Mapping[str, np.ndarray]
     status: Mapping[str, Any] | None
 
     @property
@@ -91,6 +96,7 @@ def facts(storage: Storage, path: str, tell: Tell = silent) -> Facts:
         committed=committed,
         ledger=balance,
         objects={folder: objects.get(folder, []) for folder in (DATA, FAILED)},
+        superseded=superseded(storage, path, committed, tell),
         status=status,
     )
 

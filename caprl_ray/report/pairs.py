@@ -30,23 +30,28 @@ SCHEMA = pa.schema(list(COLUMNS.items()))
 MOST_ROWS = 200_000  # of each output; of larger ones every n-th image is compared, the same in both
 MEMORY = "1GB"
 OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-# How images are found again: by where they lie, or, if the input was moved, by their bytes.
+# How images are found again: by where they lie, or, if the input was moved, by their bytes. Of an image that returns,
+# the n-th row stands beside the n-th row.
 BY_PLACE, BY_BYTES = "source and key", "SHA-256"
 _JOINS = {
-    BY_PLACE: "a.source = b.source and a.key = b.key and coalesce(a.sha256 = b.sha256, true)",
-    BY_BYTES: "a.sha256 = b.sha256",
+    BY_PLACE: ("source, key", "coalesce(a.sha256 = b.sha256, true)"),
+    BY_BYTES: ("sha256", "true"),
 }
 _KIND = "unnest(list_distinct(list_transform(flags, lambda f: split_part(f, ':', 1))))"
 # The share of different words that two captions do not have in common: 0 same words, 1 none.
 _PAIRED = """
 create table pairs as
-with words as (
-  select a.id as a_id, b.id as b_id,
+with every_a as (
+  select id, source, key, sha256, row_number() over (partition by {by} order by id) as repeat from a
+), every_b as (
+  select id, source, key, sha256, row_number() over (partition by {by} order by id) as repeat from b
+), matched as (
+  select a.id as a_id, b.id as b_id from every_a a join every_b b using ({by}, repeat) where {same}
+), words as (
+  select a_id, b_id,
     list_distinct(regexp_extract_all(lower(coalesce(a.caption, '')), '[\\w]+')) as a_words,
     list_distinct(regexp_extract_all(lower(coalesce(b.caption, '')), '[\\w]+')) as b_words
-  from a join b on {join}
-  qualify row_number() over (partition by a.id order by b.id) = 1
-      and row_number() over (partition by b.id order by a.id) = 1
+  from matched join a on a.id = a_id join b on b.id = b_id
 )
 select a_id, b_id, case when len(a_words) + len(b_words) = 0 then 0.0
   else 1 - 2.0 * len(list_intersect(a_words, b_words)) / (len(a_words) + len(b_words)) end as distance
@@ -130,9 +135,9 @@ def paired(first: Facts, second: Facts, old: str | None, tell: Tell = silent, mo
         with duckdb.connect(str(Path(folder) / "pairs.db"), config=settings) as connection:
             for side, facts in (("a", first), ("b", second)):
                 _load(connection, side, facts, old, every, tell)
-            for by, join in _JOINS.items():
+            for by, (columns, same) in _JOINS.items():
                 connection.execute("drop table if exists pairs")
-                connection.execute(_PAIRED.format(join=join))
+                connection.execute(_PAIRED.format(by=columns, same=same))
                 count = int(connection.execute("select count(*) from pairs").fetchall()[0][0])
                 if count:
                     yield Pairs(connection=connection, by=by, every=every, count=count)
@@ -144,8 +149,7 @@ def paired(first: Facts, second: Facts, old: str | None, tell: Tell = silent, mo
 
 
 def _load(connection: "DuckDBPyConnection", side: str, facts: Facts, old: str | None, every: int, tell: Tell) -> None:
-    """Every n-th image of an output as a table, with one row of each id: the finished one if there is one
-    (docs/design.md, D7)."""
+    """Every n-th image of an output as a table."""
     connection.register("batch", SCHEMA.empty_table())
     connection.execute(f"create table {side} as select * from batch")
     objects = [(folder, stored) for folder in (DATA, FAILED) for stored in facts.objects[folder]]
@@ -155,8 +159,6 @@ def _load(connection: "DuckDBPyConnection", side: str, facts: Facts, old: str | 
             taken = f"where hash(coalesce(sha256, key)) % {every} = 0"
             connection.execute(f"insert into {side} select * from batch {taken}")
         tell("reading captions", done, len(objects))
-    first = "row_number() over (partition by id order by code is not null) = 1"
-    connection.execute(f"create or replace table {side} as select * from {side} qualify {first}")
 
 
 def _fitted(table: pa.Table) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,19 +58,23 @@ def sample(
                 if folder == DATA:
                     _measure(table, numbers)
             tell("reading captions", done, len(objects.objects))
-    found.shown = [(name, row) for name, row in strata.rows() if not _replaced(facts, row)]
+    found.shown = strata.rows()
     found.numbers = {name: np.concatenate([np.empty(0, np.int64), *of]) for name, of in numbers.items()}
     return found
 
 
 def tables(facts: Facts, stored: Stored, columns: tuple[str, ...], old_text: str | None) -> Iterator[pa.Table]:
-    """The rows of one object, a bounded number at a time. The old text gets the name `old_text`."""
+    """The rows of one object that count, a bounded number at a time. The old text gets the name `old_text`."""
+    superseded, end = facts.superseded.get(stored.path, np.empty(0, np.int64)), 0
     with opened(facts.storage, stored) as file:
         schema = file.schema_arrow
         ours = [name for name in columns if is_own(schema, name)]
         old = [old_text] if old_text in schema.names and old_text not in ours else []
         for batch in file.iter_batches(batch_size=BATCH, columns=[*ours, *old], use_threads=False):
             table = pa.Table.from_batches([batch]).select([*ours, *old])
+            start, end = end, end + table.num_rows
+            if len(superseded):
+                table = table.filter(pa.array(~np.isin(np.arange(start, end), superseded)))
             yield table.rename_columns([*ours, *("old_text" for _ in old)])
 
 
@@ -80,9 +83,3 @@ def _measure(table: pa.Table, numbers: dict[str, list[np.ndarray]]) -> None:
         if name in table.schema.names:
             numbers[name].append(pc.fill_null(table[name], -1).to_numpy().astype(np.int64))
     numbers["characters"].append(pc.fill_null(pc.utf8_length(table["caption"]), 0).to_numpy().astype(np.int64))
-
-
-def _replaced(facts: Facts, row: dict[str, Any]) -> bool:
-    """Whether a failed row stands in `data` too, which counts (docs/design.md, D7)."""
-    unit = facts.committed.get(row["unit"])
-    return "code" in row and unit is not None and row["index"] in unit.finished

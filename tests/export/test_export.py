@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
@@ -16,8 +17,10 @@ from huggingface_hub import DatasetCard
 
 from caprl_ray import cli
 from caprl_ray.export.huggingface import split_of
+from caprl_ray.export.lines import Lines
 from caprl_ray.export.parts import file_name
-from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, sample
+from caprl_ray.export.source import told_key
+from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, picture, sample
 
 LABEL = "meta:label"
 WHERE = "flags = [] and caption_tokens > 32"
@@ -194,6 +197,53 @@ def test_splits_are_those_that_datasets_would_find() -> None:
     ] == [*("train", "train", "train", "validation", "test", "validation")]
 
 
+def test_no_place_of_the_storage_is_published(tmp_path: Path) -> None:
+    named = sorted(write_named(tmp_path / "secret"))
+    made = make(tmp_path, paths=[str(tmp_path / "secret" / "list.csv")])
+    assert {row["key"] for row in made.rows.values()} == {str(tmp_path / "secret" / name) for name in named}
+    assert export(made, tmp_path / "hf", "hf", "--images", "--license", "other") == 0
+    rows = pq.read_table(tmp_path / "hf" / "data").to_pylist()
+    assert [row["key"] for row in rows] == named and "secret" not in repr(rows)
+    assert export(made, tmp_path / "tars", "webdataset") == 0
+    told = [json.loads(one["caption.json"]) for one in read_shards([tmp_path / "tars" / "000000.tar"])]
+    assert [one["key"] for one in told] == named and "secret" not in repr(told)
+
+
+def write_named(folder: Path) -> list[str]:
+    """A list that names pictures by absolute paths; returns their paths below its folder."""
+    names = [f"in/{n}.png" for n in range(3)]
+    (folder / "in").mkdir(parents=True)
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(picture(number))
+    (folder / "list.csv").write_text("\n".join(["image_path", *(str(folder / name) for name in names)]))
+    return names
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("a/b.png", "a/b.png"),
+        ("/data/photos/a/b.png", "a/b.png"),
+        ("file:///data/photos/a/b.png", "a/b.png"),
+        ("s3://mine/photos/a/b.png", "a/b.png"),
+        ("s3://other/photos/a/b.png", "b.png"),
+        ("/data/photos2/a/b.png", "b.png"),
+        ("/b.png", "b.png"),
+    ],
+)
+def test_a_key_is_told_from_its_root_on(key: str, told: str) -> None:
+    assert told_key(key, ["", "/", "/data/photos/", "s3://mine/photos", "s3://mine"]) == told
+
+
+def test_a_conversation_has_one_image_whatever_its_texts_say() -> None:
+    lines = Lines(source=None, target="", rows=1, prompts={"": "<{alt}> {alt} {other}"})  # type: ignore[arg-type]
+    row = {"id": "1", "key": "1.png", "caption": "A <ima<image>ge> of a cup.", "run": None}
+    (line,) = lines._lines(pa.Table.from_pylist([row | {"alt": "image", "other": "<image><image>"}]))
+    human, gpt = (turn["value"] for turn in json.loads(line)["conversations"])
+    assert human.count("<image>") == 1 and human.startswith("<image>\n") and "<image>" not in gpt
+    assert gpt == "A <ima ge> of a cup."
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -204,11 +254,12 @@ def test_splits_are_those_that_datasets_would_find() -> None:
         ("table.parquet", "table"),
         ("odd.name", "odd.name"),
         ("taken.tar", "taken.000007"),
+        ("both.tar", "000007.1"),
         *(
-            (key, "000007")
+            (key, "000007.1")
             for key in ("../../up.tar", "/root.tar", "a/../b.tar", "_SUCCESS", ".hidden.tar", "a//b", "a\\b")
         ),
     ],
 )
 def test_a_file_has_its_sources_name_and_stays_in_the_folder(key: str, name: str) -> None:
-    assert file_name(key, 7, {"taken"}) == name
+    assert file_name(key, 7, {"taken", "both", "both.000007", "000007"}) == name

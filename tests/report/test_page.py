@@ -162,6 +162,7 @@ def test_a_phone_shows_it_whole_and_no_serious_fault_of_accessibility_is_found(p
     for viewport in (PHONE, DESK):
         page.set_viewport_size(viewport)
         page.locator(".card .open").first.click()
+        assert page.locator("#sheet").is_visible()
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
         assert page.evaluate("document.getElementById('sheet').getBoundingClientRect().right <= innerWidth")
         assert not faults(page)
@@ -183,6 +184,7 @@ def test_two_outputs_are_shown_side_by_side_and_the_words_that_differ_are_marked
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
     page.locator(".card .open").first.click()
+    assert page.locator("#sheet").is_visible()
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert not faults(page)
     page.close()

@@ -75,6 +75,18 @@ def test_a_rare_flag_is_found_among_objects_that_are_not_all_read(tmp_path: Path
     ] == [33]
 
 
+def test_rows_that_are_superseded_are_not_shown(tmp_path: Path) -> None:
+    out = write(tmp_path, 30)
+    row = next(row for _, row in sample(facts(Storage(), str(out)), 99).shown if row.get("flags") == ["loop"])
+    again = row | {"caption": "A cup, done again.", "flags": [], "attempts": 2}
+    sink = CommittedRows(Storage(), str(out), 1, CAPTION, 2)
+    sink.write([pa.Table.from_pylist([again], schema=row_schema(pa.schema([]), CAPTION))], None)
+    now = sample(facts(Storage(), str(out)), 99)
+    assert now.rows == len(now.shown) == len(now.numbers["characters"]) + 5 == 30  # five have failed
+    (found,) = (one for _, one in now.shown if one["id"] == row["id"])
+    assert found["caption"] == "A cup, done again." and found["flags"] == []
+
+
 def captioned(folder: Path, out: Path) -> list[dict[str, object]]:
     """Caption what lies in a folder, as the job reads it."""
     recipe = parse({"input": {"paths": [str(folder)]}, "output": {"path": str(out)}})
