@@ -1,6 +1,7 @@
 """`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from caprl_ray import cli
 from caprl_ray.answer import captions
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import RecipeError
+from caprl_ray.output import again, lease
+from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.recipe.load import load_as
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
@@ -157,6 +160,27 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+
+
+def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_path: Path) -> None:
+    output, storage = output_of_a_caption_run(tmp_path / "captions"), Storage()
+    given = load_as(ScoreRecipe, recipe(tmp_path, questions(tmp_path)), [])
+    captions.found(given, storage)
+
+    def refused() -> str:
+        with pytest.raises(RecipeError, match=r"^input.paths: .*captions") as error:
+            captions.found(given, storage)
+        return str(error.value)
+
+    held = replace(Holder.this_process(), boot="elsewhere", number=2).renewed(90)
+    (output / lease.NAME).write_bytes(held.content)
+    assert "a run is writing" in refused() and "wait for its end" in refused()
+    (output / lease.NAME).write_bytes(held.renewed(0, FINISHED).content)
+    again.requested(storage, str(output), "caption is null", "run", 3)
+    assert "is not yet done with --again 'caption is null'; finish that first, or delete" in refused()
+    shutil.rmtree(output / again.FOLDER)
+    shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
+    assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
 
 
 def test_captions_in_any_parquet_are_joined_by_the_column_that_the_recipe_names(tmp_path: Path) -> None:
