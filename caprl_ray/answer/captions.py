@@ -63,8 +63,11 @@ def check_columns(captions: Captions, names: Collection[str]) -> None:
 
 
 def check_common(captions: Captions, questions: Questions, storage: Storage) -> None:
-    """Raise RecipeError if no caption has a question, with keys of both sides. Reads keys up to the first that has."""
+    """Raise RecipeError if no caption has a question, with keys of both sides, or if the questions of one image would
+    go to captions of several. Reads keys up to the first that has a question; all of them only where they are paths."""
     score, seen = captions.recipe.score, list[str]()
+    if score.join == "path":
+        _refuse_shared_names(captions, questions, storage)
     for key in _keys(captions, storage):
         if joined(score.join, key) in questions:
             return
@@ -76,6 +79,21 @@ def check_common(captions: Captions, questions: Questions, storage: Storage) -> 
             f"score.join: no caption has a question; captions have {', '.join(seen)} in {captions.stored}, questions "
             f"are about {asked}. Give another score.join, or score.column."
         )
+
+
+def _refuse_shared_names(captions: Captions, questions: Questions, storage: Storage) -> None:
+    """Raise RecipeError if two paths of captions end in one file name that questions are about."""
+    paths: dict[str, str | None] = dict.fromkeys(questions.images())
+    for key in map(str, _keys(captions, storage)):
+        name = joined("path", key)
+        if name not in paths:
+            continue
+        before, paths[name] = paths[name], key
+        if before not in (None, key):
+            raise RecipeError(
+                f"score.join: {before} and {key} in {captions.stored} have the same file name, by which path joins; "
+                "give score.join: key and the paths as captions have them."
+            )
 
 
 def _data(storage: Storage, path: str) -> str:

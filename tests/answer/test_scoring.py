@@ -162,6 +162,20 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
 
 
+def test_questions_about_one_image_never_go_to_captions_of_two(tmp_path: Path) -> None:
+    table = pa.table({"key": ["a/1.png", "b/2.png", "b/1.png", "c/3.png", "d/3.png"], "caption": ["x"] * 5})
+    pq.write_table(table, tmp_path / "captions.parquet")
+    path = recipe(tmp_path, questions(tmp_path), column="key")
+    found = captions.found(load_as(ScoreRecipe, path, [f"input.paths={tmp_path / 'captions.parquet'}"]), Storage())
+
+    def asked(image: str) -> Questions:
+        return Questions.of([Question(id="q", image=image, text="?", metric="exact", benchmark="b", answers=("x",))])
+
+    captions.check_common(found, asked("2.png"), Storage())  # no question is about the names that two have
+    with pytest.raises(RecipeError, match=r"^score.join: a/1\.png and b/1\.png in key have the same file name"):
+        captions.check_common(found, asked("1.png"), Storage())
+
+
 def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_path: Path) -> None:
     output, storage = output_of_a_caption_run(tmp_path / "captions"), Storage()
     given = load_as(ScoreRecipe, recipe(tmp_path, questions(tmp_path)), [])
