@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from caprl_ray import cli
-from caprl_ray.answer import captions
+from caprl_ray.answer import captions, results
+from caprl_ray.answer.job import score_job
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import again, lease
 from caprl_ray.output.holder import FINISHED, Holder
+from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
@@ -195,6 +197,26 @@ def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_pa
     shutil.rmtree(output / again.FOLDER)
     shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
     assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
+
+
+def test_scores_of_another_reader_or_of_other_questions_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_of_a_caption_run(tmp_path / "captions")
+    path, other = recipe(tmp_path, questions(tmp_path)), tmp_path / "other"
+    job, _ = score_job(load_as(ScoreRecipe, path, []))
+    fields = plain(dict(job.fingerprint)) | {"score.caption": "caption_2", "score.blind": 0.0, "version.vllm": "0"}
+    results.refuse_asked_otherwise("other", fields, job.fingerprint)
+    results.refuse_asked_otherwise("older", {"score.seed": 0}, job.fingerprint)
+    fields |= {"model.source": "another", "score.questions": "others", "score.prompt": "own instruction"}
+    other.mkdir()
+    told = {"fingerprint": fields | {"score.mode": "sampled"}, "job": {"name": "score", "done": "scored"}}
+    (other / "run.json").write_text(json.dumps(told))
+    assert cli.main(["score", path, "--against", str(other)]) == 2
+    names = "model.source, score.mode, score.prompt, score.questions"
+    said = capsys.readouterr().err
+    assert f"--against: {other} was scored with another {names}; only scores of the same" in said
+    assert not (tmp_path / "scores").exists()
 
 
 def test_captions_in_any_parquet_are_joined_by_the_column_that_the_recipe_names(tmp_path: Path) -> None:
