@@ -12,6 +12,7 @@ from caprl_ray.output import again, fence, lease
 from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.record import read_run, stored_job
+from caprl_ray.output.where import output_schema
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import clashes
 from caprl_ray.score.questions import Questions, joined
@@ -38,7 +39,7 @@ class Captions:
 def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     """The captions that a recipe names. Raises RecipeError for outputs that hold no captions."""
     paths = [_data(storage, path) for path in recipe.input.paths]
-    ours = [path for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
+    ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
         raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
     stored = recipe.score.column or ({"path": "key"}.get(recipe.score.join) if ours else None) or recipe.score.join
@@ -135,12 +136,12 @@ def _objects(storage: Storage, paths: Collection[str]) -> Iterator[Stored]:
                 yield item.stored
 
 
-def _columns(storage: Storage, paths: Collection[str]) -> list[str]:
-    """The columns of a caption run's output; all its objects have the same."""
-    for stored in _objects(storage, paths):
-        with storage.open(stored) as stream:
-            return list(pq.read_schema(stream).names)
-    raise RecipeError(f"input.paths: there are no captions in {', '.join(paths)}.")
+def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
+    """The columns of caption runs' outputs. Objects of an older version may lack some."""
+    names = dict.fromkeys(name for output in outputs for name in output_schema(storage, output).names)
+    if not names:
+        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}.")
+    return list(names)
 
 
 def _keys(captions: Captions, storage: Storage) -> Iterator[object]:

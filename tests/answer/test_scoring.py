@@ -24,6 +24,8 @@ from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions
+from caprl_ray.sources import plan_units
+from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
 COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
@@ -162,6 +164,18 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+
+
+def test_an_output_of_two_versions_has_the_columns_of_both(tmp_path: Path) -> None:
+    data = output_of_a_caption_run(tmp_path / "captions") / "data"
+    older = pq.read_table(data).drop_columns(["row", "url"])
+    first = (data / ("0" * 32 + ".parquet")).rename(data / ("1" * 32 + ".parquet")).with_name("0" * 32 + ".parquet")
+    unit = older.schema.get_field_index("unit")
+    pq.write_table(older.set_column(unit, "unit", pa.array([1] * len(older), pa.int32())), first)
+    found = captions.found(load_as(ScoreRecipe, recipe(tmp_path, questions(tmp_path)), []), Storage())
+    assert "row" in found.recipe.input.columns.drop
+    columns = [name for one in plan_units(Access.of(found.recipe, images=False)) for name in one.columns.names]
+    assert "url" in columns and "image_id" in columns and not {"row", "unit"} & set(columns)
 
 
 def test_questions_about_one_image_never_go_to_captions_of_two(tmp_path: Path) -> None:
