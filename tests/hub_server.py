@@ -31,6 +31,8 @@ class HubServer:
     branches: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Method and path, and the range."""
+    lost: int = 0
+    """How many of the next questions for a commit get no answer."""
     tokens: set[str | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,10 @@ class _Requests(BaseHTTPRequestHandler):
         return None
 
     def _revision(self, found: str, _: str) -> None:
+        if self.hub.lost:
+            self.hub.lost -= 1
+            self.close_connection = True
+            return
         self._json({"id": REPOSITORY, "sha": found})
 
     def _tree(self, found: str, folder: str) -> None:

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output import fence
+from caprl_ray.output import again, fence, lease
 from caprl_ray.output.commit import DATA
+from caprl_ray.output.committed import read_committed
 from caprl_ray.output.record import read_run, stored_job
+from caprl_ray.output.where import output_schema
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import clashes
 from caprl_ray.score.questions import Questions, joined
@@ -37,7 +39,7 @@ class Captions:
 def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     """The captions that a recipe names. Raises RecipeError for outputs that hold no captions."""
     paths = [_data(storage, path) for path in recipe.input.paths]
-    ours = [path for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
+    ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
         raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
     stored = recipe.score.column or ({"path": "key"}.get(recipe.score.join) if ours else None) or recipe.score.join
@@ -62,8 +64,11 @@ def check_columns(captions: Captions, names: Collection[str]) -> None:
 
 
 def check_common(captions: Captions, questions: Questions, storage: Storage) -> None:
-    """Raise RecipeError if no caption has a question, with keys of both sides. Reads keys up to the first that has."""
+    """Raise RecipeError if no caption has a question, with keys of both sides, or if the questions of one image would
+    go to captions of several. Reads keys up to the first that has a question; all of them only where they are paths."""
     score, seen = captions.recipe.score, list[str]()
+    if score.join == "path":
+        _refuse_shared_names(captions, questions, storage)
     for key in _keys(captions, storage):
         if joined(score.join, key) in questions:
             return
@@ -77,6 +82,21 @@ def check_common(captions: Captions, questions: Questions, storage: Storage) -> 
         )
 
 
+def _refuse_shared_names(captions: Captions, questions: Questions, storage: Storage) -> None:
+    """Raise RecipeError if two paths of captions end in one file name that questions are about."""
+    paths: dict[str, str | None] = dict.fromkeys(questions.images())
+    for key in map(str, _keys(captions, storage)):
+        name = joined("path", key)
+        if name not in paths:
+            continue
+        before, paths[name] = paths[name], key
+        if before not in (None, key):
+            raise RecipeError(
+                f"score.join: {before} and {key} in {captions.stored} have the same file name, by which path joins; "
+                "give score.join: key and the paths as captions have them."
+            )
+
+
 def _data(storage: Storage, path: str) -> str:
     """The folder of an output's captions; any other path as it is."""
     try:
@@ -85,11 +105,28 @@ def _data(storage: Storage, path: str) -> str:
             return path
         if stored_job(run)["name"] != "caption":
             raise RecipeError(f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions.")
-        if fence.late_objects(storage, path):
-            raise RecipeError(f"input.paths: {path} has objects of a lost run; caprl-ray verify --repair removes them.")
+        _refuse_unfinished(storage, path)
     except OSError as error:
         raise SystemFailure(f"input.paths: {path} cannot be read ({error.strerror}).") from None
     return join(path, DATA)
+
+
+def _refuse_unfinished(storage: Storage, path: str) -> None:
+    """Raise RecipeError for an output where a caption may stand twice, or may still change."""
+    try:
+        lease.refuse_held(storage, path)
+    except RecipeError:
+        raise RecipeError(f"input.paths: a run is writing {path}; wait for its end, or stop it.") from None
+    if request := again.load(storage, path):
+        raise RecipeError(
+            f"input.paths: {path} is not yet done with --again {request.condition!r}; finish that first, or delete "
+            f"{join(path, again.FOLDER)}."
+        )
+    if fence.late_objects(storage, path):
+        raise RecipeError(f"input.paths: {path} has objects of a lost run; caprl-ray verify --repair removes them.")
+    twice = sum(len(unit.extra_finished) for unit in read_committed(storage, path).values())
+    if twice:
+        raise RecipeError(f"input.paths: {path} has {twice:,} rows twice; caprl-ray verify --repair removes them.")
 
 
 def _objects(storage: Storage, paths: Collection[str]) -> Iterator[Stored]:
@@ -99,12 +136,12 @@ def _objects(storage: Storage, paths: Collection[str]) -> Iterator[Stored]:
                 yield item.stored
 
 
-def _columns(storage: Storage, paths: Collection[str]) -> list[str]:
-    """The columns of a caption run's output; all its objects have the same."""
-    for stored in _objects(storage, paths):
-        with storage.open(stored) as stream:
-            return list(pq.read_schema(stream).names)
-    raise RecipeError(f"input.paths: there are no captions in {', '.join(paths)}.")
+def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
+    """The columns of caption runs' outputs. Objects of an older version may lack some."""
+    names = dict.fromkeys(name for output in outputs for name in output_schema(storage, output).names)
+    if not names:
+        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}.")
+    return list(names)
 
 
 def _keys(captions: Captions, storage: Storage) -> Iterator[object]:

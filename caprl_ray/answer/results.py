@@ -1,7 +1,7 @@
 """What a whole scoring output says: the sums of its rows, at the end of every run, in scores.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ from caprl_ray.answer.writer import prompt_name
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.record import read_run, stored_job
+from caprl_ray.output.record import plain, read_run, stored_job
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.codes import NO_QUESTIONS
 from caprl_ray.score.questions import Questions
@@ -24,6 +24,8 @@ SCHEMA = 1
 ROWS_AT_ONCE = 256
 LARGE = (".question", ".raw", ".options.list.element", ".logprobs.list.element")  # of an answer; no sum needs them
 LISTED = 1000  # images without captions, by their keys
+# Fields that say where the captions are, or which questions are asked once more: outputs that differ in them compare.
+CAPTIONS_ONLY = ("score.caption", "score.column", "score.blind", "score.twice")
 SAME_KIND = "CapRL's reward asks in the same way, so a captioner that was trained by it is expected to score well here."
 
 
@@ -61,14 +63,32 @@ def _captioner(storage: Storage, path: str) -> dict[str, Any]:
     return {"path": path, "model": run.get("model"), "prompt": recipe.get("prompts") or recipe.get("prompt")}
 
 
-def check_scored(storage: Storage, path: str) -> None:
-    """Raise RecipeError for what is not the output of a scoring run."""
+def asked(storage: Storage, path: str) -> Mapping[str, Any]:
+    """The stored fingerprint of a scoring run. Raises RecipeError for what is not the output of one."""
     try:
         run = read_run(storage, path)
     except OSError as error:
         raise SystemFailure(f"--against: {path} cannot be read ({error.strerror}).") from None
     if run is None or stored_job(run)["name"] != "score":
         raise RecipeError(f"--against: {path} is not the output of a scoring run.")
+    fields: Mapping[str, Any] = run.get("fingerprint") or {}
+    return fields
+
+
+def refuse_asked_otherwise(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise RecipeError if the other output's scores come from another reader, prompt, mode or other questions: then
+    scores differ whatever the captions are. Fields that an older version did not store are not compared."""
+    wanted = {name: value for name, value in plain(dict(ours)).items() if name.startswith(("score.", "model."))}
+    unlike = [
+        name
+        for name in sorted(wanted)
+        if name not in CAPTIONS_ONLY and theirs.get(name, ...) not in (..., wanted[name])
+    ]
+    if unlike:
+        raise RecipeError(
+            f"--against: {path} was scored with another {', '.join(unlike)}; only scores of the same reader and the "
+            "same questions, asked in the same way, can be compared."
+        )
 
 
 def write(storage: Storage, path: str, found: dict[str, Any]) -> None:

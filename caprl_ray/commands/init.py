@@ -114,4 +114,4 @@ def _engines(overrides: Sequence[str]) -> Iterator[str]:
 def _alt(found: Survey) -> Iterator[str]:
     if found.alt:
         yield "With the text that an image had before:"
-        yield f'#user: "The alt text says: {{{found.alt}|nothing}}. {Prompt().user}"'
+        yield f"#user: {flow(f'The alt text says: {{{found.alt}|nothing}}. {Prompt().user}')}"

@@ -18,9 +18,10 @@ def score(recipe: ScoreRecipe, run: Callable[[Job], Ledger], against: str | None
     Raises RecipeError before anything starts, and whatever `run` raises.
     """
     out, storage = recipe.output.path, Storage(recipe.storage)
-    if against:
-        results.check_scored(storage, against)
+    theirs = results.asked(storage, against) if against else {}
     job, questions = score_job(recipe)
+    if against:
+        results.refuse_asked_otherwise(against, theirs, job.fingerprint)
     ledger = run(job)
     found = results.summed(storage, out, recipe, questions)
     if against:

@@ -49,8 +49,13 @@ def described(name: str, field: str) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value in one line of YAML."""
-    return json.dumps(value.model_dump() if isinstance(value, BaseModel) else value, ensure_ascii=False)
+    """A value in one line of YAML, whatever characters it has."""
+    return _escaped(json.dumps(value.model_dump() if isinstance(value, BaseModel) else value, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """The text with YAML's escapes for what it would take for the end of a line, or refuse to read."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" if c <= "\uffff" else f"\\U{ord(c):08x}" for c in text)
 
 
 def _default(field: str, facts: FieldInfo) -> Any:
@@ -59,6 +64,6 @@ def _default(field: str, facts: FieldInfo) -> Any:
 
 def _comment(text: str, indent: str = "") -> list[str]:
     if text.startswith("#"):
-        return [indent + text]
+        return [indent + _escaped(text)]
     prefix = f"{indent}# "
-    return textwrap.wrap(" ".join(text.split()), WIDTH, initial_indent=prefix, subsequent_indent=prefix)
+    return textwrap.wrap(_escaped(" ".join(text.split())), WIDTH, initial_indent=prefix, subsequent_indent=prefix)

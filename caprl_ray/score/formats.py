@@ -20,10 +20,12 @@ def qa_75k(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None
     """A row of CapRL-QA-75K: all questions of one image, each with labelled options and the letter of the right one."""
     image = _text(row, "id") if join == "id" else _text(row.get("image") or {}, "path")
     _refuse(metric not in (None, "choice"), f"its metric is choice, and the recipe says {metric}")
-    asked = (row.get("reward_model") or {}).get("ground_truth")
+    model = row.get("reward_model")
+    asked = model.get("ground_truth") if isinstance(model, Mapping) else None
     _refuse(not isinstance(asked, list) or not asked, "reward_model.ground_truth has no questions")
     for number, one in enumerate(asked or ()):
         try:
+            _refuse(not isinstance(one, Mapping), "it is no object with question, choices and answer")
             choices, right = options(_texts(one.get("choices"), "choices"), _text(one, "answer"))
             text = _text(one, "question")
         except ValueError as error:
@@ -65,7 +67,10 @@ def table(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None)
     choices = row.get("choices") or ()
     metric = row.get("metric") or metric or ("choice" if choices else None)
     _refuse(metric is None, "it has no metric, and score.questions names none")
-    _refuse(metric not in METRICS, f"its metric {metric!r} is unknown; the metrics are {', '.join(METRICS)}")
+    _refuse(
+        not isinstance(metric, str) or metric not in METRICS,
+        f"its metric {str(metric)[:80]!r} is unknown; the metrics are {', '.join(METRICS)}",
+    )
     assert metric
     answers = _answers(row.get("answer"))
     question = partial(
@@ -119,7 +124,7 @@ def _answers(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return (str(value),)
     values = value if isinstance(value, list | tuple) else [value]
     texts = tuple(str(one) for one in values if isinstance(one, str | int | float) and str(one).strip())

@@ -66,7 +66,7 @@ If you do not know, guess.
 Question: {question}"""
 REFUSAL = "can not answer"
 
-_ALONE = re.compile(r"(?<![A-Za-z])[A-I](?![A-Za-z'])")
+_LAST = "I"  # of the letters that CapRL's server looks for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +138,14 @@ def filled(template: str, caption: str, question: str) -> str:
 def letter(text: str, shown: Shown, *, constrained: bool) -> str | None:
     """The letter that an answer chooses; None if it chooses none that is there.
 
-    An answer of the sampled mode is the first letter from A to I that stands alone. CapRL's server takes the first such
-    letter anywhere, also the B of "Black".
+    An answer of the sampled mode is the first letter that stands alone, from A to I or to the last option. CapRL's
+    server takes the first letter from A to I anywhere, also the B of "Black", and never one from J on.
     """
     found: str | None
     if constrained:
         found = option_letter(text)
     else:
-        alone = _ALONE.search(text)
+        alone = re.search(rf"(?<![A-Za-z])[A-{max(_LAST, shown.letters[-1])}](?![A-Za-z'])", text)
         found = alone[0] if alone else None
     return found if found in shown.letters else None
 

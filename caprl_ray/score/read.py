@@ -37,11 +37,21 @@ def _file(storage: Storage, file: QuestionFile, join: str) -> Iterator[tuple[str
         try:
             for question in form(row, join, benchmark, metric if form is formats.evaluation else file.metric):
                 asked = True
+                _refuse_half_characters(question)
                 yield f"{file.path}: row {number}", replace(question, id=question.id or f"row {number}")
         except ValueError as error:
             raise RecipeError(f"{file.path}: row {number}: {error}.") from None
     if not asked:
         raise RecipeError(f"{file.path}: there are no questions in this file; give another one.")
+
+
+def _refuse_half_characters(question: Question) -> None:
+    """Raise ValueError for texts that cannot be stored: JSON can spell half of a character."""
+    try:
+        texts = (question.id, question.image, question.text, question.benchmark, question.system or "", question.begin)
+        "".join((*texts, *question.choices, *question.answers)).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has text that is not Unicode") from None
 
 
 def _rows(storage: Storage, path: str, join: str) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:

@@ -6,7 +6,7 @@ Planning reads a manifest once, as a stream, to know where its rows are and whic
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +80,7 @@ class _Survey:
         if self.types.keys() - self._known:
             self._known |= self.types.keys()
             if len(self.types) > MOST_COLUMNS or sum(map(len, self.types)) > MOST_ROW:
-                raise NoManifest(f"has more than {MOST_COLUMNS} columns up to line {row.last}, or too long names")
+                raise NoManifest(f"has more than {MOST_COLUMNS:,} columns up to line {row.last}, or too long names")
 
 
 def _survey(stored: Stored, access: Access) -> _Survey:
@@ -89,14 +89,17 @@ def _survey(stored: Stored, access: Access) -> _Survey:
         manifest = Manifest(stream, stored.path)
         survey.types = dict.fromkeys(manifest.names or (), pa.string())
         start, line = manifest.place
-        for rows in batched(manifest.rows(), UNIT_ROWS):
-            if manifest.names is None:
-                for row in rows:
-                    survey.add(row)
-                if not survey.types and rows[0].fault:
-                    raise NoManifest(f"has no row in its first lines ({rows[0].lines}: {rows[0].fault})")
-            survey.ranges.append((Lines(start=start, end=rows[-1].end, row=number, line=line), len(rows)))
-            start, line, number = rows[-1].end, rows[-1].last, number + len(rows)
+        rows = manifest.rows()
+        for first in rows:
+            last, count = first, 0
+            for last in chain([first], islice(rows, UNIT_ROWS - 1)):  # one row is held at a time, and the first one
+                count += 1
+                if manifest.names is None:
+                    survey.add(last)
+            if manifest.names is None and not survey.types and first.fault:
+                raise NoManifest(f"has no row in its first lines ({first.lines}: {first.fault})")
+            survey.ranges.append((Lines(start=start, end=last.end, row=number, line=line), count))
+            start, line, number = last.end, last.last, number + count
         if manifest.packed:
             survey.ranges = list(map(_joined, batched(survey.ranges, len(survey.ranges) // MOST_PACKED_UNITS + 1)))
     return survey

@@ -16,7 +16,7 @@ from caprl_ray.plan import Lines
 from caprl_ray.sources.unpacked import LONGEST_MAGIC, Unpacked, compression
 
 MOST_ROW = 2**20  # bytes, which a reader holds at once
-MOST_COLUMNS = 1000
+MOST_COLUMNS = 1000  # of all rows together
 ENDINGS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None, ".json": None}  # and the delimiter
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
 _MARK = "utf-8".encode("utf-8-sig")[:3]
@@ -179,6 +179,10 @@ class _Text:
             f"begins in line {self._first}; close its quote, or write one row a line"
         )
 
+    def too_wide(self) -> NoManifest:
+        """The exception for a row with too many columns."""
+        return NoManifest(f"has more than {MOST_COLUMNS:,} columns in line {self._first}; keep those that are needed")
+
     def row(self, values: Values, fault: str = "") -> Row:
         """The row that began last and ends here."""
         return Row(values={} if fault else values, first=self._first, last=self.line, end=self.offset, fault=fault)
@@ -211,6 +215,8 @@ def _csv_rows(text: _Text, names: Sequence[str] | None, delimiter: str) -> Itera
 
 
 def _header_row(text: _Text, fields: list[str]) -> Row:
+    if len(fields) > MOST_COLUMNS:
+        raise text.too_wide()
     names = dict.fromkeys(fields)
     if not _is_unicode("".join(fields)):
         return text.row({}, "text that is not UTF-8")
@@ -233,6 +239,8 @@ def _json_rows(text: _Text) -> Iterator[Row]:
 def _json_row(text: _Text, line: str) -> Row:
     try:
         values = json.loads(line)
+        if isinstance(values, dict) and len(values) > MOST_COLUMNS:
+            raise text.too_wide()
         flat = {name: _flat(value) for name, value in values.items()} if isinstance(values, dict) else None
     except RecursionError:
         return text.row({}, "JSON nested too deeply")

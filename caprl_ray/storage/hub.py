@@ -6,6 +6,7 @@ path of the plan.
 
 import errno
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ _PLACE = re.compile(
     re.DOTALL,
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
+_LOOKUP = threading.Lock()
 _PINNED = re.compile(r"(hf://datasets/[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?=/|\Z)")
 
 
@@ -42,13 +44,13 @@ def pinned(path: str, before: str | None = None) -> str:
     repository, revision, name = _parts(path)
     if not _COMMIT.fullmatch(revision):
         known = _parts(before)[:2] if before and before.startswith(SCHEME) else ("", "")
-        revision = known[1] if known[0] == repository else _commit(repository, revision)
+        revision = known[1] if known[0] == repository else _commit(repository, revision, once=True)
     return f"hf://datasets/{repository}@{revision}/{name}"
 
 
 @cache
-def _pinned_once(path: str) -> str:
-    return pinned(path)
+def _known_commit(repository: str, revision: str) -> str:
+    return _commit(repository, revision, once=False)
 
 
 def _parts(path: str) -> tuple[str, str, str]:
@@ -59,14 +61,14 @@ def _parts(path: str) -> tuple[str, str, str]:
     return found["repository"], unquote(found["revision"] or MAIN), found["name"] or ""
 
 
-def _commit(repository: str, revision: str) -> str:
-    """The commit of a branch or tag."""
+def _commit(repository: str, revision: str, *, once: bool) -> str:
+    """The commit of a branch or tag. `once`: without retries, before anything is started."""
     from huggingface_hub import errors
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     where = f"hf://datasets/{repository}"
     try:
-        answer = _ask("GET", f"/api/datasets/{repository}/revision/{quote(revision, safe='')}", ANSWER_S, once=True)
+        answer = _ask("GET", f"/api/datasets/{repository}/revision/{quote(revision, safe='')}", ANSWER_S, once=once)
         return str(answer.json()["sha"])
     except errors.GatedRepoError:
         raise RecipeError(f"{where} is gated; accept its terms on the hub and set HF_TOKEN.") from None
@@ -140,7 +142,11 @@ class HubStore(FlatStore):
 
     def real(self, path: str) -> str:
         """The path with its commit. A revision is looked up once by each process."""
-        return path if _PINNED.match(path) else _pinned_once(path)
+        if _PINNED.match(path):
+            return path
+        repository, revision, name = _parts(path)
+        with _LOOKUP:
+            return f"hf://datasets/{repository}@{_known_commit(repository, revision)}/{name}"
 
     def root(self, path: str) -> str:
         repository, revision, _ = _parts(path)

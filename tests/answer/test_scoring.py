@@ -1,6 +1,7 @@
 """`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,20 @@ import pytest
 import yaml
 
 from caprl_ray import cli
-from caprl_ray.answer import captions
+from caprl_ray.answer import captions, results
+from caprl_ray.answer.job import score_job
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import RecipeError
+from caprl_ray.output import again, lease
+from caprl_ray.output.holder import FINISHED, Holder
+from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
 from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions
+from caprl_ray.sources import plan_units
+from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 
 COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
@@ -157,6 +164,73 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+
+
+def test_an_output_of_two_versions_has_the_columns_of_both(tmp_path: Path) -> None:
+    data = output_of_a_caption_run(tmp_path / "captions") / "data"
+    older = pq.read_table(data).drop_columns(["row", "url"])
+    first = (data / ("0" * 32 + ".parquet")).rename(data / ("1" * 32 + ".parquet")).with_name("0" * 32 + ".parquet")
+    unit = older.schema.get_field_index("unit")
+    pq.write_table(older.set_column(unit, "unit", pa.array([1] * len(older), pa.int32())), first)
+    found = captions.found(load_as(ScoreRecipe, recipe(tmp_path, questions(tmp_path)), []), Storage())
+    assert "row" in found.recipe.input.columns.drop
+    columns = [name for one in plan_units(Access.of(found.recipe, images=False)) for name in one.columns.names]
+    assert "url" in columns and "image_id" in columns and not {"row", "unit"} & set(columns)
+
+
+def test_questions_about_one_image_never_go_to_captions_of_two(tmp_path: Path) -> None:
+    table = pa.table({"key": ["a/1.png", "b/2.png", "b/1.png", "c/3.png", "d/3.png"], "caption": ["x"] * 5})
+    pq.write_table(table, tmp_path / "captions.parquet")
+    path = recipe(tmp_path, questions(tmp_path), column="key")
+    found = captions.found(load_as(ScoreRecipe, path, [f"input.paths={tmp_path / 'captions.parquet'}"]), Storage())
+
+    def asked(image: str) -> Questions:
+        return Questions.of([Question(id="q", image=image, text="?", metric="exact", benchmark="b", answers=("x",))])
+
+    captions.check_common(found, asked("2.png"), Storage())  # no question is about the names that two have
+    with pytest.raises(RecipeError, match=r"^score.join: a/1\.png and b/1\.png in key have the same file name"):
+        captions.check_common(found, asked("1.png"), Storage())
+
+
+def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_path: Path) -> None:
+    output, storage = output_of_a_caption_run(tmp_path / "captions"), Storage()
+    given = load_as(ScoreRecipe, recipe(tmp_path, questions(tmp_path)), [])
+    captions.found(given, storage)
+
+    def refused() -> str:
+        with pytest.raises(RecipeError, match=r"^input.paths: .*captions") as error:
+            captions.found(given, storage)
+        return str(error.value)
+
+    held = replace(Holder.this_process(), boot="elsewhere", number=2).renewed(90)
+    (output / lease.NAME).write_bytes(held.content)
+    assert "a run is writing" in refused() and "wait for its end" in refused()
+    (output / lease.NAME).write_bytes(held.renewed(0, FINISHED).content)
+    again.requested(storage, str(output), "caption is null", "run", 3)
+    assert "is not yet done with --again 'caption is null'; finish that first, or delete" in refused()
+    shutil.rmtree(output / again.FOLDER)
+    shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
+    assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
+
+
+def test_scores_of_another_reader_or_of_other_questions_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_of_a_caption_run(tmp_path / "captions")
+    path, other = recipe(tmp_path, questions(tmp_path)), tmp_path / "other"
+    job, _ = score_job(load_as(ScoreRecipe, path, []))
+    fields = plain(dict(job.fingerprint)) | {"score.caption": "caption_2", "score.blind": 0.0, "version.vllm": "0"}
+    results.refuse_asked_otherwise("other", fields, job.fingerprint)
+    results.refuse_asked_otherwise("older", {"score.seed": 0}, job.fingerprint)
+    fields |= {"model.source": "another", "score.questions": "others", "score.prompt": "own instruction"}
+    other.mkdir()
+    told = {"fingerprint": fields | {"score.mode": "sampled"}, "job": {"name": "score", "done": "scored"}}
+    (other / "run.json").write_text(json.dumps(told))
+    assert cli.main(["score", path, "--against", str(other)]) == 2
+    names = "model.source, score.mode, score.prompt, score.questions"
+    said = capsys.readouterr().err
+    assert f"--against: {other} was scored with another {names}; only scores of the same" in said
+    assert not (tmp_path / "scores").exists()
 
 
 def test_captions_in_any_parquet_are_joined_by_the_column_that_the_recipe_names(tmp_path: Path) -> None:

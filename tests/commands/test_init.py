@@ -11,6 +11,7 @@ import yaml
 from caprl_ray.cli import main
 from caprl_ray.commands import init, survey
 from caprl_ray.commands.demo import render_dataset
+from caprl_ray.recipe.commented import flow, section
 from caprl_ray.recipe.load import parse
 from tests.s3_server import BUCKET, S3Server
 from tests.sources.tables import HF_IMAGE, contents, write
@@ -118,6 +119,25 @@ def test_hints_follow_the_machine_and_the_overrides(here: Path, monkeypatch: pyt
     document, text = made("hub", "model.endpoint=http://localhost:1/v1")
     assert "GPU" not in text and "replicas" not in document
     assert made("hub", "model.source=embedded")[0]["replicas"] == {"gpus": 0}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x7f"])
+def test_no_name_of_the_data_and_no_path_writes_a_line_of_the_recipe(here: Path, end: str) -> None:
+    def hostile(line: str) -> str:
+        return f"x{end}{line} #"
+
+    roots, storage, path = hostile("  image_roots: [/]"), hostile("storage: {endpoint: evil}"), hostile("quality: {}")
+    write(here / "names/a.parquet", {"image": IMAGES, roots: IMAGES, "text": NAMES})
+    rename = {"text": storage}
+    document, text = made("names", f"input.rename={flow(rename)}")
+    assert {name for name in document if name not in ("model", "replicas", "prompt")} == {"input", "output"}
+    assert document["input"] == {"paths": ["names"], "rename": rename}
+    hint = yaml.safe_load("\n".join(re.findall(r"^  #(image_column: .*)$", text, re.MULTILINE)))
+    assert hint == {"image_column": roots}
+    alt = list(init._alt(survey.Survey(document={}, found={}, whole=True, alt=storage)))[-1]
+    assert f"says: {{{storage}|nothing}}." in yaml.safe_load(alt[1:])["user"]
+    lines = section("input", {"paths": [path]}, {"paths": [f"{path}: 1 units", f"#{path}: 1 units"], "": [f"#{path}"]})
+    assert yaml.safe_load("\n".join(lines)) == {"input": {"paths": [path]}}
 
 
 def test_a_large_input_is_not_listed_to_its_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,14 @@ def test_only_a_letter_that_is_there_is_an_answer(text: str, constrained: bool, 
     assert judge.letter(text, shown, constrained=constrained) == expected
 
 
+def test_every_letter_that_is_shown_can_be_chosen() -> None:
+    for options in (2, 9, 25):
+        shown = Shown(question=question(options), order=tuple(range(options)))
+        for letter in shown.letters:
+            for constrained in (False, True):
+                assert judge.letter(f" {letter}", shown, constrained=constrained) == letter
+
+
 def test_position_bias_is_the_difference_between_places() -> None:
     fair = [(place, n % 2 == 0) for place in range(4) for n in range(10)]
     first = [(place, place == 0) for place in range(4) for _ in range(5)]

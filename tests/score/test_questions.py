@@ -107,6 +107,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**TABLE, "answer": ""}, "it has no text in answer"),
     ({**TABLE, "id": None}, "it has no text in id"),
     ({**TABLE, "question": " "}, "it has no text in question"),
+    ({**QA, "image": None, "reward_model": "x"}, "reward_model.ground_truth has no questions"),
+    (
+        {**QA, "image": None, "reward_model": {"ground_truth": ["x"]}},
+        "question 0: it is no object with question, choices and answer",
+    ),
+    ({**TABLE, "metric": ["exact"]}, r"its metric \"\['exact'\]\" is unknown"),
+    ({**TABLE, "metric": {"a": 1}}, r"its metric \"\{'a': 1\}\" is unknown"),
+    ({**TABLE, "answer": "[{[]: 1}]"}, r"its answer '\[\{\[\]: 1\}\]' is none of its options"),
+    *(({**TABLE, name: "\ud800"}, "it has text that is not Unicode") for name in ("id", "question", "question_id")),
+    ({**TABLE, "choices": ["red", "\ud800"]}, "it has text that is not Unicode"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,21 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         ),
         ("a.json", b'[{"image": "a.jpg"}]', "jq -c '.[]' FILE > FILE.jsonl"),
         ("a.csv.gz", gzip.compress(b"image\n" + b"a.jpg\n" * 9, mtime=0)[:-9], "stream is damaged or ends early"),
+        (
+            "a.csv",
+            b"image," + b",".join(b"%d" % n for n in range(1000)) + b"\n",
+            "has more than 1,000 columns in line 1",
+        ),
+        (
+            "a.jsonl",
+            b'{"image": "a.jpg"}\n' + json.dumps(dict.fromkeys(range(1001))).encode(),
+            "has more than 1,000 columns in line 2; keep those that are needed",
+        ),
+        (
+            "a.jsonl",
+            b"".join(b'{"image": "a.jpg", "%d": 1}\n' % n for n in range(1000)),
+            "has more than 1,000 columns up to line 1000, or too long names",
+        ),
         ("a.csv", b"image\nhttps://example.org/a.jpg\n", "holds web addresses"),
         ("a.csv", b"image\n../b/a.jpg\n", "set input.image_roots="),
     ],
@@ -151,6 +167,17 @@ def test_units_are_ranges_of_lines_and_each_reads_its_own(
         assert [(row["image"], row["meta:n"][0].as_py()) for row in rows] == [
             (content(n % IMAGES), f"{n}é") for n in wanted
         ]
+
+
+def test_planning_holds_no_rows_of_a_list(folder: Path) -> None:
+    text = json.dumps({"image": "photos/0.jpg"} | {f"column {n}": "" for n in range(999)})
+    path = listed(folder, "a.jsonl", f"{text}\n" * 500)
+    tracemalloc.start()
+    try:
+        assert planned(access_to(path))[0][0].rows == 500
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(st.sampled_from(["a", ",", '"', '""', "\n", "\r\n", "\r", "é", " ", '",', ',"', '"\n']), max_size=40))

@@ -37,7 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub._pinned_once.cache_clear()
+    hub._known_commit.cache_clear()
     yield server
     server.stop()
 
@@ -96,6 +96,19 @@ def test_rows_of_a_list_name_files_of_the_same_commit(server: HubServer) -> None
     assert not [asked for asked, _ in server.requests if "evil" in asked or "dev" in asked]
     assert rows[0]["image"] == content(1, 5000) and not [asked for asked, _ in server.requests if "/tree/" in asked]
     assert rows[0]["source"] == at(first, "large/b.jpg")[0] and rows[0]["meta:id"] == "007"
+
+
+def test_rows_ask_for_a_commit_once_and_again_if_the_answer_is_lost(server: HubServer, tmp_path: Path) -> None:
+    server.push(FILES)
+    listed = tmp_path / "list.csv"
+    names = ["x.jpg", "large/b.jpg", "large/deep/c.jpg"]
+    listed.write_text("\n".join(["path", *(f"{ROOT}/{name}" for name in names)]))
+    server.lost = 1
+    access = access_to(listed, storage=STORAGE, image_roots=[ROOT])
+    assert [row["image"] for row in rows_of(access)] == [FILES[name] for name in names]
+    server.push({"x.jpg": b"other"})  # the branch moves while the run reads
+    assert [row["image"] for row in rows_of(access)] == [FILES[name] for name in names]
+    assert len([asked for asked, _ in server.requests if "/revision/" in asked]) == 2
 
 
 def test_an_extension_takes_what_a_newer_commit_adds_and_keeps_the_rest(server: HubServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -34,3 +35,21 @@ def test_a_fault_comes_at_its_place() -> None:
     assert [next(results) for _ in range(3)] == [-1, -1, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.timeout(20)
+def test_an_early_end_waits_for_running_calls_and_not_for_the_ends_of_threads() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def call(n: int) -> int:
+        if n:
+            begun.set()
+            time.sleep(0.2)
+            ended.set()
+        return n
+
+    results = prefetched(call, range(2), 2)
+    assert next(results) == 0 and begun.wait(10)
+    with getattr(threading, "_shutdown_locks_lock", nullcontext()):  # as a garbage collection at a thread's start does
+        results.close()
+    assert ended.is_set()
