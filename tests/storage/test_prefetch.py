@@ -34,3 +34,15 @@ def test_a_fault_comes_at_its_place() -> None:
     assert [next(results) for _ in range(3)] == [-1, -1, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_an_early_end_does_not_wait_for_what_runs() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise KeyboardInterrupt
+
+    answer, began = threading.Event(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(prefetched(lambda _: answer.wait(20), items()))
+    assert time.monotonic() - began < 10
+    answer.set()
