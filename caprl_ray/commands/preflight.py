@@ -138,7 +138,8 @@ class Preflight:
 def preflight(
     recipe: Recipe, *, seconds: float = SECONDS, price: float | None = None, debug: bool = False
 ) -> Preflight:
-    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour.
+    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default
+    the recipe's.
 
     Raises RecipeError or SystemFailure as a run would.
     """
@@ -162,7 +163,9 @@ def preflight(
         read_images_s=seen.rows.num_rows / max(seen.seconds, 1e-6),
         prepare_images_s=prepare_images_s,
         measured=measured,
-        whole=estimate.whole(images, measured.rate, replicas.most, replicas.gpus, price),
+        whole=estimate.whole(
+            images, measured.rate, replicas.most, replicas.gpus, replicas.price if price is None else price
+        ),
     )
 
 

@@ -2,11 +2,13 @@
 
 import json
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from caprl_ray.output.folder import Output
 from caprl_ray.storage import join
-from caprl_ray.watch.status import NAME, Status
+from caprl_ray.watch.status import NAME, NotAStatus, Status
 
 EVERY_S = 30.0
 END_S = 15.0  # the last write may take so long
@@ -46,7 +48,31 @@ class StatusFile:
             status = self._latest
             if status and not (self._lease and self._lease.lost):  # another run's status may stand there
                 with suppress(OSError):
-                    self._storage.put(self._path, json.dumps(status.plain(), indent=1).encode() + b"\n")
+                    self._storage.put(self._path, _content(status))
             if last:
                 return
             self._ended.wait(EVERY_S)
+
+
+@contextmanager
+def end_told(output: Output) -> Iterator[None]:
+    """Write what ends the block into the run's last status: it may end after its rows are processed."""
+    try:
+        yield
+    except Exception as error:
+        writing = threading.Thread(target=_tell_end, args=(output, str(error)), name="status end", daemon=True)
+        writing.start()
+        writing.join(END_S)
+        raise
+
+
+def _tell_end(output: Output, reason: str) -> None:
+    storage, path, lease = output.storage, join(output.path, NAME), output.lease
+    with suppress(OSError, NotAStatus):
+        status = Status.parse(storage.read(path))
+        if lease and not lease.lost and status.run.lease == lease.number and status.ended != reason:
+            storage.put(path, _content(replace(status, ended=reason)))
+
+
+def _content(status: Status) -> bytes:
+    return json.dumps(status.plain(), indent=1).encode() + b"\n"
