@@ -38,6 +38,7 @@ from caprl_ray.read.again import Keeps
 from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, only_retried, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
+from caprl_ray.watch import status_file
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.doubtful import DoubtfulRows
@@ -98,12 +99,14 @@ def run(
         least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
         if again is not None:
             sys.stderr.write(opening)
-            return _run_again(output, again, limit, least, debug)
+            with status_file.end_told(output):
+                return _run_again(output, again, limit, least, debug)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
             if not output.planned:
                 underway.begins()
             sys.stderr.write(opening)
-            return _run(output, underway, limit, retry, least, debug)
+            with status_file.end_told(output):
+                return _run(output, underway, limit, retry, least, debug)
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """The command line without a cluster: exit codes and messages."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +14,7 @@ import pytest
 
 from caprl_ray import cli, plan
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.cluster import reachable
 from caprl_ray.cluster.reachable import check_address
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import CommittedRows
@@ -18,6 +22,8 @@ from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.version import __version__
+from tests.checkout import ROOT
+from tests.s3_server import BUCKET, Request, S3Server
 
 HELP = """
 import sys
@@ -126,6 +132,48 @@ def test_a_store_or_a_cluster_that_does_not_answer_is_named_at_once(capsys: pyte
             with pytest.raises(SystemFailure, match=rf"RAY_ADDRESS: nothing can be reached at 127.0.0.1:{port} \("):
                 check_address("RAY_ADDRESS", address)
     check_address("RAY_ADDRESS", "auto")
+
+
+def test_a_store_that_accepts_and_never_answers_is_named_in_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reachable, "ANSWER_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        for given, seconds in ([], "0.3"), (["storage.timeout_s=0.2"], "0.2"):
+            began = time.monotonic()
+            assert cli.main(["verify", "s3://bucket/out", f"storage.endpoint=http://{where}", *given]) == 1
+            assert time.monotonic() - began < 10
+            said = f"storage.endpoint: {where} accepts connections, but answers nothing within {seconds} s.\n"
+            assert capsys.readouterr().err == f"caprl-ray: {said}"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_ends_a_command_whose_store_has_stopped_answering(
+    s3: S3Server, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    s3.fill([f"in/{n}/a.jpg" for n in range(20)])
+    asked, ended = threading.Event(), threading.Event()
+
+    def silent(request: Request) -> None:
+        if "prefix=in%2F1" in request.query:  # a folder that threads list
+            asked.set()
+            ended.wait(100)
+
+    s3.fault = silent
+    paths = [f"input.paths=[s3://{BUCKET}/in]", f"output.path={tmp_path / 'out'}"]
+    (tmp_path / "recipe.yaml").write_text("{}")
+    store = [f"storage.endpoint={s3.endpoint}", "storage.region=us-east-1"]
+    command = [sys.executable, "-m", "caprl_ray", "plan", str(tmp_path / "recipe.yaml"), *paths, *store]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert asked.wait(60)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=10)
+        finally:
+            process.kill()
+            ended.set()
+    assert (process.returncode, said) == (code, "caprl-ray: interrupted; run the same command again to resume.\n")
 
 
 def test_a_recipe_that_is_not_there_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

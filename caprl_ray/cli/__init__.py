@@ -44,7 +44,9 @@ COMMANDS = (
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )
-PLANNING = "plan"  # the name of the thread that lists the input; its module imports too much to be imported here
+# What the names of threads begin with that may wait for storage when the command has ended: that which lists the input,
+# and those of storage/prefetch.py. Their modules import too much to be imported here.
+WAITING = ("plan", "reader")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,12 +80,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit. Does not wait for requests of a listing that the command has left."""
+    """Run one command and exit. Does not wait for requests that the command has left."""
     code = main(arguments)
-    if any(thread.name == PLANNING for thread in threading.enumerate()):
+    if any(thread.name.startswith(WAITING) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # Python would first wait for the threads of the listing's pools
+        os._exit(code)  # Python would first wait for them
     sys.exit(code)
 
 

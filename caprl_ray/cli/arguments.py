@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from caprl_ray.cluster.reachable import check_address
+from caprl_ray.cluster.reachable import check_service
 
 if TYPE_CHECKING:
     from caprl_ray.recipe.sections import Storage as StorageSettings
@@ -60,6 +60,7 @@ def positive(text: str) -> int:
 
 
 def check_store(settings: "StorageSettings", *paths: str) -> None:
-    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`."""
+    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`, in the time that is given."""
     if settings.endpoint and any(path.startswith("s3://") for path in paths):
-        check_address("storage.endpoint", settings.endpoint)
+        given = settings.timeout_s if "timeout_s" in settings.model_fields_set else None
+        check_service("storage.endpoint", settings.endpoint, given)

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--seconds", type=positive, default=30, metavar="N", help="how long the engine is measured (default: 30)"
     )
-    command.add_argument("--price", type=float, metavar="$", help="price of a GPU hour, for the whole cost")
+    command.add_argument("--price", type=float, metavar="$", help="price of a GPU hour (default: replicas.price)")
     command.add_argument("--json", action="store_true", help="print it as JSON")
 
 

@@ -1,11 +1,13 @@
 """Whether something listens at an address: asked before a library waits for it in silence."""
 
 import socket
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from caprl_ray.errors import SystemFailure
 
 CONNECT_S = 10.0
+ANSWER_S = 10.0  # unless the caller knows a time
 PORTS = {"http": 80, "https": 443}
 
 
@@ -23,3 +25,26 @@ def check_address(field: str, address: str) -> None:
     except OSError as error:
         reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or type(error).__name__
         raise SystemFailure(f"{field}: nothing can be reached at {host}:{port} ({reason}).") from error
+
+
+def check_service(field: str, url: str, seconds: float | None = None) -> None:
+    """Raise SystemFailure if nothing listens at an `http://` or `https://` address, or answers a request in time.
+
+    Any HTTP status is an answer. Other faults of the connection are left to the library that uses it.
+    """
+    check_address(field, url)
+    parts, limit = urlsplit(url), ANSWER_S if seconds is None else seconds
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=limit)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except TimeoutError as error:
+        where = f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
+        raise SystemFailure(
+            f"{field}: {where} accepts connections, but has not answered within {limit:g} s."
+        ) from error
+    except (HTTPException, OSError):
+        return
+    finally:
+        connection.close()

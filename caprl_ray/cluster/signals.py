@@ -70,11 +70,13 @@ def handled() -> Iterator[Signals]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep our handlers, while the block connects to Ray. Ray sets its own for SIGTERM, which print a dump."""
+    """Keep the handlers that are set, while the block connects to Ray. Ray sets its own for SIGTERM, which print a
+    dump."""
+    mine = _current is not None and threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in NUMBERS if mine}
     try:
         yield
     finally:
-        if _current and threading.current_thread() is threading.main_thread():
-            for number in NUMBERS:
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, _current.handle)
+        for number, handler in before.items():
+            if handler is not None:  # not set from Python
+                signal.signal(number, handler)

@@ -110,13 +110,14 @@ class Preflight:
 def preflight(
     recipe: Recipe, *, seconds: float = SECONDS, price: float | None = None, debug: bool = False
 ) -> Preflight:
-    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour.
+    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default
+    the recipe's.
 
     Raises RecipeError or SystemFailure as a run would.
     """
     seen, replicas = trial(recipe, IMAGES, seconds, debug=debug), recipe.replicas
     images = round(seen.weighted.weights.sum())
-    rate = seen.measured.images_s.value
+    rate, price = seen.measured.images_s.value, replicas.price if price is None else price
     return Preflight(seen=seen, images=images, whole=estimate.whole(images, rate, replicas.most, replicas.gpus, price))
 
 

@@ -95,7 +95,8 @@ def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
     if holder.state == FINISHED:
         return ENDED, f"The run has ended, and rows are left; {AGAIN}."
     if holder.state == STOPPED:
-        return ENDED, f"The run was stopped: {(status.ended or 'nobody says why').rstrip('.')}; {AGAIN}."
+        why = "" if _of_another(status, holder) else status.ended
+        return ENDED, f"The run was stopped: {(why or 'nobody says why').rstrip('.')}; {AGAIN}."
     if holder.ended:
         return DIED, f"The driver has died: {_named(holder)} is not there any more; {AGAIN}."
     return None
@@ -111,11 +112,19 @@ def _late(status: Status, holder: Holder, lease_age: float | None, age: float | 
         )
     if _old(lease_age, LATE_S):
         return SLOW, f"The driver is late: {since}."
-    if status.run.lease not in (None, holder.number):
+    if _of_another(status, holder):
         return RUNNING, f"{_named(holder).capitalize()} has just begun another run; this is the run before."
+    if status.ended is not None:
+        doing = "it checks the whole output and balances the ledger"
+        return RUNNING, f"The run is at its end: {(status.ended or doing).rstrip('.')}."
     if _old(age, STATUS_LATE_S):
         return SLOW, f"The driver lives, but this is {clock(age or 0)} old: {_named(holder)} or its storage is slow."
     return RUNNING, ""
+
+
+def _of_another(status: Status, holder: Holder) -> bool:
+    """Whether a status is that of a run before the holder's, which has written none yet."""
+    return status.run.lease not in (None, holder.number)
 
 
 def _old(age: float | None, limit: float) -> bool:

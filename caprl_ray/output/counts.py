@@ -45,7 +45,7 @@ class Counts:
         flags = _ours(table, "flags", FLAGS)
         return cls(
             runs=counted(_ours(table, "run", pa.string())),
-            flags=counted(_kinds(flags.combine_chunks())),
+            flags=counted(kinds(flags.combine_chunks())),
             codes=counted(codes),
             ended=list(_ended(table)) if len(codes) else [],
             tallies=tallies(table.select([name for name in table.schema.names if is_own(table.schema, name)])),
@@ -82,7 +82,7 @@ def _ours(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     return table[name] if found else pa.chunked_array([], kind)
 
 
-def _kinds(flags: pa.ListArray) -> pa.ChunkedArray:
+def kinds(flags: pa.ListArray) -> pa.ChunkedArray:
     """What comes before the colon of each row's flags, once for a row."""
     kinds = pc.replace_substring_regex(flags.flatten(), "(?s):.*", "")
     rows = pa.table({"row": pc.list_parent_indices(flags), "kind": kinds})

@@ -7,6 +7,7 @@ that an interrupted repair loses nothing and can run again.
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import SourceChanged, Storage, Stored
-from caprl_ray.storage.prefetch import prefetched
+from caprl_ray.storage.prefetch import FETCHED_AHEAD, prefetched
 
 # One of several rows with the same identity: the object that it stands in, by its number, and its place there.
 STANDING = np.dtype([("identity", "<i8"), ("attempts", "<i4"), ("object", "<i4"), ("position", "<i4")])
@@ -150,8 +151,9 @@ def _columns(metadata: pq.FileMetaData, name: str) -> Iterable[pq.ColumnChunkMet
 
 
 def _remove(storage: Storage, folder: str, superseded: Sequence[Superseded]) -> None:
-    for _ in prefetched(lambda item: _remove_from(storage, *item), superseded):
-        pass
+    with ThreadPoolExecutor(FETCHED_AHEAD) as pool:  # its end waits for what is being written
+        for _ in pool.map(lambda item: _remove_from(storage, *item), superseded):
+            pass
 
 
 def _remove_from(storage: Storage, stored: Stored, positions: np.ndarray) -> None:

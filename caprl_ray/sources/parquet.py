@@ -5,7 +5,6 @@ Planning reads only footers, and a few rows of the first file that names its ima
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +19,7 @@ from caprl_ray.sources.parquet_file import ParquetDamaged, decoding, refuse_clai
 from caprl_ray.sources.parquet_looks import look, opened
 from caprl_ray.sources.source import Access, Found
 from caprl_ray.storage import Stored
+from caprl_ray.storage.prefetch import readers
 from caprl_ray.text import quoted
 
 # A unit has at most this many rows and compressed bytes, but at least one row group.
@@ -58,7 +58,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     RecipeError if the image column is not clear or holds what is no image, or if another column is too large.
     """
     looked = first_checked = False
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with readers(FILES_AT_ONCE) as pool:
         for files in batched(found, FILES_AT_ONCE):
             for file, footer in zip(files, pool.map(partial(_footer, access=access), files), strict=True):
                 entry = Entry(stored=file.stored, key=file.key)

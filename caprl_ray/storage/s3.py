@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from caprl_ray.recipe import sections
 from caprl_ray.storage.listing import Listing, Page
+from caprl_ray.storage.prefetch import readers
 from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults, lacking, path_of, version_of
 from caprl_ray.storage.s3_stream import opened
 from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored
@@ -132,9 +133,8 @@ class S3Store:
 
         Memory holds the first page of each of LISTED_AHEAD sub-prefixes, and what `Listing` holds of two prefixes.
         """
-        pool = ThreadPoolExecutor(LISTED_AHEAD)
         ahead: deque[Stored | Listing] = deque()
-        try:
+        with readers(LISTED_AHEAD) as pool:
             for page in self._listing(pool, bucket, prefix, "/", after or None):
                 for child in page:
                     if child.path <= after:  # a sub-prefix is named again, whose keys come after its own name
@@ -147,8 +147,6 @@ class S3Store:
                         yield from _objects(ahead.popleft())
             while ahead:
                 yield from _objects(ahead.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _listing(
         self, pool: ThreadPoolExecutor, bucket: str, prefix: str, delimiter: str, after: str | None = None

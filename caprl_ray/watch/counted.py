@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
+from caprl_ray.output.counts import kinds
 from caprl_ray.output.tallies import counted as tallied
 from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import FAILED_BEFORE
@@ -53,7 +54,7 @@ def _sums(rows: pa.Table) -> Iterator[tuple[str, Mapping[str, float]]]:
     names = rows.schema.names
     for name in LISTS:
         if name in names:
-            yield name, tallied(rows[name].combine_chunks().flatten())
+            yield name, tallied(kinds(rows[name].combine_chunks()))
     tokens = {name: _sum(rows[column]) for name, column in TOKENS.items() if column in names}
     if tokens:
         yield "tokens", tokens

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -54,12 +55,13 @@ class GracefulEnd:
             if self._ended.wait(POLL_S):
                 return
         seconds = grace_s(self._job.recipe, self._signals.first)
+        deadline = time.monotonic() + seconds
         with suppress(ray.exceptions.RayError):
             self._finished = ray.get(self._counter.stop.remote(), timeout=seconds)
         again = "; press Ctrl-C again to stop at once" if self._signals.first == signal.SIGINT else ""
         sys.stderr.write(f"caprl-ray: stopping: committing {self._said()}, for up to {seconds:g} s{again}.\n")
         sys.stderr.flush()
-        if not self._ended.wait(seconds):
+        if not self._ended.wait(max(0.0, deadline - time.monotonic())):
             late = f"stopped after {seconds:g} s; some of what was finished may not be committed"
             self._stop_run(self._stopped(late))
 

@@ -2,14 +2,16 @@
 
 import json
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 
 from caprl_ray.output.folder import Output
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch import history
 from caprl_ray.watch.history import Point, Points
-from caprl_ray.watch.status import NAME, Status
+from caprl_ray.watch.status import NAME, NotAStatus, Status
 
 EVERY_S = 30.0
 END_S = 15.0  # the last write may take so long
@@ -64,6 +66,26 @@ class StatusFile:
             if last:
                 return
             self._ended.wait(EVERY_S)
+
+
+@contextmanager
+def end_told(output: Output) -> Iterator[None]:
+    """Write what ends the block into the run's last status: it may end after its rows are processed."""
+    try:
+        yield
+    except Exception as error:
+        writing = threading.Thread(target=_tell_end, args=(output, str(error)), name="status end", daemon=True)
+        writing.start()
+        writing.join(END_S)
+        raise
+
+
+def _tell_end(output: Output, reason: str) -> None:
+    storage, path, lease = output.storage, join(output.path, NAME), output.lease
+    with suppress(OSError, NotAStatus):
+        status = Status.parse(storage.read(path))
+        if lease and not lease.lost and status.run.lease == lease.number and status.ended != reason:
+            storage.put(path, content(replace(status, ended=reason), written(storage, path)))
 
 
 def content(status: Status, points: Points) -> bytes:

@@ -223,3 +223,24 @@ def test_where_nobody_answers_a_signal_ends_the_block_at_once() -> None:
             signal.signal(signal.SIGTERM, lambda *_: None)
         with pytest.raises(signals.Terminated):
             killed(signal.SIGTERM)
+
+
+def test_a_connection_leaves_the_block_stoppable_and_an_ignored_signal_ignored(handler: object) -> None:
+    def block() -> None:
+        with interruptible() as stop:  # as the lease has it, around the connection
+            with signals.kept():
+                signal.signal(signal.SIGINT, lambda *_: None)
+            if handler == signal.SIG_IGN:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            threading.Timer(0.1, stop, (ValueError("lost"),)).start()
+            try:
+                time.sleep(30)
+            finally:
+                time.sleep(1.5 * interrupt.REPEAT_S)  # cleanup, which is not interrupted again
+                cleaned.append(True)
+
+    cleaned: list[bool] = []
+    with signals.handled() as asked, pytest.raises(ValueError, match="lost"):
+        block()
+    assert cleaned and asked.first is None

@@ -38,7 +38,8 @@ def document(images: Path, out: Path, **sections: Any) -> dict[str, Any]:
 def test_it_measures_a_sample_of_the_whole_input_and_leaves_nothing(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document(images, tmp_path / "new" / "out")))
+    recipe = document(images, tmp_path / "new" / "out", replicas={"gpus": 0, "price": 2.5})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = ["preflight", str(tmp_path / "recipe.yaml"), "--seconds", "1", "--json"]
     assert cli.main(command) == 0
     seen = json.loads(capsys.readouterr().out)
@@ -48,6 +49,7 @@ def test_it_measures_a_sample_of_the_whole_input_and_leaves_nothing(
     assert sum(seen["megapixels"].values()) == seen["captioned"]
     assert 0.1 < broken / seen["sampled"] < 0.25, "one in six: the sample is even"
     assert seen["images_s"] > 0 and seen["whole"]["seconds"] == pytest.approx(IMAGES / seen["images_s"])
+    assert seen["whole"]["cost"] == 0, "by the recipe's price, of no GPU"
     assert seen["caption_tokens_p95"] >= seen["caption_tokens"] > 5
     assert not (tmp_path / "new").exists()
 

@@ -270,7 +270,7 @@ def slowly(seconds: float) -> Reply:
         (lambda: refusal(403), "engine_rejected", "HTTP 403 each time", 2),
         (lambda: refusal(451), "engine_rejected", "HTTP 451 each time", 2),
         (lambda: refusal(504), "engine_timeout", "HTTP 504 each time", 4),
-        (lambda: slowly(1.5), "engine_timeout", "no caption within 0.5 s, each time", 2),
+        (lambda: slowly(3), "engine_timeout", "no caption within 2 s, each time", 2),
     ],
     ids=["500", "403", "451", "504", "slow"],
 )
@@ -282,7 +282,8 @@ def test_what_lasts_for_one_row_is_its_own_failure(
     pictures = [picture(n) for n in range(4)]
     bad = bytes(pictures[0 if first else 2].pixels)
     with serving(lambda body: fault() if sent_pixels(body) == bad else chat()) as service:
-        recipe = recipe_for(service.url, concurrency=1, timeout_s=0.5)
+        # On a busy machine the other rows must not time out: each would be sent again, after a proof.
+        recipe = recipe_for(service.url, concurrency=1, timeout_s=2 if "within" in detail else None)
         results = captions(recipe, pictures)
         failed = results.pop(0 if first else 2)
     assert all(isinstance(result, Completion) for result in results)

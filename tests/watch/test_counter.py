@@ -12,7 +12,7 @@ from caprl_ray.watch.record import Requests
 CAPTIONED = {
     "key": "b.jpg",
     "caption": "A cat.\n\x1b[31m" + "x" * 999,
-    "flags": ["loop", "blank"],
+    "flags": ["loop", "blank", "metadata_invalid:json", "metadata_invalid:txt"],
     "repaired": ["truncated"],
     "decodes": 3,
     "decoded_tokens": 90,
@@ -32,7 +32,7 @@ def test_a_batch_says_what_its_finished_rows_say() -> None:
     told = batch(FAILED, CAPTIONED, CAPTIONED, FAILED)
     assert (told.rows, list(told.codes)) == (4, ["image_corrupt"] * 2)
     assert told.sums == {
-        "flags": {"loop": 2, "blank": 2},
+        "flags": {"loop": 2, "blank": 2, "metadata_invalid": 2},  # not each word of a dataset
         "repaired": {"truncated": 2},
         "tokens": {"prompt": 80, "caption": 40, "decoded": 180},
         "decodes": {"rows": 2, "decodes": 6},

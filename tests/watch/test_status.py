@@ -6,6 +6,8 @@ import itertools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,8 +15,10 @@ from rich.console import Console
 from caprl_ray import cli
 from caprl_ray.cli.arguments import store_hint
 from caprl_ray.commands.status import judge
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output import holder as holders
-from caprl_ray.output.holder import FINISHED, STOPPED, Holder
+from caprl_ray.output import lease
+from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
 from caprl_ray.recipe.sections import Storage as StorageSettings
 from caprl_ray.storage import Storage
 from caprl_ray.watch.batch import Last
@@ -22,6 +26,7 @@ from caprl_ray.watch.rates import Rates
 from caprl_ray.watch.record import Record, Replicas, Requests
 from caprl_ray.watch.screen import Lines, LiveView
 from caprl_ray.watch.status import NotAStatus, Run, Status
+from caprl_ray.watch.status_file import end_told
 from caprl_ray.watch.view import fits, view
 from caprl_ray.watch.words import facts, line
 from tests.s3_server import BUCKET, S3Server
@@ -168,6 +173,7 @@ HOLDER = Holder(number=3, run="r", host="head", boot=None, pid=7, started=None).
         (HOLDER, 600.0, 600.0, "silent", "The driver has gone silent: process 7 on head renewed its lease 0:10:00 ago"),
         (HOLDER.renewed(0, STOPPED), 5.0, 5.0, "ended", "The run was stopped: disk full; the same command goes on"),
         (HOLDER.renewed(0, FINISHED), 5.0, 5.0, "ended", "rows are left"),
+        (dataclasses.replace(HOLDER, number=4).renewed(0, STOPPED), 5.0, 5.0, "ended", "stopped: nobody says why"),
         (dataclasses.replace(HOLDER, number=4), 5.0, 900.0, "running", "has just begun another run"),
         (None, None, 5.0, "ended", "Nobody holds the lease"),
     ],
@@ -175,8 +181,27 @@ HOLDER = Holder(number=3, run="r", host="head", boot=None, pid=7, started=None).
 def test_a_driver_that_is_silent_is_told_from_one_that_is_slow(
     holder: Holder | None, lease_age: float | None, age: float | None, state: str, said: str
 ) -> None:
-    found, sentence = judge(changed(ended="disk full."), holder, lease_age, age, complete=False)
+    ended = "disk full." if holder and holder.state != HELD else None
+    found, sentence = judge(changed(ended=ended), holder, lease_age, age, complete=False)
     assert found == state and said in sentence and bool(said) == bool(sentence)
+
+
+def test_a_run_that_checks_its_output_for_long_is_not_called_slow() -> None:
+    for ended, said in ("", "it checks the whole output and balances the ledger"), ("disk full.", "disk full"):
+        seen = judge(changed(ended=ended), HOLDER, 5.0, 900.0, complete=False)
+        assert seen == ("running", f"The run is at its end: {said}.")
+
+
+def test_what_ends_a_run_after_its_session_stands_in_its_status(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    storage, out, path = Storage(), str(tmp_path / "out"), tmp_path / "out" / "status.json"
+    with lease.held(storage, out) as own:
+        output: Any = SimpleNamespace(storage=storage, path=out, lease=own)
+        for number, said in (own.number, "too many rows failed"), (own.number - 1, ""):
+            path.write_text(json.dumps(changed(run=dataclasses.replace(RUN, lease=number), ended="").plain()))
+            with pytest.raises(SystemFailure), end_told(output):
+                raise SystemFailure("too many rows failed")
+            assert Status.parse(path.read_bytes()).ended == said
 
 
 def test_a_driver_of_this_machine_that_is_gone_has_died_at_once() -> None:
