@@ -41,9 +41,7 @@ def check_service(field: str, url: str, seconds: float | None = None) -> None:
         connection.getresponse()
     except TimeoutError as error:
         where = f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
-        raise SystemFailure(
-            f"{field}: {where} accepts connections, but has not answered within {limit:g} s."
-        ) from error
+        raise SystemFailure(f"{field}: {where} accepts connections, but answers nothing within {limit:g} s.") from error
     except (HTTPException, OSError):
         return
     finally:

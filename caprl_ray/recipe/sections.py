@@ -489,7 +489,8 @@ class Storage(Section):
     default."""
     timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
     """The time without an answer, or without further data, after which a request is retried, in seconds. Raise it for
-    slow stores."""
+    slow stores. At the start, an `endpoint` that answers nothing is refused after this time if it is given, otherwise
+    after 10 seconds."""
 
 
 MOST_CAPTIONS = 16  # of an image: each is cut to its share of what a row may have (caption/redecode.py)
