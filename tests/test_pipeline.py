@@ -19,7 +19,7 @@ from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from caprl_ray import pipeline, plan, sources
 from caprl_ray.caption import job
-from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.columns import AGAIN, CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import resources, session
 from caprl_ray.commands.demo import demo_recipe, render_dataset
@@ -97,7 +97,7 @@ def test_every_image_of_both_kinds_gets_its_own_caption(images: Path, tmp_path: 
     shard = [row for row in rows if row["unit"] == 1]
     assert all(f'"scene": {int(row["key"].removeprefix("scene-"))},' in row["json"] for row in shard)
     schema = pq.read_table(tmp_path / "out" / "data").schema
-    assert schema.names == data_schema(METADATA, CAPTION).names
+    assert schema.names == data_schema(METADATA, (*CAPTION, AGAIN)).names
     assert all(field.metadata[b"description"] for field in schema)
 
 

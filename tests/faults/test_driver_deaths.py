@@ -68,7 +68,7 @@ def at_commits(out: Path, count: int) -> None:
 
 def at_rows(number: signal.Signals) -> None:
     """Stop the run by a signal when rows are done. None of them is committed yet, because objects are large."""
-    os.environ["CAPRL_RAY_STUB_CAPTION_S"] = "0.1-3"
+    os.environ["CAPRL_RAY_STUB_CAPTION_S"] = "0.1-10"
     screen.FIRST_S = screen.LONGEST_S = reporter.TICK_S = 0.1
     show = screen.Lines.show
 
