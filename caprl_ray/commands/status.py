@@ -95,8 +95,10 @@ def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
     if holder.state == FINISHED:
         return ENDED, f"The run has ended, and rows are left; {AGAIN}."
     if holder.state == STOPPED:
-        why = "" if _of_another(status, holder) else status.ended
-        return ENDED, f"The run was stopped: {(why or 'nobody says why').rstrip('.')}; {AGAIN}."
+        why = ((not _of_another(status, holder) and status.ended) or "nobody says why").rstrip(".")
+        if why.startswith("stopped"):  # by a signal: it says what to do (watch/ending.py)
+            return ENDED, f"The run was {why}."
+        return ENDED, f"The run was stopped: {why}; {AGAIN}."
     if holder.ended:
         return DIED, f"The driver has died: {_named(holder)} is not there any more; {AGAIN}."
     return None

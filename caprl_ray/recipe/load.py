@@ -29,6 +29,8 @@ def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
+        if is_override(str(path)):
+            raise RecipeError(f"{redacted(str(path))}: the recipe's path comes first, then its overrides.") from None
         raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: the recipe is not valid YAML ({_yaml_fault(error)}).") from None
@@ -97,12 +99,21 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        if text.lstrip()[:1] in ("[", "{", '"', "'", ""):
+        if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names):
             raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
         value = text
-    if isinstance(value, dict) and not text.lstrip().startswith("{"):
-        value = text  # a sentence with a colon, not a mapping
+    if isinstance(value, dict) and (_is_text(names) or not text.lstrip().startswith("{")):
+        value = text  # a sentence with a colon, or one that begins with a column in braces, not a mapping
     section[names[-1]] = value
+
+
+def _is_text(names: Sequence[str]) -> bool:
+    """Whether a field of the recipe holds a text, such as a prompt."""
+    section = Recipe.model_fields.get(names[0])
+    if names[0] == "prompts":
+        return True
+    field = getattr(section.annotation, "model_fields", {}).get(names[1]) if section else None
+    return field is not None and field.annotation in (str, str | None)
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -16,7 +16,7 @@ from caprl_ray.output.fingerprint import fingerprint
 from caprl_ray.output.folder import Output
 from caprl_ray.recipe import sampling_fields, vllm_names
 from caprl_ray.recipe.engine_arguments import recorded
-from caprl_ray.recipe.load import load, parse
+from caprl_ray.recipe.load import apply_override, load, parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 
@@ -438,3 +438,13 @@ def test_a_sampling_field_that_cannot_be_kept_is_refused_at_load(sampling: dict[
     with pytest.raises(RecipeError, match=rf"^sampling: {sentence}") as error:
         parse(MINIMAL | {"sampling": sampling})
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_a_prompt_that_begins_with_a_column_is_a_text_and_a_mapping_stays_one() -> None:
+    document: dict[str, Any] = {}
+    for override in ("prompt.user={label|no text}", "prompts.short={alt} in short", "model.engine={max_num_seqs: 4}"):
+        apply_override(document, override)
+    assert document["prompt"] == {"user": "{label|no text}"} and document["prompts"] == {"short": "{alt} in short"}
+    assert document["model"] == {"engine": {"max_num_seqs": 4}}
+    with pytest.raises(RecipeError, match=r"the recipe's path comes first"):
+        load("model.source=stub")
