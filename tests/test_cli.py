@@ -15,6 +15,7 @@ import pytest
 from caprl_ray import cli, plan
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.cluster import reachable
+from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.reachable import check_address
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.commit import CommittedRows
@@ -261,3 +262,19 @@ def test_verify_of_a_folder_without_a_plan_exits_2(tmp_path: Path, capsys: pytes
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["required"] == ["input", "output"]
+
+
+def test_storage_that_refuses_exits_2_where_nothing_was_started(
+    s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun.clear()
+    store = [f"storage.endpoint={s3.endpoint}", "storage.region=us-east-1"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("input: {paths: ['s3://elsewhere/in/']}\nmodel: {source: stub}\nreplicas: {gpus: 0}\n")
+    assert cli.main(["plan", str(recipe), f"output.path={tmp_path / 'out'}", *store]) == 2
+    assert capsys.readouterr().err.endswith("cannot be listed (the bucket does not exist).\n")
+    assert cli.main(["caption", str(recipe), "output.path=s3://elsewhere/out", *store]) == 2
+    assert "the bucket does not exist" in capsys.readouterr().err
+    begun.set()  # as in a run whose bucket is deleted
+    assert cli.main(["plan", str(recipe), f"output.path={tmp_path / 'out'}", *store]) == 1
+    begun.clear()

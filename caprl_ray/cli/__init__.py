@@ -1,14 +1,16 @@
 """The command line. Every failure is one sentence on stderr and an exit code.
 
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
-wrong; 3 the ledger does not balance, too many rows of the output failed, late objects of a lost run are there, or an
-export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by SIGTERM, run again to resume.
+wrong, or storage refuses it before anything is started; 3 the ledger does not balance, too many rows of the output
+failed, late objects of a lost run are there, or an export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by
+SIGTERM, run again to resume.
 
 Each command is a module of its own: its arguments and how they are handed on. Those modules import what is slow to
 import only when the command runs.
 """
 
 import argparse
+import errno
 import os
 import sys
 import threading
@@ -33,6 +35,7 @@ from caprl_ray.cli import (
     verify,
 )
 from caprl_ray.cli.arguments import Commands
+from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.signals import Terminated, handled
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as signal:
         code = 143 if isinstance(signal, Terminated) else 130
         return _fail("interrupted; run the same command again to resume.", code)
+    except SystemFailure as error:
+        return _fail(str(error), 2 if _refused(error) and not begun.is_set() else error.exit_code)
     except CaprlError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 (catch all: print one sentence and exit with a code; --debug re-raises)
@@ -87,6 +92,18 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)  # Python would first wait for them
     sys.exit(code)
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether storage was refused: a bucket that is none, wrong credentials, an output that nobody may write. Then no
+    repetition helps."""
+    from caprl_ray.storage import NotGranted
+
+    if isinstance(error, NotGranted | PermissionError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return True
+    return error is not None and _refused(error.__cause__ or error.__context__)
 
 
 def _sentence(error: Exception) -> str:

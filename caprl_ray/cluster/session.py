@@ -12,6 +12,7 @@ import ray
 from ray.data import DataContext
 
 from caprl_ray.cluster import cores, failures, internals, local, messages, resources, shared, signals
+from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.optional import missed
 from caprl_ray.cluster.reachable import check_address
 from caprl_ray.cluster.resources import ACCELERATOR, GROWN_OVER_TAKEN, TARGET_BLOCK_BYTES, accelerators
@@ -34,6 +35,7 @@ def session(
     still being listed. `stopping` says whether the run is being stopped.
     """
     recipe = job.recipe
+    begun.set()
     with connected(debug):
         if job.has_replicas:
             check_gpus(recipe, grows=bool(os.environ.get("RAY_ADDRESS")))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.recipe.sections import Input, Recipe
-from caprl_ray.storage import Archived, SourceChanged, Storage, Stored
+from caprl_ray.storage import Archived, NotGranted, SourceChanged, Storage, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,11 @@ def not_listed(path: str, error: OSError) -> SystemFailure:
             "name only what is, and run the same command again to go on."
         )
     at = f"; {error.filename}" if error.filename and error.filename != path else ""
-    again = "" if error.errno == errno.EOPNOTSUPP else "; run the same command again to go on"
+    again = (
+        ""
+        if error.errno == errno.EOPNOTSUPP or isinstance(error, NotGranted)
+        else "; run the same command again to go on"
+    )
     return SystemFailure(f"input.paths: {path} cannot be listed{at} ({error.strerror or type(error).__name__}){again}.")
 
 

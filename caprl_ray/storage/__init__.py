@@ -17,13 +17,14 @@ from caprl_ray.storage.gcs import GoogleStore
 from caprl_ray.storage.local import LocalStore
 from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.storage.s3 import S3Store
-from caprl_ray.storage.stored import Archived, Folder, Listed, Passed, SourceChanged, Stored, is_below
+from caprl_ray.storage.stored import Archived, Folder, Listed, NotGranted, Passed, SourceChanged, Stored, is_below
 from caprl_ray.storage.wanted import Rule, Wanted
 
 __all__ = [
     "Archived",
     "Folder",
     "Listed",
+    "NotGranted",
     "Passed",
     "Rule",
     "SourceChanged",

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage.flat import FlatStore
-from caprl_ray.storage.stored import Archived, SourceChanged, Stored
+from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged, Stored
 
 CONNECTION, ACCOUNT = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT"
 KEYS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
@@ -87,7 +87,7 @@ def _answer(error: Any, path: str) -> OSError:
     if error.status_code in (409, 412):
         return SourceChanged(errno.ESTALE, "changed since it was planned", path)
     if code == "ContainerNotFound":
-        return OSError(errno.EIO, "the container does not exist", path)
+        return NotGranted(errno.EIO, "the container does not exist", path)
     if error.status_code == 404:
         return FileNotFoundError(errno.ENOENT, "no such object", path)
     if error.status_code == 403 and code != "AuthenticationFailed":

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe import sections
 from caprl_ray.storage.flat import FlatStore
-from caprl_ray.storage.stored import SourceChanged, Stored
+from caprl_ray.storage.stored import NotGranted, SourceChanged, Stored
 
 CONNECTIONS = 32  # of a process
 FIELDS = "items(name,size,generation),nextPageToken"  # of a listing
@@ -34,7 +34,7 @@ def _client(settings: sections.Storage) -> Any:
         client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need none
     except DefaultCredentialsError:
         reason = "no Google credentials were found; give them in the usual ways, or set storage.anonymous"
-        raise OSError(errno.EIO, reason) from None
+        raise NotGranted(errno.EIO, reason) from None
     client._http.mount("https://", HTTPAdapter(pool_maxsize=CONNECTIONS))  # as Google's own samples do it
     return client
 
@@ -59,7 +59,7 @@ def _faults(path: str) -> Iterator[None]:
         said = f"the store answers {int(code)}" if code else f"the store gave no answer: {type(error).__name__}"
         raise OSError(errno.EIO, said, path) from None
     except GoogleAuthError:
-        raise OSError(errno.EIO, "the store refuses the credentials, or they cannot be renewed", path) from None
+        raise NotGranted(errno.EIO, "the store refuses the credentials, or they cannot be renewed", path) from None
     except RequestException as error:
         raise OSError(errno.EIO, f"the store gave no answer: {type(error).__name__}", path) from None
 
@@ -93,7 +93,7 @@ class GoogleStore(FlatStore):
                     if blob.size or not blob.name.endswith("/"):  # by which consoles show a folder
                         yield _stored(root + blob.name, blob)
         except FileNotFoundError:
-            raise OSError(errno.EIO, "the bucket does not exist", prefix) from None
+            raise NotGranted(errno.EIO, "the bucket does not exist", prefix) from None
 
     def look(self, path: str) -> Stored:
         blob = self._blob(path)

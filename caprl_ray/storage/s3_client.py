@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, cast
 
 from caprl_ray.recipe import sections
-from caprl_ray.storage.stored import Archived, SourceChanged
+from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
 CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
 # Attempts per request, unless AWS_MAX_ATTEMPTS or the profile sets a number: about a minute of waiting in all by
@@ -74,9 +74,9 @@ def faults(path: str) -> Iterator[None]:
         raise _answer(error, path) from None
     except NoCredentialsError:
         reason = "no S3 credentials were found; give them in the usual ways, or set storage.anonymous"
-        raise OSError(errno.EIO, reason, path) from None
+        raise NotGranted(errno.EIO, reason, path) from None
     except ProfileNotFound:
-        raise OSError(errno.EIO, "storage.profile names no profile of this machine", path) from None
+        raise NotGranted(errno.EIO, "storage.profile names no profile of this machine", path) from None
     except BotoCoreError as error:
         raise OSError(errno.EIO, f"S3 gave no answer: {type(error).__name__}", path) from None
 
@@ -87,14 +87,15 @@ def _answer(error: Any, path: str) -> OSError:
     if status in (409, 412):  # 409: another conditional write of the same object is running
         return changed(path)
     if code == "NoSuchBucket":
-        return OSError(errno.EIO, "the bucket does not exist", path)
+        return NotGranted(errno.EIO, "the bucket does not exist", path)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "no such object", path)
     if code == "InvalidObjectState":
         return Archived(errno.EACCES, "archived in Glacier: restore it", path)
     if status == 403 and code not in DENIED_SENDERS:
         return PermissionError(errno.EACCES, "S3 denies access", path)
-    return OSError(errno.EIO, f"S3 answers {code}", path)
+    kind = NotGranted if code in DENIED_SENDERS else OSError
+    return kind(errno.EIO, f"S3 answers {code}", path)
 
 
 def changed(path: str) -> SourceChanged:

@@ -44,6 +44,10 @@ class Archived(PermissionError):
     """The object is there, and must be restored before it can be read."""
 
 
+class NotGranted(OSError):
+    """There is no such bucket, or it wants other credentials: the same request will be refused again."""
+
+
 class SourceChanged(OSError):
     """The object exists in another version than the one that was asked for."""
 

@@ -180,7 +180,7 @@ def test_what_is_not_there_is_one_sentence(s3: S3Server, storage: Storage) -> No
         units_of(storage, f"s3://{BUCKET}/here/{{0..1}}.tar")
     with pytest.raises(RecipeError, match=r"nothing was found at s3://bucket/gone"):
         units_of(storage, f"s3://{BUCKET}/gone")
-    with pytest.raises(SystemFailure, match=r"s3://elsewhere/x cannot be listed \(the bucket does not exist\)"):
+    with pytest.raises(SystemFailure, match=r"s3://elsewhere/x cannot be listed \(the bucket does not exist\)\.$"):
         units_of(storage, "s3://elsewhere/x")
     assert storage.lookup(f"s3://{BUCKET}/here") == Folder(path=f"s3://{BUCKET}/here/")
     assert storage.objects(f"s3://{BUCKET}/nowhere", ".tar") == []
