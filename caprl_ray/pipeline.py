@@ -6,10 +6,9 @@ instance caption/job.py.
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 
 import ray
@@ -17,16 +16,15 @@ from ray.actor import ActorHandle
 from ray.data import Dataset
 
 from caprl_ray.cluster import resources, session, signals
-from caprl_ray.cluster.interrupt import interruptible
-from caprl_ray.cluster.signals import Signals
 from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
 from caprl_ray.output import doubtful as doubtful_rows
-from caprl_ray.output import fence, lease, ledger, place, verdict
+from caprl_ray.output import lease, ledger, place, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.doubtful import Identity
+from caprl_ray.output.ended import ended
 from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
@@ -39,13 +37,8 @@ from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
 from caprl_ray.watch import status_file
-from caprl_ray.watch.breaker import CircuitBreaker
-from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.around import Watch, watched
 from caprl_ray.watch.doubtful import DoubtfulRows
-from caprl_ray.watch.ending import GracefulEnd
-from caprl_ray.watch.replicas import ReplicaWatch
-from caprl_ray.watch.reporter import Reporter
-from caprl_ray.watch.standstill import StandstillGuard
 from caprl_ray.watch.start import Start
 from caprl_ray.watch.steps import Steps
 
@@ -144,7 +137,7 @@ def _run(
     if doubtful:
         once_more = _once_more(output, plan, doubtful, retry, least, limit, debug)
         notes.append(f"{once_more:,} of {len(doubtful):,} {job.noun}s of sick replicas were processed once more")
-    return _ended(output, plan, notes, known, worked=worked, limited=limit is not None)
+    return ended(output, plan, notes, known, worked=worked, limited=limit is not None, tell=tell)
 
 
 def _once_more(
@@ -189,33 +182,7 @@ def _run_again(output: Output, condition: str, limit: int | None, least: Accept,
     unfinished = remaining(plan.units, committed)
     notes += ["rows of the plan are missing; run without --again to finish them"] if unfinished else []
     worked, limited = bool(work) or not output.marked(), bool(unfinished) or limit is not None
-    return _ended(output, plan, notes, worked=worked, limited=limited)
-
-
-def _ended(
-    output: Output,
-    plan: Plan,
-    notes: list[str],
-    known: CommittedUnits | None = None,
-    *,
-    worked: bool,
-    limited: bool,
-) -> Ledger:
-    """Leave every row once in the output, and balance the ledger. `known` are its rows if none was added."""
-    storage, path, job, tell = output.storage, output.path, output.job, Steps()
-    output.confirm()
-    fence.sweep(storage, path)
-    notes += doing_again.settled(storage, path)
-    committed = read_committed(storage, path, tell=tell) if known is None else known
-    if repair(storage, path, committed, tell):
-        committed = read_committed(storage, path, tell=tell)
-    balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
-    # An output that was complete and has no work is accepted already, perhaps with another limit.
-    limits, gone = job.recipe.failures, GONE if output.extend else frozenset()
-    over = verdict.over(balance, limits, *output.accepted(), gone) if worked else None
-    refused = verdict.refusal(over, storage, path) if over else None
-    output.finish(balance, limited=limited, refused=refused)
-    return replace(balance, notes=tuple(notes))
+    return ended(output, plan, notes, worked=worked, limited=limited, tell=tell)
 
 
 def _start(job: Job, plan: Plan, committed: CommittedUnits, limit: int | None, work: list[Work]) -> Start:
@@ -231,7 +198,7 @@ def _finish(
 ) -> set[Identity]:
     """Process rows. Returns those that a sick replica had handed on, and that are not done now."""
     job = output.job
-    with verdict.with_examples(output.storage, output.path), _in_session(output, debug) as watch:
+    with verdict.with_examples(output.storage, output.path), watched(output, debug) as watch:
         watch.reporter.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
@@ -246,7 +213,7 @@ def _finish_while_planning(
     """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
     same rows as `_finish`."""
     job = output.job
-    with verdict.with_examples(output.storage, output.path), _in_session(output, debug, guarded=False) as watch:
+    with verdict.with_examples(output.storage, output.path), watched(output, debug, guarded=False) as watch:
 
         def hand_over(planned: "Future[Plan]") -> None:
             try:
@@ -264,40 +231,7 @@ def _finish_while_planning(
     return underway.plan.result(), doubtful
 
 
-@dataclass(frozen=True)
-class _Watch:
-    counter: ActorHandle
-    breaker: CircuitBreaker
-    reporter: Reporter
-    standstill: StandstillGuard
-    stop: Callable[[Exception], None]
-
-
-@contextmanager
-def _in_session(output: Output, debug: bool, *, guarded: bool = True) -> Iterator[_Watch]:
-    with (
-        signals.handled() as asked,
-        session.session(output.job, debug, guarded=guarded, stopping=asked.asked.is_set),
-        _watched(output, asked, debug) as watch,
-    ):
-        yield watch
-
-
-@contextmanager
-def _watched(output: Output, asked: Signals, debug: bool) -> Iterator[_Watch]:
-    counter, job = resources.beside_driver(Counter), output.job
-    with (
-        Reporter(counter, output, debug=debug) as reporter,
-        interruptible() as stop,
-        CircuitBreaker(counter, job, stop) as breaker,
-        ReplicaWatch(counter, job, stop),
-        StandstillGuard(counter, job, stop) as standstill,
-        GracefulEnd(counter, job, asked, stop),
-    ):
-        yield _Watch(counter, breaker, reporter, standstill, stop)
-
-
-def _process(rows: Dataset, output: Output, limit: int | None, watch: _Watch) -> set[Identity]:
+def _process(rows: Dataset, output: Output, limit: int | None, watch: Watch) -> set[Identity]:
     if limit is not None:
         rows = rows.limit(limit)
     with DoubtfulRows(watch.counter, output):

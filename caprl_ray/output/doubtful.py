@@ -7,6 +7,7 @@ the start of the next one, removes them from the objects of that lease. So they 
 import json
 from collections.abc import Collection
 
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output.repair import forget
 from caprl_ray.storage import Storage, join
 
@@ -20,11 +21,18 @@ def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity]) 
 
 
 def settle(storage: Storage, output: str) -> set[Identity]:
-    """Remove all doubtful rows from the output; returns them. Only the holder of the lease may do it."""
+    """Remove all doubtful rows from the output; returns them. Only the holder of the lease may do it.
+
+    Raises SystemFailure for a file that is none of a run.
+    """
     removed: set[Identity] = set()
     for stored in storage.objects(join(output, FOLDER), ".json"):
-        rows = {(unit, index) for unit, index in json.loads(storage.read(stored.path))}
-        forget(storage, output, rows, int(stored.path.rpartition("/")[2].removesuffix(".json")))
+        try:
+            lease = int(stored.path.rpartition("/")[2].removesuffix(".json"))
+            rows = {(int(unit), int(index)) for unit, index in json.loads(storage.read(stored.path))}
+        except (ValueError, TypeError):
+            raise SystemFailure(f"{stored.path}: is no list of doubtful rows; restore or remove it.") from None
+        forget(storage, output, rows, lease)
         storage.delete(stored.path)
         removed |= rows
     return removed

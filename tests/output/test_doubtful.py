@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from pyarrow import table
 from pyroaring import BitMap
 
 from caprl_ray.caption.suspects import Suspects
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output import doubtful
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.plan import UnitRef
@@ -27,6 +29,9 @@ def test_they_are_removed_from_the_objects_of_their_lease_and_once(tmp_path: Pat
     assert not stand(tmp_path, FAILED)
     assert doubtful.settle(Storage(), str(tmp_path)) == set()
     assert not list((tmp_path / doubtful.FOLDER).iterdir())
+    (tmp_path / doubtful.FOLDER / "000007.json").write_text("[1")
+    with pytest.raises(SystemFailure, match=r"000007\.json: is no list of doubtful rows"):
+        doubtful.settle(Storage(), str(tmp_path))
 
 
 def test_of_retried_rows_only_those_are_tried_once_more() -> None:

@@ -59,6 +59,24 @@ def test_every_field_that_a_refusal_names_can_be_adopted(tmp_path: Path) -> None
     assert Output.open(without).adopted == {}
 
 
+def test_another_recipe_for_an_old_plan_must_fit_its_columns(tmp_path: Path) -> None:
+    first = job(tmp_path)
+    table = pa.table({"image": [b"x"], "captions": ["theirs"], "previous": ["theirs"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    recipe = first.recipe.model_copy(update={"input": first.recipe.input.model_copy(update={"paths": ["in.parquet"]})})
+    whole = replace(plan.EMPTY, columns=table.schema.remove(0))
+    opened = Output.open(replace(first, recipe=recipe))
+    opened.check_columns(whole)  # older versions had no column `previous` of ours
+    with pytest.raises(RecipeError, match="has a column previous, a name that the output needs"):
+        replace(opened, again=True).check_columns(whole)
+    several = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"n": 2})})
+    with pytest.raises(RecipeError, match="has a column captions, a name that the output needs"):
+        replace(opened, job=caption_job(several)).check_columns(whole)
+    asking = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"user": "{alt}?"})})
+    with pytest.raises(RecipeError, match="alt} names a column that the input does not have"):
+        replace(opened, job=caption_job(asking)).check_columns(whole)
+
+
 def test_no_part_of_a_plan_is_stored_after_another_run_took_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
