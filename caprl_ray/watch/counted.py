@@ -24,7 +24,7 @@ MOST_TEXT = 200  # characters of a caption that are shown
 
 def counted(rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load: Load | None = None) -> pa.Table:
     """Report a batch of finished and failed rows to the counter actor. `sums` and `load` are the replica's own."""
-    batch = replace(batch_of(_ended(rows)), load=load)
+    batch = replace(batch_of(rows), load=load)
     counter.add.remote(replace(batch, sums={**batch.sums, **(sums or {})}))
     return rows
 
@@ -37,7 +37,8 @@ def _ended(rows: pa.Table) -> pa.Table:
 
 
 def batch_of(rows: pa.Table) -> Batch:
-    """What the rows of a batch say. Columns that the job does not add say nothing."""
+    """What the rows of a batch say. Columns that the job does not add say nothing, nor do rows that were cut."""
+    rows = _ended(rows)
     told = rows.select([name for name in TOLD if name in rows.schema.names])  # others are large, and a filter copies
     finished = told.filter(pc.is_null(rows["code"])) if rows["code"].null_count < rows.num_rows else told
     batch = Batch(rows=rows.num_rows, codes=_codes(rows), sums=dict(_sums(finished)), last=_last(finished))

@@ -60,6 +60,8 @@ def _rate(status: Status) -> str:
     now, overall, noun = status.rates.now, status.rates.overall, status.run.noun
     if status.phase != RUNNING or now is None:
         return ""
+    if status.ended is not None and overall is not None:
+        return f"{overall:,.1f} {noun}/s over the run"
     return f"{now:,.1f} {noun}/s" + (f" ({overall:,.1f} over the run)" if overall is not None else "")
 
 

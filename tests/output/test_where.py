@@ -9,7 +9,7 @@ import pytest
 
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import RecipeError
-from caprl_ray.output.commit import DATA, FAILED, CommittedRows
+from caprl_ray.output.commit import DATA, FAILED, CommittedRows, parquet_bytes
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.where import Condition, matching, output_schema
 from caprl_ray.rows.schema import row_id, row_schema
@@ -68,6 +68,14 @@ def test_a_condition_travels_and_a_column_that_an_older_object_lacks_is_null(out
     copy = pickle.loads(pickle.dumps(condition))
     assert copy.of(there).tolist() == [True, False]
     assert copy.of(there.drop_columns("flags")).tolist() == [True, True]
+
+
+def test_a_column_that_only_a_run_in_the_middle_has_written_is_known(tmp_path: Path) -> None:
+    for lease, name in ((1, "a"), (2, "b"), (2, "c"), (3, "d")):
+        table = pa.table({"unit": pa.array([0], pa.int32()), ("captions" if lease == 2 else "caption"): ["x"]})
+        path = f"{tmp_path}/data/{lease:06d}-{name * 32}.parquet"
+        Storage().put(path, parquet_bytes(table))
+    assert {"unit", "caption", "captions"} == {*output_schema(Storage(), str(tmp_path)).names}
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_units_are_ranges_of_lines_and_each_reads_its_own(
     plan.store(Storage(), str(folder / "out"), sources.plan_units(access))
     stored = plan.load(Storage(), str(folder / "out"))
     assert [ref.rows for ref in stored.units] == [3, 3, 3, 1]
+    assert [manifest.row(ref.load(Storage()), 2) for ref in stored.units] == [2, 5, 8, 11]  # also of rows not read
     for number, ref in enumerate(stored.units):
         rows = unit_rows(
             number, ref.load(Storage()), schema=row_schema(stored.columns), access=access, done=BitMap([1])

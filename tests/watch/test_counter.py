@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.watch.batch import Batch, Last, Load
 from caprl_ray.watch.counted import MOST_TEXT, batch_of
@@ -40,6 +41,8 @@ def test_a_batch_says_what_its_finished_rows_say() -> None:
     assert told.last and told.last.key == "b.jpg" and told.last.text.startswith("A cat. [31mxxx")
     assert len(told.last.text) == MOST_TEXT
     assert batch(FAILED).last is None
+    cut = batch({"key": "c.jpg", "code": UNFINISHED}, FAILED)  # by the end of the run
+    assert (cut.rows, list(cut.codes)) == (1, ["image_corrupt"])
 
 
 def test_a_job_that_adds_no_captions_says_nothing_of_them() -> None:
