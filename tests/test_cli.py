@@ -63,6 +63,14 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert (__version__ if arguments == ["--version"] else "usage: caprl-ray") in done.stdout
 
 
+def test_reading_an_output_does_not_import_ray(tmp_path: Path) -> None:
+    look = "import sys\nfrom caprl_ray.cli import main\nfolder = sys.argv[1]\nmain(['verify', folder])\n"
+    look += "main(['status', folder])\nsys.exit('ray' in sys.modules)"
+    command = [sys.executable, "-c", look, output(tmp_path, [0, 1, 2])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "3 captioned, 0 failed" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]],

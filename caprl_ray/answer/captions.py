@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import again, fence, lease
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import read_committed
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.where import output_schema
 from caprl_ray.recipe.score import ScoreRecipe

@@ -101,8 +101,8 @@ def _captions(storage: Storage, path: str, columns: Columns) -> Iterator[tuple[d
 
 def _output(storage: Storage, path: str) -> tuple[list[Stored], str]:
     """The objects of an output folder that count, in order, and its prompt if that is the same for all rows."""
-    from caprl_ray.output.commit import DATA
     from caprl_ray.output.fence import committed_objects
+    from caprl_ray.output.objects import DATA
     from caprl_ray.output.record import read_run
 
     objects = committed_objects(storage, path, (DATA,))[DATA]

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import Committed, bitmaps, identities, opened, read_committed
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.output.where import Condition, output_schema
 from caprl_ray.storage import Storage, Stored, join

@@ -6,29 +6,20 @@ overwrites its own two objects, even if a row failed in one attempt only. It nev
 task or run.
 """
 
-import hashlib
-import io
-import re
-import time
 from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from ray.actor import ActorHandle
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.counts import KEY, Counts
+from caprl_ray.output.objects import DATA, FAILED, dated, object_name, parquet_bytes
 from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.features import with_features
-from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, is_own, metadata_schema
+from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, metadata_schema
 from caprl_ray.storage import Storage, join
-
-DATA, FAILED = "data", "failed"
-WRITTEN = b"caprl_ray.written"  # in an object's metadata: seconds since 1970
-_NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
 
 
 class CommittedRows(Datasink):  # type: ignore[misc]
@@ -95,39 +86,3 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             self._storage.put(path, parquet_bytes(dated(stored)))
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror or error}).") from error
-
-
-def object_name(rows: pa.Table) -> str:
-    """The part of a name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
-    digest = hashlib.sha256()
-    for column, kind in (("unit", "<i4"), ("index", "<i8")):
-        digest.update(rows[column].to_numpy().astype(kind).tobytes())
-    return digest.hexdigest()[:32]
-
-
-def lease_of(path: str) -> int | None:
-    """The number of the lease under which an object was written; None for objects of older versions."""
-    match = _NAME.fullmatch(path.rpartition("/")[2])
-    return int(match[1]) if match else None
-
-
-def dated(table: pa.Table) -> pa.Table:
-    """The table with the time of day in its metadata, for people: nothing depends on it (docs/design.md, D2)."""
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), WRITTEN: f"{time.time():.3f}"})
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as zstd parquet, with sums of its rows in the footer (output/counts.py).
-
-    `unit` and `index` cost under a byte a row, because every resume reads them. So does `row`.
-    """
-    buffer = io.BytesIO()
-    numbers = [name for name in ("index", "row") if is_own(table.schema, name)]
-    pq.write_table(
-        table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: Counts.of(table).dump()}),
-        buffer,
-        compression="zstd",
-        use_dictionary=["unit", "source", "finish_reason", "model", "stage", "code", "run"],
-        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
-    )
-    return buffer.getvalue()

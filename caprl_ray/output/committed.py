@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA, FAILED
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.storage import Storage, Stored

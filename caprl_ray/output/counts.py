@@ -17,7 +17,7 @@ from caprl_ray.rows.schema import is_own
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
 FLAGS = pa.list_(pa.string())
 # The rows of a unit that could not be read further have no key. These have none either, and the unit was read further.
-READ_ON = pa.array(["empty_unit", "read_crash"])
+READ_ON = ("empty_unit", "read_crash")
 
 
 @dataclass
@@ -90,7 +90,7 @@ def kinds(flags: pa.ListArray) -> pa.ChunkedArray:
 
 
 def _ended(table: pa.Table) -> Iterable[tuple[int, int]]:
-    lost = pc.and_(pc.equal(table["key"], ""), pc.invert(pc.is_in(table["code"], READ_ON)))
+    lost = pc.and_(pc.equal(table["key"], ""), pc.invert(pc.is_in(table["code"], pa.array(READ_ON))))
     rows = table.select(["unit", "index"]).filter(lost.fill_null(False))
     first: dict[int, int] = {}
     for unit, index in zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True):

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyroaring import BitMap
 
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import identities, opened
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.partitions import KEY, Limits, Part, Partitions, aggregated, grouped, hashed, records
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.rows.schema import row_id

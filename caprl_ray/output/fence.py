@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.commit import DATA, FAILED, lease_of
+from caprl_ray.output.objects import DATA, FAILED, lease_of
 from caprl_ray.storage import Storage, Stored, join
 
 FOLDER = "fence"

@@ -10,11 +10,11 @@ from caprl_ray import plan, sources
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.output import fence, numbering, place, record, summary
-from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.extension import changes
 from caprl_ray.output.fingerprint import fingerprint, short
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.objects import DATA, FAILED
 from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.output.summary import SUMMARY
 from caprl_ray.plan import Plan, Planning, Unit

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import opened
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.repair import may_hold
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored

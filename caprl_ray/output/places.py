@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import identities, opened
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched

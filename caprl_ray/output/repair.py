@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
 from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA, FAILED, parquet_bytes
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import FETCHED_AHEAD, prefetched

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from caprl_ray.cluster import session
-
 if TYPE_CHECKING:
     import ray
 
@@ -40,6 +38,8 @@ def scan(
         for folder, objects in found.items():
             yield function(folder, objects)
         return
+    from caprl_ray.cluster import session
+
     with session.connected():
         done = 0
         for count, result in _in_tasks(function, found):

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caprl_ray.errors import TooManyFailures
-from caprl_ray.output.commit import FAILED
 from caprl_ray.output.committed import opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.objects import FAILED
 from caprl_ray.recipe.sections import Failures
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.storage import Storage

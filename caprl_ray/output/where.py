@@ -16,9 +16,9 @@ import pyarrow as pa
 from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.output.commit import DATA, FAILED, lease_of
 from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA, FAILED, lease_of
 from caprl_ray.output.repair import may_hold, standing_more_than_once
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored

@@ -9,8 +9,8 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.again import Chosen
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import opened
+from caprl_ray.output.objects import DATA
 from caprl_ray.read.unit import Row
 from caprl_ray.storage import Storage, Stored, join
 

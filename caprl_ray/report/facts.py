@@ -10,10 +10,10 @@ import numpy as np
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import ledger
-from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.objects import DATA, FAILED
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.repair import superseded
 from caprl_ray.output.scan import Tell, silent

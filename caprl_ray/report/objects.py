@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from caprl_ray.output.commit import WRITTEN
 from caprl_ray.output.committed import opened
 from caprl_ray.output.counts import Counts
+from caprl_ray.output.objects import WRITTEN
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched

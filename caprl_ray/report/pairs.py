@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.output.commit import DATA, FAILED
+from caprl_ray.output.objects import DATA, FAILED
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.sample import tables

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.committed import opened
+from caprl_ray.output.objects import DATA, FAILED
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.objects import MOST_ROWS, Footer, chosen

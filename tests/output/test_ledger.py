@@ -18,9 +18,10 @@ from caprl_ray import sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output import committed, ledger, scan
-from caprl_ray.output.commit import CommittedRows, object_name
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.objects import object_name
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.plan.left_out import LeftOut

@@ -13,8 +13,8 @@ from pyarrow import Table
 
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.output import scan
-from caprl_ray.output.commit import DATA, FAILED, parquet_bytes
 from caprl_ray.output.committed import read_committed
+from caprl_ray.output.objects import DATA, FAILED, parquet_bytes
 from caprl_ray.output.repair import repair
 from caprl_ray.rows.schema import data_schema, failed_schema
 from caprl_ray.sources.samples import METADATA

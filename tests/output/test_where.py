@@ -9,8 +9,9 @@ import pytest
 
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.errors import RecipeError
-from caprl_ray.output.commit import DATA, FAILED, CommittedRows, parquet_bytes
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
+from caprl_ray.output.objects import DATA, FAILED, parquet_bytes
 from caprl_ray.output.where import Condition, matching, output_schema
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.storage import Storage

@@ -17,8 +17,9 @@ import pytest
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.cli import main
-from caprl_ray.output.commit import DATA, CommittedRows
+from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.counts import Counts
+from caprl_ray.output.objects import DATA
 from caprl_ray.read.unit import tables, unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.report import pictures as module

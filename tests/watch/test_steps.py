@@ -56,7 +56,7 @@ def test_reading_an_output_tells_how_many_of_its_objects_are_read(
 ) -> None:
     import pyarrow as pa
 
-    from caprl_ray.output.commit import parquet_bytes
+    from caprl_ray.output.objects import parquet_bytes
 
     monkeypatch.setattr(scan, "OBJECTS_PER_TASK", 2)
     row = {"unit": [0], "index": pa.array([0], pa.int64()), "unit_rows": pa.array([1], pa.int64())}
