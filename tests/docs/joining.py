@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import duckdb
 import pandas as pd
 import polars as pl
@@ -28,6 +27,8 @@ LISTS: list[list[int | None] | None] = [[0, 1], None, [2, None, 3], [4]]
 
 def make_inputs(folder: Path) -> dict[str, Path]:
     """Write inputs of every kind; returns what the names in capitals stand for in the pages' blocks."""
+    import datasets  # and so torch, which takes seconds
+
     render_dataset(folder, IMAGES)
     rng = random.Random(7)
     images: list[Any] = [

@@ -1,13 +1,17 @@
 """Tokens that the engine core holds back all arrive, in order, and never later than a request's end."""
 
 import random
+from functools import cache
 from typing import Any
 
 import pytest
 
 from caprl_ray.engines.chunks import Chunks
 
-vllm_engine = pytest.importorskip("vllm.v1.engine")
+
+@cache
+def engine() -> Any:
+    return pytest.importorskip("vllm.v1.engine")
 
 
 class Clock:
@@ -18,15 +22,15 @@ class Clock:
 
 
 def output(name: str, *tokens: int, **more: Any) -> Any:
-    return vllm_engine.EngineCoreOutput(request_id=name, new_token_ids=list(tokens), **more)
+    return engine().EngineCoreOutput(request_id=name, new_token_ids=list(tokens), **more)
 
 
 def last(name: str, *tokens: int) -> Any:
-    return output(name, *tokens, finish_reason=vllm_engine.FinishReason.LENGTH)
+    return output(name, *tokens, finish_reason=engine().FinishReason.LENGTH)
 
 
 def step(*outputs: Any, **more: Any) -> dict[int, Any]:
-    return {0: vllm_engine.EngineCoreOutputs(outputs=list(outputs), **more)}
+    return {0: engine().EngineCoreOutputs(outputs=list(outputs), **more)}
 
 
 def seen(sent: dict[int, Any]) -> dict[str, list[int]]:

@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 
 from caprl_ray.engines.protocol import Picture
-from caprl_ray.engines.rendering import _Patches
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
 
 
 @pytest.mark.parametrize(("width", "height"), [(84, 84), (112, 84), (84, 112), (252, 56)])
 def test_patches_are_those_of_the_models_own_processor(width: int, height: int) -> None:
+    import torch
     from transformers import AutoProcessor
+
+    from caprl_ray.engines.rendering import _Patches
 
     processor = AutoProcessor.from_pretrained(EMBEDDED_FOLDER).image_processor
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)

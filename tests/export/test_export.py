@@ -10,9 +10,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import webdataset as wds
-from datasets import Image as DatasetImage
-from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
 from caprl_ray import cli
@@ -94,6 +91,8 @@ def shards_only(made: Made, folder: Path) -> Made:
 
 
 def read_shards(paths: list[Path]) -> list[dict[str, Any]]:
+    import webdataset as wds  # and so torch, which takes seconds
+
     found = wds.WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False)
     return [{k: v for k, v in one.items() if k in ("__key__",) or not k.startswith("__")} for one in found]
 
@@ -169,6 +168,9 @@ def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
     assert "--license: name the licence" in capsys.readouterr().err and not (tmp_path / "no").exists()
     arguments = ["hf", "--license", "cc-by-4.0", "--where", WHERE, "--shard-rows", "40", *more]
     assert export(made, tmp_path / "out", *arguments) == 0
+    from datasets import Image as DatasetImage
+    from datasets import load_dataset
+
     found = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     rows = sorted(chosen(made).items())
     tests = {i for i, row in rows if row["key"].startswith("test/")}

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
@@ -74,6 +73,8 @@ def by_webdataset(content: bytes) -> list[dict[str, bytes]]:
         return True
 
     found = []
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # and so torch, which takes seconds
+
     files = tar_file_expander([{"url": "shard.tar", "stream": io.BytesIO(content)}], handler=on_error)
     for sample in group_by_keys(files, handler=on_error):
         found.append({**sample, "duplicate": bool(duplicates)})
@@ -149,6 +150,8 @@ def test_samples_that_are_done_are_not_held_and_the_others_are_what_they_would_b
 @settings(max_examples=300, deadline=None, database=None)
 @given(name=st.text(alphabet="aB./_", max_size=30))
 def test_a_member_has_the_key_that_webdataset_gives_it(name: str) -> None:
+    from webdataset.tariterators import base_plus_ext
+
     key, _ = base_plus_ext(name)
     reserved = re.match(r"__[^/]*__($|/)", name) or housekeeping(name)
     expected = [] if key is None or reserved else [key]
