@@ -20,14 +20,27 @@ from caprl_ray.storage import Storage
 IMAGES = 600
 
 
-@pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Loose files in units of ten; every sixth is broken."""
-    monkeypatch.setattr(files, "FILES_PER_UNIT", 10)
-    render_dataset(tmp_path / "images", 2 * IMAGES)
-    for path in sorted((tmp_path / "images" / "files").iterdir())[::6]:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Loose files; every sixth is broken."""
+    folder = tmp_path_factory.mktemp("rendered") / "images"
+    render_dataset(folder, 2 * IMAGES)
+    for path in sorted((folder / "files").iterdir())[::6]:
         path.write_bytes(b"broken")
-    return tmp_path / "images" / "files"
+    return folder / "files"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A folder with one file."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"broken")
+    return tmp_path / "images"
+
+
+@pytest.fixture(autouse=True)
+def _units_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FILES_PER_UNIT", 10)
 
 
 def document(images: Path, out: Path, **sections: Any) -> dict[str, Any]:
@@ -85,8 +98,8 @@ def test_an_estimate_has_an_interval_for_each_figure_and_says_what_it_rests_on(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_combination_is_one_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document(images, tmp_path / "out")))
+def test_a_wrong_combination_is_one_sentence(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document(image, tmp_path / "out")))
     for wrong, said in (
         (["--estimate", "--duplicates"], "--estimate: not with --duplicates"),
         (["--sample", "5"], "--sample: it is for --duplicates or --estimate only"),
@@ -99,7 +112,7 @@ def test_a_wrong_combination_is_one_sentence(images: Path, tmp_path: Path, capsy
         assert said in capsys.readouterr().err
 
 
-def test_it_refuses_what_a_run_refuses_and_starts_nothing(images: Path, tmp_path: Path) -> None:
+def test_it_refuses_what_a_run_refuses_and_starts_nothing(image: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def refused(recipe: dict[str, Any], said: str) -> None:
@@ -107,15 +120,15 @@ def test_it_refuses_what_a_run_refuses_and_starts_nothing(images: Path, tmp_path
             preflight(parse(recipe))
 
     with lease.held(Storage(), str(out)):
-        refused(document(images, out), "is writing here and holds the output until")
-    refused(document(images, images), "is the input itself")
+        refused(document(image, out), "is writing here and holds the output until")
+    refused(document(image, image), "is the input itself")
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "thesis.txt").touch()
-    refused(document(images, tmp_path / "theirs"), "has files that no run has written, such as thesis.txt")
-    refused(document(images, out, quality={"checks": {"nowhere:check": "keep"}}), "nowhere")
-    refused(document(images, out, prompt={"user": "{txt}"}), "names a column that the input does not have")
-    refused(document(images, out, input={"paths": [str(images)], "placeholders": str(out / "none")}), "placeholders")
-    refused(document(images, out, replicas={"gpus": 64}), "64 GPUs|parallel sizes")
+    refused(document(image, tmp_path / "theirs"), "has files that no run has written, such as thesis.txt")
+    refused(document(image, out, quality={"checks": {"nowhere:check": "keep"}}), "nowhere")
+    refused(document(image, out, prompt={"user": "{txt}"}), "names a column that the input does not have")
+    refused(document(image, out, input={"paths": [str(image)], "placeholders": str(out / "none")}), "placeholders")
+    refused(document(image, out, replicas={"gpus": 64}), "64 GPUs|parallel sizes")
 
 
 def test_the_embedded_model_needs_no_gpu_unless_it_is_given_one(tmp_path: Path) -> None:
