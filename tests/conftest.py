@@ -27,8 +27,18 @@ os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a lasting fault costs seconds instead of
 ALONE = ("chaos", "cluster", "faults", "test_end_to_end.py", "test_jobs.py", "test_second_job.py", "test_secrets.py")
 
 
+# The files that take longest begin first, so that no core is left with one of them at the end (--no-loadscope-reorder).
+LONGEST = [
+    *("test_chaos.py", "test_process_deaths.py", "test_end_to_end.py", "test_pipeline.py", "test_driver_deaths.py"),
+    *("test_engine_deaths.py", "test_jobs.py", "test_prepare_deaths.py", "test_pipeline_s3.py", "test_preflight.py"),
+    *("test_storage_faults.py", "test_while_planning.py", "test_shared.py", "test_resolve.py", "test_parts.py"),
+    *("test_hostile.py", "test_s3.py", "test_sandbox.py", "test_endpoint.py", "test_webdataset.py", "test_lease.py"),
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray or an engine, so that `make test` runs it alone."""
+    """Mark what starts Ray or an engine, which `make test` runs two files at a time. Sort by LONGEST."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).parts[0]
         if place in ALONE or "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine"):

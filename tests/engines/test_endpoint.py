@@ -243,8 +243,6 @@ def test_what_every_request_would_meet_is_one_sentence_that_stops_the_run(
 
 
 def test_a_service_that_is_slow_or_gone_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "START_ATTEMPTS", 1)
-
     def slow(_: dict[str, Any]) -> Reply:
         time.sleep(1)
         return chat()
@@ -254,6 +252,7 @@ def test_a_service_that_is_slow_or_gone_stops_the_run(monkeypatch: pytest.Monkey
         (failure,) = captions(recipe_for(service.url, timeout_s=0.2), [picture()])
     assert isinstance(failure, SystemFailure) and "did not answer in time (model.timeout_s is 0.2)" in str(failure)
     assert len(service.bodies) == 1 + TIMED_OUT_PROOFS and time.monotonic() - began < 10
+    monkeypatch.setattr(endpoint, "START_ATTEMPTS", 1)
     with pytest.raises(SystemFailure, match="cannot be reached"):
         captions(recipe_for(service.url), [picture()])
 

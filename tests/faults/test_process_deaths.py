@@ -258,9 +258,9 @@ def test_what_is_lost_with_its_node_is_held_against_no_row() -> None:
     ("word", "quality"),
     [
         (SICK, {"self_check": 1}),
-        (SWAP, {"self_check": 1}),
+        pytest.param(SWAP, {"self_check": 1}, marks=pytest.mark.slow),
         # The fourth batch shows the fault. It begins when one of the three before it, which run together, has ended.
-        (SICK, {"self_check": 3, "limits": {"garbage": 1}}),
+        pytest.param(SICK, {"self_check": 3, "limits": {"garbage": 1}}, marks=pytest.mark.slow),
         (SWAP, {"self_check": 3}),
     ],
 )

@@ -179,7 +179,7 @@ def test_faults_that_stay_end_the_run_in_a_sentence_and_the_same_command_goes_on
     job.check_finished()
 
 
-@pytest.mark.parametrize("kind", ["slow_down", "hang"])
+@pytest.mark.parametrize("kind", [pytest.param("slow_down", marks=pytest.mark.slow), "hang"])
 def test_a_run_whose_lease_cannot_be_renewed_stops_before_another_may_take_it(
     job: Job, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -198,8 +198,8 @@ def test_a_planning_goes_on_where_it_was_killed(
 
 @pytest.mark.usefixtures("small")
 def test_what_was_listed_in_a_bucket_is_not_listed_again(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3.fill(f"in/{folder}/{number:05d}.jpg" for folder in "ab" for number in range(4000))
-    monkeypatch.setattr(files, "FILES_PER_UNIT", 1000)
+    s3.fill(f"in/{folder}/{number:05d}.jpg" for folder in "ab" for number in range(2000))
+    monkeypatch.setattr(files, "FILES_PER_UNIT", 500)
     storage = {"storage": {"endpoint": s3.endpoint, "region": "us-east-1"}}
     recipe = recipe_of(f"s3://{BUCKET}/out", f"s3://{BUCKET}/in/", **storage)
     killed_after(monkeypatch, 7)
@@ -209,7 +209,7 @@ def test_what_was_listed_in_a_bucket_is_not_listed_again(s3: S3Server, monkeypat
     output_of(recipe).plan()
     listed = [request.query for request in s3.of("GET") if "prefix=in%2Fa" in request.query]
     assert not listed
-    assert planned(recipe) == [f"s3://{BUCKET}/in/{f}/{n:05d}.jpg" for f in "ab" for n in range(4000)]
+    assert planned(recipe) == [f"s3://{BUCKET}/in/{f}/{n:05d}.jpg" for f in "ab" for n in range(2000)]
 
 
 @pytest.mark.usefixtures("small")
@@ -431,7 +431,7 @@ def test_the_paths_of_a_plan_take_few_bytes_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[PlannedPaths | PlannedVersions], bytes_each: int
 ) -> None:
     monkeypatch.setattr(plan.known, "UNITS_AT_ONCE", 4)
-    count = 250
+    count = 100
     units = (Unit(kind="files", rows=1000, entries=[entry(f"{n}/{i}") for i in range(1000)]) for n in range(count))
     plan.store(STORAGE, str(tmp_path), units)
     tracemalloc.start()
