@@ -1,4 +1,4 @@
-"""One Ray cluster and one S3 server per test session, on this machine, with the stub engine allowed."""
+"""One Ray and one S3 server for each process of tests, on this machine, with the stub engine allowed."""
 
 import os
 import sys
@@ -23,11 +23,10 @@ os.environ.pop("AWS_PROFILE", None)
 os.environ["AWS_MAX_ATTEMPTS"] = "3"  # a lasting fault costs seconds instead of a minute
 
 
-# Tests here start Ray clusters of their own, or kill processes.
-ALONE = ("chaos", "cluster", "faults", "test_end_to_end.py", "test_jobs.py", "test_second_job.py", "test_secrets.py")
+# Tests in these places start Ray clusters of their own, or kill processes.
+APART = ("chaos", "cluster", "faults", "test_end_to_end.py", "test_jobs.py", "test_second_job.py", "test_secrets.py")
 
-
-# The files that take longest begin first, so that no core is left with one of them at the end (--no-loadscope-reorder).
+# These files begin first, so that no process is left with a long one at the end (see the Makefile).
 LONGEST = [
     *("test_chaos.py", "test_process_deaths.py", "test_end_to_end.py", "test_pipeline.py", "test_driver_deaths.py"),
     *("test_engine_deaths.py", "test_jobs.py", "test_prepare_deaths.py", "test_pipeline_s3.py", "test_preflight.py"),
@@ -37,11 +36,11 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray or an engine, which `make test` runs two files at a time. Sort by LONGEST."""
+    """Mark tests that start Ray or an engine as `cluster`, and put the longest files first."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).parts[0]
-        if place in ALONE or "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine"):
+        if place in APART or "ray_cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.cluster)
 
 
