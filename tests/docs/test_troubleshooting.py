@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ def texts(path: Path) -> Iterator[str]:
             yield node.value
 
 
-TEXTS = [text for path in (ROOT / "caprl_ray").rglob("*.py") for text in texts(path)]
+@cache
+def all_texts() -> list[str]:
+    return [text for path in (ROOT / "caprl_ray").rglob("*.py") for text in texts(path)]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_program_says_it(message: str) -> None:
-    assert any(message in text for text in TEXTS)
+    assert any(message in text for text in all_texts())
 
 
 def test_the_page_has_messages() -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -711,6 +712,7 @@ def test_damaged_bytes_fail_as_rows_or_give_pictures_of_the_right_size(file: byt
         assert len(result.pixels) == size[0] * size[1] * 3
 
 
+@cache
 def page_of_text(ink: str, paper: str, subsampling: int) -> bytes:
     """1600 x 1200 pixels of letters 10 to 32 pixels high, which is the hardest to keep."""
     page = Image.new("RGB", (1600, 1200), paper)
@@ -725,10 +727,10 @@ def page_of_text(ink: str, paper: str, subsampling: int) -> bytes:
 
 PHOTOGRAPHS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "photographs").glob("*.jpg")}
 PAGES = {
-    "black on white, 4:2:0": page_of_text("black", "white", 2),
-    "black on white, 4:4:4": page_of_text("black", "white", 0),
-    "light on dark, 4:2:0": page_of_text("#ffd890", "#101840", 2),
-    "light on dark, 4:4:4": page_of_text("#ffd890", "#101840", 0),
+    "black on white, 4:2:0": partial(page_of_text, "black", "white", 2),
+    "black on white, 4:4:4": partial(page_of_text, "black", "white", 0),
+    "light on dark, 4:2:0": partial(page_of_text, "#ffd890", "#101840", 2),
+    "light on dark, 4:4:4": partial(page_of_text, "#ffd890", "#101840", 0),
 }
 
 
@@ -740,15 +742,16 @@ def seen_as(width: int, height: int, reduction: float) -> SizeRule:
     "reduction", [3.41, 3.47, 5, 6.81, 13.61]
 )  # the least for a half, a quarter and an eighth, too
 @pytest.mark.parametrize(
-    ("jpeg", "mean", "most"),
+    ("make", "mean", "most"),
     [
-        *(pytest.param(jpeg, 1.3, 25, id=name) for name, jpeg in PHOTOGRAPHS.items()),
-        *(pytest.param(jpeg, 3.2, 45, id=name) for name, jpeg in PAGES.items()),
+        *(pytest.param(partial(bytes, jpeg), 1.3, 25, id=name) for name, jpeg in PHOTOGRAPHS.items()),
+        *(pytest.param(draw, 3.2, 45, id=name) for name, draw in PAGES.items()),
     ],
 )
 def test_a_jpeg_decoded_at_a_fraction_is_close_to_a_resize_of_all_pixels(
-    jpeg: bytes, mean: float, most: int, reduction: float
+    make: Callable[[], bytes], mean: float, most: int, reduction: float
 ) -> None:
+    jpeg = make()
     whole = Image.open(io.BytesIO(jpeg))
     prepared = prepare(jpeg, seen_as(*whole.size, reduction), LIMITS)
     expected = whole.resize((prepared.pixel_width, prepared.pixel_height), Image.Resampling.BICUBIC)
