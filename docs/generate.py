@@ -51,7 +51,8 @@ def _fields(kind: type[BaseModel], definitions: dict[str, Any]) -> list[str]:
 def scoring_page() -> str:
     """The recipe's section, the columns and the codes of scoring."""
     from caprl_ray.answer.columns import ADVICE, CODES, SCORE
-    from caprl_ray.recipe.score import QuestionFile, Score, ScoreRecipe
+    from caprl_ray.recipe.score import QuestionFile, Score
+    from caprl_ray.recipe.score_recipe import ScoreRecipe
 
     definitions = ScoreRecipe.model_json_schema()["$defs"]
     lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]

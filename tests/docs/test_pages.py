@@ -15,7 +15,7 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse, parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from docs.draw_view import PICTURE, picture
 from docs.generate import PAGES
