@@ -37,8 +37,7 @@ class Job:
         fingerprint: fields that must not change between the runs of one dataset.
         check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
             cannot work without another one.
-        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError at their end if the job cannot
-            work on them.
+        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError at the end if none will do.
         outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
         again: where finished rows can be done again: the column of which the old value is kept, and the column for it.

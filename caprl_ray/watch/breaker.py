@@ -156,5 +156,6 @@ def without_replica(seconds: float, replicas: Replicas, section: str = "") -> Sy
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""
     return SystemFailure(
         f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for "
-        f"{replicas.wait_s:g} seconds; see that such nodes can come, or wait longer, and run the same command again to resume."
+        f"{replicas.wait_s:g} seconds; see that such nodes can come, or wait longer, and run the same command again to "
+        "resume."
     )
