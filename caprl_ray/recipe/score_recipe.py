@@ -12,6 +12,7 @@ from caprl_ray.recipe.score import ANSWERER, Score, check_system
 from caprl_ray.recipe.sections import Recipe
 
 # Sections of captioning, which a recipe for scoring cannot have.
+READER = ("model", "engine", "replicas")  # of the section `score`, likewise
 FOREIGN = ("prepare", "prompt", "prompts", "sampling", "quality")
 
 
@@ -28,6 +29,12 @@ class ScoreRecipe(Recipe):
         foreign = [name for name in FOREIGN if isinstance(document, dict) and name in document]
         if foreign:
             raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring says in score how it asks")
+        score = document.get("score") if isinstance(document, dict) else None
+        reader = [name for name in READER if isinstance(score, dict) and name in score]
+        if reader:
+            raise ValueError(
+                f"score.{reader[0]} is for a recipe that captions; in a recipe for scoring {reader[0]} is the reader's"
+            )
         model = document.get("model") if isinstance(document, dict) else None
         if isinstance(model, dict) and "source" not in model:
             document = {**document, "model": {"source": ANSWERER, **model}}
