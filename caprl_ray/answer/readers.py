@@ -19,17 +19,24 @@ from caprl_ray.score.read import read
 from caprl_ray.storage import Storage
 from caprl_ray.watch.starts import MAIN
 
-# Rows of a batch. With five questions of four options, each in four rotations and as often blind, eight captions have
-# 320 prompts, more than an engine takes at once.
+# Rows of a batch of the job `score`. With five questions of four options, each in four rotations and as often blind,
+# eight captions have 320 prompts, more than an engine takes at once.
 ROWS = 8
+ROW_BYTES = 512 * 2**10  # of a row's other columns, at most (input.max_metadata_bytes)
 
 
-def questions_of(recipe: ScoreRecipe, storage: Storage) -> Questions:
-    """The questions of a recipe. Raises RecipeError for questions that are wrong or do not fit the mode, SystemFailure
-    if storage fails."""
+def questions_of(
+    recipe: ScoreRecipe, storage: Storage, answers_bytes: int = resources.TARGET_BLOCK_BYTES // ROWS - ROW_BYTES
+) -> Questions:
+    """The questions of a recipe. A row may have so many bytes of answers: a block of rows must be so small that Ray
+    leaves it in one piece (docs/design.md, D4).
+
+    Raises RecipeError for questions that are wrong, do not fit the mode or are too many, SystemFailure if storage
+    fails.
+    """
     questions = read(storage, recipe.score)
     _check_prompts(recipe, questions)
-    _check_size(recipe.score, questions)
+    _check_size(recipe.score, questions, answers_bytes)
     return questions
 
 
@@ -43,11 +50,17 @@ def resolved(recipe: ScoreRecipe) -> ModelRef:
 
 
 def pool(
-    recipe: ScoreRecipe, questions: Questions, counter: ActorHandle, name: str = MAIN, captions: int = 1
+    recipe: ScoreRecipe,
+    questions: Questions,
+    counter: ActorHandle,
+    *,
+    name: str = MAIN,
+    rows: int = ROWS,
+    captions: int = 1,
 ) -> dict[str, Any]:
-    """Arguments of `map_batches` for the pool of this name, whose batches have ROWS rows of so many captions."""
+    """Arguments of `map_batches` for the pool of this name, whose batches have so many rows of so many captions."""
     prompts = _prompts(recipe.score, questions) * captions
-    in_flight = max(2, math.ceil(concurrency.batches_in_flight(recipe, ROWS) / prompts))
+    in_flight = max(2, math.ceil(concurrency.batches_in_flight(recipe, rows) / prompts))
     return resources.replica_pool(recipe, in_flight, partial(_struck, counter, name))
 
 
@@ -82,15 +95,14 @@ def _check_prompts(recipe: ScoreRecipe, questions: Questions) -> None:
         )
 
 
-def _check_size(settings: Score, questions: Questions) -> None:
-    """Raise RecipeError if a block of answers could be larger than Ray leaves in one piece (docs/design.md, D4)."""
+def _check_size(settings: Score, questions: Questions, allowed: int) -> None:
+    """Raise RecipeError if the answers of a row could have more bytes."""
     most, text = questions.most_about()
     options = max(2, questions.most_options())
     asked = {"sampled": settings.draws, "prism": settings.samples, "deterministic": settings.rotations or options}
     times = 2 * asked[settings.mode] + 1
     raw = MOST_RAW if settings.mode == "prism" else 256
-    size = ROWS * times * (text + most * (2 * raw + 256)) + ROWS * 512 * 2**10
-    if size > resources.TARGET_BLOCK_BYTES:
+    if times * (text + most * (2 * raw + 256)) > allowed:
         raise RecipeError(
             f"score.questions: an image has {most:,} questions, which is too many for one row; split the file, or ask "
             "less often (score.rotations, score.samples, score.draws)."

@@ -10,7 +10,6 @@ from ray.actor import ActorHandle
 from ray.data import Dataset
 
 from caprl_ray.answer import readers as reading
-from caprl_ray.answer.readers import ROWS
 from caprl_ray.caption import join
 from caprl_ray.caption.columns import AGAIN, CAPTION, CODES, check_prompt, output_columns
 from caprl_ray.caption.fingerprint import fingerprint
@@ -103,8 +102,8 @@ def _answered(
     questions: Questions,
     stopped: list[ray.ObjectRef],
 ) -> Dataset:
-    """Captions -> answers -> scores. One batch of rows is one block of scores."""
-    return captions.repartition(target_num_rows_per_block=ROWS, strict=True).map_batches(
+    """Captions -> answers -> scores. One block of captions is one batch of answers and one block of scores."""
+    return captions.map_batches(
         CaptionReader,
         fn_constructor_kwargs={
             "recipe": recipe,
@@ -113,16 +112,16 @@ def _answered(
             "questions": ray.put(questions),
             "stopped": stopped,
         },
-        batch_size=ROWS,
+        batch_size=None,
         batch_format="pyarrow",
-        **reading.pool(readers.recipe, questions, counter, POOL, recipe.captions),
+        **reading.pool(readers.recipe, questions, counter, name=POOL, rows=readers.rows, captions=recipe.captions),
     )
 
 
 def _scored(job: Job, model: ModelRef) -> Job:
     """The same job with a second pool, which scores what the first one writes."""
     recipe = job.recipe
-    readers, questions = join.readers_of(recipe)
+    readers, questions = join.readers_of(recipe, resources.batch_rows(model.size_rule.max_pixels))
 
     def check_columns(names: Collection[str]) -> None:
         check_prompt(recipe, names)

@@ -8,6 +8,7 @@ from typing import Any
 
 from caprl_ray.answer import readers
 from caprl_ray.answer.fingerprint import while_captioning
+from caprl_ray.cluster import resources
 from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import ModelRef
@@ -23,26 +24,28 @@ OWN = {"id": "id", "key": "key", "path": "key", "sha256": "sha256"}
 LOOKS = {"id": re.compile(r"\d{6,}-\d{8,}"), "sha256": re.compile(r"[0-9a-fA-F]{64}")}
 EXAMPLES = {"id": "000000-00000000", "sha256": "of 64 digits of hex"}
 SHOWN = 3  # keys in a message
+ROW_BYTES = 2**20  # of a row without answers, at most: its captions, and what the source says (cluster/resources.py)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readers:
     """What a pool of readers works by. They travel to Ray's workers; the questions lie in the object store.
 
-    `column` is the column of rows between stages that joins them with questions.
+    `column` is the column of rows between stages that joins them with questions. A batch has at most `rows`.
     """
 
     recipe: ScoreRecipe
     model: ModelRef
     column: str
+    rows: int
     fingerprint: dict[str, Any] = field(repr=False)
 
 
-def readers_of(recipe: Recipe) -> tuple[Readers, Questions]:
-    """The readers of a recipe with the section `score`, and their questions. Raises RecipeError and SystemFailure for
-    what is wrong with the questions or the readers' model."""
+def readers_of(recipe: Recipe, rows: int) -> tuple[Readers, Questions]:
+    """The readers of a recipe with the section `score`, whose batches have so many rows, and their questions. Raises
+    RecipeError and SystemFailure for what is wrong with the questions or the readers' model."""
     own = reader_recipe(recipe)
-    questions = readers.questions_of(own, Storage(recipe.storage))
+    questions = readers.questions_of(own, Storage(recipe.storage), resources.WHOLE_BLOCK_BYTES // rows - ROW_BYTES)
     score = own.score
     if score.column is None:
         _refuse_other_kind(score.join, questions)
@@ -53,7 +56,7 @@ def readers_of(recipe: Recipe) -> tuple[Readers, Questions]:
         raise in_section(error) from None
     column = OWN[score.join] if score.column is None else META_PREFIX + score.column
     told = while_captioning(own, model, questions)
-    return Readers(recipe=own, model=model, column=column, fingerprint=told), questions
+    return Readers(recipe=own, model=model, column=column, rows=rows, fingerprint=told), questions
 
 
 def check_column(readers: Readers, names: Collection[str]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray.answer.readers import ROWS
 from caprl_ray.answer.scorer import Answers, Scorer
 from caprl_ray.caption.best import Candidate, best
 from caprl_ray.caption.join import Readers
@@ -123,7 +122,7 @@ class CaptionReader(ReplicaActor):
         share."""
         self._captioning, self._readers, self._questions = recipe, readers, ray.get(questions)
         self.needs = ("unit", "index", "caption", "captions", SOURCE_FLAGS.name, readers.column)
-        super().__init__(readers.recipe, readers.model, counter, rows=ROWS, pool=POOL, **options)
+        super().__init__(readers.recipe, readers.model, counter, rows=readers.rows, pool=POOL, **options)
 
     def __call__(self, table: Any) -> Any:
         """Score one batch. Raises SystemFailure if the readers answer nothing any more."""
