@@ -15,7 +15,8 @@ from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
-from caprl_ray.recipe.sections import Recipe, Replicas
+from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import FAILURE, META_PREFIX, Fields, row_schema
 from caprl_ray.watch.breaker import await_replica
 from caprl_ray.watch.counter import Counter
@@ -50,6 +51,11 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
             `replicas.wait_s`.
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
+    if parsed.score:
+        raise RecipeError(
+            "score: captions inside a Ray Dataset are not scored; leave the section out, and score what you have "
+            "written with caprl-ray score."
+        )
     launch.check_engine(parsed)
     session.check_gpus(parsed, grows=session.joined())
     Rules(parsed.quality, parsed.sampling)  # refuses checks that do not exist

@@ -17,6 +17,7 @@ from caprl_ray.recipe.sections import Recipe
 # (batch_rows). A block of captions is no larger: a row has at most 512 KiB of metadata (input.max_metadata_bytes),
 # captions of 64 Ki characters, and the best of them once more.
 TARGET_BLOCK_BYTES = 32 * 2**20
+WHOLE_BLOCK_BYTES = TARGET_BLOCK_BYTES * 3 // 2  # from here on Ray cuts a block
 
 
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4

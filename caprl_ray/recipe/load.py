@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.engine_arguments import NOT_SHOWN, redacted
-from caprl_ray.recipe.sections import Recipe, Storage
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.storage import Storage
 
 R = TypeVar("R", bound=Recipe)
 QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
@@ -120,7 +121,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
-    value = NOT_SHOWN if field.startswith("model.engine") else repr(redacted(fault["input"]))
+    value = NOT_SHOWN if field.removeprefix("score.").startswith("model.engine") else repr(redacted(fault["input"]))
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1], kind)
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."

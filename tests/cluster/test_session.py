@@ -5,10 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
 
 from caprl_ray.cluster import internals, session
+from caprl_ray.errors import RecipeError
+from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.score_recipe import reader_recipe
+from caprl_ray.recipe.sections import Recipe
 
 # Runs in a process of its own, because the tests of this session share one cluster.
 SCRIPT = """
@@ -83,3 +88,21 @@ def test_a_tasks_blocks_are_handed_over_in_every_turn(
         monkeypatch.setenv(internals.METADATA_THREAD, given)
     session.configure(DataContext.get_current().copy(), debug=True)
     assert type(metadata_fetcher.make_metadata_fetcher()).__name__ == f"{kind}MetadataFetcher"
+
+
+def test_two_pools_that_do_not_fit_on_this_machine_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
+
+    def pools(captioners: float, readers: float, least: int = 1) -> dict[str, Recipe]:
+        section = {"questions": ["-"], "model": {"source": "stub"}, "replicas": {"gpus": readers, "min": least}}
+        document = {"input": {"paths": ["-"]}, "output": {"path": "-"}, "replicas": {"gpus": captioners}}
+        recipe = parse(document | {"score": section})
+        return {"": recipe, "score": reader_recipe(recipe)}
+
+    session.check_pools(pools(1, 1), grows=False)
+    session.check_pools(pools(1.0, 0.5, 2), grows=False)
+    session.check_pools(pools(1, 1, 9), grows=True)
+    with pytest.raises(RecipeError, match=r"^score\.replicas\.gpus: 1 for each of 3 replicas, but"):
+        session.check_pools(pools(1, 1, 3), grows=False)
+    with pytest.raises(RecipeError, match=r"^replicas and score\.replicas: they need 1 \+ 2 GPUs"):
+        session.check_pools(pools(1, 1, 2), grows=False)

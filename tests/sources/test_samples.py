@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.recipe.input import MAX_METADATA_BYTES, Input
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.sources.housekeeping import housekeeping
 from caprl_ray.sources.samples import (
