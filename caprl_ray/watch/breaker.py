@@ -10,7 +10,8 @@ import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.recipe.sections import Failures, Replicas
+from caprl_ray.recipe.output import Failures
+from caprl_ray.recipe.replicas import Replicas
 
 POLL_S = 1.0
 # Seconds in which the rows that were read may go through and be written before the run is interrupted.

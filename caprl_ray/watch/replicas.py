@@ -9,7 +9,7 @@ import ray
 from caprl_ray.cluster import resources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.job import Job
-from caprl_ray.recipe.sections import Replicas
+from caprl_ray.recipe.replicas import Replicas
 from caprl_ray.watch.starts import STARTS, Pool
 
 POLL_S = 1.0
