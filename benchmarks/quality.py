@@ -15,13 +15,18 @@ Keys of the JSON, where <check> is the name of a check:
     <check>_precision, <check>_recall                       null where nothing was flagged or nothing is faulty
     <check>_false_<length>                                  false alarms among captions of a length, as 600_1500
     <check>_us, <check>_long_us                             cost of a caption of 500 and of 10,000 tokens
+    language_<code>_us                                      the same of `language`, in the language that is wanted
+    language_other_us, language_asked_us                    of English where Chinese is wanted, and where Romanian is,
+                                                            so that the model is asked once
     all_us, all_long_us                                     the same for all standard checks together
     captions, good                                          how many captions, and how many without a fault
 """
 
 import argparse
 import json
+import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +39,8 @@ from caprl_ray.quality.registry import CHECKS
 CAPTIONS = Path(__file__).parent / "captions" / "captions.jsonl"
 LENGTHS = (0, 600, 1500, 3000, 10**9)
 UNLABELLED = ("opener",)
+DENSE = ("zh", "ja", "ko")
+OTHERS = {"other": "zh", "asked": "ro"}
 ROUNDS = 300
 Item = dict[str, Any]
 Figures = dict[str, Any]
@@ -112,12 +119,31 @@ def costs(text: str, suffix: str, rounds: int) -> Figures:
     return figures
 
 
+def language_costs(half: str) -> Figures:
+    """Microseconds of `language` by the language that is wanted and written; and of captions in another one."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items(half):
+        if not item["labels"] and item["kind"] in ("scene", f"script_{item.get('language')}"):
+            texts[item["language"]].append(item["text"])
+    pieces = {code: "\n\n".join(some * 9)[: 700 if code in DENSE else 2200] for code, some in texts.items()}
+    figures = {f"language_{code}_us": language_cost(code, text) for code, text in sorted(pieces.items())}
+    asked = {f"language_{name}_us": language_cost(wanted, pieces["en"]) for name, wanted in OTHERS.items()}
+    return figures | asked
+
+
+def language_cost(wanted: str, text: str) -> float:
+    """Microseconds of the check `language`."""
+    checks = Checks.of(Settings(checks=["language"], language=wanted))
+    return best(lambda: checks.flags(Caption(text=text)), ROUNDS)
+
+
 def measured(half: str) -> Figures:
     """All costs. The texts are good captions in a row: about 4.4 characters a token."""
     good = [item for item in items(half) if not item["labels"] and item.get("language") == "en"]
     scenes = " ".join(item["text"] for item in good if item["kind"] == "scene")
     everything = "\n\n".join(item["text"] for item in good)
-    return costs(scenes[:2200], "us", ROUNDS) | costs(everything[:44_000], "long_us", ROUNDS // 10)
+    short, long = costs(scenes[:2200], "us", ROUNDS), costs(everything[:44_000], "long_us", ROUNDS // 10)
+    return short | long | language_costs(half)
 
 
 def rows(figures: Figures) -> Iterator[str]:
@@ -152,6 +178,10 @@ def main() -> None:
         f"\n{figures['captions']} captions, {figures['good']} good. All standard checks of a caption of 500 tokens: "
         f"{figures['all_us']:.0f} µs; of 10,000 tokens: {figures['all_long_us']:.0f} µs."
     )
+    codes = {
+        key.split("_")[1]: f"{value:.0f}" for key, value in figures.items() if re.fullmatch("language_[a-z]+_us", key)
+    }
+    print(f"`language`, µs: {', '.join(map(' '.join, codes.items()))}.")
     if args.wrong:
         for item, flagged in found:
             wrong = (flagged - set(UNLABELLED)) ^ set(item["labels"])

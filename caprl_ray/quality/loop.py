@@ -27,7 +27,7 @@ _SHORT = 60  # nothing shorter is taken for a loop
 _TAIL = 16  # the characters that the period at the end is looked for with
 _NUMBER = re.compile(r"\d+")
 _STRUCTURE = re.compile(r"[\d|]|\n.*\n.*\n", re.DOTALL)
-_NO_DIGITS = str.maketrans("", "", "0123456789")
+_DECIMAL = b"0123456789"
 _DIGITS = str.maketrans("123456789", "000000000")
 _FILL = re.compile(r"([ \t\-=_.])\1{2,250}")
 _MARKUP = re.compile(r"[|{}<>=;\\_#\d]")
@@ -172,7 +172,8 @@ def _has_markup(piece: str) -> bool:
 def _counts_on(text: str, cut: bool) -> bool:
     """Whether the end is one phrase with a counter in it that goes on and on."""
     end = text[-END:] if cut else text[-2 * END :]
-    if len(end) < END or len(end) - len(end.translate(_NO_DIGITS)) < 12:
+    data = end.encode(errors="replace")
+    if len(end) < END or len(data) - len(data.translate(None, _DECIMAL)) < 12:
         return False
     numbers = [int(digits[-9:]) for digits in _NUMBER.findall(end)[1:-1]]  # without those that may be cut
     if not any(_steps(numbers, apart) for apart in (1, 2, 3)):
