@@ -178,10 +178,8 @@ def main() -> None:
         f"\n{figures['captions']} captions, {figures['good']} good. All standard checks of a caption of 500 tokens: "
         f"{figures['all_us']:.0f} µs; of 10,000 tokens: {figures['all_long_us']:.0f} µs."
     )
-    codes = {
-        key.split("_")[1]: f"{value:.0f}" for key, value in figures.items() if re.fullmatch("language_[a-z]+_us", key)
-    }
-    print(f"`language`, µs: {', '.join(map(' '.join, codes.items()))}.")
+    costs_of = [(key.split("_")[1], value) for key, value in figures.items() if re.fullmatch("language_[a-z]+_us", key)]
+    print(f"`language`, µs: {', '.join(f'{code} {value:.0f}' for code, value in costs_of if code != 'long')}.")
     if args.wrong:
         for item, flagged in found:
             wrong = (flagged - set(UNLABELLED)) ^ set(item["labels"])
