@@ -31,6 +31,7 @@ from stub_ways import write_shards
 
 Figures = dict[str, float]
 SCENE = (240, 240)
+ROWS, SCENES = 2000, 300
 ENGINES = ("replayed", "generated")
 
 
@@ -60,20 +61,14 @@ def table(figures: Figures) -> None:
         print(f"{engine:<12}" + "".join(f"{figures[f'{engine}_{key}']:>{form}}" for key, form in columns.items()))
 
 
-def main() -> None:
-    """Measure all ways in turns and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2000, help="captions that are replayed")
-    parser.add_argument("--scenes", type=int, default=300, help="captions that are generated")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the figures are medians over them")
-    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
-    args = parser.parse_args()
+def measured(rows: int, scenes: int, repeat: int) -> Figures:
+    """Measure all ways in turns, print a table of each round and of the medians, and return these."""
     rounds: list[Figures] = []
     with tempfile.TemporaryDirectory(prefix="checked-") as temporary:
         folder = Path(temporary)
-        write_shards(folder / "replayed", args.rows)
-        noisy_scenes.write(folder / "generated", args.scenes, [SCENE])
-        for number in range(args.repeat):
+        write_shards(folder / "replayed", rows)
+        noisy_scenes.write(folder / "generated", scenes, [SCENE])
+        for number in range(repeat):
             figures: Figures = {}
             for engine in ENGINES:
                 for checks in ("off", "on") if number % 2 else ("on", "off"):
@@ -81,8 +76,19 @@ def main() -> None:
                     figures |= measure(way, folder / engine, folder / f"{way}-{number}")
             rounds.append(with_differences(figures))
             table(rounds[-1])
-    figures = medians(rounds)
-    table(figures)
+    table(medians(rounds))
+    return medians(rounds)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=ROWS, help="captions that are replayed")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="captions that are generated")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the figures are medians over them")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    args = parser.parse_args()
+    figures = measured(args.rows, args.scenes, args.repeat)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """Measure the checks on captions: precision, recall and false alarms by length, and microseconds a caption.
 
-    python benchmarks/quality.py [--half held_out] [--wrong] [--json FILE]
+    python benchmarks/quality.py [--half held_out] [--wrong] [--runs 3] [--json FILE]
 
 The captions are those of captions/captions.jsonl: written for this purpose, half of them good but of kinds that look
 faulty, the others spoilt as models and engines do (captions/build.py). Thresholds were chosen on the half `tuning`, so
@@ -9,6 +9,8 @@ faulty, the others spoilt as models and engines do (captions/build.py). Threshol
 The cost is the best of several rounds over a caption of 500 tokens, each check alone with nothing cached, and over one
 of 10,000 tokens. Plain prose costs least; `mixed` is the mean over good captions of 1,500 to 4,000 characters, most
 with tables, charts, code or quotes, for 2,200 characters of each (500 tokens).
+
+With --runs the pipeline also runs with all checks and with none, so many rounds (checked.py, which names the figures).
 
 Keys of the JSON, where <check> is the name of a check:
 
@@ -174,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=["tuning", "held_out"], default="held_out", help="which captions")
     parser.add_argument("--wrong", action="store_true", help="print the captions that are judged wrong")
+    parser.add_argument("--runs", type=int, metavar="N", help="also run the pipeline with checks and without, N rounds")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
     found = [(item, flags(item)) for item in items(args.half)]
@@ -196,6 +199,10 @@ def main() -> None:
                 print(
                     f"\n--- {item['kind']}: {sorted(wrong)}, {len(text)} characters, labels {item['labels']}\n{shown!r}"
                 )
+    if args.runs:
+        import checked
+
+        figures |= checked.measured(checked.ROWS, checked.SCENES, args.runs)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
