@@ -62,6 +62,7 @@ class Half:
         self.random = random.Random(f"captions {split}")
         self.scenes = pieces("scenes", split)["scene"]
         self.hard, self.scripts, self.faults = (pieces(name, split) for name in ("hard", "scripts", "faults"))
+        self.languages = pieces("languages", split)
         self.read_out = [(make.__name__, make(self.random)) for _ in range(7) for make in READ_OUT]
         self.latin = [*self.scenes, *(text for _, text in self.read_out[: len(READ_OUT)]), *self.long(4)]
 
@@ -69,6 +70,7 @@ class Half:
         """All captions of this half."""
         for make in (self.good, self.loops, self.loops_elsewhere, self.garbage, self.written, self.made, self.context):
             yield from make()
+        yield from self.in_languages()
 
     def good(self) -> Iterator[Item]:
         """Captions without a fault, half of them of kinds that simple rules take for faulty."""
@@ -197,6 +199,28 @@ class Half:
             yield item("other_language", text, "language", language=wanted)
         for wanted, kind in (("es", "fr"), ("fr", "es"), ("zh", "ja"), ("ja", "zh"), ("ru", "ar"), ("de", "ru")):
             yield item("other_language", self.scripts[kind][0], "language", language=wanted)
+
+    def in_languages(self) -> Iterator[Item]:
+        """Captions in many languages, wanted or not; those that quote another one, and those that go on in one."""
+        texts: defaultdict[str, list[str]] = defaultdict(list)
+        for kind, some in [*self.scripts.items(), *self.languages.items()]:
+            texts[kind] += some
+        for kind, some in self.languages.items():
+            wanted, _, quotes = kind.partition("_")
+            for text in some:
+                yield item(kind if quotes else f"script_{kind}", text, language=wanted)
+        own = sorted(kind for kind in texts if "_" not in kind)
+        for number, kind in enumerate(own):
+            text, scene = texts[kind][-1], self.scenes[number % len(self.scenes)]
+            if len(texts[kind]) > 1:
+                yield item(f"long_{kind}", "\n\n".join(texts[kind]), language=kind)
+            for wanted in ("en", own[(number + 3) % len(own)], own[(number + 8) % len(own)]):
+                yield item("other_language", text, "language", language=wanted)
+            yield item("drifts_language", f"{scene} {text}", "language", language="en")
+            yield item("drifts_language", f"{text}\n\n{scene}", "language", language=kind)
+            if number % 4 == 0:
+                pages = "\n\n".join(self.scenes[number % 3 : number % 3 + 6])
+                yield item("drifts_language", f"{pages}\n\n{text}", "language", language="en")
 
     def context(self) -> Iterator[Item]:
         """Faults that depend on what the model was given."""

@@ -135,6 +135,8 @@ def check_prompt(recipe: Recipe, names: Collection[str]) -> None:
         if recipe.prompts and name in {*names, PREVIOUS, FALLBACK_COLUMN}:
             raise RecipeError(f"{field}: {name} is also the name of a column, which this prompt would hide; rename it.")
         later = recipe.prompts.keys() & set(PromptTemplate(text).columns).difference(earlier)
+        if name in later:
+            raise RecipeError(f"{field}: {{{name}}} is this prompt's own caption; name an earlier prompt or a column.")
         if later:
             raise RecipeError(f"{field}: {{{min(later)}}} is no earlier prompt; put prompts.{min(later)} before it.")
         missing = PromptTemplate(text).missing([*names, *earlier])

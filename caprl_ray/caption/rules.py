@@ -28,7 +28,10 @@ class Rules:
             language=None if given.get("language") == "off" else quality.language,
             json_schema=None if given.get("json") == "off" else _schema(structured.get("json")),
         )
-        self.checks = Checks.of(settings)
+        try:
+            self.checks = Checks.of(settings)
+        except RecipeError as error:
+            raise RecipeError(f"quality: {error}") from None
         unknown = sorted(quality.limits.keys() - set(self.checks.names))
         if unknown and "limits" in quality.model_fields_set:
             running = ", ".join(self.checks.names)

@@ -3,8 +3,13 @@
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from caprl_ray.cli.arguments import Commands, add_store
+from caprl_ray.errors import RecipeError
+
+if TYPE_CHECKING:
+    from caprl_ray.quality.checks import Checks
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +24,9 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--language", metavar="CODE", help="also flag captions in another language than this one")
     command.add_argument(
+        "--recipe", metavar="FILE", help="the checks of a recipe, with its thresholds, its language and its JSON schema"
+    )
+    command.add_argument(
         "--column", default="caption", metavar="NAME", help="column of the captions (default: caption)"
     )
     command.add_argument("--alt-column", metavar="NAME", help="column of the alt texts, for the check copies_alt_text")
@@ -26,12 +34,10 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.commands.check import Columns, check
-    from caprl_ray.quality.checks import Checks, Settings
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
 
-    names = None if args.checks is None else [*filter(None, args.checks.split(","))]
-    checks = Checks.of(Settings(checks=names, language=args.language))
+    checks = _of_recipe(args) if args.recipe else _named(args)
     columns = Columns(caption=args.column, alt_text=args.alt_column)
     try:
         tally = check(Storage(parse_storage(args.overrides)), args.path, checks, columns, sys.stdout)
@@ -40,3 +46,24 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.path}: {tally.summary()}.", file=sys.stderr)
     return 0
+
+
+def _of_recipe(args: argparse.Namespace) -> "Checks":
+    """The checks that a run by a recipe would make. Its alt texts are in a column only if --alt-column says so."""
+    from caprl_ray.caption.rules import Rules
+    from caprl_ray.recipe.load import load
+
+    if args.checks is not None or args.language is not None:
+        raise RecipeError("--recipe: not with --checks or --language, which the recipe says itself; give one of them.")
+    recipe = load(args.recipe)
+    return Rules(recipe.quality, recipe.sampling).checks
+
+
+def _named(args: argparse.Namespace) -> "Checks":
+    """The checks that the command line names."""
+    from caprl_ray.quality.checks import Checks, Settings
+
+    names = None if args.checks is None else [*filter(None, args.checks.split(","))]
+    if names == []:
+        raise RecipeError("--checks: it names no check; leave it out for the standard ones.")
+    return Checks.of(Settings(checks=names, language=args.language))

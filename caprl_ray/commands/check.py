@@ -150,7 +150,8 @@ def _json_lines(path: str, stream: Any, columns: Columns) -> Iterator[dict[str, 
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise RecipeError(f"{path}: line {number} is not a JSON object; give parquet or JSON lines.")
+            remedy = "give parquet or JSON lines" if number == 1 else "mend it or take it out"
+            raise RecipeError(f"{path}: line {number} is not a JSON object; {remedy}.")
         _refuse_missing(f"{path}: line {number}", columns, list(row))
         yield row
 

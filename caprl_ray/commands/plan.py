@@ -8,6 +8,7 @@ from typing import Any
 
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import check_prompt, output_columns
+from caprl_ray.caption.rules import Rules
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedVersions
@@ -79,11 +80,12 @@ class Overview:
 def overview(recipe: Recipe) -> Overview:
     """Summarize the stored plan, or else the plan that a first run would make.
 
-    A stored plan that is complete is compared with the input. Raises RecipeError if the input has nothing to plan or
-    columns with which a run would not start, SystemFailure if storage cannot be listed.
+    A stored plan that is complete is compared with the input. Raises RecipeError if the input has nothing to plan, or
+    columns or checks with which a run would not start, SystemFailure if storage cannot be listed.
     """
     storage = Storage(recipe.storage)
-    placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does
+    placeholders.load(storage, recipe.input)  # refuses a wrong list, as a run does,
+    Rules(recipe.quality, recipe.sampling)  # and wrong checks
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)

@@ -49,6 +49,7 @@ class Renderer:
         self._patches = _Patches.of(image_processor)
         self._templates: OrderedDict[Key, _Template] = OrderedDict()
         self._first_of: dict[Key, asyncio.Event] = {}
+        self._last: tuple[str, torch.Tensor] | None = None
         self._names = itertools.count()
         self.by_us, self.by_vllm = 0, 0  # images rendered in each way
 
@@ -63,7 +64,15 @@ class Renderer:
         if template is None:
             return await self._first(key, picture, prompt)
         self._templates.move_to_end(key)
-        return await self._fill(template, self._patches.of_picture(picture), picture, prompt)
+        return await self._fill(template, self._cut(self._patches, picture), picture, prompt)
+
+    def _cut(self, patches: "_Patches", picture: Picture) -> torch.Tensor:
+        """The picture's patches. They are kept for its next prompt, which comes before another picture."""
+        if not picture.name:
+            return patches.of_picture(picture)
+        if self._last is None or self._last[0] != picture.name:
+            self._last = picture.name, patches.of_picture(picture)
+        return self._last[1]
 
     async def _first(self, key: Key, picture: Picture, prompt: str) -> Any:
         """Let vLLM render, and keep the parts for other pictures of this size and prompt. They wait meanwhile."""

@@ -7,14 +7,14 @@ from functools import cached_property
 # Fenced and inline code. A fence that a truncated caption leaves open goes on to the end.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 # Quoted text, within a paragraph. It has a longest length, so that marks that are never closed do not cost time by the
-# square. A straight single quote counts only at the edge of a word, so that it is no apostrophe.
+# square. A straight single quote counts only at the edge of a word, so that it is no apostrophe. Every alternative
+# begins with its mark: `re` then looks for marks only, which takes a tenth of the time.
 QUOTED = re.compile(
     r'"[^"\n]*"|“[^”\n]{,200}”|„[^“”\n]{,200}[“”]|«[^»\n]{,200}»|‹[^›\n]{,200}›|「[^」\n]{,200}」|『[^』\n]{,200}』'
-    r"|《[^》\n]{,200}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,200}’|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){1,200}'(?!\w)"
-    r"|^[ \t]*>.*$",
-    re.MULTILINE,
+    r"|《[^》\n]{,200}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,200}’|'(?<!\w')(?:[^'\n]|(?<=\w)'(?=\w)){1,200}'(?!\w)"
 )
-TABLE_ROW = re.compile(r"^[ \t]*\|.*$|^[^\n\t]*\t[^\n\t]*\t.*$", re.MULTILINE)
+CITED = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
+_TABLE_ROW = re.compile(r"^[ \t]*\|.*$|^[^\n\t]*\t[^\n\t]*\t.*$", re.MULTILINE)
 _EDGES = {'"': '"', "“": "”", "'": "'", "«": "»", "「": "」"}
 
 
@@ -23,7 +23,16 @@ def outside_quotes(text: str) -> str:
     text = text.strip()
     if text and _EDGES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]:
         text = text[1:-1]
-    return QUOTED.sub(" ", CODE.sub(" ", text))
+    if "`" in text:
+        text = CODE.sub(" ", text)
+    if ">" in text:
+        text = CITED.sub(" ", text)
+    return QUOTED.sub(" ", text)
+
+
+def outside_tables(text: str) -> str:
+    """The text without the rows of tables, in markdown or set out with tabs."""
+    return _TABLE_ROW.sub(" ", text) if "|" in text or "\t" in text else text
 
 
 @dataclass(frozen=True, kw_only=True)

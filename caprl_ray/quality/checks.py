@@ -11,6 +11,11 @@ from caprl_ray.quality.check import Check, Threshold
 from caprl_ray.quality.registry import CHECKS
 
 Number = int | float
+# What a check needs beside the caption, and where a recipe or a command says it.
+NEEDED = {
+    "language": "the language that captions should have, as quality.language or --language",
+    "json": "a JSON schema, as sampling.structured_outputs.json of a recipe",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +111,7 @@ def _names(settings: Settings) -> list[str]:
                 f"{name!r} is not a check; they are {', '.join(CHECKS)}, or package.module:function for your own."
             )
         if name in given and given[name] is None:
-            value = "the language that captions should have" if name == "language" else "a JSON schema"
-            raise RecipeError(f"the check {name} needs {value}; give it, or leave the check out.")
+            raise RecipeError(f"the check {name} needs {NEEDED[name]}; give it, or leave the check out.")
     return [*names, *(name for name, value in given.items() if value is not None and name not in names)]
 
 

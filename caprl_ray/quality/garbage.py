@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from caprl_ray.quality.caption import TABLE_ROW, Caption, outside_quotes
+from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
 
 REPLACEMENT = "\ufffd"
@@ -111,12 +111,10 @@ class Garbage(Check):
 
     def _one_part(self, text: str) -> bool:
         """The same for scripts without spaces: two to four characters that are nearly all. Rows of a table may be."""
-        if TABLE_ROW.search(text):
+        if len(text) < 40 or outside_tables(text) != text:
             return False
         middle = len(text) // 2
-        return len(text) >= 40 and any(
-            text.count(text[middle : middle + n]) * n >= self.one_character * len(text) for n in (2, 3, 4)
-        )
+        return any(text.count(text[middle : middle + n]) * n >= self.one_character * len(text) for n in (2, 3, 4))
 
     def _symbols(self, text: str) -> bool:
         visible = text.encode(errors="replace").translate(None, _WHITE)
@@ -143,7 +141,7 @@ def _debris(text: str) -> bool:
         return True
     if text.isascii() or len(_SPACE_MARKS.findall(text)) < 3:
         return False
-    return len(_SPACE_MARKS.findall(TABLE_ROW.sub(" ", outside_quotes(text)))) >= 3
+    return len(_SPACE_MARKS.findall(outside_tables(outside_quotes(text)))) >= 3
 
 
 def _special(text: str) -> bool:

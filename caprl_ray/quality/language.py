@@ -10,27 +10,22 @@ from functools import cache
 from typing import Any, ClassVar
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.quality.caption import TABLE_ROW, Caption, outside_quotes
+from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
+from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_LATIN, SCRIPT
 
 _PART = 600  # characters at the start and at the end, of which _SAMPLE outside quotes are judged
 _SAMPLE = 300
-_LETTER = re.compile(r"[^\W\d_]")
-_WORD = re.compile(r"[^\W\d_]+")
-_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_MOST_BYTES = 300  # of a sample, for the model, which takes a step for each
+_LETTER = re.compile(r"[^\W\d_]+")
+_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+_KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
-# Words that nearly every sentence has and the other languages of this table lack. Where they are a seventh of all
-# words, the language is known without the model: 5 microseconds, not 90.
-_COMMON = {
-    "en": frozenset(("the", "of", "and", "is", "with", "to", "in", "are", "on", "at", "its", "which", "by", "from")),
-    "de": frozenset(("der", "die", "und", "das", "ist", "mit", "ein", "eine", "auf", "im", "den", "einem", "sind")),
-    "fr": frozenset(("le", "les", "et", "des", "une", "est", "dans", "avec", "sur", "du", "au", "sont", "qui")),
-    "es": frozenset(("el", "los", "las", "y", "en", "con", "una", "del", "por", "un", "se", "su", "que")),
-    "pt": frozenset(("o", "os", "as", "e", "em", "com", "uma", "do", "da", "na", "no", "um", "ao", "dos")),
-    "it": frozenset(("il", "di", "della", "che", "è", "una", "sono", "nel", "gli", "del", "alla", "un", "sullo")),
-    "nl": frozenset(("het", "een", "van", "zijn", "met", "op", "en", "de", "te", "naar", "aan", "wordt")),
-}
-_COMMON_SHARE = 1 / 7
+# Where so many of all words are common ones, or of all characters in the script, the language is known.
+_COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
+_OTHER_LETTERS = 1 / 20  # of a text in Latin letters may be in other scripts
+_LEAST_LETTERS = 3  # that the language has, and others of its script lack
+_OTHER_SCRIPT = 1 / 5  # where fewer letters are in the script, the language is another
 # Languages that are written alike: a caption in one is not flagged where another of its group is wanted.
 _ALIKE = (
     *({"zh", "wuu", "yue"}, {"no", "nn", "da"}, {"hr", "bs", "sr"}, {"id", "ms"}, {"en", "pcm"}, {"cs", "sk"}),
@@ -46,6 +41,7 @@ class Language(Check):
     name: ClassVar = "language"
     severe: ClassVar = True
     standard: ClassVar = False
+    version: ClassVar = 2
     spares: ClassVar = "Quotes, tables and code in other languages; names; captions with little text of their own."
     causes: ClassVar = (
         "The picture's text is in another language and the model goes on in it, or the prompt names none."
@@ -71,32 +67,49 @@ class Language(Check):
         text = caption.text
         if len(text) < self.letters // _LETTERS_PER_DENSE:
             return False
-        if self._is_other(_prose(text[:_PART])[:_SAMPLE]):
+        start, end = (outside_quotes(outside_tables(part)) for part in (text[:_PART], text[-_PART:]))
+        if self._is_other(start[:_SAMPLE], slice(_MOST_BYTES)):
             return True
-        return len(text) > _SAMPLE and self._is_other(_prose(text[-_PART:])[-_SAMPLE:])
+        return len(text) > _SAMPLE and self._is_other(end[-_SAMPLE:], slice(-_MOST_BYTES, None))
 
-    def _is_other(self, text: str) -> bool:
+    def _is_other(self, text: str, outer: slice) -> bool:
+        """Whether a part is in another language. The model sees only the `outer` of its bytes."""
         wanted = _subtag(self.wanted)
-        common = _COMMON.get(wanted)
-        if common and _is_plain(text):
-            words = text.lower().split()
-            if sum(map(common.__contains__, words)) > _COMMON_SHARE * len(words):
-                return False
-        if len(_LETTER.findall(text)) + (_LETTERS_PER_DENSE - 1) * len(_DENSE.findall(text)) < self.letters:
+        if _is_surely(wanted, text):
             return False
-        language, confidence = _identifier().classify(text)
+        letters = _length(_LETTER, text)
+        if letters + (_LETTERS_PER_DENSE - 1) * _length(_DENSE, text) < self.letters:
+            return False
+        if wanted in SCRIPT and _length(SCRIPT[wanted], text) < _OTHER_SCRIPT * letters:
+            return True
+        sample = text.encode(errors="replace")[outer].decode(errors="ignore")
+        language, confidence = _identifier().classify(sample)
         return confidence >= self.confidence and language not in _like(wanted)
 
 
-def _prose(text: str) -> str:
-    if "|" in text or "\t" in text:
-        text = TABLE_ROW.sub(" ", text)
-    return outside_quotes(text)
+def _is_surely(wanted: str, text: str) -> bool:
+    """Whether a text is in the wanted language by its common words, its letters, or a script that no other one has."""
+    if wanted in COMMON:
+        words = text.lower().split()
+        return sum(map(COMMON[wanted].__contains__, words)) > _COMMON_SHARE * len(words) and _is_written(wanted, text)
+    if not (wanted in ALONE or wanted in LETTERS) or not _is_written(wanted, text):
+        return False
+    if wanted in LETTERS:
+        has, lacks = LETTERS[wanted]
+        return len(has.findall(text)) >= _LEAST_LETTERS and not lacks.search(text)
+    return wanted not in ("ja", "zh") or bool(_KANA.search(text)) == (wanted == "ja")
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a text has Latin letters only."""
-    return text.isascii() or max(text) < "\u0370" or not re.search("[\u0370-\u1fff\u2c00-\ud7ff\uf900-\uffef]", text)
+def _is_written(wanted: str, text: str) -> bool:
+    """Whether a text is in the language's script, apart from some letters."""
+    if wanted in LATIN:
+        return text.isascii() or _length(NOT_LATIN, text) <= _OTHER_LETTERS * len(text)
+    return _length(SCRIPT[wanted], text) >= _SCRIPT_SHARE * len(text)
+
+
+def _length(runs: "re.Pattern[str]", text: str) -> int:
+    """How many characters of a text are in runs of a kind."""
+    return len("".join(runs.findall(text)))
 
 
 def _subtag(language: str) -> str:
@@ -115,4 +128,9 @@ def _identifier() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise RecipeError("the check language needs a package: pip install 'caprl_ray[language]'.") from None
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    read = LanguageIdentifier.from_model_file(MODEL_FILE)
+    # Its table has half precision; converting the rows of each text would take most of the time.
+    weights = read.nb_ptc.astype(read.nb_pc.dtype)
+    return LanguageIdentifier(
+        weights, read.nb_pc, read.nb_classes, read.tk_nextmove, read.tk_output, norm_probs=True, tk_row=read.tk_row
+    )

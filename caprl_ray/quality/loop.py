@@ -6,6 +6,7 @@ ratio of the whole text depends on its length: above Whisper's 2.4 stand 2 % of 
 33 % of those of 6,000.) One byte a character goes in, the low one, so that all scripts weigh the same.
 """
 
+import operator
 import re
 import zlib
 from collections import Counter
@@ -25,9 +26,10 @@ _SET_OUT = 24  # a piece that says less than half of this is no table that is se
 _TRIES = 4  # a repeated part may hold its own last characters more than once
 _SHORT = 60  # nothing shorter is taken for a loop
 _TAIL = 16  # the characters that the period at the end is looked for with
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile("[0-9]{1,9}(?![0-9])")  # of a longer one, the last nine digits
+_LAST = 48  # numbers that are looked at first, and need be less regular than all
 _STRUCTURE = re.compile(r"[\d|]|\n.*\n.*\n", re.DOTALL)
-_NO_DIGITS = str.maketrans("", "", "0123456789")
+_DECIMAL = b"0123456789"
 _DIGITS = str.maketrans("123456789", "000000000")
 _FILL = re.compile(r"([ \t\-=_.])\1{2,250}")
 _MARKUP = re.compile(r"[|{}<>=;\\_#\d]")
@@ -42,6 +44,7 @@ class Loop(Check):
 
     name: ClassVar = "loop"
     severe: ClassVar = True
+    version: ClassVar = 2
     spares: ClassVar = (
         "Tables, long lists, code, repeated axis labels, refrains of poems, and a phrase that comes back now and then."
     )
@@ -172,18 +175,24 @@ def _has_markup(piece: str) -> bool:
 def _counts_on(text: str, cut: bool) -> bool:
     """Whether the end is one phrase with a counter in it that goes on and on."""
     end = text[-END:] if cut else text[-2 * END :]
-    if len(end) < END or len(end) - len(end.translate(_NO_DIGITS)) < 12:
+    data = end.encode(errors="replace")
+    if len(end) < END or len(data) - len(data.translate(None, _DECIMAL)) < 12:
         return False
-    numbers = [int(digits[-9:]) for digits in _NUMBER.findall(end)[1:-1]]  # without those that may be cut
-    if not any(_steps(numbers, apart) for apart in (1, 2, 3)):
+    if not _count(_NUMBER.findall(end[-END:])[-_LAST:], 3 / 4) or not _count(_NUMBER.findall(end), 9 / 10):
         return False
     masked = re.sub("0+", "0", end.translate(_DIGITS))
     return len(zlib.compress(masked.encode("utf-16-le", "surrogatepass")[::2], 1)) * 6 < len(masked)
 
 
-def _steps(numbers: list[int], apart: int) -> bool:
-    """Whether nearly every number is the one `apart` places before, or that and a constant, and many are the latter."""
-    differences = [after - before for before, after in zip(numbers, numbers[apart:], strict=False)]
+def _count(digits: list[str], share: float) -> bool:
+    """Whether numbers count on: each is the one before it, or the second or third before it, and a constant."""
+    numbers = list(map(int, digits[1:-1]))  # without those that may be cut
+    return any(_steps(numbers, apart, share) for apart in (1, 2, 3))
+
+
+def _steps(numbers: list[int], apart: int, share: float) -> bool:
+    """Whether this share of numbers is the one `apart` places before, or that and a constant, and many the latter."""
+    differences = list(map(operator.sub, numbers[apart:], numbers))
     steps = Counter(filter(None, differences)).most_common(1)
     more = steps[0][1] if steps else 0
-    return more * 4 >= max(4, len(numbers) // apart) and (more + differences.count(0)) * 10 >= 9 * len(differences)
+    return more * 4 >= max(4, len(numbers) // apart) and more + differences.count(0) >= share * len(differences)

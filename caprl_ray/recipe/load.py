@@ -120,7 +120,7 @@ def _is_text(names: Sequence[str]) -> bool:
 def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in fault["loc"])
+    field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     value = NOT_SHOWN if field.removeprefix("score.").startswith("model.engine") else repr(redacted(fault["input"]))
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1], kind)

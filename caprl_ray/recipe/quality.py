@@ -2,11 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from caprl_ray.recipe.fields import Section
 
-Action = Literal["keep", "retry", "fail", "off"]
+# YAML reads a bare off as false.
+Action = Annotated[
+    Literal["keep", "retry", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+]
 # Decoded again with these in turn. A retry with the same sampling often gives the same loop (QwenLM/Qwen3-VL issue
 # 1611); a lower top_p cuts the unlikely tokens that most loops begin with, and the penalty leads out of them.
 RETRIES: list[dict[str, Any]] = [

@@ -6,9 +6,9 @@ they need objects that a recipe cannot hold.
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from caprl_ray.recipe import vllm_names
 
@@ -16,8 +16,27 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Token = Annotated[int, Field(ge=0)]
 Tokens = Annotated[list[Token], Field(min_length=1)]
-# One of them, as in vLLM: a JSON schema, a regular expression, texts of which one is chosen, or a grammar.
-Structured = Annotated[dict[Literal["json", "regex", "choice", "grammar"], Any], Field(min_length=1, max_length=1)]
+# As in vLLM: a JSON schema, a regular expression, texts of which one is chosen, or a grammar.
+_STRUCTURED: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "json": ((dict, str), "a JSON schema"),
+    "regex": (str, "a regular expression"),
+    "choice": (list, "a list of texts"),
+    "grammar": (str, "a grammar"),
+}
+
+
+def _one(value: dict[str, Any]) -> dict[str, Any]:
+    """The only kind of structure, with a value of its type."""
+    kind = next(iter(value), "")
+    if len(value) != 1 or kind not in _STRUCTURED:
+        raise ValueError(f"should have one of {', '.join(_STRUCTURED)}")
+    types, what = _STRUCTURED[kind]
+    if not isinstance(value[kind], types) or not all(isinstance(text, str) for text in value[kind]):
+        raise ValueError(f"should have {what} as {kind}")
+    return value
+
+
+Structured = Annotated[dict[str, Any], AfterValidator(_one)]
 
 FIELDS: Mapping[str, Any] = {
     "presence_penalty": Penalty,
@@ -68,5 +87,7 @@ def _check_value(name: str, value: Any) -> None:
     try:
         TypeAdapter(FIELDS[name], config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"].removeprefix("Input ").removeprefix("List ")
-        raise ValueError(f"{name} is {value!r}; it {message.removeprefix('String ')}") from None
+        message = error.errors(include_url=False)[0]["msg"]
+        for prefix in ("Input ", "List ", "String ", "Value error, "):
+            message = message.removeprefix(prefix)
+        raise ValueError(f"{name} is {value!r}; it {message}") from None

@@ -114,6 +114,7 @@ def test_what_cannot_work_is_refused(sections: dict[str, Any], said: str) -> Non
             {"prompts": {"short": "Shorten {dense}", "dense": "Describe."}},
             "prompts.short: {dense} is no earlier prompt",
         ),
+        ({"prompts": {"short": "Shorten {short}"}}, "prompts.short: {short} is this prompt's own caption"),
         ({"quality": {"alt_column": "alt"}}, "quality.alt_column: the input has no column alt; it has txt, url."),
     ],
 )

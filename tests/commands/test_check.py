@@ -72,6 +72,11 @@ def test_options_choose_checks_columns_and_language(tmp_path: Path, capsys: pyte
     long = " ".join([GOOD, "The sky is grey, and the trees have lost their leaves."])
     assert main(["check", str(json_lines(path, [{"caption": long}])), "--language", "de"]) == 0
     assert lines(capsys)[0] == [{"row": 0, "flags": ["language"]}]
+    recipe = tmp_path / "recipe.yaml"
+    quality = "{language: de, checks: {too_long: off}, thresholds: {too_short.words: 40}}"
+    recipe.write_text(f"input: {{paths: [a]}}\noutput: {{path: b}}\nquality: {quality}\n")
+    assert main(["check", str(path), "--recipe", str(recipe)]) == 0
+    assert lines(capsys)[0] == [{"row": 0, "flags": ["language", "too_short"]}]
 
 
 def test_an_output_is_read_in_order_with_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +130,7 @@ def test_a_file_is_read_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("content", "options", "sentence"),
     [
-        (b'{"caption": "a"}\n[1]\n', (), "captions: line 2 is not a JSON object; give parquet or JSON lines."),
+        (b'{"caption": "a"}\n[1]\n', (), "captions: line 2 is not a JSON object; mend it or take it out."),
         (b'{"caption": "a"}\n\xff\n', (), "captions: line 2 is not a JSON object"),
         (
             b'{"text": "a", "n": 1}\n',
@@ -135,6 +140,9 @@ def test_a_file_is_read_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         (b'{"caption": 7}\n', (), "captions: row 0 has no text in caption; name another column."),
         (b"PAR1 and no more", (), "captions: is not a parquet file that can be read"),
         (b'{"caption": "a"}\n', ("--checks", "lop"), "'lop' is not a check; they are empty"),
+        (b'{"caption": "a"}\n', ("--checks", ""), "--checks: it names no check; leave it out"),
+        (b'{"caption": "a"}\n', ("--recipe", "r.yaml", "--checks", "loop"), "--recipe: not with --checks"),
+        (b'{"caption": "a"}\n', ("--checks", "json"), "the check json needs a JSON schema, as sampling.structured_"),
         (b'{"caption": "a"}\n', ("--language", "klingon"), "'klingon' is not known; give a code such as en"),
         (
             b'{"caption": "a"}\n',

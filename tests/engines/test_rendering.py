@@ -1,5 +1,7 @@
 """Patches are cut here as the model's own processor cuts them: else every image would go the slow way, unseen."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,3 +24,19 @@ def test_patches_are_those_of_the_models_own_processor(width: int, height: int) 
     assert patches
     ours = patches.of_picture(Picture(pixels=memoryview(pixels.tobytes()), width=width, height=height))
     assert ours.dtype == torch.uint8 and torch.equal(ours, theirs.to(torch.uint8))
+
+
+def test_only_the_prompts_of_one_picture_share_its_patches() -> None:
+    from caprl_ray.engines.rendering import Renderer, _Patches
+
+    patches = _Patches(patch=14, merge=2, frames=2)
+    renderer = Renderer(None, None)
+
+    def cut(name: str, grey: int) -> Any:
+        pixels = memoryview(bytes([grey]) * (28 * 28 * 3))
+        return renderer._cut(patches, Picture(pixels=pixels, width=28, height=28, name=name))
+
+    first = cut("row-1", 1)
+    assert cut("row-1", 1) is first
+    for name, grey in (("row-2", 2), ("row-1", 3), ("", 4), ("", 5)):
+        assert cut(name, grey).unique().tolist() == [grey]

@@ -37,6 +37,6 @@ def test_the_checks_reach_their_goals_on_captions_that_they_were_not_made_on(loa
         len(items) >= 300 and len({item["text"] for item in quality.items("tuning")} & {i["text"] for i in items}) < 10
     )
     figures = quality.figures_of([(item, quality.flags(item)) for item in items])
-    for check in ("loop", "refusal", "garbage"):
+    for check in ("loop", "refusal", "garbage", "language"):
         assert figures[f"{check}_precision"] >= 0.98 and figures[f"{check}_recall"] >= 0.95, check
     assert [i["kind"] for i in items if not i["labels"] and quality.flags(i)] == []
