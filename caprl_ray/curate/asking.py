@@ -1,7 +1,7 @@
-"""Ask for questions about an image, and ask each of them with and without the image.
+"""Ask the questions about an image, with the image and without it.
 
-CapRL's way (arXiv 2509.22647, section 3.2, and its code): five questions an image at temperature 0.1; a small model
-answers each four times with the image and four times without it, with the options in another order each time.
+CapRL's way (arXiv 2509.22647, section 3.2, and its code): a small model answers each question four times with the image
+and four times without it, with the options in another order each time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,33 +14,11 @@ from caprl_ray.score.judge import BEGIN, BLIND, filled
 from caprl_ray.score.metrics import LETTERS
 from caprl_ray.score.question import Question
 
-# The names of these prompts in results. A change of a text is a change of its name.
-PROMPT = "image-questions-1"
-ANSWER_PROMPT = "image-answers-1"
-QUESTIONER = """Write {count} multiple-choice questions about this image, for people who know it only from a description.
-
-- Ask about what can be seen: things, their number, colors, places, texts, actions, numbers of a chart. Ask about \
-different things, and about small ones, too.
-- Someone who does not see the image must not be able to guess the answer from the question and the options.
-- Each question has four options, all of which look likely. Exactly one of them is right.
-- No option is about the others: no "all of the above", no "none of the above".
-
-Answer with a JSON list and nothing else:
-
-[{{"question": "...", "options": ["...", "...", "...", "..."], "answer": "the text of the right option"}}, ...]"""
 SEEN = """Answer this multiple-choice question about the image.
 
 Question: {question}"""
 NONE = "None of the above"
 
-# How the questioner samples, as in CapRL's code.
-QUESTIONS_SAMPLING: Mapping[str, Any] = {
-    "temperature": 0.1,
-    "top_p": 1.0,
-    "repetition_penalty": 1.05,
-    "max_tokens": 2048,
-    "repetition_detection": None,
-}
 # How questions are answered, as in CapRL's code, but for the number of tokens: one, which can only be a letter.
 ANSWER_SAMPLING: Mapping[str, Any] = {
     "temperature": 0.1,
@@ -49,11 +27,6 @@ ANSWER_SAMPLING: Mapping[str, Any] = {
     "max_tokens": 1,
     "repetition_detection": None,
 }
-
-
-def questioner(count: int) -> str:
-    """The user's turn that asks for so many questions about an image."""
-    return QUESTIONER.format(count=count)
 
 
 def as_question(draft: Draft, image: str, number: int) -> Question:
