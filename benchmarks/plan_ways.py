@@ -19,22 +19,23 @@ def boto3(endpoint: str, folder: str, out: str) -> int:
 
 def listed(endpoint: str, folder: str, out: str) -> int:
     """List as planning does."""
-    from caprl_ray.recipe import sections
+    from caprl_ray.recipe.storage import Storage as StorageSettings
     from caprl_ray.storage import Storage
 
-    storage = Storage(sections.Storage(endpoint=endpoint, region="us-east-1"))
+    storage = Storage(StorageSettings(endpoint=endpoint, region="us-east-1"))
     return sum(1 for _ in storage.walk(f"s3://{BUCKET}/{folder}"))
 
 
 def planned(endpoint: str, folder: str, out: str) -> int:
     """List, cut into units, store and load, as the first run over a dataset does."""
     from caprl_ray import plan, sources
-    from caprl_ray.recipe import sections
+    from caprl_ray.recipe.input import Input
+    from caprl_ray.recipe.storage import Storage as StorageSettings
     from caprl_ray.sources.source import Access
     from caprl_ray.storage import Storage
 
-    storage = Storage(sections.Storage(endpoint=endpoint, region="us-east-1"))
-    access = Access(storage=storage, input=sections.Input(paths=[f"s3://{BUCKET}/{folder}"]), max_bytes=2**26)
+    storage = Storage(StorageSettings(endpoint=endpoint, region="us-east-1"))
+    access = Access(storage=storage, input=Input(paths=[f"s3://{BUCKET}/{folder}"]), max_bytes=2**26)
     plan.store(storage, out, sources.plan_units(access))
     return sum(unit.rows or 1 for unit in plan.load(storage, out).units)
 

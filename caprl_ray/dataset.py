@@ -15,7 +15,8 @@ from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import load
-from caprl_ray.recipe.sections import Recipe, Replicas
+from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import FAILURE, META_PREFIX, Fields, row_schema
 from caprl_ray.watch.breaker import await_replica
 from caprl_ray.watch.counter import Counter

@@ -32,6 +32,7 @@ class Job:
             be the input.
         has_replicas: whether a stage runs replicas. If so, the run ends when no replica starts within
             `replicas.wait_s`.
+        readers: further pools of replicas, as recipes, by the section of the recipe that describes them.
         engine_on_cpu: whether replicas run a model on the cores of this machine.
         fingerprint: fields that must not change between the runs of one dataset.
         check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
@@ -49,12 +50,18 @@ class Job:
     stages: "Callable[[Dataset, ActorHandle], Dataset]"
     needs_image: bool = True
     has_replicas: bool = True
+    readers: Mapping[str, Recipe] = field(default_factory=dict)
     engine_on_cpu: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     check_columns: Callable[[Collection[str]], None] = lambda names: None
     outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
     again: tuple[str, str] | None = None
+
+    @property
+    def pools(self) -> dict[str, Recipe]:
+        """All pools of replicas, as recipes by their names; that of the job's own stage has none."""
+        return {"": self.recipe, **self.readers} if self.has_replicas else {}
 
     @property
     def noun(self) -> str:

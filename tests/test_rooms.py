@@ -12,7 +12,7 @@ PACKAGE = ROOT / "caprl_ray"
 # From top to bottom. A module at the top of the package is a room of its own.
 ROOMS = (
     *("cli", "commands", "dataset", "pipeline", "report", "explain", "export", "answer"),
-    *("caption", "read", "watch", "engines", "output", "score"),
+    *("caption", "replica", "read", "watch", "engines", "output", "score"),
     *(
         "quality",
         "models",

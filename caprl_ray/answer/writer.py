@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caprl_ray.answer.columns import NO_CAPTION, NO_KEY
-from caprl_ray.caption.cut import Cut
+from caprl_ray.replica.cut import Cut
 from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RowFailure

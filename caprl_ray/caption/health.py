@@ -8,10 +8,6 @@ LEAST = 32
 SHOWN, SHOWN_CHARACTERS = 3, 60
 
 
-class Sick(Exception):
-    """The captions of this replica cannot be trusted; the text says why."""
-
-
 class Health:
     """The flags of the latest `window` first decodings of one replica, and the largest share for each flag.
 

@@ -17,7 +17,7 @@ from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sizes import SizeRule
-from caprl_ray.recipe.sections import Sampling
+from caprl_ray.recipe.sampling import Sampling
 
 PROMPT = "Please describe this image in detail."
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 64, "n": 1}

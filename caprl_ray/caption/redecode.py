@@ -10,7 +10,7 @@ from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, Pictur
 from caprl_ray.errors import RowFailure
 from caprl_ray.quality.caption import Caption
 from caprl_ray.quality.trim import trimmed
-from caprl_ray.recipe.sections import Quality
+from caprl_ray.recipe.quality import Quality
 from caprl_ray.text import plain
 
 # Of all captions of a row together. About thirty times what CapRL writes, and small enough for

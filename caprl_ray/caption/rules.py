@@ -7,7 +7,8 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.quality.checks import Checks, Settings
 from caprl_ray.quality.own import is_own
 from caprl_ray.quality.registry import CHECKS
-from caprl_ray.recipe.sections import Action, Quality, Sampling
+from caprl_ray.recipe.quality import Action, Quality
+from caprl_ray.recipe.sampling import Sampling
 
 # Faults that another decoding often does not have. The other flags say something about a caption that is kept.
 RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty", "json"})

@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from caprl_ray.caption.cut import Cut
-from caprl_ray.caption.health import Health, Sick
+from caprl_ray.caption.health import Health
 from caprl_ray.caption.planted import Planted
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
 from caprl_ray.caption.rules import Rules
@@ -18,6 +17,8 @@ from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.replica.cut import Cut
+from caprl_ray.replica.suspects import Sick
 from caprl_ray.rows.schema import META_PREFIX, SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from caprl_ray.cluster.reachable import check_service
 
 if TYPE_CHECKING:
-    from caprl_ray.recipe.sections import Storage as StorageSettings
+    from caprl_ray.recipe.storage import Storage as StorageSettings
 
 
 class Commands:

@@ -6,6 +6,7 @@ round down below `replicas.max`.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from caprl_ray.cluster.optional import ABSENT, miss
@@ -18,29 +19,35 @@ GPU_REQUESTS = "GPU requests that follow the replicas"
 PATIENCE_S = 300.0
 
 
-def demand_class(base: type, replica: dict[str, float], full: float) -> type:
+def demand_class(base: type, replicas: Sequence[dict[str, float]], full: float) -> type:
     """Ray Data's autoscaler with the pool's own requests in place of those for GPUs.
 
     Args:
         base: Ray Data's class, `RateBasedClusterAutoscaler` (internals.py finds it).
-        replica: the resources of one replica, as Ray's autoscaler names them.
+        replicas: of each pool, in the order of their stages, the resources of one replica, as Ray's autoscaler names
+            them.
         full: the load from which on the pool grows (AutoscalingConfig.actor_pool_util_upscaling_threshold).
     """
 
     class Demand(base):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:
-            self._pool = _Pool(full)
+            self._pools = [_Pool(full) for _ in replicas]
             super().__init__(*arguments, **named)
 
         def _send_resource_request(self, resource_request: list[dict[str, Any]]) -> None:
             try:
                 pools = [pool for operator in self._non_shuffle_ops for pool in operator.get_autoscaling_actor_pools()]
-                replicas = [replica] * sum(map(self._pool.wanted, pools))
+                wanted = [
+                    replica
+                    for replica, own, pool in zip(replicas, self._pools, pools, strict=False)
+                    for _ in range(own.wanted(pool))
+                    if replica["GPU"]
+                ]
             except ABSENT:  # another Ray knows its pools by other names: its own requests stand
                 miss(GPU_REQUESTS)
                 super()._send_resource_request(resource_request)
                 return
-            super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + replicas)
+            super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + wanted)
             # Ray would repeat the last request while little of the cluster is used. The replicas are all that is wanted
             # then.
             self._last_resource_request: list[dict[str, Any]] = []

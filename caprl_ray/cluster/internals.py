@@ -7,12 +7,13 @@ that this module imports under every version of Ray.
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from caprl_ray.cluster.ahead import NOT_AHEAD, policy_class
 from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
 from caprl_ray.cluster.optional import ABSENT, miss, optional
 
@@ -131,6 +132,24 @@ def fed() -> Patch:
     return _replaced(STEADY, place)
 
 
+def not_far_ahead() -> Patch:
+    """Let no pool of replicas run far ahead of the next one (ahead.py)."""
+
+    def place() -> Place:
+        from ray.data._internal.execution import backpressure_policy as module
+        from ray.data._internal.execution import streaming_executor
+
+        policies = module.get_backpressure_policies
+        own = policy_class(module.BackpressurePolicy)
+
+        def with_own(*arguments: Any) -> list[Any]:
+            return [*policies(*arguments), own(*arguments)]
+
+        return streaming_executor, "get_backpressure_policies", with_own
+
+    return _replaced(NOT_AHEAD, place)
+
+
 def ended_by(stopping: Callable[[], bool]) -> Patch:
     """Drop at once what was read and prepared when a run is stopped, so that the last write begins at once.
 
@@ -202,15 +221,15 @@ def metadata_at_once() -> None:
 # The cluster's autoscaler
 
 
-def replicas_demand(replica: dict[str, float], full: float) -> Patch:
-    """Ask the cluster's autoscaler for the GPUs of the replicas (demand.py)."""
+def replicas_demand(replicas: Sequence[dict[str, float]], full: float) -> Patch:
+    """Ask the cluster's autoscaler for the GPUs of the replicas of each pool (demand.py)."""
 
     def place() -> Place:
         from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler as module
 
         base = module.RateBasedClusterAutoscaler
         base._send_resource_request  # noqa: B018 (raises AttributeError where Ray has no such name)
-        own = demand_class(base, replica, full)
+        own = demand_class(base, replicas, full)
         return module, "RateBasedClusterAutoscaler", own
 
     return _replaced(GPU_REQUESTS, place)

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
@@ -38,10 +38,10 @@ def session(
     begun.set()
     with connected(debug):
         if job.has_replicas:
-            check_gpus(recipe, grows=bool(os.environ.get("RAY_ADDRESS")))
+            check_pools(job.pools, grows=bool(os.environ.get("RAY_ADDRESS")))
         shared.check_paths(recipe)
         configure(DataContext.get_current(), debug)
-        wait_for_replicas(DataContext.get_current(), recipe)
+        DataContext.get_current().execution_no_progress_timeout_s = no_progress_s(job)
         if not guarded:
             DataContext.get_current().execution_no_progress_timeout_s = -1
         _replace_replicas(DataContext.get_current())
@@ -54,9 +54,10 @@ def session(
             yield
 
 
-def no_progress_s(recipe: Recipe) -> float:
+def no_progress_s(job: Job) -> float:
     """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
-    return recipe.replicas.wait_s + NO_PROGRESS_S
+    recipes = job.pools.values() or [job.recipe]
+    return max(recipe.replicas.wait_s for recipe in recipes) + NO_PROGRESS_S
 
 
 def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContextManager[None]]:
@@ -64,8 +65,11 @@ def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContext
     yield internals.batches_as_they_come()
     yield internals.fed()
     yield internals.ended_by(stopping)
-    if job.has_replicas and job.recipe.replicas.gpus:
-        yield internals.replicas_demand(resources.replica_bundle(job.recipe), GROWN_OVER_TAKEN)
+    pools = job.pools.values()
+    if any(recipe.replicas.gpus for recipe in pools):
+        yield internals.replicas_demand(list(map(resources.replica_bundle, pools)), GROWN_OVER_TAKEN)
+    if job.readers:
+        yield internals.not_far_ahead()
     if local.connected():
         yield internals.lean_data()
 
@@ -168,6 +172,24 @@ def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
     return SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).")
 
 
+def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:
+    """Refuse GPUs that a cluster which does not grow lacks, for each pool of replicas and for all of them together."""
+    for name, recipe in pools.items():
+        try:
+            check_gpus(recipe, grows=grows)
+        except RecipeError as error:
+            raise RecipeError(f"{name}.{error}" if name else str(error)) from None
+    there = ray.cluster_resources().get("GPU", 0)
+    wanted = {name: recipe.replicas.gpus * recipe.replicas.min for name, recipe in pools.items()}
+    if not grows and sum(wanted.values()) > there:
+        fields = " and ".join(f"{name}.replicas" if name else "replicas" for name in wanted)
+        raise RecipeError(
+            f"{fields}: they need {' + '.join(f'{gpus:g}' for gpus in wanted.values())} GPUs at the least, but this "
+            f"machine has {there:g}; let them share one, such as with replicas.gpus=0.5 and "
+            "score.replicas.gpus=0.5."
+        )
+
+
 def check_gpus(recipe: Recipe, *, grows: bool) -> None:
     """Refuse GPUs that a cluster which does not grow lacks: the run would wait for ever.
 
@@ -188,7 +210,7 @@ def check_gpus(recipe: Recipe, *, grows: bool) -> None:
 
 def wait_for_replicas(context: DataContext, recipe: Recipe) -> None:
     """Let Ray Data end an execution without progress only after replicas have been waited for."""
-    context.execution_no_progress_timeout_s = no_progress_s(recipe)
+    context.execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
 
 
 def _replace_replicas(context: DataContext) -> None:
@@ -207,7 +229,7 @@ def configure(context: DataContext, debug: bool) -> None:
     # Ray's wrapper would lose its cause, and with it our message, on the way to the driver.
     context.raise_original_map_exception = True
     # A replica that restarts before the GPU's memory is free must not end the run. Ray Data restarts dead replicas and
-    # their tasks without limit by default (max_restarts, max_task_retries); caption/attempts.py bounds what a row can
+    # their tasks without limit by default (max_restarts, max_task_retries); replica/attempts.py bounds what a row can
     # do with that.
     context.actor_init_retry_on_errors = True
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROWN_OVER_TAKEN

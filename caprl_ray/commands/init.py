@@ -10,7 +10,7 @@ from caprl_ray.commands.survey import Survey, survey
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.commented import Comments, described, flow, section, whole
 from caprl_ray.recipe.load import apply_override, parse
-from caprl_ray.recipe.sections import Prompt
+from caprl_ray.recipe.prompts import Prompt
 
 STDOUT = "-"
 DEVICES = Path("/dev")

@@ -23,7 +23,8 @@ from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.engines.turn_requests import Part
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
-from caprl_ray.recipe.sections import Recipe, Sampling
+from caprl_ray.recipe.sampling import Sampling
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.turns import Turns
 
 # Attempts at one request: about 40 s of backoff, plus the waits that the service asks for (Retry-After).

@@ -19,7 +19,8 @@ from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.scan import Tell
 from caprl_ray.output.where import Condition, matching, output_schema
 from caprl_ray.plan import Plan
-from caprl_ray.recipe.sections import Columns, Input, Prepare
+from caprl_ray.recipe.input import Columns, Input
+from caprl_ray.recipe.prepare import Prepare
 from caprl_ray.rows.schema import is_own
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored, is_below

@@ -13,7 +13,8 @@ from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.models import hub, local, weights
 from caprl_ray.models.weights import StoredModel
 from caprl_ray.prepare.sizes import SizeRule, size_rule
-from caprl_ray.recipe.sections import Model, Recipe
+from caprl_ray.recipe.model import Model
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 
 EMBEDDED = "embedded"

@@ -11,7 +11,7 @@ from caprl_ray.output.fingerprint import short
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.numbering import NUMBERING
 from caprl_ray.recipe.engine_arguments import recorded
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.storage import Storage, join
 from caprl_ray.storage.local import local_path
 

@@ -15,7 +15,7 @@ from caprl_ray.output.commit import FAILED
 from caprl_ray.output.committed import opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.recipe.sections import Failures
+from caprl_ray.recipe.output import Failures
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.storage import Storage
 from caprl_ray.text import plain

@@ -15,7 +15,7 @@ from caprl_ray.prepare.blank import BLANK, blank
 from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.prepare.sandbox import Sandbox, limited, outcome
 from caprl_ray.prepare.sizes import SizeRule
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.prepare import Prepare as PrepareSettings
 from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
@@ -38,7 +38,7 @@ class Prepare:
     drops = ("image",)
     most_attempts = MOST_ATTEMPTS
 
-    def __init__(self, rule: SizeRule, limits: sections.Prepare, counter: ActorHandle | None = None) -> None:
+    def __init__(self, rule: SizeRule, limits: PrepareSettings, counter: ActorHandle | None = None) -> None:
         bounds = Limits(max_bytes=limits.max_bytes, max_source_pixels=limits.max_source_pixels)
         self._decode = partial(prepare, rule=rule, limits=bounds)
         self._timeout_s = limits.timeout_s

@@ -1,4 +1,4 @@
-"""Recipes as YAML with comments. The comments are the descriptions of the fields (sections.py)."""
+"""Recipes as YAML with comments. The comments are the descriptions of the fields."""
 
 import json
 import textwrap

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.engine_arguments import NOT_SHOWN, redacted
-from caprl_ray.recipe.sections import Recipe, Storage
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.storage import Storage
 
 R = TypeVar("R", bound=Recipe)
 QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own

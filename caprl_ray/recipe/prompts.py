@@ -1,4 +1,4 @@
-"""The prompt template: the text of the user turn, with placeholders for the row's own columns.
+"""The section `prompt`, and its template: the text of the user turn, with placeholders for the row's own columns.
 
 Substituted values come from the dataset and are not trusted. Control characters and the model's control tokens are
 removed from them; otherwise a text in the dataset could end the user turn.
@@ -8,9 +8,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from caprl_ray.errors import RowFailure
+from caprl_ray.recipe.fields import Section
 from caprl_ray.text import plain
 
 MAX_VALUE_CHARACTERS = 4096
@@ -110,3 +113,18 @@ def _member(value: Any, key: str) -> Any:
         except (ValueError, RecursionError):
             return None
     return value.get(key) if isinstance(value, Mapping) else None
+
+
+PromptText = Annotated[str, Field(min_length=1), AfterValidator(lambda text: PromptTemplate(text).text)]
+PromptName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+
+
+class Prompt(Section):
+    """The prompt that goes with each image."""
+
+    system: str | None = "You are a helpful assistant."
+    """The text of the system turn. null means no system turn at all, even if the model's chat template would add
+    one."""
+    user: PromptText = "Please describe this image in detail."
+    """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
+    values, {column|text} by the text where a row has none."""

@@ -4,7 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from caprl_ray.recipe.sections import Model, Recipe, Sampling, Section, _absolute
+from caprl_ray.recipe.fields import Section, absolute
+from caprl_ray.recipe.model import Model
+from caprl_ray.recipe.sampling import Sampling
+from caprl_ray.recipe.sections import Recipe
 
 Metric = Literal["choice", "relaxed", "anls", "exact", "math"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -16,7 +19,7 @@ FOREIGN = ("prepare", "prompt", "prompts", "sampling", "quality")
 class QuestionFile(Section):
     """One file of questions."""
 
-    path: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(absolute)]
     """Parquet, a JSON list or JSON lines, local or s3://: CapRL-QA-75K, one of CapRL's evaluation files, or a table
     with the columns id, question, choices, answer and metric."""
     benchmark: Annotated[str, Field(min_length=1)] | None = None

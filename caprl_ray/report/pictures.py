@@ -30,9 +30,10 @@ from caprl_ray.prepare.sizes import SizeRule
 from caprl_ray.read.present import Accept, present
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import unit_rows
+from caprl_ray.recipe.input import Columns
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Columns, Recipe
-from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.strata import Row
 from caprl_ray.rows.codes import PREPARE_CODES, READ_CODES

@@ -12,7 +12,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import LeftOut, Position, Unit
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.sources import files, manifest, parquet, parquet_read, webdataset
 from caprl_ray.sources.listing import Listing
 from caprl_ray.sources.rename import renamed, renamed_samples, selected

@@ -11,7 +11,7 @@ import pyarrow as pa
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Unit
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.rows.features import KEY, classes
 from caprl_ray.rows.schema import Fields, clashes
 from caprl_ray.sources.image_column import shown

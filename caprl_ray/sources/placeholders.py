@@ -6,7 +6,7 @@ import numpy as np
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe import hashes
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.storage import Storage, Stored
 
 # 32 MB, which the object store holds once a node.

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Unit
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.sources.image_column import BYTES_NAMES, PATH_NAMES, shown
 from caprl_ray.sources.samples import Sample
 

@@ -16,7 +16,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import RowFailure
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.recipe.input import MAX_METADATA_BYTES, Input
 from caprl_ray.sources import texts
 from caprl_ray.sources.housekeeping import housekeeping
 from caprl_ray.sources.tar import Member

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from caprl_ray.errors import RowFailure, SystemFailure
-from caprl_ray.recipe.sections import Input, Recipe
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Archived, NotGranted, SourceChanged, Storage, Stored
 
 

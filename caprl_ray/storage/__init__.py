@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import hub
 from caprl_ray.storage.azure_blobs import AzureStore
 from caprl_ray.storage.gcs import GoogleStore
@@ -94,7 +94,7 @@ class Storage:
     storage itself; its `strerror` holds no secret. RecipeError for other schemes.
     """
 
-    settings: sections.Storage = field(default_factory=sections.Storage)
+    settings: StorageSettings = field(default_factory=StorageSettings)
 
     def lookup(self, path: str) -> Stored | Folder | None:
         """The object or folder at a path, or None."""

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, BinaryIO, ClassVar
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged, Stored
 
@@ -22,7 +22,7 @@ RETRIES, BACKOFF_S = 6, 1  # about a minute in all
 
 
 @cache
-def _client(settings: sections.Storage) -> Any:
+def _client(settings: Storage) -> Any:
     """One client per process."""
     try:
         from azure.storage.blob import BlobServiceClient
@@ -50,7 +50,7 @@ def _client(settings: sections.Storage) -> Any:
         ) from None
 
 
-def _credential(settings: sections.Storage) -> Any:
+def _credential(settings: Storage) -> Any:
     if settings.anonymous:
         return None
     key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
@@ -100,7 +100,7 @@ class AzureStore(FlatStore):
 
     scheme: ClassVar[str] = "az://"
 
-    def __init__(self, settings: sections.Storage) -> None:
+    def __init__(self, settings: Storage) -> None:
         self._settings = settings
 
     @property

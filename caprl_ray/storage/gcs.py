@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, BinaryIO, ClassVar
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import NotGranted, SourceChanged, Stored
 
@@ -20,7 +20,7 @@ FIELDS = "items(name,size,generation),nextPageToken"  # of a listing
 
 
 @cache
-def _client(settings: sections.Storage) -> Any:
+def _client(settings: Storage) -> Any:
     """One client per process. Credentials: Google's usual chain, or none for an emulator."""
     try:
         from google.auth.exceptions import DefaultCredentialsError
@@ -69,7 +69,7 @@ class GoogleStore(FlatStore):
 
     scheme: ClassVar[str] = "gs://"
 
-    def __init__(self, settings: sections.Storage) -> None:
+    def __init__(self, settings: Storage) -> None:
         self._settings = settings
         self._timeout = settings.timeout_s
 

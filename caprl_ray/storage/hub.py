@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 from urllib.parse import quote, unquote
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
@@ -137,7 +137,7 @@ class HubStore(FlatStore):
 
     scheme: ClassVar[str] = SCHEME
 
-    def __init__(self, settings: sections.Storage) -> None:
+    def __init__(self, settings: Storage) -> None:
         self._timeout = settings.timeout_s
 
     def real(self, path: str) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.listing import Listing, Page
 from caprl_ray.storage.prefetch import readers
 from caprl_ray.storage.s3_client import bucket_and_key, changed, client, faults, lacking, path_of, version_of
@@ -25,7 +25,7 @@ LISTED_AHEAD = 16  # concurrent listings, of sub-prefixes or of ranges of one pr
 class S3Store:
     """The objects of S3 buckets. A path is `s3://bucket/key`, with the key as it is, nothing encoded."""
 
-    def __init__(self, settings: sections.Storage) -> None:
+    def __init__(self, settings: Storage) -> None:
         self._settings = settings
 
     @property

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
 CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
@@ -23,7 +23,7 @@ DENIED_SENDERS = frozenset(
 
 
 @cache
-def client(settings: sections.Storage) -> Any:
+def client(settings: Storage) -> Any:
     """One client per process; threads may share boto3's clients. Credentials: boto3's usual chain."""
     import boto3
     from botocore import UNSIGNED

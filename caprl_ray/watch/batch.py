@@ -42,6 +42,9 @@ class Batch:
         sums: what the rows and the replica say in sum.
         last: one of the finished rows.
         load: the replica, if one worked on the batch.
+        pool: the name of its pool (watch/starts.py).
+        unscored: the codes of captions that could not be scored, for other reasons than that the user gave no
+            questions about them.
     """
 
     rows: int
@@ -52,3 +55,5 @@ class Batch:
     sums: Sums = field(default_factory=dict)
     last: Last | None = None
     load: Load | None = None
+    pool: str = ""
+    unscored: Sequence[str] = ()

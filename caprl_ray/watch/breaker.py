@@ -10,7 +10,8 @@ import ray
 
 from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.recipe.sections import Failures, Replicas
+from caprl_ray.recipe.output import Failures
+from caprl_ray.recipe.replicas import Replicas
 
 POLL_S = 1.0
 # Seconds in which the rows that were read may go through and be written before the run is interrupted.
@@ -66,12 +67,21 @@ class CircuitBreaker:
             except ray.exceptions.RayError:
                 continue  # ask again in a second
             if error is None and self._job.has_replicas:
-                error = without_replica(absent, self._job.recipe.replicas)
+                error = without_replica(absent, self._job.recipe.replicas) or self._without_reader()
             if isinstance(error, TooManyFailures) and not isinstance(error, SickReplicas) and self._drained(error):
                 return
             if error:
                 self._stop_run(error)
                 return
+
+    def _without_reader(self) -> SystemFailure | None:
+        """The error that ends a run whose further pools have had no replica for too long."""
+        for name, recipe in self._job.readers.items():
+            with suppress(ray.exceptions.RayError):
+                seconds = ray.get(self._counter.absent.remote(name), timeout=10)
+                if failure := without_replica(seconds, recipe.replicas, f"{name}."):
+                    return failure
+        return None
 
     def _drained(self, error: TooManyFailures) -> bool:
         """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
@@ -83,11 +93,16 @@ class CircuitBreaker:
     def _look(self) -> tuple[CaprlError | None, float]:
         """The error that ends the run, if any, and the seconds without a replica."""
         (rows, failed), (retried, anew), absent, sick = ray.get(self._counter.judged.remote(), timeout=10)
+        scored, unscored = ray.get(self._counter.scored.remote(), timeout=10)
         if sick:
             return SickReplicas(f"{sick}; {UNTRUSTED}"), absent
         rows -= sum(failed.pop(code, 0) for code in self.ignored)
         limits = self._job.recipe.failures
-        error = tripped(rows, failed, limits, self._allowance) or tripped(retried, anew, limits, of=RETRIED)
+        error = (
+            tripped(rows, failed, limits, self._allowance)
+            or tripped(retried, anew, limits, of=RETRIED)
+            or tripped(scored, unscored, limits, of=UNSCORED)
+        )
         return error, absent
 
 
@@ -97,6 +112,7 @@ UNTRUSTED = (
 )
 AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
 NEW = "{failures} of the first {rows} rows failed"
+UNSCORED = "{failures} of the first {rows} captions with questions could not be scored"
 RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed for another reason"
 
 
@@ -132,12 +148,13 @@ def await_replica(counter: Any, replicas: Replicas) -> None:
         time.sleep(POLL_S)
 
 
-def without_replica(seconds: float, replicas: Replicas) -> SystemFailure | None:
-    """The error that ends a run that has had no replica for `seconds`; None while it may wait."""
+def without_replica(seconds: float, replicas: Replicas, section: str = "") -> SystemFailure | None:
+    """The error that ends a run that has had no replica for `seconds`; None while it may wait. `section` comes before
+    the names of fields."""
     if seconds <= replicas.wait_s:
         return None
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""
     return SystemFailure(
-        f"replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for {replicas.wait_s:g} "
+        f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for {replicas.wait_s:g} "
         "seconds; see that such nodes can come, or wait longer, and run the same command again to resume."
     )

@@ -13,9 +13,9 @@ import ray
 from caprl_ray.cluster.resources import WAITING
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.watch.batch import Batch, Last, Load
-from caprl_ray.watch.record import Record, Requests
+from caprl_ray.watch.record import Readers, Record, Requests
 from caprl_ray.watch.sick import Sick
-from caprl_ray.watch.starts import GONE_S, Pool, Starts
+from caprl_ray.watch.starts import GONE_S, MAIN, Pool, Starts
 
 # Seconds between two signs of life of a replica. A thousand replicas send 33 messages a second.
 HERE_S = GONE_S / 2
@@ -35,6 +35,7 @@ class Counter:
         self._retried = 0
         self._failed_anew: collections.Counter[str] = collections.Counter()
         self._failed_again: collections.Counter[str] = collections.Counter()
+        self._unscored: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
         self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._notes: dict[str, None] = {}
@@ -42,13 +43,12 @@ class Counter:
         self._closing = False
         self._stopped = threading.Event()
         self._began = time.monotonic()
-        self._seen: float | None = None
         self._asked: float | None = None
-        self._starts = Starts()
+        self._pools: dict[str, Starts] = {MAIN: Starts()}
         self._sick = Sick()
         self._suspects: set[tuple[int, int]] = set()
         self._sums: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        self._loads: dict[str, Load] = {}
+        self._loads: dict[str, tuple[str, Load]] = {}  # by replica, with its pool
         self._units: set[int] = set()
         self._read = (0, 0)
         self._last: Last | None = None
@@ -66,10 +66,11 @@ class Counter:
         self._failed_anew.update(batch.anew)
         self._failed_again.update(batch.again)
         self._last = batch.last or self._last
+        self._unscored.update(batch.unscored)
         for kind, sums in batch.sums.items():
             self._sums[kind].update(sums)
         if batch.load:
-            self._loads[batch.load.replica] = batch.load
+            self._loaded(batch.load, batch.pool)
 
     def spent(self, stage: str, rows: int, seconds: float, size: int = 0) -> None:
         """Count one batch of an earlier stage: its rows, the seconds that it took, and the bytes that came in."""
@@ -88,8 +89,7 @@ class Counter:
 
     def record(self) -> Record:
         """The counts now."""
-        replicas, alive = self._starts.counts(), self._starts.alive_now()
-        loads = [load for replica, load in self._loads.items() if replica in alive]
+        further = [name for name in self._pools if name != MAIN]
         return Record(
             seconds=self._seconds(),
             ready=self._ready,
@@ -99,27 +99,41 @@ class Counter:
             committed=self._committed,
             sums={kind: dict(sums) for kind, sums in self._sums.items()},
             read=self._read,
-            replicas=replicas,
-            requests=Requests(
-                running=sum(load.running for load in loads),
-                waiting=sum(load.waiting for load in loads),
-                places=sum(load.places for load in loads),
-                batches=sum(load.batches for load in loads),
-            ),
+            replicas=self._pools[MAIN].counts(),
+            requests=self._requests(MAIN),
+            readers={
+                name: Readers(replicas=self._pools[name].counts(), requests=self._requests(name)) for name in further
+            },
             last=self._last,
-            absent=self.read()[2],
+            absent=max(starts.absent() for starts in self._pools.values()),
         )
+
+    def _requests(self, pool: str) -> Requests:
+        alive = self._starts(pool).alive_now()
+        loads = [load for name, load in self._loads.values() if name == pool and load.replica in alive]
+        return Requests(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads),
+            places=sum(load.places for load in loads),
+            batches=sum(load.batches for load in loads),
+        )
+
+    def _starts(self, pool: str) -> Starts:
+        return self._pools.setdefault(pool, Starts())
+
+    def _loaded(self, load: Load, pool: str) -> None:
+        self._loads[load.replica] = pool, load
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def read(self) -> tuple[int, dict[str, int], float]:
-        """Rows so far, failed rows by code, and the seconds without a replica.
+        """Rows so far, failed rows by code, and the seconds without a replica."""
+        return self.rows, dict(self.failed), self._pools[MAIN].absent()
 
-        A replica counts as gone when it has missed two signs of life.
-        """
-        since = self._began if self._seen is None else self._seen + 2 * HERE_S
-        return self.rows, dict(self.failed), max(0.0, time.monotonic() - since)
+    def absent(self, pool: str) -> float:
+        """The seconds without a replica of a pool."""
+        return self._starts(pool).absent()
 
     def judged(self) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]], float, str | None]:
         """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, the seconds
@@ -132,6 +146,11 @@ class Counter:
         new = _without_asked_for(rows - self._retried, self.failed - self._failed_anew - self._failed_again)
         retried = _without_asked_for(self._retried - self._failed_again.total(), self._failed_anew)
         return new, retried, absent, self._sick.fault
+
+    def scored(self) -> tuple[int, dict[str, int]]:
+        """Rows whose captions were scored or could not be, and the latter by code: what else the circuit breaker
+        judges."""
+        return int(self._sums["scores"]["rows"]) + self._unscored.total(), dict(self._unscored)
 
     def begin(self, key: str, node: str) -> int:
         """Register an attempt at a batch or a single row on a node; return how many earlier attempts did not end.
@@ -170,34 +189,37 @@ class Counter:
         """All notes, in order."""
         return list(self._notes)
 
-    def here(self) -> None:
+    def here(self, pool: str = MAIN) -> None:
         """A replica has its GPU, even if its engine has not started."""
-        self._seen = time.monotonic()
+        self._starts(pool).here()
 
     def awaited(self) -> float:
         """The seconds for which there has been no replica, since somebody asked first; 0 if there is one."""
-        if self._seen is None:
+        starts = self._pools[MAIN]
+        if not starts.seen:
             self._asked = self._asked or time.monotonic()
-            return max(0.001, time.monotonic() - self._asked)
-        return self.read()[2]
+            return max(0.001, starts.absent(self._asked))
+        return starts.absent()
 
-    def alive(self, replica: str, runs: bool, load: Load | None = None) -> None:
+    def alive(self, replica: str, runs: bool, load: Load | None = None, pool: str = MAIN) -> None:
         """A replica lives; its engine runs, or is being started."""
-        self._starts.alive(replica, runs=runs)
+        self._starts(pool).alive(replica, runs=runs)
         if load:
-            self._loads[replica] = load
-        if runs and self._ready is None:
+            self._loaded(load, pool)
+        if runs and pool == MAIN and self._ready is None:
             self._ready = self._seconds()
 
-    def captioned(self, node: str) -> None:
+    def captioned(self, node: str, pool: str = MAIN) -> None:
         """A replica on this node has captioned its first batch."""
-        self._starts.captioned(node)
+        self._starts(pool).captioned(node)
 
-    def start_failed(self, replica: str, node: str, name: str, reason: str) -> bool:
+    def start_failed(self, replica: str, node: str, name: str, reason: str, pool: str = MAIN) -> bool:
         """A replica's engine has not started, or captions nothing. Returns whether the node gets no more replicas."""
-        if self._starts.failed(replica, node, reason):
-            self.note(f"node {name} gets no more replicas of this run: {reason.rstrip('.')}")
-        return node in self._starts.struck()
+        starts = self._starts(pool)
+        if starts.failed(replica, node, reason):
+            of = f" of {pool}" if pool else ""
+            self.note(f"node {name} gets no more replicas{of} of this run: {reason.rstrip('.')}")
+        return node in starts.struck()
 
     def healthy(self) -> None:
         """A replica has written a window of captions of which few fail a check."""
@@ -209,7 +231,7 @@ class Counter:
         """Too many captions of a replica fail a check. Returns whether another one is to take its place; if not, the
         run ends. `suspects` are rows, as (unit, index), that it has handed on."""
         self._suspects.update(suspects)
-        replicas = self._starts.left(replica)
+        replicas = self._pools[MAIN].left(replica)  # readers write no captions
         if not replaceable:
             self._sick.fault = self._sick.fault or sentence
             return False
@@ -226,13 +248,13 @@ class Counter:
         """Rows that sick replicas have handed on."""
         return sorted(self._suspects)
 
-    def struck(self) -> dict[str, str]:
+    def struck(self, pool: str = MAIN) -> dict[str, str]:
         """The nodes that get no more replicas, by id, each with a reason."""
-        return self._starts.struck()
+        return self._starts(pool).struck()
 
-    def pool(self, least: int) -> Pool:
+    def pool(self, least: int, pool: str = MAIN) -> Pool:
         """The replicas now, of which there should be `least`."""
-        return self._starts.pool(least)
+        return self._starts(pool).pool(least)
 
     def close(self) -> None:
         """Let no more rows be read: the run ends with those that are on their way."""

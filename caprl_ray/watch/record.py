@@ -35,6 +35,14 @@ class Requests:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Readers:
+    """A further pool of replicas, for instance the one that scores captions: its replicas and its requests."""
+
+    replicas: Replicas = field(default_factory=Replicas)
+    requests: Requests = field(default_factory=Requests)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """Attributes:
     seconds: since the run began.
@@ -44,9 +52,11 @@ class Record:
     failed: failed rows among them, by code.
     committed: rows in objects that are written, and seconds of the last one; None before.
     sums: sums by kind and name: flags, repaired, tokens, decodes, stage_seconds, stage_rows, stage_bytes, self_checks,
-        stopped_loops.
+        stopped_loops, scores.
     read: rows and bytes of the units whose length was not known before they were read.
-    absent: seconds without a replica.
+    replicas, requests: of the job's own pool.
+    readers: further pools, by the name of their section in the recipe.
+    absent: seconds for which some pool has no replica.
     """
 
     seconds: float = 0.0
@@ -59,6 +69,7 @@ class Record:
     read: tuple[int, int] = (0, 0)
     replicas: Replicas = field(default_factory=Replicas)
     requests: Requests = field(default_factory=Requests)
+    readers: Mapping[str, Readers] = field(default_factory=dict)
     last: Last | None = None
     absent: float = 0.0
 
@@ -80,9 +91,17 @@ class Record:
             "read": tuple(found["read"]),
             "replicas": Replicas(**known(Replicas, found["replicas"])),
             "requests": Requests(**known(Requests, found["requests"])),
+            "readers": {name: _readers(told) for name, told in found.get("readers", {}).items()},
             "last": Last(**known(Last, found["last"])) if found["last"] else None,
         }
         return cls(**{**known(cls, found), **parts})
+
+
+def _readers(found: Mapping[str, Any]) -> Readers:
+    return Readers(
+        replicas=Replicas(**known(Replicas, found["replicas"])),
+        requests=Requests(**known(Requests, found["requests"])),
+    )
 
 
 def known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import ray
 from caprl_ray.cluster import resources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.job import Job
-from caprl_ray.recipe.sections import Replicas
+from caprl_ray.recipe.replicas import Replicas
 from caprl_ray.watch.starts import STARTS, Pool
 
 POLL_S = 1.0
@@ -35,16 +35,16 @@ class ReplicaWatch:
             self._thread.join()
 
     def _work(self) -> None:
-        recipe = self._job.recipe
         while not self._ended.wait(POLL_S):
-            try:
-                pool = ray.get(self._counter.pool.remote(recipe.replicas.min), timeout=10)
-                failure = pool.struck and hopeless(pool, resources.able_nodes(recipe), recipe.replicas)
-            except ray.exceptions.RayError:
-                continue  # ask again in a second
-            if failure:
-                self._stop_run(failure)
-                return
+            for name, recipe in self._job.pools.items():
+                try:
+                    pool = ray.get(self._counter.pool.remote(recipe.replicas.min, name), timeout=10)
+                    failure = pool.struck and hopeless(pool, resources.able_nodes(recipe), recipe.replicas)
+                except ray.exceptions.RayError:
+                    continue  # ask again in a second
+                if failure:
+                    self._stop_run(of_pool(name, failure))
+                    return
 
 
 def hopeless(pool: Pool, able: Mapping[str, str], replicas: Replicas) -> SystemFailure | None:
@@ -64,6 +64,11 @@ def hopeless(pool: Pool, able: Mapping[str, str], replicas: Replicas) -> SystemF
             "same command again to resume."
         )
     return None
+
+
+def of_pool(name: str, failure: SystemFailure) -> SystemFailure:
+    """A failure of a pool of replicas, which says of which one if the job has several."""
+    return SystemFailure(f"{name}: {failure}") if name else failure
 
 
 def _reason(struck: Mapping[str, str]) -> str:

@@ -120,6 +120,10 @@ def run_of(output: Output) -> Run:
         driver=f"process {holder.pid} on {holder.host}" if holder else "",
         gpus=job.recipe.replicas.gpus if job.has_replicas else None,
         price=job.recipe.replicas.price,
+        reader_gpus={name: recipe.replicas.gpus for name, recipe in job.readers.items()},
+        reader_price={
+            name: recipe.replicas.price for name, recipe in job.readers.items() if recipe.replicas.price is not None
+        },
     )
 
 

@@ -44,7 +44,7 @@ class StandstillGuard:
                 rows = ray.get(self._counter.read.remote(), timeout=10)[0]
             except ray.exceptions.RayError:
                 continue  # ask again
-            if self._standstill.seconds(rows, time.monotonic()) > session.no_progress_s(self._job.recipe):
+            if self._standstill.seconds(rows, time.monotonic()) > session.no_progress_s(self._job):
                 self._stop_run(failures.no_progress())
                 return
 

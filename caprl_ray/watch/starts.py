@@ -12,6 +12,7 @@ from caprl_ray.watch.record import Replicas
 STARTS = 3
 # Seconds without a sign of life after which a replica counts as gone.
 GONE_S = 60.0
+MAIN = ""  # the name of the pool of the job's own stage; a further one has the name of its section in the recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Pool:
 
 
 class Starts:
-    """Keeps the failed starts of each node and the signs of life of each replica."""
+    """Keeps the failed starts of each node and the signs of life of each replica of one pool."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -38,7 +39,23 @@ class Starts:
         self._began: dict[str, float] = {}
         self._ended: set[str] = set()
         self._lost, self._spent = 0, 0.0
-        self._enough = clock()
+        self._enough = self._created = clock()
+        self._seen: float | None = None
+
+    def here(self) -> None:
+        """A replica has its place, even if its engine has not started."""
+        self._seen = self._clock()
+
+    def absent(self, since: float | None = None) -> float:
+        """The seconds without a replica, at first since that moment, or since this was made. A replica counts as gone
+        when it has missed two signs of life."""
+        began = self._created if since is None else since
+        return max(0.0, self._clock() - (began if self._seen is None else self._seen + GONE_S))
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was ever a replica."""
+        return self._seen is not None
 
     def alive(self, replica: str, *, runs: bool) -> None:
         """A replica lives; its engine runs, or is being started."""

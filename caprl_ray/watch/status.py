@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from caprl_ray.watch.rates import Rates
@@ -33,6 +33,7 @@ class Run:
         driver: the driver's process in words.
         gpus: GPUs of a replica; None if the job has no replicas.
         price: dollars an hour of a GPU, if the recipe says it.
+        reader_gpus, reader_price: the same of further pools, by their names.
     """
 
     job: str = "caption"
@@ -44,6 +45,8 @@ class Run:
     driver: str = ""
     gpus: float | None = None
     price: float | None = None
+    reader_gpus: Mapping[str, float] = field(default_factory=dict)
+    reader_price: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +82,25 @@ class Status:
     @property
     def gpu_hours(self) -> float | None:
         """The hours for which this run has held GPUs; None without GPUs."""
-        return self.record.replicas.seconds * self.run.gpus / 3600 if self.run.gpus else None
+        return sum(hours for hours, _ in self._held) if self._held else None
+
+    @property
+    def _held(self) -> list[tuple[float, float | None]]:
+        """Of each pool on GPUs, the hours of GPUs and the price of one."""
+        run, main, readers = self.run, self.record.replicas.seconds, self.record.readers
+        pools = [(run.gpus, run.price, main)]
+        pools += [
+            (gpus, run.reader_price.get(name, run.price), readers[name].replicas.seconds)
+            for name, gpus in run.reader_gpus.items()
+            if name in readers
+        ]
+        return [(seconds * gpus / 3600, price) for gpus, price, seconds in pools if gpus]
 
     @property
     def cost(self) -> float | None:
         """Their price in dollars, if the recipe says one."""
-        hours = self.gpu_hours
-        return hours * self.run.price if hours is not None and self.run.price is not None else None
+        priced = [hours * price for hours, price in self._held if price is not None]
+        return sum(priced) if priced and len(priced) == len(self._held) else None
 
     @property
     def waits(self) -> str | None:

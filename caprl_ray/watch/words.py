@@ -1,8 +1,10 @@
 """What a status says, in words: the facts of the view on a terminal and of the line elsewhere."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from caprl_ray.text import plain
+from caprl_ray.watch.record import Replicas, Requests
 from caprl_ray.watch.status import RUNNING, Status
 
 SHOWN = 5  # codes or flags
@@ -34,13 +36,15 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield "ETA", clock(status.rates.eta_s)
     yield "tokens", _tokens(status)
     if status.run.gpus is not None:
-        replicas = status.record.replicas
-        counts = {"running": replicas.running, "starting": replicas.starting, "lost": replicas.lost}
-        yield "replicas", ", ".join(f"{count:,} {word}" for word, count in counts.items() if count or word == "running")
+        yield "replicas", _replicas(status.record.replicas)
     yield "engine", _engine(status)
+    for name, readers in status.record.readers.items():
+        yield f"{name} replicas", _replicas(readers.replicas)
+        yield f"{name} engine", "" if status.ended is not None else _places(readers.requests)
     yield "failed", f"{status.failed:,}" + _brackets(_most(status.record.failed))
     yield "flags", _flags(status)
     yield "self-check", _self_check(status)
+    yield "score", _score(status)
     yield "cost", _cost(status)
     if status.record.last:
         last = status.record.last
@@ -73,11 +77,19 @@ def _tokens(status: Status) -> str:
 
 
 def _engine(status: Status) -> str:
-    requests = status.record.requests
-    if not requests.places or status.ended is not None:
+    told = "" if status.ended is not None else _places(status.record.requests)
+    return told + (f": {status.waits}" if told and status.waits else "")
+
+
+def _places(requests: Requests) -> str:
+    if not requests.places:
         return ""
-    told = f"{requests.running:,.0f} of {requests.places:,} places taken, {requests.waiting:,.0f} waiting"
-    return told + (f": {status.waits}" if status.waits else "")
+    return f"{requests.running:,.0f} of {requests.places:,} places taken, {requests.waiting:,.0f} waiting"
+
+
+def _replicas(replicas: Replicas) -> str:
+    counts = {"running": replicas.running, "starting": replicas.starting, "lost": replicas.lost}
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count or word == "running")
 
 
 def _flags(status: Status) -> str:
@@ -98,6 +110,15 @@ def _self_check(status: Status) -> str:
     checks = status.record.sums.get("self_checks", {})
     total = sum(checks.values())
     return f"{checks.get('passed', 0):,.0f} of {total:,.0f} passed" if total else ""
+
+
+def _score(status: Status) -> str:
+    """The mean of this run's scores, and what choosing the best of several captions has brought so far."""
+    scores, gain = (Counter(status.record.sums.get(kind, {})) for kind in ("scores", "gain"))
+    if not scores["rows"]:
+        return ""
+    more = f", {gain['difference'] / gain['rows']:+.3f} by the best of several" if gain["rows"] else ""
+    return f"{scores['sum'] / scores['rows']:.3f} over {scores['rows']:,.0f} {status.run.noun}{more}"
 
 
 def _cost(status: Status) -> str:

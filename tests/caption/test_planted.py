@@ -10,7 +10,7 @@ from caprl_ray.caption.planted import GREEDY, Planted
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.prepare.sizes import SizeRule
-from caprl_ray.recipe.sections import Sampling
+from caprl_ray.recipe.sampling import Sampling
 
 RULE = SizeRule(factor=28, min_pixels=3136, max_pixels=1_003_520, max_aspect=200)
 CHINESE = "灰色背景的正中央有一个红色的大圆形。"

@@ -11,7 +11,9 @@ from caprl_ray.caption.rules import Rules
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import RETRIES, Recipe, Sampling
+from caprl_ray.recipe.quality import RETRIES
+from caprl_ray.recipe.sampling import Sampling
+from caprl_ray.recipe.sections import Recipe
 
 PICTURE = Picture(pixels=memoryview(bytes(3)), width=1, height=1)
 GOOD = "A brown dog runs along the beach. Behind it, two children in red jackets throw a ball into the waves."

@@ -50,7 +50,8 @@ def patches() -> Iterator[internals.Patch]:
     yield internals.without_statistics()
     yield internals.batches_as_they_come()
     yield internals.fed()
-    yield internals.replicas_demand({"GPU": 1}, 1.0)
+    yield internals.not_far_ahead()
+    yield internals.replicas_demand([{"GPU": 1}], 1.0)
     yield internals.lean_start(debug=False)
     yield internals.lean_data()
     yield internals.messages_to(print)
@@ -89,7 +90,7 @@ def test_a_ray_without_the_names_that_are_used_later_keeps_its_own_requests() ->
         def _send_resource_request(self, request: list[dict[str, float]]) -> None:
             sent.append(request)
 
-    demand_class(Base, {"GPU": 1}, 1.0)()._send_resource_request([{"GPU": 3}])
+    demand_class(Base, [{"GPU": 1}], 1.0)()._send_resource_request([{"GPU": 3}])
     assert sent == [[{"GPU": 3}]]
 
 

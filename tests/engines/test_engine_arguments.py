@@ -11,7 +11,8 @@ from caprl_ray.engines.vllm_engine import DEFAULT_CONTEXT, engine_arguments
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Prepare, Sampling
+from caprl_ray.recipe.prepare import Prepare
+from caprl_ray.recipe.sampling import Sampling
 
 
 def arguments(gpus: float, **engine: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from caprl_ray.prepare.decode import Limits, Prepared, prepare
 from caprl_ray.prepare.sandbox import outcome
 from caprl_ray.prepare.sizes import size_rule
 from caprl_ray.read.unit import unit_rows
-from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.recipe.input import MAX_METADATA_BYTES, Input
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import META_PREFIX, row_schema
 from caprl_ray.sources.samples import METADATA

@@ -16,7 +16,8 @@ from caprl_ray.prepare.sandbox import Sandbox
 from caprl_ray.prepare.sizes import size_rule
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.read.unit import tables, unit_rows
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.prepare import Prepare as PrepareSettings
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.rows.stage import Changes
 from caprl_ray.sources.source import Access
@@ -86,8 +87,8 @@ def outcome(path: Path, *, guarded: bool = False) -> str:
 
 def codes(path: Path, *, guarded: bool = False) -> Iterator[str]:
     """The outcome of each row."""
-    settings = sections.Prepare(timeout_s=HANGS_S) if guarded else sections.Prepare()
-    access = Access(storage=Storage(), input=sections.Input(paths=[str(path)]), max_bytes=settings.max_bytes)
+    settings = PrepareSettings(timeout_s=HANGS_S) if guarded else PrepareSettings()
+    access = Access(storage=Storage(), input=Input(paths=[str(path)]), max_bytes=settings.max_bytes)
     units = list(sources.plan_units(access))
     schema = row_schema(plan.unified(pa.schema([]), units))
     prepare = (Guarded if guarded else Prepare)(RULE, settings)

@@ -195,11 +195,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from caprl_ray.models import weights
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import Storage, Stored, s3_stream
 source, endpoint, cache = sys.argv[1:]
 weights.PIECE_BYTES, weights.READ_BYTES, s3_stream.RANGE_BYTES = 2**19, 2**18, 2**18
-model = weights.list_model(source, Storage(sections.Storage(endpoint=endpoint, region="us-east-1")))
+model = weights.list_model(source, Storage(StorageSettings(endpoint=endpoint, region="us-east-1")))
 print(weights.fetch(model, Path(cache)))
 """
 

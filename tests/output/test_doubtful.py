@@ -6,7 +6,7 @@ import pytest
 from pyarrow import table
 from pyroaring import BitMap
 
-from caprl_ray.caption.suspects import Suspects
+from caprl_ray.replica.suspects import Suspects
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output import doubtful
 from caprl_ray.output.commit import DATA, FAILED

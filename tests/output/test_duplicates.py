@@ -18,7 +18,7 @@ from caprl_ray.output import duplicates as module
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.partitions import Limits
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.storage import Storage, Stored
 from tests.s3_server import BUCKET, S3Server
@@ -162,7 +162,7 @@ def test_the_command_writes_json_and_list_and_names_what_it_found(
 
 def test_an_output_in_a_bucket(s3: S3Server) -> None:
     out = f"s3://{BUCKET}/out"
-    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
     write(storage, out, ROWS[:340])
     found = duplicates(storage, out, listing=f"s3://{BUCKET}/list.parquet", limits=SMALL)
     listed = pq.read_table(pa.BufferReader(storage.read(f"s3://{BUCKET}/list.parquet")))

@@ -23,7 +23,7 @@ from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.lease import NAME, held
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage, Stored, join
@@ -42,7 +42,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         found: Place = Storage(), str(tmp_path / "out")
     else:
         server: S3Server = request.getfixturevalue("s3")
-        found = Storage(sections.Storage(endpoint=server.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
+        found = Storage(StorageSettings(endpoint=server.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
     shard = Stored(path="0.tar", size=1, version="v")
     unit = Unit(kind="webdataset", rows=None, entries=[Entry(stored=shard, key="0.tar")], columns=METADATA)
     plan.store(*found, [unit])
@@ -253,7 +253,7 @@ def test_a_paused_run_that_wakes_amid_its_writes_changes_nothing(tmp_path: Path)
 
 
 def test_a_fence_of_many_objects_costs_no_request_for_each(s3: S3Server) -> None:
-    place = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
+    place = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
     s3.fill(f"out/data/{1:06d}-{n:032x}.parquet" for n in range(3000))
     s3.fill([f"out/data/{n:032x}.parquet" for n in range(10)])
     s3.requests.clear()

@@ -24,8 +24,9 @@ from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.ledger import Ledger, UnitLedger
 from caprl_ray.plan import Planning
+from caprl_ray.recipe.input import Columns
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Columns, Failures
+from caprl_ray.recipe.output import Failures
 from caprl_ray.storage import Storage, join
 
 

@@ -26,7 +26,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import fence, holder, lease
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.lease import NAME, held
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
@@ -39,7 +39,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Storage(), str(tmp_path / "out")
     server: S3Server = request.getfixturevalue("s3")
-    return Storage(sections.Storage(endpoint=server.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
+    return Storage(StorageSettings(endpoint=server.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_a_lost_answer_to_its_own_write_is_not_taken_for_another_drivers(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
-    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
     asked = Counter[str]()
 
     def every_other(request: Request) -> str | None:

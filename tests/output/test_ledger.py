@@ -26,7 +26,7 @@ from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.read.datasource import remaining
 from caprl_ray.read.unit import tables, unit_rows
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.rows.schema import data_schema, failed_schema, row_schema
 from caprl_ray.sources.samples import METADATA, Sample
 from caprl_ray.sources.source import Access

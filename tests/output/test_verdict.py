@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from caprl_ray.output import record, verdict
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.ledger import Ledger, UnitLedger
-from caprl_ray.recipe.sections import Failures
+from caprl_ray.recipe.output import Failures
 from caprl_ray.rows.schema import failed_schema
 from caprl_ray.storage import Storage
 from caprl_ray.watch.start import Start

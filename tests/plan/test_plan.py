@@ -10,8 +10,8 @@ import pytest
 from caprl_ray import plan, sources
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Entry, Unit
-from caprl_ray.recipe import sections
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage import local as local_storage
@@ -130,7 +130,7 @@ def test_loading_a_unit_fetches_one_row_group_of_a_large_plan(
     tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan.stored, "PIECE", 8 * 1024)
-    storage, out = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
+    storage, out = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/out"
     rng = random.Random(1)
     units = [
         Unit(kind="files", rows=1000, entries=[entry(f"{n}/{rng.random()}") for n in range(1000)]) for _ in range(40)

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from caprl_ray.read.datasource import Reading
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 

@@ -22,7 +22,7 @@ from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.repair import repair
 from caprl_ray.read.datasource import Reading, accepting, read_units, remaining
 from caprl_ray.read.present import Accept
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage

@@ -19,7 +19,7 @@ from caprl_ray.read import datasource, search
 from caprl_ray.read import sandbox as module
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.read.unit import tables, unit_rows
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage

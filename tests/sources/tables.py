@@ -14,7 +14,7 @@ from caprl_ray.output.commit import CommittedRows
 from caprl_ray.plan import Unit
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.read.unit import tables, unit_rows
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.rows.schema import META_PREFIX, metadata_schema, row_schema
 from caprl_ray.rows.stage import Changes, run_stage
 from caprl_ray.sources.source import Access

@@ -21,7 +21,7 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources.image_path import resolve
 from caprl_ray.sources.image_roots import proposed
 from caprl_ray.sources.source import Access

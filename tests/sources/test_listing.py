@@ -13,8 +13,8 @@ from caprl_ray import plan, sources
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.plan import LeftOut
 from caprl_ray.plan.known import Seen
-from caprl_ray.recipe import sections
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources import files
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
@@ -39,7 +39,7 @@ def planned(*paths: object, storage: Storage | None = None, out: str | None = No
 
 @pytest.fixture
 def remote(s3: S3Server) -> Storage:
-    return Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    return Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
 
 
 def test_an_object_is_planned_once_however_many_paths_reach_it(tmp_path: Path, s3: S3Server, remote: Storage) -> None:

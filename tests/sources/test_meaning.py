@@ -19,8 +19,8 @@ from caprl_ray.commands.plan import overview
 from caprl_ray.commands.preflight import preflight
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.folder import Output
+from caprl_ray.recipe.input import Input
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Input
 from caprl_ray.rows.features import features
 from caprl_ray.rows.schema import clashes, row_schema
 from caprl_ray.sources.checks import checked

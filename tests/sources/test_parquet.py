@@ -32,7 +32,7 @@ from caprl_ray.prepare.decode import Limits, prepare
 from caprl_ray.read.unit import unit_rows
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import clashes, row_schema
 from caprl_ray.sources import parquet, parquet_file
 from caprl_ray.sources.image_column import image_column
@@ -794,7 +794,7 @@ import sys
 from pyroaring import BitMap
 from caprl_ray import sources
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 access = Access(storage=Storage(), input=Input(paths=[sys.argv[1]]), max_bytes=2**26)

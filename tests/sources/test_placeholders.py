@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe import sections
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources import placeholders
 from caprl_ray.sources.placeholders import Placeholders, load
 from caprl_ray.storage import Storage
@@ -42,7 +42,7 @@ def test_a_file_may_have_comments_empty_lines_either_case_and_the_form_of_sha256
 
 def test_a_file_in_a_bucket(s3: S3Server) -> None:
     s3.put("gone.txt", DIGESTS[0].hex().encode())
-    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
     assert DIGESTS[0] in listed(f"s3://{BUCKET}/gone.txt", storage)
     with pytest.raises(RecipeError, match=f"s3://{BUCKET}/none.txt does not exist"):
         listed(f"s3://{BUCKET}/none.txt", storage)

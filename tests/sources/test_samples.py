@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.recipe.sections import MAX_METADATA_BYTES, Input
+from caprl_ray.recipe.input import MAX_METADATA_BYTES, Input
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.sources.housekeeping import housekeeping
 from caprl_ray.sources.samples import (

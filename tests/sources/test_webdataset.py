@@ -16,7 +16,8 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Unit
 from caprl_ray.read.unit import Row, unit_rows
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.samples import METADATA
@@ -58,8 +59,8 @@ def large() -> bytes:
 
 
 def access_to(s3: S3Server) -> Access:
-    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
-    return Access(storage=storage, input=sections.Input(paths=[f"s3://{BUCKET}/shards"]), max_bytes=2 * MEMBER)
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
+    return Access(storage=storage, input=Input(paths=[f"s3://{BUCKET}/shards"]), max_bytes=2 * MEMBER)
 
 
 def unit_of(s3: S3Server, content: bytes, name: str = "0.tar") -> Unit:
@@ -127,7 +128,7 @@ def test_a_gzip_shard_is_read_whole(s3: S3Server) -> None:
 
 def local(path: Path, content: bytes, done: set[int] | None = None, **settings: Any) -> list[Row]:
     path.write_bytes(content)
-    access = Access(storage=Storage(), input=sections.Input(paths=[str(path)], **settings), max_bytes=10_000)
+    access = Access(storage=Storage(), input=Input(paths=[str(path)], **settings), max_bytes=10_000)
     (unit,) = plan_units(access)
     schema = row_schema(METADATA)
     return list(unit_rows(0, unit, schema=schema, access=access, done=BitMap(done or ())))

@@ -11,7 +11,7 @@ from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedPaths, PlannedVersions
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Storage as Settings
+from caprl_ray.recipe.storage import Storage as Settings
 from caprl_ray.storage import Folder, Storage, Stored, hub
 from tests.hub_server import GATED, HANGS, REPOSITORY, HubServer
 from tests.sources.tables import access_to, content, planned, rows_of

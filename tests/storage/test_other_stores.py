@@ -10,7 +10,7 @@ import pytest
 
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.read.unit import unit_rows
-from caprl_ray.recipe.sections import Storage as Settings
+from caprl_ray.recipe.storage import Storage as Settings
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.sources.image_path import resolve
 from caprl_ray.storage import Folder, SourceChanged, Storage, Stored, azure_blobs, gcs

@@ -11,8 +11,9 @@ import pytest
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.plan import Unit
-from caprl_ray.recipe import load, sections
-from caprl_ray.recipe.sections import Input
+from caprl_ray.recipe import load
+from caprl_ray.recipe.input import Input
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Folder, SourceChanged, Storage, Stored, listing, s3_client, s3_stream
@@ -31,7 +32,7 @@ ODD_NAMES = [
 
 @pytest.fixture
 def storage(s3: S3Server) -> Storage:
-    return Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    return Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
 
 
 def planned(storage: Storage, path: str) -> Stored:
@@ -268,7 +269,7 @@ def test_a_fault_that_stays_is_the_systems_and_says_no_secret(
 def test_how_often_and_how_long_is_the_users_to_say(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     path = s3.put("object", b"x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    storage = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.3))
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.3))
     s3.fault = lambda request: "hang"
     began = time.monotonic()
     with pytest.raises(OSError, match="S3 gave no answer: ReadTimeoutError"):
@@ -303,10 +304,10 @@ def test_settings_reach_the_client(s3: S3Server, monkeypatch: pytest.MonkeyPatch
     path = s3.put("public.jpg", b"x")
     s3.client.put_object_acl(Bucket=BUCKET, Key="public.jpg", ACL="public-read")
     with pytest.raises(OSError, match="no S3 credentials were found"):
-        Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-2")).lookup(path)
-    assert planned(Storage(sections.Storage(endpoint=s3.endpoint, anonymous=True)), path).size == 1
+        Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-2")).lookup(path)
+    assert planned(Storage(StorageSettings(endpoint=s3.endpoint, anonymous=True)), path).size == 1
     with pytest.raises(OSError, match=r"storage\.profile names no profile"):
-        Storage(sections.Storage(profile="nobody")).lookup(path)
+        Storage(StorageSettings(profile="nobody")).lookup(path)
 
 
 @pytest.mark.parametrize(

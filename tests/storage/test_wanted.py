@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_ray.recipe import sections
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.sources.passed_over import reason
 from caprl_ray.storage import Listed, Passed, Storage
 from tests.s3_server import BUCKET, S3Server
@@ -52,7 +52,7 @@ def places(tmp_path: Path, s3: S3Server) -> list[tuple[Storage, str]]:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).touch()
     s3.fill([f"in/{name}" for name in NAMES] + ["in/", "in/d/"])
-    remote = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1"))
+    remote = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1"))
     return [(Storage(), f"{tmp_path}/in/"), (remote, f"s3://{BUCKET}/in/")]
 
 
@@ -92,7 +92,7 @@ def test_keys_that_no_folder_could_hold_are_listed_once_each(s3: S3Server) -> No
     names = ["p//b.jpg", "p/../x.jpg", "p/./y.jpg", "p/a.jpg", "p/p/d.jpg", "p/q//c.jpg", "p/z.jpg/"]
     for name in [*names, "/p/e.jpg", "p/m/"]:
         s3.put(name, name.encode() if name != "p/m/" else b"")
-    storage, bucket = Storage(sections.Storage(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/"
+    storage, bucket = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1")), f"s3://{BUCKET}/"
     for pattern, found in {
         "p/*": names,
         "p/**/*.jpg": names,

@@ -12,7 +12,9 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import TooManyFailures
 from caprl_ray.recipe.load import parse
-from caprl_ray.recipe.sections import Failures, Recipe, Replicas
+from caprl_ray.recipe.output import Failures
+from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.watch import breaker
 from caprl_ray.watch.breaker import HELD_OVER_MIN, RETRIED, allowance, tripped, without_replica

@@ -2,7 +2,7 @@
 
 import pytest
 
-from caprl_ray.recipe.sections import Replicas
+from caprl_ray.recipe.replicas import Replicas
 from caprl_ray.watch.record import Replicas as Counts
 from caprl_ray.watch.replicas import hopeless
 from caprl_ray.watch.starts import GONE_S, STARTS, Pool, Starts

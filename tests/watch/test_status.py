@@ -19,7 +19,7 @@ from caprl_ray.errors import SystemFailure
 from caprl_ray.output import holder as holders
 from caprl_ray.output import lease
 from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
-from caprl_ray.recipe.sections import Storage as StorageSettings
+from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import Storage
 from caprl_ray.watch.batch import Last
 from caprl_ray.watch.rates import Rates

@@ -11,6 +11,10 @@ MOST = 2**16
 Identity = tuple[int, int]
 
 
+class Sick(Exception):
+    """The captions of this replica cannot be trusted; the text says why."""
+
+
 class Suspects:
     """The latest rows of finished batches, as (unit, index): all since the last self check that passed, and at least
     the `window` in which captions are judged (caption/health.py)."""

@@ -16,13 +16,14 @@ from typing import NoReturn, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray.caption.suspects import Identity
+from caprl_ray.replica.suspects import Identity
 from caprl_ray.cluster import resources
 from caprl_ray.engines.meter import Meter
 from caprl_ray.errors import SystemFailure
 from caprl_ray.watch.batch import Load
 from caprl_ray.watch.counter import HERE_S
 from caprl_ray.watch.metrics import ReplicaMetrics
+from caprl_ray.watch.starts import MAIN
 
 T = TypeVar("T")
 
@@ -38,14 +39,14 @@ class Replica:
     `replaced` says whether another one may do what this one cannot. If not, SystemFailures are the caller's.
     """
 
-    def __init__(self, counter: ActorHandle, *, replaced: bool) -> None:
+    def __init__(self, counter: ActorHandle, *, replaced: bool, pool: str = MAIN) -> None:
         context = ray.get_runtime_context()
         self.replaced = replaced
         self.meter: Meter | None = None
         """Around its engine, when that has started."""
         self._batches = 0
         self._metrics = ReplicaMetrics()
-        self._counter = counter
+        self._counter, self._pool = counter, pool
         self._id, self._node = uuid.uuid4().hex, context.get_node_id()
         self._restarted = context.was_current_actor_reconstructed
         self._runs = self._captioned = False
@@ -56,7 +57,7 @@ class Replica:
 
         Raises SystemFailure if it does not start. Then Ray Data tries again, three times, and makes another actor.
         """
-        if self.replaced and not self._restarted and self._node in ray.get(self._counter.struck.remote()):
+        if self.replaced and not self._restarted and self._node in ray.get(self._counter.struck.remote(self._pool)):
             time.sleep(HOLD_S)
             self._leave(SystemFailure("This node gets no more replicas."), struck=True)
         threading.Thread(target=self._report, name="here", daemon=True).start()
@@ -68,7 +69,7 @@ class Replica:
             failure = error if isinstance(error, SystemFailure) else _unexpected(error)
             self._leave(failure, struck=self._failed(failure))
         self._runs = True
-        self._counter.alive.remote(self._id, True)
+        self._counter.alive.remote(self._id, True, pool=self._pool)
         return started
 
     @contextmanager
@@ -94,14 +95,15 @@ class Replica:
             places=self.meter.places,
             batches=self._batches,
         )
-        self._metrics.tell(load)
+        if self._pool == MAIN:
+            self._metrics.tell(load)
         return load
 
     def captioned(self) -> None:
         """A batch is done, so this node can run an engine."""
         if not self._captioned:
             self._captioned = True
-            self._counter.captioned.remote(self._node)
+            self._counter.captioned.remote(self._node, self._pool)
 
     def lost(self, failure: SystemFailure) -> None:
         """The engine captions nothing any more. Ends the process, which Ray starts again, and its batches with it."""
@@ -126,7 +128,7 @@ class Replica:
     def _failed(self, failure: SystemFailure) -> bool:
         """Report a failed start. Returns whether the node gets no more replicas."""
         self._ended.set()
-        report = self._counter.start_failed.remote(self._id, self._node, resources.node_name(), str(failure))
+        report = self._counter.start_failed.remote(self._id, self._node, resources.node_name(), str(failure), self._pool)
         return bool(ray.get(report))
 
     def _leave(self, failure: SystemFailure, *, struck: bool) -> NoReturn:
@@ -143,8 +145,8 @@ class Replica:
         """Report that this replica lives. It has its own thread, because a starting engine blocks the event loop for
         minutes."""
         while not self._ended.is_set():
-            self._counter.here.remote()
-            self._counter.alive.remote(self._id, self._runs, self.load())
+            self._counter.here.remote(self._pool)
+            self._counter.alive.remote(self._id, self._runs, self.load(), self._pool)
             self._ended.wait(HERE_S)
 
 
