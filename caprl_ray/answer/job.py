@@ -7,7 +7,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from caprl_ray.answer import captions
+from caprl_ray.answer import captions, curated
 from caprl_ray.answer.captions import Captions
 from caprl_ray.answer.columns import CODES, SCORE
 from caprl_ray.answer.fingerprint import fingerprint
@@ -29,7 +29,7 @@ def score_job(recipe: ScoreRecipe) -> tuple[Job, Questions]:
     """The job that scores by a recipe, and its questions. Raises RecipeError and SystemFailure for what is wrong with
     the recipe, the questions, the captions or the model."""
     storage = Storage(recipe.storage)
-    questions = read(storage, recipe.score)
+    questions = read(storage, recipe.score, curated.parts(storage, recipe.score))
     _check_prompts(recipe, questions)
     _check_size(recipe.score, questions)
     found = captions.found(recipe, storage)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from caprl_ray.answer.columns import NO_CAPTION, NO_KEY
-from caprl_ray.replica.cut import Cut
 from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RowFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.score import Score
+from caprl_ray.replica.cut import Cut
 from caprl_ray.rows.codes import NO_QUESTIONS
 from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.rows.stage import Changes

@@ -50,9 +50,7 @@ class Captioner(ReplicaActor):
 
     def _writing(self, recipe: Recipe, model: ModelRef) -> Callable[[Engine], Writer]:
         rules = Rules(recipe.quality, recipe.sampling)
-        return lambda engine: self.writer(
-            recipe, model, engine, rules, self._healthy, self._suspects.passed, self._cut
-        )
+        return lambda engine: self.writer(recipe, model, engine, rules, self._healthy, self._suspects.passed, self._cut)
 
 
 def _check_size(table: pa.Table, most_bytes: int) -> None:

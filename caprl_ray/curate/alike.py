@@ -12,10 +12,13 @@ LEAST_SHARED = 0.75  # of the words that either of the two has
 _WORDLESS = re.compile(r"[^\w\s]")
 # Words of questions that do not say what is asked about.
 _FUNCTION_WORDS = frozenset(
-    "a an and any are as at be been being can could did do does exactly following for from had has have how in into is "
-    "it its of on one or picture image photo photograph scene shown seen visible depicted appear appears might most likely "
-    "that the their them there these they this those to type kind was were what when where which who whose will with "
-    "would you".split()  # noqa: SIM905
+    re.findall(
+        r"\w+",
+        """a an and any are as at be been being can could did do does exactly following for from had has have how
+        in into is it its of on one or picture image photo photograph scene shown seen visible depicted appear appears
+        might most likely that the their them there these they this those to type kind was were what when where which
+        who whose will with would you""",
+    )
 )
 _SAME = {"colour": "color", "colours": "color", "colors": "color", "grey": "gray"}
 # Scripts without spaces: two characters side by side stand for a word.

@@ -16,7 +16,6 @@ from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.curate import Curate
-from caprl_ray.recipe.turns import Turns
 from caprl_ray.replica.cut import Cut
 from caprl_ray.rows.stage import Changes
 from caprl_ray.score import judge
@@ -68,8 +67,7 @@ class Answerer:
     async def _tried(self, seen: Picture, question: Question) -> dict[str, Any]:
         """A question as a row has it, with its answers and what became of it."""
         orders = asking.orders(question, self._settings.times, self._settings.seed)
-        asks = [self._answer(seen, asking.with_image(question, order), question, order, k) for k, order in enumerate(orders)]
-        asks += [self._answer(None, asking.without_image(question, order), question, order, k) for k, order in enumerate(orders)]
+        asks = [self._answer(image, question, order, k) for image in (seen, None) for k, order in enumerate(orders)]
         answers = await asyncio.gather(*asks)
         assert question.right is not None
         halves = [[one.chosen for one in some] for some in (answers[: len(orders)], answers[len(orders) :])]
@@ -86,9 +84,8 @@ class Answerer:
             "code": next((one.code for one in answers if one.code), None),
         }
 
-    async def _answer(
-        self, seen: Picture | None, turns: Turns, question: Question, order: Sequence[int], number: int
-    ) -> Answer:
+    async def _answer(self, seen: Picture | None, question: Question, order: Sequence[int], number: int) -> Answer:
+        turns = (asking.with_image if seen else asking.without_image)(question, order)
         turns = replace(turns, user=self._strip(turns.user), system=self._settings.system)
         seed = judge.number_of(self._settings.seed, question, number, "with" if seen else "without")
         try:

@@ -14,6 +14,8 @@ from caprl_ray.score.judge import BEGIN, BLIND, filled
 from caprl_ray.score.metrics import LETTERS
 from caprl_ray.score.question import Question
 
+# The name of these prompts in results. A change of a text is a change of the name.
+ANSWER_PROMPT = "image-answers-1"
 SEEN = """Answer this multiple-choice question about the image.
 
 Question: {question}"""
@@ -31,9 +33,15 @@ ANSWER_SAMPLING: Mapping[str, Any] = {
 
 def as_question(draft: Draft, image: str, number: int) -> Question:
     """A draft as the question of this number about an image."""
-    answers = (LETTERS[draft.right],)
-    place = {"id": f"{image}#{number}", "image": image, "benchmark": "", "metric": "choice"}
-    return Question(**place, text=draft.question, choices=draft.choices, right=draft.right, answers=answers)
+    return Question(
+        id=f"{image}#{number}",
+        image=image,
+        text=draft.question,
+        choices=draft.choices,
+        right=draft.right,
+        metric="choice",
+        benchmark="",
+    )
 
 
 def orders(question: Question, times: int, seed: int) -> list[tuple[int, ...]]:

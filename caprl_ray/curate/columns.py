@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from caprl_ray.curate.drafts import MALFORMED
 from caprl_ray.curate.keep import DROPPED
-from caprl_ray.rows.advice import CODE_ADVICE, Advice
+from caprl_ray.rows.advice import Advice
 from caprl_ray.rows.codes import FAILURE_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
 
@@ -62,7 +62,8 @@ NO_QUESTION = "no_question"
 CODES = FAILURE_CODES | {
     NO_QUESTION: "The questioner wrote no question that could be used; the detail says why.",
 }
-ADVICE = CODE_ADVICE | {
+# Of its own code.
+ADVICE = {
     NO_QUESTION: Advice(
         causes="The questioner refuses, describes the image, or writes another form than the prompt asks for.",
         remedy="See the detail. Give another `model`, or say the form in `prompt.user` as its default does; then use "

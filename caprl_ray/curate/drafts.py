@@ -46,7 +46,7 @@ _SIGNS = re.compile(r"[^\w\s]")
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A well-formed question about an image: its options without letters, of which `right` is the right one's number."""
+    """A well-formed question about an image. `right` is the number of the right choice; choices have no letters."""
 
     question: str
     choices: tuple[str, ...]
@@ -100,7 +100,9 @@ def _objects(text: str) -> Iterator[dict[str, Any] | str]:
 def _draft(value: dict[str, Any] | str) -> Draft:
     if isinstance(value, str):
         raise _Malformed(value)
-    question, answer, choices = value.get("question"), value.get("answer"), value.get("options")
+    question: Any = value.get("question")
+    answer: Any = value.get("answer")
+    choices: Any = value.get("options")
     if isinstance(choices, dict):  # {"A": "red", "B": "blue"}
         choices = [f"{letter}) {text}" for letter, text in choices.items() if isinstance(text, str)]
     if not (_is_text(question) and _is_text(answer) and isinstance(choices, list) and all(map(_is_text, choices))):

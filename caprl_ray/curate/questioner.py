@@ -63,9 +63,7 @@ class Questioner:
 
 def picture(row: Mapping[str, Any], number: int) -> Picture:
     """The picture of a row, under a name that no other row of this process has."""
-    return Picture(
-        pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"], name=f"row-{number}"
-    )
+    return Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"], name=f"row-{number}")
 
 
 def _struct(draft: Draft) -> dict[str, Any]:

@@ -4,7 +4,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from caprl_ray.recipe.sections import Engine, Model, Prompt, Recipe, Replicas, Sampling, Section
+from caprl_ray.recipe.fields import Section
+from caprl_ray.recipe.model import Model
+from caprl_ray.recipe.prompts import Prompt
+from caprl_ray.recipe.replicas import Engine, Replicas
+from caprl_ray.recipe.sampling import Sampling
+from caprl_ray.recipe.sections import Recipe
 
 # CapRL's models (arXiv 2509.22647, section 3.2).
 QUESTIONER, ANSWERER = "Qwen/Qwen2.5-VL-72B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -35,6 +40,12 @@ SAMPLED: dict[str, Any] = {
 FOREIGN = ("prompts", "quality")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _with_source(document: Any, source: str) -> Any:
+    """The document with this model where its section `model` names none."""
+    model = document.get("model") if isinstance(document, dict) else None
+    return {**document, "model": {"source": source, **model}} if isinstance(model, dict) else document
 
 
 class Curate(Section):
@@ -110,9 +121,3 @@ class CurateRecipe(Recipe):
     def prompt_name(self) -> str:
         """The name of the questioner's prompt in results."""
         return PROMPT if self.prompt.user == ASKED else OWN_PROMPT
-
-
-def _with_source(document: Any, source: str) -> Any:
-    """The document with this model where its section `model` names none."""
-    model = document.get("model") if isinstance(document, dict) else None
-    return {**document, "model": {"source": source, **model}} if isinstance(model, dict) else document

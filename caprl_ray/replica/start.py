@@ -16,10 +16,10 @@ from typing import NoReturn, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from caprl_ray.replica.suspects import Identity
 from caprl_ray.cluster import resources
 from caprl_ray.engines.meter import Meter
 from caprl_ray.errors import SystemFailure
+from caprl_ray.replica.suspects import Identity
 from caprl_ray.watch.batch import Load
 from caprl_ray.watch.counter import HERE_S
 from caprl_ray.watch.metrics import ReplicaMetrics
@@ -128,7 +128,9 @@ class Replica:
     def _failed(self, failure: SystemFailure) -> bool:
         """Report a failed start. Returns whether the node gets no more replicas."""
         self._ended.set()
-        report = self._counter.start_failed.remote(self._id, self._node, resources.node_name(), str(failure), self._pool)
+        report = self._counter.start_failed.remote(
+            self._id, self._node, resources.node_name(), str(failure), self._pool
+        )
         return bool(ray.get(report))
 
     def _leave(self, failure: SystemFailure, *, struck: bool) -> NoReturn:

@@ -6,12 +6,12 @@ import pytest
 from pyarrow import table
 from pyroaring import BitMap
 
-from caprl_ray.replica.suspects import Suspects
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output import doubtful
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.plan import UnitRef
 from caprl_ray.read.datasource import Work, only_retried
+from caprl_ray.replica.suspects import Suspects
 from caprl_ray.storage import Storage, Stored
 from tests.output.test_repair import put, stand
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caprl_ray.replica.attempts import DEATHS_ALONE, UNSUSPECTED, Attempts, company
 from caprl_ray.errors import RowFailure
+from caprl_ray.replica.attempts import DEATHS_ALONE, UNSUSPECTED, Attempts, company
 from caprl_ray.watch import counter
 from caprl_ray.watch.counter import Counter
 
