@@ -9,6 +9,7 @@ from typing import Any
 
 from caprl_ray.curate import asking
 from caprl_ray.curate.columns import CAPTION_PROMPT, DATA_SOURCE
+from caprl_ray.curate.drafts import Draft
 from caprl_ray.curate.keep import Tried
 from caprl_ray.curate.questioner import picture
 from caprl_ray.engines.chat import control_token_stripper
@@ -51,7 +52,7 @@ class Answerer:
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         seen = picture(row, next(self._rows))
-        questions = [asking.as_question(one, row["key"], number) for number, one in enumerate(row["tried"])]
+        questions = [asking.as_question(_draft(one), row["key"], number) for number, one in enumerate(row["tried"])]
         tried = await asyncio.gather(*(self._tried(seen, question) for question in questions))
         kept = [_asked(question) for question, one in zip(questions, tried, strict=True) if one["dropped"] is None]
         return {
@@ -94,6 +95,11 @@ class Answerer:
             return Answer(code=failure.code)
         letter = option_letter(said.text)
         return Answer(chosen=asking.chosen(letter, order)) if letter in turns.choices else Answer(code="answer_unclear")
+
+
+def _draft(written: Mapping[str, Any]) -> Draft:
+    right = LETTERS.index(written["answer"])
+    return Draft(question=written["question"], choices=tuple(written["choices"]), right=right)
 
 
 def _letter(number: int | None, question: Question) -> str | None:
