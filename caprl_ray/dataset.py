@@ -51,6 +51,11 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
             `replicas.wait_s`.
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
+    if parsed.score:
+        raise RecipeError(
+            "score: captions inside a Ray Dataset are not scored; leave the section out, and score what you have "
+            "written with caprl-ray score."
+        )
     launch.check_engine(parsed)
     session.check_gpus(parsed, grows=session.joined())
     Rules(parsed.quality, parsed.sampling)  # refuses checks that do not exist

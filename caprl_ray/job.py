@@ -1,6 +1,6 @@
 """A job: which rows go in, which stages they pass and which columns come out."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Job:
         fingerprint: fields that must not change between the runs of one dataset.
         check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
             cannot work without another one.
+        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError at the end if none will do.
         outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
         again: where finished rows can be done again: the column of which the old value is kept, and the column for it.
@@ -54,6 +55,7 @@ class Job:
     engine_on_cpu: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     check_columns: Callable[[Collection[str]], None] = lambda names: None
+    check_units: Callable[[Iterator[Any]], Iterator[Any]] = lambda units: units
     outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
     again: tuple[str, str] | None = None

@@ -7,7 +7,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -28,7 +28,8 @@ def recipe_page() -> str:
     lines = ["# Recipe", "", "`caprl-ray schema` prints the same as a JSON schema.", ""]
     definitions = Recipe.model_json_schema()["$defs"]
     for name, section in Recipe.model_fields.items():
-        kind = section.annotation
+        kinds = [kind for kind in get_args(section.annotation) if kind is not type(None)] or [section.annotation]
+        kind = kinds[0] if len(kinds) == 1 else section.annotation
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             lines += [f"## {name}", "", str(section.description), ""]
             continue
@@ -51,7 +52,8 @@ def _fields(kind: type[BaseModel], definitions: dict[str, Any]) -> list[str]:
 def scoring_page() -> str:
     """The recipe's section, the columns and the codes of scoring."""
     from caprl_ray.answer.columns import ADVICE, CODES, SCORE
-    from caprl_ray.recipe.score import QuestionFile, Score, ScoreRecipe
+    from caprl_ray.recipe.score import QuestionFile, Score
+    from caprl_ray.recipe.score_recipe import ScoreRecipe
 
     definitions = ScoreRecipe.model_json_schema()["$defs"]
     lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]
@@ -130,7 +132,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 def output_page() -> str:
     """The folder and the columns of an output."""
-    from caprl_ray.caption.columns import CAPTION, CAPTIONS
+    from caprl_ray.caption.columns import CAPTION, CAPTIONS, FIRST_SCORE, SCORES
     from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY, RUN
 
     return "\n".join(
@@ -158,6 +160,9 @@ def output_page() -> str:
             "With several captions an image (`prompts`, or `sampling.n` above 1) also:",
             "",
             *_columns([CAPTIONS]),
+            "With `score` also, and `first_score` if there are several captions:",
+            "",
+            *_columns([*SCORES, FIRST_SCORE]),
             "## Columns of failed",
             "",
             *_columns((*IDENTITY, *FAILURE, ATTEMPTS, RUN)),

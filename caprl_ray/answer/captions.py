@@ -13,7 +13,7 @@ from caprl_ray.output.commit import DATA
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.where import output_schema
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.schema import clashes
 from caprl_ray.score.questions import Questions, joined
 from caprl_ray.storage import Listed, Storage, Stored, join

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from caprl_ray.rows.advice import Advice
-from caprl_ray.rows.codes import ENGINE_CODES, NO_QUESTIONS, READ_CODES
+from caprl_ray.rows.codes import ENGINE_CODES, NO_KEY, NO_QUESTIONS, READ_CODES
 from caprl_ray.rows.schema import ATTEMPTS, column
 from caprl_ray.score import ask
 
@@ -46,7 +46,6 @@ SCORE = (
     column("score_prompt", pa.string(), "The prompt that the score belongs to."),
 )
 NO_CAPTION = "no_caption"
-NO_KEY = "no_key"
 CODES = {
     **{code: text for code, text in READ_CODES.items() if code not in ("no_image", "ambiguous_image", "placeholder")},
     NO_QUESTIONS: "There are no questions about this row's image.",

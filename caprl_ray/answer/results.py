@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from caprl_ray.answer.columns import NO_CAPTION
-from caprl_ray.answer.writer import prompt_name
+from caprl_ray.answer.scorer import prompt_name
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.commit import DATA, FAILED
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.record import plain, read_run, stored_job
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.codes import NO_QUESTIONS
 from caprl_ray.score.questions import Questions
 from caprl_ray.score.summary import summary

@@ -1,38 +1,38 @@
-"""The actor that holds one engine and scores batches of rows: a captioner's frame with another writer."""
+"""The replica that scores batches of rows with captions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
 from caprl_ray.answer.captions import Captions
-from caprl_ray.answer.writer import Scorer
-from caprl_ray.caption.rules import Rules
-from caprl_ray.caption.stage import Captioner
+from caprl_ray.answer.readers import ROWS
+from caprl_ray.answer.scorer import Scorer
+from caprl_ray.answer.writer import ScoreWriter
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.replica.actor import ReplicaActor
 from caprl_ray.rows.schema import META_PREFIX
 
-# Rows of a batch. With five questions of four options, each in four rotations and as often blind, eight captions have
-# 320 prompts, more than an engine takes at once.
-ROWS = 8
 
-
-class Answerer(Captioner):
+class Answerer(ReplicaActor):
     """One replica: rows with captions in, the same rows with scores out."""
 
     name = "score"
-    drops = ()  # type: ignore[assignment]
 
     def __init__(
         self, captions: Captions, model: ModelRef, counter: ActorHandle, questions: ray.ObjectRef, **options: Any
     ) -> None:
         """`questions`: the reference of all questions, which the nodes' object stores share."""
         self._captions, self._questions = captions, ray.get(questions)
-        super().__init__(captions.recipe, model, counter, **options)
         names = (captions.recipe.score.caption, captions.column)
         self.needs = ("unit", "index", *(META_PREFIX + name for name in dict.fromkeys(names)))
+        super().__init__(captions.recipe, model, counter, rows=ROWS, **options)
 
-    def _begun_writer(self, recipe: Recipe, model: ModelRef, rules: Rules, engine: Engine) -> Any:
-        return Scorer(self._captions.recipe.score, self._captions.column, self._questions, model, engine, self._cut)
+    def _writing(self, recipe: Recipe, model: ModelRef) -> Callable[[Engine], ScoreWriter]:
+        score, column = self._captions.recipe.score, self._captions.column
+        return lambda engine: ScoreWriter(
+            Scorer(score, self._questions, model, engine), score.caption, column, self._cut
+        )

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
+from caprl_ray.answer.columns import SCORE
 from caprl_ray.caption.several import PREVIOUS
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.prompts import FALLBACK_COLUMN, PromptTemplate
@@ -37,28 +38,59 @@ CAPTION = (
     column("caption_tokens", pa.int32(), "Tokens of the caption."),
     column("model", pa.string(), "The model that wrote the caption, with its revision."),
 )
+ONE = [
+    ("prompt", pa.string()),
+    ("text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("flags", pa.list_(pa.string())),
+    ("decodes", pa.int32()),
+    ("tokens", pa.int32()),
+]
 # Beside these, where rows have several captions.
 CAPTIONS = column(
+    "captions",
+    pa.list_(pa.struct(ONE)),
+    "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
+)
+# The same where captions are scored: each has what its row has if it is kept.
+SCORED_CAPTIONS = column(
     "captions",
     pa.list_(
         pa.struct(
             [
-                ("prompt", pa.string()),
-                ("text", pa.string()),
-                ("finish_reason", pa.string()),
-                ("flags", pa.list_(pa.string())),
-                ("decodes", pa.int32()),
-                ("tokens", pa.int32()),
+                *ONE,
+                ("repaired", pa.list_(pa.string())),
+                ("prompt_tokens", pa.int32()),
+                ("score", pa.float64()),
+                ("score_code", pa.string()),
             ]
         )
     ),
-    "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
+    "All captions of the image, in the order of the prompts, each with its score, or the code of why it has none; a "
+    "caption that failed has no text, and its code as flag.",
+)
+# Where captions are scored while they are written.
+SCORES = (
+    column(
+        "score",
+        pa.float64(),
+        "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null where none was.",
+    ),
+    column("score_code", pa.string(), "Why the caption has no score: a code of the reference of scoring."),
+    *(field for field in SCORE if field.name not in ("score", ATTEMPTS.name)),
+)
+FIRST_SCORE = column(
+    "first_score",
+    pa.float64(),
+    "The score of the caption that would be kept without scores: of those with the least severe flags the first.",
 )
 
 
 def caption_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
     """The columns that captioning by a recipe fills."""
-    return (*CAPTION, CAPTIONS) if recipe.several else CAPTION
+    if not recipe.score:
+        return (*CAPTION, CAPTIONS) if recipe.several else CAPTION
+    return (*CAPTION, SCORED_CAPTIONS, *SCORES, FIRST_SCORE) if recipe.several else (*CAPTION, *SCORES)
 
 
 # Of a row that is captioned again (output/again.py).

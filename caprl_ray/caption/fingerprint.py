@@ -5,8 +5,7 @@ from typing import Any
 
 from caprl_ray.caption.rules import Rules
 from caprl_ray.models.resolve import ModelRef
-from caprl_ray.output.fingerprint import installed
-from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, changing_captions
+from caprl_ray.output.fingerprint import engine_fields, installed
 from caprl_ray.recipe.sections import Recipe
 
 
@@ -23,9 +22,7 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     quality = recipe.quality.model_dump(exclude={"limits", "window", "self_check"})  # these change no caption
     fields |= {f"quality.{key}": value for key, value in quality.items()}
     fields["quality.versions"] = Rules(recipe.quality, recipe.sampling).versions()
-    fields |= _engine_fields("model.engine", recipe.model.engine)
-    for accelerator, arguments in recipe.model.engine_by_accelerator.items():
-        fields |= _engine_fields(f"model.engine_by_accelerator.{accelerator}", arguments)
+    fields |= engine_fields(recipe.model)
     if recipe.model.endpoint:
         # The size rule comes from the model's files on the hub. Without these fields a hub that cannot be reached for
         # a moment would change the size of the images, unseen.
@@ -35,13 +32,3 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     for package in ("pillow",) if recipe.model.endpoint else ("vllm", "pillow"):
         fields[f"version.{package}"] = installed(package)
     return fields
-
-
-def outdated(field: str) -> bool:
-    """Whether a field that an older version stored counts no more: an engine argument that changes no caption."""
-    section, _, name = field.rpartition(".")
-    return section.startswith("model.engine") and name not in CHANGES_CAPTIONS
-
-
-def _engine_fields(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for name, value in changing_captions(arguments).items()}

@@ -1,32 +1,41 @@
-"""The job `caption`: images -> prepare -> caption -> captions."""
+"""The job `caption`: images -> prepare -> caption -> captions, and where the recipe has it -> answer -> scores."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
+from caprl_ray.answer import readers as reading
+from caprl_ray.answer.readers import ROWS
+from caprl_ray.caption import join
 from caprl_ray.caption.columns import AGAIN, CAPTION, CODES, check_prompt, output_columns
-from caprl_ray.caption.fingerprint import fingerprint, outdated
+from caprl_ray.caption.fingerprint import fingerprint
+from caprl_ray.caption.join import Readers
+from caprl_ray.caption.scoring import POOL, CaptionReader
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
 from caprl_ray.engines import concurrency, launch
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.output.fingerprint import outdated
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.score.questions import Questions
 from caprl_ray.sources import placeholders
 from caprl_ray.storage import Storage
 
 
 def caption_job(recipe: Recipe) -> Job:
-    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve` and
-    `sources.placeholders.load` do."""
+    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve`,
+    `sources.placeholders.load` and `caption.join.readers_of` do."""
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     model = resolve(recipe)
-    settings = recipe.model
-    return Job(
+    job = Job(
         name="caption",
         done="captioned",
         recipe=recipe,
@@ -38,8 +47,9 @@ def caption_job(recipe: Recipe) -> Job:
         fingerprint=fingerprint(recipe, model),
         check_columns=partial(check_prompt, recipe),
         outdated=outdated,
-        record={"model": {"source": settings.source, "revision": settings.revision, "commit": model.revision}},
+        record={"model": _recorded(recipe, model)},
     )
+    return _scored(job, model) if recipe.score else job
 
 
 def captioned(
@@ -48,10 +58,11 @@ def captioned(
     *,
     recipe: Recipe,
     model: ModelRef,
+    scores: tuple[Readers, Questions] | None = None,
     replaced: bool = True,
     most_bytes: int | None = None,
 ) -> Dataset:
-    """Compressed images -> pixels -> captions.
+    """Compressed images -> pixels -> captions, and with `scores` -> answers -> scores.
 
     One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced` says whether
     something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
@@ -62,7 +73,7 @@ def captioned(
     # Shared by all replicas. Where nothing watches, nothing stops a run, and the counter would wait for ever.
     stopped = [counter.until_stopped.remote()] if replaced else []
     in_flight = concurrency.batches_in_flight(recipe, batch)
-    return (
+    captions = (
         rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
         .repartition(target_num_rows_per_block=batch, strict=True)
         .map_batches(
@@ -71,6 +82,7 @@ def captioned(
                 "recipe": recipe,
                 "model": model,
                 "counter": counter,
+                "last": scores is None,
                 "replaced": replaced,
                 "most_bytes": most_bytes,
                 "stopped": stopped,
@@ -80,6 +92,57 @@ def captioned(
             **resources.replica_pool(recipe, in_flight, partial(_struck, counter)),
         )
     )
+    return captions if scores is None else _answered(captions, counter, recipe, *scores, stopped)
+
+
+def _answered(
+    captions: Dataset,
+    counter: ActorHandle,
+    recipe: Recipe,
+    readers: Readers,
+    questions: Questions,
+    stopped: list[ray.ObjectRef],
+) -> Dataset:
+    """Captions -> answers -> scores. One batch of rows is one block of scores."""
+    return captions.repartition(target_num_rows_per_block=ROWS, strict=True).map_batches(
+        CaptionReader,
+        fn_constructor_kwargs={
+            "recipe": recipe,
+            "readers": readers,
+            "counter": counter,
+            "questions": ray.put(questions),
+            "stopped": stopped,
+        },
+        batch_size=ROWS,
+        batch_format="pyarrow",
+        **reading.pool(readers.recipe, questions, counter, POOL, recipe.captions),
+    )
+
+
+def _scored(job: Job, model: ModelRef) -> Job:
+    """The same job with a second pool, which scores what the first one writes."""
+    recipe = job.recipe
+    readers, questions = join.readers_of(recipe)
+
+    def check_columns(names: Collection[str]) -> None:
+        check_prompt(recipe, names)
+        join.check_column(readers, names)
+
+    return replace(
+        job,
+        stages=partial(captioned, recipe=recipe, model=model, scores=(readers, questions)),
+        readers={POOL: readers.recipe},
+        engine_on_cpu=job.engine_on_cpu or launch.computes_on_cpu(readers.recipe),
+        fingerprint={**job.fingerprint, **readers.fingerprint},
+        check_columns=check_columns,
+        check_units=partial(join.with_common, readers, questions),
+        record={**job.record, "reader": _recorded(readers.recipe, readers.model)},
+    )
+
+
+def _recorded(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
+    """A model as run.json names it."""
+    return {"source": recipe.model.source, "revision": recipe.model.revision, "commit": model.revision}
 
 
 def _struck(counter: ActorHandle) -> list[str]:

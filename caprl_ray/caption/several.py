@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from caprl_ray.caption.best import Candidate, best
 from caprl_ray.caption.redecode import Kept, Redecoder
 from caprl_ray.engines.protocol import Picture
 from caprl_ray.errors import RowFailure
@@ -69,7 +70,7 @@ class Several:
         kept = [one.kept for one in written if isinstance(one.kept, Kept)]
         if not kept:
             raise RowFailure("prompt_column", "the earlier prompt has no caption")
-        return min(kept, key=lambda one: self._checks.severity(one.decode.flags))
+        return kept[best([Candidate(flags=one.decode.flags) for one in kept], self._checks)]
 
     async def _by_prompt(
         self,

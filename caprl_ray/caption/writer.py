@@ -145,6 +145,7 @@ class Writer:
 
 
 def _struct(written: Written) -> dict[str, Any]:
+    """A caption of several. Arrow leaves out what the column does not have (columns.py)."""
     kept = written.kept
     if isinstance(kept, RowFailure):
         return {"prompt": written.prompt, "flags": [kept.code]}
@@ -155,4 +156,6 @@ def _struct(written: Written) -> dict[str, Any]:
         "flags": list(kept.decode.flags),
         "decodes": kept.decodes,
         "tokens": kept.decode.completion.caption_tokens,
+        "repaired": list(kept.repaired),
+        "prompt_tokens": kept.decode.completion.prompt_tokens,
     }

@@ -30,13 +30,15 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.caption.job import caption_job
+    from caprl_ray.output import scores
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load
 
     if args.again is not None and (args.extend or args.retry_failed is not None or args.adopt):
         raise RecipeError("--again: it does not go with --extend, --retry-failed or --adopt; run them one by one.")
     recipe = load(args.recipe, args.overrides)
-    check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
+    asked = [file.path for file in recipe.score.questions] if recipe.score else []
+    check_store(recipe.storage, *recipe.input.paths, *asked, recipe.output.path)
     job = caption_job(recipe)
     ledger = run(
         job,
@@ -52,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     for note in ledger.notes:
         print(f"{recipe.output.path}: {note}")
     print(f"{recipe.output.path}: {ledger.summary()}")
+    for line in scores.sentences(scores.content(ledger.counts.tallies)):
+        print(f"{recipe.output.path}: {line}")
     return 0
 
 

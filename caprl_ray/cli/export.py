@@ -19,6 +19,12 @@ def add(commands: Commands) -> None:
         "--without", metavar="FILE", help="leave out repeated rows: a list of caprl-ray duplicates --list"
     )
     command.add_argument("--form", choices=LINES, help=f"jsonl: how a line looks (default: {LINES[0]})")
+    command.add_argument(
+        "--margin",
+        type=float,
+        metavar="SCORE",
+        help="dpo: only pairs whose scores differ by more than this (default: 0)",
+    )
     command.add_argument("--sidecars", action="store_true", help="webdataset: tars of the captions alone")
     command.add_argument(
         "--member",
@@ -49,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         where=args.where,
         without=args.without,
         form=args.form,
+        margin=args.margin,
         sidecars=args.sidecars,
         member=args.member,
         images=args.images,

@@ -21,7 +21,7 @@ def _run(args: argparse.Namespace) -> int:
     from caprl_ray.output.ledger import Ledger
     from caprl_ray.pipeline import run
     from caprl_ray.recipe.load import load_as
-    from caprl_ray.recipe.score import ScoreRecipe
+    from caprl_ray.recipe.score_recipe import ScoreRecipe
 
     recipe = load_as(ScoreRecipe, args.recipe, args.overrides)
     files = [file.path for file in recipe.score.questions]

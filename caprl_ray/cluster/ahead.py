@@ -45,4 +45,5 @@ def _waiting(operator: Any, after: Any) -> int:
 
 
 def _most(after: Any) -> int:
-    return max(WAITING, WAITING_EACH * sum(pool.current_size() for pool in after.get_autoscaling_actor_pools()))
+    replicas: int = sum(pool.current_size() for pool in after.get_autoscaling_actor_pools())
+    return max(WAITING, WAITING_EACH * replicas)

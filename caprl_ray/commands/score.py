@@ -7,7 +7,7 @@ from caprl_ray.answer import results
 from caprl_ray.answer.job import score_job
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.score.summary import compared, difference, sentences
 from caprl_ray.storage import Storage
 

@@ -38,6 +38,7 @@ class Writing:
     part: Part
     objects: dict[str, int] = field(default_factory=dict)
     exported: int = 0
+    left_out: int = 0
     missing: Counter[str] = field(default_factory=Counter)
     tallies: Counter[str] = field(default_factory=Counter)
 
@@ -55,13 +56,14 @@ class Writing:
 
     def written(self) -> Written:
         """The part as it was written. Raises SystemFailure if its rows are not those that it should have."""
-        if self.exported + self.missing.total() != self.part.kept:
+        if self.exported + self.left_out + self.missing.total() != self.part.kept:
             raise SystemFailure("the output changed while it was read; run the same command again to resume.")
         return Written(
             part=self.part.name,
             rows=self.part.rows,
             objects=self.objects,
             exported=self.exported,
+            left_out=self.left_out,
             missing=dict(self.missing),
             tallies=dict(self.tallies),
         )

@@ -13,7 +13,7 @@ from caprl_ray.export.form import Writing
 from caprl_ray.export.parts import Part, by_rows
 from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.settings import LINES
-from caprl_ray.export.source import SEVERAL, Source
+from caprl_ray.export.source import Source
 from caprl_ray.export.target import Written
 from caprl_ray.recipe.prompts import PromptTemplate
 
@@ -36,8 +36,6 @@ class Lines:
     @classmethod
     def of(cls, source: Source, target: str, form: str | None, rows: int | None) -> "Lines":
         """Raises RecipeError for lines that this output cannot give."""
-        if form == DPO:
-            raise RecipeError(_why_no_pairs(source))
         prompts = _prompts(source) if form == LLAVA else None
         return cls(source=source, target=target, rows=rows or ROWS, prompts=prompts)
 
@@ -107,16 +105,3 @@ def _prompts(source: Source) -> dict[str, str]:
             )
         prompts[name] = str(next(iter(several.values()), text))
     return prompts
-
-
-def _why_no_pairs(source: Source) -> str:
-    """Why there are no chosen and rejected captions."""
-    if SEVERAL not in source.schema.names:
-        return (
-            f"--form {DPO}: the rows of {source.path} have one caption each, and a pair needs two and their scores; "
-            "caption with sampling.n=2 or more into a new output."
-        )
-    return (
-        f"--form {DPO}: the column {SEVERAL} of {source.path} has several captions of each image, but no scores that "
-        "say which one is better; this version scores no captions, so use --to parquet and score them yourself."
-    )

@@ -9,7 +9,8 @@ from caprl_ray.errors import LedgerUnbalanced
 from caprl_ray.export.aligned import Aligned
 from caprl_ray.export.form import Form
 from caprl_ray.export.huggingface import Folder
-from caprl_ray.export.lines import Lines
+from caprl_ray.export.lines import DPO, Lines
+from caprl_ray.export.pairs import Pairs
 from caprl_ray.export.rows import UnitRows
 from caprl_ray.export.settings import Settings
 from caprl_ray.export.source import Source
@@ -55,6 +56,8 @@ def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summar
 
 def form_of(source: Source, settings: Settings) -> Form:
     """The form that the settings name."""
+    if settings.form == DPO:
+        return Pairs.of(source, settings.target, settings.shard_rows, settings.margin)
     if settings.to == "jsonl":
         return Lines.of(source, settings.target, settings.form, settings.shard_rows)
     if settings.to == "webdataset":
@@ -90,7 +93,7 @@ class Summary:
         summary = cls(
             target=target,
             exported=sum(part.exported for part in written.values()),
-            left_out=sum(unit.finished - len(unit.kept) for unit in units),
+            left_out=sum(unit.finished - len(unit.kept) for unit in units) + sum(p.left_out for p in written.values()),
             failed=sum(unit.failed for unit in units),
             missing=dict(missing),
             files=sum(len(part.objects) for part in written.values()),

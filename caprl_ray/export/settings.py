@@ -10,6 +10,7 @@ LINES = ("caprl", "llava", "dpo")
 # What each option is for. Another form than these takes no notice of it, so it is refused.
 ONLY = {
     "form": ("jsonl",),
+    "margin": ("jsonl",),
     "sidecars": ("webdataset",),
     "member": ("webdataset",),
     "images": ("hf",),
@@ -29,6 +30,7 @@ class Settings:
         where: the condition on rows; None for all finished rows.
         without: a list of rows, as `caprl-ray duplicates --list` writes it; those with `keep` false are left out.
         form: how a line of jsonl looks, one of LINES; None for the first.
+        margin: by more than this the scores of a pair differ, in the form dpo; None for 0.
         sidecars: write the captions' tars alone.
         member: the name of the caption's members in a tar, before .txt and .json; None for "caption".
         images: put the images into the dataset folder.
@@ -43,6 +45,7 @@ class Settings:
     where: str | None = None
     without: str | None = None
     form: str | None = None
+    margin: float | None = None
     sidecars: bool = False
     member: str | None = None
     images: bool = False
@@ -57,6 +60,10 @@ class Settings:
                 raise RecipeError(
                     f"{flag}: it is for --to {' and --to '.join(kinds)}; leave it out with --to {self.to}."
                 )
+        if self.margin is not None and self.form != "dpo":
+            raise RecipeError("--margin: it is for --form dpo; leave it out with other lines.")
+        if self.margin is not None and not 0 <= self.margin < 1:
+            raise RecipeError(f"--margin: {self.margin:g} is not allowed; it should be at least 0 and below 1.")
         if self.to == "hf" and not self.license:
             raise RecipeError(
                 "--license: name the licence that the dataset card states, such as cc-by-4.0 or other; it depends on "

@@ -38,15 +38,16 @@ _HIDDEN = re.compile(r"(?:^|/)[._]")  # no file of a form has such a name
 class Written:
     """A part as it was written.
 
-    `rows` is a hash of which rows it has. `objects` are its files below the target, with their sizes. `missing` counts
-    rows by the reason why their source could not be read. `tallies` are sums over the exported rows, for what is said
-    about all of them.
+    `rows` is a hash of which rows it has. `objects` are its files below the target, with their sizes. `left_out` counts
+    rows that give nothing in this form, `missing` rows by the reason why their source could not be read. `tallies` are
+    sums over the exported rows, for what is said about all of them.
     """
 
     part: str
     rows: str
     objects: Mapping[str, int]
     exported: int
+    left_out: int = 0
     missing: Mapping[str, int] = field(default_factory=dict)
     tallies: Mapping[str, int] = field(default_factory=dict)
 

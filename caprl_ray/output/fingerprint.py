@@ -8,6 +8,8 @@ from typing import Any
 
 from caprl_ray.job import Job
 from caprl_ray.output import numbering
+from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, changing_captions
+from caprl_ray.recipe.model import Model
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
@@ -33,6 +35,24 @@ def installed(package: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def engine_fields(model: Model) -> dict[str, Any]:
+    """The fields of a model's engine arguments, as far as they change what it writes."""
+    sections = {"model.engine": model.engine} | {
+        f"model.engine_by_accelerator.{name}": given for name, given in model.engine_by_accelerator.items()
+    }
+    return {
+        f"{section}.{name}": value
+        for section, given in sections.items()
+        for name, value in changing_captions(given).items()
+    }
+
+
+def outdated(field: str) -> bool:
+    """Whether a field that an older version stored counts no more: an engine argument that changes no caption."""
+    section, _, name = field.removeprefix("score.").rpartition(".")
+    return section.startswith("model.engine") and name not in CHANGES_CAPTIONS
 
 
 def short(fields: Mapping[str, Any]) -> str:

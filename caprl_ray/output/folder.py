@@ -227,7 +227,13 @@ class Output:
         )
         units = _until(
             planning,
-            checked(found, self.job.recipe.input, self.job.adds, self.job.check_columns, stored.columns),
+            checked(
+                found if stored.units else self.job.check_units(found),
+                self.job.recipe.input,
+                self.job.adds,
+                self.job.check_columns,
+                stored.columns,
+            ),
         )
         first = next(units, None)
         if first is None and not stored.units:

@@ -1,10 +1,11 @@
 """summary.json: what the rows of a whole output say in sum, at the end of every run.
 
-It holds counters only, and only if they add up: a wrong number is worse than none.
+It holds counters, and of scores their means, and only if they add up: a wrong number is worse than none.
 """
 
 from typing import Any
 
+from caprl_ray.output import scores
 from caprl_ray.output.ledger import Ledger
 
 SUMMARY = "summary.json"
@@ -33,14 +34,16 @@ def content(ledger: Ledger) -> dict[str, Any] | None:
         "tokens": dict(of.get("tokens", {})),
         "characters": {low: of["characters"][low] for low in sorted(of.get("characters", {}), key=int)},
         "openers": dict(of["openers"].most_common(MOST_OPENERS)) if "openers" in of else {},
+        **scores.content(of),
     }
     return found if _adds_up(found, ledger.done) else None
 
 
 def _adds_up(found: dict[str, Any], done: str) -> bool:
-    counted, tokens = found["counted"], found["tokens"]
+    counted, tokens, scored = found["counted"], found["tokens"], found.get("scores")
     return (
-        counted[done] <= found["rows"][done]
+        (not scored or scored["rows"] + sum(scored["unscored"].values()) <= found["rows"][done])
+        and counted[done] <= found["rows"][done]
         and counted["failed"] <= found["rows"]["failed"]
         and all(sum(found[name].values()) in (0, counted[done]) for name in ("finish_reasons", "decodes", "characters"))
         and all(count <= counted[done] for name in ("flags", "repaired", "openers") for count in found[name].values())

@@ -1,6 +1,7 @@
 """What the captions of an object say in sum. Counters only: rates and verdicts are for those who read them."""
 
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +32,37 @@ def tallies(table: pa.Table) -> Tallies:
         captions = table["caption"].drop_null()
         found["characters"] = _histogram(pc.utf8_length(captions).to_pylist())
         found["openers"] = _openers(captions.to_pylist())
+    found |= scores(table)
     return {name: counts for name, counts in found.items() if counts}
+
+
+def scores(table: pa.Table) -> dict[str, Counter[str]]:
+    """The sums of the rows' scores, and of what choosing the best of several captions has brought.
+
+    `scores` has rows, and the sums of their scores and of the squares. `gain` has rows with two scores, and the sums of
+    the kept and of the first captions' scores, of the differences and of their squares. `score_codes` counts rows
+    without a score by code.
+    """
+    names, found = table.schema.names, dict[str, Counter[str]]()
+    if "score" in names:
+        score = table["score"]
+        found["scores"] = _sums(score.drop_null(), "rows", "sum", "squares")
+    if "score_code" in names:
+        found["score_codes"] = counted(table["score_code"])
+    if "first_score" in names:
+        both = table.select(["score", "first_score"]).drop_null()
+        found["gain"] = _sums(pc.subtract(both["score"], both["first_score"]), "rows", "difference", "squares")
+        found["gain"].update({"kept": _sum(both["score"]), "first": _sum(both["first_score"])})
+    return {name: counts for name, counts in found.items() if any(counts.values())}
+
+
+def _sums(values: pa.ChunkedArray, rows: str, total: str, squares: str) -> Counter[str]:
+    numbers: dict[str, Any] = {rows: len(values), total: _sum(values), squares: _sum(pc.multiply(values, values))}
+    return Counter(numbers)
+
+
+def _sum(values: pa.ChunkedArray) -> float:
+    return float(pc.sum(values).as_py() or 0.0)
 
 
 def counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:

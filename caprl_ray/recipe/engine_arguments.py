@@ -80,9 +80,14 @@ def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def recorded(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe as plain data, as run.json holds it."""
-    model = recipe["model"]
+    found = recipe | {"model": _recorded_model(recipe["model"])}
+    score = recipe.get("score") or {}
+    return found | ({"score": score | {"model": _recorded_model(score["model"])}} if "model" in score else {})
+
+
+def _recorded_model(model: dict[str, Any]) -> dict[str, Any]:
     by_type = {name: shown(arguments) for name, arguments in model["engine_by_accelerator"].items()}
-    return recipe | {"model": model | {"engine": shown(model["engine"]), "engine_by_accelerator": by_type}}
+    return model | {"engine": shown(model["engine"]), "engine_by_accelerator": by_type}
 
 
 def refuse_secrets(section: str, arguments: Mapping[str, Any]) -> None:

@@ -121,7 +121,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"])
-    value = NOT_SHOWN if field.startswith("model.engine") else repr(redacted(fault["input"]))
+    value = NOT_SHOWN if field.removeprefix("score.").startswith("model.engine") else repr(redacted(fault["input"]))
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1], kind)
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."

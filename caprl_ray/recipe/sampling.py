@@ -56,7 +56,7 @@ class Sampling(BaseModel):
     themselves."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
     """How many captions each prompt gives an image. Above 1, the column `captions` has them all and `caption` the
-    best. It needs a temperature above 0."""
+    best, with `score` by its score. It needs a temperature above 0."""
     repetition_detection: RepetitionDetection | None = RepetitionDetection()
     """When the engine stops a caption that only repeats itself. null lets it go on to max_tokens."""
 

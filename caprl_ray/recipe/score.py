@@ -1,4 +1,4 @@
-"""The section `score` of a recipe, and the recipe of the job that scores captions."""
+"""The section `score` of a recipe: how captions are scored, by a job of its own or while they are written."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,14 +6,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from caprl_ray.recipe.fields import Section, absolute
 from caprl_ray.recipe.model import Model
-from caprl_ray.recipe.sampling import Sampling
-from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.replicas import Engine, Replicas
 
 Metric = Literal["choice", "relaxed", "anls", "exact", "math"]
 Share = Annotated[float, Field(ge=0, le=1)]
 ANSWERER = "internlm/CapRL-Eval-3B"
-# Sections of captioning, which a recipe for scoring cannot have.
-FOREIGN = ("prepare", "prompt", "prompts", "sampling", "quality")
 
 
 class QuestionFile(Section):
@@ -21,7 +18,7 @@ class QuestionFile(Section):
 
     path: Annotated[str, Field(min_length=1), AfterValidator(absolute)]
     """Parquet, a JSON list or JSON lines, local or s3://: CapRL-QA-75K, one of CapRL's evaluation files, or a table
-    with the columns id, question, choices, answer and metric."""
+    with the columns id, question, choices, answer and metric. Or the output folder of `caprl-ray curate`."""
     benchmark: Annotated[str, Field(min_length=1)] | None = None
     """The name under which the results stand. If left out, the file's name. One of the paper's benchmarks, such as
     ChartQA, is shown beside the paper's results."""
@@ -83,33 +80,31 @@ class Score(Section):
         return self
 
 
-class ScoreRecipe(Recipe):
-    """The recipe of a scoring run: captions go in, scores come out."""
+class ReaderModel(Model):
+    """The model that reads captions and answers questions."""
 
-    model: Model = Model(source=ANSWERER)
-    sampling: Sampling = Sampling(max_tokens=64)  # score.mode says how answers are sampled
-    score: Score
+    source: Annotated[str, Field(min_length=1)] = ANSWERER
+    """The reader: a hub id, a folder that every node has, or an `s3://` prefix. Any language model; it sees no
+    images."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_scoring(cls, document: Any) -> Any:
-        foreign = [name for name in FOREIGN if isinstance(document, dict) and name in document]
-        if foreign:
-            raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring says in score how it asks")
-        model = document.get("model") if isinstance(document, dict) else None
-        if isinstance(model, dict) and "source" not in model:
-            document = {**document, "model": {"source": ANSWERER, **model}}
-        return document
 
-    @model_validator(mode="after")
-    def _check_answerer(self) -> "ScoreRecipe":
-        if self.model.endpoint and self.score.system is None and self.score.mode != "prism":
-            raise ValueError(
-                "score.system: null cannot be kept with model.endpoint, because the service's own chat template may "
-                "add a system turn; give it a text"
-            )
-        return self
+class Scoring(Score):
+    """How captions are scored while they are written, by a second pool of replicas. Without this section they are not
+    scored (docs: Scoring captions)."""
 
-    @property
-    def text_only(self) -> bool:
-        return True
+    model: ReaderModel = ReaderModel()
+    """The reader, with the fields of the section model."""
+    engine: Engine = Engine()
+    """How its engines are kept alive, with the fields of the section engine."""
+    replicas: Replicas = Replicas()
+    """How many readers answer in parallel and what each of them needs, with the fields of the section replicas. Each
+    takes GPUs of its own: give both pools as many as answer in the time in which the others caption."""
+
+
+def check_system(model: Model, score: Score, section: str = "") -> None:
+    """Raise ValueError for a reader at an endpoint that may get a system turn which nobody has given."""
+    if model.endpoint and score.system is None and score.mode != "prism":
+        raise ValueError(
+            f"score.system: null cannot be kept with {section}model.endpoint, because the service's own chat template "
+            "may add a system turn; give it a text"
+        )

@@ -21,6 +21,7 @@ from caprl_ray.recipe.prompts import Prompt, PromptName, PromptText
 from caprl_ray.recipe.quality import Quality
 from caprl_ray.recipe.replicas import Engine, Replicas
 from caprl_ray.recipe.sampling import Sampling
+from caprl_ray.recipe.score import Scoring, check_system
 from caprl_ray.recipe.storage import Storage
 
 MOST_CAPTIONS = 16  # of an image: each is cut to its share of what a row may have (caption/redecode.py)
@@ -38,9 +39,14 @@ class Recipe(Section):
     prompts: dict[PromptName, PromptText] = {}
     """Several prompts by name, in place of prompt.user: {dense: "Describe…", short: "Shorten this: {dense}"}. A later
     one may use the caption of an earlier one by its name. The column `captions` has a caption for each, and `caption`
-    the best: of those whose flags are least severe, the first."""
+    the best: of those whose flags are least severe, the first; with `score`, of those without severe flags the one
+    with the highest score."""
     sampling: Sampling = Sampling()
     quality: Quality = Quality()
+    score: Scoring | None = None
+    """How captions are scored while they are written, by a second pool of replicas: {questions: …, model: …,
+    replicas: …}. If left out, they are not scored. With several captions an image, the one with the highest score is
+    kept."""
     failures: Failures = Failures()
     storage: Storage = Storage()
     output: Output
@@ -80,6 +86,20 @@ class Recipe(Section):
             raise ValueError(
                 f"prompts and sampling.n give {self.captions} captions an image; at most {MOST_CAPTIONS} can be kept, "
                 "of 65,536 characters together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_score(self) -> "Recipe":
+        if not isinstance(self.score, Scoring):
+            return self
+        check_system(self.score.model, self.score, "score.")
+        if "caption" in self.score.model_fields_set:
+            raise ValueError("score.caption is not for captions that this run writes; leave it out")
+        if self.score.mode == "prism" and self.several:
+            raise ValueError(
+                "score.mode: prism is an evaluation and no reward, so it cannot choose among several captions of an "
+                "image; give deterministic or sampled"
             )
         return self
 

@@ -76,7 +76,7 @@ class ReplicaActor:
         counted as done. `replaced` says whether the run replaces a replica whose engine does not start
         (watch/replicas.py). `stopped` holds, if a run can be stopped, what is there then."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
-        self._counter, self._last = counter, last
+        self._counter, self._pool, self._last = counter, pool, last
         batches = concurrency.batches_in_flight(recipe, rows)
         node = ray.get_runtime_context().get_node_id()
         self._attempts = Attempts(counter, node, batches) if counter else None
@@ -133,15 +133,15 @@ class ReplicaActor:
     def _told(self, done: pa.Table, seconds: float) -> pa.Table:
         """Report a batch."""
         assert self._counter
-        sums = {
+        sums: dict[str, Mapping[str, float]] = {
             **self._writer.sums(),
             "stage_seconds": {self.name: seconds},
             "stage_rows": {self.name: done.num_rows},
         }
         load = self._replica.load() if self._replica else None
         if self._last:
-            return counted(done, self._counter, sums, load)
-        self._counter.add.remote(Batch(rows=0, sums=sums, load=load))
+            return counted(done, self._counter, sums, load, self._pool)
+        self._counter.add.remote(Batch(rows=0, sums=sums, load=load, pool=self._pool))
         return done
 
     def _writing(self, recipe: Recipe, model: ModelRef) -> Callable[[Engine], Writer]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.explain import Explanation, code, flag
+from caprl_ray.output import scores
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.output.summary import content
 from caprl_ray.report import gallery, plots
@@ -137,7 +138,9 @@ def _units(found: Facts) -> str:
 
 def _notes(found: Facts) -> Iterator[str]:
     yield f"Ledger: {found.ledger.summary()}."
-    models = (content(found.ledger) or {}).get("models", {})
+    told = content(found.ledger) or {}
+    yield from (f"{line.capitalize()}." for line in scores.sentences(told))
+    models = told.get("models", {})
     if models:
         yield "Written by " + ", ".join(f"{model} ({count:,})" for model, count in models.items()) + "."
     if found.status is None:

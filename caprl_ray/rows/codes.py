@@ -51,4 +51,6 @@ UNFINISHED = "unfinished"
 # where a run is judged by its share of failed rows.
 NO_QUESTIONS = "no_questions"  # scoring: questions may be about some of the images only
 ASKED_FOR = frozenset({"placeholder", NO_QUESTIONS})
+NO_KEY = "no_key"  # scoring: the row has no value in the column that joins
+NOT_ASKED = frozenset({NO_QUESTIONS, NO_KEY})  # no reader has seen these captions
 FAILURE_CODES = READ_CODES | PREPARE_CODES | ENGINE_CODES

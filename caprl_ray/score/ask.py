@@ -107,7 +107,11 @@ class Asking:
         self._settings, self._strip = settings, strip
 
     def asks(self, questions: Sequence[Question], caption: str) -> list[Ask]:
-        """All questions to ask about a caption. One that is asked again follows the one that it repeats."""
+        """All questions to ask about a caption, those without it at the end."""
+        return [*self.seen(questions, caption), *self.blind(questions)]
+
+    def seen(self, questions: Sequence[Question], caption: str) -> list[Ask]:
+        """What is asked with the caption. A question that is asked again follows the one that it repeats."""
         seed, caption = self._settings.seed, self._strip(caption)
         found = []
         for number, question in enumerate(self._chosen(questions, caption)):
@@ -115,10 +119,12 @@ class Asking:
             if every and judge.chosen(seed, question, "twice", self._settings.twice):
                 every.insert(1, replace(every[0], condition=AGAIN))
             found += every
-        for question in questions:
-            if judge.chosen(seed, question, "blind", self._settings.blind):
-                found += self._of(question, None, 0)
         return found
+
+    def blind(self, questions: Sequence[Question]) -> list[Ask]:
+        """What is asked without any caption: the same for all captions of an image."""
+        chosen = (q for q in questions if judge.chosen(self._settings.seed, q, "blind", self._settings.blind))
+        return [ask for question in chosen for ask in self._of(question, None, 0)]
 
     def _chosen(self, questions: Sequence[Question], caption: str) -> Sequence[Question]:
         """The questions, or those that are drawn with replacement, as CapRL's reward does."""

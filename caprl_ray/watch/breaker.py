@@ -155,6 +155,7 @@ def without_replica(seconds: float, replicas: Replicas, section: str = "") -> Sy
         return None
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""
     return SystemFailure(
-        f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for {replicas.wait_s:g} "
-        "seconds; see that such nodes can come, or wait longer, and run the same command again to resume."
+        f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for "
+        f"{replicas.wait_s:g} seconds; see that such nodes can come, or wait longer, and run the same command again to "
+        "resume."
     )

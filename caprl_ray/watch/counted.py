@@ -10,7 +10,8 @@ from ray.actor import ActorHandle
 
 from caprl_ray.output.counts import kinds
 from caprl_ray.output.tallies import counted as tallied
-from caprl_ray.rows.codes import UNFINISHED
+from caprl_ray.output.tallies import scores
+from caprl_ray.rows.codes import NOT_ASKED, UNFINISHED
 from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.text import plain
 from caprl_ray.watch.batch import Batch, Last, Load, Sums
@@ -18,13 +19,17 @@ from caprl_ray.watch.batch import Batch, Last, Load, Sums
 # Columns that a job may add (caption/columns.py); of tokens, by what their sums are called.
 LISTS = ("flags", "repaired")
 TOKENS = {"prompt": "prompt_tokens", "caption": "caption_tokens", "decoded": "decoded_tokens"}
-TOLD = (*LISTS, *TOKENS.values(), "decodes", "key", "caption")
+SCORES = ("score", "score_code", "first_score")
+TOLD = (*LISTS, *TOKENS.values(), *SCORES, "decodes", "key", "caption")
 MOST_TEXT = 200  # characters of a caption that are shown
 
 
-def counted(rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load: Load | None = None) -> pa.Table:
-    """Report a batch of finished and failed rows to the counter actor. `sums` and `load` are the replica's own."""
-    batch = replace(batch_of(rows), load=load)
+def counted(
+    rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load: Load | None = None, pool: str = ""
+) -> pa.Table:
+    """Report a batch of finished and failed rows to the counter actor. `sums` and `load` are the replica's own, and
+    `pool` is the name of its pool."""
+    batch = replace(batch_of(rows), load=load, pool=pool)
     counter.add.remote(replace(batch, sums={**batch.sums, **(sums or {})}))
     return rows
 
@@ -41,7 +46,8 @@ def batch_of(rows: pa.Table) -> Batch:
     rows = _ended(rows)
     told = rows.select([name for name in TOLD if name in rows.schema.names])  # others are large, and a filter copies
     finished = told.filter(pc.is_null(rows["code"])) if rows["code"].null_count < rows.num_rows else told
-    batch = Batch(rows=rows.num_rows, codes=_codes(rows), sums=dict(_sums(finished)), last=_last(finished))
+    sums, unscored = dict(_sums(finished)), _unscored(finished)
+    batch = Batch(rows=rows.num_rows, codes=_codes(rows), sums=sums, last=_last(finished), unscored=unscored)
     before = rows[FAILED_BEFORE.name]
     if before.null_count == len(before):
         return batch
@@ -61,6 +67,14 @@ def _sums(rows: pa.Table) -> Iterator[tuple[str, Mapping[str, float]]]:
         yield "tokens", tokens
     if "decodes" in names:
         yield "decodes", {"rows": rows.num_rows, "decodes": _sum(rows["decodes"])}
+    yield from scores(rows).items()
+
+
+def _unscored(rows: pa.Table) -> list[str]:
+    """The codes of captions that were asked about and could not be scored."""
+    if "score_code" not in rows.schema.names:
+        return []
+    return [code for code in rows["score_code"].drop_null().to_pylist() if code not in NOT_ASKED]
 
 
 def _sum(column: pa.ChunkedArray) -> float:

@@ -20,7 +20,7 @@ from caprl_ray.output import again, lease
 from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions

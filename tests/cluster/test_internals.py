@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.data import DataContext
@@ -15,6 +17,7 @@ from ray.data._internal.execution.operators import map_operator
 from ray.data._internal.planner import plan_udf_map_op
 
 from caprl_ray.cluster import internals, optional
+from caprl_ray.cluster.ahead import policy_class
 from caprl_ray.cluster.demand import demand_class
 from tests.checkout import ROOT
 
@@ -92,6 +95,23 @@ def test_a_ray_without_the_names_that_are_used_later_keeps_its_own_requests() ->
 
     demand_class(Base, [{"GPU": 1}], 1.0)()._send_resource_request([{"GPU": 3}])
     assert sent == [[{"GPU": 3}]]
+
+
+def test_a_pool_waits_while_many_of_its_rows_wait_for_the_next_pool() -> None:
+    def operator(pools: int, after: Any, **metrics: int) -> Any:
+        return SimpleNamespace(
+            get_autoscaling_actor_pools=lambda: [SimpleNamespace(current_size=lambda: 5)] * pools,
+            output_dependencies=[after] if after else [],
+            metrics=SimpleNamespace(**metrics),
+        )
+
+    readers = operator(1, operator(0, None), rows_inputs_of_submitted_tasks=100)
+    policy = policy_class(object)()
+    for rows, allowed in ((100 + 5 * 512 - 1, True), (100 + 5 * 512, False)):
+        captioners = operator(1, operator(0, readers), row_outputs_taken=rows)
+        assert policy.can_add_input(captioners) == allowed
+        assert policy.can_add_input(operator(0, captioners)) and policy.can_add_input(readers)
+    assert policy.can_add_input(operator(1, operator(0, readers))), "another Ray counts by other names"
 
 
 def test_without_them_nothing_is_replaced_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

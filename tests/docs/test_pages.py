@@ -15,7 +15,7 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.load import parse, parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from docs.draw_view import PICTURE, picture
 from docs.generate import PAGES
@@ -94,6 +94,11 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
                 assert "captioned" in capsys.readouterr().out
 
 
+def kind_of(document: dict[str, Any]) -> type[Recipe]:
+    """A recipe for scoring, or one that captions and names its readers in `score`."""
+    return ScoreRecipe if "score" in document and "model" not in document["score"] else Recipe
+
+
 @pytest.mark.parametrize(("language", "text"), blocks())
 def test_a_block_is_what_it_says(
     language: str,
@@ -105,8 +110,7 @@ def test_a_block_is_what_it_says(
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
-        kind = ScoreRecipe if "score" in document else Recipe
-        parse_as(kind, {"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
+        parse_as(kind_of(document), {"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
     elif language == "sh":
         check_shell(text, made.names["OUT"], monkeypatch, capsys)
     else:
@@ -138,7 +142,7 @@ def test_a_recipe_in_the_readme_is_whole() -> None:
 def test_every_recipe_that_is_shipped_is_one() -> None:
     for path in (ROOT / "recipes").glob("*.yaml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        parse_as(ScoreRecipe if "score" in document else Recipe, document)
+        parse_as(kind_of(document), document)
 
 
 def test_the_readme_is_short() -> None:

@@ -16,7 +16,7 @@ from caprl_ray.engines.vllm_engine import VllmEngine
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score.ask import NEUTRAL, SAMPLING
 from tests.engines.test_endpoint import KEY_ENV, chat, key, models, serving

@@ -123,15 +123,21 @@ def make(
     return Made(path=out or folder / "out", folder=folder, schema=schema, rows=everything, finished=finished)
 
 
+def score_of(number: int, n: int) -> float | None:
+    """The score of the n-th caption of a row, if captions are scored: equal ones in every fifth row, none in some."""
+    return 0.5 if number % 5 == 0 else None if n == number % 4 else (number * (n + 1)) % 7 / 7
+
+
 def captioned(number: int, several: int) -> dict[str, Any]:
     """What captioning adds to a row."""
     if number % FAILED == FAILED - 1:
         return {"code": "image_corrupt", "stage": "prepare", "detail": ""}
     caption = f'Caption {number} with "quotes",\na new line and 写真.'
     answers = [
-        {"prompt": "user", "text": f"{caption} {n}", "finish_reason": "stop", "flags": [], "decodes": 1, "tokens": 5}
+        {"prompt": "prompt", "text": f"{caption} {n}", "finish_reason": "stop", "flags": ["loop"] if n == 2 else [],
+         "decodes": 1, "tokens": 5, "score": score_of(number, n)}
         for n in range(several)
-    ]
+    ]  # fmt: skip
     return {
         "caption": caption,
         "flags": ["loop"] if number % LOOPS == 0 else [],

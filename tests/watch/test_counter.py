@@ -1,14 +1,17 @@
 """The counter actor adds up what batches tell."""
 
+from dataclasses import asdict
+
 import pyarrow as pa
 
-from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.columns import CAPTION, output_columns
+from caprl_ray.recipe.load import parse
 from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.watch.batch import Batch, Last, Load
 from caprl_ray.watch.counted import MOST_TEXT, batch_of
 from caprl_ray.watch.counter import Counter
-from caprl_ray.watch.record import Requests
+from caprl_ray.watch.record import Record, Requests
 
 CAPTIONED = {
     "key": "b.jpg",
@@ -76,3 +79,34 @@ def test_a_record_holds_the_sums_of_all_batches_and_the_load_of_living_replicas(
     assert record.read == (100, 5000), "a unit that is read again counts once"
     assert record.sums["stage_bytes"] == {"prepare": 640} and record.sums["stage_seconds"] == {"prepare": 1.5}
     assert record.ready is not None
+
+
+def test_readers_of_captions_are_counted_apart_from_those_that_write_them() -> None:
+    counter = Counter()
+    counter.alive("writer", True)
+    for number, runs in ((1, True), (2, False)):
+        load = Load(replica=f"reader {number}", running=3, waiting=1, places=8, batches=1)
+        counter.alive(load.replica, runs, load, "score")
+    assert not counter.start_failed("reader 3", "node", "node", "no driver", "score")
+    for number in (4, 5):
+        struck = counter.start_failed(f"reader {number}", "node", "node", "no driver", "score")
+    assert struck and counter.struck("score") == {"node": "no driver"} and not counter.struck()
+    assert counter.notes() == ["node node gets no more replicas of score of this run: no driver"]
+    record = Record.parse(asdict(counter.record()))
+    readers = record.readers["score"]
+    assert (record.replicas.running, record.replicas.lost, record.requests.places) == (1, 0, 0)
+    assert (readers.replicas.running, readers.replicas.starting, readers.replicas.lost) == (1, 1, 3)
+    assert readers.requests == Requests(running=6, waiting=2, places=16, batches=2)
+    assert (counter.pool(1).running, counter.pool(1, "score").running) == (1, 1)
+
+
+def test_captions_that_cannot_be_scored_are_judged_and_those_without_questions_are_not() -> None:
+    settings = {"questions": ["-"], "model": {"source": "stub"}}
+    recipe = parse({"input": {"paths": ["-"]}, "output": {"path": "-"}, "score": settings, "sampling": {"n": 2}})
+    scores = ((1.0, 0.5, None), (None, None, "answer_unclear"), (None, None, "no_questions"), (0.5, 0.5, None))
+    rows = [CAPTIONED | {"score": s, "first_score": f, "score_code": code} for s, f, code in scores]
+    told, counter = batch(*rows, adds=output_columns(recipe)), Counter()
+    assert told.sums["scores"] == {"rows": 2, "sum": 1.5, "squares": 1.25}
+    assert told.sums["gain"] == {"rows": 2, "difference": 0.5, "squares": 0.25, "kept": 1.5, "first": 1.0}
+    counter.add(told)
+    assert counter.scored() == (3, {"answer_unclear": 1}) and counter.judged()[0] == (4, {})

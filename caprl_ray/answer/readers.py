@@ -1,0 +1,98 @@
+"""The readers of a run: their questions, their model and their pool."""
+
+import math
+from functools import partial
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.answer import curated
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency, launch
+from caprl_ray.errors import RecipeError
+from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.recipe.score import Score
+from caprl_ray.recipe.score_recipe import ScoreRecipe
+from caprl_ray.score.ask import MOST_RAW
+from caprl_ray.score.questions import Questions
+from caprl_ray.score.read import read
+from caprl_ray.storage import Storage
+from caprl_ray.watch.starts import MAIN
+
+# Rows of a batch. With five questions of four options, each in four rotations and as often blind, eight captions have
+# 320 prompts, more than an engine takes at once.
+ROWS = 8
+
+
+def questions_of(recipe: ScoreRecipe, storage: Storage) -> Questions:
+    """The questions of a recipe. Raises RecipeError for questions that are wrong or do not fit the mode, SystemFailure
+    if storage fails."""
+    questions = read(storage, recipe.score, curated.parts(storage, recipe.score))
+    _check_prompts(recipe, questions)
+    _check_size(recipe.score, questions)
+    return questions
+
+
+def resolved(recipe: ScoreRecipe) -> ModelRef:
+    """The readers' model. Raises RecipeError and SystemFailure as `resolve` does, and for a service that cannot go on
+    from the beginning of an answer."""
+    model = resolve(recipe)
+    if recipe.score.mode != "prism":
+        launch.check_goes_on(recipe, model)
+    return model
+
+
+def pool(
+    recipe: ScoreRecipe, questions: Questions, counter: ActorHandle, name: str = MAIN, captions: int = 1
+) -> dict[str, Any]:
+    """Arguments of `map_batches` for the pool of this name, whose batches have ROWS rows of so many captions."""
+    prompts = _prompts(recipe.score, questions) * captions
+    in_flight = max(2, math.ceil(concurrency.batches_in_flight(recipe, ROWS) / prompts))
+    return resources.replica_pool(recipe, in_flight, partial(_struck, counter, name))
+
+
+def _struck(counter: ActorHandle, name: str) -> list[str]:
+    """The ids of nodes that get no more replicas."""
+    return list(ray.get(counter.struck.remote(name)))
+
+
+def _prompts(settings: Score, questions: Questions) -> int:
+    """How many prompts a caption has, at least."""
+    images = max(1, len(set(questions.digests.tolist())))
+    each = {"sampled": 1, "prism": settings.samples, "deterministic": settings.rotations or 2}[settings.mode]
+    return max(1, len(questions) // images * each)
+
+
+def _check_prompts(recipe: ScoreRecipe, questions: Questions) -> None:
+    """Raise RecipeError if the mode and the questions' prompts do not fit."""
+    own, mode = questions.own_prompts(), recipe.score.mode
+    if mode == "prism" and own < len(questions):
+        raise RecipeError(
+            "score.mode: prism needs questions with prompts of their own, as CapRL's evaluation files have; "
+            f"{len(questions) - own:,} questions have none. Take deterministic for them."
+        )
+    if mode != "prism" and own:
+        raise RecipeError(
+            f"score.mode: {mode} asks by a prompt of ours, and {own:,} questions have their own; give score.mode=prism."
+        )
+    if recipe.model.endpoint and mode == "prism" and questions.without_system():
+        raise RecipeError(
+            "model.endpoint: the questions' prompts have no system turn, and the service's own chat template may add "
+            "one; give model.source without an endpoint."
+        )
+
+
+def _check_size(settings: Score, questions: Questions) -> None:
+    """Raise RecipeError if a block of answers could be larger than Ray leaves in one piece (docs/design.md, D4)."""
+    most, text = questions.most_about()
+    options = max(2, questions.most_options())
+    asked = {"sampled": settings.draws, "prism": settings.samples, "deterministic": settings.rotations or options}
+    times = 2 * asked[settings.mode] + 1
+    raw = MOST_RAW if settings.mode == "prism" else 256
+    size = ROWS * times * (text + most * (2 * raw + 256)) + ROWS * 512 * 2**10
+    if size > resources.TARGET_BLOCK_BYTES:
+        raise RecipeError(
+            f"score.questions: an image has {most:,} questions, which is too many for one row; split the file, or ask "
+            "less often (score.rotations, score.samples, score.draws)."
+        )
