@@ -9,7 +9,6 @@ from ray.actor import ActorHandle
 from ray.data import Dataset
 
 from caprl_ray.caption.columns import check_prompt
-from caprl_ray.caption.fingerprint import outdated
 from caprl_ray.cluster import resources
 from caprl_ray.curate.columns import CODES, CURATED
 from caprl_ray.curate.fingerprint import fingerprint
@@ -18,6 +17,7 @@ from caprl_ray.engines import concurrency, launch
 from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
+from caprl_ray.output.fingerprint import outdated
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.curate import COUNT, CurateRecipe
 from caprl_ray.recipe.sections import Recipe

@@ -10,7 +10,6 @@ from datasets import load_dataset
 from PIL import Image
 
 from caprl_ray import cli
-from caprl_ray.engines import stub
 
 IMAGES = 40
 
@@ -98,8 +97,9 @@ def recipe_of_scores(folder: Path) -> str:
     return str(folder / "score.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_questioner_without_questions_ends_the_run_with_examples(images: Path, monkeypatch, capsys) -> None:
+def test_a_questioner_without_questions_ends_the_run_with_examples(images: Path, capsys) -> None:
     path = recipe(images, prompt={"user": "Describe it."}, failures={"min_rows": 8})
     assert cli.main(["curate", path]) == 3
     said = capsys.readouterr().err
@@ -123,8 +123,3 @@ def test_a_wrong_recipe_is_refused_before_anything_starts(images: Path, capsys, 
     (images / "wrong.yaml").write_text(yaml.safe_dump(document))
     assert cli.main(["curate", str(images / "wrong.yaml")]) == 2
     assert sentence in capsys.readouterr().err
-
-
-def test_the_stub_asks_questions_of_each_fate() -> None:
-    picture = stub.Picture(pixels=memoryview(bytes(3 * 56 * 84)), width=56, height=84)
-    assert len(stub.stub_questions(picture)) == 5
