@@ -8,6 +8,7 @@ from functools import cache
 
 from caprl_ray.answer import columns as scoring
 from caprl_ray.caption.columns import ADVICE, CODES
+from caprl_ray.curate import columns as curation
 from caprl_ray.errors import RecipeError
 from caprl_ray.quality.check import Check
 from caprl_ray.quality.registry import CHECKS
@@ -73,9 +74,9 @@ def _named(name: str, kind: str) -> Explanation | None:
 
 
 def _codes() -> Iterator[Explanation]:
-    for name, meaning in {**CODES, **{name: scoring.CODES[name] for name in scoring.ADVICE}}.items():
-        advice = (ADVICE | scoring.ADVICE)[name]
-        yield Explanation(name=name, kind=CODE, meaning=meaning, causes=advice.causes, remedy=advice.remedy)
+    for meanings, advice in ((CODES, ADVICE), (scoring.CODES, scoring.ADVICE), (curation.CODES, curation.ADVICE)):
+        for name, said in advice.items():
+            yield Explanation(name=name, kind=CODE, meaning=meanings[name], causes=said.causes, remedy=said.remedy)
 
 
 def _flags() -> Iterator[Explanation]:

@@ -5,7 +5,7 @@ An mkdocs hook (see mkdocs.yml). Nothing that it makes is stored in the reposito
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -59,12 +59,45 @@ def scoring_page() -> str:
     lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]
     lines += [*_fields(Score, definitions), "", "### score.questions", "", *_fields(QuestionFile, definitions), ""]
     lines += ["## Columns", "", "Beside those of every output and the captions' own:", "", *_columns(SCORE)]
-    lines += ["## Failure codes", "", "Beside those of reading and of engines:", ""]
-    lines += ["| code | meaning | usual causes | what to do |", "|---|---|---|---|"]
+    lines += ["## Failure codes", "", "Beside those of reading and of engines:", "", *_own(CODES, ADVICE)]
+    return "\n".join([*lines, ""])
+
+
+def curating_page() -> str:
+    """The recipe's section, the columns, the reasons and the code of curation."""
+    from caprl_ray.curate.columns import ADVICE, CODES, CURATED, REASONS
+    from caprl_ray.recipe.curate import Curate, CurateRecipe
+
+    definitions = CurateRecipe.model_json_schema()["$defs"]
+    lines = [
+        "# Curating",
+        "",
+        "[Questions about your own images](../curate.md) says how it works.",
+        "",
+        "## curate",
+        "",
+    ]
+    lines += [*_fields(Curate, definitions), ""]
+    lines += ["## Columns", "", "Beside those of every output and the source's own:", "", *_columns(CURATED)]
+    lines += ["## Why a question is not kept", "", "| reason | meaning |", "|---|---|"]
+    lines += [f"| `{reason}` | {_cell(meaning)} |" for reason, meaning in REASONS.items()]
     lines += [
-        f"| `{code}` | {CODES[code]} | {_cell(told.causes)} | {_cell(told.remedy)} |" for code, told in ADVICE.items()
+        "",
+        "## Failure codes",
+        "",
+        "Beside those of reading, of images and of engines:",
+        "",
+        *_own(CODES, ADVICE),
     ]
     return "\n".join([*lines, ""])
+
+
+def _own(codes: Mapping[str, str], advice: Mapping[str, Any]) -> list[str]:
+    """The table of a job's own codes."""
+    lines = ["| code | meaning | usual causes | what to do |", "|---|---|---|---|"]
+    return lines + [
+        f"| `{code}` | {codes[code]} | {_cell(told.causes)} | {_cell(told.remedy)} |" for code, told in advice.items()
+    ]
 
 
 def _more_sampling() -> list[str]:
@@ -212,6 +245,7 @@ PAGES = {
     "reference/output.md": output_page,
     "reference/checks.md": checks_page,
     "reference/scoring.md": scoring_page,
+    "reference/curating.md": curating_page,
     "reference/failure-codes.md": codes_page,
     "reference/left-out.md": left_out_page,
     "reference/commands.md": commands_page,

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from caprl_ray.answer import curated
 from caprl_ray.cluster import resources
 from caprl_ray.engines import concurrency, launch
 from caprl_ray.errors import RecipeError
@@ -34,7 +35,7 @@ def questions_of(
     Raises RecipeError for questions that are wrong, do not fit the mode or are too many, SystemFailure if storage
     fails.
     """
-    questions = read(storage, recipe.score)
+    questions = read(storage, recipe.score, curated.parts(storage, recipe.score))
     _check_prompts(recipe, questions)
     _check_size(recipe.score, questions, answers_bytes)
     return questions

@@ -21,6 +21,7 @@ from caprl_ray.cli import (
     caption,
     check,
     compare,
+    curate,
     demo,
     duplicates,
     explain,
@@ -43,7 +44,7 @@ from caprl_ray.version import __version__
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
     *(demo, init, plan, preflight),
-    *(caption, score, status),
+    *(caption, curate, score, status),
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )

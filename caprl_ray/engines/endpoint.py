@@ -15,12 +15,12 @@ import openai
 from PIL import Image
 from pydantic import Field
 
-from caprl_ray.engines import text_requests
+from caprl_ray.engines import turn_requests
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
-from caprl_ray.engines.text_requests import Part
+from caprl_ray.engines.turn_requests import Part
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import ModelRef, service_key
 from caprl_ray.recipe.sampling import Sampling
@@ -65,7 +65,7 @@ class Choice(Part):
 
     message: Message | None
     finish_reason: str | None
-    logprobs: text_requests.Places | None = None
+    logprobs: turn_requests.Places | None = None
 
 
 class Usage(Part):
@@ -136,22 +136,14 @@ class EndpointEngine:
 
     async def _send(self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any]) -> Completion:
         """Send one request. Raises Suspect if its fault may be the row's or the service's."""
-        messages: Any
+        turns = prompt if isinstance(prompt, Turns) else Turns(user=prompt, system=self._system)
+        image = await asyncio.to_thread(data_url, picture) if picture else None
+        messages: Any = turn_requests.messages(turns, image)
         fields = request_sampling(self._changed(sampling), neutral=self._neutral)
-        if isinstance(prompt, Turns):
-            messages, choices = text_requests.messages(prompt), prompt.choices
-            fields = text_requests.fields(prompt, fields, neutral=self._neutral)
-        else:
-            assert picture
-            content = [
-                {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, picture)}},
-                {"type": "text", "text": prompt},
-            ]
-            messages = [{"role": "system", "content": self._system}, {"role": "user", "content": content}]
-            choices = ()
+        fields = turn_requests.fields(turns, fields, neutral=self._neutral)
         try:
             answer = await self._client.chat.completions.create(model=self._model, messages=messages, **fields)
-            return completion(Answer.model_validate(answer), choices)
+            return completion(Answer.model_validate(answer), turns.choices)
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 raise _rejected(error) from None
@@ -211,7 +203,7 @@ def completion(answer: Answer, choices: Sequence[str] = ()) -> Completion:
         finish_reason=choice.finish_reason,
         prompt_tokens=usage.prompt_tokens,
         caption_tokens=usage.completion_tokens,
-        logprobs=text_requests.logprobs(choice.logprobs, choices),
+        logprobs=turn_requests.logprobs(choice.logprobs, choices),
     )
 
 

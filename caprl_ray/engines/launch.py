@@ -42,7 +42,7 @@ def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
     not answer."""
     if recipe.model.endpoint:
         from caprl_ray.engines.endpoint import EndpointEngine
-        from caprl_ray.engines.text_requests import NO_PREFILL
+        from caprl_ray.engines.turn_requests import NO_PREFILL
 
         if not asyncio.run(EndpointEngine.start(recipe, model)).goes_on:
             raise RecipeError(NO_PREFILL)

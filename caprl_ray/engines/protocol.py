@@ -55,8 +55,9 @@ class Engine(Protocol):
     ) -> Completion:
         """Caption one picture. `prompt` is the user's turn; the engine adds its chat format.
 
-        Without a picture, `prompt` is the turns before an answer (recipe/turns.py). `sampling` holds the fields of
-        the recipe's sampling that differ for this caption.
+        Or answer: then `prompt` is the turns before the answer (recipe/turns.py), and there need be no picture. A
+        picture stands before the user's text. `sampling` holds the fields of the recipe's sampling that differ for
+        this caption.
         """
         ...
 

@@ -6,6 +6,7 @@ model.source `stub`.
 
 import asyncio
 import hashlib
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -27,6 +28,7 @@ DIE, HANG, EXIT = "caprl-ray-die", "caprl-ray-hang", "caprl-ray-exit"
 # Words that make a replica sick, once: the first process that can create the path behind the colon writes nothing but
 # !!!! from this row on, or swaps the captions of each two rows.
 SICK, SWAP = "caprl-ray-sick:", "caprl-ray-swap:"
+QUESTIONS = "multiple-choice questions"  # a prompt with these words gets `stub_questions`
 
 ALONE_S = 0.2  # how long a row waits for the next one, with which it swaps captions
 
@@ -64,15 +66,16 @@ class StubEngine:
         """Caption by `stub_caption`, after one turn of the event loop."""
         await asyncio.sleep(0)
         if picture is None or isinstance(prompt, Turns):
-            return stub_answer(prompt)
+            return stub_answer(prompt, picture)
         if EXIT in prompt:
             os._exit(1)
         self._sick |= _first(prompt, SICK)
         self._swaps |= _first(prompt, SWAP)
+        if QUESTIONS in prompt:
+            return _whole(json.dumps(stub_questions(picture)), prompt)
         text = stub_caption(bytes(picture.pixels), picture.width, picture.height, prompt)
         text = "!" * 200 if self._sick else await self._swapped(text) if self._swaps else text
-        words = len(text.split())
-        return Completion(text=text, finish_reason="stop", prompt_tokens=len(prompt.split()), caption_tokens=words)
+        return _whole(text, prompt)
 
     async def _swapped(self, text: str) -> str:
         """The text of the row that comes next, which gets this one. A row that is alone keeps its own."""
@@ -185,16 +188,42 @@ def stub_seconds(pixels: bytes, shortest: float, longest: float) -> float:
 def stub_caption(pixels: bytes, width: int, height: int, prompt: str) -> str:
     """The stub's caption: size, mean of each channel, a hash of the exact pixels, and the prompt's words backwards,
     which no check takes for an echo."""
-    values = np.frombuffer(pixels, np.uint8)
-    sums = (int(values[channel::3].sum(dtype=np.int64)) for channel in range(3))
-    red, green, blue = (round(total / max(1, width * height)) for total in sums)
+    red, green, blue = _means(pixels)
     digest = hashlib.sha256(pixels).hexdigest()[:16]
     return f"{width}x{height} rgb({red},{green},{blue}) {digest} | {' '.join(reversed(prompt.split()))}"
 
 
-def stub_answer(prompt: str | Turns) -> Completion:
-    """The stub's answer from a caption alone: the letter of the first option whose words the caption has in this order,
-    or of the last option; the caption's last word to a question without options."""
+def stub_questions(picture: Picture) -> list[dict[str, Any]]:
+    """The stub's questions about a picture: one that the picture answers, one that can be guessed, one whose answer is
+    wrong, one that is malformed, and one more that the picture answers."""
+    size, red = f"{picture.width}x{picture.height}", f"rgb({_means(bytes(picture.pixels))[0]},"
+    sizes, reds = [f"{n}{size}" for n in range(3)], [f"rgb(-{n}," for n in range(3)]
+    return [
+        {"question": "How many pixels has it?", "options": [*sizes, size], "answer": size},
+        {"question": "How does a color begin?", "options": ["rgc", "rgb(", "rgd"], "answer": "rgb("},
+        {"question": "Which size is wrong?", "options": [*sizes, size], "answer": sizes[0]},
+        {"question": "Which option is missing?", "options": sizes, "answer": size},
+        {"question": "How much red has it?", "options": [*reds, red], "answer": red},
+    ]
+
+
+def _whole(text: str, prompt: str) -> Completion:
+    words = len(text.split())
+    return Completion(text=text, finish_reason="stop", prompt_tokens=len(prompt.split()), caption_tokens=words)
+
+
+def _means(pixels: bytes) -> list[int]:
+    """The mean of each channel."""
+    values = np.frombuffer(pixels, np.uint8)
+    return [round(int(values[channel::3].sum(dtype=np.int64)) / max(1, len(values) // 3)) for channel in range(3)]
+
+
+def stub_answer(prompt: str | Turns, picture: Picture | None = None) -> Completion:
+    """The stub's answer from a caption or from a picture alone: the letter of the first option whose words the caption
+    has in this order, or of the last option; the caption's last word to a question without options.
+
+    A picture's caption is the stub's own. Without either it chooses the option that comes first in the alphabet.
+    """
     assert isinstance(prompt, Turns)
     if EXIT in prompt.user:
         os._exit(1)
@@ -203,9 +232,14 @@ def stub_answer(prompt: str | Turns) -> Completion:
         ("detailed caption of an image: ", ". Please answer") if boxed else ("<Caption Start>", "<Caption End>")
     )
     caption = prompt.user.rpartition(start)[2].partition(end)[0] if start in prompt.user else ""
+    if picture:
+        caption = stub_caption(bytes(picture.pixels), picture.width, picture.height, "")
+    blind = start not in prompt.user and not picture
     lines = prompt.user.rpartition("Question:")[2].splitlines()
     options = [line[2:].split(") ", 1) for line in lines if line.startswith("- ") and ") " in line]
     there = [letter for letter, text in options if text.casefold() in caption.casefold()]
+    if blind and options:
+        there = [min(options, key=lambda option: option[1])[0]]
     answer = (there or [options[-1][0] if options else (caption.split() or ["nothing"])[-1]])[0]
     return Completion(
         text=f"<answer>\\boxed{{{answer}}}</answer>" if boxed else f" {answer}",

@@ -234,12 +234,12 @@ class VllmEngine:
         )
 
     async def _request(self, picture: Picture | None, prompt: str | Turns) -> Any:
-        """The input of vLLM's engine for a picture with the user's turn, or for turns without one."""
-        if isinstance(prompt, Turns):
-            text = self._chat(prompt.system, False).prompt(prompt.user) + prompt.begin
+        """The input of vLLM's engine: a picture with the user's turn, or turns with a picture or without one."""
+        turns = prompt if isinstance(prompt, Turns) else Turns(user=prompt, system=self._system)
+        text = self._chat(turns.system, picture is not None).prompt(turns.user) + turns.begin
+        if picture is None:
             return await internals.rendered(self._llm, {"prompt": text})
-        assert picture
-        return await self._renderer.render(picture, self._chat(self._system, True).prompt(prompt))
+        return await self._renderer.render(picture, text)
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""

@@ -34,8 +34,8 @@ class Prepare:
     """
 
     name = "prepare"
-    needs = ("image", SOURCE_FLAGS.name)
-    drops = ("image",)
+    needs = ("encoded", SOURCE_FLAGS.name)
+    drops = ("encoded",)
     most_attempts = MOST_ATTEMPTS
 
     def __init__(self, rule: SizeRule, limits: PrepareSettings, counter: ActorHandle | None = None) -> None:
@@ -48,7 +48,7 @@ class Prepare:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prepare one batch."""
-        began, size = time.monotonic(), table["image"].nbytes
+        began, size = time.monotonic(), table["encoded"].nbytes
         prepared = run_stage(self, table)
         if self._counter:
             self._counter.spent.remote(self.name, table.num_rows, time.monotonic() - began, size)
@@ -58,7 +58,7 @@ class Prepare:
         """Prepare rows one after another, and flag those whose pixels show nothing. None when the run is stopped."""
         if self._stopped():
             return [RowFailure(UNFINISHED)] * len(rows)
-        results = self._prepared(bytes(row["image"]) for row in rows)
+        results = self._prepared(bytes(row["encoded"]) for row in rows)
         return [_marked(result, row) for result, row in zip(results, rows, strict=True)]
 
     def _stopped(self) -> bool:

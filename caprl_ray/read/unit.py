@@ -158,7 +158,7 @@ def _row(
     row["sha256"] = hashed.hexdigest()
     if hashed.digest() in placeholders:
         return row | {"stage": "read", "code": "placeholder", "detail": ""}
-    return row | {"image": sample.image}
+    return row | {"encoded": sample.image}
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:

@@ -18,7 +18,7 @@ class QuestionFile(Section):
 
     path: Annotated[str, Field(min_length=1), AfterValidator(absolute)]
     """Parquet, a JSON list or JSON lines, local or s3://: CapRL-QA-75K, one of CapRL's evaluation files, or a table
-    with the columns id, question, choices, answer and metric."""
+    with the columns id, question, choices, answer and metric. Or the output folder of `caprl-ray curate`."""
     benchmark: Annotated[str, Field(min_length=1)] | None = None
     """The name under which the results stand. If left out, the file's name. One of the paper's benchmarks, such as
     ChartQA, is shown beside the paper's results."""

@@ -1,4 +1,4 @@
-"""A prompt without an image: the turns of a chat before the answer."""
+"""A whole prompt: the turns of a chat before the answer."""
 
 from dataclasses import dataclass
 

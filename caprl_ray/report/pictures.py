@@ -193,7 +193,7 @@ class _Studio:
             return Picture(missing="The source changed: it holds another image than the one that was captioned.")
         if time.monotonic() > self._deadline:
             return Picture(missing=self._late)
-        seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["image"]))
+        seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["encoded"]))
         if isinstance(seen, RowFailure):
             return Picture(missing=_said(seen.code, seen.detail))
         size = seen["pixel_width"], seen["pixel_height"]

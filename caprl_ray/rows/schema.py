@@ -64,7 +64,7 @@ FAILED_BEFORE = pa.field("failed_before", pa.string())
 SOURCE_FLAGS = pa.field("source_flags", pa.list_(pa.string()))
 # The image on its way: compressed from the reader to prepare, pixels from prepare to the captioner, null elsewhere.
 IMAGE = [
-    pa.field("image", pa.large_binary()),
+    pa.field("encoded", pa.large_binary()),
     pa.field("pixels", pa.large_binary()),
     pa.field("pixel_width", pa.int32()),
     pa.field("pixel_height", pa.int32()),

@@ -17,12 +17,15 @@ MOST_NESTED = 8
 
 
 def qa_75k(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None) -> Iterator[Question]:
-    """A row of CapRL-QA-75K: all questions of one image, each with labelled options and the letter of the right one."""
+    """A row of CapRL-QA-75K: all questions of one image, each with labelled options and the letter of the right one.
+
+    A row of `caprl-ray curate` may have none that was kept.
+    """
     image = _text(row, "id") if join == "id" else _text(row.get("image") or {}, "path")
     _refuse(metric not in (None, "choice"), f"its metric is choice, and the recipe says {metric}")
     model = row.get("reward_model")
     asked = model.get("ground_truth") if isinstance(model, Mapping) else None
-    _refuse(not isinstance(asked, list) or not asked, "reward_model.ground_truth has no questions")
+    _refuse(not isinstance(asked, list), "reward_model.ground_truth is no list of questions")
     for number, one in enumerate(asked or ()):
         try:
             _refuse(not isinstance(one, Mapping), "it is no object with question, choices and answer")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -21,26 +22,33 @@ BUFFER = 2**20
 Format = Callable[[Mapping[str, Any], str, str, str | None], Iterator[Question]]
 
 
-def read(storage: Storage, settings: Score) -> Questions:
-    """All questions of a recipe. Raises RecipeError for a file that is missing or wrong, SystemFailure if storage
-    fails."""
-    placed = (found for file in settings.questions for found in _file(storage, file, settings.join))
+def read(storage: Storage, settings: Score, parts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Questions:
+    """All questions of a recipe. `parts` are the files of a path that is a folder of them.
+
+    Raises RecipeError for a file that is missing or wrong, SystemFailure if storage fails.
+    """
+    placed = (
+        found
+        for file in settings.questions
+        for found in _file(storage, file, settings.join, parts.get(file.path, (file.path,)))
+    )
     return Questions.of(without_twins(_unambiguous(placed, settings.join)))
 
 
-def _file(storage: Storage, file: QuestionFile, join: str) -> Iterator[tuple[str, Question]]:
-    """The questions of a file, each with its place."""
+def _file(storage: Storage, file: QuestionFile, join: str, paths: Sequence[str]) -> Iterator[tuple[str, Question]]:
+    """The questions of a file, or of the files at these paths, each with its place."""
     benchmark = file.benchmark or file.path.rstrip("/").rpartition("/")[2].partition(".")[0]
     metric = file.metric or paper.METRICS.get(paper.benchmark(file.benchmark or "") or "")
     asked = False
-    for number, form, row in _rows(storage, file.path, join):
+    rows = ((path, *found) for path in paths for found in _rows(storage, path, join))
+    for path, number, form, row in rows:
         try:
             for question in form(row, join, benchmark, metric if form is formats.evaluation else file.metric):
                 asked = True
                 _refuse_half_characters(question)
-                yield f"{file.path}: row {number}", replace(question, id=question.id or f"row {number}")
+                yield f"{path}: row {number}", replace(question, id=question.id or f"row {number}")
         except ValueError as error:
-            raise RecipeError(f"{file.path}: row {number}: {error}.") from None
+            raise RecipeError(f"{path}: row {number}: {error}.") from None
     if not asked:
         raise RecipeError(f"{file.path}: there are no questions in this file; give another one.")
 

@@ -64,7 +64,7 @@ def make_lists(folder: Path) -> dict[str, Path]:
     access = access_to(folder / "lists", image_column="images[*]")
     plan.store(Storage(), str(folder / "out"), sources.plan_units(access))
     rows = table_of(access)
-    captions = rows["image"].cast(pa.large_string()).cast(pa.string())
+    captions = rows["encoded"].cast(pa.large_string()).cast(pa.string())
     rows = rows.set_column(rows.schema.get_field_index("caption"), rows.schema.field("caption"), captions)
     CommittedRows(Storage(), str(folder / "out"), 1, CAPTION, 1).write([rows], None)
     return {"LISTS": folder / "lists", "OUT": folder / "out"}
@@ -88,7 +88,7 @@ def check_joined(joined: Any, recipe: Recipe, inputs: dict[str, Path]) -> None:
 def check_saved(folder: Path) -> None:
     """The parquet file of a saved dataset must hold the bytes of its images."""
     rows = table_of(access_to(folder / "train.parquet", max_bytes=2**20))
-    assert rows.num_rows == IMAGES // 2 and rows["image"].null_count == rows["image"].to_pylist().count(b"") == 0
+    assert rows.num_rows == IMAGES // 2 and rows["encoded"].null_count == rows["encoded"].to_pylist().count(b"") == 0
 
 
 def _content(row: dict[str, Any], inputs: dict[str, Path]) -> bytes | None:

@@ -14,6 +14,7 @@ from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.recipe.curate import CurateRecipe
 from caprl_ray.recipe.load import parse, parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
@@ -95,7 +96,9 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def kind_of(document: dict[str, Any]) -> type[Recipe]:
-    """A recipe for scoring, or one that captions and names its readers in `score`."""
+    """A recipe for curating, for scoring, or one that captions and may name its readers in `score`."""
+    if "curate" in document:
+        return CurateRecipe
     return ScoreRecipe if "score" in document and "model" not in document["score"] else Recipe
 
 

@@ -36,7 +36,7 @@ def tar(data: bytes) -> None:
     assert [row["index"] for row in whole] == list(range(len(whole))), "an index is missing or stands twice"
     assert [row["unit_rows"] for row in whole] == [None] * (len(whole) - 1) + [len(whole)]
     for row in whole:
-        assert row["code"] in FAILURE_CODES if row["code"] else row["image"] is not None
+        assert row["code"] in FAILURE_CODES if row["code"] else row["encoded"] is not None
         texts = (row[META_PREFIX + name] for name in METADATA.names)
         assert sum(len(text.encode()) for text in texts if isinstance(text, str)) <= 6 * MAX_METADATA_BYTES
     done = BitMap(index for index in range(len(whole) - 1) if random.Random(len(data) + index).random() < 0.5)

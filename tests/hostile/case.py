@@ -72,7 +72,7 @@ class Guarded(Prepare):
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
         decode = partial(poison.prepare, **self._decode.keywords)
         with Sandbox(decode, self._timeout_s) as sandbox:
-            return [sandbox(bytes(row["image"])) for row in rows]
+            return [sandbox(bytes(row["encoded"])) for row in rows]
 
 
 def outcome(path: Path, *, guarded: bool = False) -> str:

@@ -88,7 +88,7 @@ def test_the_last_row_and_no_other_says_how_long_the_unit_is(unit: Unit) -> None
     rows = read(unit)
     assert told(rows) == [(0, None, None), (1, None, None), (2, None, None), (3, None, 4)]
     assert [row["id"] for row in rows] == [f"000007-{index:08d}" for index in range(4)]
-    assert all(row["image"] and row["sha256"] for row in rows)
+    assert all(row["encoded"] and row["sha256"] for row in rows)
 
 
 @pytest.mark.parametrize("done", [{0}, {1, 2}, {0, 1, 2}, {3}, {0, 3}, {0, 1, 2, 3}])
@@ -151,7 +151,7 @@ def outcome(rows: list[dict[str, Any]], failed: Iterable[int] = ()) -> pa.Table:
     caption = {"caption": "c", "finish_reason": "stop", "flags": [], "model": "m"}
     failure = {"stage": "caption", "code": "caption_empty", "detail": ""}
     return pa.Table.from_pylist(
-        [row | {"image": None} | (failure if row["index"] in failed else caption) for row in rows], schema=SCHEMA
+        [row | {"encoded": None} | (failure if row["index"] in failed else caption) for row in rows], schema=SCHEMA
     )
 
 

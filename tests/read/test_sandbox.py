@@ -79,7 +79,7 @@ def read(path: Path, access: Access, done: BitMap | None = None) -> list[pa.Tabl
 
 def outcomes(made: list[pa.Table]) -> dict[int, bytes | str]:
     rows = [row for part in made for row in part.to_pylist()]
-    found = {row["index"]: row["code"] or row["image"] for row in rows}
+    found = {row["index"]: row["code"] or row["encoded"] for row in rows}
     assert len(found) == len(rows)
     assert all(row["row"] == (0 if row["source"].endswith(".jpg") else row["index"]) for row in rows)
     assert [row["unit_rows"] for row in rows if row["unit_rows"]] == [len(found)]

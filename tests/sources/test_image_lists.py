@@ -54,7 +54,7 @@ def test_each_image_of_a_list_is_a_row_with_the_other_columns_of_its_row(tmp_pat
     wanted = [
         None if n is None else expected[:-1] + bytes([n]) if kind == pa.string() else content(n) for _, n, _ in PLACES
     ]
-    assert table["image"].to_pylist() == wanted
+    assert table["encoded"].to_pylist() == wanted
     assert table["key"].to_pylist() == [f"a.parquet:{place}" for place, _, _ in PLACES]
     assert table["row"].to_pylist() == [int(place[0]) for place, _, _ in PLACES]
     assert table["code"].to_pylist() == [code for _, _, code in PLACES]
@@ -78,7 +78,7 @@ def test_lists_of_paths_large_lists_and_lists_of_one_length(tmp_path: Path) -> N
     for kind in (pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)):
         images = pa.array([["0", "1"], ["2", "x"], None], kind)
         rows = rows_of(access_to(write(tmp_path / "a.parquet", {"files": images}), image_column="files[*]"))
-        assert [row["image"] or row["code"] for row in rows] == [b"0", b"1", b"2", "source_missing", "no_image"]
+        assert [row["encoded"] or row["code"] for row in rows] == [b"0", b"1", b"2", "source_missing", "no_image"]
         assert rows[1]["source"] == str(tmp_path / "1") and rows[1]["key"] == "a.parquet:0[1]"
 
 
@@ -136,7 +136,7 @@ def test_a_struct_without_bytes_is_read_by_its_path(tmp_path: Path, kind: pa.Dat
     (tmp_path / "2").write_bytes(b"two")
     images = pa.array([{"path": "deep/1.jpg"}, {"path": "2"}, {"path": None}, None], kind)
     rows = rows_of(access_to(write(tmp_path / "a.parquet", {"image": images, "n": [1, 2, 3, 4]})))
-    assert [row["image"] or row["code"] for row in rows] == [b"one", b"two", "no_image", "no_image"]
+    assert [row["encoded"] or row["code"] for row in rows] == [b"one", b"two", "no_image", "no_image"]
     assert [row["key"] for row in rows] == ["deep/1.jpg", "2", "a.parquet:2", "a.parquet:3"]
     assert [row["meta:n"] for row in rows] == [1, 2, 3, 4]
 
@@ -145,7 +145,7 @@ def test_a_structs_bytes_may_be_base64(tmp_path: Path) -> None:
     kind = pa.struct([("path", pa.string()), ("bytes", pa.large_string())])
     images = pa.array([{"bytes": base64.b64encode(JPEG).decode(), "path": "1.jpg"}, {"bytes": "no base64"}], kind)
     rows = rows_of(access_to(write(tmp_path / "a.parquet", {"image": images})))
-    assert [row["image"] or row["code"] for row in rows] == [JPEG, "image_corrupt"]
+    assert [row["encoded"] or row["code"] for row in rows] == [JPEG, "image_corrupt"]
     assert [row["key"] for row in rows] == ["1.jpg", "a.parquet:1"]
 
 
@@ -170,7 +170,7 @@ def test_base64_and_data_uris_are_decoded_and_a_key_never_holds_them(tmp_path: P
     path = write(tmp_path / "a.parquet", {"image": [*texts, "1.jpg"], "n": list(range(len(texts) + 1))})
     (tmp_path / "1.jpg").write_bytes(b"one")
     rows = rows_of(access_to(path, max_bytes=1000))
-    assert [row["image"] or row["code"] for row in rows] == [*texts.values(), b"one"]
+    assert [row["encoded"] or row["code"] for row in rows] == [*texts.values(), b"one"]
     assert [row["key"] for row in rows] == [*(f"a.parquet:{n}" for n in range(len(texts))), "1.jpg"]
     assert [row["meta:n"] for row in rows] == list(range(len(texts) + 1))
 
@@ -213,7 +213,7 @@ def test_texts_that_are_no_images_are_refused_when_planning(tmp_path: Path, text
 def test_a_path_without_an_ending_is_found(tmp_path: Path) -> None:
     (tmp_path / "0001").write_bytes(b"one")
     path = write(tmp_path / "a.parquet", {"file": ["gone", "0001"]})
-    assert [row["image"] or row["code"] for row in rows_of(access_to(path))] == ["source_missing", b"one"]
+    assert [row["encoded"] or row["code"] for row in rows_of(access_to(path))] == ["source_missing", b"one"]
 
 
 # Other columns

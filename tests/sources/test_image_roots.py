@@ -46,7 +46,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def outcomes(access: Access) -> list[bytes | str]:
-    return [row["code"] or row["image"] for row in rows_of(access)]
+    return [row["code"] or row["encoded"] for row in rows_of(access)]
 
 
 def listed(folder: Path, *paths: str) -> Path:
@@ -297,7 +297,7 @@ def test_an_object_that_its_store_cannot_give_is_a_failed_row(s3: S3Server, tmp_
     access = s3_access(s3, tmp_path, "0.jpg", "1.jpg")
     s3.fault = failing("set/0.jpg", kind)
     first, second = rows_of(access)
-    assert (first["code"], second["image"]) == ("source_unreadable", content(1))
+    assert (first["code"], second["encoded"]) == ("source_unreadable", content(1))
     assert "S3" in first["detail"] and s3.fired[kind] > 1
 
 

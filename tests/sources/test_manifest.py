@@ -39,14 +39,14 @@ def listed(folder: Path, name: str, text: str | bytes) -> Path:
 
 
 def outcomes(rows: list[dict[str, Any]]) -> list[tuple[bytes | str, str | None]]:
-    return [(row["code"] or row["image"], row["detail"]) for row in rows]
+    return [(row["code"] or row["encoded"], row["detail"]) for row in rows]
 
 
 def test_what_csv_holds_comes_out_as_it_is_written(folder: Path) -> None:
     rows = ['0,photos/0.jpg,007,"two\r\nlines, ""quoted"""', "", "1,photos/1.jpg,1e5,", "2,photos/2.jpg,NA, é "]
     text = "\r\n".join(["\ufeff,image_path,id,alt", *rows])
     table = table_of(access_to(listed(folder, "list.csv", text)))
-    assert table["image"].to_pylist() == [content(n) for n in range(3)]
+    assert table["encoded"].to_pylist() == [content(n) for n in range(3)]
     assert table["key"].to_pylist() == [f"photos/{n}.jpg" for n in range(3)]
     assert metadata_of(table).to_pydict() == {
         "Unnamed: 0": ["0", "1", "2"],
@@ -94,7 +94,7 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
     good = {"csv": b"photos/4.jpg,1", "tsv": b"photos/4.jpg\t1", "jsonl": b'{"image": "photos/4.jpg"}'}
     path = listed(folder, name, b"\n".join([*lines, good[name.rpartition(".")[2]]]))
     rows = rows_of(access_to(path))[-4:]
-    assert [row["code"] for row in rows] == ["bad_line"] * 3 + [None] and rows[3]["image"] == content(4)
+    assert [row["code"] for row in rows] == ["bad_line"] * 3 + [None] and rows[3]["encoded"] == content(4)
     assert rows[0]["detail"].startswith(said) and rows[2]["detail"] == "line 4: not UTF-8"
     assert [row["key"].rpartition(":")[2] for row in rows[:3]] == [str(row["index"]) for row in rows[:3]]
 
@@ -165,7 +165,7 @@ def test_units_are_ranges_of_lines_and_each_reads_its_own(
             number, ref.load(Storage()), schema=row_schema(stored.columns), access=access, done=BitMap([1])
         )
         wanted = [3 * number + place for place in range(ref.rows or 0) if place != 1]
-        assert [(row["image"], row["meta:n"][0].as_py()) for row in rows] == [
+        assert [(row["encoded"], row["meta:n"][0].as_py()) for row in rows] == [
             (content(n % IMAGES), f"{n}é") for n in wanted
         ]
 

@@ -68,7 +68,7 @@ def values(name: str) -> dict[str, pa.Array]:
 @pytest.mark.parametrize("kind", ["text", "number", "list", "struct"])
 def test_a_column_of_any_name_comes_out_as_it_went_in(tmp_path: Path, kind: str) -> None:
     names = [name for name in dict.fromkeys([*TRANSIT, *ODD]) if not clashes([name], CAPTION)]
-    assert {"image", "pixels", "pixel_width", "failed_before", "source_flags"} <= set(names)
+    assert {"encoded", "pixels", "pixel_width", "failed_before", "source_flags"} <= set(names)
     columns = {name: values(name)[kind] for name in names}
     write(tmp_path / "a.parquet", {"photo": contents(2), **columns})
     out = committed(access_to(tmp_path / "a.parquet", image_column="photo"), tmp_path / "out")

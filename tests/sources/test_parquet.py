@@ -71,7 +71,7 @@ def test_units_are_ranges_of_row_groups_of_one_file(tmp_path: Path, monkeypatch:
     ]
     assert units == planned(access)[0]
     rows = rows_of(access)
-    assert [row["image"] for row in rows] == contents(60) + contents(40)
+    assert [row["encoded"] for row in rows] == contents(60) + contents(40)
     assert [row["key"] for row in rows] == [
         f"{f}.parquet:{n}" for f, count in (("a", 60), ("b", 40)) for n in range(count)
     ]
@@ -109,7 +109,7 @@ def test_a_unit_is_bounded_in_bytes_and_counts_only_its_own(tmp_path: Path, monk
 def test_files_come_in_the_order_of_their_names_though_footers_are_read_together(tmp_path: Path) -> None:
     for number in range(40):
         write(tmp_path / f"{number:02d}.parquet", {"image": [content(number)]})
-    assert [row["image"] for row in rows_of(access_to(tmp_path))] == contents(40)
+    assert [row["encoded"] for row in rows_of(access_to(tmp_path))] == contents(40)
 
 
 def test_a_file_without_rows_has_no_unit(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_plan_stored_and_loaded_reads_the_same_rows(tmp_path: Path) -> None:
     (ref,) = stored.units
     assert ref.rows == 30 and ref.bytes < path.stat().st_size and ref.load(Storage()).first_row == 0
     rows = unit_rows(0, ref.load(Storage()), schema=row_schema(stored.columns), access=access)
-    assert [row["image"] for row in rows] == contents(30)
+    assert [row["encoded"] for row in rows] == contents(30)
 
 
 # The column of images
@@ -191,7 +191,7 @@ def test_a_column_that_is_not_clear_is_refused_in_one_sentence(
 def test_images_are_bytes_of_either_width_or_shared_by_rows(tmp_path: Path, kind: pa.DataType) -> None:
     column = pa.array([b"one", b"", None, b"one"], pa.binary()).cast(kind)
     rows = rows_of(access_to(write(tmp_path / "a.parquet", {"image": column})))
-    assert [row["image"] for row in rows] == [b"one", b"", None, b"one"]
+    assert [row["encoded"] for row in rows] == [b"one", b"", None, b"one"]
     assert [row["code"] for row in rows] == [None, None, "no_image", None]
 
 
@@ -208,7 +208,7 @@ def test_a_struct_gives_its_bytes_or_else_the_file_at_its_path(tmp_path: Path) -
     path = write(tmp_path / "a.parquet", {"image": column, "n": list(range(5))})
     table = table_of(access_to(path))
     rows = table.to_pylist()
-    assert [row["image"] for row in rows] == [content(0), content(1), content(2), None, None]
+    assert [row["encoded"] for row in rows] == [content(0), content(1), content(2), None, None]
     assert [row["key"] for row in rows] == ["0.jpg", "images/1.jpg", "a.parquet:2", "a.parquet:3", "a.parquet:4"]
     assert [row["source"] for row in rows] == [str(path), str(tmp_path / "images/1.jpg"), *[str(path)] * 3]
     assert [row["code"] for row in rows] == [None, None, None, "no_image", "no_image"]
@@ -246,7 +246,7 @@ def test_paths_are_relative_to_the_file_or_absolute_and_each_bad_one_is_a_failed
     columns = {"file_name": list(paths), "text": [str(number) for number in range(len(paths))]}
     access = access_to(write(folder / "list.parquet", columns), max_bytes=1000, image_roots=[str(tmp_path / "outside")])
     rows = rows_of(access)
-    assert [row["image"] or row["code"] for row in rows] == list(paths.values())
+    assert [row["encoded"] or row["code"] for row in rows] == list(paths.values())
     assert [row["key"] for row in rows[:4]] == list(paths)[:4]
     assert [row["source"] for row in rows[:3]] == [str(folder / "a.jpg"), str(folder / "deep/b.jpg"), outside]
     assert [row["meta:text"] for row in rows] == [str(n) for n in range(len(paths))]  # failed rows keep theirs, too
@@ -385,7 +385,7 @@ def test_a_value_that_the_common_type_cannot_hold_is_null_and_flagged(tmp_path: 
         (None, 0.5, "c"),
     ]
     assert [row["source_flags"] for row in rows] == [["metadata_invalid:n"], [], []]
-    assert [row["image"] for row in rows] == [*contents(2), content(0)]
+    assert [row["encoded"] for row in rows] == [*contents(2), content(0)]
 
 
 def test_types_that_clash_are_refused_with_the_files_name(tmp_path: Path) -> None:
@@ -424,13 +424,13 @@ def test_a_value_beyond_the_bound_is_null_and_flagged_or_fails_its_row_alone(tmp
     }
     path = write(tmp_path / "a.parquet", columns)
     table = table_of(access_to(path, max_metadata_bytes=4000))
-    assert table["code"].to_pylist() == [None] * 3 and table["image"].to_pylist() == contents(3)
+    assert table["code"].to_pylist() == [None] * 3 and table["encoded"].to_pylist() == contents(3)
     assert table["source_flags"].to_pylist() == [[], ["metadata_too_large:text"], []]
     kept = {"text": ["a", None, "c"], "more": ["d", "e" * 3001, "f" * 2900], "n": [1, 2, 3]}
     assert metadata_of(table).to_pydict() == kept  # the first of the longest, and no more than needed
     table = table_of(access_to(path, max_metadata_bytes=4000, long_metadata="fail"))
     assert table["code"].to_pylist() == [None, "metadata_too_large", None]
-    assert table["image"].to_pylist() == [content(0), None, content(2)]
+    assert table["encoded"].to_pylist() == [content(0), None, content(2)]
     assert metadata_of(table)["n"].to_pylist() == [1, None, 3]
 
 
@@ -438,7 +438,7 @@ def test_text_that_is_not_utf8_is_null_and_flagged(tmp_path: Path) -> None:
     text = pa.array([b"good", b"\xff\xfe", b"fine"]).view(pa.string())
     path = write(tmp_path / "a.parquet", {"image": contents(3), "text": text, "n": [1, 2, 3]})
     rows = rows_of(access_to(path))
-    assert [(row["code"], row["image"]) for row in rows] == [(None, content(n)) for n in range(3)]
+    assert [(row["code"], row["encoded"]) for row in rows] == [(None, content(n)) for n in range(3)]
     assert [(row["meta:text"], row["meta:n"]) for row in rows] == [("good", 1), (None, 2), ("fine", 3)]
     assert [row["source_flags"] for row in rows] == [[], ["metadata_invalid:text"], []]
     named = pa.array([b"a.jpg", b"\xff\xfe.jpg"]).view(pa.string())
@@ -592,7 +592,7 @@ def test_every_codec_and_kind_of_page_is_read(tmp_path: Path, codec: str, versio
         write_page_checksum=True,
     )
     table = table_of(access_to(path))
-    assert table["image"].to_pylist() == contents(500)
+    assert table["encoded"].to_pylist() == contents(500)
     assert metadata_of(table).to_pydict() == {"n": columns["n"], "l": columns["l"], "nothing": [None] * 500}
 
 
@@ -627,7 +627,7 @@ def test_rows_before_a_damaged_page_stay_and_all_others_are_failed_rows(tmp_path
     damage(path, 2)
     rows = rows_of(access_to(path))
     assert [row["index"] for row in rows] == [row["row"] for row in rows] == list(range(40))
-    assert [row["image"] for row in rows] == contents(20) + [None] * 20
+    assert [row["encoded"] for row in rows] == contents(20) + [None] * 20
     assert {row["code"] for row in rows[20:]} == {"truncated_unit"}
     assert [row["unit_rows"] for row in rows] == [None] * 39 + [40]
 
@@ -763,7 +763,7 @@ def test_only_the_units_own_row_groups_are_read_and_finished_ones_are_not(
     ]:
         ranges.clear()
         rows = list(unit_rows(unit, units[unit], schema=row_schema(columns), access=access, done=done, rows=30))
-        assert [row["image"] for row in rows] == [content(30 * unit + n, 100_000) for n in range(30) if n not in done]
+        assert [row["encoded"] for row in rows] == [content(30 * unit + n, 100_000) for n in range(30) if n not in done]
         for group in range(5):  # the last one lies in part in the tail that is read with the footer
             start, end = column_range(path, group)
             touched = sum(max(0, min(end, b) - max(start, a)) for a, b in ranges)
@@ -775,7 +775,7 @@ def test_of_an_images_struct_only_bytes_and_path_are_read(tmp_path: Path, ranges
     path = write(tmp_path / "a.parquet", {"image": column}, compression="none", use_dictionary=False)
     write(tmp_path / "b.parquet", {"image": column})
     rows = rows_of(access_to(path))
-    assert [row["image"] for row in rows] == contents(20, 50_000)
+    assert [row["encoded"] for row in rows] == contents(20, 50_000)
     start, end = column_range(path, 0, 2)
     assert not any(a < end - 2**16 and start < b for a, b in ranges)
 
@@ -1014,7 +1014,7 @@ def test_on_s3_footers_and_columns_are_exact_ranges_and_paths_begin_at_the_files
     assert requested == [2**16]
     requested.clear()
     rows = rows_of(access)
-    assert [row["image"] for row in rows] == images and rows[3]["source"] == "s3://bucket/set/a.parquet"
+    assert [row["encoded"] for row in rows] == images and rows[3]["source"] == "s3://bucket/set/a.parquet"
     assert sum(requested) < 1.02 * path.stat().st_size + 2**18 and max(requested) <= parquet_file.MAX_BUFFER
     listed = {"path": ["b.jpg", "s3://bucket/other/c.jpg", "gone.jpg", "../other/c.jpg", "s3://bucket/others/c.jpg"]}
     bucket.put_object(Bucket="bucket", Key="set/l.parquet", Body=write(tmp_path / "l.parquet", listed).read_bytes())
@@ -1022,7 +1022,7 @@ def test_on_s3_footers_and_columns_are_exact_ranges_and_paths_begin_at_the_files
         bucket.put_object(Bucket="bucket", Key=key, Body=key.encode())
     rows = rows_of(access_to("s3://bucket/set/l.parquet", storage=storage, image_roots=["s3://bucket/other"]))
     images = [b"set/b.jpg", b"other/c.jpg", "source_missing", b"other/c.jpg", "source_refused"]
-    assert [row["image"] or row["code"] for row in rows] == images
+    assert [row["encoded"] or row["code"] for row in rows] == images
     assert [row["source"] for row in rows] == [
         f"s3://bucket/{key}" for key in ("set/b.jpg", "other/c.jpg", "set/gone.jpg", "other/c.jpg", "set/l.parquet")
     ]
@@ -1039,4 +1039,4 @@ def test_an_object_that_changes_while_it_is_read_is_noticed(tmp_path: Path, buck
     first = next(rows)
     bucket.put_object(Bucket="bucket", Key="a.parquet", Body=path.read_bytes()[::-1])
     rest = list(rows)
-    assert first["image"] == images[0] and rest[-1]["code"] == "source_changed" and len(rest) == 99
+    assert first["encoded"] == images[0] and rest[-1]["code"] == "source_changed" and len(rest) == 99

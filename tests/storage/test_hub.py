@@ -56,8 +56,8 @@ def test_a_branch_becomes_its_commit_and_is_read_at_it(server: HubServer) -> Non
     rows = list(sources.read_unit(units[0], sources.BitMap(), access, plan.LeftOut()))
     assert [sample and sample.image for sample in rows] == [content(0), content(1, 5000), content(2), content(3)]
     assert server.tokens == {f"Bearer {TOKEN}"}
-    assert rows_of(access_to(f"{ROOT}@{first}/x.jpg", storage=STORAGE))[0]["image"] == content(3)
-    assert rows_of(access_to(f"{ROOT}/x.jpg", storage=STORAGE))[0]["image"] == b"other"
+    assert rows_of(access_to(f"{ROOT}@{first}/x.jpg", storage=STORAGE))[0]["encoded"] == content(3)
+    assert rows_of(access_to(f"{ROOT}/x.jpg", storage=STORAGE))[0]["encoded"] == b"other"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_rows_of_a_list_name_files_of_the_same_commit(server: HubServer) -> None
     rows = rows_of(access_to(f"{ROOT}/lists/list.csv", storage=STORAGE, image_roots=[f"{ROOT}/large"]))
     assert [row["code"] for row in rows] == [None, "source_refused", "source_missing", *["source_refused"] * 4]
     assert not [asked for asked, _ in server.requests if "evil" in asked or "dev" in asked]
-    assert rows[0]["image"] == content(1, 5000) and not [asked for asked, _ in server.requests if "/tree/" in asked]
+    assert rows[0]["encoded"] == content(1, 5000) and not [asked for asked, _ in server.requests if "/tree/" in asked]
     assert rows[0]["source"] == at(first, "large/b.jpg")[0] and rows[0]["meta:id"] == "007"
 
 
@@ -105,9 +105,9 @@ def test_rows_ask_for_a_commit_once_and_again_if_the_answer_is_lost(server: HubS
     listed.write_text("\n".join(["path", *(f"{ROOT}/{name}" for name in names)]))
     server.lost = 1
     access = access_to(listed, storage=STORAGE, image_roots=[ROOT])
-    assert [row["image"] for row in rows_of(access)] == [FILES[name] for name in names]
+    assert [row["encoded"] for row in rows_of(access)] == [FILES[name] for name in names]
     server.push({"x.jpg": b"other"})  # the branch moves while the run reads
-    assert [row["image"] for row in rows_of(access)] == [FILES[name] for name in names]
+    assert [row["encoded"] for row in rows_of(access)] == [FILES[name] for name in names]
     assert len([asked for asked, _ in server.requests if "/revision/" in asked]) == 2
 
 

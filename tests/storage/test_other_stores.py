@@ -78,7 +78,7 @@ def test_what_is_listed_is_found_and_read_as_it_is(bucket: Bucket) -> None:
     ):
         assert len(planned(access_to(pattern, storage=STORAGE))[0][0].entries) == number
     rows = rows_of(access_to(bucket.root, storage=STORAGE))
-    assert [row["image"] for row in rows] == [content(paths.index(row["source"])) for row in rows] and len(rows) == 5
+    assert [row["encoded"] for row in rows] == [content(paths.index(row["source"])) for row in rows] and len(rows) == 5
 
 
 def test_a_part_of_an_object_is_one_request_for_its_bytes(bucket: Bucket) -> None:
@@ -150,7 +150,7 @@ def test_rows_of_a_list_name_objects_below_its_folder(bucket: Bucket) -> None:
     lines = ["photos/a.jpg", path, "../x.jpg", "../../../x.jpg", bucket / "set/../set/photos/a.jpg"]
     STORAGE.put(bucket / "set/list.csv", "\n".join(["path", *lines]).encode())
     rows = rows_of(access_to(bucket / "set/list.csv", storage=STORAGE))
-    assert [row["image"] or row["code"] for row in rows] == [content(0)] * 2 + ["source_refused"] * 3
+    assert [row["encoded"] or row["code"] for row in rows] == [content(0)] * 2 + ["source_refused"] * 3
     with pytest.raises(RowFailure, match="leaves the bucket"):
         resolve("../../x.jpg", bucket / "set/list.csv")
 

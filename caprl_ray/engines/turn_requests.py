@@ -1,4 +1,4 @@
-"""Prompts without a picture as requests to an OpenAI-compatible service, and the log-probabilities in its answers."""
+"""Prompts as requests to an OpenAI-compatible service, and the log-probabilities in its answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,9 +42,13 @@ class Places(Part):
     content: list[Place] | None = None
 
 
-def messages(turns: Turns) -> list[dict[str, str]]:
-    """The messages of turns without a picture. A service goes on from the last one if it is the assistant's."""
-    turned = (("system", turns.system), ("user", turns.user), ("assistant", turns.begin or None))
+def messages(turns: Turns, image: str | None = None) -> list[dict[str, Any]]:
+    """The messages of turns, with the URL of a picture before the user's text. A service goes on from the last one if
+    it is the assistant's."""
+    user: Any = turns.user
+    if image:
+        user = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": turns.user}]
+    turned = (("system", turns.system), ("user", user), ("assistant", turns.begin or None))
     return [{"role": role, "content": content} for role, content in turned if content is not None]
 
 

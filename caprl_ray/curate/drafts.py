@@ -1,0 +1,143 @@
+"""Read the questions that a model wrote about an image. One that is malformed has a reason, and costs no other."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray.curate.alike import alike
+from caprl_ray.score.metrics import LETTERS, folded
+from caprl_ray.score.question import options
+
+FEWEST_OPTIONS = 3  # with two, guessing is right half of the time, and few answers cannot tell it from knowing
+LONGEST = 1000  # characters of a question, and of an option; longer ones are descriptions
+
+# Why a draft is no question. The order is that of the checks.
+CUT_SHORT = "cut_short"
+NO_FIELDS = "no_fields"
+FEW_OPTIONS = "few_options"
+SAME_OPTIONS = "same_options"
+ANSWER_OUTSIDE = "answer_outside"
+COMBINED_OPTION = "combined_option"
+TOO_LONG = "too_long"
+TELLS_ANSWER = "tells_answer"
+NEAR_DUPLICATE = "near_duplicate"
+MALFORMED = {
+    CUT_SHORT: "The text ends within the question.",
+    NO_FIELDS: "It is no object with the texts question and answer and the list of texts options.",
+    FEW_OPTIONS: f"It has fewer than {FEWEST_OPTIONS} options, or more than there are letters.",
+    SAME_OPTIONS: "Two of its options are the same, or have the same letter.",
+    ANSWER_OUTSIDE: "Its answer is none of its options, or names two of them.",
+    COMBINED_OPTION: 'An option is about the others, as "all of the above", so that their order matters.',
+    TOO_LONG: f"The question or an option has more than {LONGEST:,} characters.",
+    TELLS_ANSWER: "The question has the right option in it, and no other one.",
+    NEAR_DUPLICATE: "It asks nearly the same as an earlier question about the image.",
+}
+
+_COMBINED = re.compile(
+    r"\b(?:all|none|any|both|neither|either|some|two)\s+of\s+(?:the\s+)?(?:above|these|those|them|options?|choices)\b"
+    r"|\b(?:both|neither|either)\s+\(?[A-H]\)?\s+(?:and|n?or)\s+\(?[A-H]\)?(?!\w)"
+    r"|以上(?:都|皆|全|均)",
+    re.IGNORECASE,
+)
+_SIGNS = re.compile(r"[^\w\s]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A well-formed question about an image. `right` is the number of the right choice; choices have no letters."""
+
+    question: str
+    choices: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """What a text holds: questions in their order, and the reasons of the malformed ones, in their order."""
+
+    questions: tuple[Draft, ...] = ()
+    malformed: tuple[str, ...] = ()
+
+
+def drafts(text: str, most: int) -> Drafts:
+    """Read at most `most` questions from a text that has them as JSON objects, in a list or one after another.
+
+    Text around the objects, as models like to write it, is passed over.
+    """
+    questions: list[Draft] = []
+    malformed: list[str] = []
+    for value in _objects(text):
+        if len(questions) + len(malformed) == most:
+            break
+        try:
+            draft = _draft(value)
+            _refuse(any(_alike(draft, other) for other in questions), NEAR_DUPLICATE)
+            questions.append(draft)
+        except _Malformed as reason:
+            malformed.append(str(reason))
+    return Drafts(questions=tuple(questions), malformed=tuple(malformed))
+
+
+class _Malformed(Exception):
+    """The reason why a draft is no question."""
+
+
+def _objects(text: str) -> Iterator[dict[str, Any] | str]:
+    """The JSON objects in a text; for one that cannot be read, the reason."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+            yield value
+        except (ValueError, RecursionError):
+            yield NO_FIELDS if "}" in text[place:] else CUT_SHORT
+            end = place + 1 + max(0, text[place + 1 :].find("}"))
+        place = text.find("{", end)
+
+
+def _draft(value: dict[str, Any] | str) -> Draft:
+    if isinstance(value, str):
+        raise _Malformed(value)
+    question: Any = value.get("question")
+    answer: Any = value.get("answer")
+    choices: Any = value.get("options")
+    if isinstance(choices, dict):  # {"A": "red", "B": "blue"}
+        choices = [f"{letter}) {text}" for letter, text in choices.items() if isinstance(text, str)]
+    if not (_is_text(question) and _is_text(answer) and isinstance(choices, list) and all(map(_is_text, choices))):
+        raise _Malformed(NO_FIELDS)
+    _refuse(max(map(len, [question, *choices])) > LONGEST, TOO_LONG)
+    _refuse(not FEWEST_OPTIONS <= len(choices) < len(LETTERS), FEW_OPTIONS)
+    try:
+        texts, right = options(choices, answer)
+    except ValueError as error:
+        raise _Malformed(SAME_OPTIONS if "two of its options" in str(error) else ANSWER_OUTSIDE) from None
+    _refuse(len(texts) < FEWEST_OPTIONS, FEW_OPTIONS)
+    _refuse(any(map(_COMBINED.search, texts)), COMBINED_OPTION)
+    _refuse(_told(question, texts) == [right], TELLS_ANSWER)
+    return Draft(question=" ".join(question.split()), choices=texts, right=right)
+
+
+def _alike(draft: Draft, other: Draft) -> bool:
+    return alike(draft.question, draft.choices[draft.right], other.question, other.choices[other.right])
+
+
+def _told(question: str, choices: Sequence[str]) -> list[int]:
+    """The numbers of the options whose words stand in the question, side by side."""
+    asked = _spaced(question)
+    return [number for number, text in enumerate(choices) if _spaced(text) in asked]
+
+
+def _spaced(text: str) -> str:
+    """The words of a text, with a space on either side of each."""
+    return f" {folded(_SIGNS.sub(' ', text))} "
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _refuse(fault: bool, reason: str) -> None:
+    if fault:
+        raise _Malformed(reason)
