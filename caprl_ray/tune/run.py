@@ -17,7 +17,7 @@ from caprl_ray.output.fingerprint import fingerprint, installed
 from caprl_ray.recipe.engine_arguments import recorded, shown
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune import settings
-from caprl_ray.tune.measuring import Sample, failure, measured
+from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured
 from caprl_ray.tune.outcome import Outcome
 from caprl_ray.tune.search import fitting, search
 from caprl_ray.tune.settings import Setting
@@ -60,7 +60,13 @@ def tune(
         sample = Sample(recipe, seen.model, seen.rows)
         default = settings.default(recipe)
         sample.of(default)
-        budget_s = 60 * minutes - (time.monotonic() - began)
+        spent_s = time.monotonic() - began
+        budget_s = 60 * minutes - spent_s
+        if budget_s <= seconds:
+            raise RecipeError(
+                f"--minutes: {minutes:g} is too short, because reading and preparing the sample took {spent_s:.0f} s; "
+                "give more."
+            )
         measure = partial(_measure, state, sample)
         first = measure(default, seconds, budget_s)
         if first.failure:
@@ -123,7 +129,7 @@ def _gpu_names() -> list[str]:
 def _measure(state: State, sample: Sample, setting: Setting, seconds: float, limit_s: float) -> Measurement:
     """Measure a setting, or take what was measured before."""
     before = state.load(setting.name, seconds)
-    if before:
+    if before and not before.worth_another_try(limit_s):
         _say(f"{_line(before)} (from before)")
         return before
     began = time.monotonic()
@@ -135,8 +141,10 @@ def _measure(state: State, sample: Sample, setting: Setting, seconds: float, lim
         why = failure(error, limit_s)
         if why is None:
             raise
-        found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why)
-    state.keep(found)
+        limit = limit_s if isinstance(error, OutOfTime) else None
+        found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why, limit)
+    if not found.failure or setting.changes:  # what is wrong with the recipe itself may be mended
+        state.keep(found)
     _say(_line(found))
     return found
 

@@ -2,8 +2,8 @@
 
 The way (successive halving, Jamieson and Talwalkar 2016): as many settings as there is time for are measured once. Of
 those that write the same as the recipe the better half is measured again, twice as long, until at most FINALISTS are
-left. These turn different knobs, so they are combined greedily: the fastest one, then each next one if the two together
-are faster. With the time that is left the recipe and the fastest are measured once more, twice as long: what was chosen
+left. Settings of different knobs are combined greedily: the fastest one, then each next one if both together are
+faster. With the time that is left the recipe and the fastest are measured once more, twice as long: what was chosen
 because it was fastest was also lucky, and this measurement does not know that it was chosen.
 
 An engine's start costs more than a measurement. So time is counted in what measurements took, starts included, and
@@ -150,15 +150,13 @@ class _Search:
     def _halved(self, settings: Sequence[Setting]) -> float:
         """Measure the better half again and again. Returns how long the last ones were measured."""
         seconds = self._seconds
-        while True:
-            settings = self._ranked(settings)
-            if len(settings) <= FINALISTS:
-                return seconds
-            settings = settings[: ceil(len(settings) / 2)]
-            for setting in settings:
+        while len(settings) > FINALISTS:
+            better = self._ranked(settings)[: ceil(len(settings) / 2)]
+            for setting in better:
                 if not self._try(setting, 2 * seconds):
                     return seconds
-            seconds *= 2
+            settings, seconds = better, 2 * seconds
+        return seconds
 
     def _combination(self, seconds: float) -> Setting | None:
         """The fastest setting, joined by each next one that makes it faster; None if none is faster than the recipe."""

@@ -29,6 +29,7 @@ class Measurement:
         finished: when each batch was finished, its captions and tokens.
         greedy: greedy captions of the first images of the sample.
         failure: why it failed; empty if it did not.
+        limit_s: the time limit that it did not meet, if that is why.
     """
 
     setting: str
@@ -44,6 +45,7 @@ class Measurement:
     gpu_bytes: int | None = None
     host_bytes: int | None = None
     arguments: dict[str, Any]
+    limit_s: float | None = None
 
     @classmethod
     def of(cls, setting: Setting, seconds: float, cost_s: float, seen: Seen, arguments: dict[str, Any]) -> Self:
@@ -69,11 +71,13 @@ class Measurement:
         )
 
     @classmethod
-    def failed_with(cls, setting: Setting, seconds: float, cost_s: float, failure: str) -> Self:
-        """A measurement that failed."""
+    def failed_with(
+        cls, setting: Setting, seconds: float, cost_s: float, failure: str, limit_s: float | None = None
+    ) -> Self:
+        """A measurement that failed; for want of time if a limit is given."""
         return cls(
             setting=setting.name, seconds=seconds, cost_s=cost_s, failure=failure,
-            finished=[], greedy=[], failed={}, arguments={},
+            finished=[], greedy=[], failed={}, arguments={}, limit_s=limit_s,
         )  # fmt: skip
 
     @cached_property
@@ -88,6 +92,10 @@ class Measurement:
 
     def _steady(self, column: int) -> Estimate:
         return steady([one[0] for one in self.finished], [one[column] for one in self.finished])
+
+    def worth_another_try(self, limit_s: float) -> bool:
+        """Whether it was ended by a shorter time limit than this one."""
+        return self.limit_s is not None and self.limit_s < 0.9 * limit_s
 
     def equal(self, other: "Measurement") -> tuple[int, int]:
         """How many greedy captions are those of another measurement, and of how many."""
