@@ -11,9 +11,7 @@ from typing import Any
 
 import psutil
 
-from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.stage import Captioner
-from caprl_ray.caption.writer import Writer
 from caprl_ray.commands.sample import SEED
 from caprl_ray.engines import concurrency, internals, launch
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, Picture
@@ -81,9 +79,9 @@ class Measured(Captioner):
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         return self._run(launch.start_mortal(recipe, model))
 
-    def _begun_writer(self, recipe: Recipe, model: ModelRef, rules: Rules, engine: Engine) -> Writer:
-        self._steered = _Steered(engine)
-        return super()._begun_writer(recipe, model, rules, self._steered)
+    def _metered(self, recipe: Recipe) -> Any:
+        self._steered = _Steered(super()._metered(recipe))
+        return self._steered
 
     def _look(self, gpu: bool) -> None:
         while True:
