@@ -31,7 +31,7 @@ it had. A way that fails is left out, and its log is printed. All that is known 
 that file is there, its ways are not measured again: the same command goes on where another one ended. With --folder,
 images and model are kept for it.
 
-`caprl-ray tune` compares more settings in the same time, because it keeps Ray and the pixels, fills each engine as in the
+`caprl-ray tune` compares more settings in the same time: it keeps Ray and the pixels, fills each engine as in the
 middle of a run, and needs no whole run. For the same images and model:
 
     python benchmarks/gpu.py --prepare --folder FOLDER && caprl-ray tune FOLDER/recipe.yaml --minutes 8

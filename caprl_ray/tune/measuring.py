@@ -122,18 +122,19 @@ def _measured(
     options = resources.replica_resources(recipe) | {"max_concurrency": in_flight + CALLS}
     began = time.monotonic()
     arguments: dict[str, Any] = {}
+    starts: list[float] = []
     for _ in range(copies):  # one after the other: vLLM takes what is free of a GPU's memory for its own
         replicas.append(ray.remote(**options)(Measured).remote(recipe, model))
         arguments = _get(replicas[-1].started.remote(), until)
-    start_s = time.monotonic() - began
+        starts.append(time.monotonic() - began)
     greedy, tokens = _greedy(replicas[0], blocks, until)
     firsts = [_get(replica.as_the_recipe.remote(tokens), until) for replica in replicas]
     for replica in replicas:
         replica.load.remote()  # what was used until now does not count
     finished, failed = _busy(replicas, blocks, in_flight, seconds, until)
     return Seen(
-        start_s=start_s,
-        first_caption_s=firsts[0],
+        start_s=starts[-1],
+        first_caption_s=starts[0] + firsts[0],
         finished=finished,
         greedy=greedy,
         loads=[_get(replica.load.remote(), until) for replica in replicas],

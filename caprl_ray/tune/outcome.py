@@ -52,7 +52,7 @@ class Row:
         return [
             self.setting,
             f"{self.images_s:.2f}",
-            "" if self.gain is None else f"{self.gain - 1:+.1%}",
+            "" if self.gain is None else _percent(self.gain, self.gain_low, self.gain_high),
             f"{self.tokens_s:,.0f}" if self.tokens_s else "-",
             "-" if self.gpu_busy is None else f"{self.gpu_busy:.0%}",
             f"{self.memory_bytes / GIB:.1f} GiB" if self.memory_bytes else "-",
@@ -117,7 +117,7 @@ class Outcome:
         assert self.winner
         lines = [
             *comment(f"Faster settings for {os.path.basename(self.path)}: images/s {self._gain_said(self.winner)}."),
-            *comment(f"Measured by caprl-ray tune with {self.images} images: {self._where()}."),
+            *comment(f"By caprl-ray tune with {self.images} images, {self._where()}."),
             *comment("They hold there, and change nothing that is written. Measure again for another model or GPU."),
             *comment(f"Use: {self._command()}"),
         ]
@@ -182,21 +182,26 @@ class Outcome:
     def _gain_said(self, setting: Setting) -> str:
         gain = self.found.gain(setting)
         assert gain
-        if gain.interval is None:
-            return f"{gain.value - 1:+.1%}"
-        return f"{gain.value - 1:+.1%} [{gain.interval.low - 1:+.1%} to {gain.interval.high - 1:+.1%}]"
+        bounds = gain.interval
+        return _percent(gain.value, bounds.low if bounds else None, bounds.high if bounds else None)
 
     def _where(self) -> str:
         """What was measured on: what one replica of the recipe has."""
         gpus, known = self.recipe.replicas.gpus, self.conditions
-        share = f"{gpus:g} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
+        share = f"{gpus:g} GPU{'s' if gpus > 1 else ''}, as one replica has," if gpus else "the CPU"
         machine = "a node of the cluster" if known.get("machine") == "cluster" else "this machine"
         names = known.get("machine.gpus") or []
         kind = f" ({names[0]})" if gpus and names else f" ({known.get('machine.cores')} cores)"
         versions = ", ".join(
             f"{name} {known[f'version.{name}']}" for name in ("vllm", "ray", "torch") if known.get(f"version.{name}")
         )
-        return f"one replica's {share} of {machine}{kind}; {versions}"
+        return f"measured on {share} of {machine}{kind}; {versions}"
+
+
+def _percent(gain: float, low: float | None, high: float | None) -> str:
+    """A factor as what it adds, with its interval."""
+    text = f"{gain - 1:+.1%}"
+    return text if low is None or high is None else f"{text} [{low - 1:+.1%} to {high - 1:+.1%}]"
 
 
 def _bounds(name: str, found: Estimate | None) -> dict[str, float | None]:

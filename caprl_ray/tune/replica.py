@@ -36,11 +36,11 @@ class Measured(Captioner):
     """One replica. If its engine dies, so does the measurement: a setting that needs to be restarted is none."""
 
     def __init__(self, recipe: Recipe, model: ModelRef) -> None:
-        self._began = time.monotonic()
         self._recipe = recipe
         self._steered: _Steered | None = None
         self._loads: list[tuple[tuple[float, int] | None, int]] = []
         super().__init__(recipe, model, None)
+        self._started = time.monotonic()
         threading.Thread(target=self._look, args=[bool(recipe.replicas.gpus)], name="load", daemon=True).start()
 
     def started(self) -> dict[str, Any]:
@@ -55,8 +55,8 @@ class Measured(Captioner):
         self._steered.greedy = True
 
     def as_the_recipe(self, tokens: int) -> float:
-        """Caption as the recipe says from now on. Returns the seconds from the start of this replica to its first
-        caption, 0 without one.
+        """Caption as the recipe says from now on. Returns the seconds from the engine's start to its first caption, 0
+        without one.
 
         The requests that fill the engine's places are cut to a random part of `tokens`, the mean of a caption. In the
         middle of a run, captions have that much left. If all began whole, they would end in waves.
@@ -64,7 +64,7 @@ class Measured(Captioner):
         assert self._steered
         places = int(self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(self._recipe))
         self._steered.greedy, self._steered.filling, self._steered.tokens = False, places, tokens
-        return max(0.0, self._steered.first - self._began)
+        return max(0.0, self._steered.first - self._started)
 
     def load(self) -> Load:
         """What was used since the last call."""

@@ -2,7 +2,7 @@
 
 The way (successive halving, Jamieson and Talwalkar 2016): as many settings as there is time for are measured once. Of
 those that write the same as the recipe the better half is measured again, twice as long, until at most FINALISTS are
-left. Settings of different knobs are combined greedily: the fastest one, then each next one if both together are
+left; so is the recipe, because a machine may have other work at another time. Settings of different knobs are combined greedily: the fastest one, then each next one if both together are
 faster. With the time that is left the recipe and the fastest are measured once more, twice as long: what was chosen
 because it was fastest was also lucky, and this measurement does not know that it was chosen.
 
@@ -91,7 +91,7 @@ def fitting(settings: Sequence[Setting], overhead_s: float, seconds: float, left
 def _needed(settings: Sequence[Setting], overhead_s: float, seconds: float) -> float:
     """The seconds that measuring takes: each once, the rounds of halving, and one combination."""
     same = sum(not setting.captions for setting in settings)
-    again = [n * (overhead_s + seconds * 2.0**number) for number, n in enumerate(rounds(same)) if number]
+    again = [(1 + n) * (overhead_s + seconds * 2.0**number) for number, n in enumerate(rounds(same)) if number]
     combination = overhead_s + seconds if same > 1 else 0
     return _needed_once(settings, overhead_s, seconds) + sum(again) + combination
 
@@ -152,7 +152,7 @@ class _Search:
         seconds = self._seconds
         while len(settings) > FINALISTS:
             better = self._ranked(settings)[: ceil(len(settings) / 2)]
-            for setting in better:
+            for setting in [self._found.default, *better] if better else []:
                 if not self._try(setting, 2 * seconds):
                     return seconds
             settings, seconds = better, 2 * seconds

@@ -66,7 +66,8 @@ def test_the_better_half_is_measured_twice_as_long_and_the_best_of_each_knob_are
     found = machine.search(offered, 1200.0)
     names = [name for name, _ in machine.measured]
     assert names[:10] == ["default", *factors], "everything once, in the order in which it is offered"
-    assert {name for name, seconds in machine.measured if seconds == 20 and "+" not in name} == {"a1", "a2", "b1", "e1"}
+    again = [name for name, seconds in machine.measured if seconds == 20 and "+" not in name]
+    assert again == ["default", "b1", "a1", "e1", "a2"], "the recipe too, for the machine may be busier now"
     assert found.best and found.best.name == "b1+a1+e1+c1", "a2 and e2 turn a knob that is turned"
     gain = found.gain(found.best)
     assert gain and abs(gain.value - 1.2 * 1.3 * 1.15 * 1.05) < 1e-9 and faster(gain)
