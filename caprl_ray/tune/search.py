@@ -2,9 +2,10 @@
 
 The way (successive halving, Jamieson and Talwalkar 2016): as many settings as there is time for are measured once. Of
 those that write the same as the recipe the better half is measured again, twice as long, until at most FINALISTS are
-left; so is the recipe, because a machine may have other work at another time. Settings of different knobs are combined greedily: the fastest one, then each next one if both together are
-faster. With the time that is left the recipe and the fastest are measured once more, twice as long: what was chosen
-because it was fastest was also lucky, and this measurement does not know that it was chosen.
+left; so is the recipe, because the machine may have had other work before. Settings of different knobs are combined
+greedily: the fastest one, then each next one if both together are faster. With the time that is left the recipe and the
+fastest are measured once more, twice as long: what was chosen because it was fastest was also lucky, and this
+measurement does not know that it was chosen.
 
 An engine's start costs more than a measurement. So time is counted in what measurements took, starts included, and
 nothing is begun for which the time will not do. Each measurement has a time limit. One that fails is a result like any,
