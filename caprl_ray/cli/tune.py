@@ -31,11 +31,17 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where measurements are kept (default: the recipe's name with -tune)"
     )
+    command.add_argument(
+        "--score",
+        metavar="SCORE.yaml",
+        help="a recipe for caprl-ray score: what can be answered from captions that a setting may change",
+    )
     command.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _run(args: argparse.Namespace) -> int:
-    from caprl_ray.recipe.load import load
+    from caprl_ray.recipe.load import load, load_as
+    from caprl_ray.recipe.score import ScoreRecipe
     from caprl_ray.tune.run import tune
 
     price = args.gpu_hours_price
@@ -46,6 +52,15 @@ def _run(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, args.overrides)
     check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
     folder = args.out or Path(f"{Path(args.recipe).stem}-tune")
-    found = tune(recipe, args.recipe, folder, minutes=args.minutes, seconds=args.seconds, price=price, debug=args.debug)
+    found = tune(
+        recipe,
+        args.recipe,
+        folder,
+        minutes=args.minutes,
+        seconds=args.seconds,
+        price=price,
+        score=load_as(ScoreRecipe, args.score) if args.score else None,
+        debug=args.debug,
+    )
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from caprl_ray.commands.estimate import LEVEL, Estimate
+from caprl_ray.commands.estimate import LEVEL, Estimate, Interval
 from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
 from caprl_ray.recipe.commented import comment, flow, section
 from caprl_ray.recipe.sections import Recipe
@@ -42,6 +42,9 @@ class Row:
     equal: int
     compared: int
     per_million: float | None
+    score: float | None
+    score_low: float | None
+    score_high: float | None
     seconds: float
     failure: str
 
@@ -59,10 +62,22 @@ class Row:
             f"{self.first_caption_s:.1f} s",
             f"{self.equal} of {self.compared}" if self.compared else "-",
             "-" if self.per_million is None else f"${self.per_million:,.2f}",
+            "" if self.score is None else f"{self.score:.3f} [{self.score_low:.3f} to {self.score_high:.3f}]",
         ]
 
 
-TITLES = ("", "images/s", "gain", "tokens/s", "GPU busy", "memory", "first caption", "equal captions", "1M images")
+TITLES = (
+    "",
+    "images/s",
+    "gain",
+    "tokens/s",
+    "GPU busy",
+    "memory",
+    "first caption",
+    "equal captions",
+    "1M images",
+    "score",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +91,7 @@ class Outcome:
     price: float | None
     images: int
     conditions: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Interval] | None = None
 
     @property
     def winner(self) -> Setting | None:
@@ -87,6 +103,13 @@ class Outcome:
     def rows(self) -> list[Row]:
         """The recipe, then the settings as they were measured."""
         return [self._row(setting) for setting, _ in self.found.results.values()]
+
+    def captions(self) -> dict[str, list[str | None]]:
+        """The greedy captions of the recipe, and those of the settings that may write others."""
+        found = {setting.name: self._result(setting) for setting, _ in self.found.results.values()}
+        others = {name for name, (setting, _) in self.found.results.items() if setting.captions}
+        wanted = others | {self.found.default.name}
+        return {name: one.greedy for name, one in found.items() if name in wanted and not one.failure}
 
     def report(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
@@ -140,8 +163,8 @@ class Outcome:
             changes=setting.changes,
             may_change=list(setting.captions),
             note=setting.note,
-            **_bounds("images_s", rate),
-            **_bounds("gain", gain),
+            **_interval("images_s", _bounds(rate)),
+            **_interval("gain", _bounds(gain)),
             faster=faster(gain),
             tokens_s=result.tokens_s.value if result.tokens_s else None,
             gpu_busy=result.gpu_busy,
@@ -151,6 +174,7 @@ class Outcome:
             equal=equal,
             compared=compared,
             per_million=self._per_million(setting, rate),
+            **_interval("score", (self.scores or {}).get(setting.name)),
             seconds=result.seconds,
             failure=result.failure,
         )
@@ -173,6 +197,8 @@ class Outcome:
             yield f"{self.folder / TUNED}: written; {self._command()}"
         else:
             yield "nothing that writes the same is faster than the recipe by more than two measurements differ"
+        if self.scores == {}:
+            yield "no image that was captioned greedily has a question: nothing was scored"
         if self.found.left:
             yield f"not measured for want of time (--minutes): {', '.join(one.name for one in self.found.left)}"
 
@@ -204,19 +230,23 @@ def _percent(gain: float, low: float | None, high: float | None) -> str:
     return text if low is None or high is None else f"{text} [{low - 1:+.1%} to {high - 1:+.1%}]"
 
 
-def _bounds(name: str, found: Estimate | None) -> dict[str, float | None]:
-    bounds = found.interval if found else None
-    return {
-        name: found.value if found else None,
-        f"{name}_low": bounds.low if bounds else None,
-        f"{name}_high": bounds.high if bounds else None,
-    }  # fmt: skip
+def _bounds(found: Estimate | None) -> Interval | float | None:
+    return (found.interval or found.value) if found else None
+
+
+def _interval(name: str, found: Interval | float | None) -> dict[str, Any]:
+    """The three fields of a figure."""
+    if not isinstance(found, Interval):
+        return {name: found, f"{name}_low": None, f"{name}_high": None}
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _table(rows: list[Row]) -> Iterator[str]:
     """Lines of a table. A setting that failed has the reason in place of figures."""
     cells = [list(TITLES), *(row.cells() for row in rows)]
-    widths = [max(len(row[n]) for row in cells if n < len(row)) for n in range(len(TITLES))]
+    if not any(row.score is not None for row in rows):
+        cells = [row[: len(TITLES) - 1] for row in cells]
+    widths = [max(len(row[n]) for row in cells if n < len(row)) for n in range(len(cells[0]))]
     failures = ["", *(row.failure for row in rows)]
     for row, failure in zip(cells, failures, strict=True):
         name, *figures = row

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from caprl_ray.engines.launch import needs_engine
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.output.fingerprint import fingerprint, installed
 from caprl_ray.recipe.engine_arguments import recorded, shown
+from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.tune import settings
+from caprl_ray.tune import scores, settings
 from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured
 from caprl_ray.tune.outcome import Outcome
 from caprl_ray.tune.search import fitting, search
@@ -38,6 +40,7 @@ def tune(
     seconds: float = SECONDS,
     images: int = IMAGES,
     price: float | None = None,
+    score: ScoreRecipe | None = None,
     debug: bool = False,
 ) -> Outcome:
     """Measure settings for about so many minutes, and write the fastest to the folder.
@@ -48,6 +51,7 @@ def tune(
         seconds: how long a setting is measured in the first round.
         images: how many are drawn from the input, about.
         price: of a GPU hour; by default the recipe's.
+        score: how captions are scored that may be others than the recipe's.
 
     Raises RecipeError for what cannot be tuned here, SystemFailure if the recipe itself cannot be measured, and both as
     a run would.
@@ -57,6 +61,7 @@ def tune(
     state.check(conditions)
     with sampled(recipe, images, debug=debug) as seen, state:
         state.begin(conditions)
+        joined = scores.joining(score, seen.rows) if score else []
         sample = Sample(recipe, seen.model, seen.rows)
         default = settings.default(recipe)
         sample.of(default)
@@ -86,7 +91,9 @@ def tune(
             conditions=conditions,
         )
         state.write(TUNED, outcome.file() if outcome.winner else None)
-    return outcome
+    if score is None:
+        return outcome
+    return replace(outcome, scores=scores.scored(score, folder, joined, outcome.captions()))
 
 
 def _check(recipe: Recipe) -> None:

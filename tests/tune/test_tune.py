@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -41,6 +43,21 @@ def offered(recipe: Recipe, model: ModelRef, arguments: dict[str, Any]) -> list[
     ]
 
 
+def questions() -> str:
+    """A recipe that scores: of two questions about each of half of the images, other words answer one."""
+    names = sorted(path.name for path in Path("images/files").iterdir())[::2]
+    rows = [
+        {"key": name, "question": "Which?", "choices": [right, "nothing of it"], "answer": right}
+        for name in names
+        for right in ("rgb", "image this")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), "questions.parquet")
+    score = {"questions": ["questions.parquet"], "join": "key", "rotations": 1}
+    document = {"input": {"paths": ["-"]}, "output": {"path": "-"}, "score": score}
+    Path("s.yaml").write_text(yaml.safe_dump(document | {"model": {"source": "stub"}, "replicas": {"gpus": 0}}))
+    return "s.yaml"
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -51,6 +68,7 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out") | {"prepare": {"max_pixels": 20_000}}
     Path("r.yaml").write_text(yaml.safe_dump(document | {"model": {"source": "stub", **SLOW["model"]}}))
     command = ["tune", "r.yaml", "--minutes", "5", "--seconds", "1", "--gpu-hours-price", "2", "--json"]
+    command[2:2] = ["--score", questions()]
     assert cli.main(command) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
@@ -65,6 +83,7 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     assert "nowhere" in rows["starts not"]["failure"] and rows["dies"]["failure"] == "its process died"
     assert rows["dies"]["images_s"] is None and rows["other words"]["failure"] == ""
     assert rows["other words"]["may_change"] and rows["other words"]["equal"] == 0
+    assert (recipe["score"], rows["other words"]["score"], fast["score"]) == (1.0, 0.5, None), "of what may change"
     assert not (tmp_path / "out").exists(), "of captions nothing is left"
 
     assert load("r.yaml", ["r-tune/tuned.yaml"]).model.engine == FAST["model"]["engine"]
