@@ -47,7 +47,7 @@ def questions() -> str:
     """A recipe that scores: of two questions about each of half of the images, other words answer one."""
     names = sorted(path.name for path in Path("images/files").iterdir())[::2]
     rows = [
-        {"key": name, "question": "Which?", "choices": [right, "nothing of it"], "answer": right}
+        {"key": name, "question": f"Which: {right}?", "choices": [right, "nothing of it"], "answer": right}
         for name in names
         for right in ("rgb", "image this")
     ]
