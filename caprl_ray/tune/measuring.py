@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from caprl_ray.cluster import resources
 from caprl_ray.cluster.failures import own_error
@@ -60,6 +61,8 @@ class Sample:
     def __init__(self, recipe: Recipe, model: ModelRef, images: pa.Table) -> None:
         self._recipe, self._model, self._images = recipe, model, images
         self._blocks: dict[str, list[Block]] = {}
+        self.node: str | None = None
+        """Where the first replica was, and so all others: a cluster may have other GPUs elsewhere."""
 
     def of(self, setting: Setting) -> tuple[ModelRef, list[Block]]:
         """The setting's model, and blocks of pixels in the object store, each with its number of rows."""
@@ -83,7 +86,7 @@ def measured(setting: Setting, sample: Sample, seconds: float, limit_s: float) -
     model, blocks = sample.of(setting)
     replicas: list[Any] = []
     try:
-        return _measured(setting.recipe, model, blocks, setting.copies, seconds, until, replicas)
+        return _measured(setting, sample, model, blocks, seconds, until, replicas)
     except ray.exceptions.GetTimeoutError as error:
         raise OutOfTime from error
     finally:
@@ -109,23 +112,26 @@ def failure(error: Exception, limit_s: float) -> str | None:
 
 
 def _measured(
-    recipe: Recipe,
+    setting: Setting,
+    sample: Sample,
     model: ModelRef,
     blocks: Sequence[Block],
-    copies: int,
     seconds: float,
     until: float,
     replicas: list[Any],
 ) -> Seen:
     """As `measured`. `replicas` gets those that are started."""
+    recipe = setting.recipe
     in_flight = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
     options = resources.replica_resources(recipe) | {"max_concurrency": in_flight + CALLS}
+    if sample.node:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(sample.node, soft=True)
     began = time.monotonic()
     arguments: dict[str, Any] = {}
     starts: list[float] = []
-    for _ in range(copies):  # one after the other: vLLM takes what is free of a GPU's memory for its own
+    for _ in range(setting.copies):  # one after the other: vLLM takes what is free of a GPU's memory for its own
         replicas.append(ray.remote(**options)(Measured).remote(recipe, model))
-        arguments = _get(replicas[-1].started.remote(), until)
+        arguments, sample.node = _get(replicas[-1].started.remote(), until)
         starts.append(time.monotonic() - began)
     greedy, tokens = _greedy(replicas[0], blocks, until)
     firsts = [_get(replica.as_the_recipe.remote(tokens), until) for replica in replicas]

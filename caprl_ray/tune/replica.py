@@ -10,11 +10,13 @@ from statistics import fmean
 from typing import Any
 
 import psutil
+import ray
 
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.commands.sample import SEED
 from caprl_ray.engines import concurrency, internals, launch
-from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, Picture
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, EngineDied, Picture
+from caprl_ray.errors import SystemFailure
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.turns import Turns
@@ -43,11 +45,11 @@ class Measured(Captioner):
         self._started = time.monotonic()
         threading.Thread(target=self._look, args=[bool(recipe.replicas.gpus)], name="load", daemon=True).start()
 
-    def started(self) -> dict[str, Any]:
-        """The engine's arguments. Raises SystemFailure if it has not started."""
+    def started(self) -> tuple[dict[str, Any], str]:
+        """The engine's arguments, and the id of this node. Raises SystemFailure if the engine has not started."""
         if self._failure:
             raise self._failure
-        return self.engine_arguments()
+        return self.engine_arguments(), ray.get_runtime_context().get_node_id()
 
     def greedily(self) -> None:
         """Caption greedily from now on."""
@@ -77,7 +79,10 @@ class Measured(Captioner):
         )
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
-        return self._run(launch.start_mortal(recipe, model))
+        try:
+            return self._run(launch.start_mortal(recipe, model))
+        except EngineDied as error:  # while it started, most often for want of memory
+            raise SystemFailure(f"{error}.") from None
 
     def _metered(self, recipe: Recipe) -> Any:
         self._steered = _Steered(super()._metered(recipe))
