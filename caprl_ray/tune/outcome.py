@@ -14,70 +14,9 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune.search import Found, faster
 from caprl_ray.tune.settings import Setting
 from caprl_ray.tune.state import TUNED, Measurement
+from caprl_ray.tune.table import Row, lines_of, percent
 
-GIB = 2**30
 SAME, MAY = "write the same as the recipe", "may change what is written"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One setting of the table. Figures are None where it failed, or where nothing tells them."""
-
-    setting: str
-    changes: dict[str, Any]
-    may_change: list[str]
-    note: str
-    images_s: float | None
-    images_s_low: float | None
-    images_s_high: float | None
-    gain: float | None
-    gain_low: float | None
-    gain_high: float | None
-    faster: bool
-    tokens_s: float | None
-    gpu_busy: float | None
-    memory_bytes: int | None
-    start_s: float | None
-    first_caption_s: float | None
-    equal: int
-    compared: int
-    per_million: float | None
-    score: float | None
-    score_low: float | None
-    score_high: float | None
-    seconds: float
-    failure: str
-
-    def cells(self) -> list[str]:
-        """For people."""
-        if self.failure:
-            return [self.setting]
-        return [
-            self.setting,
-            f"{self.images_s:.2f}",
-            "" if self.gain is None else _percent(self.gain, self.gain_low, self.gain_high),
-            f"{self.tokens_s:,.0f}" if self.tokens_s else "-",
-            "-" if self.gpu_busy is None else f"{self.gpu_busy:.0%}",
-            f"{self.memory_bytes / GIB:.1f} GiB" if self.memory_bytes else "-",
-            f"{self.first_caption_s:.1f} s",
-            f"{self.equal} of {self.compared}" if self.compared else "-",
-            "-" if self.per_million is None else f"${self.per_million:,.2f}",
-            "" if self.score is None else f"{self.score:.3f} [{self.score_low:.3f} to {self.score_high:.3f}]",
-        ]
-
-
-TITLES = (
-    "",
-    "images/s",
-    "gain",
-    "tokens/s",
-    "GPU busy",
-    "memory",
-    "first caption",
-    "equal captions",
-    "1M images",
-    "score",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +41,12 @@ class Outcome:
     @property
     def rows(self) -> list[Row]:
         """The recipe, then the settings as they were measured."""
-        return [self._row(setting) for setting, _ in self.found.results.values()]
+        return [self._row(setting) for setting, *_ in self.found.results.values()]
 
     def captions(self) -> dict[str, list[str | None]]:
         """The greedy captions of the recipe, and those of the settings that may write others."""
-        found = {setting.name: self._result(setting) for setting, _ in self.found.results.values()}
-        others = {name for name, (setting, _) in self.found.results.items() if setting.captions}
+        found = {setting.name: self._result(setting) for setting, *_ in self.found.results.values()}
+        others = {name for name, (setting, *_) in self.found.results.items() if setting.captions}
         wanted = others | {self.found.default.name}
         return {name: one.greedy for name, one in found.items() if name in wanted and not one.failure}
 
@@ -129,9 +68,9 @@ class Outcome:
         rows = self.rows
         same, may = [row for row in rows if not row.may_change], [row for row in rows if row.may_change]
         lines = [SCENES_ONLY] * only_scenes(self.recipe)
-        lines += [f"{self._where()}; {self.images} images", "", f"settings that {SAME}:", *_table(same)]
+        lines += [f"{self._where()}; {self.images} images", "", f"settings that {SAME}:", *lines_of(same)]
         if may:
-            lines += ["", f"settings that {MAY}, which a run of an output that has begun refuses:", *_table(may)]
+            lines += ["", f"settings that {MAY}, which a run of an output that has begun refuses:", *lines_of(may)]
             lines += [f"  {row.setting}: {row.note}" for row in may]
         return "\n".join([*lines, "", *self._verdict()])
 
@@ -146,7 +85,7 @@ class Outcome:
         ]
         for name, values in self.winner.changes.items():
             lines += ["", *section(name, values, {})]
-        for setting, _ in self.found.results.values():
+        for setting, *_ in self.found.results.values():
             if setting.captions and faster(self.found.gain(setting)):
                 row = self._row(setting)
                 said = f"{setting.note}: images/s {self._gain_said(setting)}, {row.equal} of {row.compared} greedy"
@@ -192,7 +131,7 @@ class Outcome:
 
     def _verdict(self) -> Iterator[str]:
         if self.winner:
-            said = "measured a second time" if self.found.confirmed else "measured once: --minutes gives more"
+            said = "measured a second time" if self.found.confirmed else "measured once for want of time (--minutes)"
             yield f"fastest: {self.winner.name}: images/s {self._gain_said(self.winner)}, {said}"
             yield f"{self.folder / TUNED}: written; {self._command()}"
         else:
@@ -209,7 +148,7 @@ class Outcome:
         gain = self.found.gain(setting)
         assert gain
         bounds = gain.interval
-        return _percent(gain.value, bounds.low if bounds else None, bounds.high if bounds else None)
+        return percent(gain.value, bounds.low if bounds else None, bounds.high if bounds else None)
 
     def _where(self) -> str:
         """What was measured on: what one replica of the recipe has."""
@@ -224,12 +163,6 @@ class Outcome:
         return f"measured on {share} of {machine}{kind}; {versions}"
 
 
-def _percent(gain: float, low: float | None, high: float | None) -> str:
-    """A factor as what it adds, with its interval."""
-    text = f"{gain - 1:+.1%}"
-    return text if low is None or high is None else f"{text} [{low - 1:+.1%} to {high - 1:+.1%}]"
-
-
 def _bounds(found: Estimate | None) -> Interval | float | None:
     return (found.interval or found.value) if found else None
 
@@ -239,16 +172,3 @@ def _interval(name: str, found: Interval | float | None) -> dict[str, Any]:
     if not isinstance(found, Interval):
         return {name: found, f"{name}_low": None, f"{name}_high": None}
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _table(rows: list[Row]) -> Iterator[str]:
-    """Lines of a table. A setting that failed has the reason in place of figures."""
-    cells = [list(TITLES), *(row.cells() for row in rows)]
-    if not any(row.score is not None for row in rows):
-        cells = [row[: len(TITLES) - 1] for row in cells]
-    widths = [max(len(row[n]) for row in cells if n < len(row)) for n in range(len(cells[0]))]
-    failures = ["", *(row.failure for row in rows)]
-    for row, failure in zip(cells, failures, strict=True):
-        name, *figures = row
-        columns = (figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=False))
-        yield "  ".join([f"  {name.ljust(widths[0])}", *([failure] if failure else columns)]).rstrip()

@@ -51,10 +51,18 @@ class Measure(Protocol):
 
 @dataclass(kw_only=True)
 class Found:
-    """What a search has found. `results` has the longest measurement of each setting, `left` those without one."""
+    """What a search has found.
+
+    Attributes:
+        results: the longest measurement of each setting, and how long it was.
+        before: those of the recipe, by how long they were.
+        left: settings that were not measured.
+        confirmed: whether recipe and best were measured once more.
+    """
 
     default: Setting
-    results: dict[str, tuple[Setting, Result]] = field(default_factory=dict)
+    results: dict[str, tuple[Setting, Result, float]] = field(default_factory=dict)
+    before: dict[float, Result] = field(default_factory=dict)
     left: list[Setting] = field(default_factory=list)
     best: Setting | None = None
     confirmed: bool = False
@@ -64,9 +72,10 @@ class Found:
         return self.results[setting.name][1].rate
 
     def gain(self, setting: Setting) -> Estimate | None:
-        """Its rate over the recipe's."""
-        rate, before = self.rate(setting), self.rate(self.default)
-        return rate.over(before) if rate and before else None
+        """Its rate over the recipe's, by one that was measured equally long, which is at about the same time."""
+        _, result, seconds = self.results[setting.name]
+        before = (self.before.get(seconds) or self.results[self.default.name][1]).rate
+        return result.rate.over(before) if result.rate and before else None
 
 
 def faster(gain: Estimate | None) -> bool:
@@ -131,7 +140,10 @@ class _Search:
         seconds: float,
         budget_s: float,
     ) -> None:
-        self._found = Found(default=first[0], results={first[0].name: first})
+        default, result = first
+        self._found = Found(
+            default=default, results={default.name: (default, result, seconds)}, before={seconds: result}
+        )
         self._combine, self._measure = combine, measure
         self._seconds, self._left_s = seconds, budget_s - first[1].cost_s
         self._first_overhead_s = first[1].cost_s - seconds
@@ -162,7 +174,7 @@ class _Search:
     def _combination(self, seconds: float) -> Setting | None:
         """The fastest setting, joined by each next one that makes it faster; None if none is faster than the recipe."""
         best: Setting | None = None
-        for setting in self._ranked([setting for setting, _ in list(self._found.results.values())]):
+        for setting in self._ranked([setting for setting, *_ in list(self._found.results.values())]):
             if best is None:
                 best = setting
                 continue
@@ -186,7 +198,7 @@ class _Search:
         return sorted(same, key=self._value, reverse=True)
 
     def _value(self, setting: Setting) -> float:
-        _, result = self._found.results.get(setting.name, (None, None))
+        _, result, _ = self._found.results.get(setting.name, (None, None, None))
         return result.rate.value if result and result.rate else 0.0
 
     @property
@@ -204,6 +216,9 @@ class _Search:
         self._left_s -= result.cost_s
         if result.rate:
             self._overheads.append(max(0.0, result.cost_s - seconds) / setting.copies)
-        if result.rate or setting is not self._found.default:
-            self._found.results[setting.name] = setting, result
+        if setting is not self._found.default:
+            self._found.results[setting.name] = setting, result, seconds
+        elif result.rate:
+            self._found.results[setting.name] = setting, result, seconds
+            self._found.before[seconds] = result
         return True
