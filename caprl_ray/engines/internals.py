@@ -239,7 +239,7 @@ def gpu_load() -> tuple[float, int] | None:
 
         if not current_platform.is_cuda():
             return None
-        with suppress(pynvml.NVMLError):
+        with suppress(pynvml.NVMLError, ValueError, IndexError):
             pynvml.nvmlInit()
             gpu = pynvml.nvmlDeviceGetHandleByIndex(current_platform.device_id_to_physical_device_id(0))
             busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100

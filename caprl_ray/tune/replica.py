@@ -27,7 +27,8 @@ GREEDY: Mapping[str, Any] = {"temperature": 0.0, "n": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a replica has used since it was asked last. `gpu_busy` is a mean, 0 to 1, the bytes are the most."""
+    """What a replica has used since it was asked last: `gpu_busy` as a mean, 0 to 1, `gpu_bytes` at most, and
+    `host_bytes` now."""
 
     gpu_busy: float | None
     gpu_bytes: int | None
@@ -40,10 +41,11 @@ class Measured(Captioner):
     def __init__(self, recipe: Recipe, model: ModelRef) -> None:
         self._recipe = recipe
         self._steered: _Steered | None = None
-        self._loads: list[tuple[tuple[float, int] | None, int]] = []
+        self._gpu: list[tuple[float, int]] = []
         super().__init__(recipe, model, None)
         self._started = time.monotonic()
-        threading.Thread(target=self._look, args=[bool(recipe.replicas.gpus)], name="load", daemon=True).start()
+        if recipe.replicas.gpus:
+            threading.Thread(target=self._look, name="load", daemon=True).start()
 
     def started(self) -> tuple[dict[str, Any], str]:
         """The engine's arguments, and the id of this node. Raises SystemFailure if the engine has not started."""
@@ -70,12 +72,11 @@ class Measured(Captioner):
 
     def load(self) -> Load:
         """What was used since the last call."""
-        seen, self._loads = [*self._loads, (None, _host_bytes())], []
-        gpu = [one for one, _ in seen if one]
+        seen, self._gpu = self._gpu, []
         return Load(
-            gpu_busy=fmean(busy for busy, _ in gpu) if gpu else None,
-            gpu_bytes=max(used for _, used in gpu) if gpu else None,
-            host_bytes=max(used for _, used in seen),
+            gpu_busy=fmean(busy for busy, _ in seen) if seen else None,
+            gpu_bytes=max(used for _, used in seen) if seen else None,
+            host_bytes=_host_bytes(),
         )
 
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
@@ -88,9 +89,9 @@ class Measured(Captioner):
         self._steered = _Steered(super()._metered(recipe))
         return self._steered
 
-    def _look(self, gpu: bool) -> None:
-        while True:
-            self._loads.append((internals.gpu_load() if gpu else None, _host_bytes()))
+    def _look(self) -> None:
+        while load := internals.gpu_load():
+            self._gpu.append(load)
             time.sleep(SAMPLED_S)
 
 
