@@ -135,8 +135,6 @@ def _measured(
         starts.append(time.monotonic() - began)
     greedy, tokens = _greedy(replicas[0], blocks, until)
     firsts = [_get(replica.as_the_recipe.remote(tokens), until) for replica in replicas]
-    for replica in replicas:
-        replica.load.remote()  # what was used until now does not count
     finished, failed = _busy(replicas, blocks, in_flight, seconds, until)
     return Seen(
         start_s=starts[-1],
@@ -180,7 +178,10 @@ def _busy(
         for ref in ready:
             free.append(under_way.pop(ref))
             table, now = ray.get(ref), time.monotonic()
-            first = first or now
+            if not first:
+                first = now
+                for replica in replicas:
+                    replica.load.remote()  # what was used until now does not count
             tokens = sum(filter(None, table["caption_tokens"].to_pylist()))
             failed.update(filter(None, table["code"].to_pylist()))
             captions = table.num_rows - table["caption"].null_count

@@ -113,7 +113,7 @@ class _Steered:
         """Caption by the engine."""
         if self.greedy:
             completion = await self._engine.caption(picture, prompt, {**sampling, **GREEDY})
-        elif self.filling and self.tokens > 1:
+        elif self.filling and self.tokens > 1 and not sampling:  # neither a self check nor a second try
             self.filling -= 1
             most = {"max_tokens": self._random.randint(1, self.tokens)}
             completion = replace(

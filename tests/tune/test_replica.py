@@ -26,16 +26,18 @@ def test_captions_are_greedy_and_then_fill_the_places_as_in_the_middle_of_a_run(
     engine = Engine()
     steered = _Steered(engine)
 
-    async def captions(number: int) -> list[Completion]:
-        return [await steered.caption(PICTURE, "prompt", {"top_p": 0.9}) for _ in range(number)]
+    async def captions(number: int, **sampling: float) -> list[Completion]:
+        return [await steered.caption(PICTURE, "prompt", sampling) for _ in range(number)]
 
     steered.greedy = True
-    asyncio.run(captions(2))
+    asyncio.run(captions(2, top_p=0.9))
     assert engine.asked == [{"top_p": 0.9, "temperature": 0.0, "n": 1}] * 2 and steered.first > 0
     steered.greedy, steered.filling, steered.tokens = False, 200, 100
+    asyncio.run(captions(1, temperature=0.0))
+    assert engine.asked.pop() == {"temperature": 0.0}, "a self check must be whole"
     cut = asyncio.run(captions(200))
     lengths = [asked["max_tokens"] for asked in engine.asked[2:]]
     assert min(lengths) >= 1 and max(lengths) <= 100 and 40 < sum(lengths) / 200 < 60, "any part of a caption"
     assert {one.finish_reason for one in cut} == {"stop"}, "no check may decode them again"
     asyncio.run(captions(1))
-    assert engine.asked[-1] == {"top_p": 0.9}
+    assert engine.asked[-1] == {}
