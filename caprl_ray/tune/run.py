@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,6 @@ from caprl_ray.tune.state import TUNED, Measurement, State
 
 MINUTES, SECONDS = 10.0, 10.0
 DRIVER = Path("/proc/driver/nvidia/gpus")  # where the driver tells the names of a machine's GPUs
-
-Tell = Callable[[str], None]
 
 
 def tune(

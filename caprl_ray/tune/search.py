@@ -185,8 +185,8 @@ class _Search:
 
     def _confirm(self, seconds: float) -> None:
         """Measure the recipe and the fastest setting once more, if there is time for both."""
-        best, needed = self._found.best, self._overhead_s + seconds
-        if best is None or self._left_s < 2 * needed:
+        best = self._found.best
+        if best is None or self._left_s < (1 + best.copies) * self._overhead_s + 2 * seconds:
             return
         for one in (self._found.default, best):
             self._found.confirmed = self._try(one, seconds)
