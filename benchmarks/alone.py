@@ -81,9 +81,10 @@ def moments(file: Path) -> list[tuple[float, int]]:
     return [(float(when), int(rows)) for when, rows in map(str.split, file.read_text().splitlines())]
 
 
-def steady(out: Path, finished: list[float]) -> float:
-    """Images/s from the start of the steady state, as noted in `out`, to the last caption. NaN if it had none."""
-    ready = next((when for when, _ in moments(out / READY)), math.inf)
+def steady(out: Path, finished: list[float], replicas: int = 1) -> float:
+    """Images/s from the start of the steady state, when so many replicas have noted it in `out`, to the last caption.
+    NaN if it had none."""
+    ready = next((when for when, _ in moments(out / READY)[replicas - 1 :]), math.inf)
     after = [moment for moment in finished if moment > ready]
     return len(after) / (after[-1] - ready) if after else math.nan
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
@@ -32,9 +33,9 @@ def note(file: Path, rows: int) -> None:
         lines.write(f"{time.time():.3f} {rows}\n")
 
 
-def wait_for(file: Path) -> None:
-    """Wait until the file exists."""
-    while not os.path.exists(file):
+def wait_for(file: Path, lines: int = 1) -> None:
+    """Wait until the file has so many lines."""
+    while not os.path.exists(file) or len(file.read_text(encoding="ascii").splitlines()) < lines:
         time.sleep(0.02)
 
 
@@ -85,6 +86,12 @@ def nothing() -> None:
     """Do nothing."""
 
 
+def substitute(module: Any, name: str, value: Any) -> None:
+    """Put something in the place of what a module has under a name. One that it has not raises AttributeError: what is
+    measured would be something else."""
+    patch.object(module, name, value).start()
+
+
 def run_pipeline(
     recipe: dict[str, Any],
     out: Path,
@@ -94,13 +101,14 @@ def run_pipeline(
 ) -> None:
     """Run the pipeline. Its progress counter also notes when each batch left its replica.
 
-    With `held`, all images are held back until an engine is ready, so that none is prepared while it starts. Each
-    engine then first captions FIRST_CALL grey pictures, like the first call of `chat`. Ray's workers import this module
-    from the folder of the script that is run, so that script must be in this folder. Each replica that holds images
-    back begins with `begin`.
+    With `held`, all images are held back until `replicas.min` engines are ready, so that none is prepared while they
+    start. Each engine then first captions FIRST_CALL grey pictures, like the first call of `chat`. Ray's workers import
+    this module from the folder of the script that is run, so that script must be in this folder. Each replica that
+    holds images back begins with `begin`.
     """
     from caprl_ray import pipeline
     from caprl_ray.caption.stage import Captioner
+    from caprl_ray.watch import around
     from caprl_ray.watch.counter import Counter
 
     class TimedCounter(Counter):
@@ -120,10 +128,11 @@ def run_pipeline(
 
     class HeldPrepare(prepare):  # type: ignore[misc, valid-type]
         def __call__(self, table: Any) -> Any:
-            wait_for(out / READY)
+            wait_for(out / READY, recipe.get("replicas", {}).get("min", 1))
             return super().__call__(table)
 
-    pipeline.Counter = TimedCounter
+    substitute(around, "Counter", TimedCounter)
     if held:
-        job.Captioner, job.Prepare = ReadyCaptioner, HeldPrepare
+        substitute(job, "Captioner", ReadyCaptioner)
+        substitute(job, "Prepare", HeldPrepare)
     pipeline.run(caption_job(parse(recipe)))

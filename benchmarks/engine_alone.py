@@ -60,7 +60,7 @@ async def _caption(recipe: Recipe, files: Sequence[Path], out: Path, beside: boo
     ahead = ThreadPoolExecutor(1).submit(decode, files) if beside else None
     llm: Any = await VllmEngine.start(recipe, model)
     rendered = llm._renderer = _Rendered(llm._renderer)
-    prompt = llm._chat.prompt(recipe.prompt.user)
+    prompt = llm._chat(llm._system, True).prompt(recipe.prompt.user)
     batch = resources.batch_rows(model.size_rule.max_pixels)
     in_flight = batch * concurrency.batches_in_flight(recipe, batch)  # as many rows as a replica gives its engine
     slots = asyncio.Semaphore(in_flight)

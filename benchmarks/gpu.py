@@ -1,20 +1,22 @@
 """Measure how close `vllm.LLM.chat` and this pipeline come to the engine's own rate on a GPU.
 
-    python benchmarks/gpu.py [--minutes 7] [--images 1500] [--ways engine caprl_ray engine_fp8 chat] [--json FILE]
+    python benchmarks/gpu.py [--minutes 9] [--images 1200] [--ways two_replicas fp8] [--json FILE] [--folder FOLDER]
 
 With a GPU: the model has CapRL-3B's exact shape and random weights (dummy_model.py; nothing is downloaded). The images
 are scenes with photographic noise, as JPEGs of 640 x 480 to 4000 x 3000. The model sees them at up to 1,003,520 pixels.
 Captions have 500 tokens at temperature 1. Engine arguments are those that the pipeline chooses for this GPU. Without a
 GPU: the embedded model captions fewer and smaller images greedily on the CPU.
 
-The ways, each in its own process, one after another:
+The ways, each in its own process, one after another, the most telling first:
 
-    engine      the engine alone (AsyncLLM) on pre-rendered requests: the ceiling. It holds all requests in memory: 6 MB
-                for each of the largest images, or 24 MB if vLLM's processor makes them float32
-    caprl_ray   caprl_ray.pipeline.run on the folder, with one replica; images are held back until the engine is ready
-                and has had a first call (throughput.py explains why)
-    engine_fp8  as `engine`, with weights of 8 bits; its captions differ. Left out on a CPU
-    chat        vllm.LLM.chat on file:// URLs of the first 600 images: a first call with 32 images, then one call
+    two_replicas  as `caprl_ray`, with two replicas on the GPU, each with half of its memory
+    caprl_ray     caprl_ray.pipeline.run on the folder, with one replica; images are held back until the engine is ready
+                  and has had a first call (throughput.py explains why)
+    large_steps   as `caprl_ray`, with twice as many tokens in a step of the engine
+    fp8           as `caprl_ray`, with weights of 8 bits; its captions differ. Left out on a CPU
+    engine        the engine alone (AsyncLLM) on pre-rendered requests: the ceiling. It holds all requests in memory:
+                  6 MB for each of the largest images, or 24 MB if vLLM's processor makes them float32
+    chat          vllm.LLM.chat on file:// URLs of the first 600 images: a first call with 32 images, then one call
 
 The steady-state rate is the number of images over the seconds in which they were captioned, including the first and the
 last ones, after a first call of 32 images. With few images the rate mostly shows how the GPU fills and empties.
@@ -25,13 +27,21 @@ affects only its start. The GPU's memory must be free before each way: the bench
 exits if they do not end.
 
 After --minutes, the way that runs is ended and the others are left out. The rate of such a way covers the captions that
-it had. A way that fails is left out, and its log is printed. All that is known is written to --json after each way.
+it had. A way that fails is left out, and its log is printed. All that is known is written to --json after each way. If
+that file is there, its ways are not measured again: the same command goes on where another one ended. With --folder,
+images and model are kept for it.
+
+`caprl-ray tune` compares more settings in the same time: it keeps Ray and the pixels, fills each engine as in the
+middle of a run, and needs no whole run. For the same images and model:
+
+    python benchmarks/gpu.py --prepare --folder FOLDER && caprl-ray tune FOLDER/recipe.yaml --minutes 8
 
 Keys of the JSON, where <way> is one of the ways:
 
     <way>                               images/s in steady state
     <way>_tokens_s                      caption tokens per second: images/s times the mean length
-    <way>_share                         images/s, divided by those of `engine`
+    <way>_share                         images/s, divided by those of `engine`, if it was measured
+    <way>_gain                          images/s, divided by those of `caprl_ray`, if it was measured
     <way>_middle                        images/s from the first quarter of its captions to the third: without the time
                                         in which places fill and empty. Captions of one length come in waves, so it is
                                         exact for many images only
@@ -47,6 +57,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,9 +69,10 @@ from typing import Any
 
 import dummy_model
 import noisy_scenes
+import yaml
 from alone import captions_in, moments, run_alone, steady
 from captioning import READY
-from gpu_ways import CAPTION_TOKENS, CHAT_IMAGES, MODEL, WAYS, recipe_for
+from gpu_ways import CAPTION_TOKENS, CHAT_IMAGES, HELD, MODEL, WAYS, recipe_for
 from load import Load
 from PIL import Image
 
@@ -70,7 +82,7 @@ from caprl_ray.recipe.load import parse
 SCRIPT = "gpu_ways.py"
 GPU_SIZES = ((640, 480), (1024, 768), (768, 1024), (1920, 1080), (2048, 1536), (4000, 3000))
 CPU_SIZES = ((320, 240), (240, 320), (448, 448), (640, 480))
-GPU_IMAGES, CPU_IMAGES, FEWEST_IMAGES = 1500, 300, 100
+GPU_IMAGES, CPU_IMAGES, FEWEST_IMAGES = 1200, 300, 100
 TOKEN_PIXELS = 28 * 28
 # A GPU counts as free if at most FREE_MIB of its memory are in use (the driver itself uses some). The processes of an
 # engine end some seconds after the way that started them.
@@ -103,16 +115,18 @@ def measure(way: str, images: Path, out: Path, gpu: str | None, seconds: float |
     """Measure one way, in at most so many seconds. Returns its figures."""
     if gpu:
         _wait_for_memory()
-    held = ["held"] if way == "caprl_ray" else []
+    shutil.rmtree(out, ignore_errors=True)  # of a call that was ended
+    replicas = HELD.get(way, 1)
+    held = ["held"] if way in HELD else []
     with Load(out) as load:
         began, finished, ended = run_alone(SCRIPT, way, images, out, *held, seconds=seconds)
-    ready = moments(out / READY)
+    ready = moments(out / READY)[replicas - 1 :]
     if not ready or not finished or finished[-1] <= ready[0][0]:
         return {f"{way}_captions": len(finished), f"{way}_whole_s": ended - began}
     first = ready[0][0] if held else finished[0]
     captions = captions_in((out / "data").glob("*.parquet")) if ended - began < (seconds or math.inf) else {}
     tokens = mean(tokens for _, tokens in captions.values()) if captions else CAPTION_TOKENS
-    figures = {way: steady(out, finished), "first_caption_s": first - began, "whole_s": ended - began}
+    figures = {way: steady(out, finished, replicas), "first_caption_s": first - began, "whole_s": ended - began}
     figures |= {"tokens_s": figures[way] * tokens, "captions": len(captions) or len(finished)}
     quarter = len(finished) // 4
     figures["middle"] = 2 * quarter / max(0.001, finished[3 * quarter] - finished[quarter])
@@ -161,6 +175,7 @@ def table(figures: dict[str, Any], sizes: tuple[tuple[int, int], ...]) -> None:
         "": ("images/s", "{:.1f}"),
         "tokens_s": ("tokens/s", "{:.0f}"),
         "share": ("of the engine", "{:.0%}"),
+        "gain": ("of caprl_ray", "{:.0%}"),
         "middle": ("in the middle", "{:.1f}"),
         "first_caption_s": ("first caption", "{:.1f} s"),
         "whole_s": ("whole run", "{:.1f} s"),
@@ -168,10 +183,10 @@ def table(figures: dict[str, Any], sizes: tuple[tuple[int, int], ...]) -> None:
         "core_cores": ("cores: engine", "{:.1f}"),
         "cores": ("all", "{:.1f}"),
     }
-    print(f"{'':<12}" + "".join(f"{title:>14}" for title, _ in columns.values()))
+    print(f"{'':<13}" + "".join(f"{title:>14}" for title, _ in columns.values()))
     for way in (way for way in WAYS if f"{way}_whole_s" in figures):
         values = [(figures.get(f"{way}_{name}" if name else way), form) for name, (_, form) in columns.items()]
-        print(f"{way:<12}" + "".join(f"{'' if value is None else form.format(value):>14}" for value, form in values))
+        print(f"{way:<13}" + "".join(f"{'' if value is None else form.format(value):>14}" for value, form in values))
 
 
 def main() -> None:
@@ -184,47 +199,71 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="measure only these ways"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
+    parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object, and go on from them")
+    parser.add_argument("--folder", type=Path, help="where images and model are kept (none are kept)")
+    parser.add_argument("--prepare", action="store_true", help="only write them, and recipe.yaml, into --folder")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes if args.minutes else math.inf
     gpu = gpu_name()
     args.images = args.images or (GPU_IMAGES if gpu else CPU_IMAGES)
     if args.images < FEWEST_IMAGES:
         parser.error(f"--images is at least {FEWEST_IMAGES}")
+    if args.prepare and not args.folder:
+        parser.error("--prepare needs --folder")
     if gpu is None:
         print("This machine has no GPU: the embedded model captions smaller images on its CPU.")
     sizes = GPU_SIZES if gpu else CPU_SIZES
+    if args.prepare:
+        images = write_inputs(args.folder, args.images, sizes, gpu)
+        recipe = recipe_for(images.absolute(), args.folder.absolute() / "captions")
+        (args.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        return
     with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as temporary:
-        figures = run(Path(temporary), args, gpu, sizes, until)
+        figures = run(args.folder or Path(temporary), args, gpu, sizes, until)
     table(figures, sizes)
+
+
+def write_inputs(folder: Path, number: int, sizes: tuple[tuple[int, int], ...], gpu: str | None) -> Path:
+    """Write so many images, and with a GPU the model beside them, unless they are there. Returns the images' folder."""
+    images, unfinished = folder / f"images-{number}", folder / "unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not images.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        noisy_scenes.write(unfinished, number, sizes)
+        unfinished.rename(images)
+    if gpu and not images.with_name(MODEL).exists():
+        dummy_model.write(images.with_name(MODEL))
+    return images
 
 
 def run(
     folder: Path, args: argparse.Namespace, gpu: str | None, sizes: tuple[tuple[int, int], ...], until: float
 ) -> dict[str, Any]:
     """Run all ways, while there is time. Returns the figures, and a description of what was measured."""
-    images = folder / "images"
-    keys = noisy_scenes.write(images, args.images, sizes).keys()
-    if gpu:
-        dummy_model.write(images.with_name(MODEL))
+    figures: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    images = write_inputs(folder, args.images, sizes, gpu)
     size = mean(file.stat().st_size for file in images.iterdir())
-    figures: dict[str, Any] = {"images": args.images, "image_bytes": size, "image_tokens": image_tokens(images)}
-    figures |= {"gpu": gpu} | versions()
+    described = {"images": args.images, "image_bytes": size, "image_tokens": image_tokens(images), "gpu": gpu}
+    described |= versions()
+    differ = [name for name in ("images", "gpu", *versions()) if figures and figures.get(name) != described[name]]
+    if differ:
+        sys.exit(f"{args.json} was measured with another {differ[0]}; give another file.")
+    figures |= described
     for way in args.ways:
-        left = until - time.monotonic()
-        if left <= 0 or (way == "engine_fp8" and not gpu):
+        left, expected = until - time.monotonic(), min(args.images, CHAT_IMAGES) if way == "chat" else args.images
+        if left <= 0 or figures.get(f"{way}_captions") == expected or (way == "fp8" and not gpu):
             continue
         try:
             measured = measure(way, images, folder / way, gpu, None if left == math.inf else left)
         except SystemExit as failure:  # the others may still start
             print(failure, file=sys.stderr, flush=True)
             continue
-        expected = min(len(keys), CHAT_IMAGES) if way == "chat" else len(keys)
         if left == math.inf and measured[f"{way}_captions"] != expected:
             sys.exit(f"{way} captioned {measured[f'{way}_captions']:.0f} images of {expected}.")
         figures |= measured
-        if "engine" in figures and way in figures:
-            figures[f"{way}_share"] = figures[way] / figures["engine"]
+        for base, name in (("engine", "share"), ("caprl_ray", "gain")):
+            others = [one for one in WAYS if base in figures and one in figures]
+            figures |= {f"{one}_{name}": figures[one] / figures[base] for one in others}
         print(", ".join(f"{name} {value:.2f}" for name, value in measured.items()), file=sys.stderr, flush=True)
         if args.json:
             args.json.write_text(json.dumps(figures, indent=1) + "\n")

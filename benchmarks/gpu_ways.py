@@ -19,19 +19,20 @@ CAPTION_TOKENS = 500
 CHAT_IMAGES = 600  # `vllm.LLM.chat` returns only when it has captioned all
 
 
-def recipe_for(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
-    """The recipe of all ways, as plain data, with more engine arguments for the model on a GPU."""
+def recipe_for(images: Path, out: Path, replicas: int = 1, **engine: Any) -> dict[str, Any]:
+    """The recipe of all ways, as plain data, with so many replicas on the one GPU and more engine arguments."""
     model = images.with_name(MODEL)
     if not model.exists():
         from caprl_ray.commands.demo import (
             demo_recipe,
         )  # late, because it imports Ray, which the other ways do not need
 
-        return demo_recipe([images], out)
+        own = {"model": {"source": "embedded", "engine": engine}}
+        return demo_recipe([images], out) | own | {"replicas": {"gpus": 0, "min": replicas, "max": replicas}}
     return {
         "input": {"paths": [str(images)]},
         "model": {"source": str(model), "engine": {"load_format": "dummy", "max_model_len": 8192, **engine}},
-        "replicas": {"gpus": 1, "max": 1},
+        "replicas": {"gpus": 1 / replicas, "min": replicas, "max": replicas},
         "sampling": {"max_tokens": CAPTION_TOKENS, "ignore_eos": True},
         "output": {"path": str(out)},
     }
@@ -40,11 +41,6 @@ def recipe_for(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
 def engine(images: Path, out: Path, held: bool) -> None:
     """Run the pipeline's engine alone on pre-rendered requests."""
     engine_alone.caption(parse(recipe_for(images, out)), images, out, beside=True)
-
-
-def engine_fp8(images: Path, out: Path, held: bool) -> None:
-    """The same, with weights of 8 bits, quantized while they are loaded."""
-    engine_alone.caption(parse(recipe_for(images, out, quantization="fp8")), images, out, beside=True)
 
 
 def chat(images: Path, out: Path, held: bool) -> None:
@@ -57,12 +53,32 @@ def caprl_ray(images: Path, out: Path, held: bool) -> None:
     captioning.run_pipeline(recipe_for(images, out), out, held)
 
 
+def two_replicas(images: Path, out: Path, held: bool) -> None:
+    """The same with two replicas on the GPU: two engine cores share the work of the thread that limits one."""
+    captioning.run_pipeline(recipe_for(images, out, replicas=2), out, held)
+
+
+def large_steps(images: Path, out: Path, held: bool) -> None:
+    """The same with twice as many tokens in a step: fewer and larger steps of prefill."""
+    tokens = 16_384 if images.with_name(MODEL).exists() else 4096
+    captioning.run_pipeline(recipe_for(images, out, max_num_batched_tokens=tokens), out, held)
+
+
+def fp8(images: Path, out: Path, held: bool) -> None:
+    """The same with weights of 8 bits, quantized while they are loaded."""
+    captioning.run_pipeline(recipe_for(images, out, quantization="fp8"), out, held)
+
+
+# The most telling first: a lent GPU may be gone before the last.
 WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
-    "engine": engine,
+    "two_replicas": two_replicas,
     "caprl_ray": caprl_ray,
-    "engine_fp8": engine_fp8,
+    "large_steps": large_steps,
+    "fp8": fp8,
+    "engine": engine,
     "chat": chat,
 }
+HELD = {"caprl_ray": 1, "two_replicas": 2, "large_steps": 1, "fp8": 1}  # replicas that are waited for
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from caprl_ray.cli import (
     report,
     score,
     status,
+    tune,
     verify,
 )
 from caprl_ray.cli.arguments import Commands
@@ -43,7 +44,7 @@ from caprl_ray.version import __version__
 
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
-    *(demo, init, plan, preflight),
+    *(demo, init, plan, preflight, tune),
     *(caption, curate, score, status),
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
@@ -78,11 +79,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
     found = parser()
     args, over = found.parse_known_args(arguments)
-    if over and (not hasattr(args, "overrides") or not all("=" in text and not text.startswith("-") for text in over)):
+    if over and (not hasattr(args, "overrides") or not all(map(_overrides, over))):
         found.error(f"unrecognized arguments: {' '.join(over)}")
     if over:
         args.overrides = [*args.overrides, *over]
     return args
+
+
+def _overrides(text: str) -> bool:
+    return not text.startswith("-") and ("=" in text or text.endswith((".yaml", ".yml")))
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:

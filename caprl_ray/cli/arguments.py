@@ -32,7 +32,12 @@ STORE_HINT = (
 def add_recipe(command: argparse.ArgumentParser) -> None:
     """Add a recipe and its overrides."""
     command.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
-    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="override fields of the recipe")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="override fields of the recipe, also by a file of them, such as tuned.yaml",
+    )
 
 
 def add_output(command: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import partial
@@ -26,7 +27,7 @@ from caprl_ray.commands.measure import Measured
 from caprl_ray.commands.sample import SEED, Drawn, Strata, wanted
 from caprl_ray.commands.weights import Reading, Weighted
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.models.resolve import resolve
+from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.output import lease, place
 from caprl_ray.output.folder import Output
 from caprl_ray.plan import Unit
@@ -83,19 +84,13 @@ def trial(recipe: Recipe, images: int, seconds: float, *, whole: bool = False, d
 
     Raises RecipeError or SystemFailure as a run would.
     """
-    job, model = caption_job(recipe), resolve(recipe)
-    output = Output.open(job)
-    lease.refuse_held(output.storage, output.path)
-    with place.untouched(output.path), session.lasting(debug, job.engine_on_cpu):
-        seen = _sample(output, images)
-        _try_output(output.storage, output.path)
-        with session.session(job, debug):
-            blocks, prepare_images_s = measure.prepared(recipe, model, seen.rows)
-            measured = measure.measure(recipe, model, blocks, seconds, whole=whole)
-            rows = _results(blocks, measured)
+    with sampled(recipe, images, debug=debug) as seen:
+        blocks, prepare_images_s = measure.prepared(recipe, seen.model, seen.rows)
+        measured = measure.measure(recipe, seen.model, blocks, seconds, whole=whole)
+        rows = _results(blocks, measured)
     return Trial(
         recipe=recipe,
-        label=model.label,
+        label=seen.model.label,
         rows=rows,
         weighted=seen.weighted,
         units=sum(stratum.units for stratum in seen.strata.all),
@@ -106,10 +101,28 @@ def trial(recipe: Recipe, images: int, seconds: float, *, whole: bool = False, d
     )
 
 
+@contextmanager
+def sampled(recipe: Recipe, images: int, *, debug: bool = False) -> Iterator["Seen"]:
+    """Read a sample of about so many images, and keep a connection to Ray while the block runs. The output is left as
+    it was.
+
+    Raises RecipeError or SystemFailure as a run would.
+    """
+    job, model = caption_job(recipe), resolve(recipe)
+    output = Output.open(job)
+    lease.refuse_held(output.storage, output.path)
+    with place.untouched(output.path), session.lasting(debug, job.engine_on_cpu):
+        seen = _sample(output, model, images)
+        _try_output(output.storage, output.path)
+        with session.session(job, debug):
+            yield seen
+
+
 @dataclass(kw_only=True)
-class _Seen:
+class Seen:
     """The sample, in an order of chance: what has time for a part of it sees a part of everything."""
 
+    model: ModelRef
     strata: Strata
     columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
     rows: pa.Table = None
@@ -117,7 +130,7 @@ class _Seen:
     seconds: float = 0.0
 
 
-def _sample(output: Output, images: int) -> _Seen:
+def _sample(output: Output, model: ModelRef, images: int) -> Seen:
     """Read the sample. Raises RecipeError as planning does."""
     job, storage = output.job, output.storage
     stored, strata = plan.load(storage, output.path) if output.planned else plan.EMPTY, Strata(images)
@@ -136,7 +149,8 @@ def _sample(output: Output, images: int) -> _Seen:
     seconds = time.monotonic() - began
     order = random.Random(SEED).sample(range(len(rows)), len(rows))
     table = pa.concat_tables(tables((rows[number] for number in order), schema))
-    return _Seen(rows=table, weighted=Weighted(strata.all, readings, order), strata=strata, seconds=seconds)
+    weighted = Weighted(strata.all, readings, order)
+    return Seen(model=model, rows=table, weighted=weighted, strata=strata, seconds=seconds)
 
 
 def _counted(units: Iterable[Unit], strata: Strata) -> pa.Schema:

@@ -225,3 +225,25 @@ def gpu_memory() -> int | None:
         return int(current_platform.get_device_total_memory())
 
     return optional("defaults that fit the GPU's memory", reach)
+
+
+def gpu_load() -> tuple[float, int] | None:
+    """How busy this process's first GPU is, 0 to 1, and the bytes in use on it; None if the driver does not tell.
+
+    vLLM brings its own binding of the driver's management library, so that no other one is needed.
+    """
+
+    def reach() -> tuple[float, int] | None:
+        from vllm.platforms import current_platform
+        from vllm.third_party import pynvml
+
+        if not current_platform.is_cuda():
+            return None
+        with suppress(pynvml.NVMLError, ValueError, IndexError):
+            pynvml.nvmlInit()
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(current_platform.device_id_to_physical_device_id(0))
+            busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
+            return float(busy), int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+        return None
+
+    return optional("how busy the GPU is", reach)

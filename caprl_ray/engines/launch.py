@@ -59,10 +59,12 @@ async def start(recipe: Recipe, model: ModelRef) -> Engine:
         return await EndpointEngine.start(recipe, model)
     from caprl_ray.engines.revival import Revival
 
-    return await Revival.begin(partial(_start_mortal, recipe, model), recipe.engine.stall_timeout_s)
+    return await Revival.begin(partial(start_mortal, recipe, model), recipe.engine.stall_timeout_s)
 
 
-async def _start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
+async def start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
+    """Start an engine of our own that nothing restarts. Raises SystemFailure if something of it does not fit,
+    EngineDied if its core died while it started."""
     if model.path == STUB:
         from caprl_ray.engines.stub import start_stub
 

@@ -22,6 +22,7 @@ from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.internals import CORE_DIED, core_died
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
+from caprl_ray.engines.sharing import starting_alone
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models import weights
 from caprl_ray.models.resolve import ModelRef
@@ -179,7 +180,8 @@ class VllmEngine:
             files = AutoTokenizer if recipe.text_only else AutoProcessor
             processor = files.from_pretrained(model.path, revision=model.revision)
             arguments = engine_arguments(recipe, model)
-            llm = _launched(arguments, reaper, chunked=not recipe.sampling.model_dump().get("stop"))
+            with starting_alone(recipe.replicas.gpus):
+                llm = _launched(arguments, reaper, chunked=not recipe.sampling.model_dump().get("stop"))
         # The libraries raise these for arguments and files. A core that dies while it starts is a RuntimeError.
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             sentence = f"model.source: {model.label} did not start ({_first_line(error)})"

@@ -24,12 +24,12 @@ def whole() -> str:
         section = facts.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             required = facts.is_required()
-            lines += ["", *_comment(str(section.__doc__).partition("\n")[0]), f"{'' if required else '#'}{name}:"]
+            lines += ["", *comment(str(section.__doc__).partition("\n")[0]), f"{'' if required else '#'}{name}:"]
             for field, described in section.model_fields.items():
-                lines += _comment(described.description or "", "  ")
+                lines += comment(described.description or "", "  ")
                 lines.append(f"  {'' if described.is_required() else '#'}{field}: {flow(_default(field, described))}")
         else:
-            lines += ["", *_comment(facts.description or ""), f"#{name}: {flow(facts.get_default())}"]
+            lines += ["", *comment(facts.description or ""), f"#{name}: {flow(facts.get_default())}"]
     return "\n".join([*lines, ""])
 
 
@@ -37,9 +37,9 @@ def section(name: str, values: Mapping[str, Any], comments: Comments) -> list[st
     """The lines of one section with comments."""
     lines = [f"{name}:"]
     for field, value in values.items():
-        lines += [line for text in comments.get(field, ()) for line in _comment(text, "  ")]
+        lines += [line for text in comments.get(field, ()) for line in comment(text, "  ")]
         lines.append(f"  {field}: {flow(value)}")
-    return [*lines, *(line for text in comments.get("", ()) for line in _comment(text, "  "))]
+    return [*lines, *(line for text in comments.get("", ()) for line in comment(text, "  "))]
 
 
 def described(name: str, field: str) -> str:
@@ -62,7 +62,8 @@ def _default(field: str, facts: FieldInfo) -> Any:
     return PLACEHOLDERS[field] if facts.is_required() else facts.get_default()
 
 
-def _comment(text: str, indent: str = "") -> list[str]:
+def comment(text: str, indent: str = "") -> list[str]:
+    """A text as lines of comments; one that begins with # stays one line."""
     if text.startswith("#"):
         return [indent + _escaped(text)]
     prefix = f"{indent}# "

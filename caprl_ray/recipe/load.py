@@ -1,7 +1,7 @@
 """Load a recipe from a YAML file and overrides, and check it. Every error is one sentence."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
 
@@ -23,10 +23,22 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
-    """Read a recipe file of a kind and apply `section.field=value` overrides, whose values are YAML.
+    """Read a recipe file of a kind and apply what follows it, in order: `section.field=value` overrides, whose values
+    are YAML, and YAML files of fields that override those before them.
 
-    Raises RecipeError if the file cannot be read, or for the first thing that is wrong.
+    Raises RecipeError if a file cannot be read, or for the first thing that is wrong.
     """
+    document = _read(path)
+    for override in overrides:
+        if is_file(override):
+            document = merged(document, _read(override))
+        else:
+            apply_override(document, override)
+    return parse_as(kind, document)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """The sections in a YAML file."""
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,9 +49,16 @@ def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R
         raise RecipeError(f"{path}: the recipe is not valid YAML ({_yaml_fault(error)}).") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
-    for override in overrides:
-        apply_override(document, override)
-    return parse_as(kind, document)
+    return document
+
+
+def merged(document: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data with the fields of another one over its own, also within mappings such as model.engine."""
+    both = dict(document)
+    for name, value in other.items():
+        own = both.get(name)
+        both[name] = merged(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return both
 
 
 def parse_storage(overrides: Sequence[str]) -> Storage:
@@ -77,6 +96,11 @@ def _yaml_fault(error: Exception) -> str:
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
+def is_file(text: str) -> bool:
+    """Whether a word behind a recipe is a file of fields that override it, not an override."""
+    return text.endswith((".yaml", ".yml")) and not is_override(text)
+
+
 def is_override(text: str) -> bool:
     """Whether a word of a command is an override, not a path that has a dot and an equals sign."""
     return text.partition(".")[0] in Recipe.model_fields and bool(re.match(r"\w+(\.\w+)+=", text))
@@ -88,7 +112,8 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):
         raise RecipeError(
-            f"{redacted(override)!r}: an override looks like section.field=value, for instance replicas.gpus=0."
+            f"{redacted(override)!r}: an override looks like section.field=value, for instance replicas.gpus=0, or is "
+            "a YAML file of such fields."
         )
     section = document
     for part in names[:-1]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from caprl_ray import plan
 from caprl_ray.caption.job import caption_job
+from caprl_ray.cli import parsed
 from caprl_ray.engines import internals
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.errors import RecipeError
@@ -232,9 +233,31 @@ def test_overrides_are_yaml_reach_nested_and_absent_sections_and_the_last_one_wi
     assert recipe.output.path == str(Path("key=value").absolute())
 
 
+def test_a_file_of_fields_goes_over_the_recipe_and_may_stand_among_overrides(tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned.yaml"
+    tuned.write_text("model: {engine: {max_num_seqs: 64, compilation_config: {mode: 3}}}\nreplicas: {gpus: 0.5}\n")
+    over = [
+        "model.engine.max_model_len=2048",
+        "model.engine.compilation_config.compile_mm_encoder=true",
+        "model.engine.max_num_seqs=8",
+        str(tuned),
+        "replicas.max=4",
+    ]
+    args = parsed(["plan", str(recipe_file(tmp_path)), *over[:1], "--json", *over[1:]])
+    assert args.overrides == over, "wherever it stands on the command line"
+    recipe = load(args.recipe, args.overrides)
+    joined = {"mode": 3, "compile_mm_encoder": True}
+    assert recipe.model.engine == {"max_model_len": 2048, "max_num_seqs": 64, "compilation_config": joined}
+    assert recipe.replicas.gpus == 0.5 and recipe.replicas.most == 4
+    assert recipe.model.source == "internlm/CapRL-3B", "the rest is the recipe's"
+
+
 @pytest.mark.parametrize(
     "override",
-    ["replicas.gpus", "gpus=0", "replicas.=0", ".gpus=0", "output.path.x=1", "replicas.gpus=[", "prepare.x=1"],
+    [
+        *("replicas.gpus", "gpus=0", "replicas.=0", ".gpus=0", "output.path.x=1", "replicas.gpus=[", "prepare.x=1"),
+        "absent/tuned.yaml",
+    ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str) -> None:
     with pytest.raises(RecipeError) as error:

@@ -1,0 +1,134 @@
+"""A replica that is measured: a captioner whose engine nothing restarts, and what it uses."""
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import psutil
+import ray
+
+from caprl_ray.caption.stage import Captioner
+from caprl_ray.commands.sample import SEED
+from caprl_ray.engines import concurrency, internals, launch
+from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, EngineDied, Picture
+from caprl_ray.errors import SystemFailure
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.recipe.turns import Turns
+
+SAMPLED_S = 1.0
+GREEDY: Mapping[str, Any] = {"temperature": 0.0, "n": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a replica has used since it was asked last: `gpu_busy` as a mean, 0 to 1, `gpu_bytes` at most, and
+    `host_bytes` now."""
+
+    gpu_busy: float | None
+    gpu_bytes: int | None
+    host_bytes: int
+
+
+class Measured(Captioner):
+    """One replica. If its engine dies, so does the measurement: a setting that needs to be restarted is none."""
+
+    def __init__(self, recipe: Recipe, model: ModelRef) -> None:
+        self._recipe = recipe
+        self._steered: _Steered | None = None
+        self._gpu: list[tuple[float, int]] = []
+        super().__init__(recipe, model, None)
+        self._started = time.monotonic()
+        if recipe.replicas.gpus:
+            threading.Thread(target=self._look, name="load", daemon=True).start()
+
+    def started(self) -> tuple[dict[str, Any], str]:
+        """The engine's arguments, and the id of this node. Raises SystemFailure if the engine has not started."""
+        if self._failure:
+            raise self._failure
+        return self.engine_arguments(), ray.get_runtime_context().get_node_id()
+
+    def greedily(self) -> None:
+        """Caption greedily from now on."""
+        assert self._steered
+        self._steered.greedy = True
+
+    def as_the_recipe(self, tokens: int) -> float:
+        """Caption as the recipe says from now on. Returns the seconds from the engine's start to its first caption, 0
+        without one.
+
+        The requests that fill the engine's places are cut to a random part of `tokens`, the mean of a caption. In the
+        middle of a run, captions have that much left. If all began whole, they would end in waves.
+        """
+        assert self._steered
+        places = int(self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(self._recipe))
+        self._steered.greedy, self._steered.filling, self._steered.tokens = False, places, tokens
+        return max(0.0, self._steered.first - self._started)
+
+    def load(self) -> Load:
+        """What was used since the last call."""
+        seen, self._gpu = self._gpu, []
+        return Load(
+            gpu_busy=fmean(busy for busy, _ in seen) if seen else None,
+            gpu_bytes=max(used for _, used in seen) if seen else None,
+            host_bytes=_host_bytes(),
+        )
+
+    def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
+        try:
+            return self._run(launch.start_mortal(recipe, model))
+        except EngineDied as error:  # while it started, most often for want of memory
+            raise SystemFailure(f"{error}.") from None
+
+    def _metered(self, recipe: Recipe) -> Any:
+        self._steered = _Steered(super()._metered(recipe))
+        return self._steered
+
+    def _look(self) -> None:
+        while load := internals.gpu_load():
+            self._gpu.append(load)
+            time.sleep(SAMPLED_S)
+
+
+class _Steered:
+    """An Engine that captions by another one, greedily or shorter where it is told to.
+
+    So many requests as `filling` are still cut to a random part of `tokens`. `first` is when the first caption was
+    there.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.greedy, self.filling, self.tokens, self.first = False, 0, 0, 0.0
+        self._engine, self._random = engine, random.Random(SEED)
+        self.control_tokens = engine.control_tokens
+
+    async def caption(
+        self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
+    ) -> Completion:
+        """Caption by the engine."""
+        if self.greedy:
+            completion = await self._engine.caption(picture, prompt, {**sampling, **GREEDY})
+        elif self.filling and self.tokens > 1 and not sampling:  # neither a self check nor a second try
+            self.filling -= 1
+            most = {"max_tokens": self._random.randint(1, self.tokens)}
+            completion = replace(
+                await self._engine.caption(picture, prompt, {**sampling, **most}), finish_reason="stop"
+            )  # no check may take it for truncated
+        else:
+            completion = await self._engine.caption(picture, prompt, sampling)
+        self.first = self.first or time.monotonic()
+        return completion
+
+
+def _host_bytes() -> int:
+    """The memory of this process and those below it. What several share, each has its part of."""
+    own, found = psutil.Process(), 0
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.Error):
+            found += process.memory_full_info().pss
+    return found

@@ -1,0 +1,144 @@
+"""`caprl-ray tune`: settings are measured by replicas of their own, and the fastest is written to be merged."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from caprl_ray import cli
+from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.engines.stub import EXIT
+from caprl_ray.models.resolve import ModelRef
+from caprl_ray.recipe.load import load
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.tune import settings
+from caprl_ray.tune.measuring import OutOfTime, failure
+
+# The stub answers through a process of its own, row by row, or at once.
+SLOW, FAST = ({"model": {"engine": {"distributed_executor_backend": name}}} for name in ("mp", "uni"))
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "fast": (FAST, ""),
+    "starts not": ({"quality": {"checks": {"nowhere:check": "keep"}}}, ""),
+    "dies": ({"prompt": {"user": EXIT}}, ""),
+    "other words": ({"prompt": {"user": "Other words."}}, "another prompt"),
+}
+
+
+def offered(recipe: Recipe, model: ModelRef, arguments: dict[str, Any]) -> list[settings.Setting]:
+    assert arguments == SLOW["model"]["engine"], "those of the engine that was measured"
+    return [
+        settings.Setting(
+            name=name,
+            knobs=frozenset([name]),
+            changes=changes,
+            recipe=settings.with_changes(recipe, changes),
+            captions=("prompt.user",) if note else (),
+            note=note,
+        )
+        for name, (changes, note) in OTHERS.items()
+    ]
+
+
+def questions() -> str:
+    """A recipe that scores: of two questions about each of half of the images, other words answer one."""
+    names = sorted(path.name for path in Path("images/files").iterdir())[::2]
+    rows = [
+        {"key": name, "question": f"Which: {right}?", "choices": [right, "nothing of it"], "answer": right}
+        for name in names
+        for right in ("rgb", "image this")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), "questions.parquet")
+    score = {"questions": ["questions.parquet"], "join": "key", "rotations": 1}
+    document = {"input": {"paths": ["-"]}, "output": {"path": "-"}, "score": score}
+    Path("s.yaml").write_text(yaml.safe_dump(document | {"model": {"source": "stub"}, "replicas": {"gpus": 0}}))
+    return "s.yaml"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "offered", offered)
+    monkeypatch.chdir(tmp_path)
+    render_dataset(tmp_path / "images", 80)
+    document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out") | {"prepare": {"max_pixels": 20_000}}
+    Path("r.yaml").write_text(yaml.safe_dump(document | {"model": {"source": "stub", **SLOW["model"]}}))
+    command = ["tune", "r.yaml", "--minutes", "5", "--seconds", "1", "--gpu-hours-price", "2", "--json"]
+    command[2:2] = ["--score", questions()]
+    assert cli.main(command) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    rows = {row["setting"]: row for row in found["settings"]}
+    assert rows.keys() == {"the recipe", *OTHERS} and found["not_measured"] == []
+    fast, recipe = rows["fast"], rows["the recipe"]
+    assert found["best"] == "fast" and found["confirmed"] and fast["faster"] and fast["gain_low"] > 1
+    assert fast["gain"] == pytest.approx(fast["images_s"] / recipe["images_s"])
+    assert fast["per_million"] == pytest.approx(2 * 1e6 / fast["images_s"] / 3600)
+    assert (fast["equal"], fast["compared"]) == (40, 40) and recipe["images_s"] < 1 / 0.005
+    assert fast["memory_bytes"] > 2**20 and fast["gpu_busy"] is None and fast["first_caption_s"] >= fast["start_s"]
+    assert "nowhere" in rows["starts not"]["failure"] and rows["dies"]["failure"] == "its process died"
+    assert rows["dies"]["images_s"] is None and rows["other words"]["failure"] == ""
+    assert rows["other words"]["may_change"] and rows["other words"]["equal"] == 0
+    assert (recipe["score"], rows["other words"]["score"], fast["score"]) == (1.0, 0.5, None), "of what may change"
+    assert not (tmp_path / "out").exists(), "of captions nothing is left"
+
+    assert load("r.yaml", ["r-tune/tuned.yaml"]).model.engine == FAST["model"]["engine"]
+    assert cli.main(["plan", "r.yaml", "r-tune/tuned.yaml"]) == 0
+    text = Path("r-tune/tuned.yaml").read_text()
+    assert yaml.safe_load(text) == FAST and "80 images" not in text and "#prompt:" in text
+
+    (one,) = (path for path in Path("r-tune/measured").iterdir() if '"dies"' in path.read_text())
+    one.unlink()
+    capsys.readouterr()
+    assert cli.main([*command[:-1]]) == 0
+    again = capsys.readouterr()
+    new = [line for line in again.err.splitlines() if "(from before)" not in line and "there is time" not in line]
+    assert len(new) == 1 and "dies: its process died" in new[0]
+    assert "fastest: fast: images/s +" in again.out and f"starts not  {rows['starts not']['failure']}" in again.out
+
+    assert cli.main([*command, "prompt.user=Another prompt."]) == 2
+    assert "r-tune was measured under other conditions (prompt.user)" in capsys.readouterr().err
+
+
+def test_what_cannot_be_tuned_is_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    Path("r.yaml").write_text("input: {paths: [images]}\noutput: {path: out}\n")
+    for wrong, said in (
+        (["replicas.gpus=64", "model.engine.tensor_parallel_size=64"], "replicas.gpus: 64 for a replica, but this"),
+        (["model.endpoint=http://127.0.0.1:9/v1"], "model.endpoint: tune measures engines of this job"),
+        (["--minutes", "0"], "--minutes: 0 is not allowed"),
+        (["--minutes", "nan"], "--minutes: nan is not allowed"),
+        (["--gpu-hours-price", "-1"], "--gpu-hours-price: -1 is no price"),
+    ):
+        assert cli.main(["tune", "r.yaml", *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path("r-tune").exists()
+
+
+def test_only_what_says_something_of_a_setting_is_a_failure_of_it() -> None:
+    assert failure(OutOfTime(), 90) == "not measured within 90 s"
+    assert failure(ZeroDivisionError(), 90) is None, "a fault of this program is raised"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_settings_of_the_real_engine_write_what_the_recipe_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    render_dataset(tmp_path / "images", 300)
+    Path("r.yaml").write_text(yaml.safe_dump(demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")))
+    assert cli.main(["tune", "r.yaml", "--minutes", "4", "--seconds", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    measured = [row for row in found["settings"] if not row["failure"]]
+    assert len(measured) >= 2
+    for row in measured:
+        assert row["images_s"] > 1 and row["tokens_s"] > row["images_s"]
+        assert row["may_change"] or row["equal"] == row["compared"] == 64
