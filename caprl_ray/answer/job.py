@@ -36,6 +36,7 @@ def score_job(recipe: ScoreRecipe) -> tuple[Job, Questions]:
     launch.check_engine(recipe)
     captions.check_common(found, questions, storage)
     model = resolve(recipe)
+    launch.check_on_cpu(recipe, model)
     if recipe.score.mode != "prism":
         launch.check_goes_on(recipe, model)
     settings = recipe.model

@@ -25,6 +25,7 @@ def caption_job(recipe: Recipe) -> Job:
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     model = resolve(recipe)
+    launch.check_on_cpu(recipe, model)
     settings = recipe.model
     return Job(
         name="caption",

@@ -37,6 +37,24 @@ def check_engine(recipe: Recipe) -> None:
         raise RecipeError(f"model.source: {recipe.model.source} needs an engine, {NO_ENGINE}")
 
 
+# Models of which vLLM asks a CPU for the architecture of their language model, and its name.
+TEXT_ARCHITECTURES = {"qwen3_vl": "Qwen3ForCausalLM"}
+
+
+def check_on_cpu(recipe: Recipe, model: ModelRef) -> None:
+    """Raise RecipeError for a model whose published config.json lacks what vLLM needs on a CPU, and only there."""
+    name = TEXT_ARCHITECTURES.get(str(model.config.get("model_type")))
+    given = (recipe.model.engine.get("hf_overrides") or {}, model.config)
+    if name is None or not computes_on_cpu(recipe):
+        return
+    if not any((one.get("text_config") or {}).get("architectures") for one in given):
+        raise RecipeError(
+            f"model.source: on a CPU vLLM starts {recipe.model.source} only if it is told the architecture of the "
+            "language model, which its config.json does not name; add 'model.engine.hf_overrides="
+            f"{{text_config: {{architectures: [{name}]}}}}', or give replicas.gpus."
+        )
+
+
 def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
     """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, SystemFailure if it does
     not answer."""
