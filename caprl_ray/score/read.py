@@ -108,18 +108,20 @@ def _documents(path: str, content: bytes) -> Iterator[Any]:
         raise RecipeError(f"{path}: is UTF-16; write it as UTF-8.")
     content = content.removeprefix(BOM_UTF8)
     if content.lstrip()[:1] == b"[":
-        yield from _loaded(path, content, "it is not valid JSON")
+        yield from _loaded(path, content)
         return
     for number, line in enumerate(content.splitlines()):
         if line.strip():
-            yield _loaded(path, line, f"line {number + 1} is not valid JSON")
+            yield _loaded(path, line, number)
 
 
-def _loaded(path: str, content: bytes, fault: str) -> Any:
+def _loaded(path: str, content: bytes, before: int = 0) -> Any:
+    """A JSON value. `before` is the number of lines before it in the file."""
     try:
         return json.loads(content)
-    except (ValueError, RecursionError):
-        raise RecipeError(f"{path}: {fault}; give parquet, a JSON list or JSON lines.") from None
+    except (ValueError, RecursionError) as error:
+        line = before + getattr(error, "lineno", 1)
+        raise RecipeError(f"{path}: line {line} is not valid JSON; give parquet, a JSON list or JSON lines.") from None
 
 
 _FIELDS = ("image", "reward_model", "prompt", "question", "choices", "answer", "metric", "benchmark", "question_id")

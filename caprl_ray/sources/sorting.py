@@ -92,7 +92,8 @@ class Sorting:
         return next((kind for kind, takes in self._takes.items() if takes(item.stored)), None)
 
     def _is_hidden(self, item: Found) -> bool:
-        return item.hidden_table and self._takes["parquet"](item.stored)
+        tables = (self._takes[kind] for kind in ("parquet", MANIFEST) if kind in self._takes)
+        return item.hidden_table and any(takes(item.stored) for takes in tables)
 
     def _mixed(self, item: Found, kind: str) -> RecipeError:
         return RecipeError(
