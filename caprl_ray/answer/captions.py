@@ -56,7 +56,8 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
         raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
     names = _columns(storage, ours) if ours else _first_columns(recipe)
     stored, settings = recipe.score.column or _joining(recipe.score.join, names, own=bool(ours)), recipe.input
-    rename = {name: RENAMED[name] for name in RENAMED if name in names} | settings.rename
+    clashing = (name for name in RENAMED if name in names and settings.columns.keeps(name))
+    rename = {name: RENAMED[name] for name in clashing} | settings.rename
     update: dict[str, Any] = {"rename": rename}
     if ours:
         own = [name for name in clashes(names, SCORE) if name not in rename]

@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import STUB, ModelRef
 from caprl_ray.recipe.sections import Recipe
 
@@ -56,14 +56,25 @@ def check_on_cpu(recipe: Recipe, model: ModelRef) -> None:
 
 
 def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
-    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, SystemFailure if it does
-    not answer."""
+    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, or does not do it;
+    SystemFailure if it does not answer."""
     if recipe.model.endpoint:
-        from caprl_ray.engines.endpoint import EndpointEngine
-        from caprl_ray.engines.text_requests import NO_PREFILL
+        asyncio.run(_check_service(recipe, model))
 
-        if not asyncio.run(EndpointEngine.start(recipe, model)).goes_on:
-            raise RecipeError(NO_PREFILL)
+
+async def _check_service(recipe: Recipe, model: ModelRef) -> None:
+    from caprl_ray.engines.endpoint import EndpointEngine
+    from caprl_ray.engines.text_requests import NO_PREFILL, TRIAL, ignored
+
+    engine = await EndpointEngine.start(recipe, model)
+    if not engine.goes_on:
+        raise RecipeError(NO_PREFILL)
+    try:
+        said = (await engine.caption(None, TRIAL, {"temperature": 0.0})).text
+    except RowFailure as failure:
+        raise RecipeError(ignored(str(failure))) from None
+    if said.strip() not in TRIAL.choices:
+        raise RecipeError(ignored(repr(said[:60])))
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:
