@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caprl_ray import sources
+from caprl_ray import plan, sources
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import again, fence, lease
@@ -54,7 +54,7 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
         raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
-    names = _columns(storage, ours) if ours else _first_columns(recipe)
+    names = _columns(storage, ours) if ours else _names(recipe, storage)
     stored, settings = recipe.score.column or _joining(recipe.score.join, names, own=bool(ours)), recipe.input
     clashing = (name for name in RENAMED if name in names and settings.columns.keeps(name))
     rename = {name: RENAMED[name] for name in clashing} | settings.rename
@@ -184,15 +184,34 @@ def _line_values(storage: Storage, stored: Stored, column: str) -> Iterator[obje
         yield from (row.values.get(column) for row in Manifest(stream, stored.path).rows())
 
 
-def _first_columns(recipe: ScoreRecipe) -> list[str]:
-    """The columns of the first file of captions; none if it cannot be read, which planning finds."""
-    access = Access.of(recipe, images=False)
-    with suppress(pa.ArrowException, OSError, NoManifest, TarDamaged):
-        for kind, found in sources.objects(access):
-            with access.storage.open(found.stored) as stream:
-                if kind == "parquet":
-                    return list(pq.read_schema(stream).names)
-                manifest = Manifest(stream, found.stored.path)
-                first = islice(manifest.rows(), ROWS_LOOKED_AT)
-                return list(dict.fromkeys(manifest.names or [name for row in first for name in row.values]))
+def _names(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+    """The columns of the first file of captions that can be read, and those that are planned under another name: they
+    keep it, whatever the files are now."""
+    planned = plan.load(storage, recipe.output.path).columns.names
+    return [*_first_columns(recipe, storage), *(name for name, renamed in RENAMED.items() if renamed in planned)]
+
+
+def _first_columns(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+    columns = {"parquet": _parquet_columns, "manifest": _line_columns}
+    for kind, found in sources.objects(Access.of(recipe, images=False)):
+        try:
+            return columns[kind](storage, found.stored)
+        except (pa.ArrowException, NoManifest, TarDamaged):
+            continue  # planning finds it
+        except OSError as error:
+            if error.errno is None:  # of pyarrow: the file is damaged
+                continue
+            raise SystemFailure(f"input.paths: {found.stored.path} cannot be read ({error.strerror}).") from None
     return []
+
+
+def _parquet_columns(storage: Storage, stored: Stored) -> list[str]:
+    with storage.open(stored) as stream:
+        return list(pq.read_schema(stream).names)
+
+
+def _line_columns(storage: Storage, stored: Stored) -> list[str]:
+    with storage.open(stored) as stream:
+        manifest = Manifest(stream, stored.path)
+        first = islice(manifest.rows(), ROWS_LOOKED_AT)
+        return list(dict.fromkeys(manifest.names or [name for row in first for name in row.values]))

@@ -25,7 +25,7 @@ class Sorting:
         self, path: str, items: Iterator[Found | Passed], takes: Takes, wanted: str | None, known: str | None
     ) -> None:
         self._path = path
-        # Folders of images often hold a list of them.
+        # Folders of images often hold a list of them, which counts only for a job that reads no images.
         asked = manifest_text.named(path) or MANIFEST in (wanted, known) or "files" not in takes
         self._takes = {kind: rule for kind, rule in takes.items() if asked or kind != MANIFEST}
         self._kinds = " or ".join(takes)
