@@ -122,6 +122,7 @@ def internvl(folder: Path) -> Path:
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=256,
+        tie_word_embeddings=False,
     )
     _save(InternVLForConditionalGeneration, config, tokenizer, INTERNVL_PROCESSOR, folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
