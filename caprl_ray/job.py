@@ -28,8 +28,8 @@ class Job:
         codes: failure codes of its stages and their meanings.
         stages: turns rows as they were read into finished or failed rows, and reports each batch to the counter actor
             (watch/counter.py).
-        needs_image: whether rows carry an image. If so, a row without one is a failed row. If not, only parquet can
-            be the input.
+        needs_image: whether rows carry an image. If so, a row without one is a failed row. If not, only parquet and
+            manifests can be the input.
         has_replicas: whether a stage runs replicas. If so, the run ends when no replica starts within
             `replicas.wait_s`.
         readers: further pools of replicas, as recipes, by the section of the recipe that describes them.

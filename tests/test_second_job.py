@@ -133,8 +133,8 @@ def test_an_output_takes_the_rows_of_one_job_only(tmp_path: Path) -> None:
         pipeline.run(letters(recipe))
 
 
-def test_a_job_without_images_reads_parquet_only(tmp_path: Path) -> None:
+def test_a_job_without_images_reads_rows_only(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     recipe = parse({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}})
-    with pytest.raises(RecipeError, match="holds files; this job reads the rows of parquet files"):
+    with pytest.raises(RecipeError, match="holds no file named like parquet or JSON lines"):
         pipeline.run(letters(recipe))

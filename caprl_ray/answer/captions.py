@@ -1,11 +1,16 @@
-"""The captions of a scoring run: the output of a caption run, or parquet; and what joins them with questions."""
+"""The captions of a scoring run: the output of a caption run, parquet, or JSON lines; and what joins them with
+questions."""
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from caprl_ray import plan, sources
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import again, fence, lease
@@ -16,17 +21,24 @@ from caprl_ray.output.where import output_schema
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.schema import clashes
 from caprl_ray.score.questions import Questions, joined
-from caprl_ray.storage import Listed, Storage, Stored, join
+from caprl_ray.sources.manifest_text import Manifest, NoManifest
+from caprl_ray.sources.source import Access
+from caprl_ray.sources.tape import TarDamaged
+from caprl_ray.storage import Storage, Stored, join
 
-# A caption run's own columns that stay, under names that this output does not need for itself.
+# Columns, of a caption run above all, that stay under names that this output does not need for itself.
 RENAMED = {"id": "image_id", "key": "image_key", "source": "image_source", "sha256": "image_sha256"}
 SHOWN = 3  # keys in a message
 ROWS_AT_ONCE = 8192
+ROWS_LOOKED_AT = 64  # of JSON lines, for their columns
+# Where captions have what a join compares, the likeliest first. Our JSON lines have the key of an image in `image`.
+COLUMNS = {"path": ("path", "image"), "key": ("key", "image")}
+OWN_COLUMNS = {"path": "key"}  # of a caption run's output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """A recipe whose input names parquet, and where it has what joins captions and questions.
+    """A recipe whose input names parquet or JSON lines, and where it has what joins captions and questions.
 
     `stored` is the column in the input, `column` the same under its name in rows.
     """
@@ -42,25 +54,37 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
         raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
-    stored = recipe.score.column or ({"path": "key"}.get(recipe.score.join) if ours else None) or recipe.score.join
-    settings = recipe.input
+    names = _columns(storage, ours) if ours else _names(recipe, storage)
+    stored, settings = recipe.score.column or _joining(recipe.score.join, names, own=bool(ours)), recipe.input
+    clashing = (name for name in RENAMED if name in names and settings.columns.keeps(name))
+    rename = {name: RENAMED[name] for name in clashing} | settings.rename
+    update: dict[str, Any] = {"rename": rename}
     if ours:
-        names = _columns(storage, ours)
-        rename = {name: RENAMED[name] for name in RENAMED if name in names} | settings.rename
         own = [name for name in clashes(names, SCORE) if name not in rename]
         columns = settings.columns.model_copy(update={"drop": [*settings.columns.drop, *own]})
-        update = {"paths": paths, "rename": rename, "columns": columns, "kind": "parquet"}
-        settings = settings.model_copy(update=update)
+        update |= {"paths": paths, "columns": columns, "kind": "parquet"}
+    settings = settings.model_copy(update=update)
     column = settings.rename.get(stored, stored)
     return Captions(recipe=recipe.model_copy(update={"input": settings}), stored=stored, column=column)
 
 
+def _joining(join: str, names: Collection[str], *, own: bool) -> str:
+    """The column of captions that a join compares."""
+    if own:
+        return OWN_COLUMNS.get(join, join)
+    return next((name for name in COLUMNS.get(join, ()) if name in names), join)
+
+
 def check_columns(captions: Captions, names: Collection[str]) -> None:
     """Raise RecipeError if the captions lack a column. `names` are the columns of all rows."""
-    there = ", ".join(names) or "none"
+    there = ", ".join(names)
+    if not names:
+        raise RecipeError("input.paths: the captions have no rows; give other files, or write these again.")
     for field, name in (("score.caption", captions.recipe.score.caption), ("score.column", captions.column)):
         if name not in names:
-            raise RecipeError(f"{field}: the captions have no column {name}; they have {there}.")
+            llava = "; for captions alone, export with --to jsonl and without --form llava"
+            llava = llava if "conversations" in names else ""
+            raise RecipeError(f"{field}: the captions have no column {name}; they have {there}{llava}.")
 
 
 def check_common(captions: Captions, questions: Questions, storage: Storage) -> None:
@@ -129,13 +153,6 @@ def _refuse_unfinished(storage: Storage, path: str) -> None:
         raise RecipeError(f"input.paths: {path} has {twice:,} rows twice; caprl-ray verify --repair removes them.")
 
 
-def _objects(storage: Storage, paths: Collection[str]) -> Iterator[Stored]:
-    for path in paths:
-        for item in storage.find(storage.wanted(path)):
-            if isinstance(item, Listed) and item.stored.path.endswith(".parquet"):
-                yield item.stored
-
-
 def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
     """The columns of caption runs' outputs. Objects of an older version may lack some."""
     names = dict.fromkeys(name for output in outputs for name in output_schema(storage, output).names)
@@ -146,13 +163,55 @@ def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
 
 def _keys(captions: Captions, storage: Storage) -> Iterator[object]:
     """Every value of the column that joins; none of a file that cannot be read, which planning finds."""
-    for stored in _objects(storage, captions.recipe.input.paths):
+    values = {"parquet": _parquet_values, "manifest": _line_values}
+    for kind, found in sources.objects(Access.of(captions.recipe, images=False)):
+        with suppress(pa.ArrowException, OSError, NoManifest, TarDamaged):
+            for value in values[kind](storage, found.stored, captions.stored):
+                if value is not None:
+                    yield value
+
+
+def _parquet_values(storage: Storage, stored: Stored, column: str) -> Iterator[object]:
+    with storage.open(stored) as stream:
+        file = pq.ParquetFile(stream)
+        if column in file.schema_arrow.names:  # if not, it is said when all columns are planned
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
+                yield from batch.column(0).to_pylist()
+
+
+def _line_values(storage: Storage, stored: Stored, column: str) -> Iterator[object]:
+    with storage.open(stored) as stream:
+        yield from (row.values.get(column) for row in Manifest(stream, stored.path).rows())
+
+
+def _names(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+    """The columns of the first file of captions that can be read, and those that are planned under another name: they
+    keep it, whatever the files are now."""
+    planned = plan.load(storage, recipe.output.path).columns.names
+    return [*_first_columns(recipe, storage), *(name for name, renamed in RENAMED.items() if renamed in planned)]
+
+
+def _first_columns(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+    columns = {"parquet": _parquet_columns, "manifest": _line_columns}
+    for kind, found in sources.objects(Access.of(recipe, images=False)):
         try:
-            with storage.open(stored) as stream:
-                file = pq.ParquetFile(stream)
-                if captions.stored not in file.schema_arrow.names:
-                    return  # said when all columns are planned
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=[captions.stored]):
-                    yield from (value for value in batch.column(0).to_pylist() if value is not None)
-        except (pa.ArrowException, OSError):
-            continue
+            return columns[kind](storage, found.stored)
+        except (pa.ArrowException, NoManifest, TarDamaged):
+            continue  # planning finds it
+        except OSError as error:
+            if error.errno is None:  # of pyarrow: the file is damaged
+                continue
+            raise SystemFailure(f"input.paths: {found.stored.path} cannot be read ({error.strerror}).") from None
+    return []
+
+
+def _parquet_columns(storage: Storage, stored: Stored) -> list[str]:
+    with storage.open(stored) as stream:
+        return list(pq.read_schema(stream).names)
+
+
+def _line_columns(storage: Storage, stored: Stored) -> list[str]:
+    with storage.open(stored) as stream:
+        manifest = Manifest(stream, stored.path)
+        first = islice(manifest.rows(), ROWS_LOOKED_AT)
+        return list(dict.fromkeys(manifest.names or [name for row in first for name in row.values]))

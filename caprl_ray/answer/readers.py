@@ -45,6 +45,7 @@ def resolved(recipe: ScoreRecipe) -> ModelRef:
     """The readers' model. Raises RecipeError and SystemFailure as `resolve` does, and for a service that cannot go on
     from the beginning of an answer."""
     model = resolve(recipe)
+    launch.check_on_cpu(recipe, model)
     if recipe.score.mode != "prism":
         launch.check_goes_on(recipe, model)
     return model

@@ -69,8 +69,10 @@ def asked(storage: Storage, path: str) -> Mapping[str, Any]:
         run = read_run(storage, path)
     except OSError as error:
         raise SystemFailure(f"--against: {path} cannot be read ({error.strerror}).") from None
-    if run is None or stored_job(run)["name"] != "score":
-        raise RecipeError(f"--against: {path} is not the output of a scoring run.")
+    if run is None:
+        raise RecipeError(f"--against: {path} is not the output of a scoring run: it has no run.json.")
+    if (name := stored_job(run)["name"]) != "score":
+        raise RecipeError(f"--against: {path} is not the output of a scoring run: it holds the rows of the job {name}.")
     fields: Mapping[str, Any] = run.get("fingerprint") or {}
     return fields
 

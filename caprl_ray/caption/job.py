@@ -34,6 +34,7 @@ def caption_job(recipe: Recipe) -> Job:
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     model = resolve(recipe)
+    launch.check_on_cpu(recipe, model)
     job = Job(
         name="caption",
         done="captioned",

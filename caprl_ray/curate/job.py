@@ -33,6 +33,7 @@ def curate_job(recipe: CurateRecipe) -> Job:
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
     questioner, answering = resolve(recipe), recipe.answering
+    launch.check_on_cpu(recipe, questioner)
     answerer = _answerer(answering)
     _refuse_other_sizes(questioner, answerer)
     return Job(
@@ -101,6 +102,7 @@ def _answerer(answering: Recipe) -> ModelRef:
     try:
         launch.check_engine(answering)
         model = resolve(answering)
+        launch.check_on_cpu(answering, model)
         launch.check_goes_on(answering, model)
         return model
     except CaprlError as error:

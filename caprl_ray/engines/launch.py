@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
 from caprl_ray.models.resolve import STUB, ModelRef
 from caprl_ray.recipe.sections import Recipe
 
@@ -37,15 +37,44 @@ def check_engine(recipe: Recipe) -> None:
         raise RecipeError(f"model.source: {recipe.model.source} needs an engine, {NO_ENGINE}")
 
 
-def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
-    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, SystemFailure if it does
-    not answer."""
-    if recipe.model.endpoint:
-        from caprl_ray.engines.endpoint import EndpointEngine
-        from caprl_ray.engines.turn_requests import NO_PREFILL
+# Models of which vLLM asks a CPU for the architecture of their language model, and its name.
+TEXT_ARCHITECTURES = {"qwen3_vl": "Qwen3ForCausalLM"}
 
-        if not asyncio.run(EndpointEngine.start(recipe, model)).goes_on:
-            raise RecipeError(NO_PREFILL)
+
+def check_on_cpu(recipe: Recipe, model: ModelRef) -> None:
+    """Raise RecipeError for a model whose published config.json lacks what vLLM needs on a CPU, and only there."""
+    name = TEXT_ARCHITECTURES.get(str(model.config.get("model_type")))
+    given = (recipe.model.engine.get("hf_overrides") or {}, model.config)
+    if name is None or not computes_on_cpu(recipe):
+        return
+    if not any((one.get("text_config") or {}).get("architectures") for one in given):
+        raise RecipeError(
+            f"model.source: on a CPU vLLM starts {recipe.model.source} only if it is told the architecture of the "
+            "language model, which its config.json does not name; add 'model.engine.hf_overrides="
+            f"{{text_config: {{architectures: [{name}]}}}}', or give replicas.gpus."
+        )
+
+
+def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
+    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, or does not do it;
+    SystemFailure if it does not answer."""
+    if recipe.model.endpoint:
+        asyncio.run(_check_service(recipe, model))
+
+
+async def _check_service(recipe: Recipe, model: ModelRef) -> None:
+    from caprl_ray.engines.endpoint import EndpointEngine
+    from caprl_ray.engines.turn_requests import NO_PREFILL, TRIAL, ignored
+
+    engine = await EndpointEngine.start(recipe, model)
+    if not engine.goes_on:
+        raise RecipeError(NO_PREFILL)
+    try:
+        said = (await engine.caption(None, TRIAL, {"temperature": 0.0})).text
+    except RowFailure as failure:
+        raise RecipeError(ignored(str(failure))) from None
+    if said.strip() not in TRIAL.choices:
+        raise RecipeError(ignored(repr(said[:60])))
 
 
 async def start(recipe: Recipe, model: ModelRef) -> Engine:

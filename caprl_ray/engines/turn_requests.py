@@ -14,7 +14,17 @@ NO_PREFILL = (
     "model.endpoint: this service is not vLLM, and no other is known to go on from the beginning of an answer, which "
     "scoring needs; serve the model by vllm serve, or give model.source without an endpoint."
 )
+TRIAL = Turns(user="Which letter comes first?", begin="The answer is", choices=("A", "B"))
 CHOICE_TOKENS = 4  # a space may be a token of its own; nothing but a choice can be answered
+
+
+def ignored(said: str) -> str:
+    """The sentence for a service that calls itself vLLM and does not go on with a letter. `said` is its answer."""
+    return (
+        f"model.endpoint: this service was asked to go on with the letter A or B, and answered {said}: it, or what is "
+        "between, drops vLLM's continue_final_message or structured_outputs; reach a newer vllm serve itself, or give "
+        "model.source without an endpoint."
+    )
 
 
 class Part(BaseModel):

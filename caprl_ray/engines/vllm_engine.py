@@ -75,9 +75,7 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         "max_model_len": min(DEFAULT_CONTEXT, model.context or DEFAULT_CONTEXT),
         **COMMON,
     }
-    if model.size_rule.factor:
-        # The engine's processor has the same limits as prepare, so it leaves every prepared image as it is.
-        limits = {"min_pixels": model.size_rule.min_pixels, "max_pixels": model.size_rule.max_pixels}
+    if limits := model.size_rule.engine_limits():
         arguments["mm_processor_kwargs"] = limits
     if recipe.several or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
         arguments["enable_prefix_caching"] = True

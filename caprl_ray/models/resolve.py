@@ -13,6 +13,7 @@ from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.models import hub, local, weights
 from caprl_ray.models.weights import StoredModel
 from caprl_ray.prepare.sizes import SizeRule, size_rule
+from caprl_ray.prepare.tiles import OWN_CODE, tile_rule
 from caprl_ray.recipe.model import Model
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
@@ -87,6 +88,11 @@ def resolve(recipe: Recipe) -> ModelRef:
     config = _configuration(stored or path, revision, "config.json")
     if config is None:
         raise RecipeError(f"model.source: {source} has no config.json, so it is not a model folder.")
+    if config.get("model_type") == OWN_CODE:
+        raise RecipeError(
+            f"model.source: {source} is an InternVL with code of its own, which is not run here; give its version in "
+            "the layout of transformers, such as OpenGVLab/InternVL3_5-8B-HF, or serve it and give model.endpoint."
+        )
     processor = _processor(stored or path, revision)
     if recipe.text_only:
         _refuse_no_language_model(source, config)
@@ -96,17 +102,16 @@ def resolve(recipe: Recipe) -> ModelRef:
     _check_weights(recipe, stored or path)
     if label == source and source != EMBEDDED:  # a folder
         label = f"{source}@{local.digest(Path(path))[:12]}"
-    rule = _size_rule(recipe, processor)
+    rule = _size_rule(recipe, processor, config)
     return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=rule, stored=stored)
 
 
 def _refuse_no_language_model(source: str, config: dict[str, Any]) -> None:
     """Raise RecipeError for a model that cannot write, such as a vision tower alone."""
     names = [str(name) for name in config.get("architectures") or ()]
-    if names and not any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names):
-        raise RecipeError(
-            f"model.source: {source} is not a language model ({names[0]}), so it cannot answer questions."
-        )
+    if not any(name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in names):
+        said = names[0] if names else "config.json names no architecture"
+        raise RecipeError(f"model.source: {source} is not a language model ({said}), so it cannot answer questions.")
 
 
 def _commit(source: str, revision: str) -> str:
@@ -181,7 +186,7 @@ def _served(recipe: Recipe) -> ModelRef:
         revision=None,
         label=f"endpoint:{name}",
         config=config,
-        size_rule=_size_rule(recipe, processor),
+        size_rule=_size_rule(recipe, processor, config),
         control_tokens=control_tokens,
     )
 
@@ -199,8 +204,10 @@ def _served_files(path: str, revision: str | None) -> tuple[dict[str, Any], dict
     return config or {}, processor or {}, tuple(token["content"] for token in tokenizer.get("added_tokens", ()))
 
 
-def _size_rule(recipe: Recipe, processor: dict[str, Any]) -> SizeRule:
-    return size_rule(processor, min_pixels=recipe.prepare.min_pixels, max_pixels=recipe.prepare.max_pixels)
+def _size_rule(recipe: Recipe, processor: dict[str, Any], config: dict[str, Any]) -> SizeRule:
+    low, high = recipe.prepare.min_pixels, recipe.prepare.max_pixels
+    tiles = tile_rule(config, processor, min_pixels=low, max_pixels=high)
+    return tiles or size_rule(processor, min_pixels=low, max_pixels=high)
 
 
 def _processor(place: str | StoredModel, revision: str | None) -> dict[str, Any] | None:
@@ -235,5 +242,5 @@ def _content(place: str | StoredModel, revision: str | None, name: str) -> bytes
 def _stub(recipe: Recipe) -> ModelRef:
     if os.environ.get(ALLOW_STUB) != "1":
         raise RecipeError(f"model.source: stub writes no real captions; it is for tests, which set {ALLOW_STUB}=1.")
-    rule = _size_rule(recipe, {"image_processor_type": "Qwen2VLImageProcessor"})
+    rule = _size_rule(recipe, {"image_processor_type": "Qwen2VLImageProcessor"}, {})
     return ModelRef(path=STUB, revision=None, label=STUB, config={}, size_rule=rule)

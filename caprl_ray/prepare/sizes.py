@@ -75,6 +75,10 @@ class SizeRule:
                 return size
         return first
 
+    def engine_limits(self) -> dict[str, Any]:
+        """Arguments of the engine's image processor with which it leaves every image of this rule as it is."""
+        return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels} if self.factor else {}
+
     def _rounded(self, width: int, height: int, factor: int) -> tuple[int, int]:
         """`smart_resize`. Python's round is half to even, there and here."""
         rounded_width = round(width / factor) * factor

@@ -129,7 +129,9 @@ def without_twins(questions: Iterator[tuple[str, Question]]) -> Iterator[Questio
     for place, one in questions:
         key = blake2b(f"{one.benchmark}\0{one.image}\0{one.id}".encode(), digest_size=12).digest()
         if key in seen:
-            raise RecipeError(f"{place}: the question {one.id[:80]!r} was there before; remove one of them.")
+            raise RecipeError(
+                f"{place}: the question {one.id[:80]!r} stands before it, in this file or in one before; remove one."
+            )
         seen.add(key)
         yield one
 

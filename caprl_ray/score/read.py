@@ -1,6 +1,7 @@
 """Read question files: parquet, JSON and JSON lines. Every fault is one sentence with the file and the row."""
 
 import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from caprl_ray.recipe.score import QuestionFile, Score
 from caprl_ray.score import formats, paper
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions, joined, without_twins
+from caprl_ray.sources.unpacked import LONGEST_MAGIC, compression
 from caprl_ray.storage import Storage, Stored
 
 MOST_JSON = 512 * 2**20  # bytes of a JSON file, which is read as a whole
@@ -91,7 +93,9 @@ def _parquet(path: str, stream: Any, join: str) -> Iterator[tuple[int, Format, M
             for row in batch.to_pylist():
                 yield number, form, row
                 number += 1
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):  # of the storage, not of pyarrow
+            raise
         raise RecipeError(f"{path}: is not a parquet file that can be read; write it again.") from None
 
 
@@ -106,19 +110,26 @@ def _json(storage: Storage, stored: Stored, join: str) -> Iterator[tuple[int, Fo
 
 def _documents(path: str, content: bytes) -> Iterator[Any]:
     """The entries of a JSON list, or of JSON lines."""
+    if packed := compression(content[:LONGEST_MAGIC]):
+        raise RecipeError(f"{path}: is compressed ({packed}); unpack it, or write the questions as parquet.")
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise RecipeError(f"{path}: is UTF-16; write it as UTF-8.")
+    content = content.removeprefix(BOM_UTF8)
     if content.lstrip()[:1] == b"[":
-        yield from _loaded(path, content, "it is not valid JSON")
+        yield from _loaded(path, content)
         return
     for number, line in enumerate(content.splitlines()):
         if line.strip():
-            yield _loaded(path, line, f"line {number + 1} is not valid JSON")
+            yield _loaded(path, line, number)
 
 
-def _loaded(path: str, content: bytes, fault: str) -> Any:
+def _loaded(path: str, content: bytes, before: int = 0) -> Any:
+    """A JSON value. `before` is the number of lines before it in the file."""
     try:
         return json.loads(content)
-    except (ValueError, RecursionError):
-        raise RecipeError(f"{path}: {fault}; give parquet, a JSON list or JSON lines.") from None
+    except (ValueError, RecursionError) as error:
+        line = before + getattr(error, "lineno", 1)
+        raise RecipeError(f"{path}: line {line} is not valid JSON; give parquet, a JSON list or JSON lines.") from None
 
 
 _FIELDS = ("image", "reward_model", "prompt", "question", "choices", "answer", "metric", "benchmark", "question_id")

@@ -19,7 +19,7 @@ from caprl_ray.sources.rename import renamed, renamed_samples, selected
 from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.sorting import Sorting
 from caprl_ray.sources.source import Access, Found, not_listed
-from caprl_ray.storage import Stored
+from caprl_ray.storage import Passed, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ KINDS = {
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}
+WITHOUT_IMAGES = ("parquet", "manifest")  # kinds that have rows even where no images are read
 
 
 def plan_units(
@@ -82,6 +83,17 @@ def plan_units(
     planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
     first = known == () and not columns  # an earlier plan may have no columns: all of them were left out
     yield from renamed(selected(planned, access.input, first=first), access.input.rename, columns)
+
+
+def objects(access: Access) -> Iterator[tuple[str, Found]]:
+    """The objects of the recipe's input, each with its kind. Raises as `plan_units` does."""
+    listing = Listing(access, None)
+    for number, path in enumerate(access.input.paths):
+        try:
+            sorting = _sorting(path, listing.objects(number), access, None)
+            yield from ((sorting.kind, found) for found in sorting.objects(()))
+        except OSError as error:
+            raise not_listed(path, error) from error
 
 
 def goes_on(after: Position | None, settings: Input) -> bool:
@@ -120,15 +132,21 @@ def _paths_hash(settings: Input, path: int) -> str:
 def _plan_path(
     number: int, listing: Listing, access: Access, known: Container[Stored], kind: str | None, left_out: LeftOut
 ) -> Iterator[Unit]:
-    path = access.input.paths[number]
-    sorting = Sorting(path, listing.objects(number), TAKES, access.input.kind, kind)
-    kind = sorting.kind
-    if not access.images and kind != "parquet":
-        raise RecipeError(f"input.paths: {path} holds {kind}; this job reads the rows of parquet files.")
-    paths = _paths_hash(access.input, number)
+    sorting = _sorting(access.input.paths[number], listing.objects(number), access, kind)
+    kind, paths = sorting.kind, _paths_hash(access.input, number)
     for unit in KINDS[kind].plan(sorting.objects(known), access):
         last = unit.entries[-1].stored.path
         name, linked = sorting.planned(last, left_out), listing.linked
         position = Position(paths=paths, path=number, name=name, object=last, kind=kind, linked=linked)
         yield replace(unit, position=position)
     sorting.end(left_out)
+
+
+def _sorting(path: str, items: Iterator[Found | Passed], access: Access, known: str | None) -> Sorting:
+    """The objects that a path names. A job without images reads rows only."""
+    wanted = access.input.kind
+    if access.images:
+        return Sorting(path, items, TAKES, wanted, known)
+    if wanted not in (None, *WITHOUT_IMAGES):
+        raise RecipeError(f"input.kind: {wanted} has no rows without images; this job reads parquet or a manifest.")
+    return Sorting(path, items, {kind: TAKES[kind] for kind in WITHOUT_IMAGES}, wanted, known)

@@ -1,4 +1,5 @@
-"""Manifests: text files whose rows name images (manifest_text.py). A unit is a range of one file's lines.
+"""Manifests: text files whose rows name images (manifest_text.py), or rows alone for a job that reads no images. A unit
+is a range of one file's lines.
 
 Planning reads a manifest once, as a stream, to know where its rows are and which columns it has. It holds the ranges.
 """
@@ -31,6 +32,7 @@ UNIT_ROWS = 1000
 # A unit of a compressed manifest reads all before it again, so that there are few.
 MOST_PACKED_UNITS = 32
 PIECE = 2**18  # bytes per request of a unit
+NO_IMAGE = "\0"  # stands for the image column where none is read; the output takes no column of this name
 
 
 def takes(stored: Stored) -> bool:
@@ -51,6 +53,9 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
             if not survey.ranges:
                 continue
             schema = pa.schema([pa.field(name, kind) for name, kind in survey.types.items()])
+            if not access.images:
+                yield from _units(file, survey, _metadata(schema, NO_IMAGE))
+                continue
             image = image_column(schema, access.input.image_column, file.stored.path)
             if not looked:
                 texts = list(islice(_texts(file.stored, image, access), ROWS_LOOKED_AT))
@@ -196,14 +201,13 @@ class _Reader:
         if row.fault:
             failure = RowFailure("bad_line", f"{row.lines}: {row.fault}")
             return Sample(source=source, row=number, key=key, image=None, metadata={}, failure=failure)
-        image = _image_of(row.values, self.access.input.image_column)
+        image = _image_of(row.values, self.access.input.image_column) if self.access.images else NO_IMAGE
         batch = pa.RecordBatch.from_pydict(arrays({image: None, **row.values}))
         columns = [f for f in _metadata(batch.schema, image) if self.access.input.columns.keeps(f.name)]
-        column = ImageColumn(name=image, fields=(), has_bytes=False)
         made = Rows(
             entry=self.entry,
             access=self.access,
-            image=column,
+            image=ImageColumn(name=image, fields=(), has_bytes=False) if self.access.images else None,
             roots=self.roots,
             columns=pa.schema(columns),
             partitions={},

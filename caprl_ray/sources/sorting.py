@@ -25,9 +25,11 @@ class Sorting:
         self, path: str, items: Iterator[Found | Passed], takes: Takes, wanted: str | None, known: str | None
     ) -> None:
         self._path = path
-        asked = manifest_text.named(path) or MANIFEST in (wanted, known)  # folders of images often hold a list of them
+        # Folders of images often hold a list of them, which counts only for a job that reads no images.
+        asked = manifest_text.named(path) or MANIFEST in (wanted, known) or "files" not in takes
         self._takes = {kind: rule for kind, rule in takes.items() if asked or kind != MANIFEST}
         self._kinds = " or ".join(takes)
+        self._named = "an image, a shard or parquet" if "files" in takes else "parquet or JSON lines"
         self._wanted = wanted
         self._items = items
         self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # given away, and not yet in a unit
@@ -90,7 +92,8 @@ class Sorting:
         return next((kind for kind, takes in self._takes.items() if takes(item.stored)), None)
 
     def _is_hidden(self, item: Found) -> bool:
-        return item.hidden_table and self._takes["parquet"](item.stored)
+        tables = (self._takes[kind] for kind in ("parquet", MANIFEST) if kind in self._takes)
+        return item.hidden_table and any(takes(item.stored) for takes in tables)
 
     def _mixed(self, item: Found, kind: str) -> RecipeError:
         return RecipeError(
@@ -117,6 +120,5 @@ class Sorting:
             self._leave(item, "unknown_ending")
         left = f" (left out: {self.left_out.summary()})" if self.left_out else ""
         raise RecipeError(
-            f"input.paths: {self._path} holds no file named like an image, a shard or parquet{left}; set input.kind to "
-            f"{self._kinds}."
+            f"input.paths: {self._path} holds no file named like {self._named}{left}; set input.kind to {self._kinds}."
         )

@@ -35,8 +35,8 @@ class Found:
 class Access:
     """What is needed to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
-    `images` says whether the job needs images. If not, the rows of parquet files are read without images. `output` is
-    the job's output, which is no input.
+    `images` says whether the job needs images. If not, the rows of parquet files and manifests are read without images.
+    `output` is the job's output, which is no input.
     """
 
     storage: Storage

@@ -1,5 +1,6 @@
 """`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
 
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -27,6 +28,7 @@ from caprl_ray.score.questions import Questions
 from caprl_ray.sources import plan_units
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
+from tests.export.outputs import make
 
 COLORS, ANIMALS = ("red", "green", "blue", "black"), ("dog", "cat", "cow", "hen")
 IMAGES = 48  # 16 captions are right, 16 are of another image, 16 say nothing
@@ -125,7 +127,7 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     said = capsys.readouterr().out
     assert f"pets: +0.0% [0.0%, 0.0%] to {own} on 96 questions of both; they cannot be told apart" in said
     assert cli.main(["score", path, "--against", str(tmp_path / "captions")]) == 2
-    assert "captions is not the output of a scoring run" in capsys.readouterr().err
+    assert "is not the output of a scoring run: it holds the rows of the job caption." in capsys.readouterr().err
 
     assert cli.main(["verify", str(tmp_path / "scores")]) == 0
     assert "48 scored, 2 failed" in capsys.readouterr().out
@@ -164,6 +166,18 @@ def test_what_is_wrong_is_one_sentence_before_anything_starts(
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
     assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"")
+    pq.write_table(pa.Table.from_pylist([{"id": "x", "question": "Q?", "choices": ["a", "b"], "answer": "a"}]), asked)
+    lines = ("score.join=id", f"input.paths={tmp_path / 'empty.jsonl'}")
+    assert "input.paths: the captions have no rows" in refused(*lines)
+    assert "photos holds no file named like parquet or JSON lines" in refused(
+        "score.join=id", f"input.paths={tmp_path / 'photos'}"
+    )
+    assert "input.kind: webdataset has no rows without images" in refused(*lines, "input.kind=webdataset")
+    against = refused(*lines, "--against", str(tmp_path))
+    assert "is not the output of a scoring run: it has no run.json." in against
 
 
 def test_an_output_of_two_versions_has_the_columns_of_both(tmp_path: Path) -> None:
@@ -211,6 +225,57 @@ def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_pa
     shutil.rmtree(output / again.FOLDER)
     shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
     assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_json_lines_are_scored_once_each_and_a_broken_one_is_a_failed_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `export --to jsonl` and CapRL-2M have them."""
+    lines = [json.dumps({"id": f"n{n}", "image": f"train/{n}.png", "caption": caption(n)}) for n in range(IMAGES)]
+    lines[7] = '{"id": "n7", "image" "train/7.png"}'
+    (tmp_path / "captions.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    path = recipe(tmp_path, questions(tmp_path))
+    paths = f"input.paths={tmp_path / 'captions.jsonl.gz'}"
+    assert cli.main(["score", path, paths, "--limit", "20"]) == 0
+    kept = pq.read_table(tmp_path / "scores" / "data").to_pylist()
+    assert 0 < len(kept) < IMAGES - 1
+    assert cli.main(["score", path, paths]) == 0
+    rows = {row["image_id"]: row for row in pq.read_table(tmp_path / "scores" / "data").to_pylist()}
+    assert len(rows) == IMAGES - 1 and all(rows[row["image_id"]] == row for row in kept)
+    for n in {*range(IMAGES)} - {7}:
+        row = rows[f"n{n}"]
+        assert (row["image"], row["caption"], row["row"]) == (f"train/{n}.png", caption(n), n)
+        assert row["score"] == (1 if n < 16 else 0)
+    (failed,) = pq.read_table(tmp_path / "scores" / "failed").to_pylist()
+    assert (failed["code"], failed["row"]) == ("bad_line", 7) and failed["detail"].startswith("line 8: no JSON")
+    capsys.readouterr()
+    assert cli.main(["verify", str(tmp_path / "scores")]) == 0
+    assert "47 scored, 1 failed" in capsys.readouterr().out
+
+
+def test_lines_of_an_export_are_captions_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make(tmp_path)
+    for form in ("caprl", "llava"):
+        export = ["export", str(made.path), "--to", "jsonl", "--form", form, "--out", str(tmp_path / form)]
+        assert cli.main([*export, "--shard-rows", "40"]) == 0
+    name, row = next((name, row) for name, row in made.finished.items() if row["key"].endswith(".png"))
+    asked = {"question": "?", "metric": "exact", "answer": "x"}
+    both = [{"path": row["key"], "id": name, **asked}, {"path": "absent.png", "id": "absent", **asked}]
+    pq.write_table(pa.Table.from_pylist(both), tmp_path / "questions.parquet")
+    for join, stored, column in (("path", "image", "image"), ("id", "id", "image_id")):
+        path = recipe(tmp_path, str(tmp_path / "questions.parquet"), join=join)
+        given = load_as(ScoreRecipe, path, [f"input.paths={tmp_path / 'caprl'}"])
+        job, _ = score_job(given)
+        found = captions.found(given, Storage())
+        assert (found.stored, found.column) == (stored, column)
+        units = list(plan_units(Access.of(job.recipe, images=False)))
+        assert len(units) > 2 and sum(unit.rows or 0 for unit in units) == len(made.finished)
+        job.check_columns(units[0].columns.names)
+    assert cli.main(["score", path, f"input.paths={tmp_path / 'llava'}"]) == 2
+    assert "no column caption; they have image_id, image, conversations; for captions alone, export" in (
+        capsys.readouterr().err
+    )
 
 
 def test_scores_of_another_reader_or_of_other_questions_are_not_compared(

@@ -7,16 +7,22 @@ import pytest
 
 from caprl_ray.engines.protocol import Picture
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
+from tests.tiny_models import QWEN3_PROCESSOR
 
 
-@pytest.mark.parametrize(("width", "height"), [(84, 84), (112, 84), (84, 112), (252, 56)])
+@pytest.mark.parametrize(("width", "height"), [(84, 84), (112, 84), (84, 112), (252, 56), (64, 96), (320, 32)])
 def test_patches_are_those_of_the_models_own_processor(width: int, height: int) -> None:
+    """Of Qwen2.5-VL, and in the sizes that are none of its own of Qwen3-VL."""
     import torch
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, Qwen2VLImageProcessor
 
     from caprl_ray.engines.rendering import _Patches
 
-    processor = AutoProcessor.from_pretrained(EMBEDDED_FOLDER).image_processor
+    if width % 28:
+        own = {name: value for name, value in QWEN3_PROCESSOR.items() if not name.endswith(("_type", "_class"))}
+        processor = Qwen2VLImageProcessor(**own)
+    else:
+        processor = AutoProcessor.from_pretrained(EMBEDDED_FOLDER).image_processor
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     raw = {"do_resize": False, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     theirs = processor(images=[torch.from_numpy(pixels).permute(2, 0, 1)], **raw)["pixel_values"]

@@ -66,6 +66,20 @@ def test_a_service_that_is_not_vllm_is_refused_before_the_run() -> None:
     assert not service.bodies
 
 
+@pytest.mark.parametrize("said", ["Sure! The answer is B.", " B"])
+def test_a_vllm_service_that_ignores_how_it_is_asked_is_refused_before_the_run(said: str) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    with serving(lambda body: chat(choices=[choice]), models("embedded", owner="vllm")) as service:
+        asked = recipe(endpoint=service.url, api_key_env=KEY_ENV)
+        if said == " B":
+            launch.check_goes_on(asked, resolve(asked))
+        else:
+            with pytest.raises(RecipeError, match=r"letter A or B, and answered 'Sure! The answer is B\.': it, or"):
+                launch.check_goes_on(asked, resolve(asked))
+    (body,) = service.bodies
+    assert body["continue_final_message"] is True and body["structured_outputs"]["choice"] == [" A", " B"]
+
+
 class Tokenizer:
     """Each known text is a token; every other one is two."""
 

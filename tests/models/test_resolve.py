@@ -28,7 +28,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models import weights
 from caprl_ray.models.resolve import EMBEDDED_FOLDER, ModelRef, resolve
 from caprl_ray.output.folder import Output
-from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.load import apply_override, parse
 from caprl_ray.storage import Storage, Stored, s3_stream
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -86,6 +86,35 @@ def test_a_folder_whose_weights_are_not_whole_is_refused_by_the_files_name(tmp_p
         resolved(str(folder))
     assert "\n" not in str(error.value)
     assert ("git lfs pull" in str(error.value)) == (harm is point)
+
+
+def described(folder: Path, **config: Any) -> str:
+    """The embedded model's folder with another config.json."""
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    (folder / "config.json").write_text(json.dumps({"vision_config": {}, "text_config": {}} | config))
+    return str(folder)
+
+
+def test_a_qwen3_vl_on_a_cpu_needs_a_word_more_and_the_refusal_says_it(tmp_path: Path) -> None:
+    """vLLM 0.29 fails there after minutes, with an IndexError."""
+    source = described(tmp_path / "model", architectures=["Qwen3VLForConditionalGeneration"], model_type="qwen3_vl")
+    document: dict[str, Any] = {"input": {"paths": "a"}, "output": {"path": "o"}, "model": {"source": source}}
+    on_cpu = document | {"replicas": {"gpus": 0}}
+    with pytest.raises(RecipeError, match=r"add 'model\.engine\..*', or give replicas\.gpus\.$") as refused:
+        caption_job(parse(on_cpu))
+    (told,) = re.findall(r"add '(.*)'", str(refused.value))
+    caption_job(parse(document | {"replicas": {"gpus": 1}}))
+    apply_override(on_cpu, told)
+    assert caption_job(parse(on_cpu)).fingerprint["model.engine.hf_overrides"]["text_config"]
+
+
+def test_an_internvl_with_code_of_its_own_runs_only_at_an_endpoint(tmp_path: Path) -> None:
+    config = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "dynamic_image_size": True}
+    source = described(tmp_path / "model", **config)
+    with pytest.raises(RecipeError, match=r"with code of its own, which is not run here; give .* or serve it"):
+        resolved(source)
+    rule = resolved(source, endpoint="http://127.0.0.1:9/v1").size_rule
+    assert (rule.factor, rule.max_pixels) == (448, 5 * 448**2)
 
 
 def retrain(folder: Path) -> None:

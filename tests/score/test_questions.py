@@ -1,5 +1,6 @@
 """Question files: each format read to the letter, and a file that is wrong refused with its row."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ def test_a_table_names_its_metrics_and_the_right_option_by_letter_or_text(tmp_pa
         {"id": "b", "question": "Sum?", "choices": None, "answer": "12 %", "metric": "relaxed"},
     ]
     for name in ("table.parquet", "table.jsonl", "table.json"):
-        found = questions(write(tmp_path / name, rows))
+        path = Path(write(tmp_path / name, rows))
+        if path.suffix != ".parquet":
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows marks its files
+        found = questions(str(path))
         assert [one.right for one in found.about("a")] == [1, 0]
         assert found.about("b")[0].answers == ("12 %",) and found.metrics() == ["choice", "relaxed"]
 
@@ -130,21 +134,32 @@ def test_a_wrong_row_is_an_error_of_its_file_with_its_number(
 
 
 def test_files_that_cannot_be_questions_are_refused(tmp_path: Path) -> None:
+    parquet = Path(write(tmp_path / "table.parquet", [TABLE])).read_bytes()
     for name, content, sentence in (
-        ("a.json", "[{", "is not valid JSON"),
-        ("b.jsonl", '{"question": "Q?"}\nnonsense', "joined by none of id, key, path, sha256"),
-        ("c.json", "[1]", "row 0: it is no JSON object"),
-        ("d.json", "[]", "there are no questions"),
-        ("e.json", '[{"x": 1}]', "has x, and questions need question and answer"),
-        ("f.parquet", "PAR1 nothing", "is not a parquet file"),
+        ("a.json", b'[{"id": 1},\n{', "a.json: line 2 is not valid JSON"),
+        (
+            "a.jsonl",
+            b'{"id": "a", "question": "Q?", "answer": "1", "metric": "exact"}\n\n{',
+            "line 3 is not valid JSON",
+        ),
+        ("b.jsonl", b'{"question": "Q?"}\nnonsense', "joined by none of id, key, path, sha256"),
+        ("c.json", b"[1]", "row 0: it is no JSON object"),
+        ("d.json", b"[]", "there are no questions"),
+        ("e.json", b'[{"x": 1}]', "has x, and questions need question and answer"),
+        ("f.parquet", b"PAR1 nothing", "is not a parquet file"),
+        ("g.parquet", parquet[: len(parquet) // 2], "is not a parquet file"),
+        ("h.parquet", parquet[:8] + b"\xff" * 32 + parquet[40:], "is not a parquet file"),
+        ("i.jsonl", gzip.compress(b"{}"), r"is compressed \(gzip\); unpack it"),
+        ("j.json", "[]".encode("utf-16"), "is UTF-16; write it as UTF-8"),
+        ("k.json", b"", "there are no questions"),
     ):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(RecipeError, match=sentence):
             questions(str(tmp_path / name))
     with pytest.raises(RecipeError, match="is no file"):
         questions(str(tmp_path / "absent.json"))
     twice = write(tmp_path / "twice.json", [TABLE, TABLE])
-    with pytest.raises(RecipeError, match=r"row 1: the question 'a#Q\?' was there before"):
+    with pytest.raises(RecipeError, match=r"row 1: the question 'a#Q\?' stands before it, in this file"):
         questions(twice)
     rows = [{"image": path, "prompt": CHATML, "answer": "1"} for path in ("x/1.png", "y/1.png")]
     with pytest.raises(RecipeError, match=r"y/1\.png and x/1\.png have the same file name"):

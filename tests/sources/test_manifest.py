@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,22 @@ def test_a_list_counts_only_where_it_is_asked_for(folder: Path) -> None:
     for path, more in (("photos/*.csv", {}), ("photos", {"kind": "manifest"}), ("photos/metadata.csv", {})):
         units, _ = planned(access_to(folder / path, **more))
         assert [(unit.kind, unit.rows) for unit in units] == [("manifest", 2)]
+
+
+def test_a_job_without_images_reads_the_rows_of_a_list_and_looks_for_no_picture(tmp_path: Path) -> None:
+    """Also in a folder, where lists of images do not count for captioning; what an export keeps is no list."""
+    rows: list[Any] = [{"image": "nowhere/0.jpg", "n": 1}, {"n": 2}, {}, {"image": None, "more": "x"}]
+    lines = [*map(json.dumps, rows), '{"image" 5}', "[1]"]
+    listed(tmp_path, "a.jsonl", "\n".join(lines))
+    listed(tmp_path, "b.csv", "image,n\nnowhere/1.jpg,7\n")
+    (tmp_path / "_export").mkdir()
+    listed(tmp_path, "_export/done.json", "[]")
+    access = replace(access_to(tmp_path, columns={"drop": ["n"]}), images=False)
+    units, columns = planned(access)
+    assert [unit.rows for unit in units] == [6, 1] and columns.names == ["image", "more"]
+    samples = [sample for unit in units for sample in sources.read_unit(unit, BitMap([1]), access, plan.LeftOut())]
+    texts = [{name: value[0].as_py() for name, value in one.metadata.items()} for one in samples if one]
+    assert texts == [{"image": "nowhere/0.jpg"}, {}, {"image": None, "more": "x"}, {}, {}, {"image": "nowhere/1.jpg"}]
+    failed = [(one.row, one.failure.code, one.failure.detail) for one in samples if one and one.failure]
+    assert [one[:2] for one in failed] == [(4, "bad_line"), (5, "bad_line")]
+    assert failed[0][2].startswith("line 5: no JSON") and failed[1][2] == "line 6: JSON, but no object"
