@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
@@ -85,6 +86,12 @@ def nothing() -> None:
     """Do nothing."""
 
 
+def substitute(module: Any, name: str, value: Any) -> None:
+    """Put something in the place of what a module has under a name. One that it has not raises AttributeError: what is
+    measured would be something else."""
+    patch.object(module, name, value).start()
+
+
 def run_pipeline(
     recipe: dict[str, Any],
     out: Path,
@@ -101,6 +108,7 @@ def run_pipeline(
     """
     from caprl_ray import pipeline
     from caprl_ray.caption.stage import Captioner
+    from caprl_ray.watch import around
     from caprl_ray.watch.counter import Counter
 
     class TimedCounter(Counter):
@@ -123,7 +131,8 @@ def run_pipeline(
             wait_for(out / READY)
             return super().__call__(table)
 
-    pipeline.Counter = TimedCounter
+    substitute(around, "Counter", TimedCounter)
     if held:
-        job.Captioner, job.Prepare = ReadyCaptioner, HeldPrepare
+        substitute(job, "Captioner", ReadyCaptioner)
+        substitute(job, "Prepare", HeldPrepare)
     pipeline.run(caption_job(parse(recipe)))
