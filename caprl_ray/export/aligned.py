@@ -79,6 +79,8 @@ def _whole(held: Reader, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table
 
 def _spread(table: pa.Table, unit: int, start: int, end: int) -> pa.Table:
     """The rows from `start` to `end`, of which the table has some."""
+    if table.num_rows == end - start:
+        return table
     places = np.full(end - start, -1)
     places[table["index"].to_numpy() - start] = np.arange(table.num_rows)
     rows = table.take(pa.array(places, mask=places < 0))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -69,7 +70,7 @@ class Source:
         found: dict[str, Any] = self.run.get("recipe") or {}
         return found
 
-    @property
+    @cached_property
     def roots(self) -> list[str]:
         """Where the images of the input lie, as the recipe says it."""
         given = self.recipe.get("input") or {}
