@@ -17,7 +17,7 @@ from caprl_ray.rows.schema import row_id
 from caprl_ray.sources.image_column import LISTED
 
 # Rows of a row group at most, of which a worker holds one, and rows without a caption that are written at once.
-GROUP_ROWS = 4096
+GROUP_ROWS = 16_384
 LEFT_OUT = ("unit_rows", "unit_left_out")  # columns of our own bookkeeping
 
 
@@ -49,7 +49,9 @@ class Aligned:
         repeating = [name for name in schema.names if name != CAPTION]
         with (
             writing.file(f"{part.name}.parquet") as file,
-            pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as parquet,
+            pq.ParquetWriter(
+                file, schema, compression="zstd", use_dictionary=repeating, write_statistics=repeating
+            ) as parquet,
         ):
             held = reader(self.source.storage)
             for unit in part.units:

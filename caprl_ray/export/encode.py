@@ -5,20 +5,32 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from caprl_ray.output.where import connected
 
 if TYPE_CHECKING:
     import duckdb
 
-ROWS_AT_ONCE = 2**11  # as DuckDB works on them; memory holds so many captions once more
+ROWS_AT_ONCE = 2**12  # memory holds the captions of so many rows twice more
 
 
 def encoded(rows: pa.Table, value: str) -> Iterator[bytes]:
-    """What is JSON of each row: the SQL expression `value` over its columns."""
-    found = _connection().cursor().from_arrow(rows).project(f"to_json({value})::VARCHAR")
-    for batch in found.to_arrow_reader(ROWS_AT_ONCE):
-        yield from batch.column(0).cast(pa.binary()).to_pylist()
+    """JSON of each row: of the SQL expression `value` over its columns."""
+    for found in _encoded(rows, value):
+        yield from found.cast(pa.binary()).to_pylist()
+
+
+def lines(rows: pa.Table, value: str) -> Iterator[pa.Buffer]:
+    """The same as lines, many in a buffer."""
+    for found in _encoded(rows, value, end="chr(10)"):
+        together = pa.ListArray.from_arrays(pa.array([0, len(found)], pa.int32()), found)
+        yield pc.binary_join(together, "")[0].as_buffer()
+
+
+def _encoded(rows: pa.Table, value: str, end: str = "''") -> Iterator[pa.StringArray]:
+    found = _connection().cursor().from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}")
+    return (batch.column(0) for batch in found.to_arrow_reader(ROWS_AT_ONCE))
 
 
 def struct(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.export.encode import encoded
+from caprl_ray.export import encode
 from caprl_ray.export.form import Writing
 from caprl_ray.export.parts import Part, by_rows
 from caprl_ray.export.rows import UnitRows, reader
@@ -75,12 +75,12 @@ class Lines:
         run = ["run"] if self.prompts and "run" in own else []
         return pa.schema([field for field in schema if field.name in {*NEEDED, *run, *(asked - {*own})}])
 
-    def _lines(self, table: pa.Table) -> Iterator[bytes]:
+    def _lines(self, table: pa.Table) -> Iterator[pa.Buffer]:
         told = table.select(["id", "key", "caption"])
         if self.prompts is not None:
             told = told.append_column(PROMPT, pa.array(map(self._asked, table.to_pylist()), pa.string()))
         line = CAPTION_LINE if self.prompts is None else CONVERSATION_LINE
-        return (one + b"\n" for one in encoded(told, line))
+        return encode.lines(told, line)
 
     def _asked(self, row: dict[str, Any]) -> str:
         """The prompt of a row, with its own values."""
