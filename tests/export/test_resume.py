@@ -159,12 +159,13 @@ def test_few_objects_are_held_and_one_that_is_too_large_for_memory_lies_on_disk(
     units = source.units(None, None, silent)
     for limit, most, on_disk in ((2**30, HELD, False), (6_000, 1, False), (1, HELD, True)):
         monkeypatch.setattr(rows, "HELD_BYTES", limit)
-        held, before = Reader(Storage()), pa.total_allocated_bytes()
+        held = None
+        before, held = pa.total_allocated_bytes(), Reader(Storage())
         found = [row for unit in units for table in held.rows(unit, source.schema) for row in table.to_pylist()]
         assert [row["id"] for row in found] == sorted(made.finished) and len(held._held) == most
         assert [row["caption"] for row in found] == [row["caption"] for _, row in sorted(made.finished.items())]
         assert {one.in_memory for one in held._held.values()} == {not on_disk}
-        assert (pa.total_allocated_bytes() == before) == on_disk
+        assert (pa.total_allocated_bytes() <= before) == on_disk
         assert not list(disk.iterdir())
 
 
