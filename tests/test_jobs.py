@@ -94,7 +94,7 @@ def ray_job(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -257,7 +257,9 @@ IN_TASKS = (
 
 
 @pytest.mark.slow
-def test_exports_and_scores_are_submitted_like_captions(head: Head, s3: S3Server, tmp_path: Path) -> None:
+def test_an_export_is_submitted_like_captions_and_from_and_to_a_bucket(
+    head: Head, s3: S3Server, tmp_path: Path
+) -> None:
     made = make(tmp_path)
     tars = ("--to", "webdataset", "--out", tmp_path / "tars")
     run = submit(head, "tars", "python", "-c", IN_TASKS, made.path, *tars)
@@ -281,6 +283,10 @@ def test_exports_and_scores_are_submitted_like_captions(head: Head, s3: S3Server
         {"id": i, "image": row["key"], "caption": row["caption"]} for i, row in sorted(made.finished.items())
     ]
 
+
+@pytest.mark.slow
+def test_a_score_is_submitted_like_captions(head: Head, tmp_path: Path) -> None:
+    made = make(tmp_path)
     keys = [row["key"] for row in made.finished.values() if row["source"].endswith(".png")]
     asked = [{"path": key, "question": "What is it?", "choices": ["red", "blue"], "answer": "red"} for key in keys]
     pq.write_table(pa.Table.from_pylist(asked), tmp_path / "questions.parquet")
