@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from captioning import run_pipeline
+from captioning import run_pipeline, substitute
 
 from caprl_ray import pipeline
 from caprl_ray.caption import stage, start
@@ -24,7 +24,7 @@ from caprl_ray.engines import concurrency
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
-from caprl_ray.watch import reporter
+from caprl_ray.watch import around, reporter
 from caprl_ray.watch.batch import Batch
 
 PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
@@ -89,13 +89,14 @@ def overhead(images: Path, out: Path) -> None:
 
 def watched(images: Path, out: Path) -> None:
     """Run like `overhead`, and tell metrics to Ray as on a cluster."""
-    reporter.local.connected = lambda: False
+    substitute(reporter.local, "connected", lambda: False)
     overhead(images, out)
 
 
 def unwatched(images: Path, out: Path) -> None:
     """Run like `overhead`, but count only what the circuit breaker needs, and tell nobody."""
-    pipeline.Reporter, pipeline.CommittedRows = Unseen, lambda *arguments: CommittedRows(*arguments[:-1])
+    substitute(around, "Reporter", Unseen)
+    substitute(pipeline, "CommittedRows", lambda *arguments: CommittedRows(*arguments[:-1]))
     run_pipeline(recipe(images, out), out, held=True, prepare=Silent, begin=unseen)
 
 
@@ -127,8 +128,9 @@ def unseen() -> None:
         counter.add.remote(Batch(rows=rows.num_rows, codes=list(rows["code"].drop_null().to_pylist())))
         return rows
 
-    stage.counted, stage.Meter = bare, lambda engine, places: engine
-    start.Replica.load = lambda replica: None
+    substitute(stage, "counted", bare)
+    substitute(stage, "Meter", lambda engine, places: engine)
+    substitute(start.Replica, "load", lambda replica: None)
 
 
 def flow(images: Path, out: Path) -> None:
@@ -139,7 +141,8 @@ def flow(images: Path, out: Path) -> None:
 
 def flow_twice(images: Path, out: Path) -> None:
     """Run like `flow`, with at most twice as many rows in flight as places."""
-    concurrency.batches_in_flight = lambda recipe, rows: math.ceil(2 * concurrency.max_num_seqs(recipe) / rows)
+    few = lambda recipe, rows: math.ceil(2 * concurrency.max_num_seqs(recipe) / rows)  # noqa: E731
+    substitute(concurrency, "batches_in_flight", few)
     flow(images, out)
 
 
@@ -158,7 +161,7 @@ def fed(images: Path, out: Path) -> None:
 
 def as_ray_feeds(images: Path, out: Path) -> None:
     """Run like `fed`, but operators wait for a full batch, as Ray does by default."""
-    internals.fed = nullcontext
+    substitute(internals, "fed", nullcontext)
     fed(images, out)
 
 

@@ -171,12 +171,14 @@ def _run_again(output: Output, condition: str, limit: int | None, least: Accept,
     if doing_again.load(storage, path) is None and repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
     request = doing_again.requested(storage, path, condition, output.run, output.lease_number, tell)
-    left, notes = doing_again.answers(storage, path, request, tell).left(request), [*output.notes]
+    answers, notes = doing_again.answers(storage, path, request, tell), [*output.notes]
+    left = answers.left(request)
     work = accepting(chosen_again(plan.units, committed, left), (), least, storage, partial(held_rows, storage, path))
     if work:
         output.unmark()
-        rows = sum(len(chosen.rows) for chosen in left.values())
-        start = Start(done=0, failed=0, planned=rows, limit=limit)
+        done = request.rows - sum(len(chosen.rows) for chosen in left.values())
+        failed = sum(map(len, answers.failed.values()))
+        start = Start(done=done, failed=failed, planned=request.rows, limit=limit)
         doubtful = _finish(output, plan, start, work, limit, debug)
         notes += [f"{len(doubtful):,} of these rows came from a sick replica and are left"] if doubtful else []
     unfinished = remaining(plan.units, committed)

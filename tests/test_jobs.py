@@ -1,5 +1,6 @@
 """`ray job submit` to a head node with token authentication: exit code, logs, uploaded files, stop and resume."""
 
+import hashlib
 import json
 import os
 import re
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset as wds
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,7 +29,9 @@ from caprl_ray.recipe.load import parse
 from caprl_ray.watch.metrics import NAMES
 from tests.checkout import ROOT
 from tests.expected import expected_caption
+from tests.export.outputs import make
 from tests.ray_head import RAY, Head, new_head
+from tests.s3_server import BUCKET, S3Server
 
 IMAGES = 400
 OUR_TAGS = ("outcome", "code", "kind", "stage", "state")
@@ -89,7 +94,7 @@ def ray_job(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -242,6 +247,63 @@ def test_a_job_ships_code_and_recipes_and_neither_data_nor_secrets(head: Head, c
     assert sum(files.values()) < 5_000_000
     assert seen["package"] == "caprl_ray/__init__.py"  # the uploaded code, not the code installed in the image
     assert CANARY not in seen["environment"].values()
+
+
+# As an output of more than 20,000 rows is exported.
+IN_TASKS = (
+    "import runpy; from caprl_ray.export import work; work.ROWS_HERE = 0; "
+    "runpy.run_path('jobs/export.py', run_name='__main__')"
+)
+
+
+@pytest.mark.slow
+def test_an_export_is_submitted_like_captions_and_from_and_to_a_bucket(
+    head: Head, s3: S3Server, tmp_path: Path
+) -> None:
+    made = make(tmp_path)
+    tars = ("--to", "webdataset", "--out", tmp_path / "tars")
+    run = submit(head, "tars", "python", "-c", IN_TASKS, made.path, *tars)
+    assert run.returncode == 0, run.stdout
+    samples = {}
+    for path in sorted((tmp_path / "tars").glob("*.tar")):
+        for sample in wds.WebDataset(str(path), shardshuffle=False):
+            told = json.loads(sample["caption.json"])
+            assert told["id"] not in samples and sample["caption.txt"].decode() == told["caption"]
+            samples[told["id"]] = told["caption"], hashlib.sha256(sample.get("jpg") or sample["png"]).hexdigest()
+    assert samples == {i: (row["caption"], row["sha256"]) for i, row in made.finished.items()}
+
+    for path in (path for path in Path(made.path).rglob("*") if path.is_file()):
+        s3.put(f"out/{path.relative_to(made.path)}", path.read_bytes())
+    there = ("storage.endpoint=" + s3.endpoint, "storage.region=us-east-1")
+    command = ("python", "jobs/export.py", f"s3://{BUCKET}/out", *there)
+    run = submit(head, "lines", *command, "--to", "jsonl", "--out", f"s3://{BUCKET}/lines")
+    assert run.returncode == 0, run.stdout
+    lines = s3.client.get_object(Bucket=BUCKET, Key="lines/000000.jsonl")["Body"].read().decode().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": i, "image": row["key"], "caption": row["caption"]} for i, row in sorted(made.finished.items())
+    ]
+
+
+@pytest.mark.slow
+def test_a_score_is_submitted_like_captions(head: Head, tmp_path: Path) -> None:
+    made = make(tmp_path)
+    keys = [row["key"] for row in made.finished.values() if row["source"].endswith(".png")]
+    asked = [{"path": key, "question": "What is it?", "choices": ["red", "blue"], "answer": "red"} for key in keys]
+    pq.write_table(pa.Table.from_pylist(asked), tmp_path / "questions.parquet")
+    recipe = {
+        "input": {"paths": [str(made.path)]},
+        "model": {"source": "stub"},
+        "replicas": {"gpus": 0},
+        "score": {"questions": [{"path": str(tmp_path / "questions.parquet")}], "join": "path"},
+        "output": {"path": str(tmp_path / "scores")},
+    }
+    (tmp_path / "score.yaml").write_text(yaml.safe_dump(recipe))
+    run = submit(head, "scores", "python", "jobs/score.py", tmp_path / "score.yaml")
+    assert run.returncode == 0, run.stdout
+    rows = pq.read_table(tmp_path / "scores" / "data").to_pylist()
+    captions = {row["key"]: row["caption"] for row in made.finished.values()}
+    scored = {row["image_key"]: row["caption"] for row in rows if row["score"] is not None}
+    assert scored == {key: captions[key] for key in keys} and "accuracy" in run.stdout
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from caprl_ray.rows.stage import run_stage
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage
 from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.status import Status
 from tests.expected import expected_caption, image_in_shard
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -213,6 +214,8 @@ def test_chosen_rows_are_captioned_again_once_and_keep_their_old_captions(images
     assert part.balanced and (part.finished, part.failed) == (len(old), 0)  # the row that is gone keeps its caption
     anew = {row["id"] for row in rows_of(out) if row["previous"] is not None}
     assert anew < chosen and len(anew) in {7, 8}
+    told = Status.parse((out / "status.json").read_bytes())
+    assert (told.done, told.rates.planned) == (8, len(chosen)), "of the whole condition"
     with pytest.raises(RecipeError, match="is not yet done with --again 'index % 3"):
         pipeline.run(other, again="index = 1")
     whole = pipeline.run(other, again=condition)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from caprl_ray import plan, sources
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output import again, fence, lease
+from caprl_ray.output import again, doubtful, fence, lease
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
@@ -148,7 +148,10 @@ def _refuse_unfinished(storage: Storage, path: str) -> None:
         )
     if fence.late_objects(storage, path):
         raise RecipeError(f"input.paths: {path} has objects of a lost run; caprl-ray verify --repair removes them.")
-    twice = sum(len(unit.extra_finished) for unit in read_committed(storage, path).values())
+    committed = read_committed(storage, path)
+    if sick := doubtful.named(doubtful.standing(storage, path, committed)):
+        raise RecipeError(f"input.paths: {path} has {sick}; run caption again, or caprl-ray verify --repair.")
+    twice = sum(len(unit.extra_finished) for unit in committed.values())
     if twice:
         raise RecipeError(f"input.paths: {path} has {twice:,} rows twice; caprl-ray verify --repair removes them.")
 

@@ -1,8 +1,8 @@
 """Questions that `caprl-ray curate` made, as a scoring recipe names them: by the output's folder."""
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.recipe.score import Score
 from caprl_ray.storage import Storage

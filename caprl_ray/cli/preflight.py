@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
 
@@ -25,6 +26,11 @@ def _run(args: argparse.Namespace) -> int:
 
     recipe = load(args.recipe, args.overrides)
     check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
-    found = preflight(recipe, seconds=args.seconds, price=args.price, debug=args.debug)
+    found = preflight(recipe, seconds=args.seconds, price=args.price, debug=args.debug, tell=_passed)
     print(json.dumps(found.report(), indent=1) if args.json else found.summary())
     return found.exit_code
+
+
+def _passed(step: str) -> None:
+    sys.stderr.write(f"caprl-ray: {step}.\n")
+    sys.stderr.flush()

@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load, load_as
-    from caprl_ray.recipe.score import ScoreRecipe
+    from caprl_ray.recipe.score_recipe import ScoreRecipe
     from caprl_ray.tune.run import tune
 
     price = args.gpu_hours_price

@@ -19,11 +19,12 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray import plan
-    from caprl_ray.output import again, fence, lease, ledger
+    from caprl_ray.output import again, doubtful, fence, lease, ledger
     from caprl_ray.output.committed import read_committed
     from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
     from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.rows.schema import row_id
     from caprl_ray.storage import Storage
     from caprl_ray.watch.steps import Steps
 
@@ -38,17 +39,19 @@ def _run(args: argparse.Namespace) -> int:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
     if args.repair:
         with lease.held(storage, args.output):
+            doubtful.settle(storage, args.output)
             fence.sweep(storage, args.output)
             again.settled(storage, args.output)
             repair(storage, args.output, read_committed(storage, args.output, tell=tell), tell)
     job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
     balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
     balanced = balance.balanced and stored.complete
-    late = fence.late_objects(storage, args.output)
+    late, sick = fence.late_objects(storage, args.output), doubtful.standing(storage, args.output, committed)
     report = balance.report() | {
         "balanced": balanced,
         "plan_complete": stored.complete,
         "late_objects": [written.path for written in late],
+        "doubtful_rows": [row_id(unit, index) for unit, rows in sorted(sick.items()) for index in rows],
     }
     unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
     print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
@@ -57,4 +60,9 @@ def _run(args: argparse.Namespace) -> int:
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "
             "tools that read the folder directly see their rows twice. The next run or verify --repair removes them."
         )
-    return 0 if balanced and not late else 3
+    if sick and not args.json:
+        print(
+            f"{args.output}: {doubtful.named(sick)}, whose captions cannot be trusted; the next run does them again, "
+            "and verify --repair removes them."
+        )
+    return 0 if balanced and not late and not sick else 3

@@ -149,6 +149,8 @@ def _init(address: str | None, debug: bool) -> None:
     if address:
         ray.init(address, log_to_driver=debug, logging_level=logging.INFO if debug else logging.ERROR)
     else:
+        sys.stderr.write("caprl-ray: starting Ray on this machine ...\n")  # it takes seconds, or most of a minute
+        sys.stderr.flush()
         local.start(debug=debug)
 
 

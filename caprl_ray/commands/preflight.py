@@ -6,7 +6,7 @@ It refuses what a run would refuse, by the same code, before anything starts.
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from caprl_ray.commands import estimate
 from caprl_ray.commands.estimate import Whole
 from caprl_ray.commands.sample import SEED
-from caprl_ray.commands.trial import IMAGES, MEGAPIXELS, SECONDS, Trial, areas, trial
+from caprl_ray.commands.trial import IMAGES, MEGAPIXELS, SECONDS, Trial, areas, nobody, trial
 from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
 from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
@@ -108,14 +108,19 @@ class Preflight:
 
 
 def preflight(
-    recipe: Recipe, *, seconds: float = SECONDS, price: float | None = None, debug: bool = False
+    recipe: Recipe,
+    *,
+    seconds: float = SECONDS,
+    price: float | None = None,
+    debug: bool = False,
+    tell: Callable[[str], None] = nobody,
 ) -> Preflight:
     """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default
-    the recipe's.
+    the recipe's. `tell` hears of each step when it has passed.
 
     Raises RecipeError or SystemFailure as a run would.
     """
-    seen, replicas = trial(recipe, IMAGES, seconds, debug=debug), recipe.replicas
+    seen, replicas = trial(recipe, IMAGES, seconds, debug=debug, tell=tell), recipe.replicas
     images = round(seen.weighted.weights.sum())
     rate, price = seen.measured.images_s.value, replicas.price if price is None else price
     return Preflight(seen=seen, images=images, whole=estimate.whole(images, rate, replicas.most, replicas.gpus, price))

@@ -6,7 +6,7 @@ It refuses what a run would refuse, by the same code, before anything starts.
 import math
 import random
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -79,13 +79,27 @@ def areas(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([row["width"] * row["height"] / 1e6 if row["width"] and row["height"] else np.nan for row in rows])
 
 
-def trial(recipe: Recipe, images: int, seconds: float, *, whole: bool = False, debug: bool = False) -> Trial:
-    """Try a recipe on about so many images, and its engine for `seconds`; `whole` captions all of them once.
+def nobody(step: str) -> None:
+    """Hears nothing."""
+
+
+def trial(
+    recipe: Recipe,
+    images: int,
+    seconds: float,
+    *,
+    whole: bool = False,
+    debug: bool = False,
+    tell: Callable[[str], None] = nobody,
+) -> Trial:
+    """Try a recipe on about so many images, and its engine for `seconds`; `whole` captions all of them once. `tell`
+    hears of each step when it has passed.
 
     Raises RecipeError or SystemFailure as a run would.
     """
-    with sampled(recipe, images, debug=debug) as seen:
+    with sampled(recipe, images, debug=debug, tell=tell) as seen:
         blocks, prepare_images_s = measure.prepared(recipe, seen.model, seen.rows)
+        tell(f"they were prepared, {prepare_images_s:.1f} images/s on one core; the engine starts")
         measured = measure.measure(recipe, seen.model, blocks, seconds, whole=whole)
         rows = _results(blocks, measured)
     return Trial(
@@ -102,18 +116,23 @@ def trial(recipe: Recipe, images: int, seconds: float, *, whole: bool = False, d
 
 
 @contextmanager
-def sampled(recipe: Recipe, images: int, *, debug: bool = False) -> Iterator["Seen"]:
+def sampled(
+    recipe: Recipe, images: int, *, debug: bool = False, tell: Callable[[str], None] = nobody
+) -> Iterator["Seen"]:
     """Read a sample of about so many images, and keep a connection to Ray while the block runs. The output is left as
-    it was.
+    it was. `tell` hears of each step when it has passed.
 
     Raises RecipeError or SystemFailure as a run would.
     """
     job, model = caption_job(recipe), resolve(recipe)
     output = Output.open(job)
     lease.refuse_held(output.storage, output.path)
+    tell(f"the recipe is right; the model is {model.label}")
     with place.untouched(output.path), session.lasting(debug, job.engine_on_cpu):
         seen = _sample(output, model, images)
+        tell(f"{seen.rows.num_rows} images were read as a sample of the whole input")
         _try_output(output.storage, output.path)
+        tell(f"{output.path} can be written")
         with session.session(job, debug):
             yield seen
 

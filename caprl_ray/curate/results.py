@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from caprl_ray.curate.columns import REASONS
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.commit import DATA
 from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
 from caprl_ray.storage import Storage, join
 
 CURATED = "curated.json"

@@ -17,7 +17,8 @@ from caprl_ray.rows.schema import row_id
 from caprl_ray.sources.image_column import LISTED
 
 # Rows of a row group at most, of which a worker holds one, and rows without a caption that are written at once.
-GROUP_ROWS = 4096
+GROUP_ROWS = 16_384
+UNIQUE = frozenset({"id", "index", "row", "key", "sha256", CAPTION})  # columns in which hardly a value comes twice
 LEFT_OUT = ("unit_rows", "unit_left_out")  # columns of our own bookkeeping
 
 
@@ -46,10 +47,12 @@ class Aligned:
     def write(self, part: Part) -> Written:
         """One file, with as many rows as the source has."""
         writing, schema = Writing(storage=self.source.storage, target=self.target, part=part), self._schema
-        repeating = [name for name in schema.names if name != CAPTION]
+        repeating = [name for name in schema.names if name not in UNIQUE]
         with (
             writing.file(f"{part.name}.parquet") as file,
-            pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as parquet,
+            pq.ParquetWriter(
+                file, schema, compression="zstd", use_dictionary=repeating, write_statistics=[*repeating, "index"]
+            ) as parquet,
         ):
             held = reader(self.source.storage)
             for unit in part.units:
@@ -79,6 +82,8 @@ def _whole(held: Reader, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table
 
 def _spread(table: pa.Table, unit: int, start: int, end: int) -> pa.Table:
     """The rows from `start` to `end`, of which the table has some."""
+    if table.num_rows == end - start:
+        return table
     places = np.full(end - start, -1)
     places[table["index"].to_numpy() - start] = np.arange(table.num_rows)
     rows = table.take(pa.array(places, mask=places < 0))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _WORD = re.compile("[a-z]+")
+Row = tuple[pa.Table, int]  # a table, and the number of the row in it
 
 
 def split_of(key: str) -> str:
@@ -101,10 +103,10 @@ class Folder:
         if self.access is None:
             yield from held.rows(unit, self.source.schema)
             return
-        some: list[pa.Table] = []
+        some: list[Row] = []
         images: list[tuple[bytes, str]] = []
         size = 0
-        for one in pictured(held, unit, self.source.schema, self.access, sandbox):
+        for one in pictured(held, unit, self.source.schema, self.access, sandbox, _each):
             if one.image is None:
                 writing.missing[one.code] += 1
                 continue
@@ -118,11 +120,23 @@ class Folder:
             yield _with_images(some, images)
 
 
-def _with_images(rows: list[pa.Table], images: list[tuple[bytes, str]]) -> pa.Table:
+def _each(table: pa.Table) -> Iterator[Row]:
+    return ((table, number) for number in range(table.num_rows))
+
+
+def _with_images(rows: list[Row], images: list[tuple[bytes, str]]) -> pa.Table:
     content, names = (pa.array(part) for part in zip(*images, strict=True))
-    return pa.concat_tables(rows).append_column(
+    of_each = (list(some) for _, some in groupby(rows, key=lambda row: id(row[0])))
+    tables = [_taken(some[0][0], [number for _, number in some]) for some in of_each]
+    return pa.concat_tables(tables).append_column(
         IMAGES, pa.StructArray.from_arrays([content, names], fields=[*IMAGES.type])
     )
+
+
+def _taken(table: pa.Table, numbers: list[int]) -> pa.Table:
+    """Some rows of a table, in order. Those that stand together are not copied."""
+    first, count = numbers[0], len(numbers)
+    return table.slice(first, count) if numbers[-1] - first == count - 1 else table.take(pa.array(numbers))
 
 
 def _packed(schema: pa.Schema) -> dict[str, str]:
@@ -150,10 +164,10 @@ class _Files:
 
     def add(self, rows: pa.Table, split: str | None) -> None:
         """Add rows of one split; without one, each row's key tells it."""
-        splits = pa.array([split or split_of(key) for key in rows["key"].to_pylist()], pa.string())
+        splits = pa.array([] if split else map(split_of, rows["key"].to_pylist()), pa.string())
         self._count(rows)
-        for name in dict.fromkeys(splits.to_pylist()):
-            of_one = rows if pc.all(pc.equal(splits, name)).as_py() else rows.filter(pc.equal(splits, name))
+        for name in (split,) if split else splits.unique().to_pylist():
+            of_one = rows if split else rows.filter(pc.equal(splits, name))
             self._writer(name).write_table(fitted(of_one, self.schema), row_group_size=GROUP_ROWS)
             self.writing.tallies[f"split {name}"] += of_one.num_rows
 
@@ -163,8 +177,8 @@ class _Files:
         tallies["tokens"] += pc.sum(rows["caption_tokens"]).as_py() or 0
         tallies["characters"] += pc.sum(pc.utf8_length(rows["caption"])).as_py() or 0
         tallies["flagged"] += pc.sum(pc.greater(pc.list_value_length(rows["flags"]), 0)).as_py() or 0
-        for model in rows["model"].to_pylist():
-            tallies[f"model {model}"] += 1
+        for model, count in (one.values() for one in pc.value_counts(rows["model"]).to_pylist()):
+            tallies[f"model {model}"] += count
 
     def _writer(self, split: str) -> pq.ParquetWriter:
         if split not in self.writers:

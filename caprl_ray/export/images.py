@@ -1,8 +1,9 @@
 """The images of exported rows, read from their sources as a run reads them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 from pyroaring import BitMap
@@ -18,29 +19,38 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import Stored
 
 CHANGED, FILES = "source_changed", "files"
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictured:
-    """A row, as a table of one, with the bytes of its image. Without an image, `code` says why."""
+class Pictured(Generic[Row]):
+    """A row with the bytes of its image. Without an image, `code` says why."""
 
-    row: pa.Table
+    row: Row
     key: str
     image: bytes | None
     code: str = ""
 
 
 def pictured(
-    reader: Reader, unit: UnitRows, schema: pa.Schema, access: Access, sandbox: ReadSandbox
-) -> Iterator[Pictured]:
-    """The kept rows of a unit, each with its image. Deadly sources are read in a child (docs/design.md, D11)."""
+    reader: Reader,
+    unit: UnitRows,
+    schema: pa.Schema,
+    access: Access,
+    sandbox: ReadSandbox,
+    each: Callable[[pa.Table], Iterable[Row]],
+) -> Iterator[Pictured[Row]]:
+    """The kept rows of a unit, each with its image. Deadly sources are read in a child (docs/design.md, D11).
+
+    `each` makes the rows of a table."""
     if not unit.kept:
         return
     read = sandbox if unit.deadly else sandbox.plain
     planned, other = present(unit.ref.load(access.storage), access)
-    rows = (row for table in reader.rows(unit, schema) for row in _each(table))
+    rows = (row for table in reader.rows(unit, schema) for row in zip(each(table), *_known(table), strict=True))
     found = _samples(planned, unit.kept, unit.rows, access, read)
-    for (row, at, key, sha256), (index, sample, code) in zip(rows, found, strict=True):
+    for (row, at, named, sha256), (index, sample, code) in zip(rows, found, strict=True):
+        key = named or ""
         assert at == index, "rows and images of a unit are in one order"
         image = sample.image if sample and not code else None
         if code == CHANGED and planned.kind == FILES:
@@ -69,11 +79,9 @@ def present(unit: Unit, access: Access) -> tuple[Unit, bool]:
     return replace(unit, entries=[Entry(stored=now, key=entry.key)]), True
 
 
-def _each(table: pa.Table) -> Iterator[tuple[pa.Table, int, str, str | None]]:
-    """Each row, with its index, its key and the hash of its image."""
-    known = zip(*(table[name].to_pylist() for name in ("index", "key", "sha256")), strict=True)
-    for number, (index, key, sha256) in enumerate(known):
-        yield table.slice(number, 1), index, key or "", sha256
+def _known(table: pa.Table) -> tuple[list[int], list[str | None], list[str | None]]:
+    """The index, the key and the hash of the image of each row."""
+    return table["index"].to_pylist(), table["key"].to_pylist(), table["sha256"].to_pylist()
 
 
 def _samples(

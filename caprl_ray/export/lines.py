@@ -1,7 +1,5 @@
 """JSON lines: each row as an image's path and its caption, as CapRL-2M has them, or as a conversation."""
 
-import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
+from caprl_ray.export import encode
 from caprl_ray.export.form import Writing
 from caprl_ray.export.parts import Part, by_rows
 from caprl_ray.export.rows import UnitRows, reader
@@ -20,8 +19,15 @@ from caprl_ray.recipe.prompts import PromptTemplate
 ROWS = 100_000  # of a file
 CAPRL, LLAVA, DPO = LINES
 NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
-ENCODER = json.JSONEncoder(ensure_ascii=False)
 IMAGE = "<image>"  # where a conversation has its image; trainers count it
+PROMPT = "prompt"
+# Lines in SQL, over the columns of a row. What stands for an image in a text becomes a space, so that what is left
+# cannot form the token anew.
+CAPTION_LINE = "{id: id, image: key, caption: caption}"
+CONVERSATION_LINE = f"""{{id: id, image: key, conversations: [
+    {{'from': 'human', 'value': '{IMAGE}' || chr(10) || replace({PROMPT}, '{IMAGE}', ' ')}},
+    {{'from': 'gpt', 'value': replace(caption, '{IMAGE}', ' ')}}
+]}}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,28 +73,18 @@ class Lines:
         run = ["run"] if self.prompts and "run" in own else []
         return pa.schema([field for field in schema if field.name in {*NEEDED, *run, *(asked - {*own})}])
 
-    def _lines(self, table: pa.Table) -> Iterator[bytes]:
-        columns = (table[name].to_pylist() for name in ("id", "key", "caption"))
-        asked = itertools.repeat("") if self.prompts is None else map(self._asked, table.to_pylist())
-        for identity, key, caption, prompt in zip(*columns, asked, strict=False):
-            line: dict[str, Any] = {"id": identity, "image": key}
-            if self.prompts is None:
-                line["caption"] = caption
-            else:
-                turns = (("human", f"{IMAGE}\n{_without_images(prompt)}"), ("gpt", _without_images(caption)))
-                line["conversations"] = [{"from": who, "value": said} for who, said in turns]
-            yield ENCODER.encode(line).encode() + b"\n"
+    def _lines(self, table: pa.Table) -> Iterator[pa.Buffer]:
+        told = table.select(["id", "key", "caption"])
+        if self.prompts is not None:
+            told = told.append_column(PROMPT, pa.array(map(self._asked, table.to_pylist()), pa.string()))
+        line = CAPTION_LINE if self.prompts is None else CONVERSATION_LINE
+        return encode.lines(told, line)
 
     def _asked(self, row: dict[str, Any]) -> str:
         """The prompt of a row, with its own values."""
         assert self.prompts is not None
         text = self.prompts.get(row.get("run") or "", self.prompts[""])
         return PromptTemplate(text).fill(row, str)
-
-
-def _without_images(text: str) -> str:
-    """A text that stands for no image. What is left cannot form the token anew, because a space is between."""
-    return text.replace(IMAGE, " ")
 
 
 def _prompts(source: Source) -> dict[str, str]:

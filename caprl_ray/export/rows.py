@@ -1,5 +1,7 @@
 """The finished rows of a unit in the order of their index, a few objects at a time."""
 
+import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,16 +9,21 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyroaring import BitMap
 
 from caprl_ray.output.committed import identities, opened
 from caprl_ray.output.places import Place
 from caprl_ray.plan import UnitRef
 from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage.prefetch import prefetched
 
 # Objects that a reader holds, and their bytes if these are more than one: an object has rows of a few units, which are
-# exported one after the other.
+# exported one after the other. One more is read while one is in use. A larger object lies in a file of this node's
+# disk instead, from which the kernel reads what is in use.
 HELD, HELD_BYTES = 8, 512 * 2**20
+IN_USE_AND_NEXT = 2
+ROWS_AT_ONCE = 1024  # of an object on its way to the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,7 @@ class Reader:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._held: OrderedDict[tuple[Stored, tuple[str, ...]], _Object] = OrderedDict()
+        self._holding = threading.Lock()
 
     def rows(self, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table]:
         """The kept rows of a unit by their index, as tables of `schema`, which has `unit`, `index` and `attempts`.
@@ -52,9 +60,9 @@ class Reader:
         kept = np.asarray(unit.kept.to_array(), np.int64)
         waiting: list[_Piece] = []
         ends = [*(place.first for place in unit.places[1:]), None]
-        for place, end in zip(unit.places, ends, strict=True):
-            piece = self._object(place.stored, schema).of_unit(unit.ref.unit)
-            waiting.append(piece.among(kept))
+        objects = prefetched(lambda place: self._object(place.stored, schema), unit.places, IN_USE_AND_NEXT)
+        for found, end in zip(objects, ends, strict=True):
+            waiting.append(found.of_unit(unit.ref.unit).among(kept))
             ready = [one.split(end)[0] for one in waiting]
             waiting = [one.split(end)[1] for one in waiting]
             table = _merged([one for one in ready if len(one.index)])
@@ -63,18 +71,38 @@ class Reader:
 
     def _object(self, stored: Stored, schema: pa.Schema) -> "_Object":
         key = stored, tuple(schema.names)
-        if key not in self._held:
-            with opened(self._storage, stored) as file:
-                there = set(file.schema_arrow.names)
-                table = file.read(columns=[name for name in schema.names if name in there], use_threads=False)
-            self._held[key] = _Object.of(stored.path, fitted(table, schema))
+        found = self._held.get(key) or self._read(stored, schema)
+        with self._holding:
+            self._held[key] = found
+            self._held.move_to_end(key)
             while len(self._held) > HELD or (len(self._held) > 1 and self._bytes() > HELD_BYTES):
                 self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        return self._held[key]
+        return found
+
+    def _read(self, stored: Stored, schema: pa.Schema) -> "_Object":
+        with opened(self._storage, stored) as file:
+            names = [name for name in schema.names if name in file.schema_arrow.names]
+            if _bytes_of(file) > HELD_BYTES:
+                return _Object.of(stored.path, _mapped(file, names, schema), in_memory=False)
+            return _Object.of(stored.path, fitted(file.read(columns=names, use_threads=False), schema))
 
     def _bytes(self) -> int:
-        return sum(int(held.table.nbytes) for held in self._held.values())
+        return sum(int(held.table.nbytes) for held in self._held.values() if held.in_memory)
+
+
+def _bytes_of(file: pq.ParquetFile) -> int:
+    """The bytes of an object that is not packed."""
+    return sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+
+
+def _mapped(file: pq.ParquetFile, names: list[str], schema: pa.Schema) -> pa.Table:
+    """The rows of an object, in a file without a name in the folder for temporary files. It goes when they do."""
+    with tempfile.NamedTemporaryFile(prefix="caprl-ray-") as disk:
+        with pa.ipc.new_file(disk, schema) as rows:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names, use_threads=False):
+                rows.write_table(fitted(pa.Table.from_batches([batch]), schema))
+        disk.flush()
+        return pa.ipc.open_file(pa.memory_map(disk.name)).read_all()
 
 
 @lru_cache(1)
@@ -110,14 +138,15 @@ class _Object:
     path: str
     identities: np.ndarray
     table: pa.Table
+    in_memory: bool = True
 
     @classmethod
-    def of(cls, path: str, table: pa.Table) -> "_Object":
+    def of(cls, path: str, table: pa.Table, *, in_memory: bool = True) -> "_Object":
         rows = identities(table)
         if (np.diff(rows) <= 0).any():  # commit writes them sorted
             order = np.argsort(rows, kind="stable")
             rows, table = rows[order], table.take(pa.array(order))
-        return cls(path, rows, table)
+        return cls(path, rows, table, in_memory)
 
     def of_unit(self, unit: int) -> _Piece:
         start, end = np.searchsorted(self.identities, [unit << 32, (unit + 1) << 32])

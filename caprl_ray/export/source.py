@@ -1,7 +1,9 @@
 """The output that is exported: its plan, its rows, and how its images are read."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyroaring import BitMap
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.export.rows import UnitRows
+from caprl_ray.output import doubtful
 from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.places import places
 from caprl_ray.output.record import read_run, stored_job
@@ -70,7 +73,7 @@ class Source:
         found: dict[str, Any] = self.run.get("recipe") or {}
         return found
 
-    @property
+    @cached_property
     def roots(self) -> list[str]:
         """Where the images of the input lie, as the recipe says it."""
         given = self.recipe.get("input") or {}
@@ -99,25 +102,35 @@ class Source:
         """What is exported of each unit: the finished rows that meet the condition and are not `listed` as repeated."""
         without = _listed(self.storage, listed) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
+        for unit, rows in self._doubtful(committed).items():
+            without.setdefault(unit, BitMap()).update(rows)
         met = matching(self.storage, self.path, condition, committed, tell=tell) if condition else None
         found = places(self.storage, self.path, tell)
         units = []
         for ref in self.plan.units:
-            unit = committed.get(ref.unit) or Committed()
-            kept = unit.finished if met is None else unit.finished & met.get(ref.unit, BitMap())
-            known = [unit.rows or 0, ref.rows or 0, unit.done.max() + 1 if unit.done else 0]
+            there = committed.get(ref.unit) or Committed()
+            kept = there.finished if met is None else there.finished & met.get(ref.unit, BitMap())
+            known = [there.rows or 0, ref.rows or 0, there.done.max() + 1 if there.done else 0]
             units.append(
                 UnitRows(
                     ref=ref,
                     kept=kept - without.get(ref.unit, BitMap()),
                     places=found.of(ref.unit),
                     rows=max(known),
-                    finished=len(unit.finished),
-                    failed=len(unit.failed),
+                    finished=len(there.finished),
+                    failed=len(there.failed),
                     deadly=committed.counts.codes["read_crash"] > 0,
                 )
             )
         return units
+
+    def _doubtful(self, committed: Mapping[int, Committed]) -> dict[int, BitMap]:
+        """The rows that are left out because a sick replica wrote them, which is said."""
+        rows = doubtful.standing(self.storage, self.path, committed)
+        if rows:
+            said = f"{self.path} has {doubtful.named(rows)}; they are left out until a run has done them again"
+            sys.stderr.write(f"caprl-ray: {said}.\n")
+        return rows
 
 
 def told_key(key: str, roots: Iterable[str]) -> str:

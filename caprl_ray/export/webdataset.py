@@ -6,16 +6,19 @@ The same rows give the same bytes. Members of a shard are copied as they are, in
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.export.encode import encoded, struct
 from caprl_ray.export.form import Writing
 from caprl_ray.export.images import CHANGED, pictured, present
 from caprl_ray.export.parts import SHARDS, Part, by_rows, by_source
 from caprl_ray.export.rows import UnitRows, reader
-from caprl_ray.export.source import NOT_TOLD, Source, told_key
+from caprl_ray.export.source import NOT_TOLD, Source
 from caprl_ray.export.tar import TarWriter
 from caprl_ray.export.target import Written
 from caprl_ray.plan import Entry
@@ -31,7 +34,18 @@ MEMBER = "caption"
 EXTENSIONS = {"a JPEG": "jpg", "a PNG": "png", "WebP": "webp", "a GIF": "gif", "a TIFF": "tif", "a BMP": "bmp"}
 EXTENSIONS |= {"AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl"}
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as a tar has it: the text of its caption, and all that is told of it as JSON. `theirs` are the source's own
+    columns as JSON, if a new shard is to have them."""
+
+    id: str
+    key: str | None
+    sha256: str | None
+    text: bytes
+    told: bytes
+    theirs: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,31 +101,45 @@ class Shards:
 
     def _rows(self, unit: UnitRows) -> Iterator[Row]:
         tables = reader(self.source.storage).rows(unit, self.source.own)
-        return (row for table in tables for row in table.to_pylist())
+        return (row for table in tables for row in self._each(table))
+
+    def _each(self, table: pa.Table) -> Iterator[Row]:
+        """The rows of a table."""
+        told = self.source.told(table.select(self.source.own.names))
+        names = struct(name for name in told.schema.names if name not in NOT_TOLD)
+        known = (table[name].to_pylist() for name in ("id", "key", "sha256"))
+        texts = table["caption"].cast(pa.binary()).to_pylist()
+        return map(Row, *known, texts, encoded(told, names))
+
+    def _each_with_theirs(self, table: pa.Table) -> Iterator[Row]:
+        """The rows of a table with the source's own columns, if there are any."""
+        theirs = [name for name in self.source.schema.names if not is_own(self.source.schema, name)]
+        if not theirs:
+            return self._each(table)
+        packed = map(_json, table.select(theirs).to_pylist())
+        return (replace(row, theirs=content) for row, content in zip(self._each(table), packed, strict=True))
 
     def _captions(self, writing: Writing, file: BinaryIO) -> None:
         """The captions alone, under the keys of their samples."""
         tar = TarWriter(file)
         for row in self._rows(writing.part.units[0]):
-            self._add_caption(tar, row["key"].encode("utf-8", "surrogateescape"), row)
+            self._add_caption(tar, (row.key or "").encode(), row)
             writing.exported += 1
         tar.close()
 
     def _pack(self, writing: Writing, file: BinaryIO, sandbox: ReadSandbox) -> None:
         """Images of files or of a table, under the ids of their rows."""
         tar, held = TarWriter(file), reader(self.source.storage)
-        theirs = [name for name in self.source.schema.names if not is_own(self.source.schema, name)]
         for unit in writing.part.units:
-            for one in pictured(held, unit, self.source.schema, self.access, sandbox):
+            for one in pictured(held, unit, self.source.schema, self.access, sandbox, self._each_with_theirs):
                 if one.image is None:
                     writing.missing[one.code] += 1
                     continue
-                (row,) = one.row.to_pylist()
-                key = row["id"].encode()
+                key = one.row.id.encode()
                 tar.add(key + b"." + _extension(one.key, one.image), len(one.image), [one.image])
-                if theirs:
-                    _add(tar, key + b".json", _json({name: row[name] for name in theirs}))
-                self._add_caption(tar, key, {name: row[name] for name in self.source.own.names})
+                if one.row.theirs:
+                    _add(tar, key + b".json", one.row.theirs)
+                self._add_caption(tar, key, one.row)
                 writing.exported += 1
         tar.close()
 
@@ -189,11 +217,9 @@ class Shards:
             )
 
     def _add_caption(self, tar: TarWriter, key: bytes, row: Row) -> None:
-        told = {name: value for name, value in row.items() if name not in NOT_TOLD}
-        told["key"] = row["key"] and told_key(row["key"], self.source.roots)
         name = key + b"." + self.member.encode()
-        _add(tar, name + b".json", _json(told))
-        _add(tar, name + b".txt", row["caption"].encode())
+        _add(tar, name + b".json", row.told)
+        _add(tar, name + b".txt", row.text)
 
 
 @dataclass(kw_only=True)
@@ -214,7 +240,7 @@ class _Copied:
         for piece in pieces:
             digest.update(piece)
             yield piece
-        self.proved |= digest.hexdigest() == self.row["sha256"]
+        self.proved |= digest.hexdigest() == self.row.sha256
 
 
 def _key(name: bytes) -> bytes:

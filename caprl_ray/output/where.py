@@ -92,7 +92,7 @@ class Condition:
 
     @cached_property
     def _connection(self) -> "duckdb.DuckDBPyConnection":
-        return _connected()
+        return connected()
 
     def __reduce__(self) -> Any:
         """Travels without its connection."""
@@ -141,7 +141,8 @@ class Condition:
                 )
 
 
-def _connected() -> "duckdb.DuckDBPyConnection":
+def connected() -> "duckdb.DuckDBPyConnection":
+    """DuckDB, which reads nothing but what it is given, on one thread."""
     import duckdb
 
     connection = duckdb.connect(":memory:", config=dict(SETTINGS))

@@ -20,7 +20,8 @@ from caprl_ray.engines import concurrency
 from caprl_ray.engines.protocol import EngineDied
 from caprl_ray.errors import CaprlError
 from caprl_ray.models.resolve import ModelRef, resolve
-from caprl_ray.recipe.sections import Prepare, Recipe
+from caprl_ray.recipe.prepare import Prepare
+from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune.replica import Load, Measured
 from caprl_ray.tune.settings import Setting
 

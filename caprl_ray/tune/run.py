@@ -15,7 +15,7 @@ from caprl_ray.engines.launch import needs_engine
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.output.fingerprint import fingerprint, installed
 from caprl_ray.recipe.engine_arguments import recorded, shown
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune import scores, settings
 from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured

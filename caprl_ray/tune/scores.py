@@ -17,7 +17,7 @@ from caprl_ray.answer.job import score_job
 from caprl_ray.commands.estimate import Interval, mean
 from caprl_ray.errors import RecipeError
 from caprl_ray.pipeline import run
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.score.questions import joined
 from caprl_ray.score.read import read

@@ -18,9 +18,9 @@ class Rates:
         overall: rows/s since the first engine ran. The start of the engines does not count.
         tokens: generated tokens/s of the last five minutes, those of repeated decodings too.
         tokens_overall: the same since the first engine ran.
-        planned: planned rows of the whole output; None while it cannot be estimated.
+        planned: planned rows of the whole output, whatever limit the run has; None while it cannot be estimated.
         exact: whether that number is known. Otherwise it is estimated from the bytes of shards.
-        eta_s: seconds until they are done, at the rate of the last five minutes.
+        eta_s: seconds until they are done, or as many as the run may do, at the rate of the last five minutes.
     """
 
     now: float | None = None
@@ -39,7 +39,7 @@ def rates(start: Start | None, history: Sequence[Record]) -> Rates:
     overall, five = _rate(since, latest, _rows), _rate(lately, latest, _rows)
     planned, exact = planned_rows(start, latest) if start else (None, False)
     pace = five or overall
-    left = max(0, planned - start.done - latest.rows) if start and planned is not None else None
+    left = _left(start, planned, latest) if start else None
     return Rates(
         now=overall if five is None else _rate(_lately(history, NOW_S), latest, _rows),
         overall=overall,
@@ -49,6 +49,12 @@ def rates(start: Start | None, history: Sequence[Record]) -> Rates:
         exact=exact,
         eta_s=left / pace if left is not None and pace else None,
     )
+
+
+def _left(start: Start, planned: int | None, record: Record) -> int | None:
+    """The rows that the run is still to do, if they can be estimated."""
+    ends = [end for end in (planned, start.limit and start.done + start.limit) if end is not None]
+    return max(0, min(ends) - start.done - record.rows) if ends else None
 
 
 def planned_rows(start: Start, record: Record) -> tuple[int | None, bool]:
@@ -66,12 +72,9 @@ def planned_rows(start: Start, record: Record) -> tuple[int | None, bool]:
             exact = False
             density = _rows_a_byte(start, record)
             if density is None:
-                return (start.done + start.limit if start.limit else None), False
+                return None, False
             rows += round(left * density)
-    rows = max(rows, start.done + record.rows) if not exact else rows
-    if start.limit is not None and start.done + start.limit <= rows:
-        return start.done + start.limit, exact
-    return rows, exact
+    return (rows if exact else max(rows, start.done + record.rows)), exact
 
 
 def _rows_a_byte(start: Start, record: Record) -> float | None:

@@ -17,8 +17,8 @@ from caprl_ray.watch.rates import FIVE_MINUTES_S, rates
 from caprl_ray.watch.record import Record
 from caprl_ray.watch.screen import Screen, screen
 from caprl_ray.watch.start import Start
-from caprl_ray.watch.status import RUNNING, Run, Status
-from caprl_ray.watch.status_file import StatusFile
+from caprl_ray.watch.status import RUNNING, Status
+from caprl_ray.watch.status_file import StatusFile, run_of
 from caprl_ray.watch.words import clock
 
 TICK_S = 1.0
@@ -105,26 +105,6 @@ class Reporter:
         if record.ready is not None:
             return "engines run, no batch is done yet"
         return "starting engines" if self._run.gpus is not None else "starting"
-
-
-def run_of(output: Output) -> Run:
-    """What never changes in the run that writes an output."""
-    job, holder = output.job, output.lease.holder if output.lease else None
-    return Run(
-        job=job.name,
-        done=job.done,
-        noun=f"{job.noun}s",
-        output=output.path,
-        run=holder.run if holder else None,
-        lease=holder.number if holder else None,
-        driver=f"process {holder.pid} on {holder.host}" if holder else "",
-        gpus=job.recipe.replicas.gpus if job.has_replicas else None,
-        price=job.recipe.replicas.price,
-        reader_gpus={name: recipe.replicas.gpus for name, recipe in job.readers.items()},
-        reader_price={
-            name: recipe.replicas.price for name, recipe in job.readers.items() if recipe.replicas.price is not None
-        },
-    )
 
 
 def _reason(error: BaseException | None) -> str:

@@ -7,11 +7,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.output.folder import Output
+from caprl_ray.output.holder import now
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch import history
 from caprl_ray.watch.history import Point, Points
-from caprl_ray.watch.status import NAME, NotAStatus, Status
+from caprl_ray.watch.rates import Rates
+from caprl_ray.watch.record import Record
+from caprl_ray.watch.status import NAME, NotAStatus, Run, Status
 
 EVERY_S = 30.0
 END_S = 15.0  # the last write may take so long
@@ -70,22 +74,63 @@ class StatusFile:
 
 @contextmanager
 def end_told(output: Output) -> Iterator[None]:
-    """Write what ends the block into the run's last status: it may end after its rows are processed."""
+    """Write what ends the block into the run's last status: it may end before its first row, and after its last."""
     try:
         yield
     except Exception as error:
-        writing = threading.Thread(target=_tell_end, args=(output, str(error)), name="status end", daemon=True)
+        writing = threading.Thread(target=_tell_end, args=(output, error), name="status end", daemon=True)
         writing.start()
         writing.join(END_S)
         raise
 
 
-def _tell_end(output: Output, reason: str) -> None:
+def _tell_end(output: Output, error: Exception) -> None:
     storage, path, lease = output.storage, join(output.path, NAME), output.lease
-    with suppress(OSError, NotAStatus):
-        status = Status.parse(storage.read(path))
-        if lease and not lease.lost and status.run.lease == lease.number and status.ended != reason:
-            storage.put(path, content(replace(status, ended=reason), written(storage, path)))
+    with suppress(OSError):
+        status = _last(output)
+        if not lease or lease.lost or status.ended == str(error):
+            return
+        if isinstance(error, RecipeError) and output.empty():  # it leaves nothing behind
+            return
+        storage.put(path, content(replace(status, ended=str(error)), written(storage, path)))
+
+
+def _last(output: Output) -> Status:
+    """The last status of the run, or one of a run that has done nothing yet."""
+    run, told = run_of(output), None
+    with suppress(FileNotFoundError, NotADirectoryError, NotAStatus):
+        told = Status.parse(output.storage.read(join(output.path, NAME)))
+    if told and told.run.lease == run.lease:
+        return told
+    return Status(
+        run=run,
+        at=now().isoformat(timespec="seconds"),
+        phase="starting",
+        before=told.done if told else 0,
+        failed_before=told.failed if told else 0,
+        rates=Rates(),
+        record=Record(),
+    )
+
+
+def run_of(output: Output) -> Run:
+    """What never changes in the run that writes an output."""
+    job, holder = output.job, output.lease.holder if output.lease else None
+    return Run(
+        job=job.name,
+        done=job.done,
+        noun=f"{job.noun}s",
+        output=output.path,
+        run=holder.run if holder else None,
+        lease=holder.number if holder else None,
+        driver=f"process {holder.pid} on {holder.host}" if holder else "",
+        gpus=job.recipe.replicas.gpus if job.has_replicas else None,
+        price=job.recipe.replicas.price,
+        reader_gpus={name: recipe.replicas.gpus for name, recipe in job.readers.items()},
+        reader_price={
+            name: recipe.replicas.price for name, recipe in job.readers.items() if recipe.replicas.price is not None
+        },
+    )
 
 
 def content(status: Status, points: Points) -> bytes:

@@ -55,7 +55,10 @@ def test_it_measures_a_sample_of_the_whole_input_and_leaves_nothing(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = ["preflight", str(tmp_path / "recipe.yaml"), "--seconds", "1", "--json"]
     assert cli.main(command) == 0
-    seen = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    seen, steps = json.loads(said.out), said.err.splitlines()
+    passed = ("the recipe is right", f"{seen['sampled']} images were read", "can be written", "they were prepared")
+    assert all(step in line for step, line in zip(passed, steps, strict=False)), steps
     assert seen["images"] == IMAGES and 256 <= seen["sampled"] <= 256 + 60
     broken = seen["failed"].pop("image_format")
     assert not seen["failed"] and seen["captioned"] + broken == seen["sampled"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from caprl_ray.export.huggingface import split_of
 from caprl_ray.export.lines import Lines
 from caprl_ray.export.parts import file_name
 from caprl_ray.export.source import told_key
+from caprl_ray.export.tar import header
 from tests.export.outputs import PROMPT, TABLE_ROWS, Made, make, picture, sample
 
 LABEL = "meta:label"
@@ -241,9 +243,27 @@ def test_a_conversation_has_one_image_whatever_its_texts_say() -> None:
     lines = Lines(source=None, target="", rows=1, prompts={"": "<{alt}> {alt} {other}"})  # type: ignore[arg-type]
     row = {"id": "1", "key": "1.png", "caption": "A <ima<image>ge> of a cup.", "run": None}
     (line,) = lines._lines(pa.Table.from_pylist([row | {"alt": "image", "other": "<image><image>"}]))
-    human, gpt = (turn["value"] for turn in json.loads(line)["conversations"])
+    human, gpt = (turn["value"] for turn in json.loads(line.to_pybytes())["conversations"])
     assert human.count("<image>") == 1 and human.startswith("<image>\n") and "<image>" not in gpt
     assert gpt == "A <ima ge> of a cup."
+
+
+def test_lines_hold_any_text_as_it_is() -> None:
+    lines = Lines(source=None, target="", rows=1, prompts=None)  # type: ignore[arg-type]
+    texts = ['\\ "quoted" / <b>', "\x00\x01\x1f\x7f\n\r\t\u2028", "写真 😀 \ufffd", "", None]
+    rows = [{"id": f"{n}", "key": text, "caption": text} for n, text in enumerate(texts)]
+    found = b"".join(lines._lines(pa.Table.from_pylist(rows))).decode().split("\n")
+    assert [json.loads(line) for line in found[:-1]] == [
+        {"id": row["id"], "image": row["key"], "caption": row["caption"]} for row in rows
+    ]
+
+
+@pytest.mark.parametrize("name", [b"a.txt", b"n" * 100, b"n" * 101, "写真/ü.jpg".encode(), b"\xff.json", b"a/" * 60])
+@pytest.mark.parametrize("size", [0, 511, 8**11 - 1, 8**11])
+def test_a_header_is_that_of_tarfile(name: bytes, size: int) -> None:
+    member = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+    member.size, member.mode = size, 0o444
+    assert header(name, size) == member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from caprl_ray.export import rows, work
 from caprl_ray.export.parts import Part
 from caprl_ray.export.rows import HELD, Reader
 from caprl_ray.export.source import Source
+from caprl_ray.output import doubtful
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.scan import silent
 from caprl_ray.read.sandbox import ReadSandbox
@@ -148,13 +150,23 @@ def test_all_files_have_a_column_that_came_later(made: Made, tmp_path: Path, for
     }
 
 
-def test_few_large_objects_are_held(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, held = Source.open(Storage(), str(made.path)), Reader(Storage())
-    for limit, most in ((2**30, HELD), (1, 1)):
+def test_few_objects_are_held_and_one_that_is_too_large_for_memory_lies_on_disk(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source, disk = Source.open(Storage(), str(made.path)), tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    units = source.units(None, None, silent)
+    for limit, most, on_disk in ((2**30, HELD, False), (6_000, 1, False), (1, HELD, True)):
         monkeypatch.setattr(rows, "HELD_BYTES", limit)
-        units = source.units(None, None, silent)
-        found = [i for unit in units for table in held.rows(unit, source.schema) for i in table["id"].to_pylist()]
-        assert found == sorted(made.finished) and len(held._held) == most
+        held = None
+        before, held = pa.total_allocated_bytes(), Reader(Storage())
+        found = [row for unit in units for table in held.rows(unit, source.schema) for row in table.to_pylist()]
+        assert [row["id"] for row in found] == sorted(made.finished) and len(held._held) == most
+        assert [row["caption"] for row in found] == [row["caption"] for _, row in sorted(made.finished.items())]
+        assert {one.in_memory for one in held._held.values()} == {not on_disk}
+        assert (pa.total_allocated_bytes() <= before) == on_disk
+        assert not list(disk.iterdir())
 
 
 @pytest.mark.parametrize("form", [["webdataset"], ["hf", "--images", "--license", "other"]])
@@ -199,7 +211,9 @@ def test_what_may_kill_its_reader_is_read_in_a_child(
     assert hashes == images["sha256"].to_pylist()
 
 
-def test_repeated_rows_are_left_out_by_a_list(made: Made, tmp_path: Path) -> None:
+def test_repeated_rows_are_left_out_by_a_list_and_those_of_a_sick_replica_always(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, *others = sorted(made.finished)[:20]
     rows = [{"id": i, "group": "x", "keep": i == first} for i in (first, *others)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
@@ -208,6 +222,18 @@ def test_repeated_rows_are_left_out_by_a_list(made: Made, tmp_path: Path) -> Non
     ids = [json.loads(line)["id"] for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert ids == sorted(made.finished.keys() - set(others))
     assert json.loads((out / "_SUCCESS").read_text())["left_out"] == 19
+    unit, _, index = max(made.finished).partition("-")
+    doubtful.keep(Storage(), str(made.path), 1, [(int(unit), int(index)), (0, 10**6)])
+    capsys.readouterr()
+    assert export(made, out, "jsonl", "--without", str(tmp_path / "list.parquet")) == 0
+    assert f"has 1 row of a sick replica, such as {max(made.finished)}; they are left out" in capsys.readouterr().err
+    assert json.loads((out / "_SUCCESS").read_text())["left_out"] == 20
+    assert cli.main(["verify", str(made.path)]) == 3
+    said = capsys.readouterr().out
+    assert f"1 row of a sick replica, such as {max(made.finished)}, whose captions cannot be trusted" in said
+    assert cli.main(["verify", str(made.path), "--repair", "--json"]) == 3
+    balance = json.loads(capsys.readouterr().out)
+    assert balance["doubtful_rows"] == [] and balance["captioned"] == len(made.finished) - 1
 
 
 def test_each_wrong_export_is_one_sentence(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,9 +40,11 @@ def test_a_job_without_engines_counts_from_its_first_batch() -> None:
     assert rates(START, history[:1]).overall is None and rates(START, history).overall == 5.0
 
 
-def test_a_limit_ends_the_run_before_the_plan() -> None:
-    assert planned_rows(dataclasses.replace(START, limit=100), at(40, 50)) == (1100, True)
-    assert planned_rows(dataclasses.replace(START, limit=9000), at(40, 50)) == (5000, True)
+def test_a_limit_ends_the_run_and_not_the_plan() -> None:
+    history = [at(34, 0), at(35, 30)]
+    limited = rates(dataclasses.replace(START, limit=100), history)
+    assert (limited.planned, limited.eta_s) == (5000, 70 / 2)
+    assert rates(dataclasses.replace(START, limit=9000), history).eta_s == (5000 - 1030) / 2
 
 
 def shards(**more: object) -> Record:
@@ -59,7 +61,6 @@ def test_shards_are_estimated_from_their_bytes_until_they_are_read() -> None:
     assert planned_rows(start, shards(read=(10, 2000))) == (60, False), "never fewer than are done"
     before = dataclasses.replace(start, planned=300, open=Open(bytes=10_000, known_rows=300, known_bytes=6000))
     assert planned_rows(before, at(30, 0)) == (800, False), "by the shards of earlier runs"
-    assert planned_rows(dataclasses.replace(start, limit=70), at(30, 0)) == (70, False)
 
 
 def test_the_start_tells_units_of_unknown_length_from_the_others() -> None:

@@ -6,19 +6,21 @@ import itertools
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from caprl_ray import cli
+from caprl_ray.caption.job import caption_job
 from caprl_ray.cli.arguments import store_hint
+from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.commands.status import judge
-from caprl_ray.errors import SystemFailure
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import holder as holders
 from caprl_ray.output import lease
+from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
+from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import Storage
 from caprl_ray.watch.batch import Last
@@ -192,16 +194,21 @@ def test_a_run_that_checks_its_output_for_long_is_not_called_slow() -> None:
         assert seen == ("running", f"The run is at its end: {said}.")
 
 
-def test_what_ends_a_run_after_its_session_stands_in_its_status(tmp_path: Path) -> None:
+def test_what_ends_a_run_before_its_first_row_and_after_its_last_stands_in_its_status(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     storage, out, path = Storage(), str(tmp_path / "out"), tmp_path / "out" / "status.json"
     with lease.held(storage, out) as own:
-        output: Any = SimpleNamespace(storage=storage, path=out, lease=own)
-        for number, said in (own.number, "too many rows failed"), (own.number - 1, ""):
-            path.write_text(json.dumps(changed(run=dataclasses.replace(RUN, lease=number), ended="").plain()))
+        output = Output.open(caption_job(parse(demo_recipe([tmp_path], tmp_path / "out"))), lease=own)
+        with pytest.raises(RecipeError), end_told(output):
+            raise RecipeError("input.paths: nothing is there")
+        assert not path.exists(), "a refused recipe leaves nothing behind"
+        for number, before in (None, 0), (own.number, 1000), (own.number - 1, 10_018):
+            if number is not None:
+                path.write_text(json.dumps(changed(run=dataclasses.replace(RUN, lease=number), ended="").plain()))
             with pytest.raises(SystemFailure), end_told(output):
                 raise SystemFailure("too many rows failed")
-            assert Status.parse(path.read_bytes()).ended == said
+            told = Status.parse(path.read_bytes())
+            assert (told.ended, told.before, told.run.lease) == ("too many rows failed", before, own.number)
 
 
 def test_a_driver_of_this_machine_that_is_gone_has_died_at_once() -> None:
