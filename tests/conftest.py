@@ -45,8 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
+    from filelock import FileLock
     from ray import cloudpickle
 
     from caprl_ray.cluster import local
@@ -54,7 +55,8 @@ def ray_cluster() -> Iterator[None]:
     for name, module in list(sys.modules.items()):
         if name.startswith(("tests.", "test_")):
             cloudpickle.register_pickle_by_value(module)
-    local.start(num_cpus=2)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):  # two that start at once may take too long
+        local.start(num_cpus=2)
     yield
     ray.shutdown()
 
