@@ -23,7 +23,7 @@ from PIL import Image
 
 from caprl_ray import cli
 from caprl_ray.cluster import local
-from caprl_ray.engines.stub import EXIT
+from caprl_ray.engines.stub import DIE
 from caprl_ray.watch import reporter
 from caprl_ray.watch.status import Status
 from caprl_ray.watch.words import facts
@@ -49,7 +49,7 @@ def is_asked(number: int) -> bool:
 
 def make_inputs(folder: Path) -> Path:
     """A shard of images with a text each, questions about most of them, and the recipe. The question about one image
-    kills its reader."""
+    kills the engine that reads it."""
     with tarfile.open(folder / "s.tar", "w") as tar:
         for number in range(IMAGES):
             buffer = io.BytesIO()
@@ -60,10 +60,10 @@ def make_inputs(folder: Path) -> Path:
                 member = tarfile.TarInfo(f"{number:04d}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+    one: dict[str, Any] = {"metric": "choice", "question": "Color?", "choices": COLORS}
+    deadly: dict[str, Any] = {"metric": "exact", "question": DIE, "choices": None}
     questions = [
-        {"key": f"{n:04d}", "question": EXIT if n == DEADLY else "Color?", "choices": COLORS, "answer": color(n)}
-        for n in range(IMAGES)
-        if is_asked(n)
+        (deadly if n == DEADLY else one) | {"key": f"{n:04d}", "answer": color(n)} for n in range(IMAGES) if is_asked(n)
     ]
     pq.write_table(pa.Table.from_pylist(questions), folder / "questions.parquet")
     engine = {"max_num_seqs": 8}
@@ -109,7 +109,7 @@ def test_two_pools_score_each_caption_once_and_no_caption_is_lost_whatever_dies(
     before = rows_of(out)
     assert 0 < len(before) < IMAGES - 2
 
-    on_cpu = ["replicas.gpus=0", "score.replicas.gpus=0"]
+    on_cpu = ["replicas.gpus=0", "score.replicas.gpus=0", "score.model.engine.distributed_executor_backend=mp"]
     assert cli.main(["caption", str(recipe), *on_cpu]) == 0
     said = capsys.readouterr().out
     rows, failed = rows_of(out), rows_of(out, "failed")
