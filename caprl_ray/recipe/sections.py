@@ -110,7 +110,7 @@ class Recipe(Section):
 
     @property
     def text_only(self) -> bool:
-        """Whether the model gets prompts without images (recipe/score.py)."""
+        """Whether the model gets prompts without images (recipe/score_recipe.py)."""
         return False
 
     @model_validator(mode="after")

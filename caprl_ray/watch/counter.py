@@ -22,6 +22,8 @@ HERE_S = GONE_S / 2
 # Attempts that ended because the node was lost and that no row is blamed for. The limit still finds a row that keeps
 # killing nodes.
 FORGIVEN = 10
+# Captions without a question, before any with one, from which on the user is told.
+NONE_ASKED = 1000
 # Tasks whose attempts are remembered. Ray soon repeats a task that died.
 MOST_TASKS = 2**16
 
@@ -69,6 +71,8 @@ class Counter:
         self._unscored.update(batch.unscored)
         for kind, sums in batch.sums.items():
             self._sums[kind].update(sums)
+        if self._sums["score_codes"].total() >= NONE_ASKED and not self.scored()[0]:
+            self.note(f"none of the first {NONE_ASKED:,} captions has a question (score.join)")
         if batch.load:
             self._loaded(batch.load, batch.pool)
 

@@ -12,7 +12,7 @@ import pytest
 from caprl_ray.answer.scorer import Scorer
 from caprl_ray.caption.best import Candidate, best
 from caprl_ray.caption.rules import Rules
-from caprl_ray.caption.scoring import CaptionScorer
+from caprl_ray.caption.scoring import CaptionReader, CaptionScorer
 from caprl_ray.embedded import scenes
 from caprl_ray.engines.stub import stub_answer
 from caprl_ray.errors import RowFailure
@@ -22,7 +22,9 @@ from caprl_ray.recipe.quality import Quality
 from caprl_ray.recipe.sampling import Sampling
 from caprl_ray.recipe.score import Score
 from caprl_ray.recipe.turns import Turns
+from caprl_ray.replica.actor import ReplicaActor
 from caprl_ray.replica.cut import Cut
+from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions
 from caprl_ray.score.reward import RELEASED, STRICT, Reward, caption_reward
@@ -132,6 +134,14 @@ def test_a_caption_that_cannot_be_scored_stays_and_says_why() -> None:
     row = scored(row_of(("unreadable", []), (WRONG, [])))
     assert (row["caption"], row["score"], row["first_score"]) == (WRONG, 0.0, None)
     assert [(one["score"], one["score_code"]) for one in row["captions"]] == [(None, "engine_rejected"), (0.0, None)]
+
+
+def test_a_row_that_kills_readers_keeps_its_caption_and_a_stopped_one_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [RowFailure("engine_crash", "twice alone"), RowFailure(UNFINISHED), {"score": 1.0}]
+    monkeypatch.setattr(ReplicaActor, "apply", lambda *_: results)
+    kept, cut, done = CaptionReader.apply(object.__new__(CaptionReader), [{}] * 3)
+    assert (kept, done) == ({"score": None, "score_code": "engine_crash"}, {"score": 1.0})
+    assert isinstance(cut, RowFailure) and cut.code == UNFINISHED
 
 
 def test_the_gain_has_an_interval_over_images_and_adds_up_over_objects() -> None:

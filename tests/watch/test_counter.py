@@ -110,3 +110,8 @@ def test_captions_that_cannot_be_scored_are_judged_and_those_without_questions_a
     assert told.sums["gain"] == {"rows": 2, "difference": 0.5, "squares": 0.25, "kept": 1.5, "first": 1.0}
     counter.add(told)
     assert counter.scored() == (3, {"answer_unclear": 1}) and counter.judged()[0] == (4, {})
+    unasked = Counter()
+    for _ in range(3):
+        assert not unasked.notes()
+        unasked.add(Batch(rows=500, sums={"score_codes": {"no_questions": 499}}))
+    assert unasked.notes() == ["none of the first 1,000 captions has a question (score.join)"]
