@@ -10,7 +10,7 @@
 # make setup       build .venv (the other targets do it themselves); EXTRA=gpu on a machine with GPUs
 # make lock        write requirements/cpu.lock from pyproject.toml; with EXTRA=gpu, gpu.lock for the nodes of a cluster
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
-# make embedded-answerer   train the embedded answerer from scratch (about MINUTES minutes on one core)
+# make embedded-answerer   train the embedded answerer from scratch (a quarter of an hour on one core)
 
 PYTHON ?= python3.11
 EXTRA ?= cpu

@@ -1,7 +1,8 @@
-"""Tokenizer and configuration of the embedded answerer: a Qwen2 of under a million parameters, which sees no images.
+"""Tokenizer and configuration of the embedded answerer: a Llama of under a million parameters, which sees no images.
 
 Its words are those of scenes and of questions about them. What the judge's prompts always say is one word each, so that
-a prompt has some sixty tokens, most of them of the caption and of the question.
+a prompt has some forty tokens, most of them of the caption and of the question. (It is no Qwen2, because transformers splits
+the words of every Qwen2 by that family's own rules.)
 """
 
 import itertools
@@ -83,18 +84,19 @@ def _corpus() -> Iterator[str]:
 
 
 def build_config(tokenizer: Any) -> Any:
-    """The Qwen2Config of the embedded answerer."""
-    from transformers import Qwen2Config
+    """The LlamaConfig of the embedded answerer."""
+    from transformers import LlamaConfig
 
     end = tokenizer.convert_tokens_to_ids(END)
-    return Qwen2Config(
-        architectures=["Qwen2ForCausalLM"],
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=INNER,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
+        attention_bias=True,
         max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         bos_token_id=end,

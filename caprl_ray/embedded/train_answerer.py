@@ -47,9 +47,9 @@ def _initialised(tokenizer: Any) -> Any:
 
     That is mimetic initialisation (Trockman and Kolter 2023, arXiv 2305.09828).
     """
-    from transformers import Qwen2ForCausalLM
+    from transformers import LlamaForCausalLM
 
-    model = Qwen2ForCausalLM(architecture.build_config(tokenizer))
+    model = LlamaForCausalLM(architecture.build_config(tokenizer))
     initialise(model, lambda _: architecture.LAYERS)
     for layer in model.model.layers[1:]:
         attention = layer.self_attn
@@ -62,7 +62,7 @@ class Trainer:
     """The model and its auxiliary heads."""
 
     def __init__(self, init: Path | None, seed: int) -> None:
-        from transformers import Qwen2ForCausalLM
+        from transformers import LlamaForCausalLM
 
         torch.manual_seed(seed)
         self.rng = random.Random(seed)
@@ -70,7 +70,7 @@ class Trainer:
         self.words = Words(self.tokenizer)
         self.prompts = Prompts(self.tokenizer, self.rng)
         if init:
-            self.model = Qwen2ForCausalLM.from_pretrained(init, dtype=torch.float32)
+            self.model = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32)
         else:
             self.model = _initialised(self.tokenizer)
         classes = [1 + len(questions.VALUES[name]) for name in ATTRIBUTES]

@@ -122,7 +122,7 @@ def test_the_real_engine_reads_what_captions_say(tmp_path: Path, capsys: pytest.
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")
     pq.write_table(pa.Table.from_pylist(asked), tmp_path / "asked.parquet")
     document = {
-        "input": {"paths": [str(tmp_path / "captions.parquet")]},
+        "input": {"paths": [str(tmp_path / "captions.parquet")], "rename": {"key": "name"}},
         "model": {"source": "embedded-answerer"},
         "score": {"questions": [str(tmp_path / "asked.parquet")], "join": "key", "rotations": 2, "blind": 0.2},
         "output": {"path": str(tmp_path / "scores")},
