@@ -32,13 +32,8 @@ def write_questions(file: Path, scenes: Mapping[str, Scene], seed: int = 1) -> f
     for key, other in zip(keys, [*keys[1:], keys[0]], strict=True):
         stated = questions.facts(scenes[other])
         for number, question in enumerate(questions.about(scenes[key], rng, EACH)):
-            asked = {
-                "question": question.text,
-                "choices": list(question.choices),
-                "answer": question.answer,
-                "question_id": f"{key}#{number}",
-            }
-            rows += [{"key": key, "benchmark": OWN} | asked, {"key": other, "benchmark": SWAPPED} | asked]
+            for caption, benchmark in ((key, OWN), (other, SWAPPED)):
+                rows.append(questions.row(question, key=caption, question_id=f"{key}#{number}", benchmark=benchmark))
             lucky.append(questions.told(question, stated) == question.answer)
     pq.write_table(pa.Table.from_pylist(rows), file)
     return sum(lucky) / len(lucky)

@@ -1,8 +1,9 @@
 """Tokenizer and configuration of the embedded answerer: a Llama of under a million parameters, which sees no images.
 
 Its words are those of scenes and of questions about them. What the judge's prompts always say is one word each, so that
-a prompt has some forty tokens, most of them of the caption and of the question. (It is no Qwen2, because transformers splits
-the words of every Qwen2 by that family's own rules.)
+a prompt has some forty tokens, most of them of the caption and of the question.
+
+It is no Qwen2, because transformers splits the words of every Qwen2 by that family's own rules.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from caprl_ray.embedded import questions, scenes
+from caprl_ray.embedded import kinds, scenes
 from caprl_ray.score import judge
 from caprl_ray.score.metrics import LETTERS
 from caprl_ray.score.question import CAN_NOT_ANSWER
@@ -42,7 +43,7 @@ def fixed_texts() -> list[str]:
     prompts = (
         part for text in (judge.INSTRUCTION, judge.BLIND) for part in re.split(r"\{caption\}|\{question\}", text)
     )
-    places = (f" {place}" for place in questions.VALUES[questions.PLACE])
+    places = (f" {place}" for place in kinds.VALUES[kinds.PLACE])
     texts = {*prompts, *places, *MARKERS, *PHRASES, NO_OPTION, judge.BEGIN} - {""}
     return sorted(texts, key=lambda text: (-len(text), text))
 
@@ -76,11 +77,11 @@ def _corpus() -> Iterator[str]:
     for _ in range(1000):
         scene = scenes.sample_scene(rng)
         yield scenes.caption(scene)
-    for kind in questions.KINDS:
-        lists = [questions.VALUES[name] for name in kind.by]
+    for kind in kinds.KINDS:
+        lists = [kinds.VALUES[name] for name in kind.by]
         for text, values in itertools.product(kind.texts, itertools.product(*lists)):
             yield text.format(**dict(zip(kind.by, values, strict=True)))
-    yield from (f" {value}" for values in questions.VALUES.values() for value in values)
+    yield from (f" {value}" for values in kinds.VALUES.values() for value in values)
 
 
 def build_config(tokenizer: Any) -> Any:

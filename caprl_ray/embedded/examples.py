@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.embedded import answerer_architecture as architecture
-from caprl_ray.embedded import questions, scenes
-from caprl_ray.embedded.questions import BACKGROUND, COLOR, PLACE, SHAPE, SIZE, Facts, SceneQuestion
+from caprl_ray.embedded import kinds, questions, scenes
+from caprl_ray.embedded.kinds import BACKGROUND, COLOR, PLACE, SHAPE, SIZE
+from caprl_ray.embedded.questions import Facts, SceneQuestion
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.score.judge import Shown
 from caprl_ray.score.metrics import LETTERS
@@ -64,10 +65,10 @@ def wrong(scene: scenes.Scene, question: SceneQuestion, rng: random.Random) -> F
     things, background = [dict(one) for one in facts.things], facts.background
     for _ in range(rng.choice((1, 1, 2, 3))):
         if rng.random() < 0.15:
-            background = rng.choice(questions.VALUES[BACKGROUND])
+            background = rng.choice(kinds.VALUES[BACKGROUND])
             continue
         name = rng.choice((PLACE, SIZE, COLOR, SHAPE))
-        values = scenes.SIZES if name == SIZE else questions.VALUES[name]
+        values = scenes.SIZES if name == SIZE else kinds.VALUES[name]
         new = rng.choice(list(values))
         if name != PLACE or new not in [one[PLACE] for one in things]:
             rng.choice(things)[name] = new
@@ -144,8 +145,8 @@ class Prompts:
         rng = self._rng
         scene = scenes.sample_scene(rng)
         asked = questions.about(scene, rng, QUESTIONS)
-        kinds, weights = zip(*CAPTIONS, strict=True)
-        make = make or rng.choices(kinds, weights)[0]
+        makes, weights = zip(*CAPTIONS, strict=True)
+        make = make or rng.choices(makes, weights)[0]
         facts = make(scene, asked[0], rng)
         blind = make is nothing and rng.random() < 0.4
         system = rng.choices(architecture.SYSTEM_PROMPTS, (9, 1))[0]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from caprl_ray.embedded import answerer_architecture as architecture
-from caprl_ray.embedded import questions, scenes
+from caprl_ray.embedded import kinds, questions, scenes
 from caprl_ray.embedded.examples import Example
-from caprl_ray.embedded.questions import BACKGROUND, COLOR, COUNT, PLACE, SHAPE, SIZE
+from caprl_ray.embedded.kinds import BACKGROUND, COLOR, COUNT, PLACE, SHAPE, SIZE
 from caprl_ray.score.judge import INSTRUCTION
 from caprl_ray.score.metrics import LETTERS
 
@@ -81,7 +81,7 @@ def _places(tokens: Sequence[list[int]]) -> list[list[int]]:
 
 
 def _number(name: str, found: str | None) -> int:
-    return 1 + list(questions.VALUES[name]).index(found) if found else 0
+    return 1 + list(kinds.VALUES[name]).index(found) if found else 0
 
 
 def _meant(example: Example) -> list[int]:

@@ -1,153 +1,19 @@
 """Multiple-choice questions about rendered scenes, from what is true of a scene: a questioner that is always right.
 
-`about` asks about a scene, `rows` makes the table that `caprl-ray score` reads, and `told` says what a caption that
+`about` asks about a scene, `row` makes the rows that `caprl-ray score` reads, and `told` says what a caption that
 states some facts answers: the right option of a perfect reader, who knows nothing but the caption.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.embedded import scenes
+from caprl_ray.embedded.kinds import BACKGROUND, COLOR, COUNT, KINDS, NUMBERS, PLACE, SHAPE, SIZE, VALUES, WHOLE, Kind
 from caprl_ray.embedded.scenes import POSITIONS, Scene
 
-COLOR, SHAPE, SIZE, PLACE = "color", "shape", "size", "place"
-WHOLE, BACKGROUND, COUNT = "whole", "background", "count"
-NUMBERS = ("one", "two", "three", "four", "five")
-VALUES: Mapping[str, Sequence[str]] = {
-    COLOR: tuple(scenes.COLOURS),
-    SHAPE: scenes.SHAPES,
-    SIZE: (*scenes.SIZES, "medium"),
-    PLACE: tuple(place for row in POSITIONS for place in row),
-    BACKGROUND: tuple(scenes.BACKGROUNDS),
-    COUNT: NUMBERS,
-}
 OPTIONS = (3, 4, 4, 5)  # how many a question has; a size has three
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of question: what it asks, by which attributes it names its thing, and its phrasings."""
-
-    asks: str
-    by: tuple[str, ...] = ()
-    texts: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """What results call it, such as "color by place"."""
-        return f"{self.asks} by {' and '.join(self.by)}" if self.by else self.asks
-
-
-KINDS = (
-    Kind(
-        asks=BACKGROUND,
-        texts=(
-            "What is the color of the background?",
-            "What color is the background of the image?",
-            "Which color fills the background?",
-        ),
-    ),
-    Kind(
-        asks=COUNT,
-        texts=(
-            "How many shapes are in the image?",
-            "How many shapes can be seen?",
-            "What is the number of shapes in the image?",
-        ),
-    ),
-    Kind(
-        asks=COLOR,
-        by=(PLACE,),
-        texts=(
-            "What is the color of the shape at the {place}?",
-            "What color does the shape at the {place} have?",
-            "Which color is the shape at the {place} of the image?",
-        ),
-    ),
-    Kind(
-        asks=SHAPE,
-        by=(PLACE,),
-        texts=(
-            "Which shape is at the {place}?",
-            "What kind of shape can be seen at the {place}?",
-            "Which shape is located at the {place} of the image?",
-        ),
-    ),
-    Kind(
-        asks=SIZE,
-        by=(PLACE,),
-        texts=(
-            "What is the size of the shape at the {place}?",
-            "How large is the shape at the {place}?",
-            "What size does the shape at the {place} of the image have?",
-        ),
-    ),
-    Kind(
-        asks=WHOLE,
-        by=(PLACE,),
-        texts=(
-            "What is at the {place}?",
-            "What can be seen at the {place} of the image?",
-            "What is located at the {place} of the image?",
-        ),
-    ),
-    Kind(
-        asks=COLOR,
-        by=(SHAPE,),
-        texts=(
-            "What is the color of the {shape}?",
-            "What color does the {shape} have?",
-            "Which color is the {shape} in the image?",
-        ),
-    ),
-    Kind(
-        asks=SIZE,
-        by=(SHAPE,),
-        texts=(
-            "What is the size of the {shape}?",
-            "How large is the {shape}?",
-            "What size does the {shape} in the image have?",
-        ),
-    ),
-    Kind(
-        asks=PLACE,
-        by=(SHAPE,),
-        texts=(
-            "Where is the {shape}?",
-            "Where in the image is the {shape} located?",
-            "What is the position of the {shape}?",
-        ),
-    ),
-    Kind(
-        asks=SHAPE,
-        by=(COLOR,),
-        texts=(
-            "Which shape is {color}?",
-            "What is the {color} shape?",
-            "What kind of shape is {color} in the image?",
-        ),
-    ),
-    Kind(
-        asks=PLACE,
-        by=(COLOR,),
-        texts=(
-            "Where is the {color} shape?",
-            "Where in the image is the {color} shape located?",
-            "What is the position of the {color} shape?",
-        ),
-    ),
-    Kind(
-        asks=PLACE,
-        by=(COLOR, SHAPE),
-        texts=(
-            "Where is the {color} {shape}?",
-            "Where in the image is the {color} {shape} located?",
-            "What is the position of the {color} {shape}?",
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,19 +45,16 @@ def about(scene: Scene, rng: random.Random, most: int) -> list[SceneQuestion]:
     return [_question(stated, kind, named, rng) for kind, named in rng.sample(possible, min(most, len(possible)))]
 
 
-def rows(key: str, scene: Scene, rng: random.Random, most: int) -> list[dict[str, Any]]:
-    """Questions about the scene of a key, as rows of a table that `caprl-ray score` reads with `join: key`."""
-    return [
-        {
-            "key": key,
-            "question_id": f"{key}#{number}",
-            "question": question.text,
-            "choices": list(question.choices),
-            "answer": question.answer,
-            "about": question.kind.name,
-        }
-        for number, question in enumerate(about(scene, rng, most))
-    ]
+def row(question: SceneQuestion, *, key: str, question_id: str, benchmark: str) -> dict[str, Any]:
+    """A question as a row of a table that `caprl-ray score` reads with `join: key`."""
+    return {
+        "key": key,
+        "question_id": question_id,
+        "benchmark": benchmark,
+        "question": question.text,
+        "choices": list(question.choices),
+        "answer": question.answer,
+    }
 
 
 def facts(scene: Scene) -> Facts:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from caprl_ray.embedded import answerer_architecture as architecture
-from caprl_ray.embedded import questions
+from caprl_ray.embedded import kinds
 from caprl_ray.embedded.cosine import Cosine, initialise
 from caprl_ray.embedded.examples import CAPTIONS, Make, Prompts, complete, of_another_scene
 from caprl_ray.embedded.packed import ATTRIBUTES, IGNORE, Batch, Words
@@ -73,7 +73,7 @@ class Trainer:
             self.model = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32)
         else:
             self.model = _initialised(self.tokenizer)
-        classes = [1 + len(questions.VALUES[name]) for name in ATTRIBUTES]
+        classes = [1 + len(kinds.VALUES[name]) for name in ATTRIBUTES]
         width = architecture.WIDTH
         self.thing_heads = torch.nn.ModuleList([torch.nn.Linear(width, count) for count in classes[:3]])
         self.asked_heads = torch.nn.ModuleList([torch.nn.Linear(width, count) for count in classes])

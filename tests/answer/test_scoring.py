@@ -109,14 +109,7 @@ def test_the_real_engine_reads_what_captions_say(tmp_path: Path, capsys: pytest.
         for kind, text in kinds.items():
             rows.append({"key": f"{kind} {number}", "caption": text})
             asked += [
-                {
-                    "key": f"{kind} {number}",
-                    "benchmark": kind,
-                    "question_id": str(n),
-                    "question": one.text,
-                    "choices": one.choices,
-                    "answer": one.answer,
-                }
+                scene_questions.row(one, key=f"{kind} {number}", question_id=str(n), benchmark=kind)
                 for n, one in enumerate(about)
             ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")

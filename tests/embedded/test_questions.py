@@ -7,7 +7,8 @@ import re
 import pytest
 
 from caprl_ray.embedded import questions, scenes
-from caprl_ray.embedded.questions import KINDS, Facts, SceneQuestion
+from caprl_ray.embedded.kinds import KINDS
+from caprl_ray.embedded.questions import Facts, SceneQuestion
 from caprl_ray.models.resolve import EMBEDDED_ANSWERER, FOLDERS
 from caprl_ray.score.judge import BLIND, INSTRUCTION
 
