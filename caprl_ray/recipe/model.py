@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from caprl_ray.recipe import engine_arguments, vllm_names
 from caprl_ray.recipe.fields import Accelerator, Section, absolute_on_nodes, service_url
 
+PACKAGED = ("embedded", "embedded-answerer")  # models that come with the package: one captions, one answers
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -23,8 +24,9 @@ class Model(Section):
     """The model that captions."""
 
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
-    """The model: a hub id, a folder that every node has, an `s3://` prefix, or `embedded` (the package's tiny demo
-    model). With an endpoint it only says which image processor and control tokens apply."""
+    """The model: a hub id, a folder that every node has, an `s3://` prefix, or a tiny model of the package that knows
+    only its own scenes: `embedded`, or `embedded-answerer` to score. With an endpoint it only says which image
+    processor and control tokens apply."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
     cache_dir: Annotated[str | None, AfterValidator(absolute_on_nodes)] = None

@@ -27,7 +27,7 @@ class Replicas(Section):
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
     """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
     it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0, and
-    with `model.source: embedded` it is 0 if left out."""
+    with a model of the package it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""

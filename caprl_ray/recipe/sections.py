@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from caprl_ray.recipe.fields import Section
 from caprl_ray.recipe.input import Input
-from caprl_ray.recipe.model import PARALLEL_SIZES, Model
+from caprl_ray.recipe.model import PACKAGED, PARALLEL_SIZES, Model
 from caprl_ray.recipe.output import Failures, Output
 from caprl_ray.recipe.prepare import Prepare
 from caprl_ray.recipe.prompts import Prompt, PromptName, PromptText
@@ -54,11 +54,11 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The embedded
-        model needs none."""
+        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The models
+        of the package need none."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
-        tiny = model and model.source == "embedded" and "gpus" not in replicas.model_fields_set
+        tiny = model and model.source in PACKAGED and "gpus" not in replicas.model_fields_set
         return replicas.model_copy(update=gpus) if model and (model.endpoint or tiny) else replicas
 
     @model_validator(mode="after")

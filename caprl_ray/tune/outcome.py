@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_ray.commands.estimate import LEVEL, Estimate, Interval
-from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
+from caprl_ray.models.resolve import only_scenes
 from caprl_ray.recipe.commented import comment, flow, section
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune.search import Found, faster
@@ -67,7 +67,7 @@ class Outcome:
         """Text for people."""
         rows = self.rows
         same, may = [row for row in rows if not row.may_change], [row for row in rows if row.may_change]
-        lines = [SCENES_ONLY] * only_scenes(self.recipe)
+        lines = only_scenes(self.recipe)
         lines += [f"{self._where()}; {self.images} images", "", f"settings that {SAME}:", *lines_of(same)]
         if may:
             lines += ["", f"settings that {MAY}, which a run of an output that has begun refuses:", *lines_of(may)]
