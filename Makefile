@@ -1,4 +1,4 @@
-# make demo        caption rendered scenes with the embedded model on this machine
+# make demo        caption and score rendered scenes with the embedded models on this machine
 # make test        run the test suite without the slow tests
 # make test-all    run all tests (up to an hour and a half)
 # make compat      run a smoke test under other versions of Ray and vLLM; print a table (docs/compatibility.md)
@@ -10,6 +10,7 @@
 # make setup       build .venv (the other targets do it themselves); EXTRA=gpu on a machine with GPUs
 # make lock        write requirements/cpu.lock from pyproject.toml; with EXTRA=gpu, gpu.lock for the nodes of a cluster
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
+# make embedded-answerer   train the embedded answerer from scratch (about MINUTES minutes on one core)
 
 PYTHON ?= python3.11
 EXTRA ?= cpu
@@ -22,7 +23,7 @@ N ?= 20
 # The tests that the promises depend on. They also run, with the stub engine, without Ray's internals.
 PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
 
-.PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded clean
+.PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded embedded-answerer clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
@@ -87,6 +88,9 @@ lock:
 
 embedded: setup
 	$(BIN)/python -m caprl_ray.embedded.train --out caprl_ray/embedded/model
+
+embedded-answerer: setup
+	$(BIN)/python -m caprl_ray.embedded.train_answerer --out caprl_ray/embedded/answerer
 
 clean:
 	rm -rf $(VENV) $(VENV)-audit

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "caprl_ray"
 # From top to bottom. A module at the top of the package is a room of its own.
 ROOMS = (
     *("cli", "commands", "dataset", "pipeline", "report", "explain", "export", "answer"),
-    *("caption", "read", "watch", "engines", "output", "score"),
+    *("caption", "read", "watch", "embedded", "engines", "output", "score"),
     *(
         "quality",
         "models",
@@ -24,7 +24,6 @@ ROOMS = (
         "job",
         "recipe",
         "rows",
-        "embedded",
         "child",
         "errors",
         "text",

@@ -1,14 +1,10 @@
 """`caprl-ray caption`: caption a dataset, or resume the last run."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from caprl_ray.cli.arguments import Commands, check_store
 from caprl_ray.cli.runs import add_run, adopted, codes, opening
 from caprl_ray.errors import RecipeError
-
-if TYPE_CHECKING:
-    from caprl_ray.recipe.sections import Recipe
 
 
 def add(commands: Commands) -> None:
@@ -47,16 +43,9 @@ def _run(args: argparse.Namespace) -> int:
         accept_touched=args.accept_touched,
         again=args.again,
         debug=args.debug,
-        opening=opening("caption", args.recipe, recipe.output.path) + _what_it_knows(recipe),
+        opening=opening("caption", args.recipe, recipe),
     )
     for note in ledger.notes:
         print(f"{recipe.output.path}: {note}")
     print(f"{recipe.output.path}: {ledger.summary()}")
     return 0
-
-
-def _what_it_knows(recipe: "Recipe") -> str:
-    """A line for a model that describes only its own scenes."""
-    from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
-
-    return f"caprl-ray: {SCENES_ONLY}.\n" if only_scenes(recipe) else ""

@@ -2,10 +2,14 @@
 
 import argparse
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from caprl_ray.cli.arguments import add_recipe, positive
 from caprl_ray.errors import RecipeError
 from caprl_ray.version import __version__
+
+if TYPE_CHECKING:
+    from caprl_ray.recipe.sections import Recipe
 
 
 def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
@@ -39,6 +43,9 @@ def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
     return codes
 
 
-def opening(command: str, recipe: str, output: str) -> str:
-    """The first line of the log. `recipe` is the path of the file."""
-    return f"caprl-ray {__version__}: {command} {recipe}, output {output}\n"
+def opening(command: str, path: str, recipe: "Recipe") -> str:
+    """The first lines of the log: the recipe's file, its output, and what its model does not know."""
+    from caprl_ray.models.resolve import only_scenes
+
+    first = f"caprl-ray {__version__}: {command} {path}, output {recipe.output.path}\n"
+    return first + "".join(f"caprl-ray: {line}.\n" for line in only_scenes(recipe))

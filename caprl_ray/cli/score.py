@@ -26,7 +26,7 @@ def _run(args: argparse.Namespace) -> int:
     recipe = load_as(ScoreRecipe, args.recipe, args.overrides)
     files = [file.path for file in recipe.score.questions]
     check_store(recipe.storage, *recipe.input.paths, *files, recipe.output.path)
-    said = opening("score", args.recipe, recipe.output.path)
+    said = opening("score", args.recipe, recipe)
     begin = partial(run, limit=args.limit, adopt=adopted(args), extend=args.extend, debug=args.debug, opening=said)
 
     def scored(job: Job) -> Ledger:

@@ -1,4 +1,4 @@
-"""`caprl-ray demo`: render scenes, caption them with the embedded model, and count the correct captions."""
+"""`caprl-ray demo`: render scenes, caption them with the embedded model, count the correct captions and score them."""
 
 import io
 import json
@@ -7,14 +7,18 @@ import shlex
 import shutil
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from caprl_ray.caption.job import caption_job
+from caprl_ray.cluster import session
+from caprl_ray.commands import demo_score
 from caprl_ray.embedded import scenes
 from caprl_ray.errors import RecipeError
+from caprl_ray.job import Job
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.commented import Comments, section
 from caprl_ray.recipe.load import parse
@@ -29,7 +33,7 @@ FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("webp", "WEBP", {"lossless": True}),
 )
 MARKER = ".caprl-ray-demo"
-RECIPE = "recipe.yaml"
+RECIPE, SCORE_RECIPE, QUESTIONS = "recipe.yaml", "score.yaml", "questions.parquet"
 ANOTHER_PROMPT = "What does this image show?"
 COMMENTS: dict[str, Comments] = {
     "input": {"paths": ["Half of the scenes are loose files, the others lie in a WebDataset shard."]},
@@ -41,6 +45,16 @@ COMMENTS: dict[str, Comments] = {
     },
     "output": {"path": ["One recipe belongs to one output: give another folder for another prompt or model."]},
 }
+SCORE_COMMENTS: dict[str, Comments] = {
+    "input": {"paths": ["The captions, with all columns that their rows have."]},
+    "model": {"source": ["The tiny reader of the package. It sees no image, and knows only the words of such scenes."]},
+    "replicas": COMMENTS["replicas"],
+    "score": {
+        "questions": ["A table: key, question, choices, answer. Half are asked about the caption of another scene."],
+        "join": ["The column that captions and questions have in common."],
+        "rotations": ["Each question is asked once. If left out: in every rotation of its options."],
+    },
+}
 
 
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
@@ -50,12 +64,30 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     neither empty nor from an earlier demo.
     """
     here = folder.absolute()
-    out, document = folder / "captions", demo_recipe([here / "images/files", here / "images/shards"], here / "captions")
+    out, document = here / "captions", demo_recipe([here / "images/files", here / "images/shards"], here / "captions")
+    scoring = demo_score.score_recipe(out, here / QUESTIONS, here / "scores")
     job = caption_job(parse(document))
     _clear(folder)
     (folder / RECIPE).write_text(_recipe_text(document), encoding="utf-8")
-    captions = render_dataset(folder / "images", images)
-    print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
+    (folder / SCORE_RECIPE).write_text(_score_recipe_text(scoring), encoding="utf-8")
+    drawn = render_scenes(folder / "images", images)
+    lucky = demo_score.write_questions(folder / QUESTIONS, drawn)
+    with session.lasting(debug, job.engine_on_cpu), session.connected(debug):  # both jobs use one Ray
+        print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
+        _captioned(job, out, {key: scenes.caption(scene) for key, scene in drawn.items()}, debug)
+        print("answering questions from the captions, with a tiny model that sees no image")
+        began = time.monotonic()
+        for line in demo_score.scored(scoring, partial(run, debug=debug), lucky):
+            print(line)
+        print(f"scoring took {time.monotonic() - began:.0f} s with the engine's start")
+    print("what to try next:")
+    for command, said in next_commands(folder):
+        print(f"  {command}\n      {said}")
+    return 0
+
+
+def _captioned(job: Job, out: Path, captions: dict[str, str], debug: bool) -> None:
+    """Run the job, and print what came of it."""
     began = time.monotonic()
     ledger = run(job, debug=debug)
     seconds = time.monotonic() - began
@@ -67,17 +99,14 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     print(
         "the ledger balances: every planned image is one row, captioned or failed, and none is missing or there twice"
     )
-    print(f"{right} of {images} captions are right to the letter")
+    print(f"{right} of {len(captions)} captions are right to the letter")
     print(written(Storage(), str(out)))
-    print("what to try next:")
-    for command, said in next_commands(folder):
-        print(f"  {command}\n      {said}")
-    return 0
 
 
 def next_commands(folder: Path) -> list[tuple[str, str]]:
     """Commands to try after the demonstration, each with what it does."""
-    recipe, captions, again = (shlex.quote(str(folder / name)) for name in (RECIPE, "captions", "another-prompt"))
+    names = (RECIPE, SCORE_RECIPE, "captions", "another-prompt", "scores", "other-scores")
+    recipe, scoring, captions, again, scores, others = (shlex.quote(str(folder / name)) for name in names)
     prompt = shlex.quote(f"prompt.user={ANOTHER_PROMPT}")
     return [
         (f"caprl-ray verify {captions}", "count the rows again and prove it"),
@@ -86,14 +115,27 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
             f"caprl-ray caption {recipe} {prompt} output.path={again}",
             "another prompt, into another output; this model has learned only one, so its captions get worse",
         ),
+        (
+            f"caprl-ray score {scoring} input.paths={again} output.path={others} --against {scores}",
+            "how much worse: the same questions, answered from the other captions",
+        ),
     ]
 
 
 def _recipe_text(document: dict[str, Any]) -> str:
     """The recipe of the demonstration, with comments."""
-    lines = ["# What `caprl-ray demo` has captioned. `caprl-ray caption` with this file finds nothing left to do."]
+    return _commented("captioned. `caprl-ray caption`", document, COMMENTS)
+
+
+def _score_recipe_text(document: dict[str, Any]) -> str:
+    """The recipe that scores the demonstration's captions, with comments."""
+    return _commented("scored. `caprl-ray score`", document, SCORE_COMMENTS)
+
+
+def _commented(done: str, document: dict[str, Any], comments: dict[str, Comments]) -> str:
+    lines = [f"# What `caprl-ray demo` has {done} with this file finds nothing left to do."]
     for name, values in document.items():
-        lines += ["", *section(name, values, COMMENTS.get(name, {}))]
+        lines += ["", *section(name, values, comments.get(name, {}))]
     return "\n".join([*lines, ""])
 
 
@@ -110,8 +152,13 @@ def demo_recipe(paths: list[Path], out: Path, **sampling: Any) -> dict[str, Any]
 
 def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
     """Write scenes as `files/*.{png,jpg,webp}` and `shards/00000.tar`. Returns the correct caption of each key."""
+    return {key: scenes.caption(scene) for key, scene in render_scenes(folder, images, seed).items()}
+
+
+def render_scenes(folder: Path, images: int, seed: int = 1) -> dict[str, scenes.Scene]:
+    """Write scenes as `render_dataset` does. Returns the scene of each key."""
     rng = random.Random(seed)
-    captions = {}
+    drawn = {}
     files, shards = folder / "files", folder / "shards"
     files.mkdir(parents=True)
     shards.mkdir()
@@ -129,8 +176,8 @@ def render_dataset(folder: Path, images: int, seed: int = 1) -> dict[str, str]:
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
-            captions[key] = scenes.caption(scene)
-    return captions
+            drawn[key] = scene
+    return drawn
 
 
 def encode_scene(scene: scenes.Scene, rng: random.Random) -> tuple[str, bytes]:

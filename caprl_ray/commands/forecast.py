@@ -16,7 +16,7 @@ from caprl_ray.commands.estimate import LEVEL, Estimate, Interval, bars
 from caprl_ray.commands.figures import Figure, share_said, shares_said
 from caprl_ray.commands.init import gpus
 from caprl_ray.commands.trial import MEGAPIXELS, SECONDS, Trial, areas, trial
-from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
+from caprl_ray.models.resolve import only_scenes
 from caprl_ray.recipe.sections import Recipe
 
 SAMPLE = 256
@@ -82,7 +82,7 @@ class Forecast:
     def summary(self) -> str:
         """Text for people."""
         unit = "GPU hours" if self.asked.replicas.gpus else "replica hours"
-        lines = [SCENES_ONLY] * only_scenes(self.asked)
+        lines = only_scenes(self.asked)
         lines += [
             f"The sample: {self._sample}. Brackets are intervals of {LEVEL:.0%}. {self._where}",
             self._line("images", "images"),

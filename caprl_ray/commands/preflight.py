@@ -16,7 +16,7 @@ from caprl_ray.commands import estimate
 from caprl_ray.commands.estimate import Whole
 from caprl_ray.commands.sample import SEED
 from caprl_ray.commands.trial import IMAGES, MEGAPIXELS, SECONDS, Trial, areas, trial
-from caprl_ray.models.resolve import SCENES_ONLY, only_scenes
+from caprl_ray.models.resolve import only_scenes
 from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
 
@@ -64,7 +64,7 @@ class Preflight:
     def summary(self) -> str:
         """Text for people."""
         seen, measured = self.report(), self.seen.measured
-        lines = [SCENES_ONLY] * only_scenes(self.seen.recipe)
+        lines = only_scenes(self.seen.recipe)
         lines += [
             f"input: about {self.images:,} images; {len(self.seen.rows)} of them sampled, read at "
             f"{self.seen.read_images_s:,.0f} images/s",

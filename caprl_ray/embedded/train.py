@@ -12,7 +12,6 @@ The recipe that works, and what each part is for:
 
 import argparse
 import io
-import math
 import random
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from caprl_ray.embedded import architecture, scenes
+from caprl_ray.embedded.cosine import Cosine, initialise
 
 TOKEN = architecture.PATCH * architecture.MERGE  # pixels along an image token's side
 SQUARE, WIDE, TALL = (84, 84), (112, 84), (84, 112)
@@ -74,21 +74,8 @@ def folded_patch_embed(self: Any, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, self.proj.weight.sum(2).reshape(self.embed_dim, -1))
 
 
-def initialise(model: Any) -> None:
-    """Fan-in initialisation; projections back into the residual stream are scaled down by depth."""
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2:
-            continue
-        if "embed_tokens" in name:
-            weight.data.normal_(0, 0.5)
-            continue
-        deviation = weight[0].numel() ** -0.5
-        if "patch_embed" in name or "lm_head" in name:
-            deviation *= 0.5
-        if any(part in name for part in ("o_proj", "down_proj", "attn.proj")):
-            depth = architecture.VISION_LAYERS if "visual" in name else architecture.TEXT_LAYERS
-            deviation *= (2 * depth) ** -0.5
-        weight.data.normal_(0, deviation)
+def _depth(name: str) -> int:
+    return architecture.VISION_LAYERS if "visual" in name else architecture.TEXT_LAYERS
 
 
 def patchify(images: np.ndarray) -> torch.Tensor:
@@ -153,7 +140,7 @@ class Trainer:
             self.model = qwen.Qwen2_5_VLForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
         else:
             self.model = qwen.Qwen2_5_VLForConditionalGeneration(architecture.build_config(self.tokenizer))
-            initialise(self.model)
+            initialise(self.model, _depth)
         width = architecture.TEXT_WIDTH
         self.heads = torch.nn.ModuleList([torch.nn.Linear(width, classes) for classes in AUX_CLASSES])
         self.grid_head = torch.nn.Linear(width, 6)
@@ -256,8 +243,7 @@ class Trainer:
         return torch.stack(losses).sum() / 4
 
     def run_round(self, plan: Round, batch_size: int) -> None:
-        optimiser = torch.optim.AdamW(self.parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01, eps=1e-9)
-        done = step = 0
+        optimiser, done = Cosine(self.parameters, plan.rate), 0
         began = said = time.monotonic()
         while done < plan.images:
             part = done / plan.images
@@ -271,15 +257,8 @@ class Trainer:
             system = architecture.SYSTEM_PROMPTS[0] if default else self.rng.choice(architecture.SYSTEM_PROMPTS)
             user = architecture.USER_PROMPTS[0] if default else self.rng.choice(architecture.USER_PROMPTS)
             caption_loss, auxiliary, _ = self.losses(batch, size, system, user)
-            (caption_loss + max(0.0, 1 - part / 0.8) * auxiliary).backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            warm = min(1.0, (step + 1) / 100)
-            rate = plan.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            done, step = done + rows, step + 1
+            optimiser.step(caption_loss + max(0.0, 1 - part / 0.8) * auxiliary, part)
+            done += rows
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 print(

@@ -13,25 +13,30 @@ from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.models import hub, local, weights
 from caprl_ray.models.weights import StoredModel
 from caprl_ray.prepare.sizes import SizeRule, size_rule
-from caprl_ray.recipe.sections import Model, Recipe
+from caprl_ray.recipe.sections import PACKAGED, Model, Recipe
 from caprl_ray.storage import Storage
 
-EMBEDDED = "embedded"
+EMBEDDED, EMBEDDED_ANSWERER = PACKAGED
 STUB = "stub"
 ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
-SCENES_ONLY = (
-    "model.source: embedded describes only its own rendered scenes, as those of caprl-ray demo; for photographs give "
-    "another model, such as internlm/CapRL-3B"
-)
+SCENES_ONLY = {
+    EMBEDDED: "describes only its own rendered scenes, as those of caprl-ray demo; for photographs give another model, "
+    "such as internlm/CapRL-3B",
+    EMBEDDED_ANSWERER: "answers only questions about rendered scenes, as those of caprl-ray demo; for photographs give "
+    "another model, such as internlm/CapRL-Eval-3B",
+}
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
+FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
 
 
-def only_scenes(recipe: Recipe) -> bool:
-    """Whether the recipe's model knows nothing but its own rendered scenes."""
-    return recipe.model.source == EMBEDDED and not recipe.model.endpoint
+def only_scenes(recipe: Recipe) -> list[str]:
+    """What to say of a model that knows nothing but rendered scenes."""
+    source = recipe.model.source
+    known = source in SCENES_ONLY and not recipe.model.endpoint
+    return [f"model.source: {source} {SCENES_ONLY[source]}"] if known else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,8 @@ def resolve(recipe: Recipe) -> ModelRef:
     if source == STUB:
         return _stub(recipe)
     stored, revision = None, None
-    if source == EMBEDDED:
-        path, label = str(EMBEDDED_FOLDER), EMBEDDED
+    if source in FOLDERS:
+        path, label = str(FOLDERS[source]), source
     elif source.startswith("s3://"):
         stored = weights.list_model(source, Storage(recipe.storage))
         path, label = stored.source, stored.label
@@ -93,7 +98,7 @@ def resolve(recipe: Recipe) -> ModelRef:
     elif processor is None or "vision_config" not in config:
         raise RecipeError(f"model.source: {source} is not a vision-language model (no vision configuration was found).")
     _check_weights(recipe, stored or path)
-    if label == source and source != EMBEDDED:  # a folder
+    if label == source and source not in FOLDERS:  # a folder
         label = f"{source}@{local.digest(Path(path))[:12]}"
     rule = _size_rule(recipe, processor)
     return ModelRef(path=path, revision=revision, label=label, config=config, size_rule=rule, stored=stored)
@@ -168,7 +173,7 @@ def _served(recipe: Recipe) -> ModelRef:
     """A model at an endpoint. Its rows do not say where it is: the service may move while the dataset grows."""
     service_key(recipe.model)
     source, revision = recipe.model.source, recipe.model.revision
-    folder = str(EMBEDDED_FOLDER) if source == EMBEDDED else os.path.abspath(os.path.expanduser(source))
+    folder = str(FOLDERS.get(source) or os.path.abspath(os.path.expanduser(source)))
     if os.path.isdir(folder):
         files = _served_files(folder, None)
     else:

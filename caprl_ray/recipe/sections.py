@@ -33,6 +33,7 @@ Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.ch
 MAX_METADATA_BYTES = 256 * 1024
 STORES = ("s3", "gs", "az", "hf")  # schemes of stores that images are read from
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
+PACKAGED = ("embedded", "embedded-answerer")  # models that come with the package: one captions, one answers
 
 
 def _service_url(url: Any) -> str | None:
@@ -194,8 +195,9 @@ class Model(Section):
     """The model that captions."""
 
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
-    """The model: a hub id, a folder that every node has, an `s3://` prefix, or `embedded` (the package's tiny demo
-    model). With an endpoint it only says which image processor and control tokens apply."""
+    """The model: a hub id, a folder that every node has, an `s3://` prefix, or a tiny model of the package that knows
+    only its own scenes: `embedded`, or `embedded-answerer` to score. With an endpoint it only says which image
+    processor and control tokens apply."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
     cache_dir: Annotated[str | None, AfterValidator(_absolute_on_nodes)] = None
@@ -278,7 +280,7 @@ class Replicas(Section):
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
     """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
     it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0, and
-    with `model.source: embedded` it is 0 if left out."""
+    with a model of the package it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""
@@ -518,11 +520,11 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The embedded
-        model needs none."""
+        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The models
+        of the package need none."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
-        tiny = model and model.source == "embedded" and "gpus" not in replicas.model_fields_set
+        tiny = model and model.source in PACKAGED and "gpus" not in replicas.model_fields_set
         return replicas.model_copy(update=gpus) if model and (model.endpoint or tiny) else replicas
 
     @model_validator(mode="after")

@@ -1,11 +1,13 @@
 """`caprl-ray score` from end to end: captions of an output, joined with questions, answered, judged and summed up."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,9 @@ from caprl_ray import cli
 from caprl_ray.answer import captions, results
 from caprl_ray.answer.job import score_job
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.embedded import questions as scene_questions
+from caprl_ray.embedded.scenes import SHAPES, Scene, sample_scene
+from caprl_ray.embedded.scenes import caption as scene_caption
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import again, lease
 from caprl_ray.output.holder import FINISHED, Holder
@@ -77,6 +82,68 @@ def recipe(folder: Path, asked: str, **score: Any) -> str:
     }
     (folder / "score.yaml").write_text(yaml.safe_dump(document))
     return str(folder / "score.yaml")
+
+
+def half(scene: Scene, left_out: bool) -> str:
+    """A caption that leaves the last thing out, or calls it another shape."""
+    *others, last = scene.things
+    wrong = replace(last, kind=SHAPES[(SHAPES.index(last.kind) + 1) % len(SHAPES)])
+    return scene_caption(replace(scene, things=(*others, *([] if left_out else [wrong]))))
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_the_real_engine_reads_what_captions_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Captions that are right, of another scene, half right, or empty, with the embedded answerer on vLLM."""
+    rng, asked, rows = random.Random(8), [], []
+    seen = [sample_scene(rng, least=2) for _ in range(60)]
+    for number, (scene, other) in enumerate(zip(seen, [*seen[1:], seen[0]], strict=True)):
+        kinds = {
+            "right": scene_caption(scene),
+            "swapped": scene_caption(other),
+            "left out": half(scene, left_out=True),
+            "wrong": half(scene, left_out=False),
+            "empty": "",
+        }
+        about = scene_questions.about(scene, rng, 4)
+        for kind, text in kinds.items():
+            rows.append({"key": f"{kind} {number}", "caption": text})
+            asked += [
+                {
+                    "key": f"{kind} {number}",
+                    "benchmark": kind,
+                    "question_id": str(n),
+                    "question": one.text,
+                    "choices": one.choices,
+                    "answer": one.answer,
+                }
+                for n, one in enumerate(about)
+            ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")
+    pq.write_table(pa.Table.from_pylist(asked), tmp_path / "asked.parquet")
+    document = {
+        "input": {"paths": [str(tmp_path / "captions.parquet")]},
+        "model": {"source": "embedded-answerer"},
+        "score": {"questions": [str(tmp_path / "asked.parquet")], "join": "key", "rotations": 2, "blind": 0.2},
+        "output": {"path": str(tmp_path / "scores")},
+    }
+    (tmp_path / "score.yaml").write_text(yaml.safe_dump(document))
+    assert cli.main(["score", str(tmp_path / "score.yaml")]) == 0
+    assert "embedded-answerer answers only questions about rendered scenes" in capsys.readouterr().err
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text())["benchmarks"]
+    right, refused = ({kind: one[name] for kind, one in found.items()} for name in ("accuracy", "can_not_answer"))
+    share = {kind: one["value"] for kind, one in right.items()}
+    assert share["right"] >= 0.95 and refused["right"] <= 0.05, found
+    assert share["empty"] <= 0.05 and refused["empty"] >= 0.95, found
+    assert share["swapped"] <= 0.15 and refused["swapped"] >= 0.7, found
+    assert share["swapped"] + 0.2 < share["left out"] < share["right"] - 0.1, found
+    assert share["swapped"] + 0.2 < share["wrong"] < share["right"] - 0.1, found
+    assert refused["left out"] > 0.2 > refused["right"], found
+    assert 0.1 < found["right"]["blind"]["value"] < 0.5
+    for row in pq.read_table(tmp_path / "scores" / "data").to_pylist():
+        for answer in row["answers"]:
+            letters = "ABCDEF"[: len(answer["options"])]
+            assert answer["raw"].strip() == answer["parsed"] == letters[np.argmax(answer["logprobs"])]
 
 
 @pytest.mark.usefixtures("ray_cluster")

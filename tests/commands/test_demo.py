@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caprl_ray.cli import main
-from caprl_ray.commands import demo
+from caprl_ray.commands import demo, demo_score
 from caprl_ray.recipe.load import load, parse
 
 
@@ -15,19 +15,23 @@ from caprl_ray.recipe.load import load, parse
 def test_the_recipe_and_the_commands_of_the_demo_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = demo.demo_recipe
-    monkeypatch.setattr(demo, "demo_recipe", lambda paths, out: real(paths, out) | {"model": {"source": "stub"}})
+    stub = {"model": {"source": "stub"}}
+    real, scoring = demo.demo_recipe, demo_score.score_recipe
+    monkeypatch.setattr(demo, "demo_recipe", lambda paths, out: real(paths, out) | stub)
+    monkeypatch.setattr(demo_score, "score_recipe", lambda *paths: scoring(*paths) | stub)
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--images", "16", "--out", "my demo"]) == 0
     said = capsys.readouterr().out
     assert "16 images: 16 captioned, 0 failed" in said and "the ledger balances: every planned image is one row" in said
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^  caprl-ray (.*)$", said, re.MULTILINE)]
-    assert [command[0] for command in commands] == ["verify", "plan", "caption"]
+    assert [command[0] for command in commands] == ["verify", "plan", "caption", "score"]
     assert all(main(command) == 0 for command in commands)
     assert capsys.readouterr().out.count("16 images: 16 captioned, 0 failed") == 2
     monkeypatch.chdir("/")  # the recipe runs from anywhere
     assert main(["caption", str(tmp_path / "my demo/recipe.yaml")]) == 0
-    assert "nothing to caption" in capsys.readouterr().out
+    assert main(["score", str(tmp_path / "my demo/score.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing to caption" in said and "nothing to score" in said
 
 
 def test_the_recipe_with_comments_is_the_recipe(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Prompts without a picture: how an endpoint is asked, what a tokenizer must have, and the real engine's letters."""
+"""Prompts without a picture: how an endpoint is asked, what a tokenizer must have, and letters."""
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from caprl_ray.engines import choices, launch
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion
-from caprl_ray.engines.vllm_engine import VllmEngine
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
@@ -105,18 +103,3 @@ def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["CLIPVisionModel"], "vision_config": {}}))
     with pytest.raises(RecipeError, match="is not a language model \\(CLIPVisionModel\\)"):
         resolve(recipe(source=str(tmp_path)))
-
-
-@pytest.mark.engine
-def test_the_real_engine_answers_with_one_letter_and_its_probability() -> None:
-    async def both() -> list[Completion]:
-        engine = await VllmEngine.start(recipe(), resolve(recipe()))
-        try:
-            return [await engine.caption(None, turns, ONE_LETTER) for turns in (TURNS, replace(TURNS, system=None))]
-        finally:
-            engine.stop()
-
-    said, bare = asyncio.run(both())
-    assert said.prompt_tokens and bare.prompt_tokens and said.prompt_tokens > bare.prompt_tokens
-    assert said.text in LETTERS and said.caption_tokens == 1 and said.logprobs
-    assert max(said.logprobs, key=said.logprobs.__getitem__) == said.text

@@ -1,0 +1,44 @@
+"""What both trainings share: how weights begin, and how a round of training changes them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+WARM_STEPS = 100
+
+
+def initialise(model: Any, depth: Callable[[str], int]) -> None:
+    """Fan-in initialisation; projections back into the residual stream are scaled down by the depth of their part."""
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            continue
+        if "embed_tokens" in name:
+            weight.data.normal_(0, 0.5)
+            continue
+        deviation = weight[0].numel() ** -0.5
+        if "patch_embed" in name or "lm_head" in name:
+            deviation *= 0.5
+        if any(part in name for part in ("o_proj", "down_proj", "attn.proj")):
+            deviation *= (2 * depth(name)) ** -0.5
+        weight.data.normal_(0, deviation)
+
+
+class Cosine:
+    """AdamW for one round: its rate rises to `peak` in WARM_STEPS, then falls with the round's cosine to a fiftieth."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], peak: float) -> None:
+        self._parameters, self._peak, self._steps = parameters, peak, 0
+        self._adam = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, eps=1e-9)
+
+    def step(self, loss: torch.Tensor, part: float) -> None:
+        """Follow the loss's gradient. `part` of the round is done."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._steps += 1
+        warm = min(1.0, self._steps / WARM_STEPS)
+        for group in self._adam.param_groups:
+            group["lr"] = self._peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
