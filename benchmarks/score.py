@@ -11,9 +11,12 @@ a process of its own, one after another, and counts from the moment that its eng
     reward     caprl_ray's engine in the process, as a trainer's reward asks it
     caprl_ray  caprl-ray score, to the last batch that is answered
 
-Keys of the JSON: chat, reward, caprl_ray (questions/s, the median over the rounds), reward_over_chat, over_chat (the
-ratios), least_over_chat, most_over_chat (caprl_ray / chat of the worst and the best round), equal (the least share of
-answers that are those of chat), prompts, prompt_tokens (their mean).
+The machine may be busy with other things, so the CPU time of all processes of a way is measured, too.
+
+Keys of the JSON, medians over the rounds: chat, reward, caprl_ray (questions/s), chat_cpu_ms, reward_cpu_ms,
+caprl_ray_cpu_ms (CPU time of a question), reward_over_chat, over_chat (ratios of questions/s), reward_cpu_gain and
+cpu_gain (ratios of CPU time, chat's over ours); and equal (the least share of answers that are those of chat), prompts,
+prompt_tokens (their mean).
 """
 
 import argparse
@@ -21,13 +24,13 @@ import json
 import random
 import tempfile
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import text_model
-from alone import run_alone, steady
-from score_ways import ANSWERS, CAPTIONS, MODEL, QUESTIONS, WAYS, prompts, recipe
+from alone import medians, run_alone, steady
+from score_ways import ANSWERS, CAPTIONS, CPU, MODEL, QUESTIONS, WAYS, prompts, recipe
 
 from caprl_ray.embedded import scenes
 
@@ -62,14 +65,18 @@ def _question(rng: random.Random, key: str, number: int) -> dict[str, object]:
 
 
 def measured(folder: Path, work: Path) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
-    """One round: questions/s and the answers of each way."""
-    rates, answers = {}, {}
+    """One round: questions/s and CPU time of each way and the ratios, and the answers of each way."""
+    found, answers = {}, {}
     for way in WAYS:
         _, finished, _ = run_alone("score_ways.py", way, folder, work / way)
-        rates[way] = steady(work / way, finished)
         answers[way] = json.loads((work / way / ANSWERS).read_text())
-        print(f"{way:<12}{rates[way]:>10.1f} questions/s", flush=True)
-    return rates, answers
+        found[way] = steady(work / way, finished)
+        found[f"{way}_cpu_ms"] = 1000 * float((work / way / CPU).read_text()) / len(answers[way])
+        print(f"{way:<12}{found[way]:>12.1f}{found[f'{way}_cpu_ms']:>10.2f} ms", flush=True)
+    for way, rate, cpu in (("reward", "reward_over_chat", "reward_cpu_gain"), ("caprl_ray", "over_chat", "cpu_gain")):
+        found[rate] = found[way] / found["chat"]
+        found[cpu] = found["chat_cpu_ms"] / found[f"{way}_cpu_ms"]
+    return found, answers
 
 
 def main() -> None:
@@ -81,30 +88,23 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2, metavar="N", help="rounds; figures are medians over them")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
-    rounds, equal = [], [1.0]
+    rounds, equal = [], []
     with tempfile.TemporaryDirectory(prefix="score-") as temporary:
         folder = Path(temporary) / "in"
         write(folder, args.captions, args.tokens, args.questions)
-        figures = sizes(folder)
         for number in range(args.repeat):
             (work := Path(temporary) / str(number)).mkdir()
-            rates, answers = measured(folder, work)
-            rounds.append(rates)
+            found, answers = measured(folder, work)
+            rounds.append(found)
             equal += [_equal(answers["chat"], answers[way]) for way in WAYS]
-    figures |= {way: median(rates[way] for rates in rounds) for way in WAYS}
-    ratios = [rates["caprl_ray"] / rates["chat"] for rates in rounds]
-    figures |= {
-        "over_chat": median(ratios),
-        "least_over_chat": min(ratios),
-        "most_over_chat": max(ratios),
-        "reward_over_chat": median(rates["reward"] / rates["chat"] for rates in rounds),
-        "equal": min(equal),
-    }
-    print(f"{'':<12}{'questions/s':>12}{'x chat':>8}")
+        figures = medians(rounds) | sizes(folder) | {"equal": min(equal)}
+    print(f"{'':<12}{'questions/s':>12}{'x chat':>8}{'CPU':>12}{'x chat':>8}")
     for way in WAYS:
-        print(f"{way:<12}{figures[way]:>12.1f}{figures[way] / figures['chat']:>8.2f}")
-    print(f"{figures['equal']:.2%} of the answers are those of chat; {figures['prompts']:,.0f} prompts of "
-          f"{figures['prompt_tokens']:.0f} tokens")  # fmt: skip
+        rate, cpu = figures[way], figures[f"{way}_cpu_ms"]
+        gain = figures["chat_cpu_ms"] / cpu
+        print(f"{way:<12}{rate:>12.1f}{rate / figures['chat']:>8.2f}{cpu:>9.2f} ms{gain:>8.2f}")
+    print(f"{figures['equal']:.2%} of the answers are those of chat; {figures['prompts']:,.0f} prompts of ", end="")
+    print(f"{figures['prompt_tokens']:.0f} tokens")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

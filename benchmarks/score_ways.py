@@ -7,12 +7,17 @@ those of the mode `deterministic`, without blind ones.
 import asyncio
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
-from captioning import FINISHED, READY, note
+from alone import moments
+from captioning import FINISHED, READY, note, wait_for
 
 from caprl_ray.answer import job
 from caprl_ray.answer.job import score_job
@@ -28,7 +33,7 @@ from caprl_ray.score.ask import Ask, Asking
 from caprl_ray.score.read import read
 from caprl_ray.storage import Storage
 
-ANSWERS = "answers.json"
+ANSWERS, CPU = "answers.json", "cpu.txt"
 CAPTIONS, QUESTIONS, MODEL = "captions.parquet", "questions.json", "model"
 SYSTEM = "You are a helpful assistant."
 FIRST_CALL = 32  # prompts of an engine's first call, which bears the one-time costs
@@ -69,24 +74,25 @@ def chat(folder: Path, out: Path) -> None:
     tokenizer = llm.get_tokenizer()
     strip = control_token_stripper(tokenizer.get_added_vocab())
     made = [(key, one) for key, asks in prompts(asked, folder, strip) for one in asks]
-
-    def sampling(one: Ask) -> Any:
-        _, tokens = choices.as_tokens(one.turns, tokenizer)
-        return SamplingParams(**internals.sampling_classes({**one.sampling, **choices.sampling(tokens)}))
+    warm = warm_up(asked)
+    letters = {one.turns.choices: choices.as_tokens(one.turns, tokenizer)[1] for one in warm}  # all have as many
 
     def ask_all(asks: Sequence[Ask]) -> list[Any]:
+        sampling = [{**one.sampling, **choices.sampling(letters[one.turns.choices])} for one in asks]
         return llm.chat(
             [_messages(one) for one in asks],
-            [sampling(one) for one in asks],
+            [SamplingParams(**internals.sampling_classes(fields)) for fields in sampling],
             use_tqdm=False,
             add_generation_prompt=False,
             continue_final_message=True,
         )
 
-    ask_all(warm_up(asked))
+    ask_all(warm)
+    measuring = measure_cpu(out, len(made))
     note(out / READY, 0)
     outputs = ask_all([one for _, one in made])
     note(out / FINISHED, len(made))
+    measuring.join()
     texts = [output.outputs[0].text for output in outputs]
     keep(out, [(key, one.struct(text)) for (key, one), text in zip(made, texts, strict=True)])
 
@@ -101,9 +107,11 @@ async def _reward(folder: Path, out: Path) -> None:
     engine = await launch.start(asked, resolve(asked))
     made = list(prompts(asked, folder, control_token_stripper(engine.control_tokens)))
     await ask.answers(engine, warm_up(asked))
+    measuring = measure_cpu(out, sum(len(asks) for _, asks in made))
     note(out / READY, 0)
     answers = await asyncio.gather(*(ask.answers(engine, asks) for _, asks in made))
     note(out / FINISHED, sum(map(len, answers)))
+    measuring.join()
     keep(out, [(key, answer) for (key, _), said in zip(made, answers, strict=True) for answer in said])
     engine.stop()  # type: ignore[attr-defined]
 
@@ -115,7 +123,8 @@ def caprl_ray(folder: Path, out: Path) -> None:
     from caprl_ray.watch.counter import Counter
 
     asked = recipe(folder, out / "scores")
-    each = len(warm_up(asked)) and next(len(asks) for _, asks in prompts(asked, folder, str))
+    counts = [len(asks) for _, asks in prompts(asked, folder, str)]
+    each = counts[0]
 
     class TimedCounter(Counter):
         def add(self, batch: Batch) -> None:
@@ -131,9 +140,33 @@ def caprl_ray(folder: Path, out: Path) -> None:
     pipeline.Counter = TimedCounter
     job.Answerer = ReadyAnswerer
     scoring, _ = score_job(asked)
+    measuring = measure_cpu(out, sum(counts))
     pipeline.run(scoring)
+    measuring.join()
     rows = pq.read_table(out / "scores" / "data", columns=["key", "answers"]).to_pylist()
     keep(out, [(row["key"], answer) for row in rows for answer in row["answers"]])
+
+
+def measure_cpu(out: Path, prompts: int) -> threading.Thread:
+    """Write, in the background, the CPU seconds of all processes of this way from READY to the last answer."""
+
+    def spent() -> float:
+        seconds = 0.0
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            with suppress(psutil.Error):
+                seconds += sum(process.cpu_times()[:2])
+        return seconds
+
+    def watch() -> None:
+        wait_for(out / READY)
+        before = spent()
+        while sum(rows for _, rows in moments(out / FINISHED)) < prompts:
+            time.sleep(0.2)
+        (out / CPU).write_text(f"{spent() - before:.3f}")
+
+    watching = threading.Thread(target=watch, name="cpu", daemon=True)
+    watching.start()
+    return watching
 
 
 def warm_up(asked: ScoreRecipe) -> list[Ask]:
