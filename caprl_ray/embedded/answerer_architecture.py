@@ -33,7 +33,7 @@ NO_OPTION = f" {CAN_NOT_ANSWER}"
 SYSTEM_PROMPTS = (None, "You are a helpful assistant.")
 # Words, single digits, punctuation and white space.
 WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
-WIDTH, INNER, LAYERS, HEADS = 128, 192, 4, 4
+WIDTH, INNER, LAYERS, HEADS = 128, 256, 5, 4
 
 
 def fixed_texts() -> list[str]:

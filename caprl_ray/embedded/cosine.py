@@ -34,7 +34,7 @@ class Cosine:
 
     def step(self, loss: torch.Tensor, part: float) -> None:
         """Follow the loss's gradient. `part` of the round is done."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._steps += 1
         warm = min(1.0, self._steps / WARM_STEPS)
