@@ -21,9 +21,11 @@ from captioning import FINISHED, READY, note, wait_for
 
 from caprl_ray.answer import job
 from caprl_ray.answer.job import score_job
+from caprl_ray.answer.reader import start_reader, stop_reader
 from caprl_ray.answer.stage import Answerer
-from caprl_ray.engines import choices, internals, launch
+from caprl_ray.engines import choices, internals
 from caprl_ray.engines.chat import control_token_stripper
+from caprl_ray.engines.protocol import Engine
 from caprl_ray.engines.vllm_engine import engine_arguments
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
@@ -31,6 +33,7 @@ from caprl_ray.recipe.score import ScoreRecipe
 from caprl_ray.score import ask
 from caprl_ray.score.ask import Ask, Asking
 from caprl_ray.score.read import read
+from caprl_ray.score.reward import on_loop
 from caprl_ray.storage import Storage
 
 ANSWERS, CPU = "answers.json", "cpu.txt"
@@ -99,12 +102,13 @@ def chat(folder: Path, out: Path) -> None:
 
 def reward(folder: Path, out: Path) -> None:
     """Ask through our engine in this process, as a trainer's reward does."""
-    asyncio.run(_reward(folder, out))
+    reader = start_reader({"source": str(folder / MODEL)})
+    on_loop(_reward(reader, folder, out))
+    stop_reader(reader)
 
 
-async def _reward(folder: Path, out: Path) -> None:
+async def _reward(engine: Engine, folder: Path, out: Path) -> None:
     asked = recipe(folder, out)
-    engine = await launch.start(asked, resolve(asked))
     made = list(prompts(asked, folder, control_token_stripper(engine.control_tokens)))
     await ask.answers(engine, warm_up(asked))
     measuring = measure_cpu(out, sum(len(asks) for _, asks in made))
@@ -113,7 +117,6 @@ async def _reward(folder: Path, out: Path) -> None:
     note(out / FINISHED, sum(map(len, answers)))
     measuring.join()
     keep(out, [(key, answer) for (key, _), said in zip(made, answers, strict=True) for answer in said])
-    engine.stop()  # type: ignore[attr-defined]
 
 
 def caprl_ray(folder: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from caprl_ray.engines import launch
 from caprl_ray.engines.protocol import Engine
+from caprl_ray.engines.revival import Revival
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.score import ScoreRecipe
@@ -32,3 +33,9 @@ def start_reader(model: Mapping[str, Any], *, gpus: float = 0) -> Engine:
     launch.check_engine(recipe)
     launch.check_goes_on(recipe, found)
     return on_loop(launch.start(recipe, found))
+
+
+def stop_reader(reader: Engine) -> None:
+    """End an engine of `start_reader` and its processes. A service is left as it is."""
+    if isinstance(reader, Revival):
+        on_loop(reader.stop())

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from caprl_ray.answer.reader import start_reader, stop_reader
 from caprl_ray.embedded import grpo
 from caprl_ray.embedded.rules import Rules, Said
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.resolve import EMBEDDED_ANSWERER
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score.reward import caption_reward
 from caprl_ray.score.trainers import trl_reward, trl_reward_async
 
-# Who answers. A language model instead: start_reader({"source": "embedded-answerer"}) of caprl_ray.answer.reader.
-READER = Rules()
-STEPS, RISE = 16, 0.1
+STEPS, RISE = 16, 0.1  # it rises by 0.25
 
 
 class Moody(Rules):
@@ -74,11 +74,28 @@ def test_trl_trains_on_the_reward_of_each_caption_and_leaves_out_what_has_none(t
     assert {advantages[text] for text, one in zip(captions, given["rewards"], strict=True) if one is None} == {0.0}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("made", [trl_reward, trl_reward_async])
-def test_the_reward_rises(made: Any, tmp_path: Path) -> None:
-    run = trainer(tmp_path, made(READER), max_steps=STEPS)
+@pytest.fixture
+def answerer() -> Iterator[Any]:
+    """A language model that answers in this process."""
+    reader = start_reader({"source": EMBEDDED_ANSWERER})
+    yield reader
+    stop_reader(reader)
+
+
+def rises(folder: Path, reward: Any) -> None:
+    run = trainer(folder, reward, max_steps=STEPS)
     before = run.evaluate()["eval_reward"]
     run.train()
     after = run.evaluate()["eval_reward"]
     assert before < 0.7 and after > before + RISE, (before, after, rewards(run))
+
+
+@pytest.mark.slow
+def test_the_reward_rises(tmp_path: Path) -> None:
+    rises(tmp_path, trl_reward(Rules()))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_reward_rises_with_a_language_model_for_a_reader(answerer: Any, tmp_path: Path) -> None:
+    rises(tmp_path, trl_reward_async(answerer))
