@@ -91,12 +91,12 @@ def _counted(caption: str, count: Callable[[str], int] | None) -> list[int] | No
 
 def _texts(completions: Sequence[Any]) -> list[str]:
     """The captions: texts, or conversations, whose last message is the caption."""
-    return [one if isinstance(one, str) else _content(one[-1]["content"]) for one in completions]
+    return [one if isinstance(one, str) else _content(one[-1].get("content")) for one in completions]
 
 
 def _content(content: Any) -> str:
-    """The text of a message, which may be a list of parts."""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    """The text of a message, which may be a list of parts, or nothing but a thought (None)."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
 
 
 def _lengths(completion_ids: Any) -> list[int] | None:

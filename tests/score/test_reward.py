@@ -133,6 +133,8 @@ def test_trl_calls_it_sync_and_async_with_its_columns() -> None:
     assert plain(completions=["a blue dog", "a red cat"], **columns) == pytest.approx([1.1, 0.2])
     assert plain(completions=conversations, **columns) == pytest.approx([1.1, 0.2])
     assert asyncio.run(other(completions=conversations, **columns)) == pytest.approx([1.1, 0.2])
+    thought = [[{"role": "assistant", "content": None}]] * 2
+    assert plain(completions=thought, **columns) == pytest.approx([0.1, 0.2])
     assert trl_reward(Literal(down=True))(completions=["a", "b"], **columns) == [None, None]
 
 
