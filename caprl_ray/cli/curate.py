@@ -24,7 +24,7 @@ def _run(args: argparse.Namespace) -> int:
 
     recipe = load_as(CurateRecipe, args.recipe, args.overrides)
     check_store(recipe.storage, *recipe.input.paths, recipe.output.path)
-    said = opening("curate", args.recipe, recipe.output.path)
+    said = opening("curate", args.recipe, recipe)
     begin = partial(run, limit=args.limit, adopt=adopted(args), extend=args.extend, debug=args.debug, opening=said)
 
     def curated(job: Job) -> Ledger:

@@ -63,6 +63,14 @@ class Revival:
         revival._watcher = asyncio.create_task(revival._watch())
         return revival
 
+    async def stop(self) -> None:
+        """End the engine for good. Afterwards none of its processes is left."""
+        self._failure = SystemFailure("The engine was stopped.")
+        if self._watcher:
+            self._watcher.cancel()
+        if self._engine:
+            self._bury(self._engine)
+
     async def caption(
         self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
     ) -> Completion:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.internals import CORE_DIED, core_died
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture
 from caprl_ray.engines.reaper import Reaper
+from caprl_ray.engines.shared_text import SharedText
 from caprl_ray.engines.sharing import starting_alone
 from caprl_ray.errors import RowFailure, SystemFailure
 from caprl_ray.models import weights
@@ -121,6 +122,8 @@ class VllmEngine:
         self._steps = 0
         self._renderer = Renderer(llm, getattr(processor, "image_processor", None))
         self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._shared = SharedText(lambda text, whole: self._tokenizer.encode(text, add_special_tokens=whole))
+        self._letters = lru_cache(64)(self._letter_tokens)
         self._llm = llm
         self._reaper = reaper
         self._on_cpu = on_cpu
@@ -212,7 +215,8 @@ class VllmEngine:
 
         turns, tokens = prompt if isinstance(prompt, Turns) else None, None
         if turns and turns.choices:
-            turns, tokens = choices.as_tokens(turns, self._tokenizer)
+            letters, tokens = self._letters(turns.begin, turns.choices)
+            turns = replace(turns, begin=letters.begin)
             sampling = {**sampling, **choices.sampling(tokens)}
         try:
             request = await self._request(picture, turns or prompt)
@@ -233,11 +237,17 @@ class VllmEngine:
             logprobs=choices.logprobs(pieces, tokens) if tokens else None,
         )
 
+    def _letter_tokens(self, begin: str, letters: tuple[str, ...]) -> tuple[Turns, dict[str, int]]:
+        return choices.as_tokens(Turns(user="", begin=begin, choices=letters), self._tokenizer)
+
     async def _request(self, picture: Picture | None, prompt: str | Turns) -> Any:
         """The input of vLLM's engine: a picture with the user's turn, or turns with a picture or without one."""
         turns = prompt if isinstance(prompt, Turns) else Turns(user=prompt, system=self._system)
-        text = self._chat(turns.system, picture is not None).prompt(turns.user) + turns.begin
+        chat = self._chat(turns.system, picture is not None)
+        text, cut = chat.prompt(turns.user) + turns.begin, len(chat.prefix) + turns.shared
         if picture is None:
+            if turns.shared and (ids := self._shared.tokens(text[:cut], text[cut:])):
+                return await internals.rendered(self._llm, {"prompt_token_ids": ids})
             return await internals.rendered(self._llm, {"prompt": text})
         return await self._renderer.render(picture, text)
 

@@ -8,10 +8,12 @@ class Turns:
     """What is said before an answer, and how the answer begins.
 
     `system` None means no system turn at all. `begin` is text that the answer goes on from. `choices`: the answer is
-    one of these, each a letter, and nothing else.
+    one of these, each a letter, and nothing else. `shared` is how many characters of `user` other prompts begin with,
+    too, which may be asked at the same time.
     """
 
     user: str
     system: str | None = None
     begin: str = ""
     choices: tuple[str, ...] = ()
+    shared: int = 0

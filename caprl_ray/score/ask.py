@@ -155,7 +155,9 @@ class Asking:
         one_letter = self._settings.mode == "deterministic"
         settings = self._settings
         turns = shown.turns(caption, settings.instruction, one_letter=one_letter, system=settings.system)
-        return self._ask(question, condition, replace(turns, user=self._strip(turns.user)), caption, number, shown)
+        if (user := self._strip(turns.user)) != turns.user:
+            turns = replace(turns, user=user, shared=0)
+        return self._ask(question, condition, turns, caption, number, shown)
 
     def _orders(self, question: Question, caption: str | None, number: int) -> list[tuple[int, ...]]:
         """The orders of the options: rotations, or the one shuffle of a draw."""

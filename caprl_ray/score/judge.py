@@ -106,7 +106,9 @@ class Shown:
         """The prompt. Without a caption it asks for a guess. `one_letter`: nothing but a letter can be answered."""
         template = BLIND if caption is None else instruction or INSTRUCTION
         user = filled(template, caption or "", self.text)
-        return Turns(user=user, system=system, begin=BEGIN, choices=self.letters if one_letter else ())
+        shared = len(filled(_before_question(template), caption or "", ""))
+        choices = self.letters if one_letter else ()
+        return Turns(user=user, system=system, begin=BEGIN, choices=choices, shared=shared)
 
     def correct(self, letter: str) -> float:
         """1 if a letter is the right one."""
@@ -133,6 +135,12 @@ def filled(template: str, caption: str, question: str) -> str:
     """A template with both texts, whatever braces they have themselves."""
     parts = re.split(r"(\{caption\}|\{question\})", template)
     return "".join({CAPTION: caption, QUESTION: question}.get(part, part) for part in parts)
+
+
+def _before_question(template: str) -> str:
+    """The lines of a template before the question's; nothing if the caption follows the question."""
+    before = template.partition(QUESTION)[0]
+    return before[: before.rfind("\n") + 1]
 
 
 def letter(text: str, shown: Shown, *, constrained: bool) -> str | None:

@@ -35,6 +35,8 @@ class Reward:
         draws: how many questions are drawn for each caption; only for sampled.
         rotations: in how many orders each question is asked; only for deterministic. None: as many as its options.
         seed: decides draws, orders and sampling. The same caption and questions have the same reward.
+        system: the system turn of the prompts; None for none, as CapRL's server asks. A reader at an endpoint needs a
+            text, because the service's own chat template may add a turn.
         length_weight: what a caption that is not too long gets beside; 0.2 in CapRL++.
     """
 
@@ -42,6 +44,7 @@ class Reward:
     draws: int = 8
     rotations: int | None = None
     seed: int = 0
+    system: str | None = None
     length_weight: float = 0.0
 
     @property
@@ -53,6 +56,7 @@ class Reward:
                 "draws": self.draws,
                 "rotations": self.rotations,
                 "seed": self.seed,
+                "system": self.system,
                 "blind": 0.0,
                 "twice": 0.0,
             }
@@ -149,8 +153,16 @@ def _question(number: int, given: Mapping[str, Any]) -> Question:
     )
 
 
-@cache
 def _loop() -> asyncio.AbstractEventLoop:
+    with _STARTING:  # trainers call from several threads, and there must be one loop
+        return _started_loop()
+
+
+_STARTING = threading.Lock()
+
+
+@cache
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="readers", daemon=True).start()
     return loop

@@ -214,3 +214,15 @@ def test_a_start_is_tried_again_where_it_may_help(faults: list[Exception], start
         with pytest.raises(SystemFailure, match=r"no memory|no such model"):
             run(script, 3)
     assert not script.failing_starts
+
+
+def test_an_engine_that_is_stopped_for_good_answers_nothing_and_is_not_started_again() -> None:
+    async def stopped(script: Script) -> None:
+        engine = await Revival.begin(script.start, STALL_S)
+        await engine.caption(picture(), "1")
+        await engine.stop()
+        with pytest.raises(SystemFailure, match="was stopped"):
+            await engine.caption(picture(), "2")
+
+    asyncio.run(stopped(script := Script()))
+    assert [engine.stopped for engine in script.engines] == [True] and script.captioned == {1: 1}

@@ -2,21 +2,25 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from caprl_ray.engines import choices, launch
 from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion
+from caprl_ray.engines.shared_text import SharedText
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.models.resolve import resolve
+from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.turns import Turns
-from caprl_ray.score.ask import NEUTRAL, SAMPLING
+from caprl_ray.score.ask import NEUTRAL, SAMPLING, Asking
+from caprl_ray.score.question import Question
 from tests.engines.test_endpoint import KEY_ENV, chat, key, models, serving
 
 LETTERS = ("A", "B", "C")
@@ -99,6 +103,31 @@ def test_a_letter_is_one_token_with_its_space_or_behind_it() -> None:
     pieces = [SimpleNamespace(logprobs=[first])]
     assert choices.logprobs(pieces, {"A": 0, "B": 1}) == {"A": -1.0, "B": -2.0}
     assert choices.logprobs(pieces, {"A": 0, "B": 7}) is None
+
+
+def test_what_prompts_share_is_tokenized_once_and_tokens_are_those_of_the_whole() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    encoded: Counter[str] = Counter()
+
+    def encode(text: str, special: bool) -> list[int]:
+        encoded[text] += 1
+        return list(tokenizer.encode(text, add_special_tokens=special))
+
+    texts = ("What?", " Why?", "\n\nWho", "1 or 2?", "\u3000\u00c4h?", "{caption}")
+    common = {"image": "", "metric": "choice", "benchmark": "", "choices": ("a", "b", "c"), "right": 0}
+    questions = [Question(id=text, text=text, **common) for text in texts]
+    shared, starts = SharedText(encode), set()
+    for caption in ("On a red background.", "", "\n", "A {question} <Caption", "\u00c4\u4f60 "):
+        for one in Asking(recipe().score).asks(questions, caption):
+            start, rest = one.turns.user[: one.turns.shared], one.turns.user[one.turns.shared :]
+            if one.condition == "caption":
+                assert rest.startswith("Question: ")
+                assert shared.tokens(start, rest) == tokenizer.encode(one.turns.user)
+                starts.add(start)
+    assert len(starts) == 5 and {encoded[start] for start in starts} == {1}
+    assert sum(text.startswith(tuple(starts)) for text in encoded) == len(starts) + 1, "one whole prompt is the check"
+    other = SharedText(lambda text, special: [len(text)])  # its tokens are not those of the parts
+    assert other.tokens("a\n", "b") is other.tokens("a\n", "b") is None
 
 
 def test_a_chat_format_without_an_image_has_no_system_turn_that_nobody_gave() -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from caprl_ray.errors import RowFailure, SystemFailure
@@ -21,7 +23,7 @@ from caprl_ray.score.reward import (
     caption_reward_async,
     length_share,
 )
-from caprl_ray.score.trainers import trl_reward, trl_reward_async, verl_reward
+from caprl_ray.score.trainers import trl_reward, trl_reward_async, verl_reward, verl_reward_async
 
 QUESTIONS = [
     {"question": "Color?", "choices": ["A) red", "B) blue", "C) green"], "answer": "B"},
@@ -72,6 +74,9 @@ def test_the_released_reward_asks_as_the_released_server_does() -> None:
     assert abs(drawn[True] - 100) < 30
     orders = Counter(turns.user.rpartition("Question:")[2] for turns, _ in reader.asked)
     assert len([text for text in orders if "Color?" in text]) == 6  # every order of three options
+    said = Literal()
+    caption_reward(["a blue dog"], [QUESTIONS], said, reward=Reward(system="Be brief."))
+    assert {turns.system for turns, _ in said.asked} == {"Be brief."}
     for turns, sampling in reader.asked:
         assert turns.user.endswith(f") {CAN_NOT_ANSWER}") and turns.begin == "The answer is"
         assert (turns.system, turns.choices) == (None, ())
@@ -128,24 +133,52 @@ def test_trl_calls_it_sync_and_async_with_its_columns() -> None:
     assert plain(completions=["a blue dog", "a red cat"], **columns) == pytest.approx([1.1, 0.2])
     assert plain(completions=conversations, **columns) == pytest.approx([1.1, 0.2])
     assert asyncio.run(other(completions=conversations, **columns)) == pytest.approx([1.1, 0.2])
+    thought = [[{"role": "assistant", "content": None}]] * 2
+    assert plain(completions=thought, **columns) == pytest.approx([0.1, 0.2])
     assert trl_reward(Literal(down=True))(completions=["a", "b"], **columns) == [None, None]
 
 
-def test_verl_calls_compute_score_by_its_names() -> None:
-    compute_score = verl_reward(Literal(), reward=STRICT)
-    given = {"data_source": "image_caption_rl", "ground_truth": QUESTIONS, "extra_info": {"index": 1}}
+async def by_verl(
+    compute_score: Callable[..., Any], captions: Sequence[str], **router: object
+) -> list[dict[str, float]]:
+    """Call for the captions of a batch as the naive manager of verl 0.9 does: by keywords, all at once.
+
+    A coroutine function runs on verl's loop, any other one in threads. `router`: what is passed if verl serves a model.
+    """
+    ground_truth, info = np.array(QUESTIONS, object), {"num_turns": 2}
+    given = {"data_source": "image_caption_rl", "ground_truth": ground_truth, "extra_info": info, **router}
+
+    async def one(caption: str) -> dict[str, float]:
+        called = partial(compute_score, **given, solution_str=caption)
+        if inspect.iscoroutinefunction(called):
+            return dict(await called())
+        return dict(await asyncio.get_running_loop().run_in_executor(None, called))
+
+    return await asyncio.gather(*map(one, captions))
+
+
+@pytest.mark.parametrize("made", [verl_reward, verl_reward_async])
+def test_verl_calls_compute_score_by_its_names(made: Callable[..., Any]) -> None:
+    compute_score = made(Literal(), reward=STRICT)
     assert list(inspect.signature(compute_score).parameters)[:4] == [
         "data_source",
         "solution_str",
         "ground_truth",
         "extra_info",
     ]
-    assert compute_score(solution_str="a blue dog", **given) == {"score": 1.0, "scored": 1.0}
-    assert compute_score(solution_str="a red cat", **given, reward_router_address="x") == {"score": 0.0, "scored": 1.0}
+    right, wrong = {"score": 1.0, "scored": 1.0}, {"score": 0.0, "scored": 1.0}
+    for router in ({}, {"reward_router_address": "10.0.0.1:80", "reward_model_tokenizer": None}):
+        said = asyncio.run(by_verl(compute_score, ["a blue dog", "a red cat"] * 8, **router))
+        assert said == [right, wrong] * 8
     with pytest.raises(RuntimeError, match="could not be scored"):
-        verl_reward(Literal(down=True))(solution_str="a", **given)
-    neutral = verl_reward(Literal(down=True), unscored=0.5)
-    assert neutral(solution_str="a", **given) == {"score": 0.5, "scored": 0.0}
+        asyncio.run(by_verl(made(Literal(down=True)), ["a"]))
+    neutral = made(Literal(down=True), unscored=0.5)
+    assert asyncio.run(by_verl(neutral, ["a"])) == [{"score": 0.5, "scored": 0.0}]
+    long = Reward(mode="deterministic", length_weight=0.2)
+    counted = made(Literal(), reward=long, count=lambda caption: 2560 if caption == "a blue dog" else 1)
+    assert [one["score"] for one in asyncio.run(by_verl(counted, ["a blue dog", "a red cat"]))] == pytest.approx(
+        [1.1, 0.2]
+    )
 
 
 def test_a_score_is_the_mean_of_questions_and_of_draws_in_the_released_reward() -> None:

@@ -1,0 +1,91 @@
+"""Train the embedded captioner by GRPO with TRL's own trainer, as CapRL trains captioners (docs/caprl.md).
+
+`dataset` has scenes with their questions in TRL's form, `unsure` is a captioner that has something to learn, and
+`trainer` puts them together with a reward (caprl_ray.score.trainers). TRL must be installed: `pip install trl`.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from caprl_ray.embedded import architecture, questions, scenes
+
+FOLDER = Path(__file__).with_name("model")
+SIDE = 84  # pixels of a scene: 9 image tokens
+MOST_TOKENS = 40  # of a caption; one of three things has 32
+# What the logits of the unsure captioner are divided by. A third of what its sampled captions say is wrong.
+UNSURE = 2.5
+
+
+def dataset(count: int, *, seed: int, most: int = 5) -> Any:
+    """A `datasets.Dataset` of scenes as GRPOTrainer takes them: `prompt`, `image`, and `questions` for the reward.
+
+    The prompt is a conversation without an image; TRL puts the column `image` before the user's text.
+    """
+    from datasets import Dataset
+
+    rng = random.Random(seed)
+    return Dataset.from_list([_row(scenes.sample_scene(rng), rng, most) for _ in range(count)])
+
+
+def _row(scene: scenes.Scene, rng: random.Random, most: int) -> dict[str, Any]:
+    asked = questions.about(scene, rng, most)
+    return {
+        "prompt": [
+            {"role": "system", "content": architecture.SYSTEM_PROMPTS[0]},
+            {"role": "user", "content": architecture.USER_PROMPTS[0]},
+        ],
+        "image": scenes.render(scene, SIDE, SIDE, rng=rng),
+        "questions": [{"question": one.text, "choices": list(one.choices), "answer": one.answer} for one in asked],
+    }
+
+
+def unsure(folder: Path = FOLDER, by: float = UNSURE) -> Any:
+    """The captioner of a folder with logits that are divided by `by`: as if it were sampled at this temperature."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight /= by
+    return model
+
+
+def settings(folder: Path, **changes: Any) -> Any:
+    """A `GRPOConfig` for the embedded captioner on a CPU. `changes` are fields of it that are to differ."""
+    from trl import GRPOConfig
+
+    fields: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "num_generations": 8,
+        "per_device_train_batch_size": 32,  # captions of a step: four scenes
+        "per_device_eval_batch_size": 32,
+        "max_completion_length": MOST_TOKENS,
+        "learning_rate": 5e-4,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    return GRPOConfig(**fields | changes)
+
+
+def trainer(model: Any, reward: Callable[..., Any], data: Any, config: Any, held_out: Any = None) -> Any:
+    """TRL's GRPOTrainer. `reward` is one of caprl_ray.score.trainers, `held_out` a data set for `evaluate`."""
+    from transformers import AutoProcessor
+    from trl import GRPOTrainer
+
+    processor = AutoProcessor.from_pretrained(FOLDER, padding_side="left")
+    return GRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=data,
+        eval_dataset=held_out,
+        processing_class=processor,
+    )

@@ -1,0 +1,59 @@
+"""A reader without a model: it understands captions of scenes and questions about them by rules, and never errs.
+
+It stands for a language model where one would be slow, or where a reader of known quality is needed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray.embedded import questions
+from caprl_ray.embedded.questions import COLOR, PLACE, SHAPE, SIZE, VALUES, Facts, Kind
+from caprl_ray.recipe.turns import Turns
+
+_THING = re.compile(r"at the ([a-z ]+?) a (\w+) (\w+) (\w+)")
+_BACKGROUND = re.compile(r"On an? (\w+) background")
+_OPTION = re.compile(r"^- ([A-Z])\) (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer."""
+
+    text: str
+    logprobs: Mapping[str, float] | None = None
+
+
+class Rules:
+    """Chooses the option that the caption states, or the way out."""
+
+    async def caption(self, picture: None, prompt: Turns, sampling: Mapping[str, Any]) -> Said:
+        """Answer one prompt of the judge (score/judge.py) that has a caption."""
+        _, _, last = prompt.user.rpartition("<Caption Start> ")
+        caption, _, asked = last.partition(" <Caption End>\nQuestion: ")
+        options = {text: letter for letter, text in _OPTION.findall(asked)}
+        kind, named = understood(asked.partition("\n")[0])
+        answer = questions.stated_answer(kind, named, stated(caption))
+        letter = options.get(answer or "", list(options.values())[-1])
+        return Said(letter if prompt.choices else f" {letter}")
+
+
+def stated(caption: str) -> Facts:
+    """What a caption of a scene says."""
+    background = _BACKGROUND.match(caption)
+    things = (dict(zip((PLACE, SIZE, COLOR, SHAPE), found, strict=True)) for found in _THING.findall(caption))
+    return Facts(background=background and background[1], things=tuple(things))
+
+
+def understood(text: str) -> tuple[Kind, dict[str, str]]:
+    """What a question about a scene asks, and by which attributes it names its thing."""
+    for kind in questions.KINDS:
+        names = {f"{{{name}}}": f"(?P<{name}>{'|'.join(VALUES[name])})" for name in kind.by}
+        for phrase in kind.texts:
+            pattern = re.escape(phrase)
+            for slot, values in names.items():
+                pattern = pattern.replace(re.escape(slot), values)
+            if found := re.fullmatch(pattern, text):
+                return kind, found.groupdict()
+    raise ValueError(text)
