@@ -29,7 +29,7 @@ from caprl_ray.engines.protocol import Engine
 from caprl_ray.engines.vllm_engine import engine_arguments
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.score import ask
 from caprl_ray.score.ask import Ask, Asking
 from caprl_ray.score.read import read

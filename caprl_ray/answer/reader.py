@@ -8,7 +8,7 @@ from caprl_ray.engines.protocol import Engine
 from caprl_ray.engines.revival import Revival
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.score.reward import on_loop
 
 

@@ -16,7 +16,7 @@ from caprl_ray.embedded.scenes import Scene
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.recipe.load import parse_as
-from caprl_ray.recipe.score import ScoreRecipe
+from caprl_ray.recipe.score_recipe import ScoreRecipe
 
 OWN, SWAPPED = "scenes", "scenes, captions swapped"  # the two benchmarks of the questions
 EACH = 1  # questions about each scene

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caprl_ray.embedded import questions
-from caprl_ray.embedded.questions import COLOR, PLACE, SHAPE, SIZE, VALUES, Facts, Kind
+from caprl_ray.embedded import kinds
+from caprl_ray.embedded.kinds import COLOR, PLACE, SHAPE, SIZE, VALUES, Kind
+from caprl_ray.embedded.questions import Facts
 from caprl_ray.recipe.turns import Turns
 
 _THING = re.compile(r"at the ([a-z ]+?) a (\w+) (\w+) (\w+)")
@@ -48,7 +49,7 @@ def stated(caption: str) -> Facts:
 
 def understood(text: str) -> tuple[Kind, dict[str, str]]:
     """What a question about a scene asks, and by which attributes it names its thing."""
-    for kind in questions.KINDS:
+    for kind in kinds.KINDS:
         names = {f"{{{name}}}": f"(?P<{name}>{'|'.join(VALUES[name])})" for name in kind.by}
         for phrase in kind.texts:
             pattern = re.escape(phrase)
