@@ -94,6 +94,7 @@ def half(scene: Scene, left_out: bool) -> str:
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.timeout(600)
 def test_the_real_engine_reads_what_captions_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Captions that are right, of another scene, half right, or empty, with the embedded answerer on vLLM."""
