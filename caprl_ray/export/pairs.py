@@ -55,7 +55,13 @@ class Pairs:
         """Raises RecipeError for an output without scores of several captions."""
         _refuse_unscored(source)
         runs = {name: told.get("recipe") or {} for name, told in (source.run.get("runs") or {}).items()}
-        asked = {name: _asked(source.path, recipe) for name, recipe in {**runs, "": source.recipe}.items()}
+        recipes = {**runs, "": source.recipe}
+        if not any((recipe.get("sampling") or {}).get("n", 1) > 1 for recipe in recipes.values()):
+            raise RecipeError(
+                f"--form {DPO}: the captions of an image in {source.path} answer one prompt each, and a pair needs two "
+                "of the same; caption with sampling.n=2 or more into a new output."
+            )
+        asked = {name: _asked(source.path, recipe) for name, recipe in recipes.items()}
         return cls(source=source, target=target, rows=rows or ROWS, margin=margin or 0.0, asked=asked)
 
     def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
