@@ -1,7 +1,7 @@
 """Tokens of prompts that begin alike: what they share is tokenized once.
 
-A caption's questions, in all rotations, follow the same instruction and caption, which have most of the tokens. To
-tokenize a prompt of 850 tokens takes a core a millisecond (benchmarks/results.md, Scoring).
+A caption's questions, in all rotations, follow the same instruction and caption, which have most of the tokens. vLLM
+takes a core a millisecond or two to tokenize such a prompt (benchmarks/results.md, Scoring).
 
 The tokens must be those that vLLM makes of the whole text. Tokenizers first cut a text into words, by the characters
 around the cut. So whole and parts agree or differ for all prompts with the same characters there, and the first such
