@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caprl_ray.embedded import kinds
+from caprl_ray.embedded import kinds, questions
 from caprl_ray.embedded.kinds import COLOR, PLACE, SHAPE, SIZE, VALUES, Kind
 from caprl_ray.embedded.questions import Facts
 from caprl_ray.recipe.turns import Turns

@@ -243,13 +243,21 @@ class VllmEngine:
     async def _request(self, picture: Picture | None, prompt: str | Turns) -> Any:
         """The input of vLLM's engine: a picture with the user's turn, or turns with a picture or without one."""
         turns = prompt if isinstance(prompt, Turns) else Turns(user=prompt, system=self._system)
-        chat = self._chat(turns.system, picture is not None)
-        text, cut = chat.prompt(turns.user) + turns.begin, len(chat.prefix) + turns.shared
         if picture is None:
-            if turns.shared and (ids := self._shared.tokens(text[:cut], text[cut:])):
-                return await internals.rendered(self._llm, {"prompt_token_ids": ids})
-            return await internals.rendered(self._llm, {"prompt": text})
+            return await self._text_request(turns)
+        text = self._chat(turns.system, True).prompt(turns.user) + turns.begin
         return await self._renderer.render(picture, text)
+
+    async def _text_request(self, turns: Turns) -> Any:
+        """The input for turns without a picture. What other prompts begin with, too, is tokenized once."""
+        chat = self._chat(turns.system, False)
+        text, cut = chat.prompt(turns.user) + turns.begin, len(chat.prefix) + turns.shared
+        if turns.shared and (tokens := self._shared.tokens(text[:cut], text[cut:])):
+            return await internals.rendered(self._llm, {"prompt_token_ids": tokens})
+        request = await internals.rendered(self._llm, {"prompt": text})
+        if turns.shared:
+            self._shared.learn(text[:cut], text[cut:], request.get("prompt_token_ids"))
+        return request
 
     def stop(self) -> None:
         """Kill the core and its workers, and release what belongs to them here."""

@@ -116,18 +116,21 @@ def test_what_prompts_share_is_tokenized_once_and_tokens_are_those_of_the_whole(
     texts = ("What?", " Why?", "\n\nWho", "1 or 2?", "\u3000\u00c4h?", "{caption}")
     common = {"image": "", "metric": "choice", "benchmark": "", "choices": ("a", "b", "c"), "right": 0}
     questions = [Question(id=text, text=text, **common) for text in texts]
-    shared, starts = SharedText(encode), set()
+    asking, shared, found = Asking(recipe().score), SharedText(encode), 0
     for caption in ("On a red background.", "", "\n", "A {question} <Caption", "\u00c4\u4f60 "):
-        for one in Asking(recipe().score).asks(questions, caption):
-            start, rest = one.turns.user[: one.turns.shared], one.turns.user[one.turns.shared :]
-            if one.condition == "caption":
-                assert rest.startswith("Question: ")
-                assert shared.tokens(start, rest) == tokenizer.encode(one.turns.user)
-                starts.add(start)
-    assert len(starts) == 5 and {encoded[start] for start in starts} == {1}
-    assert sum(text.startswith(tuple(starts)) for text in encoded) == len(starts) + 1, "one whole prompt is the check"
+        turns = [one.turns for one in asking.asks(questions, caption) if one.condition == "caption"]
+        (start,) = {one.user[: one.shared] for one in turns}
+        for rest in (one.user[one.shared :] for one in turns):
+            whole = tokenizer.encode(start + rest)
+            said = shared.tokens(start, rest)
+            assert rest.startswith("Question: ") and said in (None, whole)
+            shared.learn(start, rest, whole)
+            found += said is not None
+        assert encoded[start] == 1
+    assert found == 5 * 18 - 1, "the first prompt is the check"
     other = SharedText(lambda text, special: [len(text)])  # its tokens are not those of the parts
-    assert other.tokens("a\n", "b") is other.tokens("a\n", "b") is None
+    other.learn("a\n", "b", [3])
+    assert other.tokens("a\n", "b") is None
 
 
 def test_a_chat_format_without_an_image_has_no_system_turn_that_nobody_gave() -> None:
