@@ -16,13 +16,13 @@ is that of the driver, the replica and the counter, where all of watching's own 
 prepare task and write task), `all` that of all processes of the run, with Ray's own. With an engine an image takes at
 least ENGINE_MS of it (results.md, *Cores, places, the start and the collector*), so shares are of that.
 
-`apart` measures watching's own code by itself. It needs no second way to compare with, so it tells something on a machine
-that is never quiet; messages to the counter are not in it.
+`apart` measures watching's own code by itself. It needs no second way to compare with, so it tells something also on a
+machine that is never quiet; messages to the counter are not in it.
 
 Keys of the JSON: `<way>_rate` in rows/s, `<way>_direct_ms` and `<way>_all_ms` in CPU ms a row, medians; `ratio` of the
 rows/s; `direct_more_ms` and `all_more_ms`, each also with `_low` and `_high`, likewise `ratio`; `sure`, in percent;
-`sums_ms` and `add_ms` a batch, and `second_ms` a second, of watching's own code by itself; `load`, the load average over
-one minute at the start, and `load_end`.
+`sums_ms` and `add_ms` a batch, and `second_ms` a second, of watching's own code by itself; `load`, the load average
+over one minute at the start, and `load_end`.
 """
 
 import argparse
@@ -84,8 +84,8 @@ def middle(values: list[float]) -> tuple[float, float, float, float]:
 
 
 def apart() -> Figures:
-    """CPU ms of watching's own code by itself, without Ray: the sums of a batch and its addition, and what the driver does
-    every second."""
+    """CPU ms of watching's own code by itself, without Ray: the sums of a batch and its addition, and what the driver
+    does every second."""
     texts = {"key": "a/b.jpg", "caption": "a red circle left of two small blue squares on grey paper " * 20}
     columns: dict[str, Any] = {name: [text] * ROWS for name, text in texts.items()}
     columns |= {name: [260] * ROWS for name in ("prompt_tokens", "caption_tokens", "decoded_tokens", "decodes")}
@@ -142,11 +142,9 @@ def table(figures: Figures) -> None:
     sums, add = figures["sums_ms"], figures["add_ms"]
     a_row = (sums + add) / ROWS
     print(
-        f"by itself: {sums:.3f} ms to sum a batch of {ROWS} rows up, {add:.3f} ms to add that to the counts: {a_row:.4f} ms"
+        f"by itself: {sums:.3f} ms to sum a batch of {ROWS} rows up and {add:.3f} ms to add that to the counts, which"
     )
-    print(
-        f"a row, {100 * a_row / ENGINE_MS:.2f} %; and {figures['second_ms']:.3f} ms a second in the driver and the counter"
-    )
+    print(f"is {a_row:.4f} ms a row, {100 * a_row / ENGINE_MS:.2f} %; and {figures['second_ms']:.3f} ms a second")
     print(f"load {figures['load']:.1f} at the start, {figures['load_end']:.1f} at the end")
 
 
