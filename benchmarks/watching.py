@@ -16,9 +16,13 @@ is that of the driver, the replica and the counter, where all of watching's own 
 prepare task and write task), `all` that of all processes of the run, with Ray's own. With an engine an image takes at
 least ENGINE_MS of it (results.md, *Cores, places, the start and the collector*), so shares are of that.
 
+`apart` measures watching's own code by itself. It needs no second way to compare with, so it tells something also on a
+machine that is never quiet; messages to the counter are not in it.
+
 Keys of the JSON: `<way>_rate` in rows/s, `<way>_direct_ms` and `<way>_all_ms` in CPU ms a row, medians; `ratio` of the
 rows/s; `direct_more_ms` and `all_more_ms`, each also with `_low` and `_high`, likewise `ratio`; `sure`, in percent;
-`load`, the load average over one minute at the start, and `load_end`.
+`sums_ms` and `add_ms` a batch, and `second_ms` a second, of watching's own code by itself; `load`, the load average
+over one minute at the start, and `load_end`.
 """
 
 import argparse
@@ -27,20 +31,32 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from math import comb
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import pyarrow as pa
 from alone import medians, moments, run_alone
 from captioning import READY
 from pipeline_overhead import SAMPLED_S, Figures, Spent
 from sampled import DRIVER, sampled
 from stub_ways import write_shards
 
+from caprl_ray.rows.schema import FAILED_BEFORE
+from caprl_ray.watch.counted import batch_of
+from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.rates import Rates
+from caprl_ray.watch.status import Run, Status
+from caprl_ray.watch.status_file import content
+from caprl_ray.watch.words import line
+
 WAYS = ("unwatched", "watched")
 DIRECT = (DRIVER, "replica", "counter")
 DIFFER = ("direct", "all")
 ENGINE_MS = 9.0
+ROWS = 32  # of a batch
 SURE = 0.95
 
 
@@ -65,6 +81,36 @@ def middle(values: list[float]) -> tuple[float, float, float, float]:
     while (more := outside + 2 * comb(count, cut + 1) * 0.5**count) <= 1 - SURE:
         cut, outside = cut + 1, more
     return median(ordered), ordered[cut], ordered[count - 1 - cut], 1 - outside
+
+
+def apart() -> Figures:
+    """CPU ms of watching's own code by itself, without Ray: the sums of a batch and its addition, and what the driver
+    does every second."""
+    texts = {"key": "a/b.jpg", "caption": "a red circle left of two small blue squares on grey paper " * 20}
+    columns: dict[str, Any] = {name: [text] * ROWS for name, text in texts.items()}
+    columns |= {name: [260] * ROWS for name in ("prompt_tokens", "caption_tokens", "decoded_tokens", "decodes")}
+    columns |= {name: pa.array([["loop"], *[[]] * (ROWS - 1)], pa.list_(pa.string())) for name in ("flags", "repaired")}
+    columns |= {name: pa.nulls(ROWS, pa.string()) for name in ("code", FAILED_BEFORE.name)}
+    rows, counter = pa.table(columns), Counter()
+    batch = batch_of(rows)
+    counter.add(batch)
+    run = Run(output="out", run="r", lease=1)
+    status = Status(run=run, at="", phase="running", before=0, failed_before=0, rates=Rates(), record=counter.record())
+    return {
+        "sums_ms": _cpu_ms(lambda: batch_of(rows)),
+        "add_ms": _cpu_ms(lambda: counter.add(batch)),
+        "second_ms": _cpu_ms(lambda: (counter.record(), line(status), content(status, ()))),
+    }
+
+
+def _cpu_ms(call: Callable[[], Any], times: int = 300) -> float:
+    """The median CPU time of a call."""
+    spent = []
+    for _ in range(times):
+        began = time.thread_time()
+        call()
+        spent.append(1e3 * (time.thread_time() - began))
+    return median(spent)
 
 
 def compared(rounds: list[Figures]) -> Figures:
@@ -93,6 +139,12 @@ def table(figures: Figures) -> None:
     for name in DIFFER:
         more, most = (100 * figures[f"{name}_more_ms{end}"] / ENGINE_MS for end in ("", "_high"))
         print(f"{name}, beside an engine of {ENGINE_MS:g} ms an image: {more:+.2f} %, at most {most:.2f} %")
+    sums, add = figures["sums_ms"], figures["add_ms"]
+    a_row = (sums + add) / ROWS
+    print(
+        f"by itself: {sums:.3f} ms to sum a batch of {ROWS} rows up and {add:.3f} ms to add that to the counts, which"
+    )
+    print(f"is {a_row:.4f} ms a row, {100 * a_row / ENGINE_MS:.2f} %; and {figures['second_ms']:.3f} ms a second")
     print(f"load {figures['load']:.1f} at the start, {figures['load_end']:.1f} at the end")
 
 
@@ -121,7 +173,7 @@ def main() -> None:
                 sys.stderr.write(f"round {number} does not count: {str(error).strip().splitlines()[-1]}\n")
                 continue
             rounds.append(found)
-    figures = medians(rounds) | compared(rounds) | {"load": load, "load_end": os.getloadavg()[0]}
+    figures = medians(rounds) | compared(rounds) | apart() | {"load": load, "load_end": os.getloadavg()[0]}
     table(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -304,7 +304,8 @@ def test_a_score_is_submitted_like_captions(head: Head, tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "scores" / "data").to_pylist()
     captions = {row["key"]: row["caption"] for row in made.finished.values()}
     scored = {row["image_key"]: row["caption"] for row in rows if row["score"] is not None}
-    assert scored == {key: captions[key] for key in keys} and "accuracy" in run.stdout
+    assert scored == {key: captions[key] for key in keys}
+    assert verify(tmp_path / "scores")["balanced"] and f"{tmp_path / 'scores'}: " in run.stdout
 
 
 @pytest.mark.slow

@@ -29,8 +29,11 @@ def lines(rows: pa.Table, value: str) -> Iterator[pa.Buffer]:
 
 
 def _encoded(rows: pa.Table, value: str, end: str = "''") -> Iterator[pa.StringArray]:
-    found = _connection().cursor().from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}")
-    return (batch.column(0) for batch in found.to_arrow_reader(ROWS_AT_ONCE))
+    found, done = _connection().cursor().from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}"), 0
+    for batch in found.to_arrow_reader(ROWS_AT_ONCE):
+        done += batch.num_rows
+        yield batch.column(0)
+    assert done == rows.num_rows, "each row is encoded once"
 
 
 def struct(names: Iterable[str]) -> str:

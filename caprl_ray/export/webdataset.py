@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, starmap
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -109,7 +109,7 @@ class Shards:
         names = struct(name for name in told.schema.names if name not in NOT_TOLD)
         known = (table[name].to_pylist() for name in ("id", "key", "sha256"))
         texts = table["caption"].cast(pa.binary()).to_pylist()
-        return map(Row, *known, texts, encoded(told, names))
+        return starmap(Row, zip(*known, texts, encoded(told, names), strict=True))
 
     def _each_with_theirs(self, table: pa.Table) -> Iterator[Row]:
         """The rows of a table with the source's own columns, if there are any."""

@@ -22,7 +22,7 @@ from caprl_ray.embedded import questions as scene_questions
 from caprl_ray.embedded.scenes import SHAPES, Scene, sample_scene
 from caprl_ray.embedded.scenes import caption as scene_caption
 from caprl_ray.errors import RecipeError
-from caprl_ray.output import again, lease
+from caprl_ray.output import again, doubtful, lease
 from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
@@ -284,6 +284,9 @@ def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_pa
     again.requested(storage, str(output), "caption is null", "run", 3)
     assert "is not yet done with --again 'caption is null'; finish that first, or delete" in refused()
     shutil.rmtree(output / again.FOLDER)
+    doubtful.keep(storage, str(output), 2, [(0, 3), (0, 4), (9, 9)])
+    assert f"has 2 rows of a sick replica, such as {row_id(0, 3)}; run caption again" in refused()
+    shutil.rmtree(output / doubtful.FOLDER)
     shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
     assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
 
