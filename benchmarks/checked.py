@@ -7,11 +7,15 @@ Two engines, each with the checks on and off in turns, each run in a process of 
     replayed     a stub that answers with good labelled captions of 1,500 to 4,000 characters, 64 a second
     generated    the embedded model in vLLM, 96 tokens a caption
 
+Before them, `written`: the replica's part alone in this process, with the same captions as `replayed`, no Ray, and an
+engine that answers at once. It has CPU only, and little noise.
+
 With the checks on, the standard ones and `language` run; nothing is decoded again. CPU is that of the replica's own
 process, without the engine's core, from the moment that the engine is ready to the last caption. A machine that others
 use changes the rate between two runs more than the checks do; CPU is steadier.
 
-Keys of the JSON, where <engine> is one of these and <checks> is on or off; all are medians of the rounds:
+Keys of the JSON, where <engine> is one of these (for `written`, those in ms) and <checks> is on or off; all are medians
+of the rounds:
 
     <engine>_<checks>              captions/s from the moment that the engine is ready
     <engine>_<checks>_ms           CPU ms of the replica's process, a caption
@@ -26,12 +30,12 @@ from pathlib import Path
 
 import noisy_scenes
 from alone import medians, moments, run_alone, steady
-from checked_ways import SPENT
+from checked_ways import SPENT, written
 from stub_ways import write_shards
 
 Figures = dict[str, float]
 SCENE = (240, 240)
-ROWS, SCENES = 2000, 300
+ROWS, SCENES, WRITTEN = 2000, 300, 1000
 ENGINES = ("replayed", "generated")
 
 
@@ -53,6 +57,14 @@ def with_differences(figures: Figures) -> Figures:
     return figures
 
 
+def alone(repeat: int) -> Figures:
+    """The replica's part alone, with the checks on and off in turns."""
+    rounds = [{f"written_{name}_ms": written(name == "on", WRITTEN) for name in ("on", "off")} for _ in range(repeat)]
+    for figures in rounds:
+        figures["written_added_ms"] = figures["written_on_ms"] - figures["written_off_ms"]
+    return medians(rounds)
+
+
 def table(figures: Figures) -> None:
     """Print rates and CPU of both engines."""
     columns = {"off": "8.1f", "on": "8.1f", "slower": "8.1%", "off_ms": "9.3f", "on_ms": "9.3f", "added_ms": "10.3f"}
@@ -63,7 +75,8 @@ def table(figures: Figures) -> None:
 
 def measured(rows: int, scenes: int, repeat: int) -> Figures:
     """Measure all ways in turns, print a table of each round and of the medians, and return these."""
-    rounds: list[Figures] = []
+    lonely, rounds = alone(5 * repeat), list[Figures]()
+    print("written: " + ", ".join(f"{key.removeprefix('written_')} {value:.3f}" for key, value in lonely.items()))
     with tempfile.TemporaryDirectory(prefix="checked-") as temporary:
         folder = Path(temporary)
         write_shards(folder / "replayed", rows)
@@ -77,7 +90,7 @@ def measured(rows: int, scenes: int, repeat: int) -> Figures:
             rounds.append(with_differences(figures))
             table(rounds[-1])
     table(medians(rounds))
-    return medians(rounds)
+    return lonely | medians(rounds)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Ways that run the pipeline with all checks on captions or with none. Each runs in its own process (alone.py)."""
 
+import asyncio
 import json
 import os
 import sys
@@ -13,10 +14,15 @@ from typing import Any
 from captioning import READY, run_pipeline
 from stub_ways import PassThrough, recipe
 
+from caprl_ray.caption.rules import Rules
+from caprl_ray.caption.writer import Writer
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.engines import stub
+from caprl_ray.models.resolve import ALLOW_STUB, resolve
 from caprl_ray.quality.registry import CHECKS
+from caprl_ray.recipe.load import parse
 
+os.environ[ALLOW_STUB] = "1"
 LABELLED = Path(__file__).parent / "captions" / "captions.jsonl"
 SPENT = "spent.txt"  # lines with wall-clock seconds, and CPU seconds of the replica's process so far
 EVERY_S = 0.2
@@ -46,13 +52,33 @@ def generated(checks: bool, images: Path, out: Path) -> None:
     run_pipeline(chosen, out, held=True, begin=partial(tell, out))
 
 
+def written(checks: bool, rows: int) -> float:
+    """CPU ms that writing a row takes in a replica, with these captions, but with no Ray and an engine that answers at
+    once."""
+    chosen = parse(recipe(Path("-"), Path("-")) | quality(checks))
+    answer_with_labelled()
+    writer = Writer(chosen, resolve(chosen), stub.StubEngine(), Rules(chosen.quality, chosen.sampling), lambda: None)
+    table = [
+        {"unit": 0, "index": n, "pixels": memoryview(bytes(12) + n.to_bytes(4)), "pixel_width": 2, "pixel_height": 2}
+        for n in range(rows)
+    ]
+    began = time.process_time()
+    asyncio.run(writer.write(table))
+    return 1e3 * (time.process_time() - began) / rows
+
+
 def replay(out: Path) -> None:
+    """Let the stub of this process answer with the labelled captions, and tell its CPU time."""
+    answer_with_labelled()
+    tell(out)
+
+
+def answer_with_labelled() -> None:
     """Let the stub of this process answer with the labelled captions."""
     items = map(json.loads, LABELLED.read_text(encoding="utf-8").splitlines())
     good = [item["text"] for item in items if not item["labels"] and item.get("language") == "en"]
     texts = [text for text in good if LENGTHS[0] <= len(text) <= LENGTHS[1]]
     stub.stub_caption = lambda pixels, *_: texts[zlib.crc32(pixels[:64]) % len(texts)]
-    tell(out)
 
 
 def tell(out: Path) -> None:
