@@ -136,7 +136,7 @@ def test_settings_of_the_real_engine_write_what_the_recipe_writes(
     monkeypatch.chdir(tmp_path)
     render_dataset(tmp_path / "images", 300)
     Path("r.yaml").write_text(yaml.safe_dump(demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")))
-    assert cli.main(["tune", "r.yaml", "--minutes", "4", "--seconds", "5", "--json"]) == 0
+    assert cli.main(["tune", "r.yaml", "--minutes", "6", "--seconds", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     measured = [row for row in found["settings"] if not row["failure"]]
     assert len(measured) >= 2
