@@ -214,12 +214,12 @@ def main() -> None:
         print("This machine has no GPU: the embedded model captions smaller images on its CPU.")
     sizes = GPU_SIZES if gpu else CPU_SIZES
     if args.prepare:
-        images = write_inputs(args.folder, args.images, sizes, gpu)
-        recipe = recipe_for(images.absolute(), args.folder.absolute() / "captions")
+        images = write_inputs(args.folder.absolute(), args.images, sizes, gpu)
+        recipe = recipe_for(images, images.with_name("captions"))
         (args.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         return
     with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as temporary:
-        figures = run(args.folder or Path(temporary), args, gpu, sizes, until)
+        figures = run((args.folder or Path(temporary)).absolute(), args, gpu, sizes, until)
     table(figures, sizes)
 
 
