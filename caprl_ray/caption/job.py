@@ -113,7 +113,7 @@ def _answered(
             "questions": ray.put(questions),
             "stopped": stopped,
         },
-        batch_size=None,
+        batch_size=readers.rows,  # blocks have so many rows already, and Ray Data wants a number with GPUs
         batch_format="pyarrow",
         **reading.pool(readers.recipe, questions, counter, name=POOL, rows=readers.rows, captions=recipe.captions),
     )
