@@ -6,6 +6,7 @@ from caprl_ray.answer import columns as scoring
 from caprl_ray.caption.columns import ADVICE, CODES
 from caprl_ray.caption.redecode import TRIMMED
 from caprl_ray.cli import main
+from caprl_ray.curate import columns as curation
 from caprl_ray.explain import CODE, FLAG, explanations, flag
 from caprl_ray.prepare.blank import BLANK
 from caprl_ray.quality.registry import CHECKS
@@ -17,9 +18,10 @@ from docs.generate import PAGES
 def test_every_code_and_every_flag_has_a_meaning_usual_causes_and_what_to_do() -> None:
     assert ADVICE.keys() == CODES.keys()
     assert scoring.ADVICE.keys() == scoring.CODES.keys() - CODES.keys()
+    assert curation.ADVICE.keys() == curation.CODES.keys() - CODES.keys()
     assert FLAG_ADVICE.keys() == {BLANK, TRIMMED, texts.UNDECODED, texts.RECODED, texts.INVALID, texts.TOO_LARGE}
     named = {(e.name, e.kind) for e in explanations()}
-    assert named == {(name, CODE) for name in {*CODES, *scoring.CODES}} | {
+    assert named == {(name, CODE) for name in {*CODES, *scoring.CODES, *curation.CODES}} | {
         (name, FLAG) for name in {*CHECKS, *FLAG_ADVICE}
     }
     for e in explanations():

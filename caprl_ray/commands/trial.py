@@ -127,9 +127,9 @@ def sampled(
     job, model = caption_job(recipe), resolve(recipe)
     output = Output.open(job)
     lease.refuse_held(output.storage, output.path)
-    tell(f"the recipe is right; the model is {model.label}")
     with place.untouched(output.path), session.lasting(debug, job.engine_on_cpu):
         seen = _sample(output, model, images)
+        tell(f"the recipe is right; the model is {model.label}")
         tell(f"{seen.rows.num_rows} images were read as a sample of the whole input")
         _try_output(output.storage, output.path)
         tell(f"{output.path} can be written")

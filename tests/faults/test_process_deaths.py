@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from caprl_ray import caption_dataset, pipeline
-from caprl_ray.caption import job, start
+from caprl_ray.caption import job
 from caprl_ray.caption.job import caption_job
 from caprl_ray.caption.writer import Writer
 from caprl_ray.cluster import resources
@@ -22,6 +22,7 @@ from caprl_ray.engines.stub import DIE, EXIT, HANG, SICK, SWAP
 from caprl_ray.errors import SystemFailure, TooManyFailures
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.replica import start
 from caprl_ray.watch.counter import FORGIVEN, Counter
 from caprl_ray.watch.starts import STARTS
 from tests.expected import expected_caption

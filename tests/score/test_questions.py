@@ -111,7 +111,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**TABLE, "answer": ""}, "it has no text in answer"),
     ({**TABLE, "id": None}, "it has no text in id"),
     ({**TABLE, "question": " "}, "it has no text in question"),
-    ({**QA, "image": None, "reward_model": "x"}, "reward_model.ground_truth has no questions"),
+    ({**QA, "image": None, "reward_model": "x"}, "reward_model.ground_truth is no list of questions"),
     (
         {**QA, "image": None, "reward_model": {"ground_truth": ["x"]}},
         "question 0: it is no object with question, choices and answer",
