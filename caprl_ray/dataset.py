@@ -128,7 +128,7 @@ def _arrange(table: pa.Table, image_column: str, adds: Fields, counter: ActorHan
     rows = table.num_rows
     columns = {META_PREFIX + name: table[name] for name in table.schema.names}
     columns |= {
-        "image": image.cast(pa.large_binary()),
+        "encoded": image.cast(pa.large_binary()),
         "stage": _where(image.is_null(), "read"),
         "code": _where(image.is_null(), "no_image"),
         "unit": pa.nulls(rows, pa.int32()).fill_null(0),

@@ -75,6 +75,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in re.findall(r"^caprl-ray ((?:export|duplicates) OUT .*)$", EXPORT.read_text(), re.MULTILINE):
+            if "--form dpo" in line:  # needs an output with scores (tests/export/test_pairs.py)
+                continue
             assert main(shlex.split(line.replace("OUT", str(folder / "out")))) == 0
     return folder / "out"
 
