@@ -67,7 +67,7 @@ def test_nodes_with_another_disk_are_refused_before_an_engine_starts(head: Head,
     said = rf"caprl-ray: output\.path: {ELSEWHERE} on the node [\d.]+ is not the {ELSEWHERE} of this driver; .*\n"
     before = (
         r"(caprl-ray [\d.]+: caption .*\n)?" if command == "caption" else r"(caprl-ray: .*\n)+"
-    )  # preflight's steps
+    )
     assert re.fullmatch(f"{before}{said}", run.stderr)
     assert "started in" not in run.stdout
     assert not list(head.cwd.iterdir())
