@@ -131,8 +131,7 @@ class Revival:
     async def _alive(self) -> MortalEngine:
         """The engine, restarted if it is dead, once for all rows."""
         async with self._starting:
-            if self._failure:
-                raise self._failure
+            self._check_goes_on()
             if self._engine is None:
                 try:
                     self._check_fruit()
@@ -142,6 +141,10 @@ class Revival:
                     raise
             assert self._engine
             return self._engine
+
+    def _check_goes_on(self) -> None:
+        if self._failure:
+            raise self._failure
 
     def _check_fruit(self) -> None:
         if self._fruitless >= MOST_FRUITLESS_DEATHS:
@@ -156,7 +159,12 @@ class Revival:
         So a broken system is never mistaken for poison rows. The harmless picture is that of the last captioned row, or
         a blank picture of a row's size.
         """
-        engine = self._engine = await self._start()
+        self._check_goes_on()  # it may have been stopped before this attempt,
+        engine = await self._start()
+        if self._failure:  # and meanwhile
+            engine.stop()
+        self._check_goes_on()
+        self._engine = engine
         if self._proof:
             try:
                 await self._call(engine, *self._proof)
