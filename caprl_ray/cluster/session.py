@@ -186,8 +186,8 @@ def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:
     if not grows and sum(wanted.values()) > there:
         fields = [f"{name}.replicas" if name else "replicas" for name in wanted]
         raise RecipeError(
-            f"{' and '.join(fields)}: they need {' + '.join(f'{gpus:g}' for gpus in wanted.values())} GPUs at the least, "
-            f"but this machine has {there:g}; let them share one, such as with "
+            f"{' and '.join(fields)}: they need {' + '.join(f'{gpus:g}' for gpus in wanted.values())} GPUs at the "
+            f"least, but this machine has {there:g}; let them share one, such as with "
             f"{' and '.join(f'{field}.gpus=0.5' for field in fields)}."
         )
 
