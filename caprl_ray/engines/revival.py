@@ -159,11 +159,11 @@ class Revival:
         So a broken system is never mistaken for poison rows. The harmless picture is that of the last captioned row, or
         a blank picture of a row's size.
         """
-        self._check_goes_on()  # it may have been stopped before this attempt,
+        self._check_goes_on()  # `stop` may have come between two attempts,
         engine = await self._start()
-        if self._failure:  # and meanwhile
+        if self._failure:  # or during this one
             engine.stop()
-        self._check_goes_on()
+            raise self._failure
         self._engine = engine
         if self._proof:
             try:
