@@ -70,6 +70,8 @@ class Revival:
             self._watcher.cancel()
         if self._engine:
             self._bury(self._engine)
+        async with self._starting:  # a start that is under way ends its engine
+            return
 
     async def caption(
         self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE

@@ -236,10 +236,11 @@ def test_an_engine_that_is_stopped_while_it_starts_again_leaves_none_behind() ->
         call = asyncio.ensure_future(living.caption(picture(), "1"))
         while not script.engines[0].stopped:
             await asyncio.sleep(0)
-        await living.stop()
+        await asyncio.wait_for(living.stop(), 10)
+        assert all(engine.stopped for engine in script.engines)
         with pytest.raises(SystemFailure, match="was stopped"):
             await asyncio.wait_for(call, 10)
 
     for faults in ((), (EngineDied("no memory"),)):
         asyncio.run(scenario(script := Script(), *faults))
-        assert len(script.engines) == 2 - len(faults) and all(engine.stopped for engine in script.engines)
+        assert len(script.engines) == 2 - len(faults)
