@@ -86,6 +86,7 @@ def test_files_have_a_question_if_one_of_them_has_and_other_inputs_are_not_judge
     tmp_path: Path,
 ) -> None:
     job = caption_job(parse(document(tmp_path, questions=asked(tmp_path, key="x/3.png"), join="path")))
+    assert job.check_units
     unknown = [unit("files", "1.png"), unit("webdataset", "s.tar")]
     for units in ([unit("files", "a/1.png"), unit("files", "b/3.png")], unknown):
         assert list(job.check_units(iter(units))) == units
