@@ -37,7 +37,8 @@ class Job:
         fingerprint: fields that must not change between the runs of one dataset.
         check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
             cannot work without another one.
-        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError at the end if none will do.
+        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError if they will not do. None for
+            a job that does not look at them.
         outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
         record: more entries of run.json.
         again: where finished rows can be done again: the column of which the old value is kept, and the column for it.
@@ -55,7 +56,7 @@ class Job:
     engine_on_cpu: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     check_columns: Callable[[Collection[str]], None] = lambda names: None
-    check_units: Callable[[Iterator[Any]], Iterator[Any]] = lambda units: units
+    check_units: Callable[[Iterator[Any]], Iterator[Any]] | None = None
     outdated: Callable[[str], bool] = lambda field: False
     record: Mapping[str, Any] = field(default_factory=dict)
     again: tuple[str, str] | None = None

@@ -17,6 +17,7 @@ from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.output.fingerprint import outdated
 from caprl_ray.recipe.score_recipe import ScoreRecipe
+from caprl_ray.replica.pool import pool
 from caprl_ray.score.questions import Questions
 from caprl_ray.storage import Storage
 
@@ -63,5 +64,5 @@ def scored(
         },
         batch_size=ROWS,
         batch_format="pyarrow",
-        **readers.pool(captions.recipe, questions, counter),
+        **pool(captions.recipe, counter, ROWS, prompts=readers.prompts(captions.recipe.score, questions)),
     )

@@ -1,15 +1,8 @@
-"""The readers of a run: their questions, their model and their pool."""
-
-import math
-from functools import partial
-from typing import Any
-
-import ray
-from ray.actor import ActorHandle
+"""The readers of a run: their questions and their model."""
 
 from caprl_ray.answer import curated
 from caprl_ray.cluster import resources
-from caprl_ray.engines import concurrency, launch
+from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.recipe.score import Score
@@ -18,7 +11,6 @@ from caprl_ray.score.ask import MOST_RAW
 from caprl_ray.score.questions import Questions
 from caprl_ray.score.read import read
 from caprl_ray.storage import Storage
-from caprl_ray.watch.starts import MAIN
 
 # Rows of a batch of the job `score`. With five questions of four options, each in four rotations and as often blind,
 # eight captions have 320 prompts, more than an engine takes at once.
@@ -51,27 +43,7 @@ def resolved(recipe: ScoreRecipe) -> ModelRef:
     return model
 
 
-def pool(
-    recipe: ScoreRecipe,
-    questions: Questions,
-    counter: ActorHandle,
-    *,
-    name: str = MAIN,
-    rows: int = ROWS,
-    captions: int = 1,
-) -> dict[str, Any]:
-    """Arguments of `map_batches` for the pool of this name, whose batches have so many rows of so many captions."""
-    prompts = _prompts(recipe.score, questions) * captions
-    in_flight = max(2, math.ceil(concurrency.batches_in_flight(recipe, rows) / prompts))
-    return resources.replica_pool(recipe, in_flight, partial(_struck, counter, name))
-
-
-def _struck(counter: ActorHandle, name: str) -> list[str]:
-    """The ids of nodes that get no more replicas."""
-    return list(ray.get(counter.struck.remote(name)))
-
-
-def _prompts(settings: Score, questions: Questions) -> int:
+def prompts(settings: Score, questions: Questions) -> int:
     """How many prompts a caption has, at least."""
     images = max(1, len(set(questions.digests.tolist())))
     each = {"sampled": 1, "prism": settings.samples, "deterministic": settings.rotations or 2}[settings.mode]

@@ -17,12 +17,13 @@ from caprl_ray.caption.join import Readers
 from caprl_ray.caption.scoring import POOL, CaptionReader
 from caprl_ray.caption.stage import Captioner
 from caprl_ray.cluster import resources
-from caprl_ray.engines import concurrency, launch
+from caprl_ray.engines import launch
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.output.fingerprint import outdated
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.replica.pool import pool
 from caprl_ray.score.questions import Questions
 from caprl_ray.sources import placeholders
 from caprl_ray.storage import Storage
@@ -72,7 +73,6 @@ def captioned(
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
     # Shared by all replicas. Where nothing watches, nothing stops a run, and the counter would wait for ever.
     stopped = [counter.until_stopped.remote()] if replaced else []
-    in_flight = concurrency.batches_in_flight(recipe, batch)
     captions = (
         rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
         .repartition(target_num_rows_per_block=batch, strict=True)
@@ -89,7 +89,7 @@ def captioned(
             },
             batch_size=batch,
             batch_format="pyarrow",
-            **resources.replica_pool(recipe, in_flight, partial(_struck, counter)),
+            **pool(recipe, counter, batch),
         )
     )
     return captions if scores is None else _answered(captions, counter, recipe, *scores, stopped)
@@ -115,7 +115,13 @@ def _answered(
         },
         batch_size=readers.rows,  # blocks have so many rows already, and Ray Data wants a number with GPUs
         batch_format="pyarrow",
-        **reading.pool(readers.recipe, questions, counter, name=POOL, rows=readers.rows, captions=recipe.captions),
+        **pool(
+            readers.recipe,
+            counter,
+            readers.rows,
+            POOL,
+            recipe.captions * reading.prompts(readers.recipe.score, questions),
+        ),
     )
 
 
@@ -143,8 +149,3 @@ def _scored(job: Job, model: ModelRef) -> Job:
 def _recorded(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     """A model as run.json names it."""
     return {"source": recipe.model.source, "revision": recipe.model.revision, "commit": model.revision}
-
-
-def _struck(counter: ActorHandle) -> list[str]:
-    """The ids of nodes that get no more replicas."""
-    return list(ray.get(counter.struck.remote()))

@@ -1,7 +1,7 @@
 """The readers of a run that captions: their questions, and what joins these with the images."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from caprl_ray.cluster import resources
 from caprl_ray.engines import launch
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import ModelRef
-from caprl_ray.plan import Unit
+from caprl_ray.plan import Entry, Unit
 from caprl_ray.recipe.score_recipe import ScoreRecipe, in_section, reader_recipe
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import META_PREFIX
@@ -68,14 +68,20 @@ def check_column(readers: Readers, names: Collection[str]) -> None:
 
 
 def with_common(readers: Readers, questions: Questions, units: Iterator[Unit]) -> Iterator[Unit]:
-    """Yield the units of a new plan unchanged. Raises RecipeError at their end if there is no question about any image.
+    """Yield the units of a new plan unchanged. Raises RecipeError at their end if there is no question about any image,
+    and where the questions of one image would go to several.
 
     Only files have their keys in the plan. Other keys are known when the images are read.
     """
-    join, seen, known = readers.recipe.score.join, list[str](), readers.column == "key"
+    join, seen, by_key = readers.recipe.score.join, list[str](), readers.column == "key"
+    paths = dict[str, str | None].fromkeys(questions.images() if by_key and join == "path" else ())
+    known = by_key
     for unit in units:
+        files = unit.entries if by_key and unit.kind == "files" else ()
+        if paths:
+            _refuse_shared_names(paths, files)
         known = known and unit.kind == "files"
-        for entry in unit.entries if known else ():
+        for entry in files if known else ():
             if joined(join, entry.key) in questions:
                 known = False
                 break
@@ -86,6 +92,21 @@ def with_common(readers: Readers, questions: Questions, units: Iterator[Unit]) -
             f"score.join: there is no question about any image; images have {', '.join(seen)} as {join}, questions are "
             f"about {_some(questions)}. Give another score.join, or score.column."
         )
+
+
+def _refuse_shared_names(paths: dict[str, str | None], files: Iterable[Entry]) -> None:
+    """Raise RecipeError if two files have one name that questions are about. `paths` has the path of the file that was
+    found first for each such name."""
+    for entry in files:
+        name, path = joined("path", entry.key), entry.stored.path
+        if name not in paths:
+            continue
+        before = paths[name] = paths[name] or path
+        if before != path:
+            raise RecipeError(
+                f"score.join: {before} and {path} have the same file name, by which path joins; give score.join: key, "
+                "and in the questions the keys of the images."
+            )
 
 
 def _refuse_other_kind(join: str, questions: Questions) -> None:

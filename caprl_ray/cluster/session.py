@@ -184,11 +184,11 @@ def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:
     there = ray.cluster_resources().get("GPU", 0)
     wanted = {name: recipe.replicas.gpus * recipe.replicas.min for name, recipe in pools.items()}
     if not grows and sum(wanted.values()) > there:
-        fields = " and ".join(f"{name}.replicas" if name else "replicas" for name in wanted)
+        fields = [f"{name}.replicas" if name else "replicas" for name in wanted]
         raise RecipeError(
-            f"{fields}: they need {' + '.join(f'{gpus:g}' for gpus in wanted.values())} GPUs at the least, but this "
-            f"machine has {there:g}; let them share one, such as with replicas.gpus=0.5 and "
-            "score.replicas.gpus=0.5."
+            f"{' and '.join(fields)}: they need {' + '.join(f'{gpus:g}' for gpus in wanted.values())} GPUs at the "
+            f"least, but this machine has {there:g}; let them share one, such as with "
+            f"{' and '.join(f'{field}.gpus=0.5' for field in fields)}."
         )
 
 

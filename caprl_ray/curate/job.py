@@ -4,7 +4,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
@@ -13,7 +12,7 @@ from caprl_ray.cluster import resources
 from caprl_ray.curate.columns import CODES, CURATED
 from caprl_ray.curate.fingerprint import fingerprint
 from caprl_ray.curate.stage import Answering, Questioning
-from caprl_ray.engines import concurrency, launch
+from caprl_ray.engines import launch
 from caprl_ray.errors import CaprlError, RecipeError
 from caprl_ray.job import Job
 from caprl_ray.models.resolve import ModelRef, resolve
@@ -21,6 +20,7 @@ from caprl_ray.output.fingerprint import outdated
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.curate import COUNT, CurateRecipe
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.replica.pool import pool
 from caprl_ray.sources import placeholders
 from caprl_ray.storage import Storage
 
@@ -69,27 +69,16 @@ def curated(
             fn_constructor_kwargs={**shared, "model": questioner},
             batch_size=batch,
             batch_format="pyarrow",
-            **_pool(recipe, counter, batch),
+            **pool(recipe, counter, batch),
         )
         .map_batches(
             Answering,
             fn_constructor_kwargs={**shared, "model": answerer, "pool": ANSWERING},
             batch_size=batch,
             batch_format="pyarrow",
-            **_pool(recipe.answering, counter, batch, ANSWERING, prompts=_prompts(recipe)),
+            **pool(recipe.answering, counter, batch, ANSWERING, _prompts(recipe)),
         )
     )
-
-
-def _pool(recipe: Recipe, counter: ActorHandle, batch: int, name: str = "", prompts: int = 1) -> dict[str, Any]:
-    """The pool of replicas for a recipe, if a row has so many prompts."""
-    in_flight = max(2, -(-concurrency.batches_in_flight(recipe, batch) // prompts))
-    return resources.replica_pool(recipe, in_flight, partial(_struck, counter, name))
-
-
-def _struck(counter: ActorHandle, pool: str) -> list[str]:
-    """The ids of nodes that get no more replicas of a pool."""
-    return list(ray.get(counter.struck.remote(pool)))
 
 
 def _prompts(recipe: CurateRecipe) -> int:

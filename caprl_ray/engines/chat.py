@@ -9,6 +9,15 @@ from caprl_ray.errors import SystemFailure
 
 # Placeholder for the row's text while the chat template is rendered once.
 SLOT = "caprl-ray-user-text"
+# The control tokens of common vision-language models, for a model whose tokenizer is not known here.
+COMMON_CONTROL_TOKENS = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image>", "<img>", "</img>", "<IMG_CONTEXT>"),
+    *("[INST]", "[/INST]", "[IMG]", "<s>", "</s>"),
+)
+# How most models write theirs, some with wide bars.
+LIKE_CONTROL_TOKENS = r"<[|\uff5c][^|\uff5c<>\s]+[|\uff5c]>"
 
 
 def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
@@ -16,7 +25,17 @@ def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
     longest_first = sorted(filter(None, tokens), key=len, reverse=True)
     if not longest_first:
         return lambda text: text
-    pattern = re.compile("|".join(re.escape(token) for token in longest_first))
+    return _stripper("|".join(map(re.escape, longest_first)))
+
+
+def without_any_control_token() -> Callable[[str], str]:
+    """A function that removes the control tokens of common models from a text, and all that looks like one: for a text
+    of which nobody knows the model that will read it."""
+    return _stripper("|".join([LIKE_CONTROL_TOKENS, *map(re.escape, COMMON_CONTROL_TOKENS)]))
+
+
+def _stripper(expression: str) -> Callable[[str], str]:
+    pattern = re.compile(expression)
 
     def strip(text: str) -> str:
         count = 1

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from caprl_ray.engines import turn_requests
+from caprl_ray.engines.chat import COMMON_CONTROL_TOKENS
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect
@@ -41,13 +42,6 @@ SUSPECT = {403: "engine_rejected", 451: "engine_rejected", 500: "engine_error", 
 # If the recipe leaves these out, `vllm serve` takes them from the model's generation_config.json (Qwen2.5-VL's has a
 # repetition penalty of 1.05), and the engine in the process does not. Other services may not know them.
 VLLM_NEUTRAL = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}
-# The control tokens of common vision-language models, for a model whose tokenizer is not known here.
-COMMON_CONTROL_TOKENS = (
-    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
-    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>"),
-    *("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image>", "<img>", "</img>", "<IMG_CONTEXT>"),
-    *("[INST]", "[/INST]", "[IMG]", "<s>", "</s>"),
-)
 TOO_LONG = ("context length", "context_length", "max_model_len", "longer than the maximum")
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 FINISHED = ("stop", "length", "repetition")

@@ -70,6 +70,8 @@ class Revival:
             self._watcher.cancel()
         if self._engine:
             self._bury(self._engine)
+        async with self._starting:  # a start that is under way ends its engine
+            return
 
     async def caption(
         self, picture: Picture | None, prompt: str | Turns, sampling: Mapping[str, Any] = AS_THE_RECIPE
@@ -131,8 +133,7 @@ class Revival:
     async def _alive(self) -> MortalEngine:
         """The engine, restarted if it is dead, once for all rows."""
         async with self._starting:
-            if self._failure:
-                raise self._failure
+            self._check_goes_on()
             if self._engine is None:
                 try:
                     self._check_fruit()
@@ -142,6 +143,10 @@ class Revival:
                     raise
             assert self._engine
             return self._engine
+
+    def _check_goes_on(self) -> None:
+        if self._failure:
+            raise self._failure
 
     def _check_fruit(self) -> None:
         if self._fruitless >= MOST_FRUITLESS_DEATHS:
@@ -156,7 +161,12 @@ class Revival:
         So a broken system is never mistaken for poison rows. The harmless picture is that of the last captioned row, or
         a blank picture of a row's size.
         """
-        engine = self._engine = await self._start()
+        self._check_goes_on()  # `stop` may have come between two attempts,
+        engine = await self._start()
+        if self._failure:  # or during this one
+            engine.stop()
+            raise self._failure
+        self._engine = engine
         if self._proof:
             try:
                 await self._call(engine, *self._proof)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from caprl_ray.engines.chat import without_any_control_token
 from caprl_ray.errors import RecipeError
 from caprl_ray.export import encode
 from caprl_ray.export.form import Writing
@@ -21,6 +22,7 @@ CAPRL, LLAVA, DPO = LINES
 NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
 IMAGE = "<image>"  # where a conversation has its image; trainers count it
 PROMPT = "prompt"
+STRIP = without_any_control_token()  # the captioner has removed its model's, and the trained model may have others
 # Lines in SQL, over the columns of a row. What stands for an image in a text becomes a space, so that what is left
 # cannot form the token anew.
 CAPTION_LINE = "{id: id, image: key, caption: caption}"
@@ -84,7 +86,7 @@ class Lines:
         """The prompt of a row, with its own values."""
         assert self.prompts is not None
         text = self.prompts.get(row.get("run") or "", self.prompts[""])
-        return PromptTemplate(text).fill(row, str)
+        return PromptTemplate(text).fill(row, STRIP)
 
 
 def _prompts(source: Source) -> dict[str, str]:

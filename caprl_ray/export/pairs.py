@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.export.form import Writing
-from caprl_ray.export.lines import DPO, ROWS
+from caprl_ray.export.lines import DPO, ROWS, STRIP
 from caprl_ray.export.parts import Part, by_rows
 from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.source import SEVERAL, Source
@@ -93,12 +93,12 @@ class Pairs:
             found = pair([one for one in row[SEVERAL] or () if one["prompt"] == name], self.margin)
             if found:
                 chosen, rejected = found
-                turns = [("system", asked.system), ("user", PromptTemplate(user).fill(row, str))]
+                turns = [("system", asked.system), ("user", PromptTemplate(user).fill(row, STRIP))]
                 yield {
                     "id": row["id"],
                     "prompt": [_message(role, text) for role, text in turns if text is not None],
-                    "chosen": [_message("assistant", chosen["text"])],
-                    "rejected": [_message("assistant", rejected["text"])],
+                    "chosen": [_message("assistant", STRIP(chosen["text"]))],
+                    "rejected": [_message("assistant", STRIP(rejected["text"]))],
                     "images": [row["key"]],
                     "score_chosen": chosen["score"],
                     "score_rejected": rejected["score"],

@@ -161,6 +161,9 @@ class Output:
                 with planning.storing():
                     self._write_input(paths=self._stored_paths())
                     plan.discard(self.storage, self.path, stored.end.closed)
+            elif self.job.check_units:  # what was refused may be mended in the input, so that all is listed again
+                with planning.storing():
+                    plan.discard(self.storage, self.path, 0)
             raise
 
     def whole_plan(self) -> Plan:
@@ -228,7 +231,7 @@ class Output:
         units = _until(
             planning,
             checked(
-                found if stored.units else self.job.check_units(found),
+                self._checked_units(stored, found),
                 self.job.recipe.input,
                 self.job.adds,
                 self.job.check_columns,
@@ -252,6 +255,14 @@ class Output:
         plan.store(self.storage, self.path, itertools.chain([first] if first else [], units), stored, planning)
         self._note_changes(known, planning)
         return plan.load(self.storage, self.path)
+
+    def _checked_units(self, stored: Plan, found: Iterator[Unit]) -> Iterator[Unit]:
+        """The units that are found, after the job's check. It looks at all units of a new plan, those too that an
+        earlier run has stored of it, and at none of an extension."""
+        if self.job.check_units is None or stored.end.closed:
+            return found
+        before = plan.load_units(self.storage, stored.units)
+        return itertools.islice(self.job.check_units(itertools.chain(before, found)), len(stored.units), None)
 
     def _note_changes(self, known: object, planning: Planning) -> None:
         if isinstance(known, PlannedVersions):

@@ -93,18 +93,16 @@ class UnitRef:
         """Read the unit's entries from one row group of the plan. Raises SystemFailure."""
         with opened(storage, self.object, PIECE) as file:
             table = file.read_row_group(self.row_group, use_threads=False)
-        row = table.slice(self.offset, 1).to_pylist()[0]
-        entries = [_entry(e) for e in row["entries"]]
-        groups = row["row_groups"] or []
-        return Unit(
-            kind=row["kind"],
-            rows=row["rows"],
-            entries=entries,
-            row_groups=(groups[0], groups[1]) if groups else None,
-            file_groups=groups[2] if len(groups) > 2 else None,
-            first_row=groups[3] if len(groups) > 3 else None,
-            lines=Lines(**row["lines"]) if row.get("lines") else None,
-        )
+        return _unit(table.slice(self.offset, 1).to_pylist()[0])
+
+
+def load_units(storage: Storage, refs: Iterable[UnitRef]) -> Iterator[Unit]:
+    """All these units in order. Row groups of the plan are read once if units of one stand together. Raises
+    SystemFailure."""
+    for (stored, group), some in groupby(refs, key=lambda ref: (ref.object, ref.row_group)):
+        with opened(storage, stored, PIECE) as file:
+            table = file.read_row_group(group, use_threads=False)
+        yield from (_unit(table.slice(ref.offset, 1).to_pylist()[0]) for ref in some)
 
 
 def first_entries(storage: Storage, refs: Iterable[UnitRef]) -> Iterator[Entry]:
@@ -114,6 +112,19 @@ def first_entries(storage: Storage, refs: Iterable[UnitRef]) -> Iterator[Entry]:
         with opened(storage, stored, PIECE) as file:
             entries = file.read_row_group(group, columns=["entries"], use_threads=False)["entries"]
         yield from (_entry(entries[ref.offset][0].as_py()) for ref in some)
+
+
+def _unit(row: Mapping[str, Any]) -> Unit:
+    groups = row["row_groups"] or []
+    return Unit(
+        kind=row["kind"],
+        rows=row["rows"],
+        entries=[_entry(e) for e in row["entries"]],
+        row_groups=(groups[0], groups[1]) if groups else None,
+        file_groups=groups[2] if len(groups) > 2 else None,
+        first_row=groups[3] if len(groups) > 3 else None,
+        lines=Lines(**row["lines"]) if row.get("lines") else None,
+    )
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:

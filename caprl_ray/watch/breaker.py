@@ -101,7 +101,7 @@ class CircuitBreaker:
         error = (
             tripped(rows, failed, limits, self._allowance)
             or tripped(retried, anew, limits, of=RETRIED)
-            or tripped(scored, unscored, limits, of=UNSCORED)
+            or tripped(scored, unscored, limits, of=UNSCORED, afterwards=SCORED_AGAIN)
         )
         return error, absent
 
@@ -111,6 +111,11 @@ UNTRUSTED = (
     "command again."
 )
 AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
+# Captions without a score are finished rows, so that --retry-failed leaves them.
+SCORED_AGAIN = (
+    "what is written stays. Mend the cause, or allow more, and run the same command again; then score these captions "
+    'with caprl-ray score, or write new ones with --again "score_code in ({codes})".'
+)
 NEW = "{failures} of the first {rows} rows failed"
 UNSCORED = "{failures} of the first {rows} captions with questions could not be scored"
 RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed for another reason"
@@ -126,7 +131,12 @@ def allowance(held: int, failed: int, limits: Failures) -> float:
 
 
 def tripped(
-    rows: int, failed: Mapping[str, int], limits: Failures, allowance: float = 0.0, of: str = NEW
+    rows: int,
+    failed: Mapping[str, int],
+    limits: Failures,
+    allowance: float = 0.0,
+    of: str = NEW,
+    afterwards: str = AFTERWARDS,
 ) -> TooManyFailures | None:
     """The error that ends a run with `rows` processed rows and `failed` rows by code; None while within its limits."""
     failures = sum(failed.values())
@@ -135,7 +145,8 @@ def tripped(
     top = sorted(failed, key=lambda code: (-failed[code], code))[:SHOWN_REASONS]
     return TooManyFailures(
         f"failures.max_fraction: {of.format(failures=failures, rows=rows)}, more than {limits.max_fraction:g} allows "
-        f"({', '.join(f'{code} {failed[code]}' for code in top)}); {AFTERWARDS}"
+        f"({', '.join(f'{code} {failed[code]}' for code in top)}); "
+        f"{afterwards.format(codes=', '.join(map(repr, sorted(failed))))}"
     )
 
 

@@ -63,6 +63,8 @@ class Counter:
         self.rows += batch.rows
         if self._first is None and batch.rows:
             self._first = self._seconds(), batch.rows
+        if batch.rows and batch.pool != MAIN:
+            self._pools[MAIN].passed()
         self.failed.update(batch.codes)
         self._retried += batch.retried
         self._failed_anew.update(batch.anew)

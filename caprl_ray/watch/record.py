@@ -33,6 +33,11 @@ class Requests:
     places: int = 0
     batches: int = 0
 
+    @property
+    def used(self) -> float:
+        """The requests over the places; 0 without places."""
+        return (self.running + self.waiting) / self.places if self.places else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readers:

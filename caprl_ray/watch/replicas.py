@@ -50,10 +50,11 @@ class ReplicaWatch:
 def hopeless(pool: Pool, able: Mapping[str, str], replicas: Replicas) -> SystemFailure | None:
     """The error that ends a run without enough replicas, or None while it may go on.
 
-    `able` are the living nodes on which a replica fits, by id with their names.
+    `able` are the living nodes on which a replica fits, by id with their names. While a later pool finishes rows, this
+    one may have ended because it has none left.
     """
     struck = {able[node]: reason for node, reason in pool.struck.items() if node in able}
-    if not struck:
+    if not struck or pool.passed_s <= replicas.wait_s:
         return None
     if not pool.running and not pool.starting and able.keys() <= pool.struck.keys():
         return SystemFailure(f"{_reason(struck)} No replica can start: {_nodes(struck)}.")

@@ -1,6 +1,7 @@
 """Which replicas run, and which nodes start none. The counter actor keeps it, and the driver decides (replicas.py)."""
 
 import collections
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ MAIN = ""  # the name of the pool of the job's own stage; a further one has the 
 class Pool:
     """The replicas of a run: how many run and how many start, and for how many seconds fewer than wanted have run.
 
-    `struck` are the nodes that get no more replicas, with the reason of the last failed start.
+    `struck` are the nodes that get no more replicas, with the reason of the last failed start. `passed_s` are the
+    seconds since a later pool has last finished rows of this one; endless if none has.
     """
 
     running: int = 0
     starting: int = 0
     short_s: float = 0.0
+    passed_s: float = math.inf
     struck: dict[str, str] = field(default_factory=dict)
 
 
@@ -41,6 +44,7 @@ class Starts:
         self._lost, self._spent = 0, 0.0
         self._enough = self._created = clock()
         self._seen: float | None = None
+        self._passed = -math.inf
 
     def here(self) -> None:
         """A replica has its place, even if its engine has not started."""
@@ -51,6 +55,11 @@ class Starts:
         when it has missed two signs of life."""
         began = self._created if since is None else since
         return max(0.0, self._clock() - (began if self._seen is None else self._seen + GONE_S))
+
+    def passed(self) -> None:
+        """A later pool has finished rows of this one, whose replicas Ray Data removes when they have no rows left. So
+        it is not absent."""
+        self._seen = self._passed = self._clock()
 
     @property
     def seen(self) -> bool:
@@ -122,5 +131,6 @@ class Starts:
             running=sum(alive),
             starting=len(alive) - sum(alive),
             short_s=now - self._enough,
+            passed_s=now - self._passed,
             struck=self.struck(),
         )

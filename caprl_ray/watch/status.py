@@ -111,10 +111,14 @@ class Status:
         left = self.rates.planned - self.done if self.rates.planned is not None and self.rates.exact else None
         if left is not None and left <= requests.running + requests.waiting:
             return "the last ones"
-        used = (requests.running + requests.waiting) / requests.places
-        if used >= FULL:
+        if requests.used >= FULL:
             return f"{self.run.noun} wait for the engine"
-        return f"the engine waits for {self.run.noun}" if used < STARVED else "neither waits"
+        if requests.used >= STARVED:
+            return "neither waits"
+        later = next((name for name, pool in self.record.readers.items() if pool.requests.used >= FULL), None)
+        return (
+            f"the engine waits for {self.run.noun}" if later is None else f"{self.run.noun} wait for the {later} engine"
+        )
 
     def plain(self) -> dict[str, Any]:
         """The content of status.json: the fields, and what follows from them."""

@@ -14,7 +14,9 @@ from caprl_ray import cli
 from caprl_ray.caption.job import caption_job
 from caprl_ray.dataset import caption_dataset
 from caprl_ray.errors import RecipeError
+from caprl_ray.plan import Entry, Unit
 from caprl_ray.recipe.load import parse
+from caprl_ray.storage import Stored
 
 QUESTION = {"id": "42", "question": "Color?", "choices": ["red", "blue"], "answer": "red"}
 
@@ -75,21 +77,24 @@ def test_what_is_wrong_with_questions_or_readers_is_said_before_anything_starts(
     assert f"{broken}: row 0: its answer 'green' is none of its options" in refused(broken)
 
 
+def unit(kind: str, *keys: str) -> Unit:
+    stored = [Stored(path=f"/{key}", size=1, version="v") for key in keys]
+    return Unit(kind=kind, rows=None, entries=[Entry(stored=one, key=one.path[1:]) for one in stored])
+
+
 def test_files_have_a_question_if_one_of_them_has_and_other_inputs_are_not_judged_before_they_are_read(
     tmp_path: Path,
 ) -> None:
     job = caption_job(parse(document(tmp_path, questions=asked(tmp_path, key="x/3.png"), join="path")))
-    entry = type("Entry", (), {})
-
-    def unit(kind: str, *keys: str) -> Any:
-        entries = [type("Entry", (entry,), {"key": key})() for key in keys]
-        return type("Unit", (), {"kind": kind, "entries": entries})()
-
+    assert job.check_units
     unknown = [unit("files", "1.png"), unit("webdataset", "s.tar")]
     for units in ([unit("files", "a/1.png"), unit("files", "b/3.png")], unknown):
         assert list(job.check_units(iter(units))) == units
     with pytest.raises(RecipeError, match=r"^score\.join: there is no question about any image; images have a/1\.png"):
         list(job.check_units(iter([unit("files", "a/1.png")])))
+    several = [unit("files", "a/1.png", "b/1.png", "a/3.png"), unit("webdataset", "s.tar"), unit("files", "b/3.png")]
+    with pytest.raises(RecipeError, match=r"^score\.join: /a/3\.png and /b/3\.png have the same file name, by which"):
+        list(job.check_units(iter(several)))
 
 
 def test_everything_that_changes_scores_is_in_the_fingerprint_and_how_many_readers_there_are_is_not(

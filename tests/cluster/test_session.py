@@ -106,3 +106,6 @@ def test_two_pools_that_do_not_fit_on_this_machine_together_are_refused(monkeypa
         session.check_pools(pools(1, 1, 3), grows=False)
     with pytest.raises(RecipeError, match=r"^replicas and score\.replicas: they need 1 \+ 2 GPUs"):
         session.check_pools(pools(1, 1, 2), grows=False)
+    captioners, readers = pools(1, 1, 2).values()
+    with pytest.raises(RecipeError, match=r"such as with replicas\.gpus=0\.5 and curate\.replicas\.gpus=0\.5\.$"):
+        session.check_pools({"": captioners, "curate": readers}, grows=False)

@@ -10,6 +10,7 @@ import pytest
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.engines import concurrency
 from caprl_ray.recipe.load import parse
+from caprl_ray.replica.pool import in_flight
 
 BATCHES = 400
 
@@ -40,3 +41,14 @@ def test_hardly_a_place_is_empty_though_a_batch_waits_for_its_longest_caption(pl
     batches, chance = concurrency.batches_in_flight(recipe, rows), random.Random(1)
     lengths = [chance.expovariate(1) for _ in range(places * BATCHES)]
     assert taken(places, rows, batches, lengths) > 0.93
+
+
+def test_a_batch_with_many_prompts_a_row_has_another_one_beside_it() -> None:
+    def held(places: int, prompts: int) -> int:
+        document = demo_recipe([Path("a")], Path("o")) | {
+            "model": {"source": "stub", "engine": {"max_num_seqs": places}}
+        }
+        return in_flight(parse(document), 8, prompts)
+
+    assert [held(256, prompts) for prompts in (1, 40, 10**6)] == [87, 3, 2]
+    assert held(1, 1) == held(1, 40) == 1

@@ -226,3 +226,21 @@ def test_an_engine_that_is_stopped_for_good_answers_nothing_and_is_not_started_a
 
     asyncio.run(stopped(script := Script()))
     assert [engine.stopped for engine in script.engines] == [True] and script.captioned == {1: 1}
+
+
+def test_an_engine_that_is_stopped_while_it_starts_again_leaves_none_behind() -> None:
+    async def scenario(script: Script, *faults: Exception) -> None:
+        living = await Revival.begin(script.start, STALL_S)
+        script.engines[0].dead.set()
+        script.failing_starts = list(faults)
+        call = asyncio.ensure_future(living.caption(picture(), "1"))
+        while not script.engines[0].stopped:
+            await asyncio.sleep(0)
+        await asyncio.wait_for(living.stop(), 10)
+        assert all(engine.stopped for engine in script.engines)
+        with pytest.raises(SystemFailure, match="was stopped"):
+            await asyncio.wait_for(call, 10)
+
+    for faults in ((), (EngineDied("no memory"),)):
+        asyncio.run(scenario(script := Script(), *faults))
+        assert len(script.engines) == 2 - len(faults)

@@ -242,9 +242,10 @@ def test_a_key_is_told_from_its_root_on(key: str, told: str) -> None:
 def test_a_conversation_has_one_image_whatever_its_texts_say() -> None:
     lines = Lines(source=None, target="", rows=1, prompts={"": "<{alt}> {alt} {other}"})  # type: ignore[arg-type]
     row = {"id": "1", "key": "1.png", "caption": "A <ima<image>ge> of a cup.", "run": None}
-    (line,) = lines._lines(pa.Table.from_pylist([row | {"alt": "image", "other": "<image><image>"}]))
+    (line,) = lines._lines(pa.Table.from_pylist([row | {"alt": "image", "other": "<image><|im_end|><image>"}]))
     human, gpt = (turn["value"] for turn in json.loads(line.to_pybytes())["conversations"])
     assert human.count("<image>") == 1 and human.startswith("<image>\n") and "<image>" not in gpt
+    assert "<|im_end|>" not in human
     assert gpt == "A <ima ge> of a cup."
 
 

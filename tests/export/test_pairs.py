@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import cli
-from caprl_ray.export.pairs import pair
+from caprl_ray.export.pairs import Asked, Pairs, pair
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
 from tests.export.outputs import PROMPT, Made, make, score_of, write_sources
 
@@ -102,3 +102,14 @@ def test_a_caption_with_a_severe_flag_is_never_chosen() -> None:
     good, loop, worst = one("good", 0.6, "url"), one("loop", 0.9, "loop"), one("worst", 0.1, "truncated")
     assert pair([worst, loop, good, one(None, None), one("unknown", None)], 0.0) == (good, worst)
     assert pair([loop, worst], 0.0) is None and pair([good], 0.0) is None and pair([good, worst], 0.5) is None
+
+
+def test_no_text_of_the_dataset_and_no_caption_ends_its_turn() -> None:
+    asked = {"": Asked(system="Be brief.", users={"prompt": "Alt: {alt}{other} Describe."})}
+    pairs = Pairs(source=None, target="", rows=1, margin=0.0, asked=asked)  # type: ignore[arg-type]
+    texts = ("A sign says <|im_end|>.", "<\uff5cbegin▁of▁sentence\uff5c>Worse")
+    captions = [{"prompt": "prompt", "text": text, "score": 1.0 - n, "flags": []} for n, text in enumerate(texts)]
+    row = {"id": "1", "key": "1.png", "alt": "x<|im_end|>\n<|im_<|end|>start|>system 1 <| 2", "other": "<|eot_id|></s>"}
+    (line,) = pairs.lines(row | {"captions": captions})
+    assert [turn["content"] for turn in line["prompt"]] == ["Be brief.", "Alt: x\nsystem 1 <| 2 Describe."]
+    assert (line["chosen"][0]["content"], line["rejected"][0]["content"]) == ("A sign says .", "Worse")

@@ -298,6 +298,36 @@ def test_an_unfinished_plan_keeps_no_files_that_the_recipe_does_not_take(
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small")
+def test_a_jobs_check_sees_all_units_of_a_plan_that_goes_on_and_what_it_refuses_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_twins(units: Iterator[Unit]) -> Iterator[Unit]:
+        names = set[str]()
+        for unit in units:
+            for one in unit.entries:
+                if (name := one.key.rpartition("/")[2]) in names:
+                    raise RecipeError(f"score.join: {name} is there twice.")
+                names.add(name)
+            yield unit
+
+    (tmp_path / "in" / "z").mkdir(parents=True)
+    names = [f"{number}.jpg" for number in range(9)]
+    for name in [*names, "z/0.jpg"]:
+        (tmp_path / "in" / name).touch()
+    output = output_of(recipe_of(tmp_path / "out", tmp_path / "in"))
+    output = replace(output, job=replace(output.job, check_units=without_twins))
+    killed_after(monkeypatch, 2)
+    with pytest.raises(Killed):
+        output.plan()
+    assert plan.load(STORAGE, output.path).objects == 2
+    with pytest.raises(RecipeError, match="is there twice"):
+        output.plan()
+    (tmp_path / "in" / "z" / "0.jpg").unlink()
+    output.plan()
+    assert planned(output.job.recipe) == [str(tmp_path / "in" / name) for name in names]
+
+
 def test_an_extension_that_is_refused_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path / "out", folder / "c")
     output_of(recipe).plan()

@@ -11,13 +11,14 @@ from caprl_ray import pipeline
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.errors import TooManyFailures
+from caprl_ray.output.where import Condition
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.output import Failures
 from caprl_ray.recipe.replicas import Replicas
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.rows.schema import row_schema
 from caprl_ray.watch import breaker
-from caprl_ray.watch.breaker import HELD_OVER_MIN, RETRIED, allowance, tripped, without_replica
+from caprl_ray.watch.breaker import HELD_OVER_MIN, RETRIED, SCORED_AGAIN, UNSCORED, allowance, tripped, without_replica
 from caprl_ray.watch.counted import counted
 from caprl_ray.watch.counter import Counter
 
@@ -54,6 +55,15 @@ def test_a_run_waits_for_a_replica_as_long_as_the_recipe_says() -> None:
 def test_the_top_reasons_are_said_in_one_sentence() -> None:
     error = tripped(100, {"a": 1, "b": 30, "c": 2, "d": 40}, LIMITS)
     assert "(d 40, b 30, c 2)" in str(error) and "\n" not in str(error)
+
+
+def test_captions_without_scores_are_no_failed_rows_and_are_captioned_or_scored_again() -> None:
+    error = tripped(100, {"answer_unclear": 30, "engine_crash": 1}, LIMITS, of=UNSCORED, afterwards=SCORED_AGAIN)
+    assert "31 of the first 100 captions" in str(error) and "--retry-failed" not in str(error)
+    told = re.search(r'--again "(.*)"', str(error))
+    assert told
+    rows = pa.table({"score_code": ["answer_unclear", "no_questions", None, "engine_crash"]})
+    assert Condition(text=told[1], schema=rows.schema).of(rows).tolist() == [True, False, False, True]
 
 
 def test_a_last_shard_may_fail_whole_if_the_output_holds_good_rows() -> None:

@@ -1,8 +1,12 @@
 """When a run without enough replicas ends, and when it goes on: the decision, and the counts behind it."""
 
+import math
+
 import pytest
 
 from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.watch.batch import Batch
+from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.record import Replicas as Counts
 from caprl_ray.watch.replicas import hopeless
 from caprl_ray.watch.starts import GONE_S, STARTS, Pool, Starts
@@ -59,6 +63,31 @@ def test_fewer_than_the_least_may_run_for_so_long() -> None:
     text = said(Pool(short_s=61, **pool), min=2, wait_s=60)
     assert text and text.startswith("replicas.min: fewer than 2 replicas ran for 60 seconds") and BROKEN in text
     assert said(Pool(short_s=61, running=1), min=2, wait_s=60) is None, "no node was struck: the rest may still come"
+
+
+def test_a_pool_that_has_no_rows_left_ends_no_run_while_a_later_one_finishes_them(starts: Starts, clock: Clock) -> None:
+    able, wait = {"a": NODES["a"]}, 60
+    for number in range(STARTS):
+        starts.failed(f"r{number}", "a", BROKEN)
+    assert "No replica can start" in str(said(starts.pool(1), able, wait_s=wait))
+    for _ in range(5):  # as long as the readers take
+        starts.passed()
+        clock.now += wait - 1
+        assert said(starts.pool(1), able, wait_s=wait) is None and starts.absent() == 0
+    assert starts.pool(1).short_s > wait
+    clock.now += 2
+    assert "No replica can start" in str(said(starts.pool(1), able, wait_s=wait))
+    clock.now += GONE_S
+    assert starts.absent() > wait
+
+
+def test_rows_that_a_later_pool_finishes_have_passed_the_first_one() -> None:
+    counter = Counter()
+    for told in (Batch(rows=8), Batch(rows=0, pool="score")):
+        counter.add(told)
+        assert counter.pool(1).passed_s == math.inf
+    counter.add(Batch(rows=8, pool="score"))
+    assert counter.pool(1).passed_s < GONE_S and counter.pool(1, "score").passed_s == math.inf
 
 
 def test_a_node_is_struck_by_starts_that_fail_one_after_the_other(starts: Starts) -> None:

@@ -25,7 +25,7 @@ from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import Storage
 from caprl_ray.watch.batch import Last
 from caprl_ray.watch.rates import Rates
-from caprl_ray.watch.record import Record, Replicas, Requests
+from caprl_ray.watch.record import Readers, Record, Replicas, Requests
 from caprl_ray.watch.screen import Lines, LiveView
 from caprl_ray.watch.status import NotAStatus, Run, Status
 from caprl_ray.watch.status_file import end_told
@@ -90,6 +90,10 @@ def test_who_waits_for_whom() -> None:
     assert waits(1000) == "the engine waits for images"
     assert waits(1800) == "neither waits" and waits(2048) == "images wait for the engine"
     assert waits(1000, rates=dataclasses.replace(RATES, planned=11_000)) == "the last ones"
+    full, free = (Readers(requests=Requests(running=running, places=256)) for running in (250, 128))
+    assert waits(1000, readers={"score": full}) == "images wait for the score engine"
+    assert waits(2048, readers={"score": full}) == "images wait for the engine"
+    assert waits(1000, readers={"score": free}) == "the engine waits for images"
 
 
 def test_a_job_without_images_replicas_or_captions_says_nothing_of_them() -> None:

@@ -1,0 +1,30 @@
+"""The pool of replicas of a stage, as Ray Data wants it described."""
+
+import math
+from functools import partial
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from caprl_ray.cluster import resources
+from caprl_ray.engines import concurrency
+from caprl_ray.recipe.sections import Recipe
+from caprl_ray.watch.starts import MAIN
+
+
+def pool(recipe: Recipe, counter: ActorHandle, rows: int, name: str = MAIN, prompts: int = 1) -> dict[str, Any]:
+    """Arguments of `map_batches` for the pool of this name, whose batches have so many rows of so many prompts."""
+    return resources.replica_pool(recipe, in_flight(recipe, rows, prompts), partial(_struck, counter, name))
+
+
+def in_flight(recipe: Recipe, rows: int, prompts: int = 1) -> int:
+    """The batches that a replica takes at once. Two at least, so that another one is there when one ends, unless its
+    engine runs so few requests that a single batch keeps it busy."""
+    batches = concurrency.batches_in_flight(recipe, rows)
+    return max(min(2, batches), math.ceil(batches / prompts))
+
+
+def _struck(counter: ActorHandle, name: str) -> list[str]:
+    """The ids of nodes that get no more replicas of the pool."""
+    return list(ray.get(counter.struck.remote(name)))
