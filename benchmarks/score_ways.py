@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 from alone import moments
-from captioning import FINISHED, READY, note, wait_for
+from captioning import FINISHED, READY, note, substitute, wait_for
 
 from caprl_ray.answer import job
 from caprl_ray.answer.job import score_job
@@ -122,6 +122,7 @@ async def _reward(engine: Engine, folder: Path, out: Path) -> None:
 def caprl_ray(folder: Path, out: Path) -> None:
     """Run `caprl-ray score`: Ray, rows, resume, commit and all. Its counter notes when each batch is answered."""
     from caprl_ray import pipeline
+    from caprl_ray.watch import around
     from caprl_ray.watch.batch import Batch
     from caprl_ray.watch.counter import Counter
 
@@ -140,8 +141,8 @@ def caprl_ray(folder: Path, out: Path) -> None:
             self._run(ask.answers(self._engine, warm_up(asked)))
             note(out / READY, 0)
 
-    pipeline.Counter = TimedCounter
-    job.Answerer = ReadyAnswerer
+    substitute(around, "Counter", TimedCounter)
+    substitute(job, "Answerer", ReadyAnswerer)
     scoring, _ = score_job(asked)
     measuring = measure_cpu(out, sum(counts))
     pipeline.run(scoring)

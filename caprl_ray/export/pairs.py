@@ -114,13 +114,16 @@ class Pairs:
 
 def pair(captions: Sequence[Caption], margin: float) -> tuple[Caption, Caption] | None:
     """The best and the worst of the captions of one prompt by their scores; None if these differ by no more than
-    `margin`. Of equal ones the first. A caption with a severe flag is never the best."""
+    `margin`. Of equal ones the first. A caption with a severe flag is never the best. The worst has another text than
+    the best: a reader that samples can give one text two scores."""
     scored = [one for one in captions if one["text"] and one["score"] is not None]
     good = [one for one in scored if not SEVERE & {*(one["flags"] or ())}]
     if not good:
         return None
-    best, worst = max(good, key=lambda one: one["score"]), min(scored, key=lambda one: one["score"])
-    return (best, worst) if best["score"] - worst["score"] > margin else None
+    best = max(good, key=lambda one: one["score"])
+    others = [one for one in scored if one["text"] != best["text"]]
+    worst = min(others, key=lambda one: one["score"], default=best)
+    return (best, worst) if best["score"] - worst["score"] > max(margin, 0) else None
 
 
 def _message(role: str, text: str) -> dict[str, str]:

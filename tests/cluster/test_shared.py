@@ -65,9 +65,7 @@ def test_nodes_with_another_disk_are_refused_before_an_engine_starts(head: Head,
     run = caprl_ray(head, tmp_path, command, output={"path": ELSEWHERE})
     assert run.returncode == 1, run.stdout + run.stderr
     said = rf"caprl-ray: output\.path: {ELSEWHERE} on the node [\d.]+ is not the {ELSEWHERE} of this driver; .*\n"
-    before = (
-        r"(caprl-ray [\d.]+: caption .*\n)?" if command == "caption" else r"(caprl-ray: .*\n)+"
-    )
+    before = r"(caprl-ray [\d.]+: caption .*\n)?" if command == "caption" else r"(caprl-ray: .*\n)+"
     assert re.fullmatch(f"{before}{said}", run.stderr)
     assert "started in" not in run.stdout
     assert not list(head.cwd.iterdir())
