@@ -123,7 +123,7 @@ def pair(captions: Sequence[Caption], margin: float) -> tuple[Caption, Caption] 
     best = max(good, key=lambda one: one["score"])
     others = [one for one in scored if one["text"] != best["text"]]
     worst = min(others, key=lambda one: one["score"], default=best)
-    return (best, worst) if best["score"] - worst["score"] > max(margin, 0) else None
+    return (best, worst) if best["score"] - worst["score"] > margin else None
 
 
 def _message(role: str, text: str) -> dict[str, str]:

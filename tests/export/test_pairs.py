@@ -102,6 +102,8 @@ def test_a_caption_with_a_severe_flag_is_never_chosen() -> None:
     good, loop, worst = one("good", 0.6, "url"), one("loop", 0.9, "loop"), one("worst", 0.1, "truncated")
     assert pair([worst, loop, good, one(None, None), one("unknown", None)], 0.0) == (good, worst)
     assert pair([loop, worst], 0.0) is None and pair([good], 0.0) is None and pair([good, worst], 0.5) is None
+    twin = one("good", 0.2)
+    assert pair([good, twin], 0.0) is None and pair([good, twin, one("other", 0.3)], 0.0) == (good, one("other", 0.3))
 
 
 def test_no_text_of_the_dataset_and_no_caption_ends_its_turn() -> None:
