@@ -41,6 +41,8 @@ _COMBINED = re.compile(
     r"|以上(?:都|皆|全|均)",
     re.IGNORECASE,
 )
+# The beginning of an object that holds a list of objects, as {"questions": [{
+_HOLDS_LIST = re.compile(r'\{(?:(?!"question")[^{}\[\]])*\[\s*(?=\{)')
 _SIGNS = re.compile(r"[^\w\s]")
 
 
@@ -85,9 +87,11 @@ class _Malformed(Exception):
 
 
 def _objects(text: str) -> Iterator[dict[str, Any] | str]:
-    """The JSON objects in a text; for one that cannot be read, the reason."""
+    """The JSON objects in a text, also in a list within one; for one that cannot be read, the reason."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:
+        if held := _HOLDS_LIST.match(text, place):
+            place = held.end()
         try:
             value, end = decoder.raw_decode(text, place)
             yield value

@@ -28,6 +28,9 @@ def test_questions_are_read_from_a_list_a_fence_and_lines():
     for written in (
         text(CAT, SIGN),
         f"Here are the questions:\n```json\n{json.dumps([CAT, SIGN], indent=2)}\n```\nI hope they help.",
+        json.dumps({"questions": [CAT, SIGN]}),
+        json.dumps({"image": "a cat", "questions": [CAT, SIGN], "count": 2}, indent=1),
+        json.dumps({"questions": [CAT, SIGN]}).removesuffix("]}"),
         f"1. {json.dumps(CAT)}\n2. {json.dumps(SIGN)}",
     ):
         assert drafts(written, 5) == module.Drafts(questions=wanted)
@@ -55,6 +58,7 @@ def test_options_by_letter_are_read():
         ({"question": ["What?"]}, module.NO_FIELDS),
         ({"options": "Black, White, Gray"}, module.NO_FIELDS),
         ({"options": ["Black", None, "Gray"]}, module.NO_FIELDS),
+        ({"options": [{"text": "Black"}, {"text": "White"}, {"text": "Gray"}]}, module.NO_FIELDS),
         ({"options": ["Black", "White", "All of the above"]}, module.COMBINED_OPTION),
         ({"options": ["Black", "White", "None of these"]}, module.COMBINED_OPTION),
         ({"options": ["Black", "White", "Both A and B"]}, module.COMBINED_OPTION),
@@ -78,6 +82,10 @@ def test_a_malformed_question_has_its_reason(changes, reason):
 )
 def test_a_question_that_looks_like_a_malformed_one_is_read(changes):
     assert one(**changes).malformed == ()
+
+
+def test_an_answer_that_begins_with_an_article_is_no_letter():
+    assert one(options=["A dog", "A cat", "A cow"], answer="A cat").questions[0].right == 1
 
 
 def test_a_text_that_ends_early_costs_only_its_last_question():
