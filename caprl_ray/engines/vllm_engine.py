@@ -78,7 +78,7 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     }
     if limits := model.size_rule.engine_limits():
         arguments["mm_processor_kwargs"] = limits
-    if recipe.several or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
+    if recipe.image_again or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
         arguments["enable_prefix_caching"] = True
     if recipe.text_only:
         arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # the vision tower is not loaded
