@@ -10,6 +10,9 @@ from datasets import load_dataset
 from PIL import Image
 
 from caprl_ray import cli
+from caprl_ray.answer import curated
+from caprl_ray.recipe.score import Score
+from caprl_ray.storage import Storage
 
 IMAGES = 40
 
@@ -41,7 +44,10 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     assert cli.main(["curate", path, "--limit", "10"]) == 0
     before = pq.read_table(out / "data").to_pylist()
     assert 0 < len(before) < IMAGES
+    asked = Score(questions=[{"path": str(out)}])
     capsys.readouterr()
+    assert len(curated.parts(Storage(), asked)[str(out)]) == len(list((out / "data").iterdir()))
+    assert f"score.questions: {out} is not finished, " in capsys.readouterr().err
     assert cli.main(["curate", path]) == 0
     said = capsys.readouterr().out
 
@@ -68,6 +74,7 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     assert found["dropped"] == dict.fromkeys(("answer_outside", "not_answered", "answered_blind"), IMAGES)
     assert f"{2 * IMAGES} of {5 * IMAGES} questions were kept, 2.00 an image" in said
     assert cli.main(["verify", str(out)]) == 0
+    assert curated.parts(Storage(), asked) and "not finished" not in capsys.readouterr().err
     assert load_dataset("parquet", data_files=str(out / "data/*.parquet"), split="train").num_rows == IMAGES
 
     captions = recipe_of_captions(images)
