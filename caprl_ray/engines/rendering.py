@@ -34,8 +34,8 @@ KEPT_TEXTS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class _Template:
-    """A rendered request without its pixels, and without a text behind the image: vLLM's token ids and placeholders, and
-    its description of the image."""
+    """A rendered request without its pixels and without the text behind the image: vLLM's token ids and placeholders,
+    and its description of the image."""
 
     token_ids: list[int]
     placeholders: Any

@@ -67,8 +67,8 @@ def test_options_by_letter_are_read():
         ({"question": "What color is the white cat?"}, module.TELLS_ANSWER),
     ],
 )
-def test_a_malformed_question_has_its_reason(changes, reason):
-    assert one(**changes) == module.Drafts(malformed=(reason,))
+def test_an_unusable_question_has_its_reason(changes, reason):
+    assert one(**changes) == module.Drafts(unusable=(reason,))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_malformed_question_has_its_reason(changes, reason):
         {"question": "What is the color of the whiteboard?"},
     ],
 )
-def test_a_question_that_looks_like_a_malformed_one_is_read(changes):
-    assert one(**changes).malformed == ()
+def test_a_question_that_looks_like_an_unusable_one_is_read(changes):
+    assert one(**changes).unusable == ()
 
 
 def test_an_answer_that_begins_with_an_article_is_no_letter():
@@ -91,7 +91,7 @@ def test_an_answer_that_begins_with_an_article_is_no_letter():
 def test_a_text_that_ends_early_costs_only_its_last_question():
     written = text(CAT, SIGN)
     assert drafts(written[: written.index("Closed")], 5) == module.Drafts(
-        questions=drafts(text(CAT), 5).questions, malformed=(module.CUT_SHORT,)
+        questions=drafts(text(CAT), 5).questions, unusable=(module.CUT_SHORT,)
     )
 
 
@@ -99,7 +99,7 @@ def test_a_broken_question_costs_no_other():
     broken = '{"question": "What?", "options": ["a", "b" "c"], "answer": "a"}'
     found = drafts(f"[{json.dumps(CAT)}, {broken}, {json.dumps(SIGN)}]", 5)
     assert [draft.question for draft in found.questions] == [CAT["question"], SIGN["question"]]
-    assert found.malformed == (module.NO_FIELDS,)
+    assert found.unusable == (module.NO_FIELDS,)
 
 
 def test_no_more_than_asked_for_are_read():
@@ -116,7 +116,7 @@ def test_a_near_duplicate_is_dropped_and_a_question_about_another_thing_is_not()
     dog = {**CAT, "question": "What color is the dog?"}
     found = drafts(text(CAT, again, dog), 5)
     assert [draft.question for draft in found.questions] == [CAT["question"], dog["question"]]
-    assert found.malformed == (module.NEAR_DUPLICATE,)
+    assert found.unusable == (module.NEAR_DUPLICATE,)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_alike(question, answer, other, other_answer, same):
 @given(st.text())
 def test_any_text_is_read(written):
     found = drafts(written, 5)
-    assert len(found.questions) + len(found.malformed) <= 5
+    assert len(found.questions) + len(found.unusable) <= 5
 
 
 @given(
