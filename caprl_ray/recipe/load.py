@@ -148,6 +148,8 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     value = NOT_SHOWN if ENGINE.match(field) else repr(redacted(fault["input"]))
+    if fault["type"] == "extra_forbidden" and field in SECTIONS:
+        return f"{field}: this section is only for caprl-ray {field}; give the recipe to that command."
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1], kind)
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."

@@ -12,7 +12,7 @@ from caprl_ray.models.resolve import resolve
 from caprl_ray.output.fingerprint import outdated
 from caprl_ray.recipe.curate import CurateRecipe
 from caprl_ray.recipe.engine_arguments import NOT_SHOWN, recorded
-from caprl_ray.recipe.load import apply_override, parse_as
+from caprl_ray.recipe.load import apply_override, parse, parse_as
 
 MODEL = {"source": "embedded"}
 
@@ -76,3 +76,8 @@ def test_the_answering_engine_encodes_an_image_once_for_all_of_its_questions() -
 
 def test_a_text_with_a_colon_is_the_system_turn_of_the_answering_model() -> None:
     assert recipe("curate.system=Answer: a letter.").curate.system == "Answer: a letter."
+
+
+def test_a_recipe_for_questions_that_another_command_gets_is_sent_to_its_own() -> None:
+    with pytest.raises(RecipeError, match=r"^curate: this section is only for caprl-ray curate; give the recipe to "):
+        parse({"input": {"paths": ["a"]}, "output": {"path": "o"}, "curate": {}})
