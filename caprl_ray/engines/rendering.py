@@ -13,7 +13,6 @@ renders the first image of each size and text.
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -46,13 +45,14 @@ class _Template:
         """The image's values by vLLM's names, `pixel_values` with vLLM's field."""
         return {"pixel_values": (patches, self.field), "image_grid_thw": self.grid}
 
-    def without(self, text: Sequence[int]) -> "_Template | None":
+    def without(self, text: list[int]) -> "_Template | None":
         """This without the tokens of a text at its end; None if it does not end with them, or has the image there."""
         cut = len(self.token_ids) - len(text)
-        places = [place.offset + place.length for place in self.placeholders["image"]]
-        if cut < max(places) or self.token_ids[cut:] != list(text):
+        try:
+            behind = max(place.offset + place.length for place in self.placeholders["image"])
+        except (*ABSENT, ValueError):  # this vLLM describes places in another way
             return None
-        return replace(self, token_ids=self.token_ids[:cut])
+        return replace(self, token_ids=self.token_ids[:cut]) if self.token_ids[cut:] == text and cut >= behind else None
 
 
 class Renderer:
@@ -116,7 +116,8 @@ class Renderer:
             miss(internals.RENDERED)
             self._patches = None
             return
-        head = template.without(self._text(prompt[len(key[2]) :]))
+        text = self._text(prompt[len(key[2]) :])
+        head = template.without(text) if text else template
         if head is None:
             self._apart = False
             return
