@@ -39,7 +39,7 @@ class _Rendered:
     async def add(self, picture: Picture, prompt: str) -> None:
         self._requests[id(picture)] = await self._renderer.render(picture, prompt)
 
-    async def render(self, picture: Picture, prompt: str) -> Any:
+    async def render(self, picture: Picture, prompt: str, text: int = 0) -> Any:
         return self._requests.pop(id(picture))
 
 

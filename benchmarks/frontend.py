@@ -62,7 +62,7 @@ class Frontend:
 
     def __init__(self, engine: VllmEngine) -> None:
         self._llm, self._renderer = engine._llm, engine._renderer
-        self._prompt = engine._chat.prompt(PROMPT)
+        self._prompt = engine._chat(engine._system, True).prompt(PROMPT)
         self._numbers = itertools.count()
 
     async def render(self, way: str, pictures: list[Picture]) -> tuple[float, list[Any]]:

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caprl_ray import plan, sources
+from caprl_ray.answer import unfinished
 from caprl_ray.answer.columns import SCORE
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output import again, doubtful, fence, lease
-from caprl_ray.output.committed import read_committed
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.where import output_schema
@@ -129,31 +128,10 @@ def _data(storage: Storage, path: str) -> str:
             return path
         if stored_job(run)["name"] != "caption":
             raise RecipeError(f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions.")
-        _refuse_unfinished(storage, path)
+        unfinished.refuse(storage, path, "input.paths", "caption")
     except OSError as error:
         raise SystemFailure(f"input.paths: {path} cannot be read ({error.strerror}).") from None
     return join(path, DATA)
-
-
-def _refuse_unfinished(storage: Storage, path: str) -> None:
-    """Raise RecipeError for an output where a caption may stand twice, or may still change."""
-    try:
-        lease.refuse_held(storage, path)
-    except RecipeError:
-        raise RecipeError(f"input.paths: a run is writing {path}; wait for its end, or stop it.") from None
-    if request := again.load(storage, path):
-        raise RecipeError(
-            f"input.paths: {path} is not yet done with --again {request.condition!r}; finish that first, or delete "
-            f"{join(path, again.FOLDER)}."
-        )
-    if fence.late_objects(storage, path):
-        raise RecipeError(f"input.paths: {path} has objects of a lost run; caprl-ray verify --repair removes them.")
-    committed = read_committed(storage, path)
-    if sick := doubtful.named(doubtful.standing(storage, path, committed)):
-        raise RecipeError(f"input.paths: {path} has {sick}; run caption again, or caprl-ray verify --repair.")
-    twice = sum(len(unit.extra_finished) for unit in committed.values())
-    if twice:
-        raise RecipeError(f"input.paths: {path} has {twice:,} rows twice; caprl-ray verify --repair removes them.")
 
 
 def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:

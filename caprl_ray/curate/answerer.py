@@ -20,6 +20,7 @@ from caprl_ray.recipe.curate import Curate
 from caprl_ray.replica.cut import Cut
 from caprl_ray.rows.stage import Changes
 from caprl_ray.score import judge
+from caprl_ray.score.ask import UNCLEAR
 from caprl_ray.score.metrics import LETTERS, option_letter
 from caprl_ray.score.question import Question
 
@@ -28,7 +29,8 @@ NONE = "none"  # of the options, as an answer
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The number of the option that was chosen, or of options if it was none of them; or why there is no answer."""
+    """The number of the option that was chosen, or the number of options if it was none of them; or why there is no
+    answer."""
 
     chosen: int | None = None
     code: str | None = None
@@ -94,7 +96,7 @@ class Answerer:
         except RowFailure as failure:
             return Answer(code=failure.code)
         letter = option_letter(said.text)
-        return Answer(chosen=asking.chosen(letter, order)) if letter in turns.choices else Answer(code="answer_unclear")
+        return Answer(chosen=asking.chosen(letter, order)) if letter in turns.choices else Answer(code=UNCLEAR)
 
 
 def _draft(written: Mapping[str, Any]) -> Draft:

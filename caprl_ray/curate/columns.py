@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from caprl_ray.curate.drafts import MALFORMED
+from caprl_ray.curate.drafts import UNUSABLE
 from caprl_ray.curate.keep import DROPPED
 from caprl_ray.rows.advice import Advice
 from caprl_ray.rows.codes import FAILURE_CODES
@@ -49,14 +49,15 @@ CURATED = (
     column(
         "tried",
         pa.list_(TRIED),
-        "Every well-formed question, with the letters that were answered with the image and without it, in the order "
-        "of `choices`; `none` is none of them. dropped: why it was not kept. code: why an answer is missing.",
+        "Every usable question, with the letters that were answered with the image and without it, in the order "
+        "of `choices`; `none` is none of them. dropped: why it was not kept. code: why an answer is missing, such as "
+        "`answer_unclear` if it was no letter that could be chosen.",
     ),
-    column("malformed", pa.list_(pa.string()), "Why further questions could not be used, one reason each."),
+    column("unusable", pa.list_(pa.string()), "Why further questions could not be used, one reason each."),
     ATTEMPTS,
     column("questioner", pa.string(), "The model that wrote the questions, with its revision."),
     column("answerer", pa.string(), "The model that answered them, with its revision."),
-    column("question_prompt", pa.string(), "The prompt by which the questions were written."),
+    column("question_prompt", pa.string(), "The name of the prompt by which they were written: ours, or `own prompt`."),
 )
 NO_QUESTION = "no_question"
 CODES = FAILURE_CODES | {
@@ -71,4 +72,4 @@ ADVICE = {
     ),
 }
 # Why a question is not among those that were kept.
-REASONS = MALFORMED | DROPPED
+REASONS = UNUSABLE | DROPPED

@@ -1,4 +1,4 @@
-"""Read the questions that a model wrote about an image. One that is malformed has a reason, and costs no other."""
+"""Read the questions that a model wrote about an image. One that is unusable has a reason, and costs no other."""
 
 import json
 import re
@@ -23,7 +23,7 @@ COMBINED_OPTION = "combined_option"
 TOO_LONG = "too_long"
 TELLS_ANSWER = "tells_answer"
 NEAR_DUPLICATE = "near_duplicate"
-MALFORMED = {
+UNUSABLE = {
     CUT_SHORT: "The text ends within the question.",
     NO_FIELDS: "It is no object with the texts question and answer and the list of texts options.",
     FEW_OPTIONS: f"It has fewer than {FEWEST_OPTIONS} options, or more than there are letters.",
@@ -41,12 +41,14 @@ _COMBINED = re.compile(
     r"|以上(?:都|皆|全|均)",
     re.IGNORECASE,
 )
+# The beginning of an object that holds a list of objects, as {"questions": [{
+_HOLDS_LIST = re.compile(r'\{(?:(?!"question")[^{}\[\]])*\[\s*(?=\{)')
 _SIGNS = re.compile(r"[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A well-formed question about an image. `right` is the number of the right choice; choices have no letters."""
+    """A usable question about an image. `right` is the number of the right choice; choices have no letters."""
 
     question: str
     choices: tuple[str, ...]
@@ -55,10 +57,10 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Drafts:
-    """What a text holds: questions in their order, and the reasons of the malformed ones, in their order."""
+    """What a text holds: questions in their order, and the reasons of the unusable ones, in their order."""
 
     questions: tuple[Draft, ...] = ()
-    malformed: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
 
 def drafts(text: str, most: int) -> Drafts:
@@ -67,27 +69,29 @@ def drafts(text: str, most: int) -> Drafts:
     Text around the objects, as models like to write it, is passed over.
     """
     questions: list[Draft] = []
-    malformed: list[str] = []
+    unusable: list[str] = []
     for value in _objects(text):
-        if len(questions) + len(malformed) == most:
+        if len(questions) + len(unusable) == most:
             break
         try:
             draft = _draft(value)
             _refuse(any(_alike(draft, other) for other in questions), NEAR_DUPLICATE)
             questions.append(draft)
-        except _Malformed as reason:
-            malformed.append(str(reason))
-    return Drafts(questions=tuple(questions), malformed=tuple(malformed))
+        except _Unusable as reason:
+            unusable.append(str(reason))
+    return Drafts(questions=tuple(questions), unusable=tuple(unusable))
 
 
-class _Malformed(Exception):
+class _Unusable(Exception):
     """The reason why a draft is no question."""
 
 
 def _objects(text: str) -> Iterator[dict[str, Any] | str]:
-    """The JSON objects in a text; for one that cannot be read, the reason."""
+    """The JSON objects in a text, also in a list within one; for one that cannot be read, the reason."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:
+        if held := _HOLDS_LIST.match(text, place):
+            place = held.end()
         try:
             value, end = decoder.raw_decode(text, place)
             yield value
@@ -99,20 +103,20 @@ def _objects(text: str) -> Iterator[dict[str, Any] | str]:
 
 def _draft(value: dict[str, Any] | str) -> Draft:
     if isinstance(value, str):
-        raise _Malformed(value)
+        raise _Unusable(value)
     question: Any = value.get("question")
     answer: Any = value.get("answer")
     choices: Any = value.get("options")
     if isinstance(choices, dict):  # {"A": "red", "B": "blue"}
         choices = [f"{letter}) {text}" for letter, text in choices.items() if isinstance(text, str)]
     if not (_is_text(question) and _is_text(answer) and isinstance(choices, list) and all(map(_is_text, choices))):
-        raise _Malformed(NO_FIELDS)
+        raise _Unusable(NO_FIELDS)
     _refuse(max(map(len, [question, *choices])) > LONGEST, TOO_LONG)
     _refuse(not FEWEST_OPTIONS <= len(choices) < len(LETTERS), FEW_OPTIONS)
     try:
         texts, right = options(choices, answer)
     except ValueError as error:
-        raise _Malformed(SAME_OPTIONS if "two of its options" in str(error) else ANSWER_OUTSIDE) from None
+        raise _Unusable(SAME_OPTIONS if "two of its options" in str(error) else ANSWER_OUTSIDE) from None
     _refuse(len(texts) < FEWEST_OPTIONS, FEW_OPTIONS)
     _refuse(any(map(_COMBINED.search, texts)), COMBINED_OPTION)
     _refuse(_told(question, texts) == [right], TELLS_ANSWER)
@@ -140,4 +144,4 @@ def _is_text(value: Any) -> bool:
 
 def _refuse(fault: bool, reason: str) -> None:
     if fault:
-        raise _Malformed(reason)
+        raise _Unusable(reason)

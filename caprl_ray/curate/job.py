@@ -30,9 +30,10 @@ ANSWERING = "curate"  # the section of the recipe with the answering model
 def curate_job(recipe: CurateRecipe) -> Job:
     """The job that curates by a recipe. Raises RecipeError and SystemFailure for what is wrong with the recipe or with
     one of its models."""
+    answering = recipe.answering
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
-    questioner, answering = resolve(recipe), recipe.answering
+    questioner = resolve(recipe)
     launch.check_on_cpu(recipe, questioner)
     answerer = _answerer(answering)
     _refuse_other_sizes(questioner, answerer)

@@ -51,7 +51,7 @@ class Questioner:
             return RowFailure(NO_QUESTION, _without(found, completion.text))
         return {
             "tried": list(map(_struct, found.questions)),
-            "malformed": list(found.malformed),
+            "unusable": list(found.unusable),
             "questioner": self._label,
             "question_prompt": self._prompt_name,
         }
@@ -72,5 +72,5 @@ def _struct(draft: Draft) -> dict[str, Any]:
 
 def _without(found: Drafts, text: str) -> str:
     """Why a text has no questions, and how it begins."""
-    reasons = ", ".join(f"{reason} {count} times" for reason, count in Counter(found.malformed).most_common())
+    reasons = ", ".join(f"{reason} {count} times" for reason, count in Counter(found.unusable).most_common())
     return f"{reasons or 'no JSON object'}; it begins {' '.join(plain(text[:SHOWN]).split())!r}"

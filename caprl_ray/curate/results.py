@@ -16,7 +16,7 @@ from caprl_ray.storage import Storage, join
 CURATED = "curated.json"
 SCHEMA = 1
 ROWS_AT_ONCE = 1024
-READ = ("kept", "malformed", "tried", "questioner", "answerer", "question_prompt")
+READ = ("kept", "unusable", "tried", "questioner", "answerer", "question_prompt")
 
 
 def summed(storage: Storage, path: str) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def summed(storage: Storage, path: str) -> dict[str, Any]:
         images += 1
         with_questions += row["kept"] > 0
         counts["kept"] += row["kept"]
-        counts["well_formed"] += len(row["tried"])
-        counts["written"] += len(row["tried"]) + len(row["malformed"])
-        reasons.update(row["malformed"])
+        counts["usable"] += len(row["tried"])
+        counts["written"] += len(row["tried"]) + len(row["unusable"])
+        reasons.update(row["unusable"])
         reasons.update(one["dropped"] for one in row["tried"] if one["dropped"])
         for name, seen in names.items():
             seen.add(row[name])
@@ -38,7 +38,7 @@ def summed(storage: Storage, path: str) -> dict[str, Any]:
         **{f"{name}s": sorted(seen) for name, seen in names.items()},
         "images": images,
         "images_with_questions": with_questions,
-        "questions": {name: counts[name] for name in ("written", "well_formed", "kept")},
+        "questions": {name: counts[name] for name in ("written", "usable", "kept")},
         "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
     }
 

@@ -25,8 +25,8 @@ def as_tokens(turns: Turns, tokenizer: Any) -> tuple[Turns, dict[str, int]]:
             turns = replace(turns, begin=turns.begin + space.removeprefix(before))
             return turns, {choice: ids[0] for choice, ids in tokens.items()}
     raise SystemFailure(
-        "score.mode: deterministic needs a token for each letter, which this model does not have; take another model, "
-        "or the mode sampled."
+        "model.source: an answer of one letter needs a token for each letter, which this model does not have; take "
+        "another model, or for scores score.mode=sampled."
     )
 
 

@@ -3,7 +3,10 @@
 import asyncio
 import importlib.util
 import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
@@ -57,9 +60,20 @@ def check_on_cpu(recipe: Recipe, model: ModelRef) -> None:
 
 def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
     """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, or does not do it;
-    SystemFailure if it does not answer."""
+    SystemFailure if it does not answer. Also for callers on an event loop, as in a notebook."""
     if recipe.model.endpoint:
-        asyncio.run(_check_service(recipe, model))
+        _run(_check_service(recipe, model))
+
+
+def _run(check: Coroutine[Any, Any, None]) -> None:
+    """Run on an event loop of its own. Where one runs already, asyncio wants another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(check)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, check).result()
 
 
 async def _check_service(recipe: Recipe, model: ModelRef) -> None:

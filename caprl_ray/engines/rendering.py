@@ -1,17 +1,20 @@
 """Build the engine core's input for an image here, where the result equals that of vLLM's frontend.
 
 The frontend tokenizes every prompt and runs the model's Hugging Face processor on every image, one after another (vLLM
-issue 49524). Prepared images have few sizes and most runs have one prompt, so everything except the pixel values is the
-same from image to image. vLLM renders the first image of each size and prompt. Its token ids and positions serve all
-others. Their pixels are cut into patches here, as Qwen2VLImageProcessor of transformers does
+issue 49524). Prepared images have few sizes, and prompts begin alike up to the end of the image. So everything except
+the pixel values and the text behind the image is the same from request to request. vLLM renders the first image of each
+size. Its token ids and positions serve all others. The text is tokenized here, where it stands behind a special token,
+at which every tokenizer cuts. Pixels are cut into patches here, as Qwen2VLImageProcessor of transformers does
 (models/qwen2_vl/image_processing_qwen2_vl.py); vLLM has the model normalise them. Each first image is also the check:
-if our values are not vLLM's, bit for bit, this model is left to vLLM.
+if our values are not vLLM's, bit for bit, this model is left to vLLM. If only the tokens of the text are not, vLLM
+renders the first image of each size and text.
 """
 
 import asyncio
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +27,14 @@ from caprl_ray.engines.protocol import Picture
 
 Key = tuple[int, int, str]
 
-KEPT_TEMPLATES = 512  # sizes and prompts: a prompt with the row's own columns is new each time
+KEPT_TEMPLATES = 512  # sizes, and prompts where texts are not tokenized here: those with a row's columns are many
+KEPT_TEXTS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Template:
-    """A rendered request without its pixels: vLLM's token ids and placeholders, and its description of the image."""
+    """A rendered request without its pixels and without the text behind the image: vLLM's token ids and placeholders,
+    and its description of the image."""
 
     token_ids: list[int]
     placeholders: Any
@@ -40,12 +45,24 @@ class _Template:
         """The image's values by vLLM's names, `pixel_values` with vLLM's field."""
         return {"pixel_values": (patches, self.field), "image_grid_thw": self.grid}
 
+    def without(self, text: list[int]) -> "_Template | None":
+        """This without the tokens of a text at its end; None if it does not end with them, or has the image there."""
+        cut = len(self.token_ids) - len(text)
+        try:
+            behind = max(place.offset + place.length for place in self.placeholders["image"])
+        except (*ABSENT, ValueError):  # this vLLM describes places in another way
+            return None
+        return replace(self, token_ids=self.token_ids[:cut]) if self.token_ids[cut:] == text and cut >= behind else None
+
 
 class Renderer:
     """Turns a picture and a prompt into an input of vLLM's engine. Use it on one event loop."""
 
-    def __init__(self, llm: Any, image_processor: Any) -> None:
+    def __init__(self, llm: Any, image_processor: Any, tokenizer: Any) -> None:
         self._llm = llm
+        self._text = lru_cache(KEPT_TEXTS)(partial(tokenizer.encode, add_special_tokens=False))
+        self._special = tuple(tokenizer.get_added_vocab())
+        self._apart = True  # whether texts are tokenized here
         self._patches = _Patches.of(image_processor)
         self._templates: OrderedDict[Key, _Template] = OrderedDict()
         self._first_of: dict[Key, asyncio.Event] = {}
@@ -53,10 +70,12 @@ class Renderer:
         self._names = itertools.count()
         self.by_us, self.by_vllm = 0, 0  # images rendered in each way
 
-    async def render(self, picture: Picture, prompt: str) -> Any:
-        """An engine input, or a raw prompt for vLLM. Raises as vLLM does if it refuses the prompt."""
-        key = picture.width, picture.height, prompt
-        while self._patches and key in self._first_of:
+    async def render(self, picture: Picture, prompt: str, text: int = 0) -> Any:
+        """An engine input, or a raw prompt for vLLM. Raises as vLLM does if it refuses the prompt.
+
+        `text` is the place of the text in the prompt, behind the image; 0 if it is not known.
+        """
+        while (key := self._key(picture, prompt, text)) in self._first_of and self._patches:
             await self._first_of[key].wait()
         if self._patches is None:
             return await self._by_vllm(picture, prompt)
@@ -64,7 +83,14 @@ class Renderer:
         if template is None:
             return await self._first(key, picture, prompt)
         self._templates.move_to_end(key)
-        return await self._fill(template, self._cut(self._patches, picture), picture, prompt)
+        tokens = [*template.token_ids, *self._text(prompt[len(key[2]) :])]
+        return await self._fill(template, tokens, self._cut(self._patches, picture), picture, prompt)
+
+    def _key(self, picture: Picture, prompt: str, text: int) -> Key:
+        """What requests must have in common for one template: the size, and the prompt up to a text that is tokenized
+        here. White space may belong to the special token, and an accent to the character before it."""
+        apart = self._apart and prompt[:text].endswith(self._special) and prompt[text : text + 1].isalnum()
+        return picture.width, picture.height, prompt[:text] if apart else prompt
 
     def _cut(self, patches: "_Patches", picture: Picture) -> torch.Tensor:
         """The picture's patches. They are kept for its next prompt, which comes before another picture."""
@@ -80,25 +106,32 @@ class Renderer:
         try:
             rendered = await self._by_vllm(picture, prompt)
             if self._patches:
-                self._keep(key, _template(rendered, self._patches.of_picture(picture)))
+                self._keep(key, _template(rendered, self._patches.of_picture(picture)), prompt)
             return rendered
         finally:
             self._first_of.pop(key).set()
 
-    def _keep(self, key: Key, template: _Template | None) -> None:
+    def _keep(self, key: Key, template: _Template | None, prompt: str) -> None:
         if template is None:
             miss(internals.RENDERED)
             self._patches = None
             return
-        self._templates[key] = template
+        text = self._text(prompt[len(key[2]) :])
+        head = template.without(text) if text else template
+        if head is None:
+            self._apart = False
+            return
+        self._templates[key] = head
         if len(self._templates) > KEPT_TEMPLATES:
             self._templates.popitem(last=False)
 
-    async def _fill(self, template: _Template, patches: torch.Tensor, picture: Picture, prompt: str) -> Any:
-        """The template with this picture's pixels."""
+    async def _fill(
+        self, template: _Template, tokens: list[int], patches: torch.Tensor, picture: Picture, prompt: str
+    ) -> Any:
+        """The template with the tokens of this prompt and this picture's pixels."""
         try:
             name = picture.name or f"image-{next(self._names)}"
-            request = internals.engine_input(template.token_ids, template.placeholders, template.image(patches), name)
+            request = internals.engine_input(tokens, template.placeholders, template.image(patches), name)
         except ABSENT:  # this vLLM builds its inputs in another way
             miss(internals.RENDERED)
             self._patches = None

@@ -195,7 +195,7 @@ def stub_caption(pixels: bytes, width: int, height: int, prompt: str) -> str:
 
 def stub_questions(picture: Picture) -> list[dict[str, Any]]:
     """The stub's questions about a picture: one that the picture answers, one that can be guessed, one whose answer is
-    wrong, one that is malformed, and one more that the picture answers."""
+    wrong, one that is unusable, and one more that the picture answers."""
     size, red = f"{picture.width}x{picture.height}", f"rgb({_means(bytes(picture.pixels))[0]},"
     sizes, reds = [f"{n}{size}" for n in range(3)], [f"rgb(-{n}," for n in range(3)]
     return [

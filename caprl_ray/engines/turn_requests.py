@@ -12,7 +12,7 @@ from caprl_ray.recipe.turns import Turns
 TOP_LOGPROBS = 20
 NO_PREFILL = (
     "model.endpoint: this service is not vLLM, and no other is known to go on from the beginning of an answer, which "
-    "scoring needs; serve the model by vllm serve, or give model.source without an endpoint."
+    "an answer of one letter needs; serve the model by vllm serve, or give model.source without an endpoint."
 )
 TRIAL = Turns(user="Which letter comes first?", begin="The answer is", choices=("A", "B"))
 CHOICE_TOKENS = 4  # a space may be a token of its own; nothing but a choice can be answered

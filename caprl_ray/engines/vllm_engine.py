@@ -78,7 +78,7 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     }
     if limits := model.size_rule.engine_limits():
         arguments["mm_processor_kwargs"] = limits
-    if recipe.several or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
+    if recipe.image_again or recipe.text_only:  # their prompts are equal up to the end of the image, or of the caption
         arguments["enable_prefix_caching"] = True
     if recipe.text_only:
         arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # the vision tower is not loaded
@@ -120,8 +120,8 @@ class VllmEngine:
 
         self.arguments = arguments
         self._steps = 0
-        self._renderer = Renderer(llm, getattr(processor, "image_processor", None))
         self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._renderer = Renderer(llm, getattr(processor, "image_processor", None), self._tokenizer)
         self._shared = SharedText(lambda text, whole: self._tokenizer.encode(text, add_special_tokens=whole))
         self._letters = lru_cache(64)(self._letter_tokens)
         self._llm = llm
@@ -245,8 +245,8 @@ class VllmEngine:
         turns = prompt if isinstance(prompt, Turns) else Turns(user=prompt, system=self._system)
         if picture is None:
             return await self._text_request(turns)
-        text = self._chat(turns.system, True).prompt(turns.user) + turns.begin
-        return await self._renderer.render(picture, text)
+        chat = self._chat(turns.system, True)
+        return await self._renderer.render(picture, chat.prompt(turns.user) + turns.begin, len(chat.prefix))
 
     async def _text_request(self, turns: Turns) -> Any:
         """The input for turns without a picture. What other prompts begin with, too, is tokenized once."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from caprl_ray.job import Job
 from caprl_ray.output import numbering
-from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, changing_captions
+from caprl_ray.recipe.engine_arguments import CHANGES_CAPTIONS, ENGINE, changing_captions
 from caprl_ray.recipe.model import Model
 
 
@@ -37,10 +37,10 @@ def installed(package: str) -> str | None:
     return None
 
 
-def engine_fields(model: Model) -> dict[str, Any]:
-    """The fields of a model's engine arguments, as far as they change what it writes."""
-    sections = {"model.engine": model.engine} | {
-        f"model.engine_by_accelerator.{name}": given for name, given in model.engine_by_accelerator.items()
+def engine_fields(model: Model, section: str = "model") -> dict[str, Any]:
+    """The fields of a model's engine arguments, as far as they change what it writes. `section` is the model's."""
+    sections = {f"{section}.engine": model.engine} | {
+        f"{section}.engine_by_accelerator.{name}": given for name, given in model.engine_by_accelerator.items()
     }
     return {
         f"{section}.{name}": value
@@ -51,8 +51,8 @@ def engine_fields(model: Model) -> dict[str, Any]:
 
 def outdated(field: str) -> bool:
     """Whether a field that an older version stored counts no more: an engine argument that changes no caption."""
-    section, _, name = field.removeprefix("score.").rpartition(".")
-    return section.startswith("model.engine") and name not in CHANGES_CAPTIONS
+    section, _, name = field.rpartition(".")
+    return bool(ENGINE.match(section)) and name not in CHANGES_CAPTIONS
 
 
 def short(fields: Mapping[str, Any]) -> str:

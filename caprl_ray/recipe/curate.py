@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.fields import Section
+from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.model import Model
 from caprl_ray.recipe.prompts import Prompt
 from caprl_ray.recipe.replicas import Engine, Replicas
@@ -37,9 +39,7 @@ SAMPLED: dict[str, Any] = {
     "repetition_detection": None,
 }
 # Sections of captioning, which a recipe for questions cannot have.
-FOREIGN = ("prompts", "quality")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+FOREIGN = ("prompts", "quality", "score")
 
 
 def _with_source(document: Any, source: str) -> Any:
@@ -56,10 +56,12 @@ class Curate(Section):
     times: Annotated[int, Field(ge=1, le=16)] = 4
     """How often each question is answered with the image, and as often without it, each time with the options in
     another order."""
-    least_with_image: Fraction = 0.75
-    """A question is kept only if a larger share of its answers with the image is right."""
-    most_without_image: Fraction = 0.25
-    """A question is kept only if a smaller share of its answers without the image is right."""
+    least_with_image: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """A question is kept only if a larger share of its answers with the image is right: with 0.75, more than three of
+    four."""
+    most_without_image: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """A question is kept only if a smaller share of its answers without the image is right: with 0.25, fewer than one
+    of four."""
     seed: int = 0
     """Decides the orders of the options, and the samples of the answers."""
     system: str | None = "You are a helpful assistant."
@@ -76,6 +78,14 @@ class Curate(Section):
     @classmethod
     def _answerer(cls, document: Any) -> Any:
         return _with_source(document, ANSWERER)
+
+
+class Answering(Recipe):
+    """What the replicas of the answering model run."""
+
+    @property
+    def image_again(self) -> bool:
+        return True
 
 
 class CurateRecipe(Recipe):
@@ -111,11 +121,14 @@ class CurateRecipe(Recipe):
         return self
 
     @property
-    def answering(self) -> Recipe:
-        """What the replicas of the answering model run."""
+    def answering(self) -> Answering:
+        """What the replicas of the answering model run. Raises RecipeError for settings that do not fit together."""
         own = {"model": self.curate.model, "engine": self.curate.engine, "replicas": self.curate.replicas}
         shared = {"input": self.input, "prepare": self.prepare, "storage": self.storage, "output": self.output}
-        return Recipe.model_validate(own | shared)
+        try:
+            return parse_as(Answering, own | shared)
+        except RecipeError as error:
+            raise RecipeError(f"curate.{error}") from None
 
     @property
     def prompt_name(self) -> str:

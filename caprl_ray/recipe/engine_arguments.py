@@ -56,6 +56,7 @@ CHANGES_CAPTIONS = {
 # More arguments whose values are words of vLLM, paths or names of models.
 SHOWN = CHANGES_CAPTIONS.keys() | {"distributed_executor_backend", "download_dir", "model", "revision"}
 NOT_SHOWN = "(not shown)"
+ENGINE = re.compile(r"(\w+\.)*model\.engine")  # the fields of the engine arguments of any model in a recipe
 
 SECRET = re.compile("secret|passw|passphrase|credential")  # in the name of any value
 KEY = re.compile("token|key")  # in the name of a text
@@ -79,10 +80,15 @@ def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as plain data, as run.json holds it."""
-    found = recipe | {"model": _recorded_model(recipe["model"])}
-    score = recipe.get("score") or {}
-    return found | ({"score": score | {"model": _recorded_model(score["model"])}} if "model" in score else {})
+    """A recipe as plain data, as run.json holds it: with the engine arguments of each of its models as `shown`."""
+    return {
+        name: _recorded_model(section) if name == "model" and isinstance(section, dict) else _recorded_within(section)
+        for name, section in recipe.items()
+    }
+
+
+def _recorded_within(section: Any) -> Any:
+    return recorded(section) if isinstance(section, dict) and isinstance(section.get("model"), dict) else section
 
 
 def _recorded_model(model: dict[str, Any]) -> dict[str, Any]:

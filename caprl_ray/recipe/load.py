@@ -9,11 +9,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.recipe.engine_arguments import NOT_SHOWN, redacted
+from caprl_ray.recipe.engine_arguments import ENGINE, NOT_SHOWN, redacted
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.storage import Storage
 
 R = TypeVar("R", bound=Recipe)
+SECTIONS = {*Recipe.model_fields, "curate"}  # the last is only of CurateRecipe, which imports this module
 QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
 
 
@@ -33,7 +34,7 @@ def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R
         if is_file(override):
             document = merged(document, _read(override))
         else:
-            apply_override(document, override)
+            apply_override(document, override, kind)
     return parse_as(kind, document)
 
 
@@ -103,11 +104,11 @@ def is_file(text: str) -> bool:
 
 def is_override(text: str) -> bool:
     """Whether a word of a command is an override, not a path that has a dot and an equals sign."""
-    return text.partition(".")[0] in Recipe.model_fields and bool(re.match(r"\w+(\.\w+)+=", text))
+    return text.partition(".")[0] in SECTIONS and bool(re.match(r"\w+(\.\w+)+=", text))
 
 
-def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set a field in a recipe as plain data. Raises RecipeError if the override is none."""
+def apply_override(document: dict[str, Any], override: str, kind: type[Recipe] = Recipe) -> None:
+    """Set a field in a recipe of a kind, as plain data. Raises RecipeError if the override is none."""
     name, equals, text = override.partition("=")
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):
@@ -125,17 +126,17 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names):
+        if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names, kind):
             raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
         value = text
-    if isinstance(value, dict) and (_is_text(names) or not text.lstrip().startswith("{")):
+    if isinstance(value, dict) and (_is_text(names, kind) or not text.lstrip().startswith("{")):
         value = text  # a sentence with a colon, or one that begins with a column in braces, not a mapping
     section[names[-1]] = value
 
 
-def _is_text(names: Sequence[str]) -> bool:
+def _is_text(names: Sequence[str], kind: type[Recipe]) -> bool:
     """Whether a field of the recipe holds a text, such as a prompt."""
-    section = Recipe.model_fields.get(names[0])
+    section = kind.model_fields.get(names[0])
     if names[0] == "prompts":
         return True
     field = getattr(section.annotation, "model_fields", {}).get(names[1]) if section else None
@@ -146,7 +147,9 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first fault: field, value, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    value = NOT_SHOWN if field.removeprefix("score.").startswith("model.engine") else repr(redacted(fault["input"]))
+    value = NOT_SHOWN if ENGINE.match(field) else repr(redacted(fault["input"]))
+    if fault["type"] == "extra_forbidden" and field in SECTIONS:
+        return f"{field}: this section is only for caprl-ray {field}; give the recipe to that command."
     if fault["type"] == "extra_forbidden":
         section = _section(fault["loc"][:-1], kind)
         return f"{field}: unknown field; {section.__name__.lower()} has {', '.join(section.model_fields)}."

@@ -109,6 +109,11 @@ class Recipe(Section):
         return self.captions > 1
 
     @property
+    def image_again(self) -> bool:
+        """Whether the model gets an image several times, with prompts that are equal up to its end."""
+        return self.several
+
+    @property
     def text_only(self) -> bool:
         """Whether the model gets prompts without images (recipe/score_recipe.py)."""
         return False

@@ -90,6 +90,11 @@ def folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def is_letter(answer: str) -> bool:
+    """Whether an answer is a letter and nothing else, such as "B" or "(B)"."""
+    return bool(_THE_LETTER.fullmatch(answer.strip()))
+
+
 def option_letter(answer: str) -> str | None:
     """The letter of the option that an answer names; None if it names none, or several."""
     text = answer.strip()

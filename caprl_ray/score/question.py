@@ -11,6 +11,7 @@ from caprl_ray.score.metrics import LETTERS, folded
 CAN_NOT_ANSWER = "Can not answer based on the caption"
 MOST_OPTIONS = len(LETTERS) - 1  # one letter is left for CAN_NOT_ANSWER
 _LABELLED = re.compile(r"\s*(?:-\s*)?[(\[]?([A-Z])[)\].:]\s*(.+)", re.DOTALL)
+_ARTICLE = re.compile(r"\s*A\s+\w")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,16 +65,24 @@ _NO_OPTION = folded(CAN_NOT_ANSWER)
 
 
 def _right(kept: Sequence[tuple[str, str]], answer: str) -> int:
-    """The number of the option that the answer names, by its letter or by its text."""
-    letter = metrics.option_letter(answer)
+    """The number of the option that the answer names, by its letter or by its text.
+
+    The text wins: in "A cat" the A is an article. So it is where no option has this text.
+    """
+    letter = None if _ARTICLE.match(answer) else metrics.option_letter(answer)
     by_letter = [number for number, (own, _) in enumerate(kept) if own == letter]
-    by_text = [number for number, (_, text) in enumerate(kept) if folded(text) == folded(answer)]
+    by_text = [number for number, (_, text) in enumerate(kept) if _same(text, answer)]
     if not by_letter and not by_text:
         there = ", ".join(f"{own}) {text[:40]}" for own, text in kept)
         raise ValueError(f"its answer {answer[:80]!r} is none of its options, {there}")
-    if by_letter and by_text and by_letter != by_text:
+    if by_letter and by_text and by_letter != by_text and metrics.is_letter(answer):
         raise ValueError(f"its answer {answer[:80]!r} is the letter of one option and the text of another")
     return (by_text or by_letter)[0]
+
+
+def _same(text: str, answer: str) -> bool:
+    """Whether both are the same, but for case, white space and a full stop."""
+    return folded(text).removesuffix(".") == folded(answer).removesuffix(".")
 
 
 def _first_twin(values: Sequence[str]) -> str:

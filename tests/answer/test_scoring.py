@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from caprl_ray import cli
-from caprl_ray.answer import captions, results
+from caprl_ray.answer import captions, curated, results
 from caprl_ray.answer.job import score_job
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.embedded import questions as scene_questions
@@ -26,6 +26,7 @@ from caprl_ray.output import again, doubtful, lease
 from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
+from caprl_ray.recipe.score import QuestionFile
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.rows.schema import data_schema, row_id
 from caprl_ray.score.question import Question
@@ -289,6 +290,15 @@ def test_an_output_where_captions_may_change_or_stand_twice_is_not_scored(tmp_pa
     shutil.rmtree(output / doubtful.FOLDER)
     shutil.copy(output / "data" / ("0" * 32 + ".parquet"), output / "data" / ("1" * 32 + ".parquet"))
     assert f"has {IMAGES + 2} rows twice; caprl-ray verify --repair removes them" in refused()
+
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps(run | {"job": {"name": "curate", "done": "curated"}}))
+    asked = given.score.model_copy(update={"questions": [QuestionFile(path=str(output))]})
+    with pytest.raises(RecipeError, match=r"^score.questions: .*captions has .* rows twice"):
+        curated.parts(storage, asked)
+    (output / lease.NAME).write_bytes(held.renewed(90).content)
+    with pytest.raises(RecipeError, match=r"^score.questions: a run is writing .*captions; wait for its end"):
+        curated.parts(storage, asked)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -10,6 +10,9 @@ from datasets import load_dataset
 from PIL import Image
 
 from caprl_ray import cli
+from caprl_ray.answer import curated
+from caprl_ray.recipe.score import Score
+from caprl_ray.storage import Storage
 
 IMAGES = 40
 
@@ -41,7 +44,10 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     assert cli.main(["curate", path, "--limit", "10"]) == 0
     before = pq.read_table(out / "data").to_pylist()
     assert 0 < len(before) < IMAGES
+    named = Score(questions=[{"path": str(out)}])
     capsys.readouterr()
+    assert len(curated.parts(Storage(), named)[str(out)]) == len(list((out / "data").iterdir()))
+    assert f"score.questions: {out} is not finished, " in capsys.readouterr().err
     assert cli.main(["curate", path]) == 0
     said = capsys.readouterr().out
 
@@ -55,7 +61,7 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
                             "choices": [f"A) 0{size}", f"B) 1{size}", f"C) 2{size}", f"D) {size}"]}  # fmt: skip
         assert row["image"] == {"bytes": None, "path": key} and row["kept"] == 2
         assert row["prompt"] == [{"role": "user", "content": "<image>Please describe this image in detail."}]
-        assert row["malformed"] == ["answer_outside"] and row["question_prompt"] == "image-questions-1"
+        assert row["unusable"] == ["answer_outside"] and row["question_prompt"] == "image-questions-1"
         kept, guessed, wrong, _ = row["tried"]
         assert (kept["with_image"], kept["without_image"], kept["dropped"]) == (["D"] * 4, ["A"] * 4, None)
         assert (guessed["dropped"], guessed["accuracy_without_image"]) == ("answered_blind", 1)
@@ -64,10 +70,11 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     assert (failed["key"], failed["code"]) == ("broken.png", "image_format")
 
     found = json.loads((out / "curated.json").read_text())
-    assert found["questions"] == {"written": 5 * IMAGES, "well_formed": 4 * IMAGES, "kept": 2 * IMAGES}
+    assert found["questions"] == {"written": 5 * IMAGES, "usable": 4 * IMAGES, "kept": 2 * IMAGES}
     assert found["dropped"] == dict.fromkeys(("answer_outside", "not_answered", "answered_blind"), IMAGES)
     assert f"{2 * IMAGES} of {5 * IMAGES} questions were kept, 2.00 an image" in said
     assert cli.main(["verify", str(out)]) == 0
+    assert curated.parts(Storage(), named) and "not finished" not in capsys.readouterr().err
     assert load_dataset("parquet", data_files=str(out / "data/*.parquet"), split="train").num_rows == IMAGES
 
     captions = recipe_of_captions(images)

@@ -28,6 +28,9 @@ def test_questions_are_read_from_a_list_a_fence_and_lines():
     for written in (
         text(CAT, SIGN),
         f"Here are the questions:\n```json\n{json.dumps([CAT, SIGN], indent=2)}\n```\nI hope they help.",
+        json.dumps({"questions": [CAT, SIGN]}),
+        json.dumps({"image": "a cat", "questions": [CAT, SIGN], "count": 2}, indent=1),
+        json.dumps({"questions": [CAT, SIGN]}).removesuffix("]}"),
         f"1. {json.dumps(CAT)}\n2. {json.dumps(SIGN)}",
     ):
         assert drafts(written, 5) == module.Drafts(questions=wanted)
@@ -55,6 +58,7 @@ def test_options_by_letter_are_read():
         ({"question": ["What?"]}, module.NO_FIELDS),
         ({"options": "Black, White, Gray"}, module.NO_FIELDS),
         ({"options": ["Black", None, "Gray"]}, module.NO_FIELDS),
+        ({"options": [{"text": "Black"}, {"text": "White"}, {"text": "Gray"}]}, module.NO_FIELDS),
         ({"options": ["Black", "White", "All of the above"]}, module.COMBINED_OPTION),
         ({"options": ["Black", "White", "None of these"]}, module.COMBINED_OPTION),
         ({"options": ["Black", "White", "Both A and B"]}, module.COMBINED_OPTION),
@@ -63,8 +67,8 @@ def test_options_by_letter_are_read():
         ({"question": "What color is the white cat?"}, module.TELLS_ANSWER),
     ],
 )
-def test_a_malformed_question_has_its_reason(changes, reason):
-    assert one(**changes) == module.Drafts(malformed=(reason,))
+def test_an_unusable_question_has_its_reason(changes, reason):
+    assert one(**changes) == module.Drafts(unusable=(reason,))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +80,18 @@ def test_a_malformed_question_has_its_reason(changes, reason):
         {"question": "What is the color of the whiteboard?"},
     ],
 )
-def test_a_question_that_looks_like_a_malformed_one_is_read(changes):
-    assert one(**changes).malformed == ()
+def test_a_question_that_looks_like_an_unusable_one_is_read(changes):
+    assert one(**changes).unusable == ()
+
+
+def test_an_answer_that_begins_with_an_article_is_no_letter():
+    assert one(options=["A dog", "A cat", "A cow"], answer="A cat").questions[0].right == 1
 
 
 def test_a_text_that_ends_early_costs_only_its_last_question():
     written = text(CAT, SIGN)
     assert drafts(written[: written.index("Closed")], 5) == module.Drafts(
-        questions=drafts(text(CAT), 5).questions, malformed=(module.CUT_SHORT,)
+        questions=drafts(text(CAT), 5).questions, unusable=(module.CUT_SHORT,)
     )
 
 
@@ -91,7 +99,7 @@ def test_a_broken_question_costs_no_other():
     broken = '{"question": "What?", "options": ["a", "b" "c"], "answer": "a"}'
     found = drafts(f"[{json.dumps(CAT)}, {broken}, {json.dumps(SIGN)}]", 5)
     assert [draft.question for draft in found.questions] == [CAT["question"], SIGN["question"]]
-    assert found.malformed == (module.NO_FIELDS,)
+    assert found.unusable == (module.NO_FIELDS,)
 
 
 def test_no_more_than_asked_for_are_read():
@@ -108,7 +116,7 @@ def test_a_near_duplicate_is_dropped_and_a_question_about_another_thing_is_not()
     dog = {**CAT, "question": "What color is the dog?"}
     found = drafts(text(CAT, again, dog), 5)
     assert [draft.question for draft in found.questions] == [CAT["question"], dog["question"]]
-    assert found.malformed == (module.NEAR_DUPLICATE,)
+    assert found.unusable == (module.NEAR_DUPLICATE,)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,7 @@ def test_alike(question, answer, other, other_answer, same):
 @given(st.text())
 def test_any_text_is_read(written):
     found = drafts(written, 5)
-    assert len(found.questions) + len(found.malformed) <= 5
+    assert len(found.questions) + len(found.unusable) <= 5
 
 
 @given(

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,12 +76,17 @@ def test_a_vllm_service_that_ignores_how_it_is_asked_is_refused_before_the_run(s
     with serving(lambda body: chat(choices=[choice]), models("embedded", owner="vllm")) as service:
         asked = recipe(endpoint=service.url, api_key_env=KEY_ENV)
         if said == " B":
-            launch.check_goes_on(asked, resolve(asked))
+            asyncio.run(on_a_loop(partial(launch.check_goes_on, asked, resolve(asked))))
         else:
             with pytest.raises(RecipeError, match=r"letter A or B, and answered 'Sure! The answer is B\.': it, or"):
                 launch.check_goes_on(asked, resolve(asked))
     (body,) = service.bodies
     assert body["continue_final_message"] is True and body["structured_outputs"]["choice"] == [" A", " B"]
+
+
+async def on_a_loop(call: Callable[[], None]) -> None:
+    """Call where an event loop runs, as a notebook does."""
+    call()
 
 
 class Tokenizer:

@@ -102,6 +102,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {**TABLE, "choices": ["B", "A"], "answer": "A"},
         "its answer 'A' is the letter of one option and the text of another",
     ),
+    ({**TABLE, "answer": "A cat"}, "its answer 'A cat' is none of its options"),
     ({**TABLE, "choices": ["A) red", "A) blue"], "answer": "A"}, "two of its options have the letter A"),
     ({**TABLE, "choices": ["red", "Red "]}, "two of its options are 'red'"),
     ({**TABLE, "choices": ["red"]}, "it has 1 options"),
@@ -171,6 +172,12 @@ def test_files_that_cannot_be_questions_are_refused(tmp_path: Path) -> None:
 def test_a_way_out_that_a_file_has_already_is_no_option() -> None:
     found = options(["A) red", "B) blue", "E) Can not answer based on the caption"], "B")
     assert found == (("red", "blue"), 1)
+
+
+@pytest.mark.parametrize("answer", ["A cat", "a cat ", "A cat.", "B", "B) A cat", "(B)"])
+def test_an_answer_is_the_text_of_an_option_before_it_is_a_letter(answer: str) -> None:
+    assert options(["A dog", "A cat", "Option C"], answer) == (("A dog", "A cat", "Option C"), 1)
+    assert options(["One", "Option A"], "Option A")[1] == 1
 
 
 def test_many_questions_are_found_by_image_and_their_hash_knows_no_order() -> None:
