@@ -1,6 +1,7 @@
 """`caprl-ray tune`: settings are measured by replicas of their own, and the fastest is written to be merged."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     text = Path("r-tune/tuned.yaml").read_text()
     assert yaml.safe_load(text) == FAST and "with 40 images" in text
     unwrapped = " ".join(text.replace("#", " ").split())
-    assert '#prompt: {"user": "Other words."}' in text and "0 of 40 greedy captions are equal" in unwrapped
+    assert "0 of 40 greedy captions are equal" in unwrapped
+    words = shlex.split(text.splitlines()[-1].removeprefix("# "))
+    both = load("r.yaml", ["r-tune/tuned.yaml", *words])
+    assert both.prompt.user == "Other words." and both.model.engine == FAST["model"]["engine"], "nothing is lost"
 
     (one,) = (path for path in Path("r-tune/measured").iterdir() if '"dies"' in path.read_text())
     one.unlink()
