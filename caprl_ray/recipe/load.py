@@ -20,7 +20,7 @@ QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's mes
 class UniqueKeys(yaml.SafeLoader):
     """Refuses a mapping in which a key stands twice, of which PyYAML would silently take the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As PyYAML, before `<<` brings the keys of other mappings, which may be given again."""
         node = super().compose_mapping_node(anchor)
         known = set()
