@@ -12,19 +12,19 @@ from typing import Any, ClassVar
 from caprl_ray.errors import RecipeError
 from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
-from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NEAR, NOT_LATIN, SCRIPT
+from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_LATIN, OWN, SCRIPT
 
 _PART = 600  # characters at the start and at the end, of which _SAMPLE outside quotes are judged
 _SAMPLE = 300
 _MOST_BYTES = 300  # of a sample, for the model, which takes a step for each
 _LETTER = re.compile(r"[^\W\d_]+")
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
-_KANA = re.compile("[\u3040-\u30ff]+")
+_KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
 # Where so many of all words are common ones, or of all characters in the script, the language is known.
 _COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
 _LEAST_OWN = 2  # different words among them that a language near it lacks
-_KANA_SHARE = 1 / 10  # of a text; a Chinese caption may name a shop in kana
+_COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10  # of a text; a Chinese caption may name a shop in kana
 _OTHER_LETTERS = 1 / 20  # of a text in Latin letters may be in other scripts
 _LEAST_LETTERS = 3  # that the language has, and others of its script lack
 _OTHER_SCRIPT = 1 / 5  # where fewer letters are in the script, the language is another
@@ -99,17 +99,16 @@ def _is_surely(wanted: str, text: str) -> bool:
         has, lacks = LETTERS[wanted]
         return len(has.findall(text)) >= _LEAST_LETTERS and not lacks.search(text)
     if wanted == "ja":
-        return _length(_KANA, text) >= _KANA_SHARE * len(text)
+        return sum(map(text.count, _COMMON_KANA)) >= _KANA_SHARE * len(text)
     return wanted != "zh" or not _KANA.search(text)
 
 
 def _has_its_words(wanted: str, words: list[str]) -> bool:
     """Whether enough of the words are the language's common ones, also of those that each language near it lacks."""
-    common = [word for word in words if word in COMMON[wanted]]
-    if len(common) <= _COMMON_SHARE * len(words):
+    common = COMMON[wanted]
+    if sum(map(common.__contains__, words)) <= _COMMON_SHARE * len(words):
         return False
-    known = frozenset(common)
-    return all(len(known - shared) >= _LEAST_OWN for shared in NEAR.get(wanted, ()))
+    return all(len(own.intersection(words)) >= _LEAST_OWN for own in OWN[wanted])
 
 
 def _is_written(wanted: str, text: str) -> bool:

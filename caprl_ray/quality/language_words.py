@@ -63,7 +63,7 @@ COMMON = {
     }.items()
 }
 # Of these words, those that languages near it have as well: of each one, or of several together.
-NEAR = {
+_NEAR = {
     language: [frozenset(words.split()) for words in near]
     for language, near in {
         "en": ["of is in to on at by"],  # nl, af, fy
@@ -83,3 +83,5 @@ NEAR = {
         "hi": ["के की का में पर से को एक ने"],  # mr, ne, bho
     }.items()
 }
+# The others, for each of these languages.
+OWN = {language: [common - shared for shared in _NEAR.get(language, ())] for language, common in COMMON.items()}
