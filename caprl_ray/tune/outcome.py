@@ -133,7 +133,7 @@ class Outcome:
 
     def _verdict(self) -> Iterator[str]:
         if self.winner:
-            said = "measured a second time" if self.found.confirmed else "measured once for want of time (--minutes)"
+            said = "measured a second time" if self.found.confirmed else "not measured a second time (--minutes)"
             yield f"fastest: {self.winner.name}: images/s {self._gain_said(self.winner)}, {said}"
             yield f"{self.folder / TUNED}: written; {self._command()}"
         else:
