@@ -71,6 +71,9 @@ class Half:
         for make in (self.good, self.loops, self.loops_elsewhere, self.garbage, self.written, self.made, self.context):
             yield from make()
         yield from self.in_languages()
+        for wanted, texts in pieces("near", self.split).items():
+            for text in texts:
+                yield item("near_language", text, "language", language=wanted)
 
     def good(self) -> Iterator[Item]:
         """Captions without a fault, half of them of kinds that simple rules take for faulty."""

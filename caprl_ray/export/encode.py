@@ -29,8 +29,9 @@ def lines(rows: pa.Table, value: str) -> Iterator[pa.Buffer]:
 
 
 def _encoded(rows: pa.Table, value: str, end: str = "''") -> Iterator[pa.StringArray]:
-    found, done = _connection().cursor().from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}"), 0
-    for batch in found.to_arrow_reader(ROWS_AT_ONCE):
+    cursor, done = _connection().cursor(), 0  # in DuckDB 1.4 what it has found ends with it
+    found = cursor.from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}")
+    for batch in found.arrow(ROWS_AT_ONCE):  # a reader in DuckDB 1.4 and 2; other names are missing or deprecated
         done += batch.num_rows
         yield batch.column(0)
     assert done == rows.num_rows, "each row is encoded once"

@@ -1,9 +1,11 @@
 """The finished rows of a unit in the order of their index, a few objects at a time."""
 
+import errno
 import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
+from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import identities, opened
 from caprl_ray.output.places import Place
 from caprl_ray.plan import UnitRef
@@ -64,7 +67,8 @@ class Reader:
         for found, end in zip(objects, ends, strict=True):
             waiting.append(found.of_unit(unit.ref.unit).among(kept))
             ready = [one.split(end)[0] for one in waiting]
-            waiting = [one.split(end)[1] for one in waiting]
+            rests = [one.split(end)[1] for one in waiting]
+            waiting = [one for one in rests if len(one.index)]  # a slice of no rows holds its whole object, too
             table = _merged([one for one in ready if len(one.index)])
             if table is not None:
                 yield table
@@ -97,12 +101,26 @@ def _bytes_of(file: pq.ParquetFile) -> int:
 
 def _mapped(file: pq.ParquetFile, names: list[str], schema: pa.Schema) -> pa.Table:
     """The rows of an object, in a file without a name in the folder for temporary files. It goes when they do."""
-    with tempfile.NamedTemporaryFile(prefix="caprl-ray-") as disk:
+    with _full_disk_told(), tempfile.NamedTemporaryFile(prefix="caprl-ray-") as disk:
         with pa.ipc.new_file(disk, schema) as rows:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=names, use_threads=False):
                 rows.write_table(fitted(pa.Table.from_batches([batch]), schema))
         disk.flush()
         return pa.ipc.open_file(pa.memory_map(disk.name)).read_all()
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Raise SystemFailure where the folder for temporary files is full, not the target nor the object that is read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SystemFailure(
+            f"{tempfile.gettempdir()}: {error.strerror}; large objects of the output lie there while they are read: "
+            "make room, or name another folder in TMPDIR, and run the same command again to resume."
+        ) from error
 
 
 @lru_cache(1)

@@ -76,10 +76,9 @@ class Condition:
 
         columns = [_column(rows, self.schema.field(name)) for name in self.columns]
         numbered = pa.table([np.arange(rows.num_rows), *columns], names=[ROW, *self.columns])
+        cursor = self._connection.cursor()  # in DuckDB 1.4 what it has found ends with it
         try:
-            found = (
-                self._connection.cursor().from_arrow(numbered).filter(self._sql).project(f'"{ROW}"').fetchnumpy()[ROW]
-            )
+            found = cursor.from_arrow(numbered).filter(self._sql).project(f'"{ROW}"').fetchnumpy()[ROW]
         except duckdb.Error as error:
             raise RecipeError(f"{self.option}: {_said(error)}.") from None
         meets = np.zeros(rows.num_rows, bool)

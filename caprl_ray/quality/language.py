@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from caprl_ray.errors import RecipeError
 from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
-from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_LATIN, SCRIPT
+from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_LATIN, OWN, SCRIPT
 
 _PART = 600  # characters at the start and at the end, of which _SAMPLE outside quotes are judged
 _SAMPLE = 300
@@ -23,6 +23,8 @@ _KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
 # Where so many of all words are common ones, or of all characters in the script, the language is known.
 _COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
+_LEAST_OWN = 2  # different words among them that a language near it lacks
+_COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10  # of a text; a Chinese caption may name a shop in kana
 _OTHER_LETTERS = 1 / 20  # of a text in Latin letters may be in other scripts
 _LEAST_LETTERS = 3  # that the language has, and others of its script lack
 _OTHER_SCRIPT = 1 / 5  # where fewer letters are in the script, the language is another
@@ -90,14 +92,23 @@ class Language(Check):
 def _is_surely(wanted: str, text: str) -> bool:
     """Whether a text is in the wanted language by its common words, its letters, or a script that no other one has."""
     if wanted in COMMON:
-        words = text.lower().split()
-        return sum(map(COMMON[wanted].__contains__, words)) > _COMMON_SHARE * len(words) and _is_written(wanted, text)
+        return _has_its_words(wanted, text.lower().split()) and _is_written(wanted, text)
     if not (wanted in ALONE or wanted in LETTERS) or not _is_written(wanted, text):
         return False
     if wanted in LETTERS:
         has, lacks = LETTERS[wanted]
         return len(has.findall(text)) >= _LEAST_LETTERS and not lacks.search(text)
-    return wanted not in ("ja", "zh") or bool(_KANA.search(text)) == (wanted == "ja")
+    if wanted == "ja":
+        return sum(map(text.count, _COMMON_KANA)) >= _KANA_SHARE * len(text)
+    return wanted != "zh" or not _KANA.search(text)
+
+
+def _has_its_words(wanted: str, words: list[str]) -> bool:
+    """Whether enough of the words are the language's common ones, also of those that each language near it lacks."""
+    common = COMMON[wanted]
+    if sum(map(common.__contains__, words)) <= _COMMON_SHARE * len(words):
+        return False
+    return all(len(own.intersection(words)) >= _LEAST_OWN for own in OWN[wanted])
 
 
 def _is_written(wanted: str, text: str) -> bool:

@@ -53,12 +53,35 @@ COMMON = {
         "it": "il lo della delle del dei che è nel nella gli sono alla una sulla",
         "nl": "het een van met op naar aan wordt zijn staat",
         "pl": "w z i na się jest nad do są oraz po przy którym który które ze dla obok",
-        "cs": "na je se v s jsou pod ve který která vedle za že",
+        "cs": "na je se v s jsou pod ve který která které vedle za že stojí leží sedí visí vidět popředí pozadí",
         "sv": "och är ett till från vid den på står av ligger",
-        "tr": "ve bir bu ile var için üzerinde olan çok sağ sol iki üç yanında",
+        "tr": "ve bir bu ile var için üzerinde olan çok sağ sol iki üç yanında altında önünde",
         "vi": "và một có của là trên trong người với các được những bên đang phía chiếc ở cho đã không như bức ảnh",
         "id": "yang dengan sebuah ini dari pada ada atas ke terdapat seorang dan",
         "fa": "در و از به که با است را این آن بر روی",
         "hi": "है हैं और के की का में पर से को एक ने यह",
     }.items()
 }
+# Of these words, those that languages near it have as well: of each one, or of several together.
+_NEAR = {
+    language: [frozenset(words.split()) for words in near]
+    for language, near in {
+        "en": ["of is in to on at by"],  # nl, af, fy
+        "de": ["der die ein im den mit"],  # nl, af, lb, da
+        "fr": ["le les et des qui"],  # oc, ca, it
+        "es": ["el del por que al una lo sobre", "los las del que al una lo", "del al una su lo", "por que está sobre"],
+        # for es: ca; oc; it; pt and gl
+        "pt": ["o os as e do da na"],  # it, ro, and languages of the Slavs
+        "it": ["lo del che una le"],  # es, ca, oc, fr
+        "nl": ["een van op"],  # fy, nds
+        "pl": ["w z i na nad do po ze"],  # cs, sk, hsb
+        "cs": ["na je se v s pod za že"],  # sl, hr, pl
+        "sv": ["den på står av ligger"],  # da, no, fo
+        "tr": ["bir bu var olan sağ sol iki üç"],  # az, tk
+        "id": ["ini atas ke ada"],  # jv, su
+        "fa": ["و از به با"],  # ur, ps, ar
+        "hi": ["के की का में पर से को एक ने"],  # mr, ne, bho
+    }.items()
+}
+# The others, for each of these languages.
+OWN = {language: [common - shared for shared in _NEAR.get(language, ())] for language, common in COMMON.items()}

@@ -18,6 +18,22 @@ SECTIONS = {*Recipe.model_fields, "curate"}  # the last is only of CurateRecipe,
 QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping in which a key stands twice, of which PyYAML would silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As PyYAML, before `<<` brings the keys of other mappings, which may be given again."""
+        node = super().compose_mapping_node(anchor)
+        known = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise yaml.composer.ComposerError(
+                    problem=f"the key {key.value} stands twice", problem_mark=key.start_mark
+                )
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read the recipe of a captioning run. As `load_as`."""
     return load_as(Recipe, path, overrides)
@@ -41,7 +57,7 @@ def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R
 def _read(path: str | Path) -> dict[str, Any]:
     """The sections in a YAML file."""
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        document = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         if is_override(str(path)):
             raise RecipeError(f"{redacted(str(path))}: the recipe's path comes first, then its overrides.") from None
@@ -124,10 +140,10 @@ def apply_override(document: dict[str, Any], override: str, kind: type[Recipe] =
         if not isinstance(section, dict):
             raise RecipeError(f"{redacted(override)!r}: {part} is a value in this recipe, not a section.")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = yaml.load(text, UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names, kind):
-            raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value.") from None
+            raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value ({_yaml_fault(error)}).") from None
         value = text
     if isinstance(value, dict) and (_is_text(names, kind) or not text.lstrip().startswith("{")):
         value = text  # a sentence with a colon, or one that begins with a column in braces, not a mapping

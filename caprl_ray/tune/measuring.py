@@ -22,7 +22,7 @@ from caprl_ray.errors import CaprlError
 from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.recipe.prepare import Prepare
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.tune.replica import Load, Measured
+from caprl_ray.tune.replica import DiedStarting, Load, Measured
 from caprl_ray.tune.settings import Setting
 
 GREEDY_ROWS = 64  # of the sample that are captioned greedily, to be compared with those of other settings
@@ -64,6 +64,8 @@ class Sample:
         self._blocks: dict[str, list[Block]] = {}
         self.node: str | None = None
         """Where the first replica was, and so all others: a cluster may have other GPUs elsewhere."""
+        self.machine: dict[str, Any] = {}
+        """What the last replica's node has; empty before the first one."""
 
     def of(self, setting: Setting) -> tuple[ModelRef, list[Block]]:
         """The setting's model, and blocks of pixels in the object store, each with its number of rows."""
@@ -112,6 +114,13 @@ def failure(error: Exception, limit_s: float) -> str | None:
     return f"it failed ({type(error).__name__})" if isinstance(error, ray.exceptions.RayTaskError) else None
 
 
+def passes(error: Exception) -> bool:
+    """Whether the same setting may work the next time: its engine or process died, for instance for want of memory that
+    other work used. A sentence of ours about the setting, such as one about an argument, stays true."""
+    own = own_error(error) if isinstance(error, ray.exceptions.RayError | CaprlError) else None
+    return not isinstance(error, OutOfTime) and (own is None or isinstance(own, DiedStarting))
+
+
 def _measured(
     setting: Setting,
     sample: Sample,
@@ -132,7 +141,8 @@ def _measured(
     starts: list[float] = []
     for _ in range(setting.copies):  # one after the other: vLLM takes what is free of a GPU's memory for its own
         replicas.append(ray.remote(**options)(Measured).remote(recipe, model))
-        arguments, sample.node = _get(replicas[-1].started.remote(), until)
+        sample.node, sample.machine = _get(replicas[-1].where.remote(), until)
+        arguments = _get(replicas[-1].started.remote(), until)
         starts.append(time.monotonic() - began)
     greedy, tokens = _greedy(replicas[0], blocks, until)
     firsts = [_get(replica.as_the_recipe.remote(tokens), until) for replica in replicas]

@@ -1,8 +1,9 @@
 """What a tune has found, as a table, as data, and as the file that is merged into the recipe."""
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from caprl_ray.tune.state import TUNED, Measurement
 from caprl_ray.tune.table import Row, lines_of, percent
 
 SAME, MAY = "write the same as the recipe", "may change what is written"
+BARE = re.compile(r"(?!(?:true|false|yes|no|on|off|null)$)[A-Za-z][\w-]*", re.IGNORECASE)  # YAML reads it as this text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class Outcome:
             if setting.captions and faster(self.found.gain(setting)):
                 row = self._row(setting)
                 said = f"{setting.note}: images/s {self._gain_said(setting)}, {row.equal} of {row.compared} greedy"
-                lines += ["", *comment(f"May change what is written ({said} captions are equal):")]
-                lines += [f"#{name}: {flow(values)}" for name, values in setting.changes.items()]
+                lines += ["", *comment(f"May change what is written ({said} captions are equal). Add to the command:")]
+                lines.append(f"# {shlex.join(overrides(setting.changes))}")
         return "\n".join([*lines, ""])
 
     def _row(self, setting: Setting) -> Row:
@@ -131,7 +133,7 @@ class Outcome:
 
     def _verdict(self) -> Iterator[str]:
         if self.winner:
-            said = "measured a second time" if self.found.confirmed else "measured once for want of time (--minutes)"
+            said = "measured a second time" if self.found.confirmed else "not measured a second time (--minutes)"
             yield f"fastest: {self.winner.name}: images/s {self._gain_said(self.winner)}, {said}"
             yield f"{self.folder / TUNED}: written; {self._command()}"
         else:
@@ -161,6 +163,16 @@ class Outcome:
             f"{name} {known[f'version.{name}']}" for name in ("vllm", "ray", "torch") if known.get(f"version.{name}")
         )
         return f"measured on {share} of {machine}{kind}; {versions}"
+
+
+def overrides(changes: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """The fields of a setting as words that follow a recipe."""
+    for name, value in changes.items():
+        if isinstance(value, dict) and value:
+            yield from overrides(value, f"{place}{name}.")
+        else:
+            bare = isinstance(value, str) and BARE.fullmatch(value)
+            yield f"{place}{name}={value if bare else flow(value)}"
 
 
 def _bounds(found: Estimate | None) -> Interval | float | None:

@@ -1,11 +1,13 @@
 """A replica that is measured: a captioner whose engine nothing restarts, and what it uses."""
 
+import os
 import random
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +24,12 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.turns import Turns
 
 SAMPLED_S = 1.0
+DRIVER = Path("/proc/driver/nvidia/gpus")  # where the driver tells the names of a machine's GPUs
 GREEDY: Mapping[str, Any] = {"temperature": 0.0, "n": 1}
+
+
+class DiedStarting(SystemFailure):
+    """The engine died while it started, most often for want of memory, which other work may have used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +49,21 @@ class Measured(Captioner):
         self._recipe = recipe
         self._steered: _Steered | None = None
         self._gpu: list[tuple[float, int]] = []
+        self._machine = machine()  # an engine on a CPU may take cores for itself
         super().__init__(recipe, model, None)
         self._started = time.monotonic()
         if recipe.replicas.gpus:
             threading.Thread(target=self._look, name="load", daemon=True).start()
 
-    def started(self) -> tuple[dict[str, Any], str]:
-        """The engine's arguments, and the id of this node. Raises SystemFailure if the engine has not started."""
+    def started(self) -> dict[str, Any]:
+        """The engine's arguments. Raises SystemFailure if the engine has not started."""
         if self._failure:
             raise self._failure
-        return self.engine_arguments(), ray.get_runtime_context().get_node_id()
+        return self.engine_arguments()
+
+    def where(self) -> tuple[str, dict[str, Any]]:
+        """The id of this node, and what it has."""
+        return ray.get_runtime_context().get_node_id(), self._machine
 
     def greedily(self) -> None:
         """Caption greedily from now on."""
@@ -82,8 +94,8 @@ class Measured(Captioner):
     def _begin(self, recipe: Recipe, model: ModelRef) -> Engine:
         try:
             return self._run(launch.start_mortal(recipe, model))
-        except EngineDied as error:  # while it started, most often for want of memory
-            raise SystemFailure(f"{error}.") from None
+        except EngineDied as error:
+            raise DiedStarting(f"{error}.") from None
 
     def _metered(self, recipe: Recipe) -> Any:
         self._steered = _Steered(super()._metered(recipe))
@@ -123,6 +135,14 @@ class _Steered:
             completion = await self._engine.caption(picture, prompt, sampling)
         self.first = self.first or time.monotonic()
         return completion
+
+
+def machine() -> dict[str, Any]:
+    """The cores that this process may use, and the names of this machine's GPUs, as its driver has them."""
+    texts = [file.read_text(encoding="utf-8") for file in sorted(DRIVER.glob("*/information"))]
+    lines = [line.partition(":") for text in texts for line in text.splitlines()]
+    names = [value.strip() for name, _, value in lines if name == "Model"]
+    return {"machine.cores": len(os.sched_getaffinity(0)), "machine.gpus": names}
 
 
 def _host_bytes() -> int:

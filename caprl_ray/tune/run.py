@@ -18,14 +18,14 @@ from caprl_ray.recipe.engine_arguments import recorded, shown
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune import scores, settings
-from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured
+from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured, passes
 from caprl_ray.tune.outcome import Outcome
+from caprl_ray.tune.replica import machine
 from caprl_ray.tune.search import fitting, search
 from caprl_ray.tune.settings import Setting
 from caprl_ray.tune.state import TUNED, Measurement, State
 
 MINUTES, SECONDS = 10.0, 10.0
-DRIVER = Path("/proc/driver/nvidia/gpus")  # where the driver tells the names of a machine's GPUs
 
 
 def tune(
@@ -85,7 +85,7 @@ def tune(
             found=found,
             price=recipe.replicas.price if price is None else price,
             images=seen.rows.num_rows,
-            conditions=conditions,
+            conditions=conditions | state.machine,
         )
         state.write(TUNED, outcome.file() if outcome.winner else None)
     if score is None:
@@ -119,19 +119,12 @@ def _conditions(recipe: Recipe) -> dict[str, Any]:
     if os.environ.get("RAY_ADDRESS"):
         found["machine"] = "cluster"
     else:
-        found |= {"machine.cores": len(os.sched_getaffinity(0)), "machine.gpus": list(_gpu_names())}
+        found |= machine()
     return fingerprint(job) | {"input.paths": recipe.input.paths} | found
 
 
-def _gpu_names() -> list[str]:
-    """The names of this machine's GPUs, as its driver has them."""
-    texts = [file.read_text(encoding="utf-8") for file in sorted(DRIVER.glob("*/information"))]
-    lines = [line.partition(":") for text in texts for line in text.splitlines()]
-    return [value.strip() for name, _, value in lines if name == "Model"]
-
-
 def _measure(state: State, sample: Sample, setting: Setting, seconds: float, limit_s: float) -> Measurement:
-    """Measure a setting, or take what was measured before."""
+    """Measure a setting, or take what was measured before. Raises RecipeError on another machine than before."""
     before = state.load(setting.name, seconds)
     if before and not before.worth_another_try(limit_s):
         _say(f"{_line(before)} (from before)")
@@ -146,7 +139,9 @@ def _measure(state: State, sample: Sample, setting: Setting, seconds: float, lim
         if why is None:
             raise
         limit = limit_s if isinstance(error, OutOfTime) else None
-        found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why, limit)
+        once = before is None and passes(error)
+        found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why, limit_s=limit, passing=once)
+    state.same_machine(sample.machine)
     if not found.failure or setting.changes:  # what is wrong with the recipe itself may be mended
         state.keep(found)
     _say(_line(found))

@@ -57,7 +57,7 @@ class Found:
         results: the longest measurement of each setting, and how long it was.
         before: those of the recipe, by how long they were.
         left: settings that were not measured.
-        confirmed: whether recipe and best were measured once more.
+        confirmed: whether recipe and best were measured once more, and both worked.
     """
 
     default: Setting
@@ -184,12 +184,17 @@ class _Search:
         return best
 
     def _confirm(self, seconds: float) -> None:
-        """Measure the recipe and the fastest setting once more, if there is time for both."""
-        best = self._found.best
-        if best is None or self._left_s < (1 + best.copies) * self._overhead_s + 2 * seconds:
-            return
-        for one in (self._found.default, best):
-            self._found.confirmed = self._try(one, seconds)
+        """Measure the recipe and the fastest setting once more, if there is time for both. Where that setting fails
+        now, the next fastest one takes its place."""
+        found, todo = self._found, [self._found.default]
+        while found.best and self._left_s >= _needed_once([*todo, found.best], self._overhead_s, seconds):
+            if not all(self._try(one, seconds) for one in [*todo, found.best]):
+                return
+            if found.rate(found.best):
+                found.confirmed = seconds in found.before
+                return
+            found.best = next(iter(self._ranked([setting for setting, *_ in found.results.values()])), None)
+            todo = []  # the recipe was measured
 
     def _ranked(self, settings: Sequence[Setting]) -> list[Setting]:
         """Those that write the same as the recipe and are faster, the fastest first."""

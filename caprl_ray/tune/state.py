@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -16,7 +17,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.tune.measuring import Seen
 from caprl_ray.tune.settings import Setting
 
-CONDITIONS, MEASURED, TUNED, LOCK = "conditions.json", "measured", "tuned.yaml", ".lock"
+CONDITIONS, MACHINE, MEASURED, TUNED, LOCK = "conditions.json", "machine.json", "measured", "tuned.yaml", ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Measurement:
         greedy: greedy captions of the first images of the sample.
         failure: why it failed; empty if it did not.
         limit_s: the time limit that it did not meet, if that is why.
+        passing: whether it may work the next time; it has failed in this way once.
     """
 
     setting: str
@@ -46,6 +48,7 @@ class Measurement:
     host_bytes: int | None = None
     arguments: dict[str, Any]
     limit_s: float | None = None
+    passing: bool = False
 
     @classmethod
     def of(cls, setting: Setting, seconds: float, cost_s: float, seen: Seen, arguments: dict[str, Any]) -> Self:
@@ -72,12 +75,19 @@ class Measurement:
 
     @classmethod
     def failed_with(
-        cls, setting: Setting, seconds: float, cost_s: float, failure: str, limit_s: float | None = None
+        cls,
+        setting: Setting,
+        seconds: float,
+        cost_s: float,
+        failure: str,
+        *,
+        limit_s: float | None = None,
+        passing: bool = False,
     ) -> Self:
         """A measurement that failed; for want of time if a limit is given."""
         return cls(
             setting=setting.name, seconds=seconds, cost_s=cost_s, failure=failure,
-            finished=[], greedy=[], failed={}, arguments={}, limit_s=limit_s,
+            finished=[], greedy=[], failed={}, arguments={}, limit_s=limit_s, passing=passing,
         )  # fmt: skip
 
     @cached_property
@@ -94,8 +104,8 @@ class Measurement:
         return steady([one[0] for one in self.finished], [one[column] for one in self.finished])
 
     def worth_another_try(self, limit_s: float) -> bool:
-        """Whether it was ended by a shorter time limit than this one."""
-        return self.limit_s is not None and self.limit_s < 0.9 * limit_s
+        """Whether it may work the next time, or was ended by a shorter time limit than this one."""
+        return self.passing or (self.limit_s is not None and self.limit_s < 0.9 * limit_s)
 
     def equal(self, other: "Measurement") -> tuple[int, int]:
         """How many greedy captions are those of another measurement, and of how many."""
@@ -142,6 +152,25 @@ class State:
         """Store the conditions."""
         self.write(CONDITIONS, _text(_plain(conditions)))
 
+    def same_machine(self, machine: Mapping[str, Any]) -> None:
+        """Store what the first replica's node has. Raises RecipeError for another node: its figures do not compare."""
+        if not machine:  # no replica was there
+            return
+        before = self.machine
+        if not before:
+            self.write(MACHINE, _text(dict(machine)))
+        elif before != machine:
+            raise RecipeError(
+                f"--out: {self.folder} was measured on {_said(before)}, and this replica has {_said(machine)}; run it "
+                "on such a node, or give another folder."
+            )
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the node of the measurements has; empty before the first one."""
+        file = self.folder / MACHINE
+        return _read(file) if file.exists() else {}
+
     def write(self, name: str, text: str | None) -> None:
         """Write a file whole or not at all; None removes it."""
         file = self.folder / name
@@ -167,6 +196,13 @@ class State:
 
 def _name(setting: str, seconds: float) -> str:
     return f"{MEASURED}/{blake2b(setting.encode(), digest_size=6).hexdigest()}-{seconds:g}s.json"
+
+
+def _said(machine: Mapping[str, Any]) -> str:
+    """A node in words."""
+    names = Counter(machine.get("machine.gpus") or ())
+    gpus = [f"{count} x {name}" for name, count in names.items()] or ["no GPU"]
+    return f"{', '.join(gpus)} and {machine.get('machine.cores')} cores"
 
 
 def _plain(conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,11 @@ class StatusFile:
 
 @contextmanager
 def end_told(output: Output) -> Iterator[None]:
-    """Write what ends the block into the run's last status: it may end before its first row, and after its last."""
+    """Write what ends the block into the run's last status: it may end before its first row, and after its last.
+
+    The status of an earlier run stays where this one is refused before it has one, or where the output is complete: it
+    tells what that run did and cost, which is more than that this one did nothing.
+    """
     try:
         yield
     except Exception as error:
@@ -87,27 +91,32 @@ def end_told(output: Output) -> Iterator[None]:
 def _tell_end(output: Output, error: Exception) -> None:
     storage, path, lease = output.storage, join(output.path, NAME), output.lease
     with suppress(OSError):
-        status = _last(output)
-        if not lease or lease.lost or status.ended == str(error):
+        told, own = _last(output), run_of(output)
+        if not lease or lease.lost:
             return
-        if isinstance(error, RecipeError) and output.empty():  # it leaves nothing behind
-            return
-        storage.put(path, content(replace(status, ended=str(error)), written(storage, path)))
+        if told is None or told.run.lease != own.lease:
+            if told or output.empty() if isinstance(error, RecipeError) else told and output.marked():
+                return
+            told = _nothing_done(own, told)
+        if told.ended != str(error):
+            storage.put(path, content(replace(told, ended=str(error)), written(storage, path)))
 
 
-def _last(output: Output) -> Status:
-    """The last status of the run, or one of a run that has done nothing yet."""
-    run, told = run_of(output), None
+def _last(output: Output) -> Status | None:
+    """The last status that was written, by this run or an earlier one."""
     with suppress(FileNotFoundError, NotADirectoryError, NotAStatus):
-        told = Status.parse(output.storage.read(join(output.path, NAME)))
-    if told and told.run.lease == run.lease:
-        return told
+        return Status.parse(output.storage.read(join(output.path, NAME)))
+    return None
+
+
+def _nothing_done(run: Run, earlier: Status | None) -> Status:
+    """The status of a run that has done nothing yet."""
     return Status(
         run=run,
         at=now().isoformat(timespec="seconds"),
         phase="starting",
-        before=told.done if told else 0,
-        failed_before=told.failed if told else 0,
+        before=earlier.done if earlier else 0,
+        failed_before=earlier.failed if earlier else 0,
         rates=Rates(),
         record=Record(),
     )

@@ -13,19 +13,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyroaring import BitMap
 
 from caprl_ray import cli
 from caprl_ray.caption.columns import CAPTION, CAPTIONS
 from caprl_ray.errors import SystemFailure
 from caprl_ray.export import rows, work
 from caprl_ray.export.parts import Part
-from caprl_ray.export.rows import HELD, Reader
+from caprl_ray.export.rows import HELD, Reader, UnitRows
 from caprl_ray.export.source import Source
 from caprl_ray.output import doubtful
 from caprl_ray.output.commit import CommittedRows
+from caprl_ray.output.places import Place
 from caprl_ray.output.scan import silent
+from caprl_ray.plan import UnitRef
 from caprl_ray.read.sandbox import ReadSandbox
-from caprl_ray.storage import Storage
+from caprl_ray.storage import Storage, Stored
 from tests.export.outputs import Made, make, write_shard
 
 # What makes a failed row a finished one.
@@ -167,6 +170,29 @@ def test_few_objects_are_held_and_one_that_is_too_large_for_memory_lies_on_disk(
         assert {one.in_memory for one in held._held.values()} == {not on_disk}
         assert (pa.total_allocated_bytes() <= before) == on_disk
         assert not list(disk.iterdir())
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(SystemFailure, match=rf"^{disk}: No space left on device; .* name another folder in TMPDIR"):
+        list(Reader(Storage()).rows(units[0], source.schema))
+
+
+def test_an_object_is_forgotten_when_its_rows_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = pa.schema({**dict.fromkeys(["unit", "index", "attempts"], pa.int64()), "caption": pa.string()})
+    count, each, size = 40, 10, 10_000
+
+    def read(_: Reader, stored: Stored, schema: pa.Schema) -> rows._Object:
+        first = each * int(stored.path)
+        table = pa.table([[0] * each, range(first, first + each), [1] * each, ["x" * size] * each], schema=schema)
+        return rows._Object.of(stored.path, table)
+
+    monkeypatch.setattr(Reader, "_read", read)
+    places = [Place(stored=Stored(path=str(n), size=1, version=""), first=each * n) for n in range(count)]
+    ref = UnitRef(unit=0, kind="files", rows=None, bytes=0, object=places[0].stored, row_group=0, offset=0)
+    unit = UnitRows(ref=ref, kept=BitMap(range(count * each)), places=places, rows=count * each, finished=0, failed=0)
+    before, most = pa.total_allocated_bytes(), 0
+    for table in Reader(Storage()).rows(unit, schema):
+        del table
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < (HELD + 4) * each * size * 1.5, "as many as are held, not all of a unit"
 
 
 @pytest.mark.parametrize("form", [["webdataset"], ["hf", "--images", "--license", "other"]])

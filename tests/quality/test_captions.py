@@ -40,3 +40,6 @@ def test_the_checks_reach_their_goals_on_captions_that_they_were_not_made_on(loa
     for check in ("loop", "refusal", "garbage", "language"):
         assert figures[f"{check}_precision"] >= 0.98 and figures[f"{check}_recall"] >= 0.95, check
     assert [i["kind"] for i in items if not i["labels"] and quality.flags(i)] == []
+    near = [i for half in ("tuning", "held_out") for i in quality.items(half) if i["kind"] == "near_language"]
+    missed = [(i["language"], i["text"][:40]) for i in near if "language" not in quality.flags(i)]
+    assert len(near) >= 20 and not missed, "captions in a language that is near the wanted one"

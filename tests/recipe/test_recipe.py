@@ -118,6 +118,19 @@ def test_an_unknown_field_is_named_beside_those_of_its_section(
     assert known in str(error.value).partition(" has ")[2].rstrip(".").split(", ")
 
 
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    twice = "model: {engine: {seed: 1}}\nreplicas: {gpus: 0}\nmodel: {engine: {dtype: half}}\n"
+    (tmp_path / "more.yaml").write_text(twice)
+    with pytest.raises(RecipeError) as error:
+        load(recipe_file(tmp_path), [str(tmp_path / "more.yaml")])
+    said = "the recipe is not valid YAML (the key model stands twice in line 3, column 1)."
+    assert str(error.value) == f"{tmp_path}/more.yaml: {said}"
+    with pytest.raises(RecipeError, match="the key seed stands twice in line 1"):
+        load(recipe_file(tmp_path), ["model.engine={seed: 1, seed: 2}"])
+    merged = "input: {paths: [x]}\noutput: &o {path: a}\nquality: {checks: {<<: {loop: keep}, loop: fail}}\n"
+    assert load(recipe_file(tmp_path, merged)).quality.checks == {"loop": "fail"}, "what << brings may be given again"
+
+
 @pytest.mark.parametrize("missing", ["input", "output"])
 def test_what_has_no_default_must_be_given(missing: str) -> None:
     with pytest.raises(RecipeError, match=f"^{missing}: missing"):

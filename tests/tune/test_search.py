@@ -94,15 +94,28 @@ def test_the_recipe_stays_where_nothing_is_faster() -> None:
     assert not faster(Estimate(value=1.04, error=None)) and faster(Estimate(value=1.06, error=None))
 
 
-def test_a_winner_that_fails_when_it_is_measured_again_is_none() -> None:
-    class Once(Machine):
-        def __call__(self, setting: Setting, seconds: float, limit_s: float) -> Result:
-            if seconds > SECONDS and setting.name == "a":
-                self.factors = {"a": None}
-            return super().__call__(setting, seconds, limit_s)
+class FailsLater(Machine):
+    """Of this machine some settings work only in the first round."""
 
-    found = Once({"a": 2.0}).search([setting("a", "a")], 600.0)
-    assert found.best and found.gain(found.best) is None and not faster(found.gain(found.best))
+    def __init__(self, factors: Mapping[str, float | None], *later: str) -> None:
+        super().__init__(factors)
+        self.later = later
+
+    def __call__(self, setting: Setting, seconds: float, limit_s: float) -> Result:
+        found = super().__call__(setting, seconds, limit_s)
+        return Result(None, found.cost_s) if seconds > SECONDS and setting.name in self.later else found
+
+
+def test_a_winner_that_fails_when_it_is_measured_again_is_none_and_the_next_one_takes_its_place() -> None:
+    offered = [setting("a", "x"), setting("b", "x")]
+    found = FailsLater({"a": 2.0}, "a").search(offered[:1], 600.0)
+    assert found.best is None and not found.confirmed
+    machine = FailsLater({"a": 2.0, "b": 1.5}, "a")
+    found = machine.search(offered, 600.0)
+    assert found.best is offered[1] and found.confirmed and faster(found.gain(offered[1]))
+    assert machine.measured[-3:] == [("default", 20.0), ("a", 20.0), ("b", 20.0)]
+    found = FailsLater({"a": 2.0}, "default").search(offered[:1], 600.0)
+    assert found.best is offered[0] and not found.confirmed, "there is nothing to compare with"
 
 
 def test_without_time_nothing_is_begun_and_it_is_said_what_is_left() -> None:

@@ -7,8 +7,9 @@ import pytest
 from caprl_ray.caption.fingerprint import fingerprint
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe import vllm_names
-from caprl_ray.recipe.load import parse
+from caprl_ray.recipe.load import apply_override, parse
 from caprl_ray.recipe.sections import Recipe
+from caprl_ray.tune.outcome import overrides
 from caprl_ray.tune.settings import Setting, combined, offered, with_changes
 
 ON_GPU = {"max_num_batched_tokens": 8192, "max_num_seqs": 512}
@@ -36,6 +37,15 @@ def test_exactly_what_changes_the_fingerprint_may_change_captions() -> None:
         assert (fingerprint(setting.recipe, model) == fingerprint(asked, model)) is not bool(setting.captions)
         assert setting.recipe == with_changes(asked, setting.changes) != asked
         assert bool(setting.note) is bool(setting.captions)
+        told: dict[str, Any] = {}
+        for word in overrides(setting.changes):
+            apply_override(told, word)
+        assert told == setting.changes, "tuned.yaml names it in words that follow a recipe"
+    assert list(overrides(settings["kv_cache_dtype=fp8"].changes)) == ["model.engine.kv_cache_dtype=fp8"]
+    assert list(overrides({"model": {"engine": {"dtype": "on", "x": {}}}})) == [
+        'model.engine.dtype="on"',
+        "model.engine.x={}",
+    ]
     assert {"max_num_batched_tokens=16384", "max_num_seqs=256", "async_scheduling=false"} < settings.keys()
 
 

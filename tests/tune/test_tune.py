@@ -1,22 +1,29 @@
 """`caprl-ray tune`: settings are measured by replicas of their own, and the fastest is written to be merged."""
 
 import json
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 from caprl_ray import cli
 from caprl_ray.commands.demo import demo_recipe, render_dataset
+from caprl_ray.engines.protocol import EngineDied
 from caprl_ray.engines.stub import EXIT
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.models.resolve import ModelRef
-from caprl_ray.recipe.load import load
+from caprl_ray.recipe.load import load, parse
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.tune import settings
-from caprl_ray.tune.measuring import OutOfTime, failure
+from caprl_ray.tune import run, settings
+from caprl_ray.tune.measuring import OutOfTime, Seen, failure
+from caprl_ray.tune.replica import DiedStarting
+from caprl_ray.tune.state import State
 
 # The stub answers through a process of its own, row by row, or at once.
 SLOW, FAST = ({"model": {"engine": {"distributed_executor_backend": name}}} for name in ("mp", "uni"))
@@ -26,6 +33,11 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "dies": ({"prompt": {"user": EXIT}}, ""),
     "other words": (FAST | {"prompt": {"user": "Other words."}}, "another prompt"),
 }
+
+
+SEEN = Seen(
+    start_s=1, first_caption_s=1, finished=[(0, 0, 0), (1, 8, 80)], greedy=["a"], loads=[], arguments={}, failed={}
+)
 
 
 def offered(recipe: Recipe, model: ModelRef, arguments: dict[str, Any]) -> list[settings.Setting]:
@@ -91,10 +103,11 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     text = Path("r-tune/tuned.yaml").read_text()
     assert yaml.safe_load(text) == FAST and "with 40 images" in text
     unwrapped = " ".join(text.replace("#", " ").split())
-    assert '#prompt: {"user": "Other words."}' in text and "0 of 40 greedy captions are equal" in unwrapped
+    assert "0 of 40 greedy captions are equal" in unwrapped
+    words = shlex.split(text.splitlines()[-1].removeprefix("# "))
+    both = load("r.yaml", ["r-tune/tuned.yaml", *words])
+    assert both.prompt.user == "Other words." and both.model.engine == FAST["model"]["engine"], "nothing is lost"
 
-    (one,) = (path for path in Path("r-tune/measured").iterdir() if '"dies"' in path.read_text())
-    one.unlink()
     capsys.readouterr()
     assert cli.main([*command[:-1]]) == 0
     again = capsys.readouterr()
@@ -122,6 +135,50 @@ def test_what_cannot_be_tuned_is_refused_in_a_sentence(
         assert cli.main(["tune", "r.yaml", *wrong]) == 2
         assert said in capsys.readouterr().err
     assert not Path("r-tune").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (ray.exceptions.RayActorError(), 2),
+        (ray.exceptions.OutOfMemoryError("full"), 2),
+        (EngineDied("gone"), 2),
+        (DiedStarting("model.source: x did not start (no memory)."), 2),
+        (SystemFailure("model.source: x did not start (seed: no number)."), 1),
+        (RecipeError("quality.checks: nowhere is no check."), 1),
+    ],
+)
+def test_what_may_pass_is_measured_once_more_and_other_failures_are_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    tried: list[float] = []
+
+    def measured(*arguments: Any) -> None:
+        tried.append(arguments[-1])
+        raise ray.exceptions.RayTaskError("measure", "", error) if isinstance(error, EngineDied) else error
+
+    monkeypatch.setattr(run, "measured", measured)
+    recipe = parse({"input": {"paths": ["x"]}, "output": {"path": "y"}})
+    setting = settings.Setting(name="dies", knobs=frozenset(), changes=FAST, recipe=recipe)
+    sample = SimpleNamespace(machine={})
+    for _ in range(4):  # as often as the command is given
+        with State(tmp_path / "tune") as state:
+            assert run._measure(state, sample, setting, 1.0, 90.0).failure  # type: ignore[arg-type]
+    assert len(tried) == tries
+
+
+def test_measurements_of_different_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "measured", lambda *_: SEEN)
+    recipe = parse({"input": {"paths": ["x"]}, "output": {"path": "y"}})
+    one, two = (settings.Setting(name=n, knobs=frozenset(), changes=FAST, recipe=recipe) for n in "ab")
+    here = {"machine.cores": 8, "machine.gpus": ["NVIDIA H200"] * 2}
+    with State(tmp_path / "tune") as state:
+        assert not run._measure(state, SimpleNamespace(machine=here), one, 1.0, 90.0).failure  # type: ignore[arg-type]
+    with State(tmp_path / "tune") as state:
+        there = SimpleNamespace(machine=here | {"machine.gpus": ["NVIDIA L4"]})
+        with pytest.raises(RecipeError, match="on 2 x NVIDIA H200 and 8 cores, and this replica has 1 x NVIDIA L4 and"):
+            run._measure(state, there, two, 1.0, 90.0)  # type: ignore[arg-type]
+        assert state.load("a", 1.0) and not state.load("b", 1.0) and state.machine == here
 
 
 def test_only_what_says_something_of_a_setting_is_a_failure_of_it() -> None:

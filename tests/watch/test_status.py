@@ -213,6 +213,13 @@ def test_what_ends_a_run_before_its_first_row_and_after_its_last_stands_in_its_s
                 raise SystemFailure("too many rows failed")
             told = Status.parse(path.read_bytes())
             assert (told.ended, told.before, told.run.lease) == ("too many rows failed", before, own.number)
+        earlier = json.dumps(changed(run=dataclasses.replace(RUN, lease=own.number - 1), ended="").plain())
+        for error, complete in (RecipeError("--again: no condition"), False), (SystemFailure("no GPU"), True):
+            path.write_text(earlier)
+            (tmp_path / "out" / "_SUCCESS").write_text("{}") if complete else None
+            with pytest.raises(type(error)), end_told(output):
+                raise error
+            assert path.read_text() == earlier, "what the earlier run did and cost stays"
 
 
 def test_a_driver_of_this_machine_that_is_gone_has_died_at_once() -> None:
