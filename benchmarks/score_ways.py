@@ -147,26 +147,28 @@ def caprl_ray(folder: Path, out: Path) -> None:
     measuring = measure_cpu(out, sum(counts))
     pipeline.run(scoring)
     measuring.join()
-    rows = pq.read_table(out / "scores" / "data", columns=["key", "answers"]).to_pylist()
-    keep(out, [(row["key"], answer) for row in rows for answer in row["answers"]])
+    rows = pq.read_table(out / "scores" / "data", columns=["image_questions", "answers"]).to_pylist()
+    keep(out, [(row["image_questions"], answer) for row in rows for answer in row["answers"]])
 
 
 def measure_cpu(out: Path, prompts: int) -> threading.Thread:
     """Write, in the background, the CPU seconds of all processes of this way from READY to the last answer."""
 
-    def spent() -> float:
-        seconds = 0.0
+    def spent() -> dict[int, float]:
+        seconds = {}
         for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
             with suppress(psutil.Error):
-                seconds += sum(process.cpu_times()[:2])
+                seconds[process.pid] = sum(process.cpu_times()[:2])
         return seconds
 
     def watch() -> None:
         wait_for(out / READY)
         before = spent()
+        last = dict(before)  # of each process as it was last seen: replicas end with the last answer
         while sum(rows for _, rows in moments(out / FINISHED)) < prompts:
             time.sleep(0.2)
-        (out / CPU).write_text(f"{spent() - before:.3f}")
+            last |= spent()
+        (out / CPU).write_text(f"{sum(last.values()) - sum(before.values()):.3f}")
 
     watching = threading.Thread(target=watch, name="cpu", daemon=True)
     watching.start()
