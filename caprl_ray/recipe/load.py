@@ -24,13 +24,13 @@ class UniqueKeys(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As PyYAML, before `<<` brings the keys of other mappings, which may be given again."""
         node = super().compose_mapping_node(anchor)
-        known = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in known:
+        known: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in known:
                 raise yaml.composer.ComposerError(
                     problem=f"the key {key.value} stands twice", problem_mark=key.start_mark
                 )
-            known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            known.add(key.value)
         return node
 
 

@@ -141,8 +141,8 @@ def _measure(state: State, sample: Sample, setting: Setting, seconds: float, lim
         limit = limit_s if isinstance(error, OutOfTime) else None
         once = before is None and passes(error)
         found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why, limit_s=limit, passing=once)
-    state.same_machine(sample.machine)
     if not found.failure or setting.changes:  # what is wrong with the recipe itself may be mended
+        state.same_machine(sample.machine)
         state.keep(found)
     _say(_line(found))
     return found
