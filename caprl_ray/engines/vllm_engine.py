@@ -144,7 +144,7 @@ class VllmEngine:
         Raises SystemFailure if something of it does not fit, EngineDied if its core died while it started.
         """
         if recipe.replicas.gpus == 0:
-            _prepare_environment()
+            _prepare_environment(spared=0 if recipe.text_only else 1)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         reaper = Reaper()
@@ -330,16 +330,17 @@ def _time_limit(reaper: Reaper) -> Iterator[None]:
         started.set()
 
 
-def _prepare_environment() -> None:
+def _prepare_environment(spared: int) -> None:
     """Set what vLLM reads from the environment on a CPU. The user's own values stay, except the number of threads.
 
-    If no cores are reserved for the engine, one is left to the rest of the pipeline, as vLLM does for its worker
-    process. Ray has already set the variable to the cores that the actor reserves, so its value here means nothing.
+    If no cores are reserved for the engine, `spared` are left to the rest of the pipeline: one where images are
+    decoded, as vLLM leaves one to its worker process, and none where only texts are answered. Ray has already set the
+    variable to the cores that the actor reserves, so its value here means nothing.
     """
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
-        threads = len(cores.kept()) or len(os.sched_getaffinity(0)) - 1
+        threads = len(cores.kept()) or len(os.sched_getaffinity(0)) - spared
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
 
 
