@@ -178,7 +178,7 @@ def test_the_first_signal_ends_a_command_whose_store_has_stopped_answering(
         try:
             assert asked.wait(60)
             process.send_signal(number)
-            _, said = process.communicate(timeout=10)
+            _, said = process.communicate(timeout=40)  # the store is silent for 100
         finally:
             process.kill()
             ended.set()

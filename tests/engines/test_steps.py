@@ -14,6 +14,7 @@ from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.engines.vllm_engine import VllmEngine
 
 WORDS = ["a ", "red ", "circle"]
+TOKENIZER = SimpleNamespace(get_added_vocab=dict, encode=lambda *_, **__: [])
 PICTURE = Picture(pixels=memoryview(bytes(3 * 28 * 28)), width=28, height=28)
 
 
@@ -48,7 +49,7 @@ def output(text: str, tokens: list[int], last: bool) -> Any:
 
 def captions(llm: Llm, count: int) -> tuple[list[Completion], int]:
     async def run() -> tuple[list[Completion], int]:
-        processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
+        processor: Any = SimpleNamespace(image_processor=None, tokenizer=TOKENIZER)
         none: Any = None
         chat = ChatFormat(prefix="", suffix="")
         engine = VllmEngine(
@@ -91,7 +92,7 @@ def test_on_a_cpu_a_long_step_is_progress_while_the_core_computes_and_on_a_gpu_i
             return self.seconds
 
     async def run(on_cpu: bool) -> list[int]:
-        processor: Any = SimpleNamespace(image_processor=None, tokenizer=SimpleNamespace(get_added_vocab=dict))
+        processor: Any = SimpleNamespace(image_processor=None, tokenizer=TOKENIZER)
         reaper: Any = Computing()
         chat = ChatFormat(prefix="", suffix="")
         engine = VllmEngine(
