@@ -18,12 +18,12 @@ from typing import Any
 from captioning import run_pipeline, substitute
 
 from caprl_ray import pipeline
-from caprl_ray.caption import stage, start
 from caprl_ray.cluster import internals, local
 from caprl_ray.engines import concurrency
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
+from caprl_ray.replica import actor, start
 from caprl_ray.watch import around, reporter
 from caprl_ray.watch.batch import Batch
 
@@ -128,8 +128,8 @@ def unseen() -> None:
         counter.add.remote(Batch(rows=rows.num_rows, codes=list(rows["code"].drop_null().to_pylist())))
         return rows
 
-    substitute(stage, "counted", bare)
-    substitute(stage, "Meter", lambda engine, places: engine)
+    substitute(actor, "counted", bare)
+    substitute(actor, "Meter", lambda engine, places: engine)
     substitute(start.Replica, "load", lambda replica: None)
 
 
