@@ -143,6 +143,12 @@ def test_the_real_engine_reads_what_captions_say(tmp_path: Path, capsys: pytest.
             assert answer["raw"].strip() == answer["parsed"] == letters[np.argmax(answer["logprobs"])]
 
 
+def test_questions_are_not_taken_from_the_output_of_another_job(tmp_path: Path) -> None:
+    path = recipe(tmp_path, str(output_of_a_caption_run(tmp_path / "captions")))
+    with pytest.raises(RecipeError, match=r"^score\.questions: .* the job caption, not questions"):
+        score_job(load_as(ScoreRecipe, path))
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
