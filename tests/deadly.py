@@ -1,4 +1,4 @@
-"""Storage whose streams end the process, as a page does that crashes Arrow: the bytes that are read say so."""
+"""Storage whose streams end the process at certain bytes, as a page that crashes Arrow does."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ DEEDS: Final[dict[bytes, Callable[[], Any]]] = {
 
 
 class DeadlyStorage(Storage):
-    """The real storage, but for streams of the input. Notes each deed with its process in the file `notes`."""
+    """The real storage, except for streams of the input. Notes each death and its process in the file `notes`."""
 
     notes = ""
 

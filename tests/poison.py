@@ -1,4 +1,4 @@
-"""A `prepare` that some images crash or hang, as a fault in a decoder written in C does: they say so in their bytes."""
+"""A `prepare` that crashes or hangs when an image's bytes say so, as a faulty decoder written in C would."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ DEEDS: Final[dict[bytes, Callable[[], Any]]] = {
 
 
 def prepare(image: bytes, *, notes: str | None = None, **settings: Any) -> Prepared:
-    """The real `prepare` after what the image says; where it says something, `notes` gets a line with it and our id."""
+    """Do what the image says and add a line with it and our process id to `notes`; then run the real `prepare`."""
     for words, deed in DEEDS.items():
         if image.endswith(words):
             note(notes, f"{words.decode()} {os.getpid()}")

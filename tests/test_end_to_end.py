@@ -117,7 +117,7 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
     head, scenes, starting, *lines = run.stderr.splitlines()
     assert head == f"caprl-ray {__version__}: caption {tmp_path / 'recipe.yaml'}, output {tmp_path / 'out'}"
     assert "embedded describes only its own rendered scenes" in scenes
-    assert starting == "caprl-ray: starting Ray on this machine ...", "nobody waits for a minute without a word"
+    assert starting == "caprl-ray: starting Ray on this machine ...", "a minute passes without a line"
     assert not [line for line in lines if " failed" not in line], "only lines of progress"
     assert emptied(empty_home), list(empty_home.rglob("*"))
     engines = [one for one in seen.values() if one.engine]

@@ -175,7 +175,7 @@ def test_a_submitted_job_captions_everything_and_shows_no_secret(head: Head, ima
 
 
 def check_metrics(metrics: dict[str, dict[str, float]]) -> None:
-    """Everything that is emitted was found while the run went on, but what this run had none of."""
+    """Every emitted metric was found during the run, except those that this run had no values for."""
     without = {"caprl_ray_flags_total", "caprl_ray_gpu_seconds_total"}
     found = {name.removeprefix("ray_") for name in metrics if name.startswith("ray_caprl_ray_")}
     assert found == NAMES - without

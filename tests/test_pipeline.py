@@ -303,7 +303,7 @@ def test_fields_that_are_adopted_may_differ_and_the_output_remembers(images: Pat
         pipeline.run(caption_job(stub_recipe([images / "files"], tmp_path / "out")))
 
 
-def test_what_is_new_is_captioned_only_on_demand_and_the_rest_is_left_alone(images: Path, tmp_path: Path) -> None:
+def test_new_input_is_captioned_only_on_demand_and_finished_rows_are_left_alone(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "growing"
     folder.mkdir()
     paths = sorted((images / "files").iterdir())

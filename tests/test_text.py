@@ -1,4 +1,4 @@
-"""Plain text: nothing that a terminal, a parser or UTF-8 would stumble over, and everything else as it was."""
+"""Plain text: characters that harm a terminal, a parser or UTF-8 are removed. The rest stays as it was."""
 
 import unicodedata
 

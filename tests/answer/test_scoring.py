@@ -203,7 +203,7 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     assert "score.seed was 0 and is 1" in capsys.readouterr().err
 
 
-def test_what_is_wrong_is_one_sentence_before_anything_starts(
+def test_a_wrong_recipe_is_refused_in_one_sentence_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output_of_a_caption_run(tmp_path / "captions")

@@ -1,4 +1,4 @@
-"""Which of several captions is kept, and what that has brought."""
+"""The best of several captions is kept, and the gain is summed up."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -42,12 +42,12 @@ def test_severe_flags_count_first_then_the_score_then_mild_flags_then_the_order(
     assert kept((["truncated"], 0.1), (["garbage"], 1.0)) == 0, "the less severe one"
     assert kept((["url"], 0.9), ([], 0.5)) == 0, "a mild flag is no reason to keep a worse caption"
     assert kept((["url"], 0.5), ([], 0.5)) == 1
-    assert kept(([], None), ([], 0.0)) == 1, "what was not judged is not better than what is worth nothing"
+    assert kept(([], None), ([], 0.0)) == 1, "a caption without a score is no better than one with score 0"
     assert kept((["url"], None), ([], None), ([], None)) == 1, "without scores: the first with the least severe flags"
 
 
 class Reader:
-    """Answers by the stub's rule, and refuses what a word asks for."""
+    """Answers by the stub's rule, and refuses captions with a certain word."""
 
     control_tokens: Sequence[str] = ()
 

@@ -1,4 +1,4 @@
-"""What changes captions is in the fingerprint, and what does not is not."""
+"""The fingerprint holds everything that changes captions, and nothing else."""
 
 from typing import Any
 

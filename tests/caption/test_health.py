@@ -1,4 +1,4 @@
-"""A replica whose captions fail a check far too often is found, and what becomes of it."""
+"""A replica whose captions fail a check far too often is found and replaced."""
 
 from caprl_ray.caption.health import LEAST, Health
 from caprl_ray.watch.sick import REPLACED_ON_NODE, Sick

@@ -1,4 +1,4 @@
-"""What is wrong with the section `score` of a caption recipe is one sentence, before Ray starts."""
+"""A wrong section `score` in a caption recipe is refused in one sentence before Ray starts."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def document(folder: Path, **score: Any) -> dict[str, Any]:
     }
 
 
-def test_what_is_wrong_with_questions_or_readers_is_said_before_anything_starts(
+def test_wrong_questions_and_readers_are_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "images" / "a").mkdir(parents=True)

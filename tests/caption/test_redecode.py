@@ -102,7 +102,7 @@ def test_a_retry_that_fails_costs_nothing() -> None:
         caption(Engine((GOOD, "length"), SystemFailure("The engine died."), "never"))
 
 
-def test_what_the_recipe_says_is_done() -> None:
+def test_a_caption_that_stays_flagged_is_kept_trimmed_or_failed_as_the_recipe_says() -> None:
     assert caption(Engine((GOOD, "length")), checks={"truncated": "keep"}).decode.flags == ("truncated",)
     assert caption(Engine((GOOD, "length")), checks={"truncated": "off"}).decode.flags == ()
     assert caption(Engine((GOOD, "length")), retries=[]).decode.flags == ("truncated",)
@@ -183,7 +183,7 @@ def test_a_default_retry_may_equal_the_sampling() -> None:
     parse({"input": {"paths": ["in"]}, "output": {"path": "out"}, "sampling": RETRIES[0]})
 
 
-def test_what_a_stopped_loop_saves_is_what_was_left_of_its_tokens() -> None:
+def test_a_stopped_loop_saves_the_tokens_that_it_had_left() -> None:
     kept = caption(Engine(("a a a", "repetition"), ("b b", "repetition"), GOOD))
     assert (kept.decode.text, kept.saved) == (GOOD, 100 - 3 + 100 - 2)
     assert caption(Engine((LOOP, "length"), GOOD, GOOD)).saved == 0

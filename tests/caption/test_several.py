@@ -100,7 +100,7 @@ def test_one_caption_has_no_column_of_several() -> None:
         ({"sampling": {"n": 0}}, "sampling.n"),
     ],
 )
-def test_what_cannot_work_is_refused(sections: dict[str, Any], said: str) -> None:
+def test_prompts_and_numbers_that_cannot_work_are_refused(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError) as refused:
         recipe(**sections)
     assert said in str(refused.value)

@@ -114,7 +114,7 @@ class Trigger:
             return self._chance.choice(STORAGE_FAULTS) if fault else None
 
     def look(self) -> None:
-        """Kill what had no victim at its point."""
+        """Repeat the kills that found no victim at their point."""
         with self._lock:
             self._strike_due()
 

@@ -1,4 +1,4 @@
-"""What `caprl-ray demo` leaves behind: a recipe that runs as it is, and commands that work."""
+"""`caprl-ray demo` leaves a recipe that runs as it is, and prints commands that work."""
 
 import re
 import shlex

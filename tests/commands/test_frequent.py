@@ -1,4 +1,4 @@
-"""The sample of `plan --duplicates`: what stands in the input again and again, without Ray."""
+"""`plan --duplicates` samples an input and finds the images that it repeats. No Ray is needed."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def test_a_whole_input_is_counted_exactly(images: Path, tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", ["files", "shards", "table"])
-def test_a_sample_is_spread_is_the_same_each_time_and_holds_what_is_frequent(
+def test_a_sample_is_spread_is_the_same_each_time_and_holds_frequent_images(
     images: Path, tmp_path: Path, kind: str
 ) -> None:
     found = frequent(recipe_of(images / kind, tmp_path), 240)
@@ -87,7 +87,7 @@ def test_the_stored_plan_is_sampled_and_what_is_listed_counts_apart(images: Path
     assert found.override() == f"input.placeholders=[{sha256(GONE).hexdigest()},{sha256(OLD).hexdigest()}]"
 
 
-def test_what_cannot_be_read_counts_as_no_image(images: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_not_counted(images: Path, tmp_path: Path) -> None:
     whole = (images / "shards" / "000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: 1024 * 20 + 100])
     found = frequent(recipe_of(tmp_path / "cut.tar", tmp_path / "out"))

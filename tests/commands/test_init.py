@@ -1,4 +1,4 @@
-"""`caprl-ray init`: a recipe that can be planned as it is, and the sentence where none can be written."""
+"""`caprl-ray init`: it writes a recipe that can be planned as it is, or says in one sentence why it cannot."""
 
 import re
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_the_output_is_not_inside_the_input(here: Path, monkeypatch: pytest.Monk
         (["storage.region=x"], "init: name the input before overrides"),
     ],
 )
-def test_what_no_recipe_can_be_written_for_is_said_in_a_sentence(
+def test_an_input_that_fits_no_recipe_is_refused_in_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     assert main(["init", *arguments]) == 2

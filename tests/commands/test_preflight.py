@@ -1,4 +1,4 @@
-"""`preflight`: a sample of the whole input, what a run would refuse, and nothing left behind."""
+"""`preflight` tries a sample of the whole input, refuses what a run refuses, and leaves nothing behind."""
 
 import json
 from pathlib import Path

@@ -81,7 +81,7 @@ def test_intervals_hold_nine_times_of_ten(alike: float, spread: float, even: boo
     assert all(0.85 <= part <= 0.99 for part in hits / TRIALS), hits / TRIALS
 
 
-def test_what_was_read_whole_is_no_estimate() -> None:
+def test_units_that_were_read_whole_are_counted_and_not_estimated() -> None:
     strata = Strata(100)
     strata.add(unit(0, 1000, 4))
     (drawn,) = strata.drawn(Storage())

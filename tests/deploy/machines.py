@@ -1,4 +1,4 @@
-"""What both cluster manifests are held against: EC2's machines, this checkout's versions, what must be in neither."""
+"""Facts for checking both cluster manifests: EC2's machines, this checkout's versions, and forbidden texts."""
 
 import re
 import tomllib
@@ -51,7 +51,7 @@ OWN = {
 
 
 def foreign(manifest: object) -> list[str]:
-    """What in a manifest belongs to one account or is a secret."""
+    """The texts of a manifest that belong to one account or are secret."""
     return [f"{what}: {text}" for text in texts(manifest) for what, form in OWN.items() if re.search(form, text)]
 
 
@@ -85,7 +85,7 @@ def recipe_of(command: str) -> Recipe:
     return load(ROOT / path, overrides)
 
 
-# What the pipeline asks of Ray, and how many nodes of which type that buys where there are none yet.
+# The pipeline's requests, and how many nodes of each type Ray starts for them where there are none yet.
 READ, PREPARE, REPLICA = {"CPU": READ_CPUS}, {"CPU": 1}, {"GPU": 1}
 PURCHASES = {
     "nothing": ([], {}),
@@ -98,7 +98,7 @@ PURCHASES = {
 
 
 def bought(config: dict[str, Any], demand: list[tuple[dict[str, float], int]]) -> dict[str, int]:
-    """What Ray's autoscaler would start for so many requests each, on a cluster that has only its head."""
+    """The nodes that Ray's autoscaler would start for so many requests each, on a cluster with only a head."""
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil

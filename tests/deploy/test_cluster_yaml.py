@@ -1,6 +1,6 @@
-"""cluster.yaml is one that Ray's launcher accepts, and what Ray does not look at holds too.
+"""Ray's launcher accepts cluster.yaml, and the parts that Ray does not check are right too.
 
-`faults` says what is wrong with it; each rule is tried by breaking it.
+`faults` lists its faults. A test breaks each rule once.
 """
 
 import json
@@ -140,7 +140,7 @@ def _network(name: str, node: Config) -> Iterator[str]:
 
 
 def _launch(name: str, node: Config) -> Iterator[str]:
-    """What EC2's own description of the call has against it, which Ray makes with one subnet of those given."""
+    """The faults, by EC2's own description, of the call that Ray makes with one of the given subnets."""
     call = {field: value for field, value in node.items() if field != "SubnetIds"} | {"MinCount": 1, "MaxCount": 1}
     report = ParamValidator().validate(call, LAUNCH)
     if report.has_errors():
@@ -170,7 +170,7 @@ def _token(whole: Config) -> Iterator[str]:
 
 
 def starts(whole: Config) -> list[str]:
-    """What starts Ray: one command for the head, one for workers."""
+    """The commands that start Ray: one for the head, one for workers."""
     lists = whole["head_start_ray_commands"], whole["worker_start_ray_commands"]
     found = [command for commands in lists for command in commands if "ray start" in command]
     assert len(found) == 2

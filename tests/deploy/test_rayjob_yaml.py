@@ -216,7 +216,7 @@ def _pod(name: str, pod: Document) -> Iterator[str]:
 
 
 def derived(cluster: Document) -> Document:
-    """What Ray's autoscaler makes of the manifest when it runs in the head's pod."""
+    """The configuration that Ray's autoscaler derives from the manifest in the head's pod."""
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
     resource = {"metadata": {"name": "x", "namespace": "y"}, "spec": cluster}
@@ -225,7 +225,7 @@ def derived(cluster: Document) -> Document:
 
 
 def _like_cluster_yaml(cluster: Document) -> Iterator[str]:
-    """What differs between the autoscaler's view of both clusters."""
+    """The differences between the autoscaler's views of both clusters."""
     here = derived(cluster)
     there = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     if here["idle_timeout_minutes"] != there["idle_timeout_minutes"]:

@@ -1,4 +1,4 @@
-"""Every kind of input, with the names that the pages give to them, and whether what a page has joined is right."""
+"""Inputs of every kind, under the names of the pages, and checks of the pages' joins."""
 
 import random
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ LISTS: list[list[int | None] | None] = [[0, 1], None, [2, None, 3], [4]]
 
 
 def make_inputs(folder: Path) -> dict[str, Path]:
-    """Write inputs of every kind; returns what the names in capitals stand for in the pages' blocks."""
+    """Write inputs of every kind; returns a value for each name in capitals of the pages' blocks."""
     import datasets  # and so torch, which takes seconds
 
     render_dataset(folder, IMAGES)

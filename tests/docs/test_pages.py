@@ -43,7 +43,7 @@ def blocks() -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A small run over every kind of input, and what names in capitals stand for."""
+    """A small run over every kind of input, and a value for each name in capitals."""
 
     recipe: Recipe
     names: dict[str, Path]

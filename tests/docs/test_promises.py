@@ -1,4 +1,4 @@
-"""docs/promises.md names a test of every promise, and each is run by what the page says."""
+"""docs/promises.md names a test of every promise, and the page says by which target each is run."""
 
 import re
 

@@ -15,7 +15,7 @@ MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.MULTILINE)
 
 
 def texts(path: Path) -> Iterator[str]:
-    """The texts in a module. What a text fills in is an ellipsis."""
+    """The texts in a module. An ellipsis stands for each value that is filled in."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)

@@ -1,4 +1,4 @@
-"""What is under suspicion is apart from what is not, and nobody waits for ever."""
+"""Suspected requests run apart from all others, and no request waits for ever."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ COMPANY = (None, None, 3, 1)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 4)), max_size=40), st.integers(0, 40))
-def test_only_what_may_be_together_is_together(visits: list[tuple[int, int, int]], cancelled: int) -> None:
+def test_only_requests_that_may_run_together_do(visits: list[tuple[int, int, int]], cancelled: int) -> None:
     inside: list[int] = []
 
     async def visit(room: Admission, deaths: int, delay: int, stay: int) -> None:
@@ -44,7 +44,7 @@ def test_only_what_may_be_together_is_together(visits: list[tuple[int, int, int]
     asyncio.run(scenario())
 
 
-def test_any_number_is_together_that_is_not_suspected() -> None:
+def test_any_number_of_unsuspected_requests_run_together() -> None:
     async def scenario() -> None:
         room = Admission(COMPANY)
         async with room.admitted(0), room.admitted(1), room.admitted(0), asyncio.timeout(5), room.admitted(1):
@@ -53,7 +53,7 @@ def test_any_number_is_together_that_is_not_suspected() -> None:
     asyncio.run(scenario())
 
 
-def test_whoever_gives_up_waiting_takes_no_place_and_leaves_none() -> None:
+def test_a_request_that_gives_up_waiting_takes_no_place_and_leaves_none() -> None:
     async def scenario() -> None:
         room, waiting = Admission(COMPANY), asyncio.Event()
 

@@ -55,7 +55,7 @@ def test_nothing_waits_longer_than_it_may_not_even_what_is_in_no_step() -> None:
     assert chunks.pass_on(step(output("a", 4))) == {}
 
 
-def test_what_is_more_than_tokens_goes_out_at_once() -> None:
+def test_messages_with_more_than_tokens_go_out_at_once() -> None:
     chunks = Chunks(clock=Clock())
     sent = chunks.pass_on(step(output("a", 1, num_nans_in_logits=3), output("b", 2)))
     assert seen(sent) == {"a": [1]}

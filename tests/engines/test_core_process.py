@@ -1,4 +1,4 @@
-"""The process that a core is forked from has imported ahead, does not show in what the core sees, and ends."""
+"""A core is forked from a server that has all imports. It sees its parent's environment, and the server ends."""
 
 import json
 import os

@@ -69,7 +69,7 @@ def models(*names: str, owner: str = "somebody") -> Reply:
 
 
 class Service:
-    """An OpenAI-compatible service whose answers the test computes; it counts what is under way."""
+    """An OpenAI-compatible service whose answers the test computes; it counts the requests under way."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply], listed: Reply) -> None:
         self.answer, self.listed = answer, listed
@@ -175,7 +175,7 @@ def test_a_request_carries_exactly_the_prepared_pixels_and_what_the_recipe_says(
     assert body == {"model": "caprl", "temperature": 0.5, "top_p": 0.9, "max_tokens": 96, "seed": 3}
 
 
-def test_vllm_is_told_what_it_would_take_from_the_models_files_and_others_only_what_the_recipe_asks() -> None:
+def test_vllm_gets_the_sampling_that_the_models_files_would_set_and_other_services_only_the_recipes() -> None:
     with serving(lambda _: chat(), models("embedded", owner="vllm")) as service:
         captions(recipe_for(service.url), [picture()])
         captions(recipe_for(service.url, {"top_k": 5}), [picture()])
@@ -228,7 +228,7 @@ def test_a_refused_image_is_its_own_rows_failure(reply: Reply, code: str, detail
         (chat(usage={"prompt_tokens": 2**40}), "did not answer as an OpenAI-compatible"),
     ],
 )
-def test_what_every_request_would_meet_is_one_sentence_that_stops_the_run(
+def test_a_fault_of_every_request_stops_the_run_in_one_sentence(
     reply: Reply, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
@@ -274,7 +274,7 @@ def slowly(seconds: float) -> Reply:
     ids=["500", "403", "451", "504", "slow"],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["the first row", "a later row"])
-def test_what_lasts_for_one_row_is_its_own_failure(
+def test_a_fault_that_lasts_for_one_row_fails_that_row(
     fault: Callable[[], Reply], code: str, detail: str, sent: int, first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
@@ -591,7 +591,7 @@ def test_a_run_stops_at_a_refused_key_and_resumes_past_a_refused_image(tmp_path:
     assert not any("canary" in text or "Traceback" in text for text in texts)
 
 
-# What a model may write, and what is kept of it; None where that is no caption.
+# Texts that a model may write, and their stored form; None where that is no caption.
 WRITTEN: dict[Any, str | None] = {
     "<script>alert(1)</script>": "<script>alert(1)</script>",
     "=cmd|' /C calc'!A0": "=cmd|' /C calc'!A0",

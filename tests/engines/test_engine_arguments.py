@@ -1,4 +1,4 @@
-"""What vLLM is started with follows from the recipe: a CPU, a share of a GPU, several GPUs; the recipe wins."""
+"""The recipe decides vLLM's arguments: for a CPU, a share of a GPU, several GPUs. Its own arguments win."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_a_prompt_of_the_default_recipe_fits_the_default_context_on_every_gpu() 
     st.sampled_from([0.1, 0.25, 0.5, 1, 2, 8]),
     st.sampled_from([0.5, 1, 2]),
 )
-def test_more_memory_never_gets_less_and_what_shares_a_gpu_fits_it(
+def test_more_memory_never_gets_less_and_replicas_that_share_a_gpu_fit_it(
     one: float, other: float, share: float, more: float
 ) -> None:
     less, greater = on(min(one, other), share), on(max(one, other), share)

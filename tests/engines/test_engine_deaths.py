@@ -45,7 +45,7 @@ def locked() -> bool:
 
 
 class Endangered(Writer):
-    """Writer of which one row in each batch brings a misfortune, the first time that it comes."""
+    """A writer whose engine meets a fault at one row of each batch, when that row first comes."""
 
     async def _row(self, row: dict[str, Any]) -> Any:
         living: Any = self._engine
@@ -126,7 +126,7 @@ def _environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_environment_is_put_back")
-def test_what_only_the_core_finds_wrong_is_said() -> None:
+def test_a_fault_that_only_the_core_finds_is_reported() -> None:
     document = demo_recipe([Path("a")], Path("b"))
     document["model"]["engine"] = {"num_gpu_blocks_override": 1}
     recipe = parse(document)

@@ -18,7 +18,7 @@ from tests.checkout import ROOT
 
 SIZES = [(64, 48), (640, 480), (480, 640), (200, 1500), (448, 448), (1000, 1000), (3840, 2160)]
 MOST = 1_003_520
-# What narrows the own processor to the recipe's limits.
+# Arguments that narrow the model's own processor to the recipe's limits.
 QWEN3 = {"size": {"shortest_edge": 65536, "longest_edge": MOST}}
 INTERNVL = {"max_patches": MOST // 448**2}
 OVERRIDE = {"hf_overrides": {"text_config": {"architectures": ["Qwen3ForCausalLM"]}}}
@@ -63,7 +63,7 @@ def test_the_engine_counts_the_tokens_that_the_models_own_processor_counts(
         "prepare": {"max_pixels": MOST},
         "prompt": {"system": system, "user": user},
         "sampling": {"temperature": 0, "max_tokens": 4, "ignore_eos": True},
-        "quality": {"retries": [], "self_check": 0},  # what random weights write is nothing
+        "quality": {"retries": [], "self_check": 0},  # random weights write nonsense
         "output": {"path": str(tmp_path / "captions")},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -1,4 +1,4 @@
-"""Processes that start under a reaper end with their starter, whatever ends it, also with another title."""
+"""Processes under a reaper end with the process that started them, however it ends and whatever their title."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Patches are cut here as the model's own processor cuts them: else every image would go the slow way, unseen."""
+"""Patches are cut as the model's own processor cuts them. Otherwise every image would take the slow way unnoticed."""
 
 import asyncio
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""An engine that dies, hangs or lies is started again; each row ends captioned once, or failed where it is deadly."""
+"""An engine that dies, hangs or lies is started again; each row ends captioned once, or failed if it is deadly."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ STALL_S = 0.1
 
 
 class Script:
-    """What a row's number makes of the engine: `deadly` end it, `hanging` stop it, and by chance it dies of none."""
+    """Rows that end the engine (`deadly`) and that stop it (`hanging`), and how often it dies by chance."""
 
     def __init__(self, deadly: set[int] | None = None, hanging: set[int] | None = None, chance: float = 0.0) -> None:
         self.deadly, self.hanging, self.chance = deadly or set(), hanging or set(), chance
@@ -80,7 +80,7 @@ async def caption_all(script: Script, rows: int) -> tuple[list[Any], Revival]:
 
 
 def run(script: Script, rows: int) -> tuple[list[Any], Revival]:
-    """Every row's result; nobody waits for ever."""
+    """Every row's result. Fails if a row waits for ever."""
     return asyncio.run(asyncio.wait_for(caption_all(script, rows), 30))
 
 

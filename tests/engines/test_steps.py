@@ -1,4 +1,4 @@
-"""A healthy engine's steps move in every vLLM: where they stood still, it would be killed as stalled."""
+"""A healthy engine's steps advance under every vLLM. Otherwise it would be killed as stalled."""
 
 import asyncio
 from collections.abc import AsyncIterator

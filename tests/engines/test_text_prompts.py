@@ -112,7 +112,7 @@ def test_a_letter_is_one_token_with_its_space_or_behind_it() -> None:
     assert choices.logprobs(pieces, {"A": 0, "B": 7}) is None
 
 
-def test_what_prompts_share_is_tokenized_once_and_tokens_are_those_of_the_whole() -> None:
+def test_the_shared_part_of_prompts_is_tokenized_once_and_tokens_are_those_of_the_whole() -> None:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
     encoded: Counter[str] = Counter()
 
@@ -140,7 +140,7 @@ def test_what_prompts_share_is_tokenized_once_and_tokens_are_those_of_the_whole(
     assert other.tokens("a\n", "b") is None
 
 
-def test_a_chat_format_without_an_image_has_no_system_turn_that_nobody_gave() -> None:
+def test_a_chat_format_without_an_image_adds_no_system_turn() -> None:
     def apply(messages: Any) -> str:
         """As Qwen's template, for models that know only texts."""
         default = [] if messages[0]["role"] == "system" else [{"role": "system", "content": "You are a help."}]

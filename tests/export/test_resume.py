@@ -31,7 +31,7 @@ from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.storage import Storage, Stored
 from tests.export.outputs import Made, make, write_shard
 
-# What makes a failed row a finished one.
+# These columns turn a failed row into a finished one.
 DONE: dict[str, Any] = {"code": None, "caption": "Done at last.", "flags": [], "attempts": 2}
 
 
@@ -219,7 +219,7 @@ def test_sources_that_are_gone_or_changed_are_counted_and_everything_else_goes_o
     assert f"{len(made.finished) - lost + 1} rows exported" in capsys.readouterr().err
 
 
-def test_what_may_kill_its_reader_is_read_in_a_child(
+def test_a_source_that_may_kill_its_reader_is_read_in_a_child(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crashed = next(row for row in made.rows.values() if row["code"]) | {

@@ -1,4 +1,4 @@
-"""What is fuzzed: bytes that nobody vouches for go the way that a shard and an image go, and properties must hold."""
+"""The fuzz targets: untrusted bytes are read as a shard and as an image, and properties must hold."""
 
 import os
 import random
@@ -56,7 +56,7 @@ def rows(data: bytes, done: BitMap) -> list[dict[str, Any]]:
 
 @cache
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """Where inputs are written, each over the last one: in memory, where there is such a place."""
+    """The folder of inputs, in memory if possible. Each input overwrites the last one."""
     return tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 
 

@@ -1,4 +1,4 @@
-"""What a hostile file is, and what becomes of it on its way through the real reader and the real prepare stage."""
+"""Hostile files, and their outcomes in the real reader and the real prepare stage."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ class Case:
 
 
 class Payload:
-    """What leaves a trace where it is unpickled."""
+    """An object that leaves a trace when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (HARM, "w")
@@ -76,7 +76,7 @@ class Guarded(Prepare):
 
 
 def outcome(path: Path, *, guarded: bool = False) -> str:
-    """What the rows of a file become: `ok` or their codes in order, or `refused` where the plan ends in a sentence."""
+    """The outcome of a file: `ok` or a code for each row, in order, or `refused` if planning refuses it."""
     try:
         return said(codes(path, guarded=guarded))
     except RecipeError as error:

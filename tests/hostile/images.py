@@ -1,4 +1,4 @@
-"""Images that mean harm, each made here: nothing of this kind is stored in the repository."""
+"""Hostile images, all made here: the repository stores none."""
 
 import io
 import struct

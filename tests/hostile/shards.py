@@ -1,4 +1,4 @@
-"""Tar shards that mean harm, and the blocks that they are made of by hand."""
+"""Hostile tar shards, made by hand block by block."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Parquet files that mean harm."""
+"""Hostile parquet files."""
 
 import io
 from collections.abc import Callable

@@ -54,7 +54,7 @@ def test_the_payload_would_leave_a_trace() -> None:
 
 
 @named([case for case in IMAGES if case.like])
-def test_what_surrounds_the_pixels_does_not_change_them(case: Case) -> None:
+def test_data_around_the_pixels_does_not_change_them(case: Case) -> None:
     assert case.like
     assert prepare(case.content(), RULE, LIMITS) == prepare(case.like(), RULE, LIMITS)
 

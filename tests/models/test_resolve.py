@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, a bucket that each node fetches from once, the hub; and what is wrong with it."""
+"""Models from a folder, from a bucket that each node fetches from once, and from the hub; faulty ones are refused."""
 
 import asyncio
 import json
@@ -310,7 +310,7 @@ def holds_lock(process: "subprocess.Popen[str]", cache: Path) -> bool:
     return (str(process.pid), str(lock.stat().st_ino)) in {(words[4], words[5].split(":")[-1]) for words in held}
 
 
-def test_what_is_in_the_cache_is_fetched_again_only_where_it_is_spoilt(model_bucket: Bucket, tmp_path: Path) -> None:
+def test_cached_files_are_fetched_again_only_if_they_are_damaged(model_bucket: Bucket, tmp_path: Path) -> None:
     model = model_bucket.listed(model_bucket.upload(shards(tmp_path / "model"), "spoilt"))
     folder = weights.fetch(model, tmp_path / "cache")
     model_bucket.requests.clear()
@@ -549,7 +549,7 @@ def test_a_hub_that_is_away_is_not_needed_twice(hub: Hub, tmp_path: Path) -> Non
         ([], "1", "the hub did not give config.json at revision main", 1),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_sentence_without_the_token(
+def test_a_refusal_of_the_hub_is_one_sentence_without_the_token(
     hub: Hub, tmp_path: Path, overrides: list[str], offline: str, said: str, code: int
 ) -> None:
     run = on_the_hub(hub, tmp_path, *overrides, HF_HUB_OFFLINE=offline)

@@ -341,7 +341,7 @@ def test_all_orientations(kind: str, orientation: int) -> None:
 
 
 def test_the_eight_orientations_are_told_apart() -> None:
-    """What the test above can see: any two differ far more than a lossy format does."""
+    """The test above can tell them apart: any two differ far more than a lossy format changes a picture."""
     pictures = [turn(PICTURE) for turn in UPRIGHT.values()]
     for number, one in enumerate(pictures):
         for other in pictures[:number]:

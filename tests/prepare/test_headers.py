@@ -1,4 +1,4 @@
-"""What is left out of an image's headers never changes its picture, and honest files with much in them are read."""
+"""Leaving out parts of an image's headers never changes its picture, and honest files with large headers are read."""
 
 import random
 import struct
@@ -41,7 +41,7 @@ def test_a_jpeg_loses_a_large_profile_and_nothing_else(image: Image.Image, turne
     assert (prepared(lean).width > prepared(lean).height) == (not turned)
 
 
-def test_what_looks_like_scans_behind_a_photograph_is_not_counted() -> None:
+def test_scans_behind_a_photograph_are_not_counted() -> None:
     """A phone's photograph may be followed by a film."""
     jpeg = encode(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     film = random.Random(1).randbytes(10_000).replace(b"\xff", b"") + b"\xff\xda" * 1000

@@ -1,4 +1,4 @@
-"""The guarded child with decoders that really crash, hang and are killed; what it prepares is what prepare does."""
+"""The sandbox with decoders that really crash, hang and are killed. It gives the same pixels as prepare."""
 
 import signal
 import subprocess

@@ -100,7 +100,7 @@ def test_a_recipe_names_checks_and_moves_thresholds_and_both_are_in_the_versions
         (Settings(own=["own_checks:loop"]), "loop is also a check of caprl_ray"),
     ],
 )
-def test_what_a_recipe_says_wrong_is_one_sentence(own: None, settings: Settings, words: str) -> None:
+def test_a_wrong_section_is_refused_in_one_sentence(own: None, settings: Settings, words: str) -> None:
     with pytest.raises(RecipeError) as caught:
         Checks.of(settings)
     assert words in str(caught.value)

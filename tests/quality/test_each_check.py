@@ -137,7 +137,7 @@ def test_a_fault_is_found(check: str, text: str, given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("text", "given"), GOOD)
-def test_what_only_looks_like_a_fault_is_none(text: str, given: dict[str, Any]) -> None:
+def test_captions_that_only_look_faulty_have_no_flag(text: str, given: dict[str, Any]) -> None:
     assert flags(text, given) == ()
 
 
@@ -170,7 +170,7 @@ def test_a_schema_that_is_wrong_or_refers_to_elsewhere_is_refused_and_nothing_is
     assert flags('{"people": 1, "dogs": "many of them here"}', {"json_schema": inner}) == ()
 
 
-def test_what_is_quoted_is_set_aside() -> None:
+def test_quoted_text_is_set_aside() -> None:
     assert (
         outside_quotes("It says 'I'm sorry' twice, and don't forget “that”.") == "It says   twice, and don't forget  ."
     )

@@ -1,4 +1,4 @@
-"""Prompts: what a row's own text can put into them, and the model's chat format around it."""
+"""Prompts: text from a row's own columns, and the model's chat format around it."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The recipe: what is refused, in which words, and what overrides do."""
+"""The recipe: wrong fields are refused in one sentence, and overrides change fields."""
 
 import json
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])
-def test_what_has_no_default_must_be_given(missing: str) -> None:
+def test_fields_without_a_default_must_be_given(missing: str) -> None:
     with pytest.raises(RecipeError, match=f"^{missing}: missing"):
         parse({name: section for name, section in MINIMAL.items() if name != missing})
 
@@ -203,7 +203,7 @@ def test_types_of_gpu_are_checked(sections: dict[str, Any], sentence: str) -> No
         parse(MINIMAL | sections)
 
 
-def test_what_changes_captions_on_one_type_of_gpu_is_in_the_fingerprint() -> None:
+def test_arguments_that_change_captions_on_one_type_of_gpu_are_in_the_fingerprint() -> None:
     by_type = {"H100": {"quantization": "fp8", "max_num_seqs": 9}}
     recipe = parse(MINIMAL | {"model": {"source": "embedded", "engine_by_accelerator": by_type}})
     fields = [field for field in fingerprint(caption_job(recipe)) if "engine" in field]

@@ -1,4 +1,4 @@
-"""Batches that were running when a replica died: how many run together again, and what finds the row that kills."""
+"""Batches that were running when a replica died: how many run together again, and how the deadly row is found."""
 
 import asyncio
 import itertools

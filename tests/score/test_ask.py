@@ -1,4 +1,4 @@
-"""What is asked about a caption, in which order, and what each answer is worth."""
+"""The questions about a caption, their order, and the worth of each answer."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Prompts and answers: what a reader sees, in which order, and what counts as its answer."""
+"""Prompts and answers: the text that a reader sees, the order of options, and the letter that counts as its answer."""
 
 from collections import Counter
 

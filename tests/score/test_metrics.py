@@ -35,7 +35,7 @@ AS_PEERS = [
     ("2010", "2010-2015", 0),
     ("1990s", "2000s", 0),
 ]
-# What ours gives differently, and why.
+# Our differences, and why.
 NOT_AS_PEERS = [
     ("1,234", "1234", 1, "a comma between thousands is no other number; the peers compare these as texts"),
     ("$5", "5", 1, "a unit on one side only"),
@@ -126,7 +126,7 @@ FORMULAS = [
 ]
 
 
-def test_formulas_are_compared_in_any_thread_and_what_takes_for_ever_is_not_judged() -> None:
+def test_formulas_are_compared_in_any_thread_and_an_endless_comparison_is_not_judged() -> None:
     found: list[float | None] = []
 
     def compare() -> None:

@@ -95,7 +95,7 @@ def test_the_stricter_one_asks_every_question_in_every_rotation_for_one_letter()
     assert len(reader.asked) == 4
 
 
-def test_what_cannot_be_scored_has_no_reward() -> None:
+def test_captions_that_cannot_be_scored_have_no_reward() -> None:
     assert caption_reward(["a", "b"], [QUESTIONS, []], Literal(down=True)) == [None, None]
     assert caption_reward(["a"], [QUESTIONS], Literal(mute=True)) == [None]
     with pytest.raises(ValueError, match="question 0: its answer 'F' is none of its options"):

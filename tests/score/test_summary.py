@@ -24,7 +24,7 @@ def answer(question: str, correct: float | None, condition: str = "caption", **m
     }
 
 
-def test_four_numbers_and_what_is_not_judged_is_never_wrong() -> None:
+def test_four_numbers_and_an_unjudged_answer_is_never_wrong() -> None:
     tally = Tally()
     for image in range(10):
         tally.add(

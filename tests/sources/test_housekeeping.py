@@ -1,4 +1,4 @@
-"""Folders and archives pass the same names over, in whatever case they are written."""
+"""Folders and archives pass over the same names, in upper and lower case."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_folders_and_archives_pass_the_same_names_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name.replace("*", "1") for name in TABLE_NAMES])
-def test_what_tables_have_beside_them_is_passed_over_in_folders_only(name: str) -> None:
+def test_files_that_stand_beside_tables_are_passed_over_in_folders_only(name: str) -> None:
     for written in (name, name.lower(), name.upper()):
         assert reason(written, True) == "housekeeping"
         assert not housekeeping(f"x/{written}/a.jpg")

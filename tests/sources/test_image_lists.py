@@ -1,4 +1,4 @@
-"""Which images a table's rows hold: lists of them, base64, structs of any order, paths; and texts that are none."""
+"""The images of a table's rows: lists, base64, structs of any order, paths; and texts that are no images."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows that name their image by a path: which are read, and that no path stops a run or takes it out of its roots."""
+"""Rows that name their image by a path. No path stops a run or leads out of the roots."""
 
 import json
 import os

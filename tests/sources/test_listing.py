@@ -1,4 +1,4 @@
-"""What a plan takes of its input, and what it leaves out and says so."""
+"""The objects that a plan takes from its input, and those that it leaves out and counts."""
 
 import json
 import os
@@ -227,7 +227,7 @@ def test_a_set_of_paths_knows_all_that_were_added(monkeypatch: Any) -> None:
     assert seen.add("new") and not seen.add("new")
 
 
-def test_what_is_archived_says_so(s3: S3Server, remote: Storage) -> None:
+def test_an_archived_object_is_reported_as_archived(s3: S3Server, remote: Storage) -> None:
     s3.put("in/a.jpg", b"x")
     s3.put("in/b.jpg", b"x")
     s3.put("t/c.parquet", b"no parquet")

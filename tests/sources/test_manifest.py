@@ -1,4 +1,4 @@
-"""Manifests: which rows a list of images has, what its columns hold, and that a list which is none is refused."""
+"""Manifests: the rows of a list of images and the values of its columns; files that are no lists are refused."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def outcomes(rows: list[dict[str, Any]]) -> list[tuple[bytes | str, str | None]]
     return [(row["code"] or row["encoded"], row["detail"]) for row in rows]
 
 
-def test_what_csv_holds_comes_out_as_it_is_written(folder: Path) -> None:
+def test_values_of_csv_come_out_as_they_are_written(folder: Path) -> None:
     rows = ['0,photos/0.jpg,007,"two\r\nlines, ""quoted"""', "", "1,photos/1.jpg,1e5,", "2,photos/2.jpg,NA, é "]
     text = "\r\n".join(["\ufeff,image_path,id,alt", *rows])
     table = table_of(access_to(listed(folder, "list.csv", text)))
@@ -139,7 +139,7 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         ("a.csv", b"image\n../b/a.jpg\n", "set input.image_roots="),
     ],
 )
-def test_a_list_that_is_none_is_refused_in_one_sentence(folder: Path, name: str, text: bytes, sentence: str) -> None:
+def test_a_file_that_is_no_list_is_refused_in_one_sentence(folder: Path, name: str, text: bytes, sentence: str) -> None:
     path = listed(folder / "photos", name, text)
     with pytest.raises(RecipeError) as error:
         planned(access_to(path))

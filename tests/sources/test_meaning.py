@@ -257,7 +257,7 @@ FEATURES = st.recursive(
 
 
 @given(found=st.dictionaries(st.text(max_size=3), FEATURES, max_size=3))
-def test_what_is_taken_over_is_what_datasets_can_build(found: dict[str, Any]) -> None:
+def test_features_are_taken_over_if_datasets_can_build_them(found: dict[str, Any]) -> None:
     from datasets import Features
 
     kept = features({b"huggingface": json.dumps({"info": {"features": found}}).encode()})

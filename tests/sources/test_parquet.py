@@ -745,7 +745,7 @@ def test_a_file_that_changed_since_it_was_planned_is_noticed(tmp_path: Path) -> 
     assert {row["detail"] for row in moved} == {"planned: 1 rows before these row groups; found: 0"}
 
 
-# What is read, and what is not
+# Which bytes are read
 
 
 def test_only_the_units_own_row_groups_are_read_and_finished_ones_are_not(

@@ -1,4 +1,4 @@
-"""The look at pages as they are read: it finds all those of honest files, and refuses what would take too much room."""
+"""Pages are inspected while they are read: those of honest files are found, and too large ones are refused."""
 
 import io
 import random
@@ -129,7 +129,7 @@ def test_a_header_is_read_as_arrows_reader_does() -> None:
         b"\x10",
     ],
 )
-def test_headers_that_cannot_be_meant_are_refused(content: bytes) -> None:
+def test_impossible_headers_are_refused(content: bytes) -> None:
     with pytest.raises(PageRefused):
         page_header(content)
 

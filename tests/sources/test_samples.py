@@ -1,4 +1,4 @@
-"""Grouping into samples against the webdataset library, and what a faulty sample becomes."""
+"""Grouping into samples, compared with the webdataset library, and the failed rows of faulty samples."""
 
 import io
 import json
@@ -165,7 +165,7 @@ def test_hostile_names_are_split_in_linear_time() -> None:
         assert limit(name) == 0
 
 
-def test_only_what_has_a_use_is_held() -> None:
+def test_only_members_that_are_used_are_held() -> None:
     limit = member_limit(replace(RULES, max_image_bytes=7))
     assert [limit(name) for name in ("a.jpg", "d.d/a.seg.PNG", "a.b.avif")] == [7, 7, 7]
     assert [limit(name) for name in ("a.json", "a.alt.TXT", "a.cls")] == [MAX_METADATA_BYTES] * 3
@@ -266,7 +266,7 @@ def test_the_image_key_says_which_member_is_captioned(key: str, image: bytes | N
         assert sample.failure.detail == "no webp (input.image_key) among canny.png, depth.png, jpg"
 
 
-def test_what_is_in_no_row_is_counted() -> None:
+def test_members_that_are_in_no_row_are_counted() -> None:
     names = ["__MACOSX/._a.jpg", "x/.DS_Store", "._a.jpg", "a.jpg", "._a.txt", "a.png", "a.npy", "README", "b.jpg"]
     left_out = LeftOut()
     samples = list(samples_of(archive([*names, "photo.v2.jpg"]), left_out))
@@ -329,7 +329,7 @@ def test_a_row_carries_no_more_than_the_limit_however_its_texts_are_written(memb
     assert sample.failure is None and sample.flags[-1].startswith("metadata_too_large:")
 
 
-def test_a_text_that_nobody_needs_is_not_too_long() -> None:
+def test_an_unused_text_is_never_too_long() -> None:
     content = archive(["a.jpg", "a.txt", "a.png", "a.b.txt"], [b"1", b"t" * 15, b"2", b"u" * 15])
     rules = Rules(max_image_bytes=MAX_IMAGE, max_metadata_bytes=20, fail_long=True)
 
@@ -399,5 +399,5 @@ def test_whatever_the_members_hold_every_sample_has_an_image_or_a_named_failure(
         *((name, False) for name in ("a.jpg", "x/_a.jpg", "my__MACOSX/a.jpg", "a._b.jpg", "thumbs.db.jpg", ".a/b.jpg")),
     ],
 )
-def test_what_tools_leave_behind_is_known_by_its_name(name: str, expected: bool) -> None:
+def test_leftovers_of_tools_are_known_by_their_names(name: str, expected: bool) -> None:
     assert housekeeping(name) is expected

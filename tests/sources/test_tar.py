@@ -1,4 +1,4 @@
-"""The tar reader against the standard library's, and against archives that mean harm."""
+"""The tar reader, compared with the standard library's, and with hostile archives."""
 
 import bz2
 import gzip
@@ -224,7 +224,7 @@ def test_sparse_files_of_gnu_tar_are_read_as_the_files_that_they_stand_for(tmp_p
         (("GNU.sparse.map", "0,1"),),  # without a size
     ],
 )
-def test_sparse_maps_that_cannot_be_meant_are_damage(records: tuple[tuple[str, str], ...]) -> None:
+def test_impossible_sparse_maps_are_damage(records: tuple[tuple[str, str], ...]) -> None:
     content = pax(*records) + header(b"a.bmp", b"10") + padded(b"12345678") + END
     assert readable_part(content) == ([], "impossible sparse map for the header at byte 1024")
 
@@ -250,7 +250,7 @@ def test_joined_archives_are_read_on(pack: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
-def test_what_follows_the_end_is_counted(pack: Callable[[bytes], bytes]) -> None:
+def test_bytes_after_the_end_are_counted(pack: Callable[[bytes], bytes]) -> None:
     written, left_out = archive(NAMES), LeftOut()
     for content in (pack(written) + b"<html>" * 1000, pack(written + b"<html>" * 1000)):
         for length in (None, len(content)):
@@ -356,7 +356,7 @@ def test_a_cut_or_flipped_gzip_stream_is_damage_even_behind_the_last_member() ->
         (pax(("path", "a.jpg")), "extension header without its member"),
     ],
 )
-def test_headers_that_cannot_be_meant_are_damage(content: bytes, says: str) -> None:
+def test_impossible_headers_are_damage(content: bytes, says: str) -> None:
     found, damage = readable_part(content + END)
     assert found == []
     assert says in str(damage)
@@ -420,7 +420,7 @@ def test_a_gzip_stream_that_inflates_without_end_is_damage_however_it_trickles_i
     assert len(said) == 1
 
 
-def test_what_packs_well_but_not_that_well_is_read() -> None:
+def test_an_archive_that_packs_well_and_is_no_bomb_is_read() -> None:
     """A hundred members of raw pixels that pack 50 to 1, far over the free part."""
     content = random.Random(1).randbytes(20_000).ljust(1 << 20, b"\0")
     written = archive_of({f"{n}.bmp": content for n in range(64)})
@@ -498,7 +498,7 @@ def test_changed_archives_with_right_checksums_are_read_or_damage(
     end=st.just(len(GOOD)) | st.integers(0, len(GOOD)),
     wanted=st.sets(st.integers(0, len(NAMES) + 1 + len(LONG_NAMES))),
 )
-def test_what_is_sought_over_changes_nothing_in_what_is_read(
+def test_seeking_over_members_changes_no_other_member(
     changes: list[tuple[int, int, int]], end: int, wanted: set[int]
 ) -> None:
     content = bytearray(GOOD)
@@ -527,7 +527,7 @@ def sought_part(content: bytes, wanted: set[int]) -> tuple[list[Member], str | N
     return found, None
 
 
-def test_what_is_not_wanted_is_not_read() -> None:
+def test_unwanted_members_are_not_read() -> None:
     size = 10_000_000
     content = header(b"big.jpg", b"%o" % size) + padded(bytes(size)) + header(b"b.jpg", b"1") + padded(b"b") + END
     given = 0

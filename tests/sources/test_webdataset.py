@@ -1,4 +1,4 @@
-"""Shards on a real S3 server: what a resumed run fetches of one, and that it finds the same rows."""
+"""Shards on a real S3 server: a resumed run fetches only the parts that it needs, and finds the same rows."""
 
 import hashlib
 import io

@@ -146,7 +146,7 @@ def test_a_planning_that_was_stopped_goes_on_in_its_commit(server: HubServer, tm
         (f"{ROOT}/absent.jpg", RecipeError, "nothing was found"),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_sentence(
+def test_a_refusal_of_the_hub_is_one_sentence(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, path: str, kind: type[CaprlError], sentence: str
 ) -> None:
     monkeypatch.setattr(hub, "ANSWER_S", 0.5)

@@ -122,7 +122,7 @@ def test_a_glob_over_many_folders_takes_time_by_their_number(tmp_path: Path) -> 
     assert seconds(6_000) < 30 * seconds(600)  # ten times as many; comparing all with all would take a hundred times
 
 
-def test_only_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
     for name in (".tmp-old", ".tmp-new", "old"):
         (tmp_path / name).touch()
     for name in (".tmp-old", "old"):

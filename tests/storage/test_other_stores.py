@@ -63,7 +63,7 @@ def there(path: str) -> Stored:
     return found
 
 
-def test_what_is_listed_is_found_and_read_as_it_is(bucket: Bucket) -> None:
+def test_listed_objects_are_found_and_read_as_they_are(bucket: Bucket) -> None:
     paths = bucket.fill("in/a.jpg", "in/b/c.jpg", "in/b/ü é+%20.jpg", "in/b.jpg", "in/d.txt", "other.jpg")
     assert [stored.path for stored in STORAGE.walk(bucket / "in")] == paths[:-1]
     assert [stored.path for stored in STORAGE.walk(bucket / "in/", paths[2])] == paths[3:-1]

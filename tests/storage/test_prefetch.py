@@ -1,4 +1,4 @@
-"""Fetching ahead keeps the order, the bound and the faults of what it fetches."""
+"""Prefetching keeps order and faults, and stays within its bound."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""S3 storage against a real S3 server on loopback: names, listings, versions, and what goes wrong on the way."""
+"""S3 storage against a real S3 server on loopback: names, listings, versions and faults."""
 
 import random
 import threading
@@ -175,7 +175,7 @@ def test_globs_prefixes_and_braces_mean_what_they_mean_locally(
     assert keys(units_of(storage, f"s3://{BUCKET}/{pattern}")) == found
 
 
-def test_what_is_not_there_is_one_sentence(s3: S3Server, storage: Storage) -> None:
+def test_a_missing_object_or_bucket_is_one_sentence(s3: S3Server, storage: Storage) -> None:
     s3.put("here/0.tar", b"x")
     with pytest.raises(RecipeError, match=r"names 2 paths, of which s3://bucket/here/1\.tar does not exist"):
         units_of(storage, f"s3://{BUCKET}/here/{{0..1}}.tar")
@@ -266,7 +266,7 @@ def test_a_fault_that_stays_is_the_systems_and_says_no_secret(
         assert "AKID" not in str(caught.value) and "Signature" not in str(caught.value)
 
 
-def test_how_often_and_how_long_is_the_users_to_say(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_sets_the_number_of_tries_and_the_timeouts(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     path = s3.put("object", b"x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.3))

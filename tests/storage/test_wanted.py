@@ -1,4 +1,4 @@
-"""Patterns take the same names from local folders and from S3, and pass the same names over."""
+"""Patterns take the same names from local folders and from S3, and pass over the same names."""
 
 from pathlib import Path
 

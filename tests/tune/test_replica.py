@@ -1,4 +1,4 @@
-"""What a replica that is measured asks of its engine."""
+"""The requests of a measured replica to its engine."""
 
 import asyncio
 from collections.abc import Mapping

@@ -68,7 +68,7 @@ def test_the_better_half_is_measured_twice_as_long_and_the_best_of_each_knob_are
     assert names[:10] == ["default", *factors], "everything once, in the order in which it is offered"
     again = [name for name, seconds in machine.measured if seconds == 20 and "+" not in name]
     assert again == ["default", "b1", "a1", "e1", "a2"], "the recipe too, for the machine may be busier now"
-    assert found.best and found.best.name == "b1+a1+e1+c1", "a2 and e2 turn a knob that is turned"
+    assert found.best and found.best.name == "b1+a1+e1+c1", "a1 and e1 already turn the knobs of a2 and e2"
     gain = found.gain(found.best)
     assert gain and abs(gain.value - 1.2 * 1.3 * 1.15 * 1.05) < 1e-9 and faster(gain)
     assert found.confirmed and machine.measured[-2:] == [("default", 40.0), ("b1+a1+e1+c1", 40.0)]
@@ -76,7 +76,7 @@ def test_the_better_half_is_measured_twice_as_long_and_the_best_of_each_knob_are
     assert machine.spent_s <= 1200
 
 
-def test_what_does_not_start_or_hangs_is_a_result_and_the_search_goes_on() -> None:
+def test_a_setting_that_does_not_start_or_hangs_is_a_result_and_the_search_goes_on() -> None:
     offered = [setting("broken", "a"), setting("hangs", "b"), setting("good", "c")]
     machine = Machine({"broken": None, "good": 1.5}, hangs={"hangs": 1e6})
     found = machine.search(offered, 600.0)
@@ -95,7 +95,7 @@ def test_the_recipe_stays_where_nothing_is_faster() -> None:
 
 
 class FailsLater(Machine):
-    """Of this machine some settings work only in the first round."""
+    """A machine on which some settings work only in the first round."""
 
     def __init__(self, factors: Mapping[str, float | None], *later: str) -> None:
         super().__init__(factors)
@@ -118,7 +118,7 @@ def test_a_winner_that_fails_when_it_is_measured_again_is_none_and_the_next_one_
     assert found.best is offered[0] and not found.confirmed, "there is nothing to compare with"
 
 
-def test_without_time_nothing_is_begun_and_it_is_said_what_is_left() -> None:
+def test_without_time_nothing_is_begun_and_the_rest_is_named() -> None:
     offered = [setting("two", "a", copies=2), setting("b", "b"), setting("c", "c")]
     machine = Machine({"two": 2.0, "b": 1.5})
     found = machine.search(offered, START_S + SECONDS + 10)

@@ -1,4 +1,4 @@
-"""What is offered to be measured: as recipes, apart if a run would refuse them as other captions."""
+"""The offered settings: each is a recipe, and those that may change captions are marked."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def found(asked: Recipe, arguments: dict[str, Any] = ON_GPU) -> dict[str, Settin
     return {one.name: one for one in offered(asked, resolve(asked), arguments)}
 
 
-def test_exactly_what_changes_the_fingerprint_may_change_captions() -> None:
+def test_exactly_the_settings_that_change_the_fingerprint_may_change_captions() -> None:
     asked = recipe(replicas={"gpus": 1})
     model, settings = resolve(asked), found(asked)
     may = {name: setting.captions for name, setting in settings.items() if setting.captions}

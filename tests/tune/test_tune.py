@@ -119,7 +119,7 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     assert "r-tune was measured under other conditions (prompt.user)" in capsys.readouterr().err
 
 
-def test_what_cannot_be_tuned_is_refused_in_a_sentence(
+def test_a_recipe_that_cannot_be_tuned_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -148,7 +148,7 @@ def test_what_cannot_be_tuned_is_refused_in_a_sentence(
         (RecipeError("quality.checks: nowhere is no check."), 1),
     ],
 )
-def test_what_may_pass_is_measured_once_more_and_other_failures_are_for_good(
+def test_failures_that_may_pass_are_measured_once_more_and_others_are_final(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
 ) -> None:
     tried: list[float] = []
@@ -181,7 +181,7 @@ def test_measurements_of_different_machines_are_not_mixed(tmp_path: Path, monkey
         assert state.load("a", 1.0) and not state.load("b", 1.0) and state.machine == here
 
 
-def test_only_what_says_something_of_a_setting_is_a_failure_of_it() -> None:
+def test_only_faults_of_a_setting_are_failures_of_it() -> None:
     assert failure(OutOfTime(), 90) == "not measured within 90 s"
     assert failure(ZeroDivisionError(), 90) is None, "a fault of this program is raised"
 
