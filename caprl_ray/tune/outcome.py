@@ -136,6 +136,8 @@ class Outcome:
             said = "measured a second time" if self.found.confirmed else "not measured a second time (--minutes)"
             yield f"fastest: {self.winner.name}: images/s {self._gain_said(self.winner)}, {said}"
             yield f"{self.folder / TUNED}: written; {self._command()}"
+        elif len(self.found.results) == 1:
+            yield "there was time to measure the recipe only; give more --minutes, and the same command goes on"
         else:
             yield "nothing that writes the same is faster than the recipe by more than two measurements differ"
         if self.scores == {}:

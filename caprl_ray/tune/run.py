@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from caprl_ray.tune import scores, settings
 from caprl_ray.tune.measuring import OutOfTime, Sample, failure, measured, passes
 from caprl_ray.tune.outcome import Outcome
 from caprl_ray.tune.replica import machine
-from caprl_ray.tune.search import fitting, search
+from caprl_ray.tune.search import fitting, needed, search
 from caprl_ray.tune.settings import Setting
 from caprl_ray.tune.state import TUNED, Measurement, State
 
@@ -74,7 +75,7 @@ def tune(
         if first.failure:
             raise SystemFailure(f"tune: the recipe itself could not be measured: {first.failure.rstrip('.')}.")
         offered = settings.offered(recipe, seen.model, first.arguments)
-        _say(_plan(offered, first, seconds, budget_s - first.cost_s))
+        _say(_plan(offered, first, seconds, minutes, budget_s - first.cost_s))
         found = search(
             (default, first), offered, partial(_combined, recipe), measure, seconds=seconds, budget_s=budget_s
         )
@@ -155,12 +156,15 @@ def _combined(recipe: Recipe, first: Setting, second: Setting) -> Setting | None
         return None  # each is allowed, but not both
 
 
-def _plan(offered: list[Setting], first: Measurement, seconds: float, left_s: float) -> str:
-    """What there is time for."""
-    fits = fitting(offered, first.cost_s - seconds, seconds, left_s)
+def _plan(offered: list[Setting], first: Measurement, seconds: float, minutes: float, left_s: float) -> str:
+    """How many settings there is time for, and how many minutes would be enough for all."""
+    start_s = first.cost_s - seconds
+    fits = fitting(offered, start_s, seconds, left_s)
+    enough = ceil(minutes + (needed(offered, start_s, seconds) - left_s) / 60)
     return (
         f"the recipe took {first.cost_s:.0f} s with its engine's start; of {len(offered)} settings there is time for "
         f"about {fits} in the {max(0.0, left_s) / 60:.1f} minutes that are left"
+        f"{f'; for all of them give --minutes {enough}' if fits < len(offered) else ''}"
     )
 
 

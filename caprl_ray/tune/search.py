@@ -95,10 +95,10 @@ def rounds(settings: int) -> list[int]:
 
 def fitting(settings: Sequence[Setting], overhead_s: float, seconds: float, left_s: float) -> int:
     """How many of the settings there is time for, the first ones, if each takes so long beside its measurement."""
-    return next((n for n in range(len(settings), 0, -1) if _needed(settings[:n], overhead_s, seconds) <= left_s), 0)
+    return next((n for n in range(len(settings), 0, -1) if needed(settings[:n], overhead_s, seconds) <= left_s), 0)
 
 
-def _needed(settings: Sequence[Setting], overhead_s: float, seconds: float) -> float:
+def needed(settings: Sequence[Setting], overhead_s: float, seconds: float) -> float:
     """The seconds that measuring takes: each once, the rounds of halving, and one combination."""
     same = sum(not setting.captions for setting in settings)
     again = [(1 + n) * (overhead_s + seconds * 2.0**number) for number, n in enumerate(rounds(same)) if number]
@@ -152,7 +152,7 @@ class _Search:
     def run(self, offered: Sequence[Setting]) -> Found:
         each = self._seconds
         for number, setting in enumerate(offered, 1):
-            measured = _needed(offered[:number], self._overhead_s, each)
+            measured = needed(offered[:number], self._overhead_s, each)
             self._try(setting, each, measured - _needed_once(offered[:number], self._overhead_s, each))
         longest = self._halved([setting for setting in offered if not setting.captions])
         self._found.best = self._combination(longest)

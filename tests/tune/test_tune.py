@@ -22,8 +22,10 @@ from caprl_ray.recipe.load import load, parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.tune import run, settings
 from caprl_ray.tune.measuring import OutOfTime, Seen, failure
+from caprl_ray.tune.outcome import Outcome
 from caprl_ray.tune.replica import DiedStarting
-from caprl_ray.tune.state import State
+from caprl_ray.tune.search import Found
+from caprl_ray.tune.state import Measurement, State
 
 # The stub answers through a process of its own, row by row, or at once.
 SLOW, FAST = ({"model": {"engine": {"distributed_executor_backend": name}}} for name in ("mp", "uni"))
@@ -179,6 +181,20 @@ def test_measurements_of_different_machines_are_not_mixed(tmp_path: Path, monkey
         with pytest.raises(RecipeError, match="on 2 x NVIDIA H200 and 8 cores, and this replica has 1 x NVIDIA L4 and"):
             run._measure(state, there, two, 1.0, 90.0)  # type: ignore[arg-type]
         assert state.load("a", 1.0) and not state.load("b", 1.0) and state.machine == here
+
+
+def test_a_tune_without_time_for_settings_says_how_many_minutes_are_enough(tmp_path: Path) -> None:
+    recipe = parse({"input": {"paths": ["x"]}, "output": {"path": "y"}})
+    one, two = (settings.Setting(name=n, knobs=frozenset([n]), changes=FAST, recipe=recipe) for n in "ab")
+    first = Measurement.of(settings.default(recipe), 10.0, 110.0, SEEN, {})
+    # Two starts, the combination's, and 10 s of each: 330 s, of which 100 s are left.
+    assert run._plan([one, two], first, 10.0, 4.0, 100.0).endswith("are left; for all of them give --minutes 8")
+    assert run._plan([one, two], first, 10.0, 8.0, 340.0).endswith("the 5.7 minutes that are left")
+
+    default = settings.default(recipe)
+    found = Found(default=default, results={default.name: (default, first, 10.0)}, left=[one, two])
+    said = Outcome(recipe=recipe, path="r.yaml", folder=tmp_path, found=found, price=None, images=8).summary()
+    assert "there was time to measure the recipe only; give more --minutes" in said and said.endswith(": a, b")
 
 
 def test_only_faults_of_a_setting_are_failures_of_it() -> None:
