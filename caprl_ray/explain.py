@@ -20,7 +20,7 @@ MOST_CLOSE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """A failure code or a flag in words. `not_flagged` is what looks like the fault and is none; empty for codes."""
+    """A failure code or a flag in words. `not_flagged`: captions that look faulty and are not; empty for codes."""
 
     name: str
     kind: str

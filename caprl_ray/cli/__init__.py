@@ -101,7 +101,7 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _refused(error: BaseException | None) -> bool:
-    """Whether storage was refused: a bucket that is none, wrong credentials, an output that nobody may write. Then no
+    """Whether storage refused access: no such bucket, wrong credentials, an output without permission to write. Then no
     repetition helps."""
     from caprl_ray.storage import NotGranted
 

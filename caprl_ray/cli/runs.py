@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
-    """Add a recipe and what a run may do beside finishing it. `verb` is what the job does with a `noun`."""
+    """Add a recipe and the options of a run. `verb` says in a word how the job treats a `noun`."""
     add_recipe(command)
     command.add_argument("--limit", type=positive, metavar="N", help=f"stop after N {noun}s; run again to continue")
     command.add_argument(

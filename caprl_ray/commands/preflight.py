@@ -15,7 +15,7 @@ import numpy as np
 from caprl_ray.commands import estimate
 from caprl_ray.commands.estimate import Whole
 from caprl_ray.commands.sample import SEED
-from caprl_ray.commands.trial import IMAGES, MEGAPIXELS, SECONDS, Trial, areas, nobody, trial
+from caprl_ray.commands.trial import IMAGES, MEGAPIXELS, SECONDS, Trial, areas, silent, trial
 from caprl_ray.models.resolve import only_scenes
 from caprl_ray.recipe.engine_arguments import shown
 from caprl_ray.recipe.sections import Recipe
@@ -113,7 +113,7 @@ def preflight(
     seconds: float = SECONDS,
     price: float | None = None,
     debug: bool = False,
-    tell: Callable[[str], None] = nobody,
+    tell: Callable[[str], None] = silent,
 ) -> Preflight:
     """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default
     the recipe's. `tell` hears of each step when it has passed.

@@ -79,8 +79,8 @@ def areas(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([row["width"] * row["height"] / 1e6 if row["width"] and row["height"] else np.nan for row in rows])
 
 
-def nobody(step: str) -> None:
-    """Hears nothing."""
+def silent(step: str) -> None:
+    """Report nothing."""
 
 
 def trial(
@@ -90,7 +90,7 @@ def trial(
     *,
     whole: bool = False,
     debug: bool = False,
-    tell: Callable[[str], None] = nobody,
+    tell: Callable[[str], None] = silent,
 ) -> Trial:
     """Try a recipe on about so many images, and its engine for `seconds`; `whole` captions all of them once. `tell`
     hears of each step when it has passed.
@@ -117,7 +117,7 @@ def trial(
 
 @contextmanager
 def sampled(
-    recipe: Recipe, images: int, *, debug: bool = False, tell: Callable[[str], None] = nobody
+    recipe: Recipe, images: int, *, debug: bool = False, tell: Callable[[str], None] = silent
 ) -> Iterator["Seen"]:
     """Read a sample of about so many images, and keep a connection to Ray while the block runs. The output is left as
     it was. `tell` hears of each step when it has passed.

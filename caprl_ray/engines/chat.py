@@ -30,7 +30,7 @@ def control_token_stripper(tokens: Iterable[str]) -> Callable[[str], str]:
 
 def without_any_control_token() -> Callable[[str], str]:
     """A function that removes the control tokens of common models from a text, and all that looks like one: for a text
-    of which nobody knows the model that will read it."""
+    whose reader is not known."""
     return _stripper("|".join([LIKE_CONTROL_TOKENS, *map(re.escape, COMMON_CONTROL_TOKENS)]))
 
 

@@ -105,7 +105,7 @@ class Revival:
         self._calls.add(call)
         try:
             await asyncio.wait({call})
-        except asyncio.CancelledError:  # nobody waits for this caption any more
+        except asyncio.CancelledError:  # the caption is no longer wanted
             call.cancel()
             raise
         finally:

@@ -226,7 +226,7 @@ class Shards:
 class _Copied:
     """A sample under way: its row, its key as the shard has it, and where it begins in the tar.
 
-    It is `proved` if one of its members is the image that was captioned, or if nobody asks.
+    It is `proved` if one of its members is the image that was captioned, or if no proof is asked for.
     """
 
     row: Row

@@ -153,7 +153,7 @@ def _said(piece: str) -> int:
 def compressed(text: str) -> Iterator[tuple[str, int]]:
     """Pieces of the text from its end backwards in size, in order, with their compressed size after all before them.
 
-    The first piece is what remains, and is left out.
+    The first piece is the remainder; it is left out.
     """
     dense = not text.isascii() and 3 * len(_DENSE.findall(text)) > len(text)
     size = DENSE_PIECE if dense else PIECE

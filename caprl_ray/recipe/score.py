@@ -102,7 +102,7 @@ class Scoring(Score):
 
 
 def check_system(model: Model, score: Score, section: str = "") -> None:
-    """Raise ValueError for a reader at an endpoint that may get a system turn which nobody has given."""
+    """Raise ValueError for a reader at an endpoint whose chat template may add a system turn."""
     if model.endpoint and score.system is None and score.mode != "prism":
         raise ValueError(
             f"score.system: null cannot be kept with {section}model.endpoint, because the service's own chat template "

@@ -1,4 +1,4 @@
-"""Names that tools and systems leave beside people's files, in folders and in archives. They are nobody's image.
+"""Names of files that tools and systems leave beside people's own, in folders and in archives. They are no images.
 
 Sources: AppleDouble files and folders of macOS ("Apple Single and AppleDouble Formats"), of Synology's and QNAP's
 storage, of Windows, of Linux desktops, of NFS and FUSE, of Hadoop's checksums, of editors and version control.

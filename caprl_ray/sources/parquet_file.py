@@ -57,7 +57,7 @@ class NotParquet(ParquetDamaged):
 class ParquetStream:
     """The file object that pyarrow reads from. Each read fetches exactly one range.
 
-    `footer_size` is what the file states. `fault` is the exception of a failed read. If `inspector` is set, it checks
+    The file states `footer_size`. `fault` is the exception of a failed read. If `inspector` is set, it checks
     all bytes that are read.
 
     Extension types are removed from the footer before pyarrow sees it, so their columns get their storage types.

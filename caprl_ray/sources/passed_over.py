@@ -1,4 +1,4 @@
-"""The names that nobody means as input: hidden files, and what tools keep beside their data."""
+"""Names that are never input: hidden files, and files that tools keep beside their data."""
 
 from caprl_ray.sources.housekeeping import listed_housekeeping
 

@@ -291,7 +291,7 @@ class _SampleBuilder:
 
     def _add_metadata(self, extension: str, member: Member) -> None:
         if member.content is None:
-            if member.size > self._rules.max_metadata_bytes:  # otherwise nobody needs it (member_limit)
+            if member.size > self._rules.max_metadata_bytes:  # otherwise it is not needed (member_limit)
                 self._too_large(extension)
             return
         text, note = texts.decoded(member.content)

@@ -176,7 +176,7 @@ class Storage:
     def probe(self, path: str, root: str) -> None:
         """Raise OSError if the storage of a path below a folder `root` does not work, or if `root` is empty.
 
-        An empty folder is what a lost mount leaves behind.
+        A lost mount leaves an empty folder.
         """
         self._store(path).probe(path, root)
 
