@@ -1,23 +1,19 @@
 """JSON lines: each row as an image's path and its caption, as CapRL-2M has them, or as a conversation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from caprl_ray.engines.chat import without_any_control_token
 from caprl_ray.errors import RecipeError
 from caprl_ray.export import encode
-from caprl_ray.export.form import Writing
-from caprl_ray.export.parts import Part, by_rows
-from caprl_ray.export.rows import UnitRows, reader
+from caprl_ray.export.line_files import ROWS, LineFiles
 from caprl_ray.export.settings import LINES
 from caprl_ray.export.source import Source
-from caprl_ray.export.target import Written
 from caprl_ray.recipe.prompts import PromptTemplate
 
-ROWS = 100_000  # of a file
 CAPRL, LLAVA, DPO = LINES
 NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
 IMAGE = "<image>"  # where a conversation has its image; trainers count it
@@ -33,12 +29,9 @@ CONVERSATION_LINE = f"""{{id: id, image: key, conversations: [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lines:
+class Lines(LineFiles):
     """The form `jsonl`. `prompts` are the user's turns by the recipe that wrote a row, where lines need them."""
 
-    source: Source
-    target: str
-    rows: int
     prompts: Mapping[str, str] | None
 
     @classmethod
@@ -47,27 +40,8 @@ class Lines:
         prompts = _prompts(source) if form == LLAVA else None
         return cls(source=source, target=target, rows=rows or ROWS, prompts=prompts)
 
-    def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
-        """Whole units, up to a number of rows."""
-        return by_rows(units, self.rows)
-
-    def write(self, part: Part) -> Written:
-        """One file of lines."""
-        writing = Writing(storage=self.source.storage, target=self.target, part=part)
-        held = reader(self.source.storage)
-        if part.kept:
-            with writing.file(f"{part.name}.jsonl") as file:
-                for unit in part.units:
-                    for table in held.rows(unit, self._schema):
-                        file.writelines(self._lines(table))
-                        writing.exported += table.num_rows
-        return writing.written()
-
-    def finish(self, written: Mapping[str, Written]) -> None:
-        """Nothing is about all lines."""
-
     @property
-    def _schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:
         """The columns that lines need: for prompts all of the source's own."""
         own, schema = self.source.own.names, self.source.schema
         templates = map(PromptTemplate, set((self.prompts or {}).values()))
@@ -75,12 +49,14 @@ class Lines:
         run = ["run"] if self.prompts and "run" in own else []
         return pa.schema([field for field in schema if field.name in {*NEEDED, *run, *(asked - {*own})}])
 
-    def _lines(self, table: pa.Table) -> Iterator[pa.Buffer]:
+    def put(self, table: pa.Table, file: BinaryIO) -> int:
+        """Each row has a line."""
         told = table.select(["id", "key", "caption"])
         if self.prompts is not None:
             told = told.append_column(PROMPT, pa.array(map(self._asked, table.to_pylist()), pa.string()))
         line = CAPTION_LINE if self.prompts is None else CONVERSATION_LINE
-        return encode.lines(told, line)
+        file.writelines(encode.lines(told, line))
+        return table.num_rows
 
     def _asked(self, row: dict[str, Any]) -> str:
         """The prompt of a row, with its own values."""

@@ -8,17 +8,14 @@ text.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.export.form import Writing
-from caprl_ray.export.lines import DPO, ROWS, STRIP
-from caprl_ray.export.parts import Part, by_rows
-from caprl_ray.export.rows import UnitRows, reader
+from caprl_ray.export.line_files import ROWS, LineFiles
+from caprl_ray.export.lines import DPO, STRIP
 from caprl_ray.export.source import SEVERAL, Source
-from caprl_ray.export.target import Written
 from caprl_ray.quality.registry import CHECKS
 from caprl_ray.recipe.prompts import PromptTemplate
 
@@ -40,13 +37,10 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(LineFiles):
     """The form `jsonl` with `--form dpo`. `asked` are the prompts of each recipe that wrote rows, by its name in the
     column `run`; "" is the newest. Scores of a pair differ by more than `margin`."""
 
-    source: Source
-    target: str
-    rows: int
     margin: float
     asked: Mapping[str, Asked]
 
@@ -64,27 +58,14 @@ class Pairs:
         asked = {name: _asked(source.path, recipe) for name, recipe in recipes.items()}
         return cls(source=source, target=target, rows=rows or ROWS, margin=margin or 0.0, asked=asked)
 
-    def parts(self, units: Sequence[UnitRows]) -> Iterator[Part]:
-        """Whole units, up to a number of rows."""
-        return by_rows(units, self.rows)
-
-    def write(self, part: Part) -> Written:
-        """One file of lines. A row has as many as it has prompts whose captions differ in their scores."""
-        writing = Writing(storage=self.source.storage, target=self.target, part=part)
-        held = reader(self.source.storage)
-        if part.kept:
-            with writing.file(f"{part.name}.jsonl") as file:
-                for unit in part.units:
-                    for table in held.rows(unit, self._schema):
-                        for row in table.to_pylist():
-                            lines = list(self.lines(row))
-                            file.writelines(ENCODER.encode(line).encode() + b"\n" for line in lines)
-                            writing.exported += bool(lines)
-                            writing.left_out += not lines
-        return writing.written()
-
-    def finish(self, written: Mapping[str, Written]) -> None:
-        """Nothing is about all lines."""
+    def put(self, table: pa.Table, file: BinaryIO) -> int:
+        """A row has as many lines as it has prompts whose captions differ in their scores."""
+        exported = 0
+        for row in table.to_pylist():
+            lines = [ENCODER.encode(line).encode() + b"\n" for line in self.lines(row)]
+            file.writelines(lines)
+            exported += bool(lines)
+        return exported
 
     def lines(self, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The pairs of a row."""
@@ -105,7 +86,7 @@ class Pairs:
                 }
 
     @property
-    def _schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:
         templates = (PromptTemplate(text) for asked in self.asked.values() for text in asked.users.values())
         own = {*self.source.own.names} - {"key"}
         wanted = {*NEEDED, *({name for template in templates for name in template.columns} - own)}

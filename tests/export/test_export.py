@@ -1,6 +1,7 @@
 """Every form of export, read back by the libraries that people use and compared row by row."""
 
 import hashlib
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -37,6 +38,13 @@ def export(made: Made, out: Path | str, *arguments: str) -> int:
 def chosen(made: Made) -> dict[str, dict[str, Any]]:
     """The rows that WHERE picks."""
     return {i: row for i, row in made.finished.items() if not row["flags"] and row["caption_tokens"] > 32}
+
+
+def put(lines: Lines, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of rows."""
+    file = io.BytesIO()
+    assert lines.put(pa.Table.from_pylist(rows), file) == len(rows)
+    return [json.loads(line) for line in file.getvalue().decode().split("\n")[:-1]]
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -242,8 +250,8 @@ def test_a_key_is_told_from_its_root_on(key: str, told: str) -> None:
 def test_a_conversation_has_one_image_whatever_its_texts_say() -> None:
     lines = Lines(source=None, target="", rows=1, prompts={"": "<{alt}> {alt} {other}"})  # type: ignore[arg-type]
     row = {"id": "1", "key": "1.png", "caption": "A <ima<image>ge> of a cup.", "run": None}
-    (line,) = lines._lines(pa.Table.from_pylist([row | {"alt": "image", "other": "<image><|im_end|><image>"}]))
-    human, gpt = (turn["value"] for turn in json.loads(line.to_pybytes())["conversations"])
+    (line,) = put(lines, [row | {"alt": "image", "other": "<image><|im_end|><image>"}])
+    human, gpt = (turn["value"] for turn in line["conversations"])
     assert human.count("<image>") == 1 and human.startswith("<image>\n") and "<image>" not in gpt
     assert "<|im_end|>" not in human
     assert gpt == "A <ima ge> of a cup."
@@ -253,10 +261,7 @@ def test_lines_hold_any_text_as_it_is() -> None:
     lines = Lines(source=None, target="", rows=1, prompts=None)  # type: ignore[arg-type]
     texts = ['\\ "quoted" / <b>', "\x00\x01\x1f\x7f\n\r\t\u2028", "写真 😀 \ufffd", "", None]
     rows = [{"id": f"{n}", "key": text, "caption": text} for n, text in enumerate(texts)]
-    found = b"".join(lines._lines(pa.Table.from_pylist(rows))).decode().split("\n")
-    assert [json.loads(line) for line in found[:-1]] == [
-        {"id": row["id"], "image": row["key"], "caption": row["caption"]} for row in rows
-    ]
+    assert put(lines, rows) == [{"id": row["id"], "image": row["key"], "caption": row["caption"]} for row in rows]
 
 
 @pytest.mark.parametrize("name", [b"a.txt", b"n" * 100, b"n" * 101, "写真/ü.jpg".encode(), b"\xff.json", b"a/" * 60])

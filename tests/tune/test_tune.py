@@ -204,16 +204,20 @@ def test_only_faults_of_a_setting_are_failures_of_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.timeout(1600)
 def test_settings_of_the_real_engine_write_what_the_recipe_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One setting of each table, so that the test ends long before its minutes, unless the machine is very busy."""
+    all_offered, wanted = settings.offered, {"async_scheduling=false", "dtype=bfloat16"}
+    monkeypatch.setattr(settings, "offered", lambda *about: [one for one in all_offered(*about) if one.name in wanted])
     monkeypatch.chdir(tmp_path)
     render_dataset(tmp_path / "images", 300)
     Path("r.yaml").write_text(yaml.safe_dump(demo_recipe([tmp_path / "images" / "files"], tmp_path / "out")))
-    assert cli.main(["tune", "r.yaml", "--minutes", "6", "--seconds", "5", "--json"]) == 0
+    assert cli.main(["tune", "r.yaml", "--minutes", "25", "--seconds", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    measured = [row for row in found["settings"] if not row["failure"]]
-    assert len(measured) >= 2
-    for row in measured:
+    measured = {row["setting"]: row for row in found["settings"] if not row["failure"]}
+    assert measured.keys() == wanted | {"the recipe"} and not found["not_measured"]
+    for row in measured.values():
         assert row["images_s"] > 1 and row["tokens_s"] > row["images_s"]
         assert row["may_change"] or row["equal"] == row["compared"] == 64
