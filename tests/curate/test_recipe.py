@@ -1,4 +1,4 @@
-"""What a recipe for questions is refused for, what is kept of it, and what its answering model is started with."""
+"""Recipes for questions: their refusals, the fields that are kept, and the arguments of the answering model."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ THING = re.compile(r"at the ([a-z]+ [a-z]+|center) a ([a-z]+) ([a-z]+) ([a-z]+)"
 
 
 def read(caption: str, question: SceneQuestion) -> list[str]:
-    """What the words of a caption say, of each thing that may be meant."""
+    """The attributes that a caption states, of each thing that may be meant."""
     if question.kind.asks == "background":
         return re.findall(r"^On a ([a-z]+) background", caption)
     things = [dict(zip(("place", "size", "color", "shape"), thing, strict=True)) for thing in THING.findall(caption)]

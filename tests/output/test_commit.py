@@ -1,4 +1,4 @@
-"""What a write task puts."""
+"""The objects that a write task puts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the tasks of a lost run write after the next run has begun does not count, for any reader."""
+"""Objects that tasks of a lost run write after the next run has begun count for no reader."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An output folder: what may be in it at the start, what a refusal recommends, and when it is marked as complete."""
+"""An output folder: its contents at the start, the advice of refusals, and the mark of a complete output."""
 
 import json
 import os

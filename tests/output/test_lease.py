@@ -1,6 +1,6 @@
 """One writer at a time: a second driver is refused, a dead one is succeeded, a lost lease ends the run.
 
-A lease depends on no time of day, survives a pause in which nobody took it, and is given back only by its holder.
+A lease depends on no time of day, survives a pause if no other driver took it, and is given back only by its holder.
 """
 
 import json
@@ -158,7 +158,7 @@ def test_numbers_only_grow(place: Place) -> None:
         except AssertionError:
             pass
     assert seen == [1, 2, 3]
-    storage.delete(join(output, NAME))  # as somebody who tidies up
+    storage.delete(join(output, NAME))  # as a user who tidies up
     storage.put(join(output, "data", f"{8:06d}-{'a' * 32}.parquet"), b"")
     storage.put(join(output, "data", f"{'b' * 32}.parquet"), b"")  # of an older version
     with held(*place) as own:

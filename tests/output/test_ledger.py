@@ -1,4 +1,4 @@
-"""From a unit's samples to committed rows and back: what the reader says of a unit, and what the ledger makes of it."""
+"""From a unit's samples to committed rows and back: the reader reports a unit, and the ledger counts its rows."""
 
 import io
 import os

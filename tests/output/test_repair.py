@@ -51,7 +51,7 @@ def some_output(out: Path, seed: int) -> None:
 
 
 def expected(out: Path) -> dict[str, list[tuple[int, int, int]]]:
-    """What counts by the rule: data over failed, then the most attempts."""
+    """The rows that count by the rule: data over failed, then the most attempts."""
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for folder in (FAILED, DATA):
         for row in stand(out, folder):

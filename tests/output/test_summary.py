@@ -1,4 +1,4 @@
-"""summary.json counts what a whole output says, and only what adds up."""
+"""summary.json sums up a whole output, and leaves out counts that do not add up."""
 
 from collections import Counter
 from typing import Any

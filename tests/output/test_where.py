@@ -1,4 +1,4 @@
-"""SQL conditions on the rows of an output: which rows they pick, and what is no condition."""
+"""SQL conditions on the rows of an output: the rows that they pick, and the refusal of other SQL."""
 
 import pickle
 from pathlib import Path

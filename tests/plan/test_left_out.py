@@ -1,4 +1,4 @@
-"""What is left out is counted by reason, with one example."""
+"""Left-out objects are counted by reason, with one example."""
 
 from caprl_ray.plan.left_out import MAX_EXAMPLE, LeftOut
 

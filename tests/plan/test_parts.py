@@ -90,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-# What is stored
+# Stored parts
 
 
 def test_parts_are_bounded_and_each_unit_is_read_from_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +340,7 @@ def test_an_extension_that_is_refused_leaves_nothing(folder: Path, tmp_path: Pat
         output_of(recipe_of(tmp_path / "out", folder))
 
 
-# What cannot be read while it is planned
+# Sources that cannot be read while they are planned
 
 
 def parquet_files(folder: Path) -> Recipe:
@@ -453,7 +453,7 @@ def test_what_is_left_out_before_a_listing_fails_is_counted_once(
     assert len(planned(recipe)) == 2
 
 
-# What is planned, in memory
+# Planned paths, in memory
 
 
 @pytest.mark.parametrize(("kind", "bytes_each"), [(PlannedPaths, 17), (PlannedVersions, 26)])

@@ -1,4 +1,4 @@
-"""What a read task carries."""
+"""The contents of a read task."""
 
 import pickle
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Sources that changed since the plan: what is captioned of them, what stays, and that nothing is joined wrongly."""
+"""Sources that changed since the plan: their rows are captioned or kept, and none is joined wrongly."""
 
 import io
 import os

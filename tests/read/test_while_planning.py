@@ -1,4 +1,4 @@
-"""An input that takes long to list: engines start meanwhile, and what it turns out to be is still what counts."""
+"""An input that takes long to list: engines start meanwhile, and a wrong input still ends the run."""
 
 import json
 import os
@@ -169,6 +169,6 @@ def test_a_plan_that_nobody_waits_for_any_more_is_not_stored(images: Path, tmp_p
 
     with while_planning.begun(make) as underway:
         assert not underway.plan.done()
-    over.set()  # the answer that nobody waited for
+    over.set()  # this answer comes too late
     assert isinstance(underway.plan.exception(timeout=10), Abandoned)
     assert not list((tmp_path / "out").rglob("*.parquet"))

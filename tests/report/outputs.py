@@ -1,4 +1,4 @@
-"""An output with every kind of row, from pictures on disk: what a page must show, and what it must survive."""
+"""An output with every kind of row, from pictures on disk: ordinary and hostile ones."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The page of a report in a real browser: what it shows, how it is used, and what hostile captions cannot do in it.
+"""The page of a report in a real browser: its contents, its use, and hostile captions that do no harm.
 
 It needs Chromium, such as Debian's package `chromium`; the tests are skipped where it is not found on PATH, nor at
 the path that CAPRL_RAY_CHROMIUM gives.
@@ -72,7 +72,7 @@ def visible(page: "Page") -> list[dict[str, str]]:
 
 
 def faults(page: "Page") -> list[str]:
-    """What axe-core finds of serious or critical impact."""
+    """The findings of axe-core with serious or critical impact."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

@@ -1,4 +1,4 @@
-"""What a report holds: the right rows, each with its own picture or the reason why there is none."""
+"""A report holds the right rows, each with its own picture or the reason why there is none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The counter actor adds up what batches tell."""
+"""The counter actor adds up the reports of batches."""
 
 from dataclasses import asdict
 

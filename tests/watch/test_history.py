@@ -1,4 +1,4 @@
-"""The history of an output's runs: few points, whatever is kept of them, and one file for all runs."""
+"""The history of an output's runs has few points, in one file for all runs."""
 
 import dataclasses
 import json

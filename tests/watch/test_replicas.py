@@ -136,6 +136,6 @@ def test_replicas_cost_from_their_first_sign_to_their_last_and_the_lost_are_coun
     starts.failed("one", "a", BROKEN)
     starts.left("three")
     clock.now += GONE_S
-    # What gives no sign of life has cost until its last one.
+    # A replica without further signs of life has cost until its last one.
     assert starts.counts() == Counts(running=0, starting=0, lost=3, seconds=30 + 20 + 10)
     assert starts.counts().lost == 3

@@ -1,4 +1,4 @@
-"""What a run says of itself: the same facts on a terminal, in lines, in status.json and from another machine."""
+"""A run reports the same facts on a terminal, in lines, in status.json and from another machine."""
 
 import dataclasses
 import io
