@@ -56,7 +56,8 @@ class Lines(LineFiles):
             told = told.append_column(PROMPT, pa.array(map(self._asked, table.to_pylist()), pa.string()))
         line = CAPTION_LINE if self.prompts is None else CONVERSATION_LINE
         file.writelines(encode.lines(told, line))
-        return table.num_rows
+        rows: int = table.num_rows
+        return rows
 
     def _asked(self, row: dict[str, Any]) -> str:
         """The prompt of a row, with its own values."""

@@ -26,6 +26,7 @@ from caprl_ray.sources.tar import MOST_ZEROS, Member, read_members
 from caprl_ray.sources.tar_header import MAX_EXTENSION, MAX_NAME
 from caprl_ray.sources.unpacked import FREE_INFLATION
 from tests.hostile.shards import END, GIB, header, padded, pax, resummed
+from tests.tars import tar_of
 
 # Each as one stream, and zstd as many frames.
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -86,16 +87,6 @@ def archive(names: list[str], form: str = "ustar", *, others: bool = False) -> b
             info = tarfile.TarInfo(name)
             info.size = len(content_of(position))
             tar.addfile(info, io.BytesIO(content_of(position)))
-    return buffer.getvalue()
-
-
-def archive_of(contents: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -423,7 +414,7 @@ def test_a_gzip_stream_that_inflates_without_end_is_damage_however_it_trickles_i
 def test_an_archive_that_packs_well_and_is_no_bomb_is_read() -> None:
     """A hundred members of raw pixels that pack 50 to 1, far over the free part."""
     content = random.Random(1).randbytes(20_000).ljust(1 << 20, b"\0")
-    written = archive_of({f"{n}.bmp": content for n in range(64)})
+    written = tar_of({f"{n}.bmp": content for n in range(64)})
     assert len(written) > 1.9 * FREE_INFLATION
     packed = gzip.compress(written, 1)
     assert 40 < len(written) / len(packed) < 60

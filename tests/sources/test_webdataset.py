@@ -25,6 +25,7 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 from caprl_ray.storage.s3_stream import RANGE_BYTES, RANGE_BYTES_AFTER_JUMP
 from tests.s3_server import BUCKET, S3Server
+from tests.tars import tar_of
 
 MEMBER = 3_000_000
 SAMPLES = 16
@@ -40,16 +41,6 @@ def shard(samples: int, size: int, mode: str = "w") -> bytes:
                 info = tarfile.TarInfo(f"{number:05d}.{extension}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def tar_of(contents: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
