@@ -78,8 +78,8 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
 
 
 def _configure(context: DataContext, recipe: Recipe) -> None:
-    """What a recipe's run sets, but for what changes Ray Data in the whole process (cluster/internals.py): that would
-    reach the caller's other datasets."""
+    """Set what a recipe's run sets, except for changes to Ray Data in the whole process (cluster/internals.py): these
+    would reach the caller's other datasets."""
     session.configure(context, debug=True)
     session.wait_for_replicas(context, recipe)
     context.target_max_block_size = BLOCK_BYTES

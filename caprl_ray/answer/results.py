@@ -1,4 +1,4 @@
-"""What a whole scoring output says: the sums of its rows, at the end of every run, in scores.json."""
+"""The sums of a whole scoring output, written to scores.json at the end of every run."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the commands share: how one is added, and the arguments that several of them take."""
+"""Common parts of the commands: adding one, and the arguments that several of them take."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the commands that run a job share: their arguments, and the first line of the log."""
+"""Common parts of the commands that run a job: their arguments, and the first line of the log."""
 
 import argparse
 from collections.abc import Collection

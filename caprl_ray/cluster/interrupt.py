@@ -14,7 +14,7 @@ CLEANUP_S = 30.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """What the main thread gets in the middle of a block that a thread stops."""
+    """Raised in the main thread in the middle of a block that a thread stops."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What operators and actors ask of Ray: block and batch sizes, shares of CPUs, places."""
+"""The resources that operators and actors request from Ray: block and batch sizes, shares of CPUs, places."""
 
 import inspect
 import math

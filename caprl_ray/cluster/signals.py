@@ -10,7 +10,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """What the main thread gets for a SIGTERM, as KeyboardInterrupt for a SIGINT."""
+    """Raised in the main thread by a SIGTERM, as KeyboardInterrupt is by a SIGINT."""
 
 
 class Signals:

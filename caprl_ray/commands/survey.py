@@ -1,4 +1,4 @@
-"""What `caprl-ray init` finds at some paths: kinds, sizes and columns, and which choices a recipe has to make."""
+"""The findings of `caprl-ray init` at some paths: kinds, sizes and columns, and choices for a recipe to make."""
 
 import time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What a form of export has to say: how units become parts, how a part is written, and what comes at the end."""
+"""A form of export: it groups units into parts, writes a part, and writes the files at the end."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

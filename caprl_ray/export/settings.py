@@ -1,4 +1,4 @@
-"""What a user asks of an export."""
+"""The settings of an export, as the user gives them."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say it is, for the detail of a row whose bytes are not what its name says.
+"""The kind of a file by its first bytes, for the detail of a row whose bytes are of another kind than its name says.
 
 The signatures are those of the formats' own specifications; the order matters, because some contain others.
 """

@@ -1,4 +1,4 @@
-"""What the checks look at: a caption, and what is known about its row."""
+"""A caption as checks see it, with the facts about its row."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a check is: a name, a version, thresholds, and one verb."""
+"""A check: a name, a version, thresholds, and one verb."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar

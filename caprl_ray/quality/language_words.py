@@ -1,4 +1,4 @@
-"""What tells a language without a model: its script, and words that nearly every sentence of it has."""
+"""Signs of a language that need no model: its script, and words that nearly every sentence of it has."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the sections of the recipe share: the frozen model, and kinds of values."""
+"""Common parts of the recipe's sections: the frozen model, and kinds of values."""
 
 import os
 import re

@@ -45,7 +45,7 @@ def _image_key(key: str) -> str:
 
 
 class Input(Section):
-    """What to caption."""
+    """The images to caption."""
 
     kind: Literal["files", "webdataset", "parquet", "manifest"] | None = None
     """The kind of input. If left out, it is inferred from the file names, for each path separately. Set it if a folder
@@ -60,8 +60,8 @@ class Input(Section):
     gs://, az:// or hf://datasets/ORG/NAME@REVISION/path."""
     hidden: bool = False
     """Whether files whose names begin with a dot, or tables whose names begin with an underscore, are taken below a
-    folder or glob, and what is in folders of such names. A path that names them takes them always. What tools keep
-    beside data, such as __MACOSX or _delta_log, is never taken."""
+    folder or glob, and files in folders of such names. A path that names them always takes them. Files that tools
+    keep beside data, such as those in __MACOSX or _delta_log, are never taken."""
     image_column: str | None = None
     """The column of a table or manifest that holds the bytes or the paths of the images. If left out, it is found by
     type and name. Set it if several columns fit. `name[*]` is a column of lists of images in parquet: each image
@@ -74,8 +74,8 @@ class Input(Section):
     """The most bytes of text and other values beside an image that its row may carry. Raise it for long texts; blocks
     of rows have room for at most 512 KiB of each row."""
     long_metadata: Literal["drop", "fail"] = "drop"
-    """What happens to a text that is longer: drop leaves it out of the row and says so in its flags, fail makes it a
-    failed row. Set fail if a caption without its text is worth nothing."""
+    """The fate of a longer text: drop leaves it out of the row and says so in its flags, fail makes it a failed
+    row. Set fail if a caption without its text is worth nothing."""
     image_roots: Annotated[
         list[Annotated[str, Field(min_length=1), AfterValidator(_image_root)]],
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),

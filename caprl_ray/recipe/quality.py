@@ -22,7 +22,7 @@ class Quality(Section):
     """How captions are checked, and what is done about those that fail a check (docs: Caption quality)."""
 
     checks: dict[str, Action] = {}
-    """What is done when a caption fails a check, by the check's name. `keep` flags it, `retry` decodes it again, `fail`
+    """The action when a caption fails a check, by the check's name. `keep` flags it, `retry` decodes it again, `fail`
     makes a failed row of code `quality`, `off` does not check. If left out: `loop`, `truncated`, `refusal`, `garbage`,
     `empty` and `json` are retried, and the others flag. A check of your own has its import path as its name, such as
     "package.module:function"; it takes a Caption and says whether it is flagged."""
@@ -47,6 +47,6 @@ class Quality(Section):
     it. If their captions are not told apart, the replica is restarted as for `limits`, and all captions since
     the last of these checks are written again. 0 never checks."""
     at_end: Literal["keep", "trim", "fail"] = "keep"
-    """What is done with a caption that still fails such a check after all tries. `keep` keeps it with its flags. `trim`
+    """The action for a caption that still fails such a check after all tries. `keep` keeps it with its flags. `trim`
     cuts it after its last whole sentence, before a loop, and adds the flag `trimmed`. `fail` makes a failed row of
     code `quality`."""

@@ -36,7 +36,7 @@ class Replicas(Section):
     the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
     start on some nodes. Raise it if spot capacity is often missing for longer."""
     price: Annotated[float, Field(ge=0)] | None = None
-    """What an hour of one GPU costs, in dollars. With it a run says what it has cost so far."""
+    """The price of an hour of one GPU, in dollars. If it is given, a run says how much it has cost so far."""
 
     @property
     def most(self) -> int:

@@ -40,7 +40,7 @@ class Score(Section):
     questions: Annotated[list[QuestionFile], Field(min_length=1), BeforeValidator(_files)]
     """The question files: paths, or {path, benchmark, metric}."""
     join: Literal["id", "key", "path", "sha256"] = "id"
-    """What captions and questions have in common. `path` compares only the names of the files."""
+    """The value by which captions and questions are joined. `path` compares only the names of the files."""
     column: str | None = None
     """The column of the captions that holds it, under its name in the input. If left out, the column of the name of
     `join`; for `path` of a caption run's output, its column `key`."""

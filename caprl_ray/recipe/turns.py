@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """What is said before an answer, and how the answer begins.
+    """The turns before an answer, and the beginning of the answer.
 
     `system` None means no system turn at all. `begin` is text that the answer goes on from. `choices`: the answer is
     one of these, each a letter, and nothing else. `shared` is how many characters of `user` other prompts begin with,

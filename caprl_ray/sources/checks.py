@@ -1,4 +1,4 @@
-"""What the columns of a plan decide is refused while planning, before anything starts."""
+"""Recipes that the columns of a plan rule out are refused while planning, before anything starts."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator

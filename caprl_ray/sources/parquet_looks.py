@@ -1,4 +1,4 @@
-"""What planning looks at in the first rows of a table: whether its texts are images, paths to read, or neither."""
+"""Planning's look at the first rows of a table: whether its texts are images, paths to read, or neither."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

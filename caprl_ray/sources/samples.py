@@ -2,8 +2,8 @@
 
 Keys, extensions and groups follow the rules of the `webdataset` library (`tariterators.base_plus_ext`,
 `group_by_keys`, `tar_file_iterator`), with three differences. A faulty sample becomes a sample with a failure, not an
-exception or a warning. An unfinished sample is never yielded. What tools leave in an archive (housekeeping.py) belongs
-to no sample. What a sample has beside its image and its texts is counted.
+exception or a warning. An unfinished sample is never yielded. Files that tools leave in an archive (housekeeping.py)
+belong to no sample. Members of a sample beside its image and its texts are counted.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What every kind of input gets: the objects that were found, and how to read them."""
+"""The arguments of every kind of input: the objects that were found, and how to read them."""
 
 import errno
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is the same in all stores but S3 and local ones: a flat list of objects, in the order of their names.
+"""The common part of all stores except S3 and local ones: a flat list of objects, in the order of their names.
 
 A store gives a listing, a look at one object and a range of one. Folders and patterns are made of names here.
 """
@@ -100,7 +100,7 @@ class FlatStore(ABC):
         pass
 
     def probe(self, path: str, root: str) -> None:
-        """Raise FileNotFoundError if there is nothing below the root. Who may read but not list sees nothing."""
+        """Raise FileNotFoundError if there is nothing below the root. A user who may read and not list sees nothing."""
         try:
             found = next(self.below(_folder(self.real(root)), None), None)
         except PermissionError:

@@ -1,4 +1,4 @@
-"""What a tune has found, as a table, as data, and as the file that is merged into the recipe."""
+"""The findings of a tune: as a table, as data, and as the file that is merged into the recipe."""
 
 import os
 import re
@@ -23,7 +23,7 @@ BARE = re.compile(r"(?!(?:true|false|yes|no|on|off|null)$)[A-Za-z][\w-]*", re.IG
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was found for a recipe. `price` is that of a GPU hour, or of a replica's without one."""
+    """The findings for a recipe. `price` is that of a GPU hour, or of a replica's without one."""
 
     recipe: Recipe
     path: str

@@ -1,4 +1,4 @@
-"""What can be answered from the captions of settings that may change them, beside those of the recipe.
+"""Scores of the captions of settings that may change them, beside those of the recipe.
 
 The greedy captions that a tune keeps are the input of an ordinary scoring run (docs/score.md): one for all settings, so
 that the reader starts once, and resumed like any.
