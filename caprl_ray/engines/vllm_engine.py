@@ -54,6 +54,9 @@ CPU: dict[str, Any] = {
     "dtype": "float32",  # bfloat16 is emulated on most CPUs
     "enforce_eager": True,  # compiling takes longer than a small run
     "distributed_executor_backend": "uni",
+    # Prompts are computed whole. vLLM 0.29 cannot compute one in parts on a CPU if its request has a seed: it sets the
+    # offset of the request's generator back, which ends the core, because generators of a CPU have none.
+    "enable_chunked_prefill": False,
 }
 CPU_ENVIRONMENT = {
     # GiB of KV cache. vLLM's own default takes half of the machine's memory.
@@ -88,7 +91,16 @@ def engine_arguments(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
         arguments |= gpu.gpu_defaults(gpu.memory_bytes(), recipe.replicas.gpus)
     if recipe.replicas.gpus > 1:
         arguments["distributed_executor_backend"] = "mp"  # the actor's own GPUs, without a placement group
-    return arguments | recipe.model.engine
+    arguments |= recipe.model.engine
+    if "enable_chunked_prefill" not in recipe.model.engine and _has_small_steps(arguments):
+        arguments.pop("enable_chunked_prefill", None)
+    return arguments
+
+
+def _has_small_steps(arguments: Mapping[str, Any]) -> bool:
+    """Whether a prompt may be longer than a step. vLLM refuses that unless it computes prompts in parts."""
+    tokens, context = arguments.get("max_num_batched_tokens"), arguments.get("max_model_len")
+    return isinstance(tokens, int) and (not isinstance(context, int) or tokens < context)
 
 
 def _on_this_node(recipe: Recipe, model: ModelRef) -> ModelRef:

@@ -106,11 +106,11 @@ def _on_gpu(recipe: Recipe, model: ModelRef, arguments: Mapping[str, Any]) -> It
 
 
 def _on_cpu(model: ModelRef, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Document, str]]:
-    tokens = int(arguments.get("max_num_batched_tokens", CPU_BATCHED_TOKENS))
+    longest = int(arguments.get("max_model_len") or 0)  # prompts are computed whole (engines/vllm_engine.py)
+    tokens = int(arguments.get("max_num_batched_tokens") or max(CPU_BATCHED_TOKENS, longest))
     places = int(arguments.get("max_num_seqs", CPU_SEQUENCES))
     yield "places", _engine(max_num_seqs=2 * places), ""
     yield "tokens", _engine(max_num_batched_tokens=2 * tokens), ""
-    yield "scheduling", _engine(async_scheduling=arguments.get("async_scheduling") is False), ""
     yield from _fewer_pixels(model)
     yield "places", _engine(max_num_seqs=max(1, places // 2)), ""
     yield "tokens", _engine(max_num_batched_tokens=4 * tokens), ""

@@ -41,6 +41,14 @@ def test_the_context_fits_the_model_and_the_recipe_wins() -> None:
     assert arguments(0, dtype="bfloat16")["dtype"] == "bfloat16"
 
 
+def test_on_a_cpu_prompts_are_computed_whole_unless_the_recipe_has_small_steps() -> None:
+    """In parts, a request with a seed would end the core."""
+    assert arguments(0)["enable_chunked_prefill"] is False and "enable_chunked_prefill" not in arguments(1)
+    assert arguments(0, max_num_batched_tokens=4096)["enable_chunked_prefill"] is False
+    assert "enable_chunked_prefill" not in arguments(0, max_num_batched_tokens=512), "vLLM would refuse it"
+    assert arguments(0, enable_chunked_prefill=True)["enable_chunked_prefill"] is True
+
+
 # GPUs by what NVML says of their memory, in MiB: L4 and A10G, RTX 4090, A100, L40S, A100 and H100, H200, B200.
 GPUS = [23_034, 24_564, 40_960, 46_068, 81_559, 143_771, 183_359]
 WEIGHTS = 2 * 3_750_000_000

@@ -209,7 +209,7 @@ def test_settings_of_the_real_engine_write_what_the_recipe_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One setting of each table, so that the test ends long before its minutes, unless the machine is very busy."""
-    all_offered, wanted = settings.offered, {"async_scheduling=false", "dtype=bfloat16"}
+    all_offered, wanted = settings.offered, {"max_num_seqs=64", "dtype=bfloat16"}
     monkeypatch.setattr(settings, "offered", lambda *about: [one for one in all_offered(*about) if one.name in wanted])
     monkeypatch.chdir(tmp_path)
     render_dataset(tmp_path / "images", 300)
