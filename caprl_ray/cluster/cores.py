@@ -50,6 +50,15 @@ def take(engine: Iterable[int]) -> None:
     _bind((process for process in others if not _is_on(own, process)), os.sched_getaffinity(run.pid) - own)
 
 
+def give_back() -> None:
+    """Let all processes of the run use all of its cores, until the next engine takes some."""
+    own = kept()
+    if own:
+        run = psutil.Process(int(os.environ[APART].partition(":")[0]))
+        every = os.sched_getaffinity(run.pid) | own
+        _bind((process.pid for process in [run, *run.children(recursive=True)]), every)
+
+
 def _is_on(cores: set[int], process: int) -> bool:
     """Whether the process belongs to another engine."""
     with suppress(ProcessLookupError):

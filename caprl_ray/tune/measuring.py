@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from caprl_ray.cluster import resources
+from caprl_ray.cluster import cores, resources
 from caprl_ray.cluster.failures import own_error
 from caprl_ray.commands import measure
 from caprl_ray.commands.measure import POLL_S
@@ -95,6 +95,7 @@ def measured(setting: Setting, sample: Sample, seconds: float, limit_s: float) -
     finally:
         for replica in replicas:
             ray.kill(replica)
+        cores.give_back()  # the next engine starts with as many as this one did
 
 
 def failure(error: Exception, limit_s: float) -> str | None:

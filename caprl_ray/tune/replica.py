@@ -15,6 +15,7 @@ import psutil
 import ray
 
 from caprl_ray.caption.stage import Captioner
+from caprl_ray.cluster import cores
 from caprl_ray.commands.sample import SEED
 from caprl_ray.engines import concurrency, internals, launch
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Engine, EngineDied, Picture
@@ -138,11 +139,11 @@ class _Steered:
 
 
 def machine() -> dict[str, Any]:
-    """The cores that this process may use, and the names of this machine's GPUs, as its driver has them."""
+    """The cores that the run may use here, and the names of this machine's GPUs, as its driver has them."""
     texts = [file.read_text(encoding="utf-8") for file in sorted(DRIVER.glob("*/information"))]
     lines = [line.partition(":") for text in texts for line in text.splitlines()]
     names = [value.strip() for name, _, value in lines if name == "Model"]
-    return {"machine.cores": len(os.sched_getaffinity(0)), "machine.gpus": names}
+    return {"machine.cores": len(os.sched_getaffinity(0) | cores.kept()), "machine.gpus": names}
 
 
 def _host_bytes() -> int:

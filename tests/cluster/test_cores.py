@@ -1,4 +1,4 @@
-"""The engine's cores are reserved while it runs and free again afterwards."""
+"""The engine's cores are reserved while it runs and free again afterwards. A tune counts all of them."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from tests.checkout import ROOT
 SCRIPT = """
 import json, os, subprocess, sys
 from caprl_ray.cluster import cores
+from caprl_ray.tune.replica import machine
 
 
 def sleeper():
@@ -24,9 +25,13 @@ with cores.apart():
     second, later = sleeper(), sleeper()
     cores.take([second.pid])
     during = [sorted(os.sched_getaffinity(pid)) for pid in (engine.pid, second.pid, other.pid, later.pid, 0)]
+    machines = [machine()["machine.cores"]]
+    cores.give_back()
+    machines.append(machine()["machine.cores"])
+    given = [sorted(os.sched_getaffinity(pid)) for pid in (engine.pid, other.pid, later.pid, 0)]
 for process in engine, second, other, later:
     process.communicate(b"\\n")
-print(json.dumps([during, sorted(os.sched_getaffinity(0)), cores.kept() == set()]))
+print(json.dumps([during, given, machines, sorted(os.sched_getaffinity(0)), cores.kept() == set()]))
 """
 
 
@@ -36,11 +41,12 @@ def bound(allowed: list[int]) -> object:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
-def test_engines_take_their_cores_from_all_others_of_the_run() -> None:
+def test_engines_take_their_cores_from_all_others_of_the_run_and_give_them_back() -> None:
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    assert bound([first, second]) == [[[first]] * 2 + [[second]] * 3, [first, second], True]
+    both = [first, second]
+    assert bound(both) == [[[first]] * 2 + [[second]] * 3, [both] * 4, [2, 2], both, True]
 
 
 def test_one_core_is_shared() -> None:
     only = min(os.sched_getaffinity(0))
-    assert bound([only]) == [[[only]] * 5, [only], True]
+    assert bound([only]) == [[[only]] * 5, [[only]] * 4, [1, 1], [only], True]
