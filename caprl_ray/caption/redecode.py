@@ -116,7 +116,7 @@ class Redecoder:
 
     async def _again(self, picture: Picture, prompt: str, asked: Caption, also: Mapping[str, Any]) -> list[Decode]:
         """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as
-        many as there are changes. What is still being decoded then is given up. A change that fails is left out."""
+        many as there are changes. Unfinished decodings are then given up. A change that fails is left out."""
         tasks = [
             asyncio.ensure_future(self._decode(picture, prompt, asked, {**also, **sampling}))
             for sampling in self._settings.retries

@@ -49,8 +49,8 @@ COMMANDS = (
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )
-# What the names of threads begin with that may wait for storage when the command has ended: that which lists the input,
-# and those of storage/prefetch.py. Their modules import too much to be imported here.
+# Beginnings of the names of threads that may wait for storage when the command has ended: the one that lists the
+# input, and those of storage/prefetch.py. Their modules import too much to be imported here.
 WAITING = ("plan", "reader")
 
 

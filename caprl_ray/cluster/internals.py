@@ -175,7 +175,7 @@ def ended_by(stopping: Callable[[], bool]) -> Patch:
 
 
 def _drop(topology: Any) -> None:
-    """Empty the operators before the last stage, and its queue. What its tasks still yield is written."""
+    """Empty the operators before the last stage, and its queue. The further output of its tasks is written."""
     write = next(reversed(topology))
     last = write.input_dependencies[0]
     upstream = list(topology)[: list(topology).index(last)]

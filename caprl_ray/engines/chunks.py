@@ -30,7 +30,7 @@ class Chunks:
         self._held: dict[int, dict[str, Any]] = defaultdict(dict)  # by client and request
 
     def pass_on(self, steps: Steps) -> Steps:
-        """What to send now of a step's `EngineCoreOutputs`, by client. All that is held goes out when it is due."""
+        """The part of a step's `EngineCoreOutputs` to send now, by client. Held outputs go out when they are due."""
         now = self._clock()
         due = now >= self._due
         if due:

@@ -87,7 +87,7 @@ class Renderer:
         return await self._fill(template, tokens, self._cut(self._patches, picture), picture, prompt)
 
     def _key(self, picture: Picture, prompt: str, text: int) -> Key:
-        """What requests must have in common for one template: the size, and the prompt up to a text that is tokenized
+        """The parts that requests must share for one template: the size, and the prompt up to a text that is tokenized
         here. White space may belong to the special token, and an accent to the character before it."""
         apart = self._apart and prompt[:text].endswith(self._special) and prompt[text : text + 1].isalnum()
         return picture.width, picture.height, prompt[:text] if apart else prompt

@@ -261,7 +261,7 @@ class VllmEngine:
         return await self._renderer.render(picture, chat.prompt(turns.user) + turns.begin, len(chat.prefix))
 
     async def _text_request(self, turns: Turns) -> Any:
-        """The input for turns without a picture. What other prompts begin with, too, is tokenized once."""
+        """The input for turns without a picture. A beginning that prompts share is tokenized once."""
         chat = self._chat(turns.system, False)
         text, cut = chat.prompt(turns.user) + turns.begin, len(chat.prefix) + turns.shared
         if turns.shared and (tokens := self._shared.tokens(text[:cut], text[cut:])):

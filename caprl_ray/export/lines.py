@@ -19,8 +19,8 @@ NEEDED = ["id", "unit", "index", "attempts", "key", "caption"]
 IMAGE = "<image>"  # where a conversation has its image; trainers count it
 PROMPT = "prompt"
 STRIP = without_any_control_token()  # the captioner has removed its model's, and the trained model may have others
-# Lines in SQL, over the columns of a row. What stands for an image in a text becomes a space, so that what is left
-# cannot form the token anew.
+# Lines in SQL, over the columns of a row. A token for an image in a text becomes a space, so that its
+# surroundings cannot form the token anew.
 CAPTION_LINE = "{id: id, image: key, caption: caption}"
 CONVERSATION_LINE = f"""{{id: id, image: key, conversations: [
     {{'from': 'human', 'value': '{IMAGE}' || chr(10) || replace({PROMPT}, '{IMAGE}', ' ')}},

@@ -16,8 +16,8 @@ STEP = "exporting"
 
 
 def write_parts(write: Write, parts: Sequence[Part], target: Target, tell: Tell) -> Iterator[Written]:
-    """Write parts, record them as they are done, and yield them. What is not recorded yet is recorded at the end, also
-    at a failure."""
+    """Write parts, record them as they are done, and yield them. The rest is recorded at the end, also at a
+    failure."""
     held: list[Written] = []
     since, done = time.monotonic(), 0
     try:

@@ -11,7 +11,7 @@ BLANK = "blank"  # the flag of such a row
 # (tests/prepare/photographs). Anything of high contrast on a 10,000th of the area has more than 2.
 MOST_DEVIATION = 2.0
 # Pixels that are looked at: first a few, which are enough for nearly every picture (13 us), then many (50 us in all).
-# What is smaller than one in so many may be missed.
+# Details smaller than one pixel in so many may be missed.
 FEW, MANY = 256, 2048
 
 

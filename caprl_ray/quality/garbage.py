@@ -10,7 +10,7 @@ from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
 
 REPLACEMENT = "\ufffd"
-# Tokens of chat formats and of tokenizers. What may also be HTML (<s>, <image>) is left out.
+# Tokens of chat formats and of tokenizers. Those that may also be HTML (<s>, <image>) are left out.
 _TOKEN = re.compile(
     r"<(?:\|[^\s<>|]{2,40}\|>|｜[^<>\n]{2,40}｜>|/?(?:start_of_turn|end_of_turn|unk|pad|bos|eos|think|IMG_CONTEXT)>"
     r"|s>(?=\s*\[INST\])|/s>\s*\Z|</?SYS>>|0x[0-9A-F]{2}>|unused\d+>)"

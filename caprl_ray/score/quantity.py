@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 PERCENT = "%"
-# What stands behind, or for money also before, a number. Other words make an answer a text, which is compared whole.
+# Words that may stand behind a number, or for money also before it. Other words make it a text, compared whole.
 _UNITS = {
     PERCENT: ("%", "percent", "per cent", "pct", "percentage points"),
     "$": ("$", "usd", "us$", "dollar", "dollars"),

@@ -73,10 +73,10 @@ def plan_units(
 ) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
-    Objects in `known`, which goes by their paths, are left out. What comes before the position `after` is not listed
-    again, as far as storage and the recipe's paths allow; `known` must hold it. `columns` are those of the units
-    before. What is left out is counted in `left_out`: with a unit what comes before its last object, at the end the
-    rest.
+    Objects in `known`, which goes by their paths, are left out. Objects before the position `after` are not
+    listed again, as far as storage and the recipe's paths allow; `known` must hold them. `columns` are those of the
+    units before. `left_out` counts the objects that are left out: with a unit those before its last object, at the end
+    the rest.
 
     Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """

@@ -102,7 +102,7 @@ class Sorting:
         )
 
     def _infer(self) -> str:
-        """The kind of the first object whose name tells one. What comes before it is kept or counted."""
+        """The kind of the first object whose name tells one. Objects before it are kept or counted."""
         kept: list[Found] = []  # objects that the recipe names, whatever their endings
         for item in self._items:
             if isinstance(item, Passed):

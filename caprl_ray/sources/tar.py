@@ -84,8 +84,8 @@ def read_members(
 
 
 def stream_members(stream: BinaryIO, length: int) -> Iterator["Streamed"]:
-    """Yield the same files as `read_members`, each to be read in pieces before the next one is asked for. What of it is
-    not read is skipped. Raises TarDamaged as `read_members` does, and for a sparse file that is too large."""
+    """Yield the same files as `read_members`, each to be read in pieces before the next one is asked for. The unread
+    rest is skipped. Raises TarDamaged as `read_members` does, and for a sparse file that is too large."""
     archive, _ = _opened(stream, LeftOut(), "", length)
     yield from archive.streamed()
 
@@ -128,7 +128,7 @@ class _Archives:
         self._given = 0  # bytes of a streamed member that were read
 
     def members(self, limit: Callable[[str], int]) -> Iterator[Member]:
-        """The files. What is neither file nor folder is counted."""
+        """The files. Members that are neither file nor folder are counted."""
         for header in self._files():
             yield self._sparse(header, limit) if header.is_sparse else self._file(header, limit)
 

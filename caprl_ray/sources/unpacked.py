@@ -1,7 +1,7 @@
 """Compressed streams as plain bytes: gzip, bzip2, xz and zstd, by their first bytes.
 
-A stream may hold several members (frames), one after the other, also of different kinds. What follows the last one and
-is none is not read; `junk` counts it. No header is trusted: memory and inflation are bounded.
+A stream may hold several members (frames), one after the other, also of different kinds. Bytes after
+the last one are not read; `junk` counts them. No header is trusted: memory and inflation are bounded.
 """
 
 import bz2

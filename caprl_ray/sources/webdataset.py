@@ -73,7 +73,7 @@ def suspects(unit: Unit, index: int, access: Access) -> list[range]:
 
 
 def _check_images(stored: Stored, access: Access) -> None:
-    """Refuse a dataset whose first samples have several images. Whatever else is wrong is told when it is read."""
+    """Refuse a dataset whose first samples have several images. Other faults are reported when it is read."""
     rules = replace(Rules.of(access.input, 0), fail_long=False)  # another failure would hide this one
     with suppress(TarDamaged, OSError), access.storage.open(stored, piece=PIECE) as stream:
         front = cast(BinaryIO, _Front(stream))

@@ -119,9 +119,9 @@ class Storage:
         return self._store(pattern).wanted(pattern, rule)
 
     def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
-        """What is wanted, and what is passed over, in the order of paths. Holds a bounded part at a time.
+        """The wanted objects and those that are passed over, in the order of paths. Holds a bounded part at a time.
 
-        `after`: only what comes after this path, which was listed before. What comes before it is not listed again.
+        `after`: only objects after this path, which was listed before. Those before it are not listed again.
         """
         return self._store(wanted.folder).find(wanted, after)
 

@@ -35,7 +35,7 @@ class FlatStore(ABC):
 
     @abstractmethod
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
-        """The objects whose paths begin with `prefix`, in order. What comes before `after` may be left out."""
+        """The objects whose paths begin with `prefix`, in order. Those before `after` may be left out."""
 
     @abstractmethod
     def look(self, path: str) -> Stored:

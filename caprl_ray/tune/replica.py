@@ -147,7 +147,7 @@ def machine() -> dict[str, Any]:
 
 
 def _host_bytes() -> int:
-    """The memory of this process and those below it. What several share, each has its part of."""
+    """The memory of this process and those below it. Shared memory counts in equal parts."""
     own, found = psutil.Process(), 0
     for process in [own, *own.children(recursive=True)]:
         with suppress(psutil.Error):
