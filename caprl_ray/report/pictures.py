@@ -209,12 +209,7 @@ class _Studio:
 
     def _thumbnail(self, read: Row) -> Picture:
         seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["encoded"]))
-        if isinstance(seen, RowFailure):
-            return Picture(missing=_said(seen.code, seen.detail))
-        size = seen["pixel_width"], seen["pixel_height"]
-        if len(seen["pixels"]) != 3 * size[0] * size[1]:  # a picture has taken over the child
-            return Picture(missing="The image could not be decoded.")
-        return _thumbnail(seen["pixels"], size)
+        return shown(seen)
 
     def _mine(self, name: str, make: Callable[[], Any]) -> Any:
         """Something of this thread's own, which ends with the block."""
@@ -236,6 +231,16 @@ def _cut(unit: int, rows: dict[int, Row], kind: str) -> list[_Work]:
 def _said(code: str, detail: str | None) -> str:
     meaning = (READ_CODES | PREPARE_CODES).get(code, code)
     return f"{meaning} ({detail})" if detail else meaning
+
+
+def shown(seen: Mapping[str, Any] | RowFailure) -> Picture:
+    """The thumbnail of what a child process has decoded."""
+    if isinstance(seen, RowFailure):
+        return Picture(missing=_said(seen.code, seen.detail))
+    size = seen["pixel_width"], seen["pixel_height"]
+    if len(seen["pixels"]) != 3 * size[0] * size[1]:  # a picture has taken over the child
+        return Picture(missing="The image could not be decoded.")
+    return _thumbnail(seen["pixels"], size)
 
 
 def _thumbnail(pixels: bytes, size: tuple[int, int]) -> Picture:
