@@ -13,12 +13,14 @@ from caprl_ray.evaluate.table import table
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.pipeline import run
+from caprl_ray.report.svg import check_matplotlib
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch.steps import Steps
 
 
 def evaluation(request: Request, *, debug: bool = False) -> Iterator[str]:
-    """Evaluate, and yield the lines for people."""
+    """Evaluate, and yield the lines for people. Raises RecipeError and whatever a job raises."""
+    check_matplotlib()  # which the page needs at the end
     with ExitStack() as ray:
 
         def finish(job: Job) -> Ledger:

@@ -87,9 +87,17 @@ def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
     asked, made = (given.about(found.drawn), None) if given else _made(judge, place, outputs[0], found, seen, run)
     folder = _answered(judge, place, {key: of for key, of in asked.items() if of}, texts, run)
     evaluation = _evaluation(place, folder, made, found, texts, seen)
-    told = {"folder": folder, "questions": join(folder, QUESTIONS), "seed": request.seed, "common": found.common}
-    notes = tuple(_notes(evaluation, found, seen))
-    return Evaluated(evaluation=evaluation, told=told | {"notes": notes}, notes=notes)
+    notes = tuple(_notes(request, evaluation, found, seen))
+    told = {
+        "folder": folder,
+        "questions": join(folder, QUESTIONS),
+        "questioner": judge.questioner("-", "-").model.source if made else None,
+        "reader": judge.reader("-", "-", "-").model.source,
+        "seed": request.seed,
+        "common": found.common,
+        "notes": notes,
+    }
+    return Evaluated(evaluation=evaluation, told=told, notes=notes)
 
 
 def _distinct(paths: Sequence[str]) -> Sequence[str]:
@@ -171,9 +179,13 @@ def _counts(given: Sequence[Answer], asked: Asked) -> dict[str, float]:
     return {"questions_asked": sum(map(len, asked.values())), "answers": len(given)}
 
 
-def _notes(evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
-    """What a user should read before the numbers."""
+def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
+    """What a user should know of the numbers."""
     drawn, asked = len(found.drawn), len(evaluation.images)
+    if found.common < request.images:
+        which = "captioned by all outputs" if len(request.outputs) > 1 else "captioned"
+        which += " and have questions" if request.questions else ""
+        yield f"{found.common:,} images are {which}; all of them are in the sample"
     if found.every > 1:
         yield f"only every {found.every}th image of the outputs was looked at, the same ones in each"
     if asked < drawn:
