@@ -12,10 +12,9 @@ from caprl_ray.evaluate.table import table
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.pipeline import run
+from caprl_ray.report.evaluation import EVALUATION, PLACE
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch.steps import Steps
-
-FIGURES, PAGE = "evaluation.json", ("report", "evaluation.html")
 
 
 def evaluation(request: Request, *, debug: bool = False) -> Iterator[str]:
@@ -33,8 +32,8 @@ def evaluation(request: Request, *, debug: bool = False) -> Iterator[str]:
         found = evaluate(request, finish, Steps())
     figures = evaluated(found.evaluation) | {"evaluation": found.told}
     storage, place = Storage(request.judge.storage), request.work or request.outputs[0]
-    storage.put(join(place, FIGURES), json.dumps(figures, indent=1, ensure_ascii=False).encode() + b"\n")
-    storage.put(join(place, *PAGE), page(found.evaluation, figures).encode())
+    storage.put(join(place, EVALUATION), json.dumps(figures, indent=1, ensure_ascii=False).encode() + b"\n")
+    storage.put(join(place, *PLACE), page(found.evaluation, figures).encode())
     yield from table(figures).splitlines()
     yield from found.notes
-    yield f"{join(place, *PAGE)}, {join(place, FIGURES)}"
+    yield f"{join(place, *PLACE)}, {join(place, EVALUATION)}"

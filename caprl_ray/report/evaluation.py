@@ -27,7 +27,7 @@ def _said(way: Mapping[str, Any], page: str) -> str:
     if score is None:
         return f"Evaluated, but no question has an answer; see {page}."
     bounds = "" if score["low"] is None else f" [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+    asked = f"{way['questions']:,} questions about {way['images']:,} images"
     return (
-        f"Evaluated: {100 * score['value']:.1f} %{bounds} of {way['questions']:,} questions about {way['images']:,} images "
-        f"are answered right from the captions; see {page}."
+        f"Evaluated: {100 * score['value']:.1f} %{bounds} of {asked} are answered right from the captions; see {page}."
     )
