@@ -72,7 +72,11 @@ class Judge:
 
 def judge(path: str | None, overrides: Sequence[str] = ()) -> Judge:
     """Read a judge's recipe; without a path it is CapRL's models. Raises RecipeError for what no judge can have."""
-    content = document(path, overrides, CurateRecipe)
+    return as_judge(document(path, overrides, CurateRecipe))
+
+
+def as_judge(content: dict[str, Any]) -> Judge:
+    """The same for a recipe as plain data."""
     unknown = [name for name in content if name not in (*QUESTIONER_SECTIONS, *SHARED, "score")]
     if unknown:
         there = ", ".join((*QUESTIONER_SECTIONS, "score", *SHARED))

@@ -61,11 +61,11 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
     found = json.loads((good / "evaluation.json").read_text())
     first, second = found["outputs"]
     assert (first, second) == (f"A: {good}", f"B: {poor}") and found["images"] == 30
-    score = {way: told["value"] for way, told in found["ways"].items()}
+    score = {way: told["score"]["value"] for way, told in found["ways"].items()}
     assert score[first] == 1 and 0.65 < score[second] < 0.85
     assert score["empty"] == 0 <= score["swapped"] < 0.5 and score["alt text"] == 0.5
     (apart,) = found["differences"]
-    assert apart["told_apart"] and apart["value"] == pytest.approx(score[second] - 1)
+    assert apart["told_apart"] and apart["difference"]["value"] == pytest.approx(score[second] - 1)
     assert found["evaluation"]["common"] == 35  # 4 to 39, but for the one that has failed
     assert found["cost"]["questions_written"] == 150 and found["cost"]["questions_kept"] == 60
     assert (good / "report" / "evaluation.html").exists()
@@ -77,7 +77,7 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
     monkeypatch.setattr(evaluate, "run", whole)
     assert cli.main(["evaluate", str(poor), "--questions", str(good), "--judge", judge(tmp_path)]) == 0
     alone = json.loads((poor / "evaluation.json").read_text())
-    assert alone["images"] == 30 and alone["ways"][f"A: {poor}"]["value"] == pytest.approx(score[second])
+    assert alone["images"] == 30 and alone["ways"][f"A: {poor}"]["score"]["value"] == pytest.approx(score[second])
     (table,) = (poor / "evaluations").glob("answers-*/questions.parquet")
     assert pq.read_table(table).num_rows == 60 and not list((poor / "evaluations").glob("questions-*"))
 
