@@ -6,13 +6,13 @@ from contextlib import ExitStack
 
 from caprl_ray.cluster import session
 from caprl_ray.evaluate.figures import evaluated
-from caprl_ray.evaluate.page import PLACE, page
-from caprl_ray.evaluate.questions import EVALUATION
+from caprl_ray.evaluate.page import page
 from caprl_ray.evaluate.run import Request, evaluate
 from caprl_ray.evaluate.table import table
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.pipeline import run
+from caprl_ray.report.evaluation import EVALUATION, PLACE
 from caprl_ray.report.svg import check_matplotlib
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch.steps import Steps

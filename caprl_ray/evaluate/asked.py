@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from caprl_ray.evaluate.answers import Answer, Evaluation
+from caprl_ray.evaluate.kinds import REST, frequent
 from caprl_ray.report.strata import PIXELS
 from caprl_ray.score.tally import NO_PLACE, Lines, Means
 
 IMAGE_KIND, QUESTION_KIND, RESOLUTION = "image_kind", "question_kind", "resolution"
-MOST_GROUPS = 40  # kinds with figures of their own; the rarer ones are one group
-OTHERS = "others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Asked:
         """The groups, each with whether a question belongs to it: resolutions in order, kinds by their questions."""
         of = self.groups[by]
         counts = Counter(of.tolist())
-        order = sorted(counts, key=lambda name: (name == OTHERS, -counts[name], name))
+        order = sorted(counts, key=lambda name: (name == REST, -counts[name], name))
         if by == RESOLUTION:
             order.sort(key=RESOLUTIONS.index)
         yield from ((name, of == name) for name in order)
@@ -77,8 +76,7 @@ def _lines(answers: Sequence[Answer], images: Mapping[str, int], questions: Mapp
 
 
 def _kinds(kinds: Sequence[str]) -> np.ndarray:
-    frequent = {kind for kind, _ in Counter(kinds).most_common(MOST_GROUPS)}
-    return np.array([kind if kind in frequent else OTHERS for kind in kinds], str)
+    return np.array(list(map(frequent(kinds), kinds)), str)
 
 
 def _named(low: int, high: int | None) -> str:

@@ -9,7 +9,7 @@ from caprl_ray.errors import CaprlError
 from caprl_ray.evaluate.answers import Evaluation
 from caprl_ray.evaluate.cards import SORTS, card, in_turn, options
 from caprl_ray.evaluate.figures import FEW_IMAGES
-from caprl_ray.evaluate.words import Figures, costs, groups, names, percent, points, pvalue, scored, verdicts
+from caprl_ray.evaluate.words import Figures, costs, groups, marked, names, percent, points, pvalue, verdicts
 from caprl_ray.report import gallery, plots
 from caprl_ray.report.page import render
 from caprl_ray.report.pictures import Picture
@@ -18,7 +18,6 @@ from caprl_ray.report.svg import check_matplotlib
 from caprl_ray.report.thumbnails import thumbnails
 from caprl_ray.version import __version__
 
-PLACE = ("report", "evaluation.html")  # in an output
 SECONDS = 60.0  # for pictures
 
 
@@ -39,6 +38,7 @@ def page(evaluation: Evaluation, figures: Figures, seconds: float = SECONDS) -> 
         tiles=list(_tiles(figures, called)),
         plots=list(_plots(figures, called)),
         ways=list(_ways(figures, called)),
+        notes=figures.get("evaluation", {}).get("notes", ()),
         verdicts=list(verdicts(figures)),
         differences=[_difference(one, called) for one in _compared(figures)],
         groups=[_group(word, found, called) for word, found in groups(figures)],
@@ -86,15 +86,11 @@ def _ways(figures: Figures, called: Mapping[str, str]) -> Iterator[tuple[str, ..
     for way, one in figures["ways"].items():
         yield (
             called[way],
-            f"{scored(one['score'])}{_marked(one)}",
+            marked(one),
             f"{one['questions']:,} of {one['asked']:,}",
             f"{one['images']:,}",
             percent(one["can_not_answer"]),
         )
-
-
-def _marked(one: Mapping[str, Any]) -> str:
-    return "*" if one["few"] and one["score"] else ""
 
 
 def _difference(one: Mapping[str, Any], called: Mapping[str, str]) -> tuple[str, ...]:
@@ -115,7 +111,7 @@ def _group(
         [
             gallery.short(one["name"], 80),
             f"{one['images']:,}",
-            *(f"{scored(one['ways'][way]['score'])}{_marked(one['ways'][way])}" for way in called),
+            *(marked(one["ways"][way]) for way in called),
         ]
         for one in found
     ]

@@ -22,6 +22,7 @@ from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.recipe.score import Score
+from caprl_ray.report.evaluation import EVALUATION
 from caprl_ray.report.strata import Row
 from caprl_ray.score import read
 from caprl_ray.score.formats import qa_75k
@@ -31,7 +32,6 @@ from caprl_ray.score.questions import Questions, joined
 from caprl_ray.storage import Folder, Storage, join
 
 TABLE = "questions.parquet"  # of an evaluation
-EVALUATION = "evaluation.json"  # of an evaluated output
 JOINS = ("sha256", "id", "key", "path")  # of a file that has several, the first is taken
 ROWS_AT_ONCE = 1024
 SHOWN = 3

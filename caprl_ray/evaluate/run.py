@@ -87,12 +87,15 @@ def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
     asked, made = (given.about(found.drawn), None) if given else _made(judge, place, outputs[0], found, seen, run)
     folder = _answered(judge, place, {key: of for key, of in asked.items() if of}, texts, run)
     evaluation = _evaluation(place, folder, made, found, texts, seen)
-    notes = tuple(_notes(request, evaluation, found, seen))
+    reader = judge.reader("-", "-", "-").model.source
+    questioner = judge.questioner("-", "-").model.source if made else None
+    who = f"{reader} answered" + (f" what {questioner} asked" if questioner else f" the questions of {request.questions}")
+    notes = (who, *_notes(request, evaluation, found, seen))
     told = {
         "folder": folder,
         "questions": join(folder, QUESTIONS),
-        "questioner": judge.questioner("-", "-").model.source if made else None,
-        "reader": judge.reader("-", "-", "-").model.source,
+        "questioner": questioner,
+        "reader": reader,
         "seed": request.seed,
         "common": found.common,
         "notes": notes,

@@ -8,12 +8,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from caprl_ray.evaluate.words import Figures, costs, groups, names, percent, scored, verdicts
+from caprl_ray.evaluate.words import FEW, Figures, costs, groups, marked, names, percent, verdicts
 from caprl_ray.text import plain
 
 WIDTH = 120
 WORST_SHOWN = 3  # captions of each output
-FEW = "*"
 
 
 def table(figures: Figures, width: int = WIDTH) -> str:
@@ -57,7 +56,7 @@ def _ways(figures: Figures, called: Mapping[str, str]) -> Table:
     for way, one in figures["ways"].items():
         found.add_row(
             Text(called[way]),
-            f"{scored(one['score'])}{FEW if one['few'] else ''}",
+            marked(one),
             f"{one['questions']:,} of {one['asked']:,}",
             f"{one['images']:,}",
             percent(one["can_not_answer"]),

@@ -8,6 +8,7 @@ from caprl_ray.evaluate.figures import FEW_IMAGES
 from caprl_ray.text import plain
 
 Figures = Mapping[str, Any]
+FEW = "*"  # marks what comes from few images
 MOST_NAME, MOST_IMAGES = 60, 1_000_000
 GROUPS = {IMAGE_KIND: "kind of image", QUESTION_KIND: "kind of question", RESOLUTION: "resolution"}
 COSTS = {
@@ -44,6 +45,11 @@ def scored(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "no answers"
     return f"{percent(value['value'])}{_bounds(value, '')}"
+
+
+def marked(one: Mapping[str, Any]) -> str:
+    """The score of a way or of a group, with its interval and a mark if it comes from few images."""
+    return f"{scored(one['score'])}{FEW if one['few'] and one['score'] else ''}"
 
 
 def _bounds(value: Mapping[str, Any], sign: str) -> str:

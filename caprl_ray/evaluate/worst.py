@@ -1,7 +1,4 @@
-"""The captions of an output that leave most unanswered, with the questions.
-
-Each question can be answered from the image: it would not have been kept otherwise (curate/keep.py).
-"""
+"""The captions of an output that leave most unanswered, with the questions."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
