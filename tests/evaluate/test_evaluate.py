@@ -86,3 +86,15 @@ def verified(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert cli.main(["verify", str(out)]) == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_questioner_without_questions_ends_the_evaluation_with_examples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = write(tmp_path, "out", range(12), full)
+    assert cli.main(["evaluate", str(out), "--judge", judge(tmp_path, prompt={"user": "Describe it."})]) == 3
+    said = capsys.readouterr().err
+    assert "failures.max_fraction: 12 of 12 images failed, more than 0.5 allows (no_question 12); " in said
+    assert "no JSON object; it begins" in said and "the questioner makes no question that can be used" in said
