@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from caprl_ray.answer import readers
 from caprl_ray.answer.job import score_job
 from caprl_ray.curate import results
 from caprl_ray.curate.job import curate_job
@@ -25,16 +26,17 @@ from caprl_ray.output.folder import SUCCESS
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.recipe.judge import Judge
+from caprl_ray.recipe.score_recipe import READER, in_section
 from caprl_ray.report.facts import Facts, facts
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch.breaker import SickReplicas
 
 Run = Callable[[Job], Ledger]
-QUESTIONER = (
+NO_QUESTIONS = (
     "the questioner makes no question that can be used about so many images; give the judge another model, or say the "
     "form in its prompt.user, and run the same command again; a higher failures.max_fraction allows it."
 )
-READER = (
+NO_ANSWERS = (
     "the reader answers so few questions; give the judge another score.model, or score.mode=deterministic, in which an "
     "answer can only be an option, and run the same command again; a higher failures.max_fraction allows it."
 )
@@ -54,7 +56,7 @@ def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
     Raises RecipeError for what is wrong with the request, the judge or the outputs, and whatever `run` raises.
     """
     judge, storage = request.judge, Storage(request.judge.storage)
-    judge.reader("-", "-", "-")  # refuses a wrong one before anything is read
+    judge.check(asks=request.questions is None)
     outputs = [facts(storage, path, tell) for path in _distinct(request.outputs)]
     given = questions.given(storage, request.questions) if request.questions else None
     place = Place(storage=storage, path=request.work or join(outputs[0].path, FOLDER))
@@ -99,7 +101,9 @@ def _made(judge: Judge, place: Place, output: Facts, found: Sample, seen: Pictur
     keys = [one.image.key for one in found.drawn]
     out = place.questions(keys, judge.questioner(seen.files, place.path))
     if not _finished(place.storage, out):
-        with _blamed(place.storage, out, QUESTIONER):
+        with _of_reader():
+            readers.resolved(judge.reader("-", "-", "-"))  # one that is not there is found before hours of questions
+        with _blamed(place.storage, out, NO_QUESTIONS):
             run(curate_job(judge.questioner(seen.files, out)))
     if place.storage.lookup(join(out, results.CURATED)) is None:
         results.write(place.storage, out, results.summed(place.storage, out))
@@ -117,8 +121,8 @@ def _answered(judge: Judge, place: Place, asked: Asked, texts: Captions, run: Ru
     place.put_once(named, lambda: questions.table(asked))
     place.put_once(read, lambda: judged.table(texts, asked))
     if not _finished(place.storage, out):
-        job, _ = score_job(judge.reader(read, named, out))
-        with _blamed(place.storage, out, READER):
+        with _of_reader(), _blamed(place.storage, out, NO_ANSWERS):
+            job, _ = score_job(judge.reader(read, named, out))
             run(job)
     return folder
 
@@ -148,6 +152,17 @@ def _counts(given: Sequence[Answer], asked: Asked) -> dict[str, float]:
 
 def _finished(storage: Storage, out: str) -> bool:
     return storage.lookup(join(out, SUCCESS)) is not None
+
+
+@contextmanager
+def _of_reader() -> Iterator[None]:
+    """Name the fields of the reader's recipe as the judge's has them."""
+    try:
+        yield
+    except RecipeError as error:
+        if not str(error).startswith(tuple(f"{name}." for name in READER)):
+            raise
+        raise in_section(error) from None
 
 
 @contextmanager

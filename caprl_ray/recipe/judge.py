@@ -44,6 +44,12 @@ class Judge:
         place = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
         return parse_as(Recipe, {**place, "storage": self.content.get("storage") or {}}).storage
 
+    def check(self, *, asks: bool) -> None:
+        """Raise RecipeError for a judge that is wrong. `asks`: it makes questions, too."""
+        self.reader("-", "-", "-")
+        if asks:
+            self.questioner("-", "-")
+
     def questioner(self, images: str, out: str) -> CurateRecipe:
         """The recipe by which questions about stored images are made. Raises RecipeError."""
         own = {name: self.content[name] for name in (*QUESTIONER_SECTIONS, *SHARED) if name in self.content}

@@ -190,3 +190,12 @@ def test_the_recipe_that_ships_is_the_default() -> None:
     assert shipped.questioner("-", "-").curate.model == default.questioner("-", "-").curate.model
     assert reader(shipped.reader("-", "-", "-")) == reader(default.reader("-", "-", "-"))
     assert json.dumps(default.content)
+
+
+def test_a_reader_that_is_not_there_is_found_before_questions_are_made(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {**JUDGE, "score": {"model": {"source": "/no/such"}, "replicas": {"gpus": 0}}}
+    (out.parent / "judge.yaml").write_text(yaml.safe_dump(content))
+    said = refused(capsys, str(out), "--judge", str(out.parent / "judge.yaml"))
+    assert "score.model.source: /no/such is no folder" in said and not list(out.glob("evaluations/questions-*"))
