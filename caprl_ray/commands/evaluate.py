@@ -6,8 +6,7 @@ from contextlib import ExitStack
 
 from caprl_ray.cluster import session
 from caprl_ray.evaluate.figures import evaluated
-from caprl_ray.evaluate.page import PLACE, page
-from caprl_ray.evaluate.questions import EVALUATION
+from caprl_ray.evaluate.page import page
 from caprl_ray.evaluate.run import Request, evaluate
 from caprl_ray.evaluate.table import table
 from caprl_ray.job import Job
