@@ -72,9 +72,8 @@ def _groups(asked: Asked, by: str) -> list[dict[str, Any]]:
     for name, chosen in asked.grouped(by):
         ways = {way: _score(within(of, chosen)) for way, of in means.items()}
         most = max(one["images"] for one in ways.values())
-        found.append(
-            {"name": name, "images": most, "questions": int(chosen.sum()), "few": most < FEW_IMAGES} | {"ways": ways}
-        )
+        about = {"name": name, "images": most, "questions": int(chosen.sum()), "few": most < FEW_IMAGES}
+        found.append(about | {"ways": ways})
     return found
 
 

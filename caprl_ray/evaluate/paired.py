@@ -1,7 +1,7 @@
 """Tell two ways apart on the questions that both have answered: p-values, and how many images it takes.
 
 Images are drawn, and questions about one image are not independent. So an image with all of its questions is what is
-exchanged, counted and wished for here.
+exchanged and counted here.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from caprl_ray.score.summary import CONFIDENCE, SEED, interval
 from caprl_ray.score.tally import Means
 
-LEVEL, POWER = 1 - CONFIDENCE, 0.8
+LEVEL, POWER = round(1 - CONFIDENCE, 9), 0.8
 FLIPS = 9999  # so the least p-value is 0.0001
 _AT_ONCE = 1 << 22  # signs in memory
 _EVEN = 1 - 1e-9  # sums that differ by rounding alone are equal

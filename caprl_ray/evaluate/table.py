@@ -8,11 +8,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from caprl_ray.evaluate.words import FEW, Figures, costs, groups, marked, names, percent, verdicts
-from caprl_ray.text import plain
+from caprl_ray.evaluate.figures import FEW_IMAGES
+from caprl_ray.evaluate.words import FEW, Figures, costs, groups, marked, names, one_line, percent, verdicts
 
 WIDTH = 120
-WORST_SHOWN = 3  # captions of each output
+WORST_SHOWN, MOST_TEXT = 3, 100  # captions of each output, and characters of a question or a source
 
 
 def table(figures: Figures, width: int = WIDTH) -> str:
@@ -35,8 +35,8 @@ def _parts(figures: Figures) -> Iterator[RenderableType]:
     for word, found in by:
         yield _groups(word, found, called)
         yield ""
-    if any(one["few"] for _, found in by for one in found):
-        yield f"{FEW} few images: not to be relied on"
+    if any(one["few"] for found in (figures["ways"].values(), *(found for _, found in by)) for one in found):
+        yield f"{FEW} fewer than {FEW_IMAGES} images: not to be relied on"
     for output in figures["outputs"]:
         for line in _worst(figures["worst"][output][:WORST_SHOWN], called[output]):
             yield Text(line)
@@ -69,7 +69,7 @@ def _groups(word: str, groups: Sequence[Mapping[str, Any]], called: Mapping[str,
     for one in groups:
         scores = [one["ways"][way] for way in called]
         found.add_row(
-            Text(plain(one["name"])),
+            one_line(one["name"]),
             f"{one['images']:,}",
             *("-" if of["score"] is None else percent(of["score"]["value"]) + FEW * of["few"] for of in scores),
         )
@@ -81,5 +81,5 @@ def _worst(found: Sequence[Mapping[str, Any]], output: str) -> Iterator[str]:
         yield f"least answered of {output}:"
     for one in found:
         right = one["questions"] - len(one["missed"])
-        asked = " ".join(plain(one["missed"][0]["question"]).split())
-        yield f"  {plain(one['source'])}: {right} of {one['questions']} answered right; not: {asked[:80]}"
+        source, asked = one_line(one["source"], MOST_TEXT), one_line(one["missed"][0]["question"], MOST_TEXT)
+        yield f"  {source}: {right} of {one['questions']} answered right; not: {asked}"

@@ -27,12 +27,13 @@ def names(figures: Figures) -> dict[str, str]:
     ways = [*figures["outputs"], *figures["references"]]
     last = {way: way.rstrip("/").rpartition("/")[2] or way for way in ways}
     called = [*last.values()]
-    return {way: _cut(last[way] if called.count(last[way]) == 1 else way) for way in ways}
+    return {way: one_line(last[way] if called.count(last[way]) == 1 else way) for way in ways}
 
 
-def _cut(name: str) -> str:
-    name = " ".join(plain(name).split())
-    return name if len(name) <= MOST_NAME else f"…{name[-MOST_NAME:]}"
+def one_line(text: str, most: int = MOST_NAME) -> str:
+    """A text of the data on one line, without its beginning if it is too long."""
+    text = " ".join(plain(text).split())
+    return text if len(text) <= most else f"…{text[-most:]}"
 
 
 def percent(value: float | None) -> str:

@@ -88,7 +88,7 @@ def test_a_terminal_says_which_output_is_better_or_how_many_images_that_takes() 
     said = table(known())
     assert "a is better than b by 17.5 points [" in said and ", p = 0.003." in said
     assert "66.7 % [66.7, 66.7]" in said and "117 of 117" in said
-    assert "66.7 %*  50.0 %*" in said and "few images" in said
+    assert "66.7 %*  50.0 %*" in said and "* fewer than 30 images" in said
     assert "least answered of b:\n  /in/000.jpg: 0 of 3 answered right" in said
     assert "cost: 90 seconds, $1.50, 1,234 answers" in said
     near = {
@@ -122,5 +122,6 @@ def test_what_is_not_there_is_said_so() -> None:
 def test_outputs_are_called_by_the_last_part_of_their_paths_if_that_tells_them_apart() -> None:
     figures = {"outputs": ["/x/out", "/y/out", "/z/new/"], "references": [EMPTY]}
     assert list(names(figures).values()) == ["/x/out", "/y/out", "new", EMPTY]
+    assert "[red]x" in table(evaluated(evaluation({f"/{way}/[red]x": {"y": {"q": 1.0}} for way in "ab"})))
     hostile = names({"outputs": [f"/x/\x1b[31m{'long' * 50}"], "references": []})
     assert all("\x1b" not in name and len(name) < 70 for name in hostile.values())
