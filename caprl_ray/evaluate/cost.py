@@ -8,7 +8,7 @@ from caprl_ray.storage import Storage, join
 from caprl_ray.watch.status import NAME, NotAStatus, Status
 
 
-def cost(storage: Storage, outputs: Sequence[str], curated: str | None) -> dict[str, float]:
+def cost(storage: Storage, outputs: Sequence[str], curated: Sequence[str]) -> dict[str, float]:
     """Sums over the last runs of the jobs that wrote these outputs; of questions, what their questioner wrote."""
     told = [status for path in outputs if (status := _status(storage, path))]
     found: dict[str, float] = {"seconds": sum(status.record.seconds for status in told)}
@@ -17,8 +17,8 @@ def cost(storage: Storage, outputs: Sequence[str], curated: str | None) -> dict[
     found |= {"gpu_hours": sum(hours)} if hours else {}
     found |= {"dollars": sum(dollars)} if dollars else {}
     if curated:
-        counts = json.loads(storage.read(join(curated, CURATED)))["questions"]
-        found |= {"questions_written": counts["written"], "questions_kept": counts["kept"]}
+        counts = [json.loads(storage.read(join(path, CURATED)))["questions"] for path in curated]
+        found |= {f"questions_{name}": sum(count[name] for count in counts) for name in ("written", "kept")}
     return found
 
 

@@ -1,10 +1,10 @@
 """Where an evaluation lies: folders beside the captions, named by a hash of what goes into them.
 
     images-HASH       the images of a sample
-    questions-HASH    an output of `curate`: the questions that a questioner has made about these images
-    answers-HASH      questions, captions, the output of `score`, and the figures
+    questions-HASH    outputs of `curate`, one for each sample that had new images: what a questioner has asked
+    answers-HASH      questions, captions, and the output of `score`
 
-So what has been made once is found again: images by their bytes, questions by the images and the questioner, answers by
+So what has been made once is found again: images by their bytes, questions by the image and the questioner, answers by
 the questions, the captions and the reader. Another output of the same images costs only its answers.
 """
 
@@ -18,7 +18,9 @@ from typing import Any
 from caprl_ray.curate.asking import ANSWER_PROMPT
 from caprl_ray.errors import SystemFailure
 from caprl_ray.evaluate.captions import Captions
+from caprl_ray.evaluate.sample import Drawn
 from caprl_ray.output.fingerprint import engine_fields, installed
+from caprl_ray.output.folder import SUCCESS
 from caprl_ray.recipe.curate import CurateRecipe
 from caprl_ray.recipe.model import Model
 from caprl_ray.recipe.score_recipe import ScoreRecipe
@@ -38,18 +40,26 @@ class Place:
     storage: Storage
     path: str
 
-    def images(self, keys: Sequence[str]) -> str:
+    def images(self, drawn: Sequence[Drawn]) -> str:
         """The folder of these images."""
-        return join(self.path, f"images-{hashed(sorted(keys))}")
+        return join(self.path, f"images-{self.batch(drawn)}")
 
-    def questions(self, keys: Sequence[str], recipe: CurateRecipe) -> str:
-        """The folder of the questions that this questioner makes about these images."""
-        return join(self.path, f"questions-{hashed([sorted(keys), questioner(recipe)])}")
+    def batch(self, drawn: Sequence[Drawn]) -> str:
+        """A name of these images together."""
+        return hashed(sorted(one.image.key for one in drawn))
+
+    def questions(self, recipe: CurateRecipe) -> str:
+        """The folder of all questions that this questioner has made."""
+        return join(self.path, f"questions-{hashed(questioner(recipe))}")
 
     def answers(self, questions: str, captions: Captions, recipe: ScoreRecipe) -> str:
         """The folder of what this reader answers to questions of this name from these captions."""
         texts = sorted((captions.short(way), image, text) for (way, image), text in captions.texts.items())
         return join(self.path, f"answers-{hashed([questions, texts, reader(recipe)])}")
+
+    def finished(self, out: str) -> bool:
+        """Whether a job has finished an output."""
+        return self.storage.lookup(join(out, SUCCESS)) is not None
 
     def put_once(self, path: str, content: Callable[[], bytes]) -> None:
         """Write an object that is named by what is in it, unless it is there."""

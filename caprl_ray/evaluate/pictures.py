@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caprl_ray.errors import RecipeError
+from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.sample import Drawn
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
@@ -55,22 +56,30 @@ class Pictures:
         return bytes(file.read_row_group(group, columns=["picture"])["picture"][0].as_py()["bytes"])
 
 
-def stored(storage: Storage, folder: str, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:
-    """The images of a sample, read from the sources of the output if that was not done before."""
-    told = _told(storage, folder)
+def stored(place: Place, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:
+    """Some images, read from the sources of the output if that was not done before. Raises SystemFailure if they cannot
+    be written."""
+    folder = place.images(drawn)
+    told = _told(place.storage, folder)
     if told is None:
-        told = {"places": {}, "gone": {}}
-        for number, some in enumerate(_chunks(drawn)):
-            seen = originals(facts, [one.rows[0] for one in some])
-            found = {one.image.key: seen[one.rows[0]["id"]] for one in some}
-            there = {key: picture.encoded for key, picture in found.items() if not picture.missing}
-            told["gone"] |= {key: picture.missing for key, picture in found.items() if picture.missing}
-            told["places"] |= {key: (f"{number:05d}.parquet", group) for group, key in enumerate(there)}
-            if there:
-                storage.put(join(folder, f"{number:05d}.parquet"), _content(there))
-            tell("reading images", len(told["places"]) + len(told["gone"]), len(drawn))
-        storage.put(join(folder, WHOLE), json.dumps(told, indent=1).encode() + b"\n")
-    return Pictures(storage=storage, folder=folder, **told)
+        with place.writing(folder):
+            told = _read(place.storage, folder, facts, drawn, tell)
+    return Pictures(storage=place.storage, folder=folder, **told)
+
+
+def _read(storage: Storage, folder: str, facts: Facts, drawn: Sequence[Drawn], tell: Tell) -> dict[str, Any]:
+    told: dict[str, Any] = {"places": {}, "gone": {}}
+    for number, some in enumerate(_chunks(drawn)):
+        seen = originals(facts, [one.rows[0] for one in some])
+        found = {one.image.key: seen[one.rows[0]["id"]] for one in some}
+        there = {key: picture.encoded for key, picture in found.items() if not picture.missing}
+        told["gone"] |= {key: picture.missing for key, picture in found.items() if picture.missing}
+        told["places"] |= {key: (f"{number:05d}.parquet", group) for group, key in enumerate(there)}
+        if there:
+            storage.put(join(folder, f"{number:05d}.parquet"), _content(there))
+        tell("reading images", len(told["places"]) + len(told["gone"]), len(drawn))
+    storage.put(join(folder, WHOLE), json.dumps(told, indent=1).encode() + b"\n")
+    return told
 
 
 def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:

@@ -136,12 +136,22 @@ def curated(storage: Storage, path: str) -> Iterator[Question]:
         yield from qa_75k({**row, "image": {"path": row["sha256"]}}, "path", BENCHMARK, "choice")
 
 
-def kept(storage: Storage, path: str, keys: Sequence[str]) -> Asked:
-    """The kept questions of an evaluation's own curation, by image."""
+def kept(storage: Storage, paths: Sequence[str], keys: Sequence[str]) -> Asked:
+    """The kept questions about these images, of outputs of `curate`; those of an image are all of the first that has
+    some."""
     found: dict[str, list[Question]] = {key: [] for key in keys}
-    for question in curated(storage, path):
-        found[question.image].append(question)
+    for path in paths:
+        new = {key for key, of in found.items() if not of}
+        for question in curated(storage, path):
+            if question.image in new:
+                found[question.image].append(question)
     return found
+
+
+def asked_about(storage: Storage, path: str) -> set[str]:
+    """The images that an output of `curate` has a row of, also those without a question."""
+    folders = committed_objects(storage, path)
+    return {row["sha256"] for folder in folders for row in _rows(storage, path, ["sha256"], folder)}
 
 
 def refuse_own_prompts(asked: Given) -> None:
@@ -213,8 +223,8 @@ def _of_evaluated(storage: Storage, path: str) -> str | None:
         raise RecipeError(f"{join(path, EVALUATION)}: is not of an evaluation; evaluate the output again.") from None
 
 
-def _rows(storage: Storage, path: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for stored in committed_objects(storage, path, (DATA,))[DATA]:
+def _rows(storage: Storage, path: str, columns: list[str], folder: str = DATA) -> Iterator[dict[str, Any]]:
+    for stored in committed_objects(storage, path, (folder,))[folder]:
         with storage.open(stored) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(ROWS_AT_ONCE, columns=columns):
                 yield from batch.to_pylist()
