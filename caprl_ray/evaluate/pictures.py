@@ -18,10 +18,11 @@ from caprl_ray.evaluate.sample import Drawn
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.pictures import originals
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import Storage, Stored, join
 
 WHOLE = "images.json"  # written last; names the images that could not be read
 AT_ONCE = 64  # images in memory
+PIECE = 256 * 1024  # bytes of a request: one image of a file is read
 MOST_GONE = 0.25  # of the sample, at most, if questions are to be made about its images
 SCHEMA = pa.schema(
     [
@@ -51,9 +52,12 @@ class Pictures:
         if key not in self.places:
             return b""
         name, group = self.places[key]
-        content = self.storage.read(join(self.folder, name))
-        file = pq.ParquetFile(pa.BufferReader(content))
-        return bytes(file.read_row_group(group, columns=["picture"])["picture"][0].as_py()["bytes"])
+        found = self.storage.lookup(join(self.folder, name))
+        if not isinstance(found, Stored):
+            return b""
+        with self.storage.open(found, piece=PIECE) as stream:
+            rows = pq.ParquetFile(stream, pre_buffer=False).read_row_group(group, columns=["picture"])
+        return bytes(rows["picture"][0].as_py()["bytes"])
 
 
 def stored(place: Place, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:

@@ -9,7 +9,9 @@ import pytest
 from caprl_ray.errors import RecipeError
 from caprl_ray.evaluate import captions
 from caprl_ray.evaluate.answers import Image
+from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.kinds import question_kind
+from caprl_ray.evaluate.pictures import stored
 from caprl_ray.evaluate.sample import Drawn, sample, stratified
 from caprl_ray.report.facts import facts
 from caprl_ray.storage import Storage
@@ -115,3 +117,20 @@ def test_the_kind_of_an_image_is_a_column_of_the_source_if_that_is_wanted(tmp_pa
 )
 def test_the_kind_of_a_question_follows_from_its_words(text: str, kind: str) -> None:
     assert question_kind(text) == kind and question_kind(text, "chart") == "chart"
+
+
+def test_an_image_is_kept_as_it_is_stored_and_a_gone_one_is_empty(tmp_path: Path) -> None:
+    out = write(tmp_path, "out", range(8), full)
+    output, place = facts(Storage(), str(out)), Place(storage=Storage(), path=str(tmp_path / "work"))
+    picture(tmp_path, 3).unlink()
+    drawn = sample([output], 8, 0).drawn
+    found = stored(place, output, drawn)
+    contents = {one.image.key: Path(one.rows[0]["source"]) for one in drawn}
+    seen = {name: found.read(name) for name in contents}
+    assert seen == {name: path.read_bytes() if path.exists() else b"" for name, path in contents.items()}
+    ((gone, said),) = found.gone.items()
+    assert contents[gone].name == "003.png" and said
+    for path in contents.values():
+        path.unlink(missing_ok=True)
+    again = stored(place, output, drawn)
+    assert {name: again.read(name) for name in contents} == seen and again.gone == found.gone
