@@ -27,6 +27,7 @@ from caprl_ray.storage.prefetch import prefetched
 # Images of an output that may be drawn, at most: of more only every n-th is looked at, the same ones in all outputs. A
 # row takes about a KiB in memory.
 MOST_CANDIDATES = 100_000
+SPARSE = 256  # of so many rows one may be drawn: most objects have none, and of these nothing else is read
 COLUMNS = ("id", "unit", "index", "source", "key", "sha256", "width", "height")
 STEP = "looking for images"
 
@@ -136,8 +137,8 @@ def shared(counts: Mapping[tuple[str, int], int], size: int) -> dict[tuple[str, 
 
 def numbers(keys: Sequence[str], seed: int) -> np.ndarray:
     """A number for each image, of its SHA-256 in hex and the seed."""
-    parts = np.array([int(key[:16], 16) for key in keys], np.uint64)
-    return mixed(parts ^ mixed(np.array([seed % 2**64], np.uint64)))
+    first = np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+    return mixed(first ^ mixed(np.array([seed % 2**64], np.uint64)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +170,17 @@ class _Scan:
         return found
 
     def _of(self, facts: Facts, stored: Stored, column: str | None, wanted: Wanted | None) -> Iterator[Row]:
-        for every in tables(facts, stored, COLUMNS, column):
-            there = every.filter(every["sha256"].is_valid())
-            some = there.filter(pa.array(numbers(there["sha256"].to_pylist(), self.seed) % self.every == 0))
+        if self.every > SPARSE and not any(map(len, map(self._some, tables(facts, stored, ("sha256",), None)))):
+            return
+        for table in tables(facts, stored, COLUMNS, column):
+            some = self._some(table)
             for row in (wanted(some) if wanted else some).to_pylist():
                 yield {**row, "object": stored}
+
+    def _some(self, table: pa.Table) -> pa.Table:
+        """Every n-th row."""
+        there = table.filter(table["sha256"].is_valid())
+        return there.filter(pa.array(numbers(there["sha256"].to_pylist(), self.seed) % self.every == 0))
 
 
 def _kinds(facts: Facts, column: str | None, rows: Sequence[Row]) -> list[str]:
