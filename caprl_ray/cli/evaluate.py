@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray.commands.evaluate import evaluation
-    from caprl_ray.evaluate.run import Request
+    from caprl_ray.evaluate.told import Request
     from caprl_ray.recipe.fields import absolute
     from caprl_ray.recipe.judge import judge
     from caprl_ray.recipe.load import is_override

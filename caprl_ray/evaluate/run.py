@@ -18,6 +18,7 @@ from caprl_ray.evaluate.folder import CAPTIONS, FOLDER, QUESTIONS, SCORES, Place
 from caprl_ray.evaluate.pictures import Pictures
 from caprl_ray.evaluate.questions import Asked, Given
 from caprl_ray.evaluate.sample import NothingDrawn, Sample, sample
+from caprl_ray.evaluate.told import Request, told
 from caprl_ray.job import Job
 from caprl_ray.output import verdict
 from caprl_ray.output.folder import SUCCESS
@@ -40,35 +41,11 @@ READER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is evaluated, and how.
-
-    Attributes:
-        outputs: the paths of outputs of caption runs.
-        images: how many images are drawn, at most.
-        seed: decides which, and which captions are swapped.
-        questions: where questions are; None if the judge makes some.
-        work: the folder of evaluations; None for one in the first output.
-        by, old_column: columns of the first output's source, of image kinds and of the text of before.
-    """
-
-    outputs: Sequence[str]
-    judge: Judge
-    images: int = 1000
-    seed: int = 0
-    questions: str | None = None
-    work: str | None = None
-    by: str | None = None
-    old_column: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation, what `evaluation.json` says of it beside its figures, and notes for people."""
+    """An evaluation, and what `evaluation.json` says of it beside its figures (told.py)."""
 
     evaluation: Evaluation
     told: Mapping[str, Any]
-    notes: Sequence[str]
 
 
 def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
@@ -87,9 +64,7 @@ def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
     asked, made = (given.about(found.drawn), None) if given else _made(judge, place, outputs[0], found, seen, run)
     folder = _answered(judge, place, {key: of for key, of in asked.items() if of}, texts, run)
     evaluation = _evaluation(place, folder, made, found, texts, seen)
-    told = {"folder": folder, "questions": join(folder, QUESTIONS), "seed": request.seed, "common": found.common}
-    notes = tuple(_notes(evaluation, found, seen))
-    return Evaluated(evaluation=evaluation, told=told | {"notes": notes}, notes=notes)
+    return Evaluated(evaluation=evaluation, told=told(request, evaluation, found, seen, folder, made=bool(made)))
 
 
 def _distinct(paths: Sequence[str]) -> Sequence[str]:
@@ -169,19 +144,6 @@ def _evaluation(
 
 def _counts(given: Sequence[Answer], asked: Asked) -> dict[str, float]:
     return {"questions_asked": sum(map(len, asked.values())), "answers": len(given)}
-
-
-def _notes(evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
-    """What a user should read before the numbers."""
-    drawn, asked = len(found.drawn), len(evaluation.images)
-    if found.every > 1:
-        yield f"only every {found.every}th image of the outputs was looked at, the same ones in each"
-    if asked < drawn:
-        yield f"{drawn - asked:,} of the {drawn:,} images drawn have no question, and are left out"
-    gone = [image for image in evaluation.images.values() if image.key in seen.gone]
-    if gone:
-        said = seen.gone[gone[0].key].rstrip(".")
-        yield f"{len(gone):,} images cannot be read and are not shown, such as {gone[0].source} ({said})"
 
 
 def _finished(storage: Storage, out: str) -> bool:

@@ -15,7 +15,8 @@ from caprl_ray.errors import RecipeError, TooManyFailures
 from caprl_ray.evaluate import judged, questions
 from caprl_ray.evaluate.captions import Captions
 from caprl_ray.evaluate.folder import Place, reader
-from caprl_ray.evaluate.run import Request, evaluate
+from caprl_ray.evaluate.run import evaluate
+from caprl_ray.evaluate.told import Request
 from caprl_ray.job import Job
 from caprl_ray.recipe.judge import as_judge, judge
 from caprl_ray.score.question import Question

@@ -62,6 +62,13 @@ def test_the_same_images_are_drawn_from_all_outputs_whatever_their_order(tmp_pat
         assert texts.texts["swapped", name] != full(number)
 
 
+def test_of_large_outputs_the_same_part_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = [write(tmp_path, "a", range(48), full), write(tmp_path, "b", range(47, -1, -1), half)]
+    monkeypatch.setattr("caprl_ray.evaluate.sample.MOST_CANDIDATES", 12)
+    found = sample([facts(Storage(), str(path)) for path in outputs], 40, 0)
+    assert found.every == 4 and 4 <= found.common == len(found.drawn) <= 24
+
+
 def test_a_swapped_caption_is_of_another_image_of_the_same_kind_and_resolution() -> None:
     drawn = stratified(MANY, 200, seed=3)
     there = {one.image.key: one for one in drawn}
