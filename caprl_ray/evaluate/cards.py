@@ -8,7 +8,8 @@ from caprl_ray.evaluate.words import Figures, percent
 from caprl_ray.report import gallery
 from caprl_ray.report.pictures import Picture
 
-MOST_QUESTIONS, MOST_TEXT = 12, 400  # of a card, and characters of a question or an answer
+MOST_QUESTIONS = 12  # of a card
+MOST_TEXT, MOST_KIND = 400, 40  # characters of a question or an answer, and of a kind of images
 SORTS: tuple[gallery.Option, ...] = (
     ("place up", "worst of each output in turn"),
     ("missed down", "most unanswered first"),
@@ -80,7 +81,10 @@ def options(
     outputs = [output for output, _ in shown]
     kinds = sorted({one["kind"] for _, one in shown})
     by_kind = [
-        (gallery.word(f"kind:{kind}"), f"{gallery.short(kind, 80)} ({sum(one['kind'] == kind for _, one in shown)})")
+        (
+            gallery.word(f"kind:{kind}"),
+            f"{gallery.short(kind, MOST_KIND)} ({sum(one['kind'] == kind for _, one in shown)})",
+        )
         for kind in kinds
     ]
     by_output = [(_number(of, called), f"{called[of]} ({outputs.count(of)})") for of in figures["outputs"]]

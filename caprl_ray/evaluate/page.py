@@ -7,7 +7,7 @@ from typing import Any
 
 from caprl_ray.errors import CaprlError
 from caprl_ray.evaluate.answers import Evaluation
-from caprl_ray.evaluate.cards import SORTS, card, in_turn, options
+from caprl_ray.evaluate.cards import MOST_KIND, SORTS, card, in_turn, options
 from caprl_ray.evaluate.figures import FEW_IMAGES
 from caprl_ray.evaluate.words import Figures, costs, groups, marked, names, percent, points, pvalue, verdicts
 from caprl_ray.report import gallery, plots
@@ -75,7 +75,7 @@ def _plots(figures: Figures, called: Mapping[str, str]) -> Iterator[Plot]:
         if one["difference"] is not None
     ]
     if apart:
-        yield plots.intervals("apart", "Differences and their intervals", apart, "points")
+        yield plots.intervals("apart", "Differences and their intervals", apart, "points", zero=True)
 
 
 def _compared(figures: Figures) -> list[Mapping[str, Any]]:
@@ -109,7 +109,7 @@ def _group(
 ) -> tuple[str, list[str], list[list[str]]]:
     rows = [
         [
-            gallery.short(one["name"], 80),
+            gallery.short(one["name"], MOST_KIND),
             f"{one['images']:,}",
             *(marked(one["ways"][way]) for way in called),
         ]

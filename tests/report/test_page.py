@@ -232,7 +232,7 @@ def test_an_evaluation_says_which_output_is_better_and_shows_its_worst_captions(
     # Captions, questions and kinds are text, and nothing is asked of the network.
     assert page.title() == "out, longer - caprl_ray evaluate"
     assert page.locator("script").count() == page.locator("style").count() == 1
-    assert page.locator("#groups th").filter(has_text=SCRIPT[:40]).first.is_visible()
+    assert page.locator("#groups th").filter(has_text=SCRIPT[:30]).first.is_visible()
     page.wait_for_timeout(200)
     assert {url.partition(":")[0] for url in page.heard} <= {"file", "data"}
     first = page.locator(".card").first
