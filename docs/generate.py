@@ -148,6 +148,7 @@ def output_page() -> str:
             "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
             "OUT/status.json           where the run stands or the last one ended (caprl-ray status), and the history",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",
+            "OUT/evaluation.json       what caprl-ray evaluate has found; what it keeps lies in OUT/evaluations",
             "OUT/report/index.html     a page about it, if `caprl-ray report` was run",
             "OUT/_SUCCESS              written when every planned image is there once",
             "```",

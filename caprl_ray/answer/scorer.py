@@ -14,8 +14,10 @@ from caprl_ray.score.ask import Asking
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions, joined
 from caprl_ray.score.tally import CAPTION
+from caprl_ray.text import plain
 
 Answers = Sequence[dict[str, Any]]
+SHOWN = 80  # characters of an answer that chooses nothing
 
 
 class Scorer:
@@ -50,7 +52,9 @@ class Scorer:
             return worth
         codes = Counter(answer["code"] for answer in answers if answer["condition"] == CAPTION)
         ((code, count),) = codes.most_common(1)
-        return RowFailure(code, f"{count} of {codes.total()} answers")
+        said = next((answer["raw"] for answer in answers if answer["code"] == code and answer["raw"]), None)
+        example = f", such as {' '.join(plain(said[:SHOWN]).split())!r}" if said else ""
+        return RowFailure(code, f"{count} of {codes.total()} answers{example}")
 
     def columns(self, image: str, answers: Answers, blind: Answers) -> dict[str, Any]:
         """What a row says of its caption's answers, beside the score."""

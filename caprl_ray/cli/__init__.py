@@ -24,6 +24,7 @@ from caprl_ray.cli import (
     curate,
     demo,
     duplicates,
+    evaluate,
     explain,
     export,
     init,
@@ -46,7 +47,7 @@ from caprl_ray.version import __version__
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
     *(caption, curate, score, status),
-    *(verify, report, compare, duplicates, check, export),
+    *(verify, report, compare, evaluate, duplicates, check, export),
     *(explain, recipe_schema),
 )
 # Beginnings of the names of threads that may wait for storage when the command has ended: the one that lists the

@@ -34,6 +34,8 @@ FORMATS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 MARKER = ".caprl-ray-demo"
 RECIPE, SCORE_RECIPE, QUESTIONS = "recipe.yaml", "score.yaml", "questions.parquet"
+JUDGE, OWN_QUESTIONS = "judge.yaml", "scene-questions.parquet"
+AGAIN = "with this file finds nothing left to do."
 ANOTHER_PROMPT = "What does this image show?"
 COMMENTS: dict[str, Comments] = {
     "input": {"paths": ["Half of the scenes are loose files, the others lie in a WebDataset shard."]},
@@ -55,6 +57,12 @@ SCORE_COMMENTS: dict[str, Comments] = {
         "rotations": ["Each question is asked once. If left out: in every rotation of its options."],
     },
 }
+JUDGE_COMMENTS: dict[str, Comments] = {
+    "score": {
+        "model": SCORE_COMMENTS["model"]["source"],
+        "rotations": SCORE_COMMENTS["score"]["rotations"],
+    },
+}
 
 
 def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
@@ -70,8 +78,9 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     _clear(folder)
     (folder / RECIPE).write_text(_recipe_text(document), encoding="utf-8")
     (folder / SCORE_RECIPE).write_text(_score_recipe_text(scoring), encoding="utf-8")
+    (folder / JUDGE).write_text(_judge_text(demo_score.judge_recipe()), encoding="utf-8")
     drawn = render_scenes(folder / "images", images)
-    lucky = demo_score.write_questions(folder / QUESTIONS, drawn)
+    lucky = demo_score.write_questions(folder / QUESTIONS, drawn, folder / OWN_QUESTIONS)
     with session.lasting(debug, job.engine_on_cpu), session.connected(debug):  # both jobs use one Ray
         print(f"captioning {images} rendered scenes with the embedded model; its engine takes about a minute to start")
         _captioned(job, out, {key: scenes.caption(scene) for key, scene in drawn.items()}, debug)
@@ -105,8 +114,8 @@ def _captioned(job: Job, out: Path, captions: dict[str, str], debug: bool) -> No
 
 def next_commands(folder: Path) -> list[tuple[str, str]]:
     """Commands to try after the demonstration, each with what it does."""
-    names = (RECIPE, SCORE_RECIPE, "captions", "another-prompt", "scores", "other-scores")
-    recipe, scoring, captions, again, scores, others = (shlex.quote(str(folder / name)) for name in names)
+    names = (RECIPE, SCORE_RECIPE, JUDGE, OWN_QUESTIONS, "captions", "another-prompt", "scores", "other-scores")
+    recipe, scoring, judge, own, captions, again, scores, others = (shlex.quote(str(folder / name)) for name in names)
     prompt = shlex.quote(f"prompt.user={ANOTHER_PROMPT}")
     return [
         (f"caprl-ray verify {captions}", "count the rows again and prove it"),
@@ -119,21 +128,30 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
             f"caprl-ray score {scoring} input.paths={again} output.path={others} --against {scores}",
             "how much worse: the same questions, answered from the other captions",
         ),
+        (
+            f"caprl-ray evaluate {captions} {again} --questions {own} --judge {judge}",
+            "both beside an empty and a swapped caption, and a page with the worst captions",
+        ),
     ]
 
 
 def _recipe_text(document: dict[str, Any]) -> str:
     """The recipe of the demonstration, with comments."""
-    return _commented("captioned. `caprl-ray caption`", document, COMMENTS)
+    return _commented(f"captioned. `caprl-ray caption` {AGAIN}", document, COMMENTS)
 
 
 def _score_recipe_text(document: dict[str, Any]) -> str:
     """The recipe that scores the demonstration's captions, with comments."""
-    return _commented("scored. `caprl-ray score`", document, SCORE_COMMENTS)
+    return _commented(f"scored. `caprl-ray score` {AGAIN}", document, SCORE_COMMENTS)
+
+
+def _judge_text(document: dict[str, Any]) -> str:
+    """The recipe of the demonstration's judge, with comments."""
+    return _commented("left for `caprl-ray evaluate`: who answers questions.", document, JUDGE_COMMENTS)
 
 
 def _commented(done: str, document: dict[str, Any], comments: dict[str, Comments]) -> str:
-    lines = [f"# What `caprl-ray demo` has {done} with this file finds nothing left to do."]
+    lines = [f"# What `caprl-ray demo` has {done}"]
     for name, values in document.items():
         lines += ["", *section(name, values, comments.get(name, {}))]
     return "\n".join([*lines, ""])

@@ -22,8 +22,9 @@ OWN, SWAPPED = "scenes", "scenes, captions swapped"  # the two benchmarks of the
 EACH = 1  # questions about each scene
 
 
-def write_questions(file: Path, scenes: Mapping[str, Scene], seed: int = 1) -> float:
-    """Write questions about each scene, twice: for its own caption, and for the caption of the next scene.
+def write_questions(file: Path, scenes: Mapping[str, Scene], own: Path | None = None, seed: int = 1) -> float:
+    """Write questions about each scene, twice: for its own caption, and for the caption of the next scene. The former
+    alone go to the file `own`, too.
 
     Returns the share of the latter that those captions answer by accident.
     """
@@ -36,6 +37,8 @@ def write_questions(file: Path, scenes: Mapping[str, Scene], seed: int = 1) -> f
                 rows.append(questions.row(question, key=caption, question_id=f"{key}#{number}", benchmark=benchmark))
             lucky.append(questions.told(question, stated) == question.answer)
     pq.write_table(pa.Table.from_pylist(rows), file)
+    if own:
+        pq.write_table(pa.Table.from_pylist([row for row in rows if row["benchmark"] == OWN]), own)
     return sum(lucky) / len(lucky)
 
 
@@ -48,6 +51,11 @@ def score_recipe(captions: Path, asked: Path, out: Path) -> dict[str, Any]:
         "score": {"questions": [str(asked)], "join": "key", "rotations": 1},
         "output": {"path": str(out)},
     }
+
+
+def judge_recipe() -> dict[str, Any]:
+    """The reader that evaluates the demonstration's output, as plain data."""
+    return {"score": {"model": {"source": "embedded-answerer"}, "replicas": {"gpus": 0}, "rotations": 1}}
 
 
 def scored(document: Mapping[str, Any], run: Callable[[Job], Ledger], lucky: float) -> Iterator[str]:

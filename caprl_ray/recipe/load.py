@@ -45,13 +45,22 @@ def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R
 
     Raises RecipeError if a file cannot be read, or for the first thing that is wrong.
     """
-    document = _read(path)
+    return parse_as(kind, overridden(_read(path), overrides, kind))
+
+
+def document(path: str | Path | None, overrides: Sequence[str], kind: type[Recipe]) -> dict[str, Any]:
+    """A recipe file with what overrides it as plain data, which is not checked; without a file only the latter."""
+    return overridden(_read(path) if path is not None else {}, overrides, kind)
+
+
+def overridden(document: dict[str, Any], overrides: Sequence[str], kind: type[Recipe]) -> dict[str, Any]:
+    """A recipe as plain data with what overrides it: fields, and files of fields."""
     for override in overrides:
         if is_file(override):
             document = merged(document, _read(override))
         else:
             apply_override(document, override, kind)
-    return parse_as(kind, document)
+    return document
 
 
 def _read(path: str | Path) -> dict[str, Any]:

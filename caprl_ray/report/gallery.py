@@ -69,9 +69,9 @@ def card(row: Row, picture: Picture) -> Card:
 def kinds(row: Row) -> list[str]:
     """What a row can be filtered by."""
     if row.get("code"):
-        return ["failed", f"code:{_word(row['code'])}"]
+        return ["failed", f"code:{word(row['code'])}"]
     flags = flags_of(row)
-    found = ["captioned", "flagged" if flags else "clean", *(f"flag:{_word(flag)}" for flag in flags)]
+    found = ["captioned", "flagged" if flags else "clean", *(f"flag:{word(flag)}" for flag in flags)]
     return [*found, *["repaired"] * bool(row.get("repaired"))]
 
 
@@ -131,6 +131,6 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
-def _word(name: Any) -> str:
+def word(name: Any) -> str:
     """A name as one word of a list of words."""
     return "_".join(str(name).split())

@@ -47,6 +47,7 @@ MOST_BYTES, QUALITIES = 12 * 1024, (78, 60, 40)
 WORKERS = 4  # processes that decode at most
 FILES_AT_ONCE = 32  # loose files that one worker reads, of one unit
 TIMEOUT_S = 10.0  # for one picture: a thumbnail is not worth more
+NEVER_S = 1e9
 MOST_FAULTS = 3  # of storage, after which no more is read
 # Failed rows that have no picture, or whose picture cannot be decoded.
 WITHOUT = (READ_CODES.keys() | PREPARE_CODES.keys()) - {"placeholder", "image_aspect"}
@@ -56,9 +57,11 @@ PARQUET = "parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A thumbnail as a `data:` URI with its size, or the reason why there is none."""
+    """A thumbnail as a `data:` URI with its size, or the reason why there is none. `encoded` are the bytes of the image
+    itself, where these are asked for."""
 
     uri: str = ""
+    encoded: bytes = b""
     width: int = 0
     height: int = 0
     missing: str = ""
@@ -70,6 +73,15 @@ class _Late(Exception):
 
 def pictures(facts: Facts, rows: Sequence[Row], seconds: float) -> Mapping[str, Picture]:
     """The thumbnails of rows by id. Reading takes at most about so many seconds."""
+    return _read(facts, rows, seconds, whole=False)
+
+
+def originals(facts: Facts, rows: Sequence[Row]) -> Mapping[str, Picture]:
+    """The bytes of the images of rows by id, as they are stored, undecoded. All of them are in memory."""
+    return _read(facts, rows, NEVER_S, whole=True)
+
+
+def _read(facts: Facts, rows: Sequence[Row], seconds: float, *, whole: bool) -> Mapping[str, Picture]:
     found = {row["id"]: Picture(missing=_without(row)) for row in rows if _without(row)}
     wanted = [row for row in rows if row["id"] not in found]
     try:
@@ -78,7 +90,7 @@ def pictures(facts: Facts, rows: Sequence[Row], seconds: float) -> Mapping[str, 
         return found | {
             row["id"]: Picture(missing=f"run.json has no recipe that can be read: {error}") for row in wanted
         }
-    with _Studio(facts, recipe, time.monotonic() + seconds, seconds) as studio:
+    with _Studio(facts, recipe, time.monotonic() + seconds, seconds, whole=whole) as studio:
         return found | studio.pictures(wanted)
 
 
@@ -110,8 +122,8 @@ class _Work:
 class _Studio:
     """Reads and decodes in a few threads, each with child processes of its own."""
 
-    def __init__(self, facts: Facts, recipe: Recipe, deadline: float, seconds: float) -> None:
-        self._facts = facts
+    def __init__(self, facts: Facts, recipe: Recipe, deadline: float, seconds: float, *, whole: bool) -> None:
+        self._facts, self._whole = facts, whole
         self._access = Access.of(recipe)
         limits = Limits(max_bytes=recipe.prepare.max_bytes, max_source_pixels=recipe.prepare.max_source_pixels)
         rule = SizeRule(factor=None, min_pixels=0, max_pixels=SIDE * SIDE, max_aspect=float("inf"))
@@ -193,13 +205,11 @@ class _Studio:
             return Picture(missing="The source changed: it holds another image than the one that was captioned.")
         if time.monotonic() > self._deadline:
             return Picture(missing=self._late)
+        return Picture(encoded=bytes(read["encoded"])) if self._whole else self._thumbnail(read)
+
+    def _thumbnail(self, read: Row) -> Picture:
         seen = self._mine("decode", lambda: Sandbox(self._decode, self._timeout_s))(bytes(read["encoded"]))
-        if isinstance(seen, RowFailure):
-            return Picture(missing=_said(seen.code, seen.detail))
-        size = seen["pixel_width"], seen["pixel_height"]
-        if len(seen["pixels"]) != 3 * size[0] * size[1]:  # a picture has taken over the child
-            return Picture(missing="The image could not be decoded.")
-        return _thumbnail(seen["pixels"], size)
+        return shown(seen)
 
     def _mine(self, name: str, make: Callable[[], Any]) -> Any:
         """Something of this thread's own, which ends with the block."""
@@ -221,6 +231,16 @@ def _cut(unit: int, rows: dict[int, Row], kind: str) -> list[_Work]:
 def _said(code: str, detail: str | None) -> str:
     meaning = (READ_CODES | PREPARE_CODES).get(code, code)
     return f"{meaning} ({detail})" if detail else meaning
+
+
+def shown(seen: Mapping[str, Any] | RowFailure) -> Picture:
+    """The thumbnail of what a child process has decoded."""
+    if isinstance(seen, RowFailure):
+        return Picture(missing=_said(seen.code, seen.detail))
+    size = seen["pixel_width"], seen["pixel_height"]
+    if len(seen["pixels"]) != 3 * size[0] * size[1]:  # a picture has taken over the child
+        return Picture(missing="The image could not be decoded.")
+    return _thumbnail(seen["pixels"], size)
 
 
 def _thumbnail(pixels: bytes, size: tuple[int, int]) -> Picture:

@@ -178,6 +178,27 @@ def columns(name: str, title: str, counts: Mapping[str, int], total: int, labels
     return Plot(name=name, title=title, text=text, svg=svg[0])
 
 
+def intervals(
+    name: str, title: str, rows: Sequence[tuple[str, Mapping[str, Any], bool]], across: str, *, zero: bool = False
+) -> Plot:
+    """Shares of 1 with their intervals in per cent, a line each; also where zero is. What is marked is drawn in the
+    second colour."""
+    with _axes(name, 0.6 + 0.3 * max(3, len(rows))) as (axes, svg):
+        for place, (_, of, marked) in enumerate(rows):
+            value, colour = 100 * of["value"], SECOND if marked else FIRST
+            low, high = (value if of[end] is None else 100 * of[end] for end in ("low", "high"))
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot(value, place, "D" if marked else "o", color=colour, markersize=6)
+        if zero:
+            axes.axvline(0, color=INK, linewidth=0.8, zorder=0)
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set(xlabel=across, ylim=(max(3, len(rows)) - 0.5, -0.5))
+        axes.grid(visible=False)
+        axes.grid(axis="x")
+    text = "; ".join(f"{label} {100 * of['value']:.1f}" for label, of, _ in rows) + "."
+    return Plot(name=name, title=title, text=text, svg=svg[0])
+
+
 def share(count: float, total: float) -> str:
     """A part of the whole, in per cent."""
     part = count / total if total else 0.0

@@ -13,6 +13,7 @@ from caprl_ray.output import scores
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.output.summary import content
 from caprl_ray.report import gallery, plots
+from caprl_ray.report.evaluation import sentences
 from caprl_ray.report.facts import Facts, facts
 from caprl_ray.report.page import render
 from caprl_ray.report.pictures import pictures
@@ -140,6 +141,7 @@ def _notes(found: Facts) -> Iterator[str]:
     yield f"Ledger: {found.ledger.summary()}."
     told = content(found.ledger) or {}
     yield from (f"{line.capitalize()}." for line in scores.sentences(told))
+    yield from sentences(found.storage, found.path)
     models = told.get("models", {})
     if models:
         yield "Written by " + ", ".join(f"{model} ({count:,})" for model, count in models.items()) + "."

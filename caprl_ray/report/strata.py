@@ -99,18 +99,18 @@ class Strata:
     def _numbers(self, table: pa.Table) -> np.ndarray:
         """A number for each row: lower for rows of the preferred units, and otherwise by a hash."""
         unit = table["unit"].to_numpy().astype(np.uint64)
-        number = _mixed(unit << np.uint64(32) | table["index"].to_numpy().astype(np.uint64)) >> np.uint64(2)
-        others = (_mixed(unit) % self._every != 0).astype(np.uint64)
+        number = mixed(unit << np.uint64(32) | table["index"].to_numpy().astype(np.uint64)) >> np.uint64(2)
+        others = (mixed(unit) % self._every != 0).astype(np.uint64)
         shifted: np.ndarray = number + (others << np.uint64(62))
         return shifted
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def mixed(values: np.ndarray) -> np.ndarray:
     """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): near numbers become far ones."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = values ^ (values >> np.uint64(31))
-    return mixed
+    last: np.ndarray = values ^ (values >> np.uint64(31))
+    return last
 
 
 def _in_turn(strata: list[tuple[Name, list[Row]]]) -> Iterator[tuple[Name, Row]]:

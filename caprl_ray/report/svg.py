@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -52,7 +53,9 @@ def check_matplotlib() -> None:
 def inline(figure: "Figure", name: str) -> Markup:
     """A figure as an element of a page. `name` tells its references from those of other figures, and is not shown."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the texts
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(buffer.getvalue().encode())
     for parent in list(root.iter()):
         for child in list(parent):

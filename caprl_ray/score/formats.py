@@ -64,7 +64,7 @@ def evaluation(row: Mapping[str, Any], join: str, benchmark: str, metric: str | 
 
 
 def table(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None) -> Iterator[Question]:
-    """A row of a table of questions: the column of `join`, question, answer, and choices, metric, benchmark or
+    """A row of a table of questions: the column of `join`, question, answer, and choices, metric, benchmark, kind or
     question_id where there are some."""
     image, text = _text(row, join), _text(row, "question")
     choices = row.get("choices") or ()
@@ -83,6 +83,7 @@ def table(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None)
         text=text,
         benchmark=str(row.get("benchmark") or benchmark),
         metric=metric,
+        kind=str(row.get("kind") or ""),
     )
     if metric == "choice":
         _refuse(len(answers) != 1, "it has several right answers; the metric choice has one")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caprl_ray.score import metrics
 from caprl_ray.score.metrics import LETTERS, folded
@@ -21,7 +21,8 @@ class Question:
     `image` is the value by which a caption finds it. `choices` are the options without letters, of which `right` is the
     number of the right one; a question without options has no choices, and `right` is None. `answers` are what `metric`
     compares an answer with. `text` is the question; with `own_prompt` (prism.py) it is the user's turn without image,
-    and `system` and `begin` are the other turns.
+    and `system` and `begin` are the other turns. `kind` is what the questioner calls its kind; it is no part of what is
+    asked, and of no name of questions.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Question:
     own_prompt: bool = False
     system: str | None = None
     begin: str = ""
+    kind: str = field(default="", repr=False)
 
 
 def options(choices: Sequence[str], answer: str) -> tuple[tuple[str, ...], int]:

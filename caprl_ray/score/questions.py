@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("own_prompt", pa.bool_()),
         ("system", pa.dictionary(pa.int32(), pa.string())),
         ("begin", pa.dictionary(pa.int32(), pa.string())),
+        ("kind", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
 AT_ONCE = 8192

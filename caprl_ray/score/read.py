@@ -64,7 +64,7 @@ def _refuse_half_characters(question: Question) -> None:
         raise ValueError("it has text that is not Unicode") from None
 
 
-def _rows(storage: Storage, path: str, join: str) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
+def _rows(storage: Storage, path: str, join: str | None) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
     try:
         stored = storage.lookup(path)
         if not isinstance(stored, Stored):
@@ -80,7 +80,7 @@ def _rows(storage: Storage, path: str, join: str) -> Iterator[tuple[int, Format,
         raise SystemFailure(f"score.questions: {path} cannot be read ({error.strerror or 'input error'}).") from None
 
 
-def _parquet(path: str, stream: Any, join: str) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
+def _parquet(path: str, stream: Any, join: str | None) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
     """Rows without the bytes of their images."""
     try:
         file = pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
@@ -99,7 +99,7 @@ def _parquet(path: str, stream: Any, join: str) -> Iterator[tuple[int, Format, M
         raise RecipeError(f"{path}: is not a parquet file that can be read; write it again.") from None
 
 
-def _json(storage: Storage, stored: Stored, join: str) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
+def _json(storage: Storage, stored: Stored, join: str | None) -> Iterator[tuple[int, Format, Mapping[str, Any]]]:
     if stored.size > MOST_JSON:
         raise RecipeError(f"{stored.path}: has {stored.size:,} bytes; write so many questions as parquet.")
     for number, row in enumerate(_documents(stored.path, storage.read(stored.path))):
@@ -132,29 +132,54 @@ def _loaded(path: str, content: bytes, before: int = 0) -> Any:
         raise RecipeError(f"{path}: line {line} is not valid JSON; give parquet, a JSON list or JSON lines.") from None
 
 
-_FIELDS = ("image", "reward_model", "prompt", "question", "choices", "answer", "metric", "benchmark", "question_id")
+_FIELDS = (
+    "image",
+    "reward_model",
+    "prompt",
+    "question",
+    "choices",
+    "answer",
+    "metric",
+    "benchmark",
+    "question_id",
+    "kind",
+)
 _WANTED = {*_FIELDS, *formats.JOINS}
 
 
-def _format(path: str, names: Sequence[str], join: str) -> Format:
+def joins(storage: Storage, path: str) -> list[str]:
+    """By what the questions of a file can be joined: what score.join may be. Raises as `read`."""
+    for _, form, row in _rows(storage, path, None):
+        return list(_joins(form, list(row)))
+    raise RecipeError(f"{path}: there are no questions in this file; give another one.")
+
+
+def _format(path: str, names: Sequence[str], join: str | None) -> Format:
     """The format of a row, by the names of its fields. Raises RecipeError for an unknown one."""
+    form: Format | None = None
     if "reward_model" in names:
-        _refuse_join(path, join, ("id", "path"))
-        return formats.qa_75k
-    if "prompt" in names and "question" not in names:
-        _refuse_join(path, join, ("path",))
-        return formats.evaluation
-    if "question" in names:
-        _refuse_join(path, join, [name for name in formats.JOINS if name in names])
-        return formats.table
+        form = formats.qa_75k
+    elif "prompt" in names and "question" not in names:
+        form = formats.evaluation
+    elif "question" in names:
+        form = formats.table
+    if form:
+        _refuse_join(path, join, _joins(form, names))
+        return form
     raise RecipeError(
         f"{path}: has {', '.join(map(str, names[:12]))}, and questions need question and answer, prompt and answer, or "
         "reward_model."
     )
 
 
-def _refuse_join(path: str, join: str, known: Sequence[str]) -> None:
-    if join not in known:
+def _joins(form: Format, names: Sequence[str]) -> Sequence[str]:
+    if form is formats.table:
+        return [name for name in formats.JOINS if name in names]
+    return ("id", "path") if form is formats.qa_75k else ("path",)
+
+
+def _refuse_join(path: str, join: str | None, known: Sequence[str]) -> None:
+    if join is not None and join not in known:
         there = " or ".join(known) or f"none of {', '.join(formats.JOINS)}"
         raise RecipeError(f"score.join: {join} is not in {path}, whose questions are joined by {there}.")
 

@@ -9,8 +9,12 @@ from caprl_ray.storage import Storage, Stored, join
 
 RUN = "run.json"
 MAX_RUN_BYTES = 16 * 2**20
-# The objects of data/ and failed/ of every version, and the parts of a plan. Only these names cost a look at run.json.
-_OBJECT = re.compile(r"(.*/)(?:(?:data|failed)/(?:\d{6,}-)?[0-9a-f]{32}|plan/\d{5})\.parquet", re.DOTALL)
+# The objects of data/ and failed/ of every version, the parts of a plan, and what an evaluation keeps (see
+# evaluate/folder.py). Only these names cost a look at run.json.
+_OBJECT = re.compile(
+    r"(.*/)(?:(?:data|failed)/(?:\d{6,}-)?[0-9a-f]{32}|plan/\d{5}|evaluations/(?:images|answers)-[0-9a-f]{16}/\w+)\.parquet",
+    re.DOTALL,
+)
 
 
 class OwnOutputs:

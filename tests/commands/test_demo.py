@@ -16,15 +16,16 @@ def test_the_recipe_and_the_commands_of_the_demo_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub = {"model": {"source": "stub"}}
-    real, scoring = demo.demo_recipe, demo_score.score_recipe
+    real, scoring, judge = demo.demo_recipe, demo_score.score_recipe, demo_score.judge_recipe()
     monkeypatch.setattr(demo, "demo_recipe", lambda paths, out: real(paths, out) | stub)
     monkeypatch.setattr(demo_score, "score_recipe", lambda *paths: scoring(*paths) | stub)
+    monkeypatch.setattr(demo_score, "judge_recipe", lambda: {"score": judge["score"] | stub})
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--images", "16", "--out", "my demo"]) == 0
     said = capsys.readouterr().out
     assert "16 images: 16 captioned, 0 failed" in said and "the ledger balances: every planned image is one row" in said
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^  caprl-ray (.*)$", said, re.MULTILINE)]
-    assert [command[0] for command in commands] == ["verify", "plan", "caption", "score"]
+    assert [command[0] for command in commands] == ["verify", "plan", "caption", "score", "evaluate"]
     assert all(main(command) == 0 for command in commands)
     assert capsys.readouterr().out.count("16 images: 16 captioned, 0 failed") == 2
     monkeypatch.chdir("/")  # the recipe runs from anywhere

@@ -15,6 +15,7 @@ from caprl_ray.caption.job import caption_job
 from caprl_ray.cli import main, parsed
 from caprl_ray.commands.demo import demo_recipe, render_dataset
 from caprl_ray.recipe.curate import CurateRecipe
+from caprl_ray.recipe.judge import as_judge
 from caprl_ray.recipe.load import parse, parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
@@ -97,6 +98,21 @@ def check_shell(text: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
                 assert "captioned" in capsys.readouterr().out
 
 
+def is_judge(document: dict[str, Any]) -> bool:
+    """Whether a recipe is that of an evaluation's judge: its section `score` has no questions."""
+    return "score" in document and "questions" not in document["score"]
+
+
+def check_recipe(document: dict[str, Any]) -> None:
+    """Raise RecipeError for what is no recipe of its kind."""
+    if is_judge(document):
+        found = as_judge(document)
+        found.questioner("-", "-")
+        found.reader("-", "-", "-")
+    else:
+        parse_as(kind_of(document), document)
+
+
 def kind_of(document: dict[str, Any]) -> type[Recipe]:
     """A recipe for curating, for scoring, or one that captions and may name its readers in `score`."""
     if "curate" in document:
@@ -115,7 +131,8 @@ def test_a_block_is_what_it_says(
 ) -> None:
     if language == "yaml":
         document = yaml.safe_load(text)
-        parse_as(kind_of(document), {"input": {"paths": ["-"]}, "output": {"path": "-"}} | document)
+        more = {} if is_judge(document) else {"input": {"paths": ["-"]}, "output": {"path": "-"}}
+        check_recipe(more | document)
     elif language == "sh":
         check_shell(text, made.names["OUT"], monkeypatch, capsys)
     else:
@@ -146,8 +163,7 @@ def test_a_recipe_in_the_readme_is_whole() -> None:
 
 def test_every_recipe_that_is_shipped_is_one() -> None:
     for path in (ROOT / "recipes").glob("*.yaml"):
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        parse_as(kind_of(document), document)
+        check_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def test_the_readme_is_short() -> None:

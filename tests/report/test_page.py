@@ -4,6 +4,7 @@ It needs Chromium, such as Debian's package `chromium`; the tests are skipped wh
 the path that CAPRL_RAY_CHROMIUM gives.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from caprl_ray.cli import main
+from caprl_ray.evaluate.answers import EMPTY
+from caprl_ray.evaluate.figures import evaluated
+from caprl_ray.evaluate.page import page as evaluation_page
+from tests.evaluate.evaluations import evaluation
 from tests.report.outputs import BIDI, SCRIPT, STYLE, write
 
 if TYPE_CHECKING:
@@ -43,9 +48,35 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write(folder)
     write(folder, longer=True)
+    evaluate(folder)
     assert main(["report", str(folder / "out")]) == 0
     assert main(["compare", str(folder / "out"), str(folder / "longer")]) == 0
     return folder
+
+
+def evaluate(folder: Path) -> None:
+    """The figures and the page of an evaluation of both outputs. Every text of the data is hostile; of all images the
+    first has no picture that can be read, and the second none at all."""
+    pictures = sorted((folder / "images").iterdir())[:40]
+    bytes_of = {path.name: path.read_bytes() for path in pictures} | {pictures[0].name: b"GIF", pictures[1].name: b""}
+    questions = [f"{STYLE}:{number}" for number in range(5)]
+    values = {
+        str(folder / out): {
+            path.name: {question: float((number * 7 + place) % 5 < good) for place, question in enumerate(questions)}
+            for number, path in enumerate(pictures)
+        }
+        for out, good in (("out", 2), ("longer", 4), (EMPTY, 1))
+    }
+    found = evaluation(
+        {EMPTY if way.endswith(EMPTY) else way: of for way, of in values.items()},
+        kinds=lambda image: f"{SCRIPT} {image[3]}" if image[3] < "5" else "chart",
+        captions=lambda way, image: f"{BIDI} {SCRIPT} {way}",
+        pictures=bytes_of.__getitem__,
+        text=f"{STYLE} {SCRIPT}",
+    )
+    figures = evaluated(found)
+    (folder / "out" / "evaluation.json").write_text(json.dumps(figures))
+    (folder / "evaluation.html").write_text(evaluation_page(found, figures), encoding="utf-8")
 
 
 @pytest.fixture
@@ -187,4 +218,44 @@ def test_two_outputs_are_shown_side_by_side_and_the_words_that_differ_are_marked
     assert page.locator("#sheet").is_visible()
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert not faults(page)
+    page.close()
+
+
+def test_an_evaluation_says_which_output_is_better_and_shows_its_worst_captions(browser: Any, outputs: Path) -> None:
+    page = shown(browser.new_page(viewport=DESK), outputs / "evaluation.html")
+    assert (
+        "longer is better than out by 40.0 points [40.0, 40.0], p = 0.0001."
+        in page.locator("#differences").inner_text()
+    )
+    assert "80.0 % [80.0, 80.0]" in page.locator("#scores tr").filter(has_text="longer").inner_text()
+    assert page.locator("figure svg").count() == 2
+    # Captions, questions and kinds are text, and nothing is asked of the network.
+    assert page.title() == "out, longer - caprl_ray evaluate"
+    assert page.locator("script").count() == page.locator("style").count() == 1
+    assert page.locator("#groups th").filter(has_text=SCRIPT[:30]).first.is_visible()
+    page.wait_for_timeout(200)
+    assert {url.partition(":")[0] for url in page.heard} <= {"file", "data"}
+    first = page.locator(".card").first
+    assert first.locator(".body > .text").filter(has_text=SCRIPT).is_visible()
+    assert first.locator(".asked p").filter(has_text=STYLE).first.is_visible()
+    assert "0 of 5 answered right" not in first.inner_text() and "2 of 5 answered right" in first.inner_text()
+    assert first.locator(".asked dd.bad").first.inner_text() == "can not answer"
+    assert page.locator(".card img").first.evaluate("image => image.complete && image.naturalWidth > 100")
+    missing = page.locator(".card .none").all_inner_texts()
+    assert any("could not be read" in text for text in missing) and any("format" in text for text in missing)
+    # As in a report: filters, the opened card, a phone in the dark.
+    page.select_option("#show", label="longer (24)")
+    assert len(visible(page)) == 24
+    first = page.locator(".card:visible").first
+    first.locator(".open").click()
+    assert page.locator("#sheet").is_visible() and "SHA-256" in page.locator("#sheet").inner_text()
+    page.keyboard.press("Escape")
+    assert not faults(page)
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert not faults(page)
+    page.goto(f"file://{outputs}/out/report/index.html")
+    note = page.locator("#ledger li").filter(has_text="Evaluated: 40.0 %").inner_text()
+    assert "of 200 questions about 40 images" in note and "out/report/evaluation.html" in note
     page.close()

@@ -162,6 +162,7 @@ def test_outputs_are_no_input_unless_their_rows_are_named(tmp_path: Path, s3: S3
     contents = {f"in/old/data/{row}": b"no parquet", "in/old/run.json": json.dumps({"fingerprint": {}}).encode()}
     contents |= {
         "in/old/plan/00000.parquet": b"",
+        f"in/old/evaluations/images-{'ab' * 8}/00000.parquet": b"no parquet",
         f"in/theirs/data/{row}": b"no parquet",
         "in/t.parquet": b"no parquet",
     }

@@ -1,0 +1,42 @@
+"""Errors of a judge's jobs in the words of the judge's recipe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from caprl_ray.errors import RecipeError, TooManyFailures
+from caprl_ray.output import verdict
+from caprl_ray.recipe.score_recipe import READER, in_section
+from caprl_ray.storage import Storage
+from caprl_ray.watch.breaker import SickReplicas
+
+NO_QUESTIONS = (
+    "the questioner makes no question that can be used about so many images; give the judge another model, or say the "
+    "form in its prompt.user, and run the same command again; a higher failures.max_fraction allows it."
+)
+NO_ANSWERS = (
+    "the reader answers so few questions; give the judge another score.model, or score.mode=deterministic, in which an "
+    "answer can only be an option, and run the same command again; a higher failures.max_fraction allows it."
+)
+
+
+@contextmanager
+def of_reader() -> Iterator[None]:
+    """Name the fields of the reader's recipe as the judge's has them."""
+    try:
+        yield
+    except RecipeError as error:
+        if not str(error).startswith(tuple(f"{name}." for name in READER)):
+            raise
+        raise in_section(error) from None
+
+
+@contextmanager
+def blamed(storage: Storage, out: str, advice: str) -> Iterator[None]:
+    """Say whose fault it is that too many rows failed, with examples, in place of what another command could do."""
+    try:
+        yield
+    except SickReplicas:
+        raise
+    except TooManyFailures as error:
+        counted = str(error).partition("; ")[0]
+        raise TooManyFailures(f"{counted}; {verdict.examples(storage, out)}{advice}") from error

@@ -1,0 +1,76 @@
+"""What kind of image a row has, and what kind of question is asked: the parts by which an evaluation is shown."""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from caprl_ray.evaluate.answers import EVERY
+from caprl_ray.output.record import stored_paths
+from caprl_ray.report.facts import Facts
+from caprl_ray.report.strata import Row
+from caprl_ray.storage import is_below
+
+MOST_KINDS = 20  # of images; what is rarer is one kind together
+REST = "others"
+_EXTENSIONS = {name: name for name in ("jpg", "png", "webp", "gif", "bmp", "tiff", "jxl", "avif", "heic", "jp2", "ppm")}
+_EXTENSIONS |= {"jpeg": "jpg", "jpe": "jpg", "tif": "tiff", "heif": "heic"}
+
+# By the words of a question; the first that fits counts.
+_QUESTIONS = (
+    ("counting", r"how many|number of|\bcount\b|how often"),
+    ("color", r"colou?r|\bhue\b"),
+    ("text", r"\b(?:text|words?|written|writes?|reads?|says?|letters?|labell?ed|titled?|spell|slogan)\b"),
+    (
+        "size",
+        r"\b(?:size|how (?:large|small|big|tall|long|wide|high)|larger|largest|smaller|smallest|tallest)\b",
+    ),
+    ("position", r"\b(?:where|positioned|position|located|location|direction)\b"),
+    ("position", r"\b(?:left|right|above|below|behind|beside|between|beneath|under|next to|in front)\b"),
+    ("action", r"\bdoing\b|\b(?:holding|wearing|action|activity|gesture|pose|posture)\b"),
+    ("value", r"\b(?:values?|percent|percentage|how much|amount|price|rate|year|score)\b"),
+)
+_PATTERNS = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _QUESTIONS)
+OTHER = "other"
+
+
+def question_kind(text: str, named: str = "") -> str:
+    """The kind of a question: what its questioner calls it, or else by its words."""
+    return named or next((kind for kind, words in _PATTERNS if words.search(text)), OTHER)
+
+
+def image_kinds(facts: Facts, column: str | None) -> Callable[[Row], str]:
+    """What tells the kind of the image of a row: a column of the source, which rows have as `old_text`; or else the
+    input path that it comes from, if the recipe has several; or else its format."""
+    if column:
+        return lambda row: str(row.get("old_text") or EVERY)
+    names = _names(stored_paths(facts.run))
+    units = {ref.unit: ref.kind for ref in facts.plan.units}
+
+    def kind(row: Row) -> str:
+        source = row["source"] or ""
+        for path, name in names.items():
+            if source == path or is_below(source, path):
+                return name
+        return _format(row["key"] or "") or _format(source) or units.get(row["unit"], EVERY)
+
+    return kind
+
+
+def frequent(kinds: Iterable[str]) -> Callable[[str], str]:
+    """Names of kinds, of which only the most frequent keep theirs."""
+    counts = Counter(kinds)
+    kept = {kind for kind, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: MOST_KINDS - 1]}
+    return (lambda kind: kind) if len(counts) <= MOST_KINDS else (lambda kind: kind if kind in kept else REST)
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+    """Input paths by which images can be told apart, the longest first, each with its last part as its name."""
+    names = {path.rstrip("/"): posixpath.basename(path.rstrip("/")) for path in paths}
+    if not 1 < len(set(names.values())) <= MOST_KINDS:
+        return {}
+    return {path: names[path] for path in sorted(names, key=lambda path: (-len(path), path))}
+
+
+def _format(path: str) -> str | None:
+    return _EXTENSIONS.get(posixpath.splitext(path)[1].removeprefix(".").lower())

@@ -1,0 +1,121 @@
+"""The images of a sample, as they are stored: read once from the sources, and kept in parquet files of their own.
+
+The questioner reads them from there, and so does the page. So neither needs the sources any more.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.evaluate.folder import Place
+from caprl_ray.evaluate.sample import Drawn
+from caprl_ray.output.scan import Tell, silent
+from caprl_ray.report.facts import Facts
+from caprl_ray.report.pictures import originals
+from caprl_ray.storage import Storage, Stored, join
+
+WHOLE = "images.json"  # written last; names the images that could not be read
+AT_ONCE = 64  # images in memory
+PIECE = 256 * 1024  # bytes of a request: one image of a file is read
+MOST_GONE = 0.25  # of the sample, at most, if questions are to be made about its images
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("picture", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Stored images in a folder. `places` says in which file and row group an image stands, `gone` why it is in none;
+    both by key."""
+
+    storage: Storage
+    folder: str
+    places: Mapping[str, tuple[str, int]]
+    gone: Mapping[str, str]
+
+    @property
+    def files(self) -> str:
+        """The files, as a recipe's input names them."""
+        return join(self.folder, "*.parquet")
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an image; empty if they could not be read."""
+        if key not in self.places:
+            return b""
+        name, group = self.places[key]
+        found = self.storage.lookup(join(self.folder, name))
+        if not isinstance(found, Stored):
+            return b""
+        with self.storage.open(found, piece=PIECE) as stream:
+            rows = pq.ParquetFile(stream, pre_buffer=False).read_row_group(group, columns=["picture"])
+        return bytes(rows["picture"][0].as_py()["bytes"])
+
+
+def stored(place: Place, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:
+    """Some images, read from the sources of the output if that was not done before. Raises SystemFailure if they cannot
+    be written."""
+    folder = place.images(drawn)
+    told = _told(place.storage, folder)
+    if told is None:
+        with place.writing(folder):
+            told = _read(place.storage, folder, facts, drawn, tell)
+    return Pictures(storage=place.storage, folder=folder, **told)
+
+
+def _read(storage: Storage, folder: str, facts: Facts, drawn: Sequence[Drawn], tell: Tell) -> dict[str, Any]:
+    told: dict[str, Any] = {"places": {}, "gone": {}}
+    for number, some in enumerate(_chunks(drawn)):
+        seen = originals(facts, [one.rows[0] for one in some])
+        found = {one.image.key: seen[one.rows[0]["id"]] for one in some}
+        there = {key: picture.encoded for key, picture in found.items() if not picture.missing}
+        told["gone"] |= {key: picture.missing for key, picture in found.items() if picture.missing}
+        told["places"] |= {key: (f"{number:05d}.parquet", group) for group, key in enumerate(there)}
+        if there:
+            storage.put(join(folder, f"{number:05d}.parquet"), _content(there))
+        tell("reading images", len(told["places"]) + len(told["gone"]), len(drawn))
+    storage.put(join(folder, WHOLE), json.dumps(told, indent=1).encode() + b"\n")
+    return told
+
+
+def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
+    """Raise RecipeError if too many images are gone for questions about the others."""
+    gone = [one.image for one in drawn if one.image.key in pictures.gone]
+    if len(gone) > MOST_GONE * len(drawn):
+        pictures.storage.delete(join(pictures.folder, WHOLE))  # the next command looks again
+        said = pictures.gone[gone[0].key].rstrip(".")
+        raise RecipeError(
+            f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as {gone[0].source} "
+            f"({said}); bring the sources back, or give --questions of an earlier evaluation."
+        )
+
+
+def _chunks(drawn: Sequence[Drawn]) -> Iterator[Sequence[Drawn]]:
+    """A bounded number of images at a time, in the order of their rows: a shard is read from its start."""
+    rows = sorted(drawn, key=lambda one: one.rows[0]["id"])
+    for start in range(0, len(rows), AT_ONCE):
+        yield rows[start : start + AT_ONCE]
+
+
+def _content(images: Mapping[str, bytes]) -> bytes:
+    """A parquet file of images, each in a row group of its own."""
+    rows: list[dict[str, Any]] = [{"key": key, "picture": {"bytes": of, "path": key}} for key, of in images.items()]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, row_group_size=1, compression="none")
+    return buffer.getvalue()
+
+
+def _told(storage: Storage, folder: str) -> dict[str, Any] | None:
+    try:
+        told: dict[str, Any] = json.loads(storage.read(join(folder, WHOLE)))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return told if {"places", "gone"} == told.keys() else None

@@ -1,0 +1,106 @@
+"""An evaluation on one page: sample -> images -> questions -> captions -> answers -> figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from caprl_ray.answer.job import score_job
+from caprl_ray.errors import RecipeError
+from caprl_ray.evaluate import captions, judged, questions
+from caprl_ray.evaluate.answers import Answer, Evaluation
+from caprl_ray.evaluate.blame import NO_ANSWERS, blamed, of_reader
+from caprl_ray.evaluate.captions import Captions
+from caprl_ray.evaluate.cost import cost
+from caprl_ray.evaluate.curated import Run, curated
+from caprl_ray.evaluate.folder import CAPTIONS, FOLDER, QUESTIONS, SCORES, Place
+from caprl_ray.evaluate.pictures import Pictures, stored
+from caprl_ray.evaluate.questions import Asked, Given
+from caprl_ray.evaluate.sample import NothingDrawn, Sample, sample
+from caprl_ray.evaluate.told import Request, told
+from caprl_ray.output.scan import Tell, silent
+from caprl_ray.recipe.judge import Judge
+from caprl_ray.report.facts import Facts, facts
+from caprl_ray.storage import Storage, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """An evaluation, and what `evaluation.json` says of it beside its figures (told.py)."""
+
+    evaluation: Evaluation
+    told: Mapping[str, Any]
+
+
+def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
+    """Evaluate outputs by `run`, which finishes a job. What was done before is not done again.
+
+    Raises RecipeError for what is wrong with the request, the judge or the outputs, and whatever `run` raises.
+    """
+    judge, storage = request.judge, Storage(request.judge.storage)
+    judge.check(asks=request.questions is None)
+    outputs = [facts(storage, path, tell) for path in _distinct(request.outputs)]
+    given = questions.given(storage, request.questions) if request.questions else None
+    place = Place(storage=storage, path=request.work or join(outputs[0].path, FOLDER))
+    found = _sampled(request, outputs, given, tell)
+    texts = captions.captions(outputs, found.drawn, request.seed, old_column=request.old_column, tell=tell)
+    seen = stored(place, outputs[0], found.drawn, tell)
+    asked, made = (given.about(found.drawn), ()) if given else curated(judge, place, outputs[0], found, seen, run)
+    folder = _answered(judge, place, {key: of for key, of in asked.items() if of}, texts, run)
+    evaluation = _evaluation(place, folder, made, found, texts, seen)
+    return Evaluated(evaluation=evaluation, told=told(request, evaluation, found, seen, folder, made=bool(made)))
+
+
+def _distinct(paths: Sequence[str]) -> Sequence[str]:
+    for number, path in enumerate(paths):
+        if path.rstrip("/") in [other.rstrip("/") for other in paths[:number]]:
+            raise RecipeError(f"OUT: {path} is named twice; evaluate each output once.")
+    return paths
+
+
+def _sampled(request: Request, outputs: Sequence[Facts], given: Given | None, tell: Tell) -> Sample:
+    draw = partial(sample, outputs, request.images, request.seed, column=request.by, tell=tell)
+    if given is None:
+        return draw()
+    try:
+        found = draw(wanted=given.wanted(), most=given.images)
+    except NothingDrawn:
+        raise given.refuse([one.rows[0] for one in draw().drawn]) from None
+    given.check(found.drawn)
+    return found
+
+
+def _answered(judge: Judge, place: Place, asked: Asked, texts: Captions, run: Run) -> str:
+    """Let the judge answer the questions from the captions. Returns the folder with its answers."""
+    folder = place.answers(questions.name(asked), texts, judge.reader("-", "-", "-"))
+    named, read, out = (join(folder, name) for name in (QUESTIONS, CAPTIONS, SCORES))
+    place.put_once(named, lambda: questions.table(asked))
+    place.put_once(read, lambda: judged.table(texts, asked))
+    if not place.finished(out):
+        with of_reader(), blamed(place.storage, out, NO_ANSWERS):
+            job, _ = score_job(judge.reader(read, named, out))
+            run(job)
+    return folder
+
+
+def _evaluation(
+    place: Place, folder: str, made: Sequence[str], found: Sample, texts: Captions, seen: Pictures
+) -> Evaluation:
+    storage = place.storage
+    asked = questions.by_image(storage, join(folder, QUESTIONS))
+    there = {at: text for at, text in texts.texts.items() if at[1] in asked}
+    scores = join(folder, SCORES)
+    given = tuple(judged.answers(storage, scores, texts, asked))
+    return Evaluation(
+        outputs=texts.outputs,
+        references=texts.references,
+        images={one.image.key: one.image for one in found.drawn if one.image.key in asked},
+        captions=there,
+        answers=given,
+        pictures=seen.read,
+        cost=cost(storage, [*made, scores], made) | _counts(given, asked),
+    )
+
+
+def _counts(given: Sequence[Answer], asked: Asked) -> dict[str, float]:
+    return {"questions_asked": sum(map(len, asked.values())), "answers": len(given)}

@@ -1,0 +1,205 @@
+"""The images of an evaluation: a seeded sample of those that all outputs have captioned, by kind and resolution.
+
+An image is the SHA-256 of its bytes. Its place in the sample depends on that, the seed and the other images alone: not
+on objects, order or names. So the same images are drawn whatever the order of the outputs' rows, and a smaller sample
+is mostly part of a larger one.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from caprl_ray.errors import RecipeError
+from caprl_ray.evaluate.answers import Image
+from caprl_ray.evaluate.kinds import frequent, image_kinds
+from caprl_ray.output.objects import DATA
+from caprl_ray.output.scan import Tell, silent
+from caprl_ray.report.facts import Facts
+from caprl_ray.report.sample import tables
+from caprl_ray.report.strata import PIXELS, Row, mixed
+from caprl_ray.storage import Stored
+from caprl_ray.storage.prefetch import prefetched
+
+# Images of an output that may be drawn, at most: of more only every n-th is looked at, the same ones in all outputs. A
+# row takes about a KiB in memory.
+MOST_CANDIDATES = 100_000
+SPARSE = 256  # of so many rows one may be drawn: most objects have none, and of these nothing else is read
+COLUMNS = ("id", "unit", "index", "source", "key", "sha256", "width", "height")
+STEP = "looking for images"
+
+Wanted = Callable[[pa.Table], pa.Table]
+
+
+class NothingDrawn(RecipeError):
+    """No image can be drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """An image of the sample with its rows, one of each output; each knows its object as `object`."""
+
+    image: Image
+    rows: tuple[Row, ...]
+
+    @property
+    def stratum(self) -> tuple[str, int]:
+        """The kind and the range of pixels that it was drawn from."""
+        return self.image.kind, resolution(self.image.width, self.image.height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The images that were drawn, in the order of their keys, of so many `common` ones. `every`: only every n-th image
+    of the outputs was looked at."""
+
+    drawn: Sequence[Drawn]
+    common: int
+    every: int
+
+
+def resolution(width: int, height: int) -> int:
+    """The range of a number of pixels."""
+    return int(np.searchsorted(PIXELS, width * height, side="right")) - 1
+
+
+def sample(
+    outputs: Sequence[Facts],
+    size: int,
+    seed: int,
+    *,
+    column: str | None = None,
+    wanted: Wanted | None = None,
+    most: int | None = None,
+    tell: Tell = silent,
+) -> Sample:
+    """Draw a sample.
+
+    Args:
+        column: a column of the first output's source that names the kind of an image.
+        wanted: leaves only those rows in a table of the first output that may be drawn.
+        most: how many images these are at most, if that is known.
+
+    Raises RecipeError if the outputs have no image in common, SystemFailure for what cannot be read.
+    """
+    if column and column not in outputs[0].plan.columns.names:
+        there = ", ".join(outputs[0].plan.columns.names) or "none"
+        raise RecipeError(f"--by: {outputs[0].path} has no column {column} of its source; it has {there}.")
+    candidates = min(facts.ledger.finished for facts in outputs)
+    every = max(1, math.ceil(min(candidates, candidates if most is None else most) / MOST_CANDIDATES))
+    scan = _Scan(seed=seed, every=every, tell=tell)
+    found = [scan.rows(outputs[0], column, wanted)]
+    for facts in outputs[1:]:
+        found.append(scan.rows(facts, among=found[-1].keys()))
+    common = sorted(found[-1])
+    if not common:
+        raise NothingDrawn(_nothing(outputs, found))
+    kinds = _kinds(outputs[0], column, [found[0][key] for key in common])
+    drawn = [
+        Drawn(image=_image(key, kind, found[0][key]), rows=tuple(rows[key] for rows in found))
+        for key, kind in zip(common, kinds, strict=True)
+    ]
+    return Sample(drawn=stratified(drawn, size, seed), common=len(common), every=every)
+
+
+def stratified(images: Sequence[Drawn], size: int, seed: int) -> list[Drawn]:
+    """At most `size` images: of each stratum as large a share as it has of all, and of it those with the lowest
+    numbers."""
+    strata = defaultdict[tuple[str, int], list[Drawn]](list)
+    for one in images:
+        strata[one.stratum].append(one)
+    shares = shared({name: len(of) for name, of in strata.items()}, size)
+    keys = [one.image.key for one in images]
+    number = dict(zip(keys, numbers(keys, seed).tolist(), strict=True))
+    taken = [
+        one
+        for name, of in strata.items()
+        for one in sorted(of, key=lambda one: (number[one.image.key], one.image.key))[: shares[name]]
+    ]
+    return sorted(taken, key=lambda one: one.image.key)
+
+
+def shared(counts: Mapping[tuple[str, int], int], size: int) -> dict[tuple[str, int], int]:
+    """How many of each stratum are drawn: proportionally, what is left over to the largest remainders."""
+    total = sum(counts.values())
+    if total <= size:
+        return dict(counts)
+    exact = {name: size * count / total for name, count in counts.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    left = size - sum(shares.values())
+    for name in sorted(exact, key=lambda name: (shares[name] - exact[name], name))[:left]:
+        shares[name] += 1
+    return shares
+
+
+def numbers(keys: Sequence[str], seed: int) -> np.ndarray:
+    """A number for each image, of its SHA-256 in hex and the seed."""
+    first = np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+    return mixed(first ^ mixed(np.array([seed % 2**64], np.uint64)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """Reads the identities of an output's captioned rows."""
+
+    seed: int
+    every: int
+    tell: Tell
+
+    def rows(
+        self,
+        facts: Facts,
+        column: str | None = None,
+        wanted: Wanted | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, Row]:
+        """The rows that may be drawn, by their images; of an image that returns, its first."""
+        objects, found = facts.objects[DATA], dict[str, Row]()
+        read = prefetched(lambda stored: list(self._of(facts, stored, column, wanted)), objects)
+        for done, rows in enumerate(read, 1):
+            for row in rows:
+                key = row["sha256"]
+                if among is not None and key not in among:
+                    continue
+                if key not in found or row["id"] < found[key]["id"]:
+                    found[key] = row
+            self.tell(STEP, done, len(objects))
+        return found
+
+    def _of(self, facts: Facts, stored: Stored, column: str | None, wanted: Wanted | None) -> Iterator[Row]:
+        if self.every > SPARSE and not any(map(len, map(self._some, tables(facts, stored, ("sha256",), None)))):
+            return
+        for table in tables(facts, stored, COLUMNS, column):
+            some = self._some(table)
+            for row in (wanted(some) if wanted else some).to_pylist():
+                yield {**row, "object": stored}
+
+    def _some(self, table: pa.Table) -> pa.Table:
+        """Every n-th row."""
+        there = table.filter(table["sha256"].is_valid())
+        return there.filter(pa.array(numbers(there["sha256"].to_pylist(), self.seed) % self.every == 0))
+
+
+def _kinds(facts: Facts, column: str | None, rows: Sequence[Row]) -> list[str]:
+    kinds = list(map(image_kinds(facts, column), rows))
+    named = frequent(kinds)
+    return list(map(named, kinds))
+
+
+def _image(key: str, kind: str, row: Row) -> Image:
+    source, name = row["source"] or "", row["key"] or ""
+    place = source if not name or source.endswith(name) else f"{source}#{name}"
+    return Image(key=key, source=place, kind=kind, width=row["width"] or 0, height=row["height"] or 0)
+
+
+def _nothing(outputs: Sequence[Facts], found: Sequence[Mapping[str, Row]]) -> str:
+    if not found[0]:
+        return f"{outputs[0].path}: no captioned image of it can be drawn; give an output with captions."
+    paths = " and ".join(facts.path for facts in outputs)
+    return (
+        f"{paths} have no captioned image in common, by the SHA-256 of its bytes; evaluate outputs of the same input, "
+        "or each by itself."
+    )

@@ -1,0 +1,71 @@
+"""What an evaluation was asked to do, and what it says of itself beside its figures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caprl_ray.evaluate.answers import Evaluation
+from caprl_ray.evaluate.folder import QUESTIONS
+from caprl_ray.evaluate.pictures import Pictures
+from caprl_ray.evaluate.sample import Sample
+from caprl_ray.recipe.judge import Judge
+from caprl_ray.storage import join
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is evaluated, and how.
+
+    Attributes:
+        outputs: the paths of outputs of caption runs.
+        images: how many images are drawn, at most.
+        seed: decides which, and which captions are swapped.
+        questions: where questions are; None if the judge makes some.
+        work: the folder of evaluations; None for one in the first output.
+        by, old_column: columns of the first output's source, of image kinds and of the text of before.
+    """
+
+    outputs: Sequence[str]
+    judge: Judge
+    images: int = 1000
+    seed: int = 0
+    questions: str | None = None
+    work: str | None = None
+    by: str | None = None
+    old_column: str | None = None
+
+
+def told(
+    request: Request, evaluation: Evaluation, found: Sample, seen: Pictures, folder: str, *, made: bool
+) -> dict[str, Any]:
+    """Where it lies, who judged, and notes for people. `made`: the judge has made the questions."""
+    reader = request.judge.reader("-", "-", "-").model.source
+    questioner = request.judge.questioner("-", "-").model.source if made else None
+    said = f"{reader} answered what {questioner} asked" if questioner else f"{reader} answered given questions"
+    return {
+        "folder": folder,
+        "questions": join(folder, QUESTIONS),
+        "questioner": questioner,
+        "given": request.questions,
+        "reader": reader,
+        "seed": request.seed,
+        "common": found.common,
+        "notes": [said, *_notes(request, evaluation, found, seen)],
+    }
+
+
+def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
+    """What a user should know of the numbers."""
+    drawn, asked = len(found.drawn), len(evaluation.images)
+    if found.common < request.images:
+        which = "captioned by all outputs" if len(request.outputs) > 1 else "captioned"
+        which += " and have questions" if request.questions else ""
+        yield f"{found.common:,} images are {which}; all of them are in the sample"
+    if found.every > 1:
+        yield f"only every {found.every}th image of the outputs was looked at, the same ones in each"
+    if asked < drawn:
+        yield f"{drawn - asked:,} of the {drawn:,} images drawn have no question, and are left out"
+    gone = [image for image in evaluation.images.values() if image.key in seen.gone]
+    if gone:
+        said = seen.gone[gone[0].key].rstrip(".")
+        yield f"{len(gone):,} images cannot be read and are not shown, such as {gone[0].source} ({said})"
