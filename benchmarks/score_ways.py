@@ -24,7 +24,7 @@ from caprl_ray.answer.job import score_job
 from caprl_ray.answer.reader import start_reader, stop_reader
 from caprl_ray.answer.stage import Answerer
 from caprl_ray.engines import choices, internals
-from caprl_ray.engines.chat import control_token_stripper
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.engines.vllm_engine import engine_arguments
 from caprl_ray.models.resolve import resolve

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from caprl_ray.engines import turn_requests
-from caprl_ray.engines.chat import COMMON_CONTROL_TOKENS
+from caprl_ray.models.chat import COMMON_CONTROL_TOKENS
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect

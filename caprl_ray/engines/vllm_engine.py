@@ -17,7 +17,7 @@ import pydantic
 from caprl_ray.cluster import cores
 from caprl_ray.cluster.optional import miss
 from caprl_ray.engines import choices, core_process, gpu, internals
-from caprl_ray.engines.chat import ChatFormat
+from caprl_ray.models.chat import ChatFormat
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.internals import CORE_DIED, core_died
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, EngineDied, Picture

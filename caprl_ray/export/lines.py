@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from caprl_ray.engines.chat import without_any_control_token
+from caprl_ray.models.chat import without_any_control_token
 from caprl_ray.errors import RecipeError
 from caprl_ray.export import encode
 from caprl_ray.export.form import Writing

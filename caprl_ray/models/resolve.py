@@ -18,7 +18,7 @@ from caprl_ray.recipe.model import PACKAGED, Model
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 
-EMBEDDED, EMBEDDED_ANSWERER = PACKAGED
+EMBEDDED, EMBEDDED_ANSWERER, EMBEDDED_VIEWER, EMBEDDED_QUESTIONER = PACKAGED
 STUB = "stub"
 ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
 SCENES_ONLY = {
@@ -26,9 +26,19 @@ SCENES_ONLY = {
     "such as internlm/CapRL-3B",
     EMBEDDED_ANSWERER: "answers only questions about rendered scenes, as those of caprl-ray demo; for photographs give "
     "another model, such as internlm/CapRL-Eval-3B",
+    EMBEDDED_VIEWER: "answers only questions about rendered scenes of 84 x 84 pixels and multiples; for photographs give "
+    "another model, such as Qwen/Qwen2.5-VL-3B-Instruct",
+    EMBEDDED_QUESTIONER: "is no model: it writes the truth about a rendered scene that the prompt describes; for "
+    "photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
-FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
+FOLDERS = {
+    EMBEDDED: EMBEDDED_FOLDER,
+    EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer"),
+    EMBEDDED_VIEWER: EMBEDDED_FOLDER.with_name("viewer"),
+}
+GROUND_TRUTH = f"{EMBEDDED_QUESTIONER} (ground truth)"  # what its rows say
+WITHOUT_ENGINE = (STUB, EMBEDDED_QUESTIONER)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
@@ -77,6 +87,8 @@ def resolve(recipe: Recipe) -> ModelRef:
         return _served(recipe)
     if source == STUB:
         return _stub(recipe)
+    if source == EMBEDDED_QUESTIONER:
+        return _ground_truth(recipe)
     stored, revision = None, None
     if source in FOLDERS:
         path, label = str(FOLDERS[source]), source
@@ -249,3 +261,11 @@ def _stub(recipe: Recipe) -> ModelRef:
         raise RecipeError(f"model.source: stub writes no real captions; it is for tests, which set {ALLOW_STUB}=1.")
     rule = _size_rule(recipe, {"image_processor_type": "Qwen2VLImageProcessor"}, {})
     return ModelRef(path=STUB, revision=None, label=STUB, config={}, size_rule=rule)
+
+
+def _ground_truth(recipe: Recipe) -> ModelRef:
+    """The questioner that knows the truth about scenes. Images have the size at which the embedded models see them."""
+    if recipe.text_only:
+        raise RecipeError(f"model.source: {EMBEDDED_QUESTIONER} writes questions, and answers none.")
+    rule = _size_rule(recipe, _processor(str(EMBEDDED_FOLDER), None) or {}, {})
+    return ModelRef(path=EMBEDDED_QUESTIONER, revision=None, label=GROUND_TRUTH, config={}, size_rule=rule)

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from caprl_ray.engines import choices, launch
-from caprl_ray.engines.chat import ChatFormat
+from caprl_ray.models.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion
 from caprl_ray.engines.shared_text import SharedText
 from caprl_ray.errors import RecipeError, SystemFailure

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from caprl_ray.engines.chat import control_token_stripper
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.errors import RowFailure
 from caprl_ray.recipe.score import Score
 from caprl_ray.recipe.turns import Turns
