@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
 from caprl_ray.embedded import architecture as captioner
-from caprl_ray.embedded import kinds, scenes
+from caprl_ray.embedded import scenes
 from caprl_ray.embedded import viewer_architecture as architecture
 from caprl_ray.embedded.cosine import Cosine, initialise
-from caprl_ray.embedded.packed import ATTRIBUTES, IGNORE
+from caprl_ray.embedded.packed import IGNORE
 from caprl_ray.embedded.train import SQUARE, batched_vision_attention, draw, folded_patch_embed, patchify
 from caprl_ray.embedded.views import IMAGE_TOKENS, PAD, Batch, Prompts
 from caprl_ray.score.metrics import LETTERS
@@ -72,11 +72,10 @@ class Trainer:
             self.model = _initialised(self.tokenizer)
         self.model.model.visual.requires_grad_(False)
         width = captioner.TEXT_WIDTH
-        classes = [1 + len(kinds.VALUES[name]) for name in ATTRIBUTES]
-        self.asked_heads = torch.nn.ModuleList([torch.nn.Linear(width, count) for count in classes])
         self.grid_head = torch.nn.Linear(width, 6)
-        self.letter_head, self.fits_head = torch.nn.Linear(width, len(LETTERS)), torch.nn.Linear(width, 2)
-        heads = (self.asked_heads, self.grid_head, self.letter_head, self.fits_head)
+        self.letter_head = torch.nn.Linear(width, len(LETTERS))
+        self.word_head, self.fits_head = torch.nn.Linear(width, 2), torch.nn.Linear(width, 2)
+        heads = (self.grid_head, self.letter_head, self.word_head, self.fits_head)
         learned = [one for one in self.model.parameters() if one.requires_grad]
         self.parameters = [*learned, *(one for head in heads for one in head.parameters())]
         self.letters = {letter: self._token(f" {letter}") for letter in LETTERS[:8]}
@@ -132,23 +131,24 @@ class Trainer:
         return F.cross_entropy(logits, answers), self.auxiliary(batch, stream, start), right
 
     def auxiliary(self, batch: Batch, stream: list[torch.Tensor], start: int) -> list[torch.Tensor]:
-        """Which letter an option has, where an image token is, what the question means, and which option fits: each
-        after the layer by which it should be known."""
+        """Which letter an option has, where an image token is, which words answer the question, which words of options
+        are among them, and which option fits: each after the layer by which it should be known.
+
+        The answer is told in the words' own embeddings, so that equal words can attend to it.
+        """
         lettered, compared = (stream[layer][batch.options[:, 0], batch.options[:, 1]] for layer in (0, 3))
         letter = F.cross_entropy(self.letter_head(lettered), batch.options[:, 3])
         if not start:
             return [letter]
         asked = stream[1][batch.asked[:, 0], batch.asked[:, 1]]
-        meant = [
-            F.cross_entropy(head(asked), labels, ignore_index=IGNORE)
-            for head, labels in zip(self.asked_heads, batch.asked[:, 2:].unbind(1), strict=True)
-            if (labels != IGNORE).any()
-        ]
+        told = F.rms_norm(asked, asked.shape[1:]) @ self.model.model.language_model.embed_tokens.weight.T
+        answer = F.cross_entropy(told / 4, batch.asked[:, 2])
+        equal = F.cross_entropy(self.word_head(stream[2][batch.words[:, 0], batch.words[:, 1]]), batch.words[:, 2])
         order = torch.arange(IMAGE_TOKENS).repeat(len(batch.tokens))
         grid = self.grid_head(stream[0][:, start : start + IMAGE_TOKENS]).flatten(0, 1)
         where = F.cross_entropy(grid[:, :3], order // 3) + F.cross_entropy(grid[:, 3:], order % 3)
         fits = F.cross_entropy(self.fits_head(compared), batch.options[:, 2], ignore_index=IGNORE)
-        return [letter, where / 2, torch.stack(meant).mean(), fits]
+        return [letter, where / 2, answer, equal, fits]
 
     def run_round(self, plan: Round, rows: int, out: Path, seconds: float) -> None:
         """Train, at most so many seconds, and write the model now and then."""
@@ -179,7 +179,7 @@ class Trainer:
             batch, images = self.batch(16, seen=number % 4 > 0)
             *_, right = self.losses(batch, images)
             for view, fine in zip(batch.views, right.tolist(), strict=True):
-                for name in (f"    {view.question.kind.name}", "with the image") if view.fits else ("without it",):
+                for name in (f"    {view.question.kind.name}", "with the image") if view.seen else ("without it",):
                     by_kind.setdefault(name, []).append(fine)
         self.model.train()
         return "\n".join(f"{name}: {sum(found) / len(found):.3f}" for name, found in sorted(by_kind.items()))

@@ -13,8 +13,8 @@ import torch
 
 from caprl_ray.embedded import questions, scenes
 from caprl_ray.embedded import viewer_architecture as architecture
-from caprl_ray.embedded.packed import IGNORE, common, meant, packed_places
-from caprl_ray.embedded.questions import Facts, SceneQuestion
+from caprl_ray.embedded.packed import IGNORE, common, packed_places
+from caprl_ray.embedded.questions import SceneQuestion
 from caprl_ray.models.chat import ChatFormat
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score import seeing
@@ -30,16 +30,15 @@ PAD = "<|image_pad|>"
 class View:
     """A prompt as curation sends it, its right letter, and what the auxiliary heads should tell.
 
-    `marks` are the places of the last characters of the question and of each option. `fits` says of each option
-    whether it is the right one; it is empty without the image.
+    `marks` are the places of the last characters of the question and of each option.
     """
 
     question: SceneQuestion
-    facts: Facts
     text: str
     letter: str
+    options: tuple[str, ...]
     marks: tuple[int, ...]
-    fits: tuple[bool, ...]
+    seen: bool
 
 
 class Prompts:
@@ -59,9 +58,9 @@ class Prompts:
     def views(self, scene: scenes.Scene, system: str | None, *, seen: bool, count: int = QUESTIONS) -> list[View]:
         """So many questions about a scene, with the image or without it."""
         asked = questions.about(scene, self._rng, count)
-        return [self._view(question, questions.facts(scene), system, seen) for question in asked]
+        return [self._view(question, system, seen) for question in asked]
 
-    def _view(self, asked: SceneQuestion, facts: Facts, system: str | None, seen: bool) -> View:
+    def _view(self, asked: SceneQuestion, system: str | None, seen: bool) -> View:
         rng, choices = self._rng, asked.choices
         if seen and len(choices) > 3 and rng.random() < WITHOUT_TRUTH:
             choices = tuple(choice for choice in choices if choice != asked.answer)
@@ -74,11 +73,11 @@ class Prompts:
         prefix = chat.prefix.replace(PAD, PAD * IMAGE_TOKENS)
         return View(
             question=asked,
-            facts=facts,
             text=prefix + turns.user + chat.suffix + turns.begin,
             letter=LETTERS[options.index(right)],
+            options=tuple(options),
             marks=tuple(len(prefix) + place for place in _marks(turns, shown.text, options)),
-            fits=tuple(option == right for option in options) if seen else (),
+            seen=seen,
         )
 
 
@@ -93,7 +92,10 @@ def _marks(turns: Turns, question: str, options: Sequence[str]) -> list[int]:
 class Batch:
     """Examples as tensors. A row has the image once, and behind it all questions about it, which do not see each other.
 
-    `ends`, `asked` and `options` have a row and a place in their first two columns, and labels in the others.
+    All tensors but `tokens`, `at` and `mask` have a row and a place in their first two columns, and labels behind them.
+    `ends` has the prompts' last tokens and the right letters, `asked` the questions' last tokens, once for each word of
+    the answer, `words` the words of the options and whether the answer has them, and `options` the options' last words,
+    whether they fit, and their letters.
     """
 
     def __init__(self, groups: Sequence[Sequence[View]], tokenizer: Any, letters: dict[str, int]) -> None:
@@ -104,17 +106,32 @@ class Batch:
         shape = (len(groups), max(row[-1][-1] + 1 for row in places))
         self.tokens, self.at = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         segments = torch.full(shape, -1)
-        ends, asked, options = (list[tuple[int, ...]]() for _ in range(3))
+        self._ends, self._asked, self._words, self._options = (list[tuple[int, ...]]() for _ in range(4))
+        self._article = tokenizer.encode(" a", add_special_tokens=False)[0]
         for row, (group, ids, found, where) in enumerate(zip(groups, tokens, coded, places, strict=True)):
             for number, (view, own, at) in enumerate(zip(group, ids, where, strict=True)):
                 self.tokens[row, at], self.at[row, at] = torch.tensor(own), torch.arange(len(own))
                 segments[row, at] = number + 1
-                question, *ended = (at[found.char_to_token(number, mark)] for mark in view.marks)
-                ends.append((row, at[-1], letters[view.letter]))
-                asked.append((row, question, *(meant(view.question, view.facts) if view.fits else (IGNORE,) * 6)))
-                fits = view.fits or (IGNORE,) * len(ended)
-                options += [(row, place, int(fit), n) for n, (place, fit) in enumerate(zip(ended, fits, strict=True))]
+                self._ends.append((row, at[-1], letters[view.letter]))
+                answer = set(tokenizer.encode(f" {view.question.answer}", add_special_tokens=False)) - {self._article}
+                if view.seen:
+                    question = at[found.char_to_token(number, view.marks[0])]
+                    self._asked += [(row, question, word) for word in answer]
+                for letter, (text, mark) in enumerate(zip(view.options, view.marks[1:], strict=True)):
+                    first, last = (found.char_to_token(number, char) for char in (mark - len(text) + 1, mark))
+                    self._label_option(row, view, answer, letter, [(at[n], own[n]) for n in range(first, last + 1)])
             segments[row, : common(ids)] = 0
         same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
         self.mask = (same & torch.ones(shape[1], shape[1], dtype=torch.bool).tril())[:, None]
-        self.ends, self.asked, self.options = map(torch.tensor, (ends, asked, options))
+        self.ends, self.options = torch.tensor(self._ends), torch.tensor(self._options)
+        self.asked, self.words = (torch.tensor(some or [(0, 0, 0)]) for some in (self._asked, self._words))
+
+    def _label_option(
+        self, row: int, view: View, answer: set[int], letter: int, words: Sequence[tuple[int, int]]
+    ) -> None:
+        """Label the words of an option, which have a place and a token each."""
+        told = view.seen and view.options[letter] != seeing.NONE  # whether none fits is known only at the end
+        if told:
+            self._words += [(row, place, int(token in answer)) for place, token in words if token != self._article]
+        fits = int(view.options[letter] == view.question.answer) if told else IGNORE
+        self._options.append((row, words[-1][0], fits, letter))

@@ -10,7 +10,7 @@ from typing import Any
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
-from caprl_ray.models.resolve import EMBEDDED_QUESTIONER, STUB, WITHOUT_ENGINE, ModelRef
+from caprl_ray.models.resolve import EMBEDDED_QUESTIONER, EMBEDDED_VIEWER, STUB, WITHOUT_ENGINE, ModelRef
 from caprl_ray.recipe.sections import Recipe
 
 NO_ENGINE = (
@@ -116,6 +116,10 @@ async def start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
         from caprl_ray.engines.ground_truth import GroundTruth
 
         return GroundTruth()
+    if model.path == EMBEDDED_VIEWER:
+        from caprl_ray.engines.scene_rules import SceneRules
+
+        return SceneRules()
     if not has_engine():
         raise SystemFailure(f"model.source: {model.label} needs an engine on every node, {NO_ENGINE}")
     from caprl_ray.engines.vllm_engine import VllmEngine

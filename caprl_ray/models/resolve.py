@@ -26,8 +26,8 @@ SCENES_ONLY = {
     "such as internlm/CapRL-3B",
     EMBEDDED_ANSWERER: "answers only questions about rendered scenes, as those of caprl-ray demo; for photographs give "
     "another model, such as internlm/CapRL-Eval-3B",
-    EMBEDDED_VIEWER: "answers only questions about rendered scenes of 84 x 84 pixels and multiples; for photographs give "
-    "another model, such as Qwen/Qwen2.5-VL-3B-Instruct",
+    EMBEDDED_VIEWER: "is no model: it reads rendered scenes off their pixels by rules; for photographs give a model, such "
+    "as Qwen/Qwen2.5-VL-3B-Instruct",
     EMBEDDED_QUESTIONER: "is no model: it writes the truth about a rendered scene that the prompt describes; for "
     "photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
@@ -35,10 +35,10 @@ EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 FOLDERS = {
     EMBEDDED: EMBEDDED_FOLDER,
     EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer"),
-    EMBEDDED_VIEWER: EMBEDDED_FOLDER.with_name("viewer"),
 }
-GROUND_TRUTH = f"{EMBEDDED_QUESTIONER} (ground truth)"  # what its rows say
-WITHOUT_ENGINE = (STUB, EMBEDDED_QUESTIONER)
+# What works on scenes without a model, and what its rows say.
+RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (ground truth)"}
+WITHOUT_ENGINE = (STUB, *RULES)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
@@ -87,8 +87,8 @@ def resolve(recipe: Recipe) -> ModelRef:
         return _served(recipe)
     if source == STUB:
         return _stub(recipe)
-    if source == EMBEDDED_QUESTIONER:
-        return _ground_truth(recipe)
+    if source in RULES:
+        return _rules(recipe)
     stored, revision = None, None
     if source in FOLDERS:
         path, label = str(FOLDERS[source]), source
@@ -263,9 +263,10 @@ def _stub(recipe: Recipe) -> ModelRef:
     return ModelRef(path=STUB, revision=None, label=STUB, config={}, size_rule=rule)
 
 
-def _ground_truth(recipe: Recipe) -> ModelRef:
-    """The questioner that knows the truth about scenes. Images have the size at which the embedded models see them."""
+def _rules(recipe: Recipe) -> ModelRef:
+    """What works on scenes by rules. It sees images at the size of the embedded captioner."""
+    source = recipe.model.source
     if recipe.text_only:
-        raise RecipeError(f"model.source: {EMBEDDED_QUESTIONER} writes questions, and answers none.")
+        raise RecipeError(f"model.source: {source} is for curating, and answers nothing from captions.")
     rule = _size_rule(recipe, _processor(str(EMBEDDED_FOLDER), None) or {}, {})
-    return ModelRef(path=EMBEDDED_QUESTIONER, revision=None, label=GROUND_TRUTH, config={}, size_rule=rule)
+    return ModelRef(path=source, revision=None, label=RULES[source], config={}, size_rule=rule)

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from caprl_ray.recipe import engine_arguments, vllm_names
 from caprl_ray.recipe.fields import Accelerator, Section, absolute_on_nodes, service_url
 
-# Models that come with the package. They caption, answer from captions, and answer from images; the last one is no
-# model but the truth about a scene, and writes questions.
+# What comes with the package: a model that captions, one that answers from captions, and two that are no models and
+# know scenes by rules. They answer from images, and write questions.
 PACKAGED = ("embedded", "embedded-answerer", "embedded-viewer", "embedded-questioner")
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
