@@ -1,22 +1,22 @@
 """Measure curation with all its pools beside each part alone, and whether its questions tell captioners apart.
 
-    python benchmarks/curate.py [--images 600] [--scenes 1000] [--seconds 0.2-2] [--only pools|captioners] [--json FILE]
+    python benchmarks/curate.py [--images 600] [--scenes 1000] [--only pools|captioners] [--json FILE]
 
-Pools: stubs take the place of both models, and each prompt takes its own time in one of their places (curate_ways.py). A
-part alone is the same run in which the other parts have so many places that they never bound it. Both models are given
-places for the same rate, so that each of them is nearly the limit.
+Pools: stubs take the place of both models, and each prompt takes its own time in one of their places
+(curate_ways.py). A part alone is the same run in which the other parts have so many places that they never bound it.
+Both models are given places for the same rate, so that each of them is nearly the limit.
 
     prepare    both models have many places
     questions  the questioner has 8, which write about an image each
     answers    the answering model has 256, for 32 answers about an image
     curate     all three parts at the same time
 
-Captioners: rendered scenes get questions by `embedded-questioner`, which knows the truth, tried by `embedded-viewer` on
-vLLM. Six captioners describe the scenes, each with another share of wrong facts, and `embedded-answerer` answers the
+Captioners: rendered scenes get questions by `embedded-questioner`, which knows the truth, tried by `embedded-viewer`.
+Six captioners describe the scenes, each with another share of wrong facts, and `embedded-answerer` on vLLM answers the
 questions from their captions. So what `caprl-ray score` measures can be compared with the share of right facts.
 
-Keys of the JSON: prepare, questions, answers, curate (images/s), one_after_another (images/s, if each part waits for the
-one before), of_slowest (curate over the slowest part), and <part>_cpu_ms (CPU of an image); curate_s, score_s (wall
+Keys of the JSON: prepare, questions, answers, curate (images/s), one_after_another (images/s, if each part waits for
+the one before), of_slowest (curate over the slowest part), and <part>_cpu_ms (CPU of an image); curate_s, score_s (wall
 clock of the two jobs with their engines' starts), kept (questions an image), spearman, and for each captioner
 right_<n> and score_<n>.
 """
@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 from alone import run_alone, steady
 from curate_ways import PLACES, WIDE
 from PIL import Image
-from score_ways import CPU
 from scipy.stats import spearmanr
+from score_ways import CPU
 
 from caprl_ray import pipeline
 from caprl_ray.answer.results import SCORES

@@ -190,10 +190,11 @@ def _first_caption(output: Path) -> str:
 
 
 def main() -> int:
+    """Run the loop, print its result and return the exit code: 0 if the score rises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("loop"), help="folder for all that is made (default: loop)")
     parser.add_argument("--train", type=int, default=32, metavar="N", help="scenes to train on")
-    parser.add_argument("--held-out", type=int, default=160, metavar="N", help="scenes to score")
+    parser.add_argument("--held-out", type=int, default=120, metavar="N", help="scenes to score")
     parser.add_argument("--steps", type=int, default=16, metavar="N", help="steps of training, of 32 captions each")
     parser.add_argument("--debug", action="store_true", help="show all logs")
     args = parser.parse_args()

@@ -11,9 +11,9 @@ from caprl_ray.curate.columns import CAPTION_PROMPT, DATA_SOURCE
 from caprl_ray.curate.drafts import Draft, as_question
 from caprl_ray.curate.keep import Tried
 from caprl_ray.curate.questioner import picture
-from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.curate import Curate
 from caprl_ray.replica.cut import Cut

@@ -42,7 +42,7 @@ def answered(prompt: str, facts: Facts | None) -> str:
     """The letter that answers the question at the end of a prompt: the option that the facts state, or else the last
     one. Without facts it is a guess, of the same option for the same question, whatever the order."""
     asked = prompt.rpartition("Question: ")[2]
-    options = {text: letter for letter, text in _OPTION.findall(asked)}
+    options: dict[str, str] = {text: letter for letter, text in _OPTION.findall(asked)}
     question = asked.partition("\n")[0]
     if facts is None:
         texts = sorted(options)

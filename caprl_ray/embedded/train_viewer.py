@@ -89,9 +89,7 @@ class Trainer:
         """Examples about so many scenes, and their images as the model sees them."""
         system = self.rng.choices(architecture.SYSTEM_PROMPTS, (9, 1))[0]
         drawn = [scenes.sample_scene(self.rng, least=self.rng.choice((1, 2))) for _ in range(rows)]
-        batch = Batch(
-            [self.prompts.views(scene, system, seen=seen) for scene in drawn], self.tokenizer, self.letters
-        )
+        batch = Batch([self.prompts.views(scene, system, seen=seen) for scene in drawn], self.tokenizer, self.letters)
         return batch, self.see(np.stack([draw(scene, *SQUARE, self.rng) for scene in drawn])) if seen else None
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

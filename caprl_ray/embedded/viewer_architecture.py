@@ -28,9 +28,7 @@ def build_tokenizer() -> Any:
 def as_question(asked: questions.SceneQuestion) -> Question:
     """A question about a scene as curation asks it."""
     right = asked.choices.index(asked.answer)
-    return Question(
-        id="", image="", text=asked.text, metric="choice", benchmark="", choices=asked.choices, right=right
-    )
+    return Question(id="", image="", text=asked.text, metric="choice", benchmark="", choices=asked.choices, right=right)
 
 
 def _corpus() -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from caprl_ray.models.chat import without_any_control_token
 from caprl_ray.errors import RecipeError
 from caprl_ray.export import encode
 from caprl_ray.export.form import Writing
@@ -15,6 +14,7 @@ from caprl_ray.export.rows import UnitRows, reader
 from caprl_ray.export.settings import LINES
 from caprl_ray.export.source import Source
 from caprl_ray.export.target import Written
+from caprl_ray.models.chat import without_any_control_token
 from caprl_ray.recipe.prompts import PromptTemplate
 
 ROWS = 100_000  # of a file

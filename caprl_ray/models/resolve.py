@@ -26,8 +26,8 @@ SCENES_ONLY = {
     "such as internlm/CapRL-3B",
     EMBEDDED_ANSWERER: "answers only questions about rendered scenes, as those of caprl-ray demo; for photographs give "
     "another model, such as internlm/CapRL-Eval-3B",
-    EMBEDDED_VIEWER: "is no model: it reads rendered scenes off their pixels by rules; for photographs give a model, such "
-    "as Qwen/Qwen2.5-VL-3B-Instruct",
+    EMBEDDED_VIEWER: "is no model: it reads rendered scenes off their pixels by rules; for photographs give a model, "
+    "such as Qwen/Qwen2.5-VL-3B-Instruct",
     EMBEDDED_QUESTIONER: "is no model: it writes the truth about a rendered scene that the prompt describes; for "
     "photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
@@ -85,10 +85,8 @@ def resolve(recipe: Recipe) -> ModelRef:
     source = recipe.model.source
     if recipe.model.endpoint:
         return _served(recipe)
-    if source == STUB:
-        return _stub(recipe)
-    if source in RULES:
-        return _rules(recipe)
+    if source in WITHOUT_ENGINE:
+        return _stub(recipe) if source == STUB else _rules(recipe)
     stored, revision = None, None
     if source in FOLDERS:
         path, label = str(FOLDERS[source]), source

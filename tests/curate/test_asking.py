@@ -12,9 +12,7 @@ def test_each_option_stands_in_each_place_and_orders_depend_on_seed_and_image():
     assert [sorted(order) for order in orders] == [[0, 1, 2]] * 4
     assert {order[0] for order in orders[:3]} == {0, 1, 2} and orders[3] == orders[0]
     draft = Draft(question="?", choices=tuple("abcdefgh"), right=0)
-    firsts = [
-        [seeing.orders(as_question(draft, f"{n}.png", 0), 1, seed)[0] for n in range(20)] for seed in (0, 1)
-    ]
+    firsts = [[seeing.orders(as_question(draft, f"{n}.png", 0), 1, seed)[0] for n in range(20)] for seed in (0, 1)]
     assert len(set(firsts[0])) > 4 and firsts[0] != firsts[1]
 
 

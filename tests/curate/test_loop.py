@@ -8,7 +8,7 @@ import pytest
 
 from caprl_ray import cli, pipeline
 from caprl_ray.cluster import session
-from caprl_ray.commands.loop import AFTER, BEFORE, HELD_OUT, TRAIN, loop, table
+from caprl_ray.commands.loop import AFTER, BEFORE, HELD_OUT, TRAIN, loop
 from caprl_ray.embedded import questions, rules
 
 
@@ -16,10 +16,8 @@ from caprl_ray.embedded import questions, rules
 @pytest.mark.engine
 @pytest.mark.timeout(1800)
 def test_a_captioner_that_is_trained_by_curated_questions_scores_higher(tmp_path: Path) -> None:
-    said: list[str] = []
     with session.lasting(False, engine_on_cpu=True), session.connected():
-        found = loop(tmp_path, pipeline.run, train=16, held_out=60, steps=16, tell=said.append)
-    print("\n".join([*said, *table(found)]))
+        found = loop(tmp_path, pipeline.run, train=16, held_out=60, steps=16, tell=print)
     assert found.rises and found.difference["low"] > 0
 
     truths = {}
@@ -47,6 +45,6 @@ def test_a_captioner_that_is_trained_by_curated_questions_scores_higher(tmp_path
     assert kept > len(rows), "more than one of them an image"
 
     for name in (BEFORE, AFTER):
-        (labels,) = {row["model"] for row in pq.read_table(tmp_path / name / "data", columns=["model"]).to_pylist()},
+        (labels,) = ({row["model"] for row in pq.read_table(tmp_path / name / "data", columns=["model"]).to_pylist()},)
         assert len(labels) == 1 and next(iter(labels)).startswith(str(tmp_path / f"captioner-{name}@"))
     assert cli.main(["verify", str(tmp_path / AFTER)]) == 0
