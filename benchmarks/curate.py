@@ -87,10 +87,10 @@ def pools(folder: Path, images: int, seconds: str) -> Figures:
 
 def captioners(folder: Path, count: int) -> Figures:
     """Curate questions about scenes, score six captioners by them, and compare with what is right."""
-    listed, run, found = draw(folder, "scene", count, seed=1), partial(pipeline.run), Figures()
-    truths = [json.loads(line) for line in listed.read_text().splitlines()]
+    images, run, found = draw(folder, "scene", count, seed=1), partial(pipeline.run), Figures()
+    truths = [json.loads(line) for line in (folder / "scene.jsonl").read_text().splitlines()]
     with session.lasting(False, engine_on_cpu=True), session.connected():
-        found["curate_s"] = _timed(curate(parse_as(CurateRecipe, curation(folder, [listed])), run))
+        found["curate_s"] = _timed(curate(parse_as(CurateRecipe, curation(folder, [images])), run))
         rows = pa.concat_tables(map(pq.read_table, sorted((folder / "questions" / "data").iterdir()))).to_pylist()
         asked = {row["key"]: row["reward_model"]["ground_truth"] for row in rows}
         found["kept"] = sum(map(len, asked.values())) / len(asked)

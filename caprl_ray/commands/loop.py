@@ -2,7 +2,8 @@
 
 Questions about scenes are curated, a captioner that is unsure of itself is trained by GRPO with CapRL's reward, and
 captions of other scenes are scored before and after. Each part is the one that a run on GPUs uses; the models are the
-tiny ones of the package, and the questioner knows the truth. docs/caprl.md says how to do it for real.
+tiny ones of the package, and questioner and viewer read scenes off
+their pixels by rules. docs/caprl.md says how to do it for real.
 """
 
 import argparse
@@ -39,10 +40,6 @@ MARKER = ".caprl-ray-loop"
 TRAIN, HELD_OUT = "train", "held-out"
 BEFORE, AFTER = "before", "after"
 SIDE = 240  # pixels of a stored scene
-ASKED = (
-    "Write {questions} multiple-choice questions about this image as a JSON list of objects with question, options and "
-    "answer. What it shows: {scene}"
-)
 Run = Callable[[Job], Ledger]
 
 
@@ -70,7 +67,9 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
 
     begin(f"1/5 drawing {train} scenes to train on, and {held_out} others")
     inputs = [draw(folder, TRAIN, train, seed=1), draw(folder, HELD_OUT, held_out, seed=2)]
-    begin("2/5 curating questions: the truth asks, a tiny model answers with the image and without it")
+    begin(
+        "2/5 curating questions: a questioner that knows the truth, and a viewer with the image and without it"
+    )
     for line in curate(parse_as(CurateRecipe, _kept(folder, "curate", curation(folder, inputs))), run):
         tell(f"    {line}")
     begin(f"3/5 training a captioner that is unsure of itself: {steps} steps of GRPO, rewarded by a reader's answers")
@@ -90,16 +89,18 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
 
 
 def draw(folder: Path, name: str, count: int, seed: int) -> Path:
-    """Write scenes as PNG files, and a list of them that says what each one shows. Returns the list's path."""
+    """Write scenes as PNG files into a folder, and a list beside it that says what each one shows, which no step reads.
+
+    Returns the folder.
+    """
     rng, lines = random.Random(seed), []
     (folder / name).mkdir()
     for number in range(count):
-        scene, image = scenes.sample_scene(rng), f"{name}/{name}-{number:04d}.png"
-        scenes.render(scene, SIDE, SIDE, rng=rng).save(folder / image)
+        scene, image = scenes.sample_scene(rng), f"{name}-{number:04d}.png"
+        scenes.render(scene, SIDE, SIDE, rng=rng).save(folder / name / image)
         lines.append(json.dumps({"image": image, "scene": scenes.caption(scene)}))
-    listed = folder / f"{name}.jsonl"
-    listed.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    return listed
+    (folder / f"{name}.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return folder / name
 
 
 def curation(folder: Path, inputs: list[Path]) -> dict[str, Any]:
@@ -107,7 +108,6 @@ def curation(folder: Path, inputs: list[Path]) -> dict[str, Any]:
     return {
         "input": {"paths": [str(path) for path in inputs]},
         "model": {"source": "embedded-questioner"},
-        "prompt": {"user": ASKED},
         "curate": {"model": {"source": "embedded-viewer"}},
         "output": {"path": str(folder / "questions")},
     }

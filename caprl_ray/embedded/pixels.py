@@ -9,6 +9,7 @@ from caprl_ray.embedded import scenes
 from caprl_ray.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing
 
 GRID = 3  # cells along a side
+MOST_APART = 20  # of 255, on average: drawing shifts things and colours a little
 PROFILE = 16  # pixels of a shape's outline, by which kinds are told apart
 EDGE = 0.07  # of a cell: a large thing of the next cell may reach so far into it
 BETWEEN_SIZES = sum(SIZES.values())  # of a cell: the diameter between that of large things and that of small ones
@@ -21,6 +22,14 @@ def seen(image: Image.Image) -> Scene:
     values, counts = np.unique(names, return_counts=True)
     background = str(values[counts.argmax()])
     return Scene(background=background, things=tuple(_things(pixels, background)))
+
+
+def alike(image: Image.Image, scene: Scene) -> bool:
+    """Whether an image looks as this scene would, so that it is one."""
+    if not scene.things:
+        return False
+    drawn = np.asarray(scenes.render(scene, *image.size), np.float32)
+    return float(np.abs(np.asarray(image.convert("RGB"), np.float32) - drawn).mean()) < MOST_APART
 
 
 def _nearest(pixels: np.ndarray) -> np.ndarray:

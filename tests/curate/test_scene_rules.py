@@ -1,20 +1,21 @@
-"""The questioner that knows the truth about scenes, and the viewer that reads scenes off their pixels."""
+"""The questioner and the viewer that read scenes off their pixels: what they say is true, and rows name them so."""
 
 import asyncio
 import random
 from collections import Counter
 
 import pytest
+from PIL import Image
 
-from caprl_ray.commands.loop import ASKED, curation
+from caprl_ray.commands.loop import curation
 from caprl_ray.curate.drafts import TELLS_ANSWER, Draft, as_question, drafts
 from caprl_ray.embedded import questions, rules, scenes
 from caprl_ray.engines import launch
-from caprl_ray.engines.ground_truth import NO_SCENE
 from caprl_ray.engines.protocol import Picture
+from caprl_ray.engines.scene_rules import NO_SCENE
 from caprl_ray.errors import RecipeError
 from caprl_ray.models.resolve import ALLOW_STUB, EMBEDDED_QUESTIONER, resolve
-from caprl_ray.recipe.curate import CurateRecipe
+from caprl_ray.recipe.curate import ASKED, CurateRecipe
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.score_recipe import ScoreRecipe
@@ -24,7 +25,15 @@ from caprl_ray.score import seeing
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> CurateRecipe:
     monkeypatch.delenv(ALLOW_STUB)
-    return parse_as(CurateRecipe, curation(tmp_path, [tmp_path / "scenes.jsonl"]))
+    return parse_as(CurateRecipe, curation(tmp_path, [tmp_path / "scenes"]))
+
+
+def drawn(scene, rng, width=84, height=84) -> Picture:
+    return taken(scenes.render(scene, width, height, rng=rng))
+
+
+def taken(image) -> Picture:
+    return Picture(pixels=memoryview(image.tobytes()), width=image.width, height=image.height)
 
 
 def test_its_questions_are_usable_and_right(recipe):
@@ -32,8 +41,8 @@ def test_its_questions_are_usable_and_right(recipe):
     rng, usable, unusable = random.Random(3), 0, []
     for most in (1, 3, 5) * 20:
         scene = scenes.sample_scene(rng)
-        prompt = PromptTemplate(ASKED).fill({"questions": str(most), "scene": scenes.caption(scene)}, str)
-        said, again = (asyncio.run(engine.caption(None, prompt)).text for _ in range(2))
+        picture, prompt = drawn(scene, rng), PromptTemplate(ASKED).fill({"questions": str(most)}, str)
+        said, again = (asyncio.run(engine.caption(picture, prompt)).text for _ in range(2))
         found = drafts(said, 20)
         assert said == again and len(found.questions) + len(found.unusable) == most
         for one in found.questions:
@@ -44,9 +53,12 @@ def test_its_questions_are_usable_and_right(recipe):
     assert usable > 8 * len(unusable) and TELLS_ANSWER in unusable, "such as: How large is it? - large"
 
 
-def test_without_a_scene_it_asks_nothing(recipe):
+def test_it_asks_nothing_about_what_is_no_scene(recipe):
     engine = asyncio.run(launch.start_mortal(recipe, resolve(recipe)))
-    assert asyncio.run(engine.caption(None, "Write 5 multiple-choice questions.")).text == NO_SCENE
+    noise = Image.frombytes("RGB", (84, 84), random.Random(5).randbytes(84 * 84 * 3))
+    steps = Image.linear_gradient("L").resize((84, 84)).convert("RGB")
+    for image in (noise, steps, Image.new("RGB", (84, 84), "red")):
+        assert asyncio.run(engine.caption(taken(image), ASKED)).text == NO_SCENE
 
 
 def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
@@ -58,8 +70,7 @@ def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
     rng, blind = random.Random(4), Counter()
     for number in range(60):
         scene = scenes.sample_scene(rng)
-        image = scenes.render(scene, *((84, 84), (112, 84), (84, 112))[number % 3], rng=rng)
-        picture = Picture(pixels=memoryview(image.tobytes()), width=image.width, height=image.height)
+        picture = drawn(scene, rng, *((84, 84), (112, 84), (84, 112))[number % 3])
         for one in questions.about(scene, rng, 3):
             right = one.choices.index(one.answer)
             draft = as_question(Draft(question=one.text, choices=one.choices, right=right), "", 0)
