@@ -67,9 +67,7 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
 
     begin(f"1/5 drawing {train} scenes to train on, and {held_out} others")
     inputs = [draw(folder, TRAIN, train, seed=1), draw(folder, HELD_OUT, held_out, seed=2)]
-    begin(
-        "2/5 curating questions: a questioner that knows the truth, and a viewer with the image and without it"
-    )
+    begin("2/5 curating questions: a questioner that knows the truth, and a viewer with the image and without it")
     for line in curate(parse_as(CurateRecipe, _kept(folder, "curate", curation(folder, inputs))), run):
         tell(f"    {line}")
     begin(f"3/5 training a captioner that is unsure of itself: {steps} steps of GRPO, rewarded by a reader's answers")

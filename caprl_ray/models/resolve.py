@@ -28,8 +28,8 @@ SCENES_ONLY = {
     "another model, such as internlm/CapRL-Eval-3B",
     EMBEDDED_VIEWER: "is no model: it reads rendered scenes off their pixels by rules; for photographs give a model, "
     "such as Qwen/Qwen2.5-VL-3B-Instruct",
-    EMBEDDED_QUESTIONER: "is no model: it reads rendered scenes off their pixels by rules, and asks about nothing else; "
-    "for photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
+    EMBEDDED_QUESTIONER: "is no model: it reads rendered scenes off their pixels by rules, and asks about nothing "
+    "else; for photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 FOLDERS = {

@@ -25,11 +25,11 @@ def test_a_captioner_that_is_trained_by_curated_questions_scores_higher(tmp_path
         lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
         truths |= {row["image"]: row["scene"] for row in map(json.loads, lines)}
     rows = pq.read_table(tmp_path / "questions" / "data").to_pylist()
-    assert {row["key"] for row in rows} == set(truths)
+    assert {Path(row["key"]).name for row in rows} == set(truths)
     assert {row["questioner"] for row in rows} == {"embedded-questioner (ground truth)"}
     seen, blind, kept = [], [], 0
     for row in rows:
-        facts = rules.stated(truths[row["key"]])
+        facts = rules.stated(truths[Path(row["key"]).name])
         for one in row["tried"]:
             seen.append(one["accuracy_with_image"])
             blind.append(one["accuracy_without_image"])
@@ -45,6 +45,6 @@ def test_a_captioner_that_is_trained_by_curated_questions_scores_higher(tmp_path
     assert kept > len(rows), "more than one of them an image"
 
     for name in (BEFORE, AFTER):
-        (labels,) = ({row["model"] for row in pq.read_table(tmp_path / name / "data", columns=["model"]).to_pylist()},)
-        assert len(labels) == 1 and next(iter(labels)).startswith(str(tmp_path / f"captioner-{name}@"))
+        labels = set(pq.read_table(tmp_path / name / "data", columns=["model"])["model"].to_pylist())
+        assert [label.partition("@")[0] for label in labels] == [str(tmp_path / f"captioner-{name}")]
     assert cli.main(["verify", str(tmp_path / AFTER)]) == 0
