@@ -1,4 +1,5 @@
 # make demo        caption and score rendered scenes with the embedded models on this machine
+# make loop        CapRL's whole loop on rendered scenes: curate questions, train by GRPO, score before and after
 # make test        run the test suite without the slow tests
 # make test-all    run all tests (up to an hour and a half)
 # make compat      run a smoke test under other versions of Ray and vLLM; print a table (docs/compatibility.md)
@@ -11,6 +12,7 @@
 # make lock        write requirements/cpu.lock from pyproject.toml; with EXTRA=gpu, gpu.lock for the nodes of a cluster
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
 # make embedded-answerer   train the embedded answerer from scratch (a quarter of an hour on one core)
+# make embedded-viewer     train the embedded viewer on the captioner's eyes (MINUTES on one core)
 
 PYTHON ?= python3.11
 EXTRA ?= cpu
@@ -25,10 +27,13 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 # The tests that the promises depend on. They also run, with the stub engine, without Ray's internals.
 PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
 
-.PHONY: demo test test-all compat docs lint chaos fuzz audit setup lock embedded embedded-answerer clean
+.PHONY: demo loop test test-all compat docs lint chaos fuzz audit setup lock embedded embedded-answerer embedded-viewer clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
+
+loop: setup
+	$(BIN)/python -m caprl_ray.commands.loop
 
 # Tests without Ray and engines run in four processes, because they wait for nearly half of their time. The others run
 # in two, each with a Ray of its own. Files that take longest begin first (tests/conftest.py).
@@ -95,6 +100,9 @@ embedded: setup
 
 embedded-answerer: setup
 	$(BIN)/python -m caprl_ray.embedded.train_answerer --out caprl_ray/embedded/answerer
+
+embedded-viewer: setup
+	$(BIN)/python -m caprl_ray.embedded.train_viewer --out caprl_ray/embedded/viewer
 
 clean:
 	rm -rf $(VENV) $(VENV)-audit

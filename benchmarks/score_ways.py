@@ -24,9 +24,9 @@ from caprl_ray.answer.job import score_job
 from caprl_ray.answer.reader import start_reader, stop_reader
 from caprl_ray.answer.stage import Answerer
 from caprl_ray.engines import choices, internals
-from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.engines.vllm_engine import engine_arguments
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.models.resolve import resolve
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe

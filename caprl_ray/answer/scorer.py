@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.score import Score
 from caprl_ray.score import ask, judge, prism

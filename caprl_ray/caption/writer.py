@@ -12,9 +12,9 @@ from caprl_ray.caption.planted import Planted
 from caprl_ray.caption.redecode import MOST_CAPTION_CHARACTERS, Decode, Kept, Redecoder
 from caprl_ray.caption.rules import Rules
 from caprl_ray.caption.several import Several, Written, prompt_columns
-from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.replica.cut import Cut

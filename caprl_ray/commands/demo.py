@@ -75,7 +75,7 @@ def run_demo(folder: Path, images: int, *, debug: bool = False) -> int:
     out, document = here / "captions", demo_recipe([here / "images/files", here / "images/shards"], here / "captions")
     scoring = demo_score.score_recipe(out, here / QUESTIONS, here / "scores")
     job = caption_job(parse(document))
-    _clear(folder)
+    clear(folder, MARKER, "demo")
     (folder / RECIPE).write_text(_recipe_text(document), encoding="utf-8")
     (folder / SCORE_RECIPE).write_text(_score_recipe_text(scoring), encoding="utf-8")
     (folder / JUDGE).write_text(_judge_text(demo_score.judge_recipe()), encoding="utf-8")
@@ -214,11 +214,12 @@ def check(out: Path, captions: dict[str, str], show: int = 5) -> tuple[int, list
     return right, [(row["key"], row["caption"]) for row in rows[:: max(1, len(rows) // show)][:show]]
 
 
-def _clear(folder: Path) -> None:
-    """Empty the folder if it is from an earlier demo. Any other folder with content is refused."""
+def clear(folder: Path, marker: str, name: str) -> None:
+    """Empty the folder if it is from an earlier run, which left the marker. Any other folder with content is
+    refused."""
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).exists():
-            raise RecipeError(f"--out: {folder} is not empty and not from an earlier demo; name another folder.")
+        if not (folder / marker).exists():
+            raise RecipeError(f"--out: {folder} is not empty and not from an earlier {name}; name another folder.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
+    (folder / marker).touch()

@@ -8,9 +8,9 @@ from typing import Any
 
 from caprl_ray.curate.columns import NO_QUESTION
 from caprl_ray.curate.drafts import Draft, Drafts, drafts
-from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.engines.protocol import Engine, Picture
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.curate import COUNT, CurateRecipe
 from caprl_ray.recipe.prompts import PromptTemplate

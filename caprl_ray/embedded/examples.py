@@ -12,7 +12,7 @@ from caprl_ray.embedded import answerer_architecture as architecture
 from caprl_ray.embedded import kinds, questions, scenes
 from caprl_ray.embedded.kinds import BACKGROUND, COLOR, PLACE, SHAPE, SIZE
 from caprl_ray.embedded.questions import Facts, SceneQuestion
-from caprl_ray.engines.chat import ChatFormat
+from caprl_ray.models.chat import ChatFormat
 from caprl_ray.score.judge import Shown
 from caprl_ray.score.metrics import LETTERS
 from caprl_ray.score.question import Question

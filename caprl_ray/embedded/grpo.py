@@ -1,15 +1,23 @@
 """Train the embedded captioner by GRPO with TRL's own trainer, as CapRL trains captioners (docs/caprl.md).
 
-`dataset` has scenes with their questions in TRL's form, `unsure` is a captioner that has something to learn, and
-`trainer` puts them together with a reward (caprl_ray.score.trainers). TRL must be installed: `pip install trl`.
+`dataset` has scenes with their questions in TRL's form, `curated` those of a curation run. `unsure` is a captioner that
+has something to learn, and `trainer` puts them together with a reward (caprl_ray.score.trainers). TRL must be
+installed: `pip install trl`.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
 from caprl_ray.embedded import architecture, questions, scenes
+from caprl_ray.output.fence import committed_objects
+from caprl_ray.output.objects import DATA
+from caprl_ray.storage import Storage
 
 FOLDER = Path(__file__).with_name("model")
 SIDE = 84  # pixels of a scene: 9 image tokens
@@ -29,15 +37,36 @@ def dataset(count: int, *, seed: int, most: int = 5) -> Any:
     return Dataset.from_list([_row(scenes.sample_scene(rng), rng, most) for _ in range(count)])
 
 
+def curated(output: Path, names: str) -> Any:
+    """The same from the output of a curation run: the images whose file names begin so and that have questions."""
+    from datasets import Dataset
+
+    parts = committed_objects(Storage(), str(output), (DATA,))[DATA]
+    table = pa.concat_tables([pq.read_table(part.path, columns=["source", "reward_model"]) for part in parts])
+    rows = [row for row in table.to_pylist() if Path(row["source"]).name.startswith(names)]
+    asked = [(Path(row["source"]), row["reward_model"]["ground_truth"]) for row in rows]
+    return Dataset.from_list([_example(_picture(file), some) for file, some in sorted(asked) if some])
+
+
 def _row(scene: scenes.Scene, rng: random.Random, most: int) -> dict[str, Any]:
     asked = questions.about(scene, rng, most)
+    given = [{"question": one.text, "choices": list(one.choices), "answer": one.answer} for one in asked]
+    return _example(scenes.render(scene, SIDE, SIDE, rng=rng), given)
+
+
+def _picture(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def _example(image: Image.Image, asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "prompt": [
             {"role": "system", "content": architecture.SYSTEM_PROMPTS[0]},
             {"role": "user", "content": architecture.USER_PROMPTS[0]},
         ],
-        "image": scenes.render(scene, SIDE, SIDE, rng=rng),
-        "questions": [{"question": one.text, "choices": list(one.choices), "answer": one.answer} for one in asked],
+        "image": image,
+        "questions": list(asked),
     }
 
 
@@ -50,6 +79,13 @@ def unsure(folder: Path = FOLDER, by: float = UNSURE) -> Any:
     with torch.no_grad():
         model.lm_head.weight /= by
     return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a captioner as a folder that a recipe names in `model.source`."""
+    from transformers import AutoTokenizer
+
+    architecture.save(model, AutoTokenizer.from_pretrained(FOLDER), folder)
 
 
 def settings(folder: Path, **changes: Any) -> Any:

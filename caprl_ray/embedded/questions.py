@@ -40,7 +40,11 @@ class SceneQuestion:
 
 def about(scene: Scene, rng: random.Random, most: int) -> list[SceneQuestion]:
     """`most` questions about a scene, or as many as there are. None is asked twice, and each has one right answer."""
-    stated = facts(scene)
+    return about_facts(facts(scene), rng, most)
+
+
+def about_facts(stated: Facts, rng: random.Random, most: int) -> list[SceneQuestion]:
+    """The same from all that is true of a scene."""
     possible = list(_possible(stated))
     return [_question(stated, kind, named, rng) for kind, named in rng.sample(possible, min(most, len(possible)))]
 

@@ -3,6 +3,7 @@
 It stands for a language model where one would be slow, or where a reader of known quality is needed.
 """
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +33,23 @@ class Rules:
     async def caption(self, picture: None, prompt: Turns, sampling: Mapping[str, Any]) -> Said:
         """Answer one prompt of the judge (score/judge.py) that has a caption."""
         _, _, last = prompt.user.rpartition("<Caption Start> ")
-        caption, _, asked = last.partition(" <Caption End>\nQuestion: ")
-        options = {text: letter for letter, text in _OPTION.findall(asked)}
-        kind, named = understood(asked.partition("\n")[0])
-        answer = questions.stated_answer(kind, named, stated(caption))
-        letter = options.get(answer or "", list(options.values())[-1])
+        caption, _, _ = last.partition(" <Caption End>\n")
+        letter = answered(prompt.user, stated(caption))
         return Said(letter if prompt.choices else f" {letter}")
+
+
+def answered(prompt: str, facts: Facts | None) -> str:
+    """The letter that answers the question at the end of a prompt: the option that the facts state, or else the last
+    one. Without facts it is a guess, of the same option for the same question, whatever the order."""
+    asked = prompt.rpartition("Question: ")[2]
+    options: dict[str, str] = {text: letter for letter, text in _OPTION.findall(asked)}
+    question = asked.partition("\n")[0]
+    if facts is None:
+        texts = sorted(options)
+        return options[random.Random(f"{question} {texts}").choice(texts)]
+    kind, named = understood(question)
+    answer = questions.stated_answer(kind, named, facts)
+    return options.get(answer or "", list(options.values())[-1])
 
 
 def stated(caption: str) -> Facts:

@@ -16,13 +16,13 @@ from PIL import Image
 from pydantic import Field
 
 from caprl_ray.engines import turn_requests
-from caprl_ray.engines.chat import COMMON_CONTROL_TOKENS
 from caprl_ray.engines.concurrency import max_num_seqs
 from caprl_ray.engines.pace import CaptionTimeout, Pace, PacedClient
 from caprl_ray.engines.proof import Proof, Suspect
 from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.engines.turn_requests import Part
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.models.chat import COMMON_CONTROL_TOKENS
 from caprl_ray.models.resolve import ModelRef, service_key
 from caprl_ray.recipe.sampling import Sampling
 from caprl_ray.recipe.sections import Recipe

@@ -10,7 +10,7 @@ from typing import Any
 
 from caprl_ray.engines.protocol import Engine, MortalEngine
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
-from caprl_ray.models.resolve import STUB, ModelRef
+from caprl_ray.models.resolve import RULES, STUB, WITHOUT_ENGINE, ModelRef
 from caprl_ray.recipe.sections import Recipe
 
 NO_ENGINE = (
@@ -31,7 +31,7 @@ def has_engine() -> bool:
 
 def needs_engine(recipe: Recipe) -> bool:
     """Whether replicas run vLLM themselves."""
-    return not (recipe.model.endpoint or recipe.model.source == STUB)
+    return not (recipe.model.endpoint or recipe.model.source in WITHOUT_ENGINE)
 
 
 def check_engine(recipe: Recipe) -> None:
@@ -112,6 +112,10 @@ async def start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
         from caprl_ray.engines.stub import start_stub
 
         return await start_stub(recipe)
+    if model.path in RULES:
+        from caprl_ray.engines.scene_rules import ENGINES
+
+        return ENGINES[model.path]()
     if not has_engine():
         raise SystemFailure(f"model.source: {model.label} needs an engine on every node, {NO_ENGINE}")
     from caprl_ray.engines.vllm_engine import VllmEngine

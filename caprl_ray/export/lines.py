@@ -6,12 +6,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from caprl_ray.engines.chat import without_any_control_token
 from caprl_ray.errors import RecipeError
 from caprl_ray.export import encode
 from caprl_ray.export.line_files import ROWS, LineFiles
 from caprl_ray.export.settings import LINES
 from caprl_ray.export.source import Source
+from caprl_ray.models.chat import without_any_control_token
 from caprl_ray.recipe.prompts import PromptTemplate
 
 CAPRL, LLAVA, DPO = LINES

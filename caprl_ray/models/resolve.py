@@ -18,7 +18,7 @@ from caprl_ray.recipe.model import PACKAGED, Model
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 
-EMBEDDED, EMBEDDED_ANSWERER = PACKAGED
+EMBEDDED, EMBEDDED_ANSWERER, EMBEDDED_VIEWER, EMBEDDED_QUESTIONER = PACKAGED
 STUB = "stub"
 ALLOW_STUB = "CAPRL_RAY_ALLOW_STUB"
 SCENES_ONLY = {
@@ -26,9 +26,19 @@ SCENES_ONLY = {
     "such as internlm/CapRL-3B",
     EMBEDDED_ANSWERER: "answers only questions about rendered scenes, as those of caprl-ray demo; for photographs give "
     "another model, such as internlm/CapRL-Eval-3B",
+    EMBEDDED_VIEWER: "is no model: it reads rendered scenes off their pixels by rules; for photographs give a model, "
+    "such as Qwen/Qwen2.5-VL-3B-Instruct",
+    EMBEDDED_QUESTIONER: "is no model: it reads rendered scenes off their pixels by rules, and asks about nothing "
+    "else; for photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
-FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
+FOLDERS = {
+    EMBEDDED: EMBEDDED_FOLDER,
+    EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer"),
+}
+# What works on scenes without a model, and what its rows say.
+RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (ground truth)"}
+WITHOUT_ENGINE = (STUB, *RULES)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, or fall back to, *.bin and *.pt
@@ -75,8 +85,8 @@ def resolve(recipe: Recipe) -> ModelRef:
     source = recipe.model.source
     if recipe.model.endpoint:
         return _served(recipe)
-    if source == STUB:
-        return _stub(recipe)
+    if source in WITHOUT_ENGINE:
+        return _stub(recipe) if source == STUB else _rules(recipe)
     stored, revision = None, None
     if source in FOLDERS:
         path, label = str(FOLDERS[source]), source
@@ -249,3 +259,12 @@ def _stub(recipe: Recipe) -> ModelRef:
         raise RecipeError(f"model.source: stub writes no real captions; it is for tests, which set {ALLOW_STUB}=1.")
     rule = _size_rule(recipe, {"image_processor_type": "Qwen2VLImageProcessor"}, {})
     return ModelRef(path=STUB, revision=None, label=STUB, config={}, size_rule=rule)
+
+
+def _rules(recipe: Recipe) -> ModelRef:
+    """What works on scenes by rules. It sees images at the size of the embedded captioner."""
+    source = recipe.model.source
+    if recipe.text_only:
+        raise RecipeError(f"model.source: {source} is for curating, and answers nothing from captions.")
+    rule = _size_rule(recipe, _processor(str(EMBEDDED_FOLDER), None) or {}, {})
+    return ModelRef(path=source, revision=None, label=RULES[source], config={}, size_rule=rule)

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from caprl_ray.recipe import engine_arguments, vllm_names
 from caprl_ray.recipe.fields import Accelerator, Section, absolute_on_nodes, service_url
 
-PACKAGED = ("embedded", "embedded-answerer")  # models that come with the package: one captions, one answers
+# What comes with the package: a model that captions, one that answers from captions, and two that are no models and
+# know scenes by rules. They answer from images, and write questions.
+PACKAGED = ("embedded", "embedded-answerer", "embedded-viewer", "embedded-questioner")
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
 
@@ -25,8 +27,8 @@ class Model(Section):
 
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
     """The model: a hub id, a folder that every node has, an `s3://` prefix, or a tiny model of the package that knows
-    only its own scenes: `embedded`, or `embedded-answerer` to score. With an endpoint it only says which image
-    processor and control tokens apply."""
+    only its own scenes: `embedded`, `embedded-answerer` to score, or `embedded-questioner` and `embedded-viewer` to
+    curate. With an endpoint it only says which image processor and control tokens apply."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
     cache_dir: Annotated[str | None, AfterValidator(absolute_on_nodes)] = None

@@ -9,9 +9,9 @@ import pytest
 
 from caprl_ray.cluster import optional
 from caprl_ray.engines import internals
-from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion, Picture
 from caprl_ray.engines.vllm_engine import VllmEngine
+from caprl_ray.models.chat import ChatFormat
 
 WORDS = ["a ", "red ", "circle"]
 TOKENIZER = SimpleNamespace(get_added_vocab=dict, encode=lambda *_, **__: [])

@@ -13,10 +13,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from caprl_ray.engines import choices, launch
-from caprl_ray.engines.chat import ChatFormat
 from caprl_ray.engines.protocol import Completion
 from caprl_ray.engines.shared_text import SharedText
 from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.models.chat import ChatFormat
 from caprl_ray.models.resolve import EMBEDDED_FOLDER, resolve
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caprl_ray.engines.chat import ChatFormat, control_token_stripper
 from caprl_ray.errors import RowFailure, SystemFailure
+from caprl_ray.models.chat import ChatFormat, control_token_stripper
 from caprl_ray.models.resolve import EMBEDDED_FOLDER
 from caprl_ray.recipe.prompts import MAX_VALUE_CHARACTERS, PromptTemplate
 

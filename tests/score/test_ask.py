@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from caprl_ray.engines.chat import control_token_stripper
 from caprl_ray.errors import RowFailure
+from caprl_ray.models.chat import control_token_stripper
 from caprl_ray.recipe.score import Score
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score import ask

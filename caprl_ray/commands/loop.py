@@ -1,0 +1,220 @@
+"""CapRL's whole loop on this machine, on rendered scenes: `python -m caprl_ray.commands.loop --out loop`.
+
+Questions about scenes are curated, a captioner that is unsure of itself is trained by GRPO with CapRL's reward, and
+captions of other scenes are scored before and after. Each part is the one that a run on GPUs uses; the models are the
+tiny ones of the package, and questioner and viewer read scenes off
+their pixels by rules. docs/caprl.md says how to do it for real.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from caprl_ray.answer.reader import start_reader, stop_reader
+from caprl_ray.answer.results import SCORES
+from caprl_ray.caption.job import caption_job
+from caprl_ray.cluster import session
+from caprl_ray.commands.curate import curate
+from caprl_ray.commands.demo import clear
+from caprl_ray.commands.score import score
+from caprl_ray.embedded import grpo, scenes
+from caprl_ray.errors import CaprlError
+from caprl_ray.job import Job
+from caprl_ray.output.ledger import Ledger
+from caprl_ray.pipeline import run
+from caprl_ray.recipe.curate import CurateRecipe
+from caprl_ray.recipe.load import parse, parse_as
+from caprl_ray.recipe.score_recipe import ScoreRecipe
+from caprl_ray.score.trainers import trl_reward_async
+
+MARKER = ".caprl-ray-loop"
+TRAIN, HELD_OUT = "train", "held-out"
+BEFORE, AFTER = "before", "after"
+SIDE = 240  # pixels of a stored scene
+Run = Callable[[Job], Ledger]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The scores of the captions before and after training, and their difference, each with its interval."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    difference: Mapping[str, Any]
+    told_apart: bool
+
+    @property
+    def rises(self) -> bool:
+        """Whether the score is higher after training, by more than chance explains."""
+        return self.told_apart and self.difference["value"] > 0
+
+
+def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell: Callable[[str], None]) -> Found:
+    """Do all of it in an empty folder. `run` runs a job, `tell` gets the lines for people."""
+    began = time.monotonic()
+
+    def begin(step: str) -> None:
+        tell(f"[{time.monotonic() - began:4.0f} s] {step}")
+
+    begin(f"1/5 drawing {train} scenes to train on, and {held_out} others")
+    inputs = [draw(folder, TRAIN, train, seed=1), draw(folder, HELD_OUT, held_out, seed=2)]
+    begin("2/5 curating questions: a questioner that knows the truth, and a viewer with the image and without it")
+    for line in curate(parse_as(CurateRecipe, _kept(folder, "curate", curation(folder, inputs))), run):
+        tell(f"    {line}")
+    begin(f"3/5 training a captioner that is unsure of itself: {steps} steps of GRPO, rewarded by a reader's answers")
+    for line in trained(folder, steps):
+        tell(f"    {line}")
+    begin("4/5 captioning the scenes that were not trained on, before and after")
+    for name in (BEFORE, AFTER):
+        run(caption_job(parse(_kept(folder, f"caption-{name}", captioning(folder, name, inputs[1])))))
+        tell(f"    {name}: {_first_caption(folder / name)}")
+    begin("5/5 scoring both by the curated questions")
+    for name, against in ((BEFORE, None), (AFTER, str(folder / f"scores-{BEFORE}"))):
+        recipe = parse_as(ScoreRecipe, _kept(folder, f"score-{name}", scoring(folder, name)))
+        for line in score(recipe, run, against):
+            tell(f"    {line}")
+    begin("done")
+    return found(folder)
+
+
+def draw(folder: Path, name: str, count: int, seed: int) -> Path:
+    """Write scenes as PNG files into a folder, and a list beside it that says what each one shows, which no step reads.
+
+    Returns the folder.
+    """
+    rng, lines = random.Random(seed), []
+    (folder / name).mkdir()
+    for number in range(count):
+        scene, image = scenes.sample_scene(rng), f"{name}-{number:04d}.png"
+        scenes.render(scene, SIDE, SIDE, rng=rng).save(folder / name / image)
+        lines.append(json.dumps({"image": image, "scene": scenes.caption(scene)}))
+    (folder / f"{name}.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return folder / name
+
+
+def curation(folder: Path, inputs: list[Path]) -> dict[str, Any]:
+    """The recipe of the questions, as plain data."""
+    return {
+        "input": {"paths": [str(path) for path in inputs]},
+        "model": {"source": "embedded-questioner"},
+        "curate": {"model": {"source": "embedded-viewer"}},
+        "output": {"path": str(folder / "questions")},
+    }
+
+
+def captioning(folder: Path, name: str, images: Path) -> dict[str, Any]:
+    """The recipe of the captions before or after, as plain data. They are sampled as in training."""
+    return {
+        "input": {"paths": [str(images)]},
+        "model": {"source": str(folder / f"captioner-{name}")},
+        "replicas": {"gpus": 0},
+        "sampling": {"temperature": 1.0, "max_tokens": 64},
+        "output": {"path": str(folder / name)},
+    }
+
+
+def scoring(folder: Path, name: str) -> dict[str, Any]:
+    """The recipe that scores the captions before or after, as plain data."""
+    return {
+        "input": {"paths": [str(folder / name)]},
+        "model": {"source": "embedded-answerer"},
+        "score": {"questions": [str(folder / "questions")], "join": "path"},
+        "output": {"path": str(folder / f"scores-{name}")},
+    }
+
+
+def trained(folder: Path, steps: int) -> Iterator[str]:
+    """Train by TRL, write the captioner of before and of after, and yield the reward of each few steps."""
+    model, data = grpo.unsure(), grpo.curated(folder / "questions", TRAIN)
+    grpo.save(model, folder / f"captioner-{BEFORE}")
+    yield f"{len(data)} scenes have questions"
+    reader = start_reader({"source": "embedded-answerer"})
+    try:
+        settings = grpo.settings(folder / "trainer", max_steps=steps, seed=1)
+        trainer = grpo.trainer(model, trl_reward_async(reader), data, settings)
+        trainer.train()
+    finally:
+        stop_reader(reader)
+    rewards = [step["reward"] for step in trainer.state.log_history if "reward" in step]
+    (folder / "rewards.json").write_text(json.dumps(rewards), encoding="utf-8")
+    yield "reward of the steps: " + " ".join(f"{reward:.2f}" for reward in rewards)
+    grpo.save(trainer.model, folder / f"captioner-{AFTER}")
+
+
+def found(folder: Path) -> Found:
+    """What the scores of before and after say."""
+    files = [folder / f"scores-{name}" / SCORES for name in (BEFORE, AFTER)]
+    before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    (difference,) = next(iter(after["against"].values())).values()
+    accuracies = [next(iter(scores["benchmarks"].values()))["accuracy"] for scores in (before, after)]
+    return Found(
+        before=accuracies[0],
+        after=accuracies[1],
+        difference=difference["difference"],
+        told_apart=difference["told_apart"],
+    )
+
+
+def table(result: Found) -> Iterator[str]:
+    """The result for people."""
+    yield f"{'':<12}{'questions answered right':>26}{'95 % interval':>20}"
+    rows = ((BEFORE, result.before, ""), (AFTER, result.after, ""), ("difference", result.difference, "+"))
+    for name, value, sign in rows:
+        bounds = f"[{value['low']:{sign}.1%}, {value['high']:{sign}.1%}]"
+        yield f"{name:<12}{value['value']:>{sign}26.1%}{bounds:>20}"
+    yield "the score rises" if result.rises else "the score does not rise by more than chance explains"
+
+
+def _kept(folder: Path, name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, of which a file is left in the folder."""
+    said = f"# What `python -m caprl_ray.commands.loop` has done; `caprl-ray {name.partition('-')[0]}` finds it done.\n"
+    (folder / f"{name}.yaml").write_text(said + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return document
+
+
+def _first_caption(output: Path) -> str:
+    import pyarrow.parquet as pq
+
+    return str(min(pq.read_table(output / "data", columns=["key", "caption"]).to_pylist(), key=str)["caption"])
+
+
+def main() -> int:
+    """Run the loop, print its result and return the exit code: 0 if the score rises."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("loop"), help="folder for all that is made (default: loop)")
+    parser.add_argument("--train", type=int, default=32, metavar="N", help="scenes to train on")
+    parser.add_argument("--held-out", type=int, default=120, metavar="N", help="scenes to score")
+    parser.add_argument("--steps", type=int, default=16, metavar="N", help="steps of training, of 32 captions each")
+    parser.add_argument("--debug", action="store_true", help="show all logs")
+    args = parser.parse_args()
+    try:
+        clear(args.out, MARKER, "loop")
+        with session.lasting(args.debug, engine_on_cpu=True), session.connected(args.debug):
+            result = loop(
+                args.out.absolute(),
+                partial(run, debug=args.debug),
+                train=args.train,
+                held_out=args.held_out,
+                steps=args.steps,
+                tell=partial(print, flush=True),
+            )
+    except CaprlError as error:
+        print(f"loop: {error}", file=sys.stderr)
+        return error.exit_code
+    for line in table(result):
+        print(line)
+    print(f"look at {args.out}: the questions, both captioners, their captions and scores, and the recipes of all")
+    return 0 if result.rises else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Read a rendered scene off its pixels, by rules: what a perfect viewer of scenes sees, without a model."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from caprl_ray.embedded import scenes
+from caprl_ray.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing
+
+GRID = 3  # cells along a side
+MOST_APART = 20  # of 255, on average: drawing shifts things and colours a little
+PROFILE = 16  # pixels of a shape's outline, by which kinds are told apart
+EDGE = 0.07  # of a cell: a large thing of the next cell may reach so far into it
+BETWEEN_SIZES = sum(SIZES.values())  # of a cell: the diameter between that of large things and that of small ones
+
+
+def seen(image: Image.Image) -> Scene:
+    """The scene that an image shows. Things lie within their cells, as `scenes.render` draws them."""
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    names = np.array(list(BACKGROUNDS))[_nearest(pixels)]
+    values, counts = np.unique(names, return_counts=True)
+    background = str(values[counts.argmax()])
+    return Scene(background=background, things=tuple(_things(pixels, background)))
+
+
+def alike(image: Image.Image, scene: Scene) -> bool:
+    """Whether an image looks as this scene would, so that it is one."""
+    if not scene.things:
+        return False
+    drawn = np.asarray(scenes.render(scene, *image.size), np.float32)
+    return float(np.abs(np.asarray(image.convert("RGB"), np.float32) - drawn).mean()) < MOST_APART
+
+
+def _nearest(pixels: np.ndarray) -> np.ndarray:
+    """For each pixel the number of the background's colour that is nearest."""
+    colours = np.array(list(BACKGROUNDS.values()), np.float32)
+    distances = ((pixels[..., None, :] - colours) ** 2).sum(-1)
+    found: np.ndarray = distances.argmin(-1)
+    return found
+
+
+def _things(pixels: np.ndarray, background: str) -> Iterator[Thing]:
+    height, width, _ = pixels.shape
+    for row in range(GRID):
+        for column in range(GRID):
+            top, bottom = (height * (row + step) // GRID for step in (0, 1))
+            left, right = (width * (column + step) // GRID for step in (0, 1))
+            thing = _thing(pixels[top:bottom, left:right], background, row, column)
+            if thing:
+                yield thing
+
+
+def _thing(cell: np.ndarray, background: str, row: int, column: int) -> Thing | None:
+    height, width, _ = cell.shape
+    middle = np.median(cell[height // 2 - 1 : height // 2 + 2, width // 2 - 1 : width // 2 + 2], axis=(0, 1))
+    colour = _name(middle)
+    if colour == background or colour not in COLOURS:
+        return None
+    mask = _mask(cell, background, colour)
+    edge = round(EDGE * min(height, width))
+    inner = mask[edge : height - edge, edge : width - edge]
+    large = _extent(inner) > BETWEEN_SIZES * min(height, width)
+    size, kind = ("large", _kind(mask)) if large else ("small", _kind(inner))
+    return Thing(size=size, colour=colour, kind=kind, row=row, column=column)
+
+
+def _extent(mask: np.ndarray) -> int:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1)
+
+
+def _name(colour: np.ndarray) -> str:
+    return list(BACKGROUNDS)[int(_nearest(colour[None])[0])]
+
+
+def _mask(cell: np.ndarray, background: str, colour: str) -> np.ndarray:
+    """Which pixels of a cell are nearer to the thing's colour than to the background's."""
+    ours, theirs = (np.array(BACKGROUNDS[name], np.float32) for name in (colour, background))
+    near: np.ndarray = ((cell - ours) ** 2).sum(-1) < ((cell - theirs) ** 2).sum(-1)
+    return near
+
+
+def _kind(mask: np.ndarray) -> str:
+    """The kind of shape whose outline, at the size of its bounds, is most like this one."""
+    outline = _outline(mask)
+    return min(OUTLINES, key=lambda kind: float(np.abs(OUTLINES[kind] - outline).mean()))
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    cut = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    image = Image.fromarray((255 * cut).astype(np.uint8)).resize((PROFILE, PROFILE), Image.Resampling.BOX)
+    return np.asarray(image, np.float32) / 255
+
+
+def _drawn(kind: str) -> np.ndarray:
+    thing = Thing(size="large", colour="black", kind=kind, row=1, column=1)
+    image = scenes.render(Scene(background="white", things=(thing,)), 240, 240)
+    cell = np.asarray(image, np.float32)[80:160, 80:160]
+    return _outline(_mask(cell, "white", "black"))
+
+
+OUTLINES = {kind: _drawn(kind) for kind in SHAPES}

@@ -1,0 +1,50 @@
+"""CapRL's loop on scenes, through real engines: curated questions, GRPO with TRL, captions before and after, scores."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from caprl_ray import cli, pipeline
+from caprl_ray.cluster import session
+from caprl_ray.commands.loop import AFTER, BEFORE, HELD_OUT, TRAIN, loop
+from caprl_ray.embedded import questions, rules
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(1800)
+def test_a_captioner_that_is_trained_by_curated_questions_scores_higher(tmp_path: Path) -> None:
+    with session.lasting(False, engine_on_cpu=True), session.connected():
+        found = loop(tmp_path, pipeline.run, train=16, held_out=60, steps=16, tell=print)
+    assert found.rises and found.difference["low"] > 0
+
+    truths = {}
+    for name in (TRAIN, HELD_OUT):
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        truths |= {row["image"]: row["scene"] for row in map(json.loads, lines)}
+    rows = pq.read_table(tmp_path / "questions" / "data").to_pylist()
+    assert {Path(row["key"]).name for row in rows} == set(truths)
+    assert {row["questioner"] for row in rows} == {"embedded-questioner (ground truth)"}
+    seen, blind, kept = [], [], 0
+    for row in rows:
+        facts = rules.stated(truths[Path(row["key"]).name])
+        for one in row["tried"]:
+            seen.append(one["accuracy_with_image"])
+            blind.append(one["accuracy_without_image"])
+            kind, named = rules.understood(one["question"])
+            truth = questions.stated_answer(kind, named, facts)
+            if one["dropped"] is None:
+                kept += 1
+                assert one["choices"]["ABCDEF".index(one["answer"])] == truth
+                assert one["accuracy_with_image"] == 1 and one["accuracy_without_image"] == 0
+        assert row["kept"] == sum(one["dropped"] is None for one in row["tried"])
+    assert sum(seen) / len(seen) > 0.9, "it sees"
+    assert sum(blind) / len(blind) < 0.4, "and without the image it guesses"
+    assert kept > len(rows), "more than one of them an image"
+
+    for name in (BEFORE, AFTER):
+        labels = set(pq.read_table(tmp_path / name / "data", columns=["model"])["model"].to_pylist())
+        assert [label.partition("@")[0] for label in labels] == [str(tmp_path / f"captioner-{name}")]
+    assert cli.main(["verify", str(tmp_path / AFTER)]) == 0
