@@ -9,6 +9,7 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import check_prompt, output_columns
 from caprl_ray.caption.rules import Rules
+from caprl_ray.commands.large_units import Largest, warning
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
 from caprl_ray.plan.known import PlannedVersions
@@ -18,6 +19,7 @@ from caprl_ray.sources import placeholders
 from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
+from caprl_ray.text import readable
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Overview:
     left_out: LeftOut
     differences: tuple[str, ...] = ()
     """How the input differs now from the plan that the output holds, a sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What would make the replicas wait, a sentence each."""
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
@@ -63,6 +67,7 @@ class Overview:
             "kinds": kinds,
             "left_out": self.left_out.report(),
             "differences": list(self.differences),
+            "warnings": list(self.warnings),
         }
 
     def summary(self) -> str:
@@ -74,6 +79,7 @@ class Overview:
         if self.left_out:
             lines.append(f"  left out: {self.left_out.summary()}")
         lines += [f"  {difference}" for difference in self.differences]
+        lines += [f"  warning: {warning}." for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -90,14 +96,43 @@ def overview(recipe: Recipe) -> Overview:
     if stored.units:
         kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
         differences = tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else ()
+        largest = max(stored.units, key=lambda ref: ref.bytes)
+        (entry,) = plan.first_entries(storage, [largest])
+        warnings = _warnings(recipe, kinds, largest.kind, largest.bytes, entry.stored.path)
         return Overview(
-            stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out, differences=differences
+            stored=True,
+            complete=stored.complete,
+            kinds=kinds,
+            left_out=stored.left_out,
+            differences=differences,
+            warnings=warnings,
         )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
-    kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
-    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
+    largest = ("", 0, "")
+
+    def seen() -> Iterator[tuple[str, int | None, int]]:
+        nonlocal largest
+        for unit in units:
+            largest = max(largest, (unit.kind, unit.size, unit.entries[0].stored.path), key=lambda one: one[1])
+            yield unit.kind, unit.rows, unit.size
+
+    kinds = _totals(seen())
+    return Overview(
+        stored=False, complete=True, kinds=kinds, left_out=left_out, warnings=_warnings(recipe, kinds, *largest)
+    )
+
+
+def _warnings(recipe: Recipe, kinds: dict[str, Totals], kind: str, size: int, path: str) -> tuple[str, ...]:
+    """What to say of the largest unit, whose kind, bytes and object these are."""
+    units = Totals()
+    for totals in kinds.values():
+        units.images, units.unknown = units.images + totals.images, units.unknown + totals.unknown
+        units.bytes += totals.bytes
+    known = None if units.unknown else units.images
+    largest = Largest(kind=kind, bytes=size, all_bytes=units.bytes, images=known)
+    return tuple(filter(None, [warning(readable(path), largest, recipe.replicas)]))
 
 
 def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> Iterator[str]:
