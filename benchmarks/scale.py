@@ -107,7 +107,7 @@ def windows(out: Path, actors: int, filled: float, window: float) -> Iterator[tu
         for seconds in (filled, window, window):
             until = time.time() + seconds
             while (left := until - time.time()) > 0:
-                lossy = len(times) == 2  # noqa: PLR2004 (the second window has begun)
+                lossy = len(times) == 2  # the second window has begun
                 if over.wait(min(left, LOST_S if lossy else left)):
                     return
                 if lossy and until - time.time() > LOST_S / 3:

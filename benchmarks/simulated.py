@@ -11,6 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from captioning import substitute
@@ -27,6 +28,8 @@ from caprl_ray.rows.stage import Changes
 SIDE = 16
 ROW_BYTES = 3 * SIDE * SIDE + 256  # of a picture, and about what its row has besides
 CAPTION_WORDS = 300
+SLOW = "SLOW_NODE"  # environment variable: a path; the first replica that can create it is slow
+SLOWER = 3.0
 
 
 def tiny_images(count: int) -> Iterator[bytes]:
@@ -72,7 +75,8 @@ class Writer:
         self._each = int(os.environ["REPLICAS"]) // int(os.environ["ACTORS"])
         self._places = [Places(int(os.environ["PLACES"])) for _ in range(self._each)]
         self._rows = [0] * self._each
-        self._bounds = [float(part) for part in os.environ[SECONDS].split("-")]
+        slower = SLOWER if slow_here() else 1.0
+        self._bounds = [slower * float(part) for part in os.environ[SECONDS].split("-")]
         self._text = " ".join(f"word{n}" for n in range(CAPTION_WORDS))
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
@@ -102,6 +106,16 @@ class Writer:
             "caption_tokens": CAPTION_WORDS,
             "model": "simulated",
         }
+
+
+def slow_here() -> bool:
+    """Whether this process's replica is the slow one."""
+    if SLOW not in os.environ:
+        return False
+    with suppress(FileExistsError):
+        os.close(os.open(os.environ[SLOW], os.O_CREAT | os.O_EXCL))
+        return True
+    return False
 
 
 class Replicas(Captioner):

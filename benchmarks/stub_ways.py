@@ -27,6 +27,7 @@ from caprl_ray.errors import Stopped
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read import datasource
 from caprl_ray.replica import actor, start
 from caprl_ray.watch import around, reporter
 from caprl_ray.watch.batch import Batch
@@ -170,6 +171,23 @@ def scale(images: Path, out: Path) -> None:
         run_pipeline(document, out, held=True, prepare=simulated.Tiny, captioner=simulated.Replicas)
 
 
+def stragglers(_: Path, out: Path) -> None:
+    """Run from the store at ENDPOINT with REPLICAS simulated replicas, as the straggler of the name WAY says."""
+    replicas, places, way = int(os.environ["REPLICAS"]), int(os.environ["PLACES"]), os.environ["WAY"]
+    if way == "slow_node":
+        os.environ[simulated.SLOW] = str(out.parent / "slow-node")
+    local.start(num_gpus=replicas, num_cpus=LOGICAL_CPUS)
+    if way == "large_in_order":
+        substitute(datasource, "LARGE", math.inf)
+    document = recipe(Path("-"), out, max_num_seqs=places) | {
+        "input": {"paths": [f"s3://{os.environ['BUCKET']}/in"]},
+        "storage": {"endpoint": os.environ["ENDPOINT"], "region": "us-east-1"},
+        "replicas": {"gpus": 1, "min": replicas, "max": replicas},
+        "prepare": {},
+    }
+    run_pipeline(document, out, held=True, prepare=simulated.Tiny, captioner=simulated.Replicas)
+
+
 def stopped_by(file: Path) -> None:
     """Stop this process as Ctrl-C does when a file is there."""
     wait_for(file)
@@ -194,6 +212,7 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
     "flow": flow,
     "flow_twice": flow_twice,
     "scale": scale,
+    "stragglers": stragglers,
     "fed": fed,
     "as_ray_feeds": as_ray_feeds,
 }

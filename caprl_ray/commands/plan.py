@@ -110,18 +110,18 @@ def overview(recipe: Recipe) -> Overview:
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
-    largest = ("", 0, "")
+    largest_unit: tuple[str, int, str] = ("", 0, "")
 
     def seen() -> Iterator[tuple[str, int | None, int]]:
-        nonlocal largest
+        nonlocal largest_unit
         for unit in units:
-            largest = max(largest, (unit.kind, unit.size, unit.entries[0].stored.path), key=lambda one: one[1])
+            if unit.size > largest_unit[1]:
+                largest_unit = unit.kind, unit.size, unit.entries[0].stored.path
             yield unit.kind, unit.rows, unit.size
 
     kinds = _totals(seen())
-    return Overview(
-        stored=False, complete=True, kinds=kinds, left_out=left_out, warnings=_warnings(recipe, kinds, *largest)
-    )
+    warnings = _warnings(recipe, kinds, *largest_unit)
+    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out, warnings=warnings)
 
 
 def _warnings(recipe: Recipe, kinds: dict[str, Totals], kind: str, size: int, path: str) -> tuple[str, ...]:

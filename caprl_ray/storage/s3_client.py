@@ -11,9 +11,9 @@ from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
 CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
-# Attempts of a call, unless AWS_MAX_ATTEMPTS or the profile sets a number: half a minute of waiting at most by botocore's
-# "legacy" backoff with jitter. Its newer modes allow 35 retries (14 of a quota of 500 each) to all threads of a process
-# together, which an unreachable store uses up within a second.
+# Attempts of a call, unless AWS_MAX_ATTEMPTS or the profile sets a number: half a minute of waiting at most by
+# botocore's "legacy" backoff with jitter. Its newer modes allow 35 retries (14 of a quota of 500 each) to all threads
+# of a process together, which an unreachable store uses up within a second.
 ATTEMPTS = 6
 # A store may refuse everything for a minute, for instance while it spreads a prefix over more machines. A call is
 # repeated until this many seconds after its first attempt. No pause is longer than 2^(ATTEMPTS - 2) seconds, so that

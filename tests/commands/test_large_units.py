@@ -22,7 +22,9 @@ def largest(size: int, of: int, images: int | None = None, kind: str = "webdatas
 def test_a_tar_of_50_gb_holds_64_replicas_and_eight_have_enough_to_do() -> None:
     """64 replicas caption 557 MB a second, of which a stream brings 85; eight caption 70."""
     waits, whole = waiting(largest(50 * GB, 1000 * GB), Replicas(max=64))
-    assert waits == pytest.approx(50e9 / 85e6 - 50e9 / (64 * 29 * 300e3)) and whole == pytest.approx(1796 + waits, abs=1)
+    assert waits == pytest.approx(50e9 / 85e6 - 50e9 / (64 * 29 * 300e3)) and whole == pytest.approx(
+        1796 + waits, abs=1
+    )
     said = warning("s3://bucket/all.tar", largest(50 * GB, 1000 * GB), Replicas(max=64))
     assert said == (
         "s3://bucket/all.tar: 50.0 GB are one unit, which one stream reads in 0:09:48 at 85 MB/s; 64 replicas may wait "

@@ -48,7 +48,7 @@ def test_large_units_are_begun_first_and_the_rest_in_the_order_of_the_plan() -> 
     tasks = [[one.ref.unit for one in group] for group in groups(planned)]
     assert tasks == [[4], [2], [0], [1], [3], [5], [6], [7]]
     mostly_done = [*planned[:4], work(4, 5000, rows=1000, done=990), *planned[5:]]
-    assert [group[0].ref.unit for group in groups(mostly_done)][0] == 2, "what is left of a unit counts"
+    assert groups(mostly_done)[0][0].ref.unit == 2, "what is left of a unit counts"
     assert groups([]) == []
 
 

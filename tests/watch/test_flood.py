@@ -68,7 +68,9 @@ def test_a_thousand_replicas_are_a_few_lines_and_a_message_each_half_minute(hand
     }  # fmt: skip
     assert start.HERE_S == 30 and handle.record.remote().replicas.running == REPLICAS
     for number in range(REPLICAS):  # sick ones, each on its own node
-        handle.sick.remote(f"{number}", f"{number:056x}", f"!!!! in {number} of 32 (on node 10.0.0.7 ({number:08x}))", True)
+        handle.sick.remote(
+            f"{number}", f"{number:056x}", f"!!!! in {number} of 32 (on node 10.0.0.7 ({number:08x}))", True
+        )
     for number in range(REPLICAS):  # nodes whose engine does not start
         for _ in range(3):
             broken = start.Replica(handle, replaced=True)  # type: ignore[arg-type]
@@ -80,8 +82,12 @@ def test_a_thousand_replicas_are_a_few_lines_and_a_message_each_half_minute(hand
     lines = handle.notes.remote()
     assert len(lines) < 20, lines
     assert lines[0] == "a replica runs without vLLM's chunks of tokens"
-    assert len([line for line in lines if "gets no more replicas" in line]) == 6  # three, the tenth, hundredth and thousandth
-    assert any(line.startswith("1,000 notes like this one so far: a replica is replaced: !!!! in 999") for line in lines)
+    assert (
+        len([line for line in lines if "gets no more replicas" in line]) == 6
+    )  # three, the tenth, hundredth and thousandth
+    assert any(
+        line.startswith("1,000 notes like this one so far: a replica is replaced: !!!! in 999") for line in lines
+    )
     assert len(handle.struck.remote()) == REPLICAS
 
 
