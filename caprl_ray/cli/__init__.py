@@ -33,6 +33,7 @@ from caprl_ray.cli import (
     report,
     score,
     status,
+    submit,
     tune,
     verify,
 )
@@ -45,7 +46,7 @@ from caprl_ray.version import __version__
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
-    *(caption, curate, score, status),
+    *(caption, submit, curate, score, status),
     *(verify, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )
