@@ -48,5 +48,5 @@ def _run(args: argparse.Namespace) -> int:
         raise kind("the jobs go on; the same command watches them again, and with --stop it ends them.") from None
     if failure := submission.failure():
         raise failure
-    print(f"{order.output}: all {order.parts} parts are done; caprl-ray verify proves it")
+    print(f"{order.output}: {order.parts} of {order.parts} parts are done; caprl-ray verify proves it")
     return 0
