@@ -1,6 +1,5 @@
 """`caprl-ray plan`: show the work units of a recipe. It needs no model and writes nothing."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from caprl_ray.caption.rules import Rules
 from caprl_ray.commands.large_units import Largest, warning
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
+from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.plan.known import PlannedVersions
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
@@ -94,45 +94,50 @@ def overview(recipe: Recipe) -> Overview:
     Rules(recipe.quality, recipe.sampling)  # and wrong checks
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
-        kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        differences = tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else ()
-        largest = max(stored.units, key=lambda ref: ref.bytes)
-        (entry,) = plan.first_entries(storage, [largest])
-        warnings = _warnings(recipe, kinds, largest.kind, largest.bytes, entry.stored.path)
+        counted = _Counted((ref, ref.bytes) for ref in stored.units)
         return Overview(
             stored=True,
             complete=stored.complete,
-            kinds=kinds,
+            kinds=counted.kinds,
             left_out=stored.left_out,
-            differences=differences,
-            warnings=warnings,
+            differences=tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else (),
+            warnings=tuple(_warnings(recipe, storage, counted)),
         )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
-    largest_unit: tuple[str, int, str] = ("", 0, "")
-
-    def seen() -> Iterator[tuple[str, int | None, int]]:
-        nonlocal largest_unit
-        for unit in units:
-            if unit.size > largest_unit[1]:
-                largest_unit = unit.kind, unit.size, unit.entries[0].stored.path
-            yield unit.kind, unit.rows, unit.size
-
-    kinds = _totals(seen())
-    warnings = _warnings(recipe, kinds, *largest_unit)
-    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out, warnings=warnings)
+    counted = _Counted((unit, unit.size) for unit in units)
+    warnings = tuple(_warnings(recipe, storage, counted))
+    return Overview(stored=False, complete=True, kinds=counted.kinds, left_out=left_out, warnings=warnings)
 
 
-def _warnings(recipe: Recipe, kinds: dict[str, Totals], kind: str, size: int, path: str) -> tuple[str, ...]:
-    """What to say of the largest unit, whose kind, bytes and object these are."""
-    units = Totals()
-    for totals in kinds.values():
-        units.images, units.unknown = units.images + totals.images, units.unknown + totals.unknown
-        units.bytes += totals.bytes
-    known = None if units.unknown else units.images
-    largest = Largest(kind=kind, bytes=size, all_bytes=units.bytes, images=known)
-    return tuple(filter(None, [warning(readable(path), largest, recipe.replicas)]))
+class _Counted:
+    """Units with their bytes, counted by kind, and the largest of them."""
+
+    def __init__(self, units: Iterable[tuple[Unit | UnitRef, int]]) -> None:
+        self.kinds: dict[str, Totals] = {}
+        self.largest: Unit | UnitRef | None = None
+        self.most = -1
+        for unit, size in units:
+            self.kinds.setdefault(unit.kind, Totals()).add(unit.rows, size)
+            if size > self.most:
+                self.largest, self.most = unit, size
+
+
+def _warnings(recipe: Recipe, storage: Storage, counted: _Counted) -> Iterator[str]:
+    """What to say of the largest unit."""
+    unit, every = counted.largest, counted.kinds.values()
+    if unit is None:
+        return
+    largest = Largest(
+        kind=unit.kind,
+        bytes=counted.most,
+        all_bytes=sum(totals.bytes for totals in every),
+        images=None if any(totals.unknown for totals in every) else sum(totals.images for totals in every),
+    )
+    entry = next(plan.first_entries(storage, [unit])) if isinstance(unit, UnitRef) else unit.entries[0]
+    if said := warning(readable(entry.stored.path), largest, recipe.replicas):
+        yield said
 
 
 def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> Iterator[str]:
@@ -140,7 +145,7 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
     known = PlannedVersions(storage, recipe.output.path)
     try:
         found = sources.plan_units(Access.of(recipe), known, columns=columns)
-        new = _totals((unit.kind, unit.rows, unit.size) for unit in found)
+        new = _Counted((unit, unit.size) for unit in found).kinds
     except (RecipeError, SystemFailure) as error:
         yield f"the input cannot be compared: {error}"
         return
@@ -148,10 +153,3 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
         images = "" if totals.unknown else f" with {totals.images:,} images"
         yield f"new in the input: {totals.units:,} units of {kind}{images}; caption --extend adds them"
     yield from changes(known)
-
-
-def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:
-    kinds: dict[str, Totals] = defaultdict(Totals)
-    for kind, rows, size in units:
-        kinds[kind].add(rows, size)
-    return dict(kinds)

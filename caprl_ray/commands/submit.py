@@ -221,7 +221,8 @@ def connect(addresses: Sequence[str]) -> list[Client]:
 
     clients = []
     with _without(ADDRESSES if addresses else ()):
-        for address in addresses or [None]:
+        wanted: Sequence[str | None] = addresses or [None]
+        for address in wanted:
             try:
                 clients.append(JobSubmissionClient(address))
             except (OSError, RuntimeError, ValueError) as error:
