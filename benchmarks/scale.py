@@ -1,6 +1,6 @@
 """Measure how the rate grows with the number of replicas, with and without losses, and what the driver needs.
 
-    python benchmarks/scale.py [--replicas 64 128 256 512] [--actors 16] [--seconds 6-24] [--window 30] [--json FILE]
+    python benchmarks/scale.py [--replicas 64 128 256 512] [--actors 8] [--seconds 6-24] [--window 30] [--json FILE]
 
 Simulated: the engines, decoding, and the number of processes. At most --actors actors stand for the replicas
 (simulated.py). Each replica has --places places (sequences that an engine runs at once), and each caption takes its own
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--replicas", type=int, nargs="+", default=[64, 128, 256, 512], metavar="N", help="numbers of replicas"
     )
-    parser.add_argument("--actors", type=int, default=16, metavar="N", help="actors that stand for them, at most")
+    parser.add_argument("--actors", type=int, default=8, metavar="N", help="actors that stand for them, at most")
     parser.add_argument("--places", type=int, default=64, help="sequences that an engine runs at once")
     parser.add_argument("--seconds", default="6-24", help="time of the shortest and of the longest caption")
     parser.add_argument("--window", type=float, default=30, help="length of each of the two windows in seconds")

@@ -36,7 +36,7 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
 SHARD_ROWS = 500
 # For `scale`: prepare and read tasks that Ray may run at once, as if there were nodes with more cores; rows of a block
 # of compressed pictures, as many as with pictures of 300 kB; the file that stops it.
-LOGICAL_CPUS, BLOCK_ROWS, STOP = 16, 107, "stop.txt"
+LOGICAL_CPUS, BLOCK_ROWS, STOP = 6, 107, "stop.txt"
 
 
 class PassThrough(Prepare):
