@@ -9,9 +9,9 @@ and blocks have as many rows as with pictures of a megapixel and 300 kB. Real: R
 flight and the upkeep of a pool of that size, the object store, every message of every replica, the driver, parquet.
 
 A perfect pool captions `replicas x places / mean seconds` images/s. `busy` is the measured rate over the perfect rate:
-the share of the places that were busy. The window begins when every place had time for its first captions. Then comes a
-second window, in which an actor with all its replicas is killed every LOST_S seconds, as a node is lost: `lost an
-hour` is the share of all replicas that this would lose in an hour, and `busy then` the share of busy places.
+the share of the places that were busy. The window begins when captions have come for as long as the longest one takes.
+Then comes a second window, in which an actor with all its replicas is killed every LOST_S seconds, as a node is lost:
+`lost an hour` is the share of all replicas that this would lose in an hour, and `busy then` the share of busy places.
 
 `driver` is the number of cores that the driver used in the first window, and `its thread` what its busiest thread used:
 1.00 is the most. `limit` is the rate over `its thread`, the images/s of one driver with a core for that thread; what
@@ -94,14 +94,14 @@ def write(folder: Path, count: int) -> None:
 
 @contextmanager
 def windows(out: Path, actors: int, filled: float, window: float) -> Iterator[tuple[list[float], list[float]]]:
-    """Wait until the actors are ready and the places are filled; let a window pass; kill an actor now and then in a
-    second one; stop the run. Yields the lists of the windows' times and of the kills'."""
+    """Wait until captions come and the places are filled; let a window pass; kill an actor now and then in a second
+    one; stop the run. Yields the lists of the windows' times and of the kills'."""
     over, chance = threading.Event(), random.Random(1)
     times: list[float] = []
     killed: list[float] = []
 
     def work() -> None:
-        while len(moments(out / READY)) < actors:
+        while len(moments(out / READY)) < actors or not moments(out / FINISHED):
             if over.wait(0.5):
                 return
         for seconds in (filled, window, window):
