@@ -12,14 +12,16 @@ A perfect pool captions `replicas x places / mean seconds` images/s. `busy` is t
 the share of the places that were busy. The window begins when captions have come for as long as the longest one takes.
 Then comes a second window, in which an actor with all its replicas is killed every LOST_S seconds, as a node is lost:
 `lost an hour` is the share of all replicas that this would lose in an hour, and `busy then` the share of busy places.
+`a loss` is the work in seconds that a lost replica misses, by the difference: what was in its places, and its start,
+which is that of a process without an engine.
 
 `driver` is the number of cores that the driver used in the first window, and `its thread` what its busiest thread used:
 1.00 is the most. `limit` is the rate over `its thread`, the images/s of one driver with a core for that thread; what
 lies above was not run. `cores` is the number of this machine's cores that were in use: where all are, they are the
 limit, not the driver. `lines` is how many lines the driver's log had.
 
-Keys of the JSON: `<replicas>_rate`, `_perfect`, `_busy`, `_lost_busy`, `_lost_an_hour`, `_driver_cores`, `_thread`,
-`_limit`, `_driver_mib`, `_cores`, `_lines`, `_ms` (the driver's CPU ms a batch), and `_<part>_ms` in CPU ms per row.
+Keys of the JSON: `<replicas>_rate`, `_perfect`, `_busy`, `_lost_busy`, `_lost_an_hour`, `_loss_s`, `_driver_cores`,
+`_thread`, `_limit`, `_driver_mib`, `_cores`, `_lines`, `_ms` (the driver's CPU ms a batch), and `_<part>_ms` in CPU ms per row.
 Parts: the keys of sampled.PARTS, `driver` and `other`.
 """
 
@@ -147,11 +149,13 @@ def measure(replicas: int, most: int, places: int, seconds: str, window: float, 
     span, spent, thread, cores = used.between(begin, end)
     rate = rows[0] / (end - begin)
     batches = sum(begin < moment <= end for moment, some in moments(out / FINISHED) if some)
+    busy, lost_busy = rate / perfect, rows[1] / (last - end) / perfect
     return {f"{part}_ms": 1e3 * amount / span / rate for part, amount in spent.items()} | {
         "rate": rate,
         "perfect": perfect,
-        "busy": rate / perfect,
-        "lost_busy": rows[1] / (last - end) / perfect,
+        "busy": busy,
+        "lost_busy": lost_busy,
+        "loss_s": (busy - lost_busy) * (last - end) * actors / max(1, len(killed)),
         "lost_an_hour": len(killed) / actors * 3600 / (last - end),
         "driver_cores": spent[DRIVER] / span,
         "thread": thread / span,
@@ -169,6 +173,7 @@ COLUMNS = {
     "busy": ("busy", "{:.1%}"),
     "lost an hour": ("lost_an_hour", "{:.0%}"),
     "busy then": ("lost_busy", "{:.1%}"),
+    "a loss, s": ("loss_s", "{:.1f}"),
     "driver": ("driver_cores", "{:.2f}"),
     "its thread": ("thread", "{:.2f}"),
     "limit": ("limit", "{:.0f}"),
