@@ -21,8 +21,8 @@ lies above was not run. `cores` is the number of this machine's cores that were 
 limit, not the driver. `lines` is how many lines the driver's log had.
 
 Keys of the JSON: `<replicas>_rate`, `_perfect`, `_busy`, `_lost_busy`, `_lost_an_hour`, `_loss_s`, `_driver_cores`,
-`_thread`, `_limit`, `_driver_mib`, `_cores`, `_lines`, `_ms` (the driver's CPU ms a batch), and `_<part>_ms` in CPU ms per row.
-Parts: the keys of sampled.PARTS, `driver` and `other`.
+`_thread`, `_limit`, `_driver_mib`, `_cores`, `_lines`, `_ms` (the driver's CPU ms a batch), and `_<part>_ms` in CPU ms
+per row. Parts: the keys of sampled.PARTS, `driver` and `other`.
 """
 
 import argparse

@@ -26,7 +26,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from caprl_ray.commands.submit import Order, Submission, check_folder, connect
+    from caprl_ray.cluster.jobs import connect
+    from caprl_ray.commands.submit import Order, Submission, check_folder
     from caprl_ray.errors import Stopped, StoppedByTerm
     from caprl_ray.recipe.load import load
 

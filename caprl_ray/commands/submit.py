@@ -4,21 +4,20 @@ The jobs know nothing of each other, nor of who submitted them: the lease of a p
 command holds no state. Started again, it finds the jobs that run by their metadata and watches them.
 """
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from caprl_ray.cluster import jobs
+from caprl_ray.cluster.jobs import Client
 from caprl_ray.errors import CaprlError, RecipeError, StoppedByTerm, SystemFailure, TooManyFailures
 from caprl_ray.output.lease import EXPIRY_S
 
 SCRIPT = "jobs/caption.py"
 OUTPUT, PART = "caprl_ray.output", "caprl_ray.part"  # metadata of a job
-ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's variables, which its client prefers to an argument
 POLL_S = 5.0
 # Restarts of one part in a row. A job that ran for LONG_S begins to count anew: spot capacity is lost again and again.
 MOST_RESTARTS, LONG_S = 5, 3600.0
@@ -28,15 +27,6 @@ RUNNING, DONE, LOST, STOPPED, REFUSED, FAILED = "running", "done", "lost", "stop
 SILENT, UNKNOWN = "the cluster does not answer; asking again", "status code 404"
 # Exit codes of caption after which the same command says the same again.
 FINAL: Mapping[int, str] = {RecipeError.exit_code: REFUSED, TooManyFailures.exit_code: FAILED}
-
-
-class Client(Protocol):
-    """What is used of Ray's JobSubmissionClient."""
-
-    def submit_job(self, **job: Any) -> str: ...
-    def get_job_info(self, job_id: str) -> Any: ...
-    def list_jobs(self) -> list[Any]: ...
-    def stop_job(self, job_id: str) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +97,7 @@ class Submission:
 
         Raises RecipeError if the output is divided otherwise now, SystemFailure if a cluster takes no job.
         """
-        with _refusals():
+        with jobs.refusals():
             found = {name: (client, job) for client, name, job in self._running()}
         names = {self._order.name(part.number) for part in self.parts}
         if other := next((name for name in found if name not in names), None):
@@ -119,7 +109,7 @@ class Submission:
             client, job = found.get(self._order.name(part.number), (part.client, None))
             part.client = client
             if job is None:
-                with _refusals():
+                with jobs.refusals():
                     self._submit(part)
             else:
                 part.job, part.began = job.submission_id, self._clock()
@@ -141,7 +131,7 @@ class Submission:
 
     def stop(self) -> int:
         """Stop all jobs of this output that run. Returns their number."""
-        with _refusals():
+        with jobs.refusals():
             found = list(self._running())
             for client, name, job in found:
                 client.stop_job(job.submission_id)
@@ -215,44 +205,7 @@ class Submission:
         return None
 
 
-def connect(addresses: Sequence[str]) -> list[Client]:
-    """Ray's clients of these clusters, or of the one that the environment names. Raises SystemFailure."""
-    from ray.job_submission import JobSubmissionClient
-
-    clients = []
-    with _without(ADDRESSES if addresses else ()):
-        wanted: Sequence[str | None] = addresses or [None]
-        for address in wanted:
-            try:
-                clients.append(JobSubmissionClient(address))
-            except (OSError, RuntimeError, ValueError) as error:
-                named = address or next((name for name in ADDRESSES if name in os.environ), "this machine")
-                raise SystemFailure(f"Ray: no cluster takes jobs at {named} ({_first_line(error)}).") from error
-    return clients
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise SystemFailure(f"Ray: the cluster takes no job ({_first_line(error)}).") from error
-
-
 def check_folder(folder: str) -> None:
     """Raise RecipeError for a folder without the script that a job runs."""
     if not (Path(folder) / SCRIPT).is_file():
         raise RecipeError(f"--working-dir: {folder} has no {SCRIPT}; name a checkout of caprl_ray, which is uploaded.")
-
-
-@contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
