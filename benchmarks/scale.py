@@ -211,10 +211,10 @@ def main() -> None:
         for n in args.replicas:
             seen = measure(n, args.actors, args.places, args.seconds, args.window, Path(temporary))
             figures |= {f"{n}_{key}": value for key, value in seen.items()}
+            if args.json:  # each time: a run of all takes minutes
+                args.json.write_text(json.dumps(figures, indent=1) + "\n")
             time.sleep(2)  # the processes of the last run end
     table(figures, args.replicas)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -132,9 +132,9 @@ def main() -> None:
             figures |= measure(way, args.shards, args.outage, Path(temporary))
             if "none_s" in figures:
                 figures[f"{way}_longer_s"] = figures[f"{way}_s"] - figures["none_s"]
+            if args.json:  # each time: a run of all takes minutes
+                args.json.write_text(json.dumps(figures, indent=1) + "\n")
     table(figures, args.ways)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
