@@ -98,13 +98,14 @@ def run_pipeline(
     held: bool,
     prepare: type[Prepare] = Prepare,
     begin: Callable[[], None] = nothing,
+    captioner: type[Any] | None = None,
 ) -> None:
     """Run the pipeline. Its progress counter also notes when each batch left its replica.
 
     With `held`, all images are held back until `replicas.min` engines are ready, so that none is prepared while they
     start. Each engine then first captions FIRST_CALL grey pictures, like the first call of `chat`. Ray's workers import
     this module from the folder of the script that is run, so that script must be in this folder. Each replica that
-    holds images back begins with `begin`.
+    holds images back begins with `begin`. `captioner` takes the place of the package's own.
     """
     from caprl_ray import pipeline
     from caprl_ray.caption.stage import Captioner
@@ -116,7 +117,7 @@ def run_pipeline(
             note(out / FINISHED, batch.rows)
             super().add(batch)
 
-    class ReadyCaptioner(Captioner):
+    class ReadyCaptioner(captioner or Captioner):  # type: ignore[misc]
         def __init__(self, *, model: ModelRef, **named: Any) -> None:
             begin()
             super().__init__(model=model, **named)

@@ -8,27 +8,35 @@ import io
 import math
 import os
 import random
+import signal
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from captioning import run_pipeline, substitute
+import simulated
+from captioning import run_pipeline, substitute, wait_for
 
 from caprl_ray import pipeline
 from caprl_ray.cluster import internals, local
 from caprl_ray.engines import concurrency
+from caprl_ray.errors import Stopped
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.prepare.decode import Prepared
 from caprl_ray.prepare.stage import Prepare
+from caprl_ray.read import datasource
 from caprl_ray.replica import actor, start
 from caprl_ray.watch import around, reporter
 from caprl_ray.watch.batch import Batch
 
 PIXEL_WIDTH, PIXEL_HEIGHT = 192, 176  # 101 kB
 SHARD_ROWS = 500
+# For `scale`: prepare and read tasks that Ray may run at once, as if there were nodes with more cores; rows of a block
+# of compressed pictures, as many as with pictures of 300 kB; the file that stops it.
+LOGICAL_CPUS, BLOCK_ROWS, STOP = 6, 107, "stop.txt"
 
 
 class PassThrough(Prepare):
@@ -52,13 +60,15 @@ def images(count: int) -> Iterator[bytes]:
     return (chance.randbytes(3 * PIXEL_WIDTH * PIXEL_HEIGHT) for _ in range(count))
 
 
-def write_shards(folder: Path, count: int) -> None:
-    """Write the images as WebDataset shards."""
+def write_shards(
+    folder: Path, count: int, rows: int = SHARD_ROWS, made: Callable[[int], Iterator[bytes]] = images
+) -> None:
+    """Write images as WebDataset shards of so many rows."""
     folder.mkdir(parents=True)
-    content = images(count)
-    for first in range(0, count, SHARD_ROWS):
-        with tarfile.open(folder / f"{first // SHARD_ROWS:05d}.tar", "w") as tar:
-            for row, image in zip(range(first, min(count, first + SHARD_ROWS)), content, strict=False):
+    content = made(count)
+    for first in range(0, count, rows):
+        with tarfile.open(folder / f"{first // rows:05d}.tar", "w") as tar:
+            for row, image in zip(range(first, min(count, first + rows)), content, strict=False):
                 member = tarfile.TarInfo(f"{row:08d}.jpg")
                 member.size = len(image)
                 tar.addfile(member, io.BytesIO(image))
@@ -147,11 +157,41 @@ def flow_twice(images: Path, out: Path) -> None:
 
 
 def scale(images: Path, out: Path) -> None:
-    """Run like `flow` with REPLICAS replicas, each on a GPU that exists only in Ray's resources."""
-    replicas, places = int(os.environ["REPLICAS"]), int(os.environ["PLACES"])
-    local.start(num_gpus=replicas)
-    pool = {"replicas": {"gpus": 1, "min": replicas, "max": replicas}}
-    run_pipeline(recipe(images, out, max_num_seqs=places) | pool, out, held=True, prepare=PassThrough)
+    """Run with REPLICAS simulated replicas in ACTORS actors (simulated.py). Stops as by Ctrl-C when the file STOP is
+    there."""
+    replicas, actors, places = (int(os.environ[name]) for name in ("REPLICAS", "ACTORS", "PLACES"))
+    each = replicas // actors
+    local.start(num_gpus=actors, num_cpus=LOGICAL_CPUS)
+    pool = {"replicas": {"gpus": 1, "min": actors, "max": actors}, "prepare": {}}
+    simulated.pool_as_large(each)
+    simulated.blocks_of(BLOCK_ROWS * simulated.ROW_BYTES)
+    threading.Thread(target=stopped_by, args=[out / STOP], daemon=True).start()
+    document = recipe(images, out, max_num_seqs=places * each) | pool
+    with suppress(Stopped):
+        run_pipeline(document, out, held=True, prepare=simulated.Tiny, captioner=simulated.Replicas)
+
+
+def stragglers(_: Path, out: Path) -> None:
+    """Run from the store at ENDPOINT with REPLICAS simulated replicas, as the straggler of the name WAY says."""
+    replicas, places, way = int(os.environ["REPLICAS"]), int(os.environ["PLACES"]), os.environ["WAY"]
+    if way == "slow_node":
+        os.environ[simulated.SLOW] = str(out.parent / "slow-node")
+    local.start(num_gpus=replicas, num_cpus=LOGICAL_CPUS)
+    if way == "large_in_order":
+        substitute(datasource, "LARGE", math.inf)
+    document = recipe(Path("-"), out, max_num_seqs=places) | {
+        "input": {"paths": [f"s3://{os.environ['BUCKET']}/in"]},
+        "storage": {"endpoint": os.environ["ENDPOINT"], "region": "us-east-1"},
+        "replicas": {"gpus": 1, "min": replicas, "max": replicas},
+        "prepare": {},
+    }
+    run_pipeline(document, out, held=True, prepare=simulated.Tiny, captioner=simulated.Replicas)
+
+
+def stopped_by(file: Path) -> None:
+    """Stop this process as Ctrl-C does when a file is there."""
+    wait_for(file)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def fed(images: Path, out: Path) -> None:
@@ -172,6 +212,7 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
     "flow": flow,
     "flow_twice": flow_twice,
     "scale": scale,
+    "stragglers": stragglers,
     "fed": fed,
     "as_ray_feeds": as_ray_feeds,
 }

@@ -253,6 +253,7 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
         "kinds": {"files": files},
         "left_out": left_out,
         "differences": [],
+        "warnings": [],
     }
     assert not (tmp_path / "out").exists()
     assert cli.main(["plan", str(recipe), "quality.thresholds={loop.ratio: 1}"]) == 2

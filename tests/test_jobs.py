@@ -106,6 +106,11 @@ def submit(
     return ray_job(head, "submit", *ours, "--", *command, folder=folder)
 
 
+def caprl_ray(head: Head, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "caprl_ray", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=head.client, capture_output=True, text=True, timeout=240, check=False)
+
+
 def seen_while(run: "Future[Any]", head: Head, out: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
     """Until a run ends: the highest value of each metric by its tags of our own, and what `status` says elsewhere."""
     metrics: dict[str, dict[str, float]] = defaultdict(dict)
@@ -224,7 +229,9 @@ def test_without_the_token_nothing_can_be_submitted(head: Head, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_fault_in_the_recipe_is_a_failed_job_that_says_it(head: Head, images: Path, tmp_path: Path) -> None:
+def test_a_fault_in_the_recipe_is_a_failed_job_that_says_it_and_submit_restarts_none(
+    head: Head, images: Path, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stub_recipe(images, tmp_path / "out")))
     run = submit(head, "lost", "python", "jobs/caption.py", tmp_path / "recipe.yaml", "output.path=captions")
     assert run.returncode == 1
@@ -232,6 +239,14 @@ def test_a_fault_in_the_recipe_is_a_failed_job_that_says_it(head: Head, images: 
     sentence = r"\ncaprl-ray: output\.path: /\S+/captions is in this job's working directory, which Ray removes"
     assert re.search(sentence, run.stdout) and "Traceback" not in run.stdout
     assert not (tmp_path / "out").exists()
+
+    recipe = tmp_path / "recipe.yaml"
+    refused = caprl_ray(head, "submit", recipe, "output.path=captions")
+    assert refused.returncode == 2 and "part 1/1 was refused; ray job logs" in refused.stderr, refused.stderr
+    assert refused.stdout.count("submitted as") == 1, "the same command would be refused again"
+    done = caprl_ray(head, "submit", recipe)
+    assert done.returncode == 0 and f"{tmp_path / 'out'}: 1 of 1 parts are done" in done.stdout, done.stderr
+    assert verify(tmp_path / "out")["captioned"] == IMAGES
 
 
 def test_a_job_ships_code_and_recipes_and_neither_data_nor_secrets(head: Head, checkout: Path) -> None:

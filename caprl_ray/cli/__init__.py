@@ -34,6 +34,7 @@ from caprl_ray.cli import (
     report,
     score,
     status,
+    submit,
     tune,
     verify,
 )
@@ -46,7 +47,7 @@ from caprl_ray.version import __version__
 # In the order of the help: before a run, the run, after it, and what is looked up.
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
-    *(caption, curate, score, status),
+    *(caption, submit, curate, score, status),
     *(verify, report, compare, evaluate, duplicates, check, export),
     *(explain, recipe_schema),
 )

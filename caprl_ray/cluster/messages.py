@@ -17,6 +17,12 @@ from caprl_ray.text import plain
 
 NAMES = re.compile(r"[0-9a-f]{8,}|\d[\d.:]*")  # ids, addresses and counts do not make another kind
 LONGEST = 240
+MOST_KINDS = 50  # names of machines may make kinds
+
+
+def kind(line: str) -> str:
+    """What lines have in common that differ only in ids, addresses and counts."""
+    return NAMES.sub("", line)
 
 
 class EachKindOnce:
@@ -29,11 +35,13 @@ class EachKindOnce:
     def __call__(self, data: dict[str, Any], ignore_prefix: bool) -> None:
         for message in data["lines"]:
             line = plain(message).strip().partition("\n")[0][:LONGEST]
-            kind = NAMES.sub("", line)
-            if kind not in self._said:
-                self._said.add(kind)
-                with suppress(OSError, ValueError):  # closed; an exception would end Ray's thread
-                    self._say(line, self._stream or sys.stderr)
+            name = kind(line)
+            if name in self._said or len(self._said) > MOST_KINDS:
+                continue
+            self._said.add(name)
+            more = "there are further kinds of messages, which are left out; --debug shows all"
+            with suppress(OSError, ValueError):  # closed; an exception would end Ray's thread
+                self._say(line if len(self._said) <= MOST_KINDS else more, self._stream or sys.stderr)
 
     def _say(self, line: str, stream: TextIO) -> None:
         clear = "\r\x1b[K" if stream.isatty() else ""  # the progress line

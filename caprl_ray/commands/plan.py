@@ -1,6 +1,5 @@
 """`caprl-ray plan`: show the work units of a recipe. It needs no model and writes nothing."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,8 +8,10 @@ from typing import Any
 from caprl_ray import plan, sources
 from caprl_ray.caption.columns import check_prompt, output_columns
 from caprl_ray.caption.rules import Rules
+from caprl_ray.commands.large_units import Largest, warning
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.extension import changes
+from caprl_ray.plan import Unit, UnitRef
 from caprl_ray.plan.known import PlannedVersions
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.recipe.sections import Recipe
@@ -18,6 +19,7 @@ from caprl_ray.sources import placeholders
 from caprl_ray.sources.checks import checked
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
+from caprl_ray.text import readable
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Overview:
     left_out: LeftOut
     differences: tuple[str, ...] = ()
     """How the input differs now from the plan that the output holds, a sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What would make the replicas wait, a sentence each."""
 
     def report(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
@@ -63,6 +67,7 @@ class Overview:
             "kinds": kinds,
             "left_out": self.left_out.report(),
             "differences": list(self.differences),
+            "warnings": list(self.warnings),
         }
 
     def summary(self) -> str:
@@ -74,6 +79,7 @@ class Overview:
         if self.left_out:
             lines.append(f"  left out: {self.left_out.summary()}")
         lines += [f"  {difference}" for difference in self.differences]
+        lines += [f"  warning: {warning}." for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -88,16 +94,50 @@ def overview(recipe: Recipe) -> Overview:
     Rules(recipe.quality, recipe.sampling)  # and wrong checks
     stored = plan.load(storage, recipe.output.path)
     if stored.units:
-        kinds = _totals((ref.kind, ref.rows, ref.bytes) for ref in stored.units)
-        differences = tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else ()
+        counted = _Counted((ref, ref.bytes) for ref in stored.units)
         return Overview(
-            stored=True, complete=stored.complete, kinds=kinds, left_out=stored.left_out, differences=differences
+            stored=True,
+            complete=stored.complete,
+            kinds=counted.kinds,
+            left_out=stored.left_out,
+            differences=tuple(_differences(recipe, storage, stored.columns.names)) if stored.complete else (),
+            warnings=tuple(_warnings(recipe, storage, counted)),
         )
     left_out = LeftOut()
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
-    kinds = _totals((unit.kind, unit.rows, unit.size) for unit in units)
-    return Overview(stored=False, complete=True, kinds=kinds, left_out=left_out)
+    counted = _Counted((unit, unit.size) for unit in units)
+    warnings = tuple(_warnings(recipe, storage, counted))
+    return Overview(stored=False, complete=True, kinds=counted.kinds, left_out=left_out, warnings=warnings)
+
+
+class _Counted:
+    """Units with their bytes, counted by kind, and the largest of them."""
+
+    def __init__(self, units: Iterable[tuple[Unit | UnitRef, int]]) -> None:
+        self.kinds: dict[str, Totals] = {}
+        self.largest: Unit | UnitRef | None = None
+        self.most = -1
+        for unit, size in units:
+            self.kinds.setdefault(unit.kind, Totals()).add(unit.rows, size)
+            if size > self.most:
+                self.largest, self.most = unit, size
+
+
+def _warnings(recipe: Recipe, storage: Storage, counted: _Counted) -> Iterator[str]:
+    """What to say of the largest unit."""
+    unit, every = counted.largest, counted.kinds.values()
+    if unit is None:
+        return
+    largest = Largest(
+        kind=unit.kind,
+        bytes=counted.most,
+        all_bytes=sum(totals.bytes for totals in every),
+        images=None if any(totals.unknown for totals in every) else sum(totals.images for totals in every),
+    )
+    entry = next(plan.first_entries(storage, [unit])) if isinstance(unit, UnitRef) else unit.entries[0]
+    if said := warning(readable(entry.stored.path), largest, recipe.replicas):
+        yield said
 
 
 def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> Iterator[str]:
@@ -105,7 +145,7 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
     known = PlannedVersions(storage, recipe.output.path)
     try:
         found = sources.plan_units(Access.of(recipe), known, columns=columns)
-        new = _totals((unit.kind, unit.rows, unit.size) for unit in found)
+        new = _Counted((unit, unit.size) for unit in found).kinds
     except (RecipeError, SystemFailure) as error:
         yield f"the input cannot be compared: {error}"
         return
@@ -113,10 +153,3 @@ def _differences(recipe: Recipe, storage: Storage, columns: Collection[str]) -> 
         images = "" if totals.unknown else f" with {totals.images:,} images"
         yield f"new in the input: {totals.units:,} units of {kind}{images}; caption --extend adds them"
     yield from changes(known)
-
-
-def _totals(units: Iterable[tuple[str, int | None, int]]) -> dict[str, Totals]:
-    kinds: dict[str, Totals] = defaultdict(Totals)
-    for kind, rows, size in units:
-        kinds[kind].add(rows, size)
-    return dict(kinds)

@@ -32,8 +32,9 @@ T = TypeVar("T")
 
 NAME = "lease.json"
 # A holder renews its lease every RENEWAL_S. It gives up when that has failed for EXPIRY_S - RENEWAL_S, and a last
-# attempt of half of RENEWAL_S too. Others wait for EXPIRY_S.
-RENEWAL_S, EXPIRY_S = 20.0, 90.0
+# attempt of half of RENEWAL_S too. Others wait for EXPIRY_S. A store that refuses everything for a minute, from before
+# a renewal on, ends no run: EXPIRY_S - 2 * RENEWAL_S is a minute and what may lie between two attempts (s3_client.py).
+RENEWAL_S, EXPIRY_S = 20.0, 120.0
 # How soon a holder notices that it was paused, and another driver that the lease was renewed.
 TICK_S = 1.0
 READ_ATTEMPTS, TAKE_ATTEMPTS = 10, 3

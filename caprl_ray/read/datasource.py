@@ -33,6 +33,7 @@ from caprl_ray.storage.prefetch import prefetched
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
 # driver's work.
 MOST_READ_TASKS = 4096
+LARGE = 2  # a unit with so many times the mean's bytes is begun before the others
 # Ray repeats a task without limit. After the first attempt units are read in a child process, so further worker deaths
 # mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
@@ -196,9 +197,32 @@ class PlannedRows(Datasource):  # type: ignore[misc]
 
 
 def groups(work: list[Work]) -> list[list[Work]]:
-    """Assign units to read tasks."""
-    tasks = min(len(work), MOST_READ_TASKS)
-    return [[work[n] for n in group] for group in np.array_split(np.arange(len(work)), tasks)]
+    """Assign units to read tasks, in the order in which these begin.
+
+    Large units come first, the largest of all at the beginning, and each has a task of its own. Begun last, one of them
+    would be read by one stream while all replicas but a few have nothing left. The others stay in the plan's order.
+    """
+    large = _large(work)
+    alone = {one.ref.unit for one in large}
+    rest = [one for one in work if one.ref.unit not in alone]
+    tasks = min(len(rest), MOST_READ_TASKS - len(large))
+    split = np.array_split(np.arange(len(rest)), tasks) if tasks else []
+    return [*([one] for one in large), *([rest[n] for n in group] for group in split)]
+
+
+def _large(work: list[Work]) -> list[Work]:
+    """The units with more than LARGE times as many bytes to read as the mean, the largest first."""
+    left = {one.ref.unit: _left(one) for one in work}
+    bound = LARGE * sum(left.values()) / max(1, len(left))
+    large = sorted((one for one in work if left[one.ref.unit] > bound), key=lambda one: -left[one.ref.unit])
+    return large[: MOST_READ_TASKS // 2]
+
+
+def _left(work: Work) -> float:
+    """The bytes of a unit's rows that are not done, as far as its length is known."""
+    if not work.rows:
+        return work.ref.bytes
+    return work.ref.bytes * max(0.0, 1 - len(work.done) / work.rows)
 
 
 def _bytes(group: list[Work]) -> int:

@@ -1,20 +1,25 @@
 """The connection to S3: one client per process, the meaning of its errors, and the names of objects."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
 CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
-# Attempts per request, unless AWS_MAX_ATTEMPTS or the profile sets a number: about a minute of waiting in all by
-# botocore's "legacy" backoff with jitter, whatever the fault. Its newer modes allow 35 retries (14 of a quota of 500
-# each) to all threads of a process together, which an unreachable store uses up within a second.
-ATTEMPTS = 8
+# Attempts of a call, unless AWS_MAX_ATTEMPTS or the profile sets a number: half a minute of waiting at most by
+# botocore's "legacy" backoff with jitter. Its newer modes allow 35 retries (14 of a quota of 500 each) to all threads
+# of a process together, which an unreachable store uses up within a second.
+ATTEMPTS = 6
+# A store may refuse everything for a minute, for instance while it spreads a prefix over more machines. A call is
+# repeated until this many seconds after its first attempt. No pause is longer than 2^(ATTEMPTS - 2) seconds, so that
+# reading goes on soon after the store does.
+OUTAGE_S = 180.0
+SLOWED = frozenset({429, 500, 502, 503, 504})  # what an HTTP service answers when another attempt may help
 
 # The request was refused because of its sender, not because of its object: every other request would be refused, too.
 DENIED_SENDERS = frozenset(
@@ -22,8 +27,42 @@ DENIED_SENDERS = frozenset(
 )
 
 
+class Patient:
+    """boto3's client, whose calls outlast an outage of the store. A number of attempts that the user has set stays."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._patient = client.meta.config.retries["total_max_attempts"] == ATTEMPTS
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        return partial(_repeated, call) if self._patient and name in REPEATED else call
+
+
+# Calls whose arguments can be sent again.
+REPEATED = frozenset({"list_objects_v2", "head_object", "get_object", "put_object", "delete_object"})
+
+
+def _repeated(call: Callable[..., Any], **arguments: Any) -> Any:
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+    out = Retrying(
+        retry=retry_if_exception(_passes), stop=stop_after_delay(OUTAGE_S), wait=wait_random(0, 1), reraise=True
+    )
+    return out(call, **arguments)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an error tells of the store's state, and not of the request."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, SSLError
+
+    if isinstance(error, ClientError):
+        return error.response["ResponseMetadata"].get("HTTPStatusCode") in SLOWED
+    return isinstance(error, HTTPClientError | ConnectionError) and not isinstance(error, SSLError)
+
+
 @cache
-def client(settings: Storage) -> Any:
+def client(settings: Storage) -> Patient:
     """One client per process; threads may share boto3's clients. Credentials: boto3's usual chain."""
     import boto3
     from botocore import UNSIGNED
@@ -49,7 +88,7 @@ def client(settings: Storage) -> Any:
     with faults("storage"):
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
         connected = boto3.Session(botocore_session=session, region_name=settings.region)
-        return connected.client("s3", endpoint_url=settings.endpoint, config=config)
+        return Patient(connected.client("s3", endpoint_url=settings.endpoint, config=config))
 
 
 def _moment(value: Any) -> datetime:

@@ -13,6 +13,7 @@ import ray
 from caprl_ray.cluster.resources import WAITING
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.watch.batch import Batch, Last, Load
+from caprl_ray.watch.notes import Notes
 from caprl_ray.watch.record import Readers, Record, Requests
 from caprl_ray.watch.sick import Sick
 from caprl_ray.watch.starts import GONE_S, MAIN, Pool, Starts
@@ -40,7 +41,7 @@ class Counter:
         self._unscored: collections.Counter[str] = collections.Counter()
         self._begun: dict[str, list[str]] = {}
         self._attempts: collections.OrderedDict[str, int] = collections.OrderedDict()
-        self._notes: dict[str, None] = {}
+        self._notes = Notes()
         self._work: list[bytes] | None = None
         self._closing = False
         self._stopped = threading.Event()
@@ -96,6 +97,8 @@ class Counter:
     def record(self) -> Record:
         """The counts now."""
         further = [name for name in self._pools if name != MAIN]
+        alive = set[str]().union(*(starts.alive_now() for starts in self._pools.values()))
+        self._loads = {replica: load for replica, load in self._loads.items() if replica in alive}
         return Record(
             seconds=self._seconds(),
             ready=self._ready,
@@ -188,12 +191,12 @@ class Counter:
         return before
 
     def note(self, line: str) -> None:
-        """Add a line that the user should read once, however many replicas send it."""
-        self._notes.setdefault(line)
+        """Add a line that the user should read once, however many replicas send it (notes.py)."""
+        self._notes.add(line)
 
     def notes(self) -> list[str]:
-        """All notes, in order."""
-        return list(self._notes)
+        """The notes to show, in order."""
+        return self._notes.lines()
 
     def here(self, pool: str = MAIN) -> None:
         """A replica has its GPU, even if its engine has not started."""

@@ -107,6 +107,7 @@ class Starts:
             if now - seen >= GONE_S and replica in self._began:
                 self._lost += 1
                 self._spent += seen - self._began.pop(replica)
+                del self._replicas[replica]  # they would become many on spot capacity
         return {replica for replica, (_, seen) in self._replicas.items() if now - seen < GONE_S}
 
     def counts(self) -> Replicas:

@@ -45,7 +45,7 @@ WORDS = b"words " * 1500
 WORKERS = ((1, 1), (1, 1))  # CPUs and GPUs of each
 DRIVERS, DRIVER_S = 5, 240.0
 # Ray notices a node's death in three seconds. Captions take a while, so that a fault finds running rows.
-SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "8"}  # the default; other tests give up sooner
+SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "6"}  # the default; other tests give up sooner
 PAUSE_S = 0.02  # seconds of the stub per row
 
 

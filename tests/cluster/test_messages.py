@@ -28,6 +28,18 @@ def test_a_thousand_lost_replicas_are_two_lines_and_another_cause_is_a_third() -
     assert other.endswith(": [2Jout of memory"), "what a terminal would obey"
 
 
+def test_names_of_machines_cannot_make_endless_kinds() -> None:
+    stream = io.StringIO()
+    say = EachKindOnce(stream)
+    pods = ("".join(chr(97 + n // 26**place % 26) for place in range(5)) for n in range(1000))
+    for pod in pods:
+        say({"lines": [f"The node gpu-group-{pod} was lost"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 51 and lines[-1] == (
+        "Ray: there are further kinds of messages, which are left out; --debug shows all"
+    )
+
+
 def test_a_stream_that_is_closed_does_not_end_rays_thread() -> None:
     stream = io.StringIO()
     stream.close()

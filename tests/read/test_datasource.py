@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import ray
+from pyroaring import BitMap
 
-from caprl_ray.read.datasource import Reading
+from caprl_ray.plan import UnitRef
+from caprl_ray.read import datasource
+from caprl_ray.read.datasource import Reading, Work, groups
 from caprl_ray.recipe.input import Input
 from caprl_ray.sources.source import Access
-from caprl_ray.storage import Storage
+from caprl_ray.storage import Storage, Stored
 
 
 def access_with(hashes: list[str]) -> Access:
@@ -30,3 +33,28 @@ def test_placeholders_lie_in_the_object_store_once_and_in_no_task(monkeypatch: p
 def test_without_placeholders_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "put", lambda value: pytest.fail("stored"))
     assert Reading.of(access_with([])).placeholders is None
+
+
+def work(unit: int, size: int, rows: int | None = None, done: int = 0) -> Work:
+    part = Stored(path="plan/00000.parquet", size=1, version="1")
+    ref = UnitRef(unit=unit, kind="webdataset", rows=rows, bytes=size, object=part, row_group=0, offset=unit)
+    return Work(ref=ref, done=BitMap(range(done)), rows=rows)
+
+
+def test_large_units_are_begun_first_and_the_rest_in_the_order_of_the_plan() -> None:
+    sizes = {0: 100, 1: 110, 2: 900, 3: 90, 4: 5000, 5: 100, 6: 100, 7: 95}
+    planned = [work(unit, size) for unit, size in sizes.items()]
+    planned[2] = work(2, 2000)
+    tasks = [[one.ref.unit for one in group] for group in groups(planned)]
+    assert tasks == [[4], [2], [0], [1], [3], [5], [6], [7]]
+    mostly_done = [*planned[:4], work(4, 5000, rows=1000, done=990), *planned[5:]]
+    assert groups(mostly_done)[0][0].ref.unit == 2, "what is left of a unit counts"
+    assert groups([]) == []
+
+
+def test_among_more_units_than_tasks_a_large_one_shares_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasource, "MOST_READ_TASKS", 8)
+    tasks = groups([work(unit, 5000 if unit in (7, 50) else 100) for unit in range(100)])
+    assert [[one.ref.unit for one in group] for group in tasks[:2]] == [[7], [50]]
+    rest = [one.ref.unit for group in tasks[2:] for one in group]
+    assert len(tasks) == 8 and rest == [unit for unit in range(100) if unit not in (7, 50)]

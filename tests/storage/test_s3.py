@@ -277,6 +277,31 @@ def test_the_user_sets_the_number_of_tries_and_the_timeouts(s3: S3Server, monkey
     assert s3.fired["hang"] == 2 and time.monotonic() - began < HANG_S
 
 
+def test_a_store_that_refuses_everything_for_a_while_is_waited_for(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as that may take, and with every call."""
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 1)  # of botocore's own, whose pauses are long
+    storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.7))
+    stored = planned(storage, s3.put("in/object", b"x" * 100))
+    outages = {
+        "PUT": lambda: storage.put(f"s3://{BUCKET}/out", b"y"),
+        "GET": lambda: storage.open(stored).read(),
+        "HEAD": lambda: storage.lookup(stored.path),
+    }
+    for method, call in outages.items():
+        until = time.monotonic() + 1.5
+        s3.faulted.clear()
+        s3.fault = lambda request, until=until: "slow_down" if time.monotonic() < until else None
+        call()
+        assert time.monotonic() >= until and {request.method for request in s3.faulted} == {method}
+    monkeypatch.setattr(s3_client, "OUTAGE_S", 0.3)
+    s3.fault = lambda request: "slow_down"
+    with pytest.raises(OSError, match="S3 answers SlowDown"):
+        storage.open(stored).read()
+
+
 def test_one_denied_object_is_its_own_fault_and_a_denied_bucket_the_systems(s3: S3Server, storage: Storage) -> None:
     stored = planned(storage, s3.put("object", b"x" * 100))
     s3.fault = lambda request: "denied" if request.key == "object" else None

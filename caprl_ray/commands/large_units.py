@@ -1,0 +1,62 @@
+"""Warn of a unit that is so large that the replicas would wait for it.
+
+One stream reads a unit. Prepare and replicas work on its rows in parallel, so that a large unit costs nothing as long
+as a stream brings images faster than the replicas caption them, or as other units are read beside it.
+"""
+
+from dataclasses import dataclass
+
+from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.watch.words import clock
+
+# What one connection to S3 brings, by Amazon's guidelines (85 to 90 MB/s).
+STREAM_BYTES_S = 85e6
+# Of the fastest GPU: an H200 at 80 % of what arithmetic allows (docs/clusters.md).
+IMAGES_S = 29.0
+# Of an image where the plan does not know how many there are: a JPEG of a megapixel.
+IMAGE_BYTES = 300_000.0
+# Waiting that is worth a warning: seconds, and a share of the whole run.
+LEAST_S, LEAST_SHARE = 60.0, 0.05
+MENDED = {
+    "webdataset": "pack its samples into shards of about 1 GB",
+    "parquet": "write it again with row groups of at most 1,000 images",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """The largest unit, and what all units together have. `images` is None if only reading tells."""
+
+    kind: str
+    bytes: int
+    all_bytes: int
+    images: int | None
+
+
+def waiting(largest: Largest, replicas: Replicas) -> tuple[float, float]:
+    """The seconds that the replicas wait, at worst, while only this unit is left to read, and those of the whole run.
+
+    `replicas.max` replicas caption so many bytes a second that the unit would last them `bytes / rate`; a stream needs
+    `bytes / STREAM_BYTES_S` to bring it. They wait for the difference.
+    """
+    image = largest.all_bytes / largest.images if largest.images else IMAGE_BYTES
+    rate = replicas.most * IMAGES_S * image
+    waits = max(0.0, largest.bytes / STREAM_BYTES_S - largest.bytes / rate) if rate else 0.0
+    return waits, largest.all_bytes / rate + waits if rate else waits
+
+
+def warning(path: str, largest: Largest, replicas: Replicas) -> str | None:
+    """A sentence about the largest unit, whose object is at `path`; None if nobody has to wait for it."""
+    waits, whole = waiting(largest, replicas)
+    if waits <= max(LEAST_S, LEAST_SHARE * whole):
+        return None
+    mend = MENDED.get(largest.kind, "cut it")
+    return (
+        f"{path}: {largest.bytes / 1e9:,.1f} GB are one unit, which one stream reads in {clock(_read_s(largest))} at "
+        f"{STREAM_BYTES_S / 1e6:.0f} MB/s; {replicas.most} replicas may wait for it for {clock(waits)} of "
+        f"{clock(whole)}; {mend}"
+    )
+
+
+def _read_s(largest: Largest) -> float:
+    return largest.bytes / STREAM_BYTES_S

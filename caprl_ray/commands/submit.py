@@ -1,0 +1,211 @@
+"""`caprl-ray submit`: one Ray job for each part of a recipe's output, watched, and restarted where it is lost.
+
+The jobs know nothing of each other, nor of who submitted them: the lease of a part keeps two drivers apart. So this
+command holds no state. Started again, it finds the jobs that run by their metadata and watches them.
+"""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from caprl_ray.cluster import jobs
+from caprl_ray.cluster.jobs import Client
+from caprl_ray.errors import CaprlError, RecipeError, StoppedByTerm, SystemFailure, TooManyFailures
+from caprl_ray.output.lease import EXPIRY_S
+
+SCRIPT = "jobs/caption.py"
+OUTPUT, PART = "caprl_ray.output", "caprl_ray.part"  # metadata of a job
+POLL_S = 5.0
+# Restarts of one part in a row. A job that ran for LONG_S begins to count anew: spot capacity is lost again and again.
+MOST_RESTARTS, LONG_S = 5, 3600.0
+# Before a restart: when a driver died, its lease ends first. A new driver would be refused before that.
+PAUSE_S = EXPIRY_S + 10
+RUNNING, DONE, LOST, STOPPED, REFUSED, FAILED = "running", "done", "lost", "stopped", "refused", "failed"
+SILENT, UNKNOWN = "the cluster does not answer; asking again", "status code 404"
+# Exit codes of caption after which the same command says the same again.
+FINAL: Mapping[int, str] = {RecipeError.exit_code: REFUSED, TooManyFailures.exit_code: FAILED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is submitted: `command` captions the whole; `parts` is how many jobs share it."""
+
+    output: str
+    command: Sequence[str]
+    parts: int = 1
+    folder: str = "."
+
+    def entrypoint(self, part: int) -> str:
+        """The command of a part, from 1."""
+        more = ["--part", self.name(part)] if self.parts > 1 else []
+        return shlex.join(["python", SCRIPT, *self.command, *more])
+
+    def name(self, part: int) -> str:
+        """The part as `caption --part` takes it."""
+        return f"{part}/{self.parts}"
+
+
+@dataclass
+class Part:
+    """One part on its way. `due` is when it is started again."""
+
+    number: int
+    client: Client
+    job: str = ""
+    state: str = ""
+    restarts: int = 0
+    began: float = 0.0
+    due: float = 0.0
+    code: int | None = None
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in (DONE, STOPPED, REFUSED, FAILED)
+
+
+def verdict(status: str, code: int | None) -> str:
+    """What a job's status and the exit code of its driver say of the part."""
+    if status == "SUCCEEDED":
+        return DONE
+    if status == "STOPPED":
+        return STOPPED
+    if status != "FAILED":
+        return RUNNING
+    return FINAL.get(code or 0, LOST)
+
+
+class Submission:
+    """The jobs of an order, on one cluster or spread over several."""
+
+    def __init__(
+        self,
+        order: Order,
+        clients: Sequence[Client],
+        say: Callable[[str], None] = lambda line: print(line, flush=True),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._order, self._clients, self._say, self._clock = order, clients, say, clock
+        self.parts = [Part(number, clients[(number - 1) % len(clients)]) for number in range(1, order.parts + 1)]
+
+    def begin(self) -> None:
+        """Find the jobs that run already, and submit the others.
+
+        Raises RecipeError if the output is divided otherwise now, SystemFailure if a cluster takes no job.
+        """
+        with jobs.refusals():
+            found = {name: (client, job) for client, name, job in self._running()}
+        names = {self._order.name(part.number) for part in self.parts}
+        if other := next((name for name in found if name not in names), None):
+            raise RecipeError(
+                f"--parts: a job is under way that does part {other} of {self._order.output}; give --parts "
+                f"{other.partition('/')[2]}, or stop it with --stop."
+            )
+        for part in self.parts:
+            client, job = found.get(self._order.name(part.number), (part.client, None))
+            part.client = client
+            if job is None:
+                with jobs.refusals():
+                    self._submit(part)
+            else:
+                part.job, part.began = job.submission_id, self._clock()
+
+    def watch(self, poll_s: float = POLL_S) -> None:
+        """Look at the jobs until all parts are over, and restart those that were lost."""
+        while not all(part.over for part in self.parts):
+            self.look()
+            if not all(part.over for part in self.parts):
+                time.sleep(poll_s)
+
+    def look(self) -> None:
+        """Look at each part once."""
+        for part in self.parts:
+            if part.state == LOST and self._clock() >= part.due:
+                self._restart(part)
+            elif not part.over and part.state != LOST:
+                self._seen(part)
+
+    def stop(self) -> int:
+        """Stop all jobs of this output that run. Returns their number."""
+        with jobs.refusals():
+            found = list(self._running())
+            for client, name, job in found:
+                client.stop_job(job.submission_id)
+                self._say(f"part {name}: {job.submission_id} is told to stop")
+        return len(found)
+
+    def _running(self) -> Iterator[tuple[Client, str, Any]]:
+        for client in self._clients:
+            for job in client.list_jobs():
+                about = job.metadata or {}
+                if about.get(OUTPUT) == self._order.output and verdict(job.status, None) == RUNNING:
+                    yield client, about.get(PART, "1/1"), job
+
+    def _submit(self, part: Part) -> None:
+        name = self._order.name(part.number)
+        part.job = part.client.submit_job(
+            entrypoint=self._order.entrypoint(part.number),
+            runtime_env={"working_dir": self._order.folder},
+            metadata={OUTPUT: self._order.output, PART: name},
+        )
+        part.began, part.state = self._clock(), RUNNING
+        self._tell(part, f"submitted as {part.job}")
+
+    def _restart(self, part: Part) -> None:
+        try:
+            self._submit(part)
+        except (OSError, RuntimeError):
+            part.due = self._clock() + PAUSE_S
+            self._tell(part, SILENT)
+
+    def _seen(self, part: Part) -> None:
+        try:
+            info = part.client.get_job_info(part.job)
+            status, code = str(info.status), info.driver_exit_code
+        except (OSError, RuntimeError) as error:
+            if UNKNOWN not in str(error):
+                self._tell(part, SILENT)
+                return
+            status, code = "FAILED", None  # a head that was started anew knows no jobs of the last one
+        part.code, state = code, verdict(status, code)
+        if state != LOST:
+            part.state = state
+            self._tell(part, f"{status.lower()} ({part.job}){f', exit code {code}' if code else ''}")
+            return
+        part.restarts = 0 if self._clock() - part.began > LONG_S else part.restarts
+        why = f"exit code {code}" if code else "its driver or its cluster was lost"
+        if part.restarts >= MOST_RESTARTS:
+            part.state = FAILED
+            self._tell(part, f"failed ({part.job}), {why}; it was restarted {MOST_RESTARTS} times")
+            return
+        part.state, part.restarts, part.due = LOST, part.restarts + 1, self._clock() + PAUSE_S
+        self._tell(part, f"failed ({part.job}), {why}; restart {part.restarts} of {MOST_RESTARTS} in {PAUSE_S:.0f} s")
+
+    def _tell(self, part: Part, text: str) -> None:
+        """One line, if it is another than the last one about this part."""
+        if part.history[-1:] != [text]:
+            part.history.append(text)
+            self._say(f"part {self._order.name(part.number)}: {text}")
+
+    def failure(self) -> CaprlError | None:
+        """What the command ends with: an error with caption's exit code, or None if all parts are done."""
+        worst = {part.state: part for part in reversed(self.parts) if part.state != DONE}
+        logs = "ray job logs " + next(iter(worst.values())).job if worst else ""
+        if part := worst.get(REFUSED):
+            return RecipeError(f"part {self._order.name(part.number)} was refused; ray job logs {part.job} says why.")
+        if part := worst.get(FAILED):
+            kind = TooManyFailures if part.code == TooManyFailures.exit_code else SystemFailure
+            return kind(f"part {self._order.name(part.number)} has failed; ray job logs {part.job} says why.")
+        if STOPPED in worst:
+            return StoppedByTerm(f"jobs were stopped; run the same command again to resume, or see {logs}.")
+        return None
+
+
+def check_folder(folder: str) -> None:
+    """Raise RecipeError for a folder without the script that a job runs."""
+    if not (Path(folder) / SCRIPT).is_file():
+        raise RecipeError(f"--working-dir: {folder} has no {SCRIPT}; name a checkout of caprl_ray, which is uploaded.")
