@@ -23,7 +23,7 @@ from caprl_ray.models.resolve import ModelRef, resolve
 from caprl_ray.output.fingerprint import outdated
 from caprl_ray.prepare.stage import Prepare
 from caprl_ray.recipe.sections import Recipe
-from caprl_ray.replica.pool import pool
+from caprl_ray.replica.pool import batch_rows, pool
 from caprl_ray.score.questions import Questions
 from caprl_ray.sources import placeholders
 from caprl_ray.storage import Storage
@@ -69,7 +69,10 @@ def captioned(
     something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
     `most_bytes` is the size from which on Ray would cut a batch of captions, if its rows may be large.
     """
-    batch = resources.batch_rows(model.size_rule.max_pixels)
+    # Batches of answers and of a caller's own columns are bounded by their bytes, so these are not larger.
+    pixels = model.size_rule.max_pixels
+    bounded = scores is not None or most_bytes is not None
+    batch = resources.batch_rows(pixels) if bounded else batch_rows(recipe, pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
     # Shared by all replicas. Where nothing watches, nothing stops a run, and the counter would wait for ever.
     stopped = [counter.until_stopped.remote()] if replaced else []
@@ -85,6 +88,7 @@ def captioned(
                 "last": scores is None,
                 "replaced": replaced,
                 "most_bytes": most_bytes,
+                "rows": batch,
                 "stopped": stopped,
             },
             batch_size=batch,

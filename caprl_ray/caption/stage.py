@@ -34,11 +34,13 @@ class Captioner(ReplicaActor):
         counter: ActorHandle | None,
         *,
         most_bytes: int | None = None,
+        rows: int | None = None,
         **options: Any,
     ) -> None:
-        """From `most_bytes` on Ray would cut a batch; None if no batch can be so large."""
+        """From `most_bytes` on Ray would cut a batch; None if no batch can be so large. A batch has `rows`; by default
+        as many as for a small pool."""
         self._most_bytes = most_bytes
-        rows = resources.batch_rows(model.size_rule.max_pixels)
+        rows = rows or resources.batch_rows(model.size_rule.max_pixels)
         super().__init__(recipe, model, counter, rows=rows, **options)
         self.needs = needed_columns(recipe)
 

@@ -16,6 +16,7 @@ from typing import Any
 from caprl_ray.cluster.ahead import NOT_AHEAD, policy_class
 from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
 from caprl_ray.cluster.optional import ABSENT, miss, optional
+from caprl_ray.cluster.turns import AT_EACH_TURN, several
 
 # Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
 # task of small pictures hands over 12 to 20 batches a second, however many replicas wait for them
@@ -23,6 +24,7 @@ from caprl_ray.cluster.optional import ABSENT, miss, optional
 BLOCKS_READY = 4
 METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
 
+WHOLE = "blocks that are handed on at once"
 STEADY = "steady flow through a small object store"
 STOPS = "a quick end when the run is stopped"
 
@@ -87,19 +89,25 @@ def batches_as_they_come() -> Patch:
     Ray would collect pixels until it has TARGET_BLOCK_BYTES of them, and the engine would wait.
     """
 
-    def place() -> Place:
-        from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
-        from ray.data._internal.output_buffer import OutputBlockSizeOption
-        from ray.data._internal.planner import plan_udf_map_op
+    return _replaced(WHOLE, _unshaped)
 
-        unshaped = OutputBlockSizeOption(disable_block_shaping=True)
 
-        def batches(*arguments: Any, **named: Any) -> Any:
-            return BatchMapTransformFn(*arguments, **(named | {"output_block_size_option": unshaped}))
+def whole_batches() -> bool:
+    """Whether `batches_as_they_come` is possible, so that Ray cuts no batch, however large."""
+    return optional(WHOLE, lambda: _found(_unshaped)) is not None
 
-        return plan_udf_map_op, "BatchMapTransformFn", batches
 
-    return _replaced("blocks that are handed on at once", place)
+def _unshaped() -> Place:
+    from ray.data._internal.execution.operators.map_transformer import BatchMapTransformFn
+    from ray.data._internal.output_buffer import OutputBlockSizeOption
+    from ray.data._internal.planner import plan_udf_map_op
+
+    unshaped = OutputBlockSizeOption(disable_block_shaping=True)
+
+    def batches(*arguments: Any, **named: Any) -> Any:
+        return BatchMapTransformFn(*arguments, **(named | {"output_block_size_option": unshaped}))
+
+    return plan_udf_map_op, "BatchMapTransformFn", batches
 
 
 def fed() -> Patch:
@@ -148,6 +156,18 @@ def not_far_ahead() -> Patch:
         return streaming_executor, "get_backpressure_policies", with_own
 
     return _replaced(NOT_AHEAD, place)
+
+
+def several_at_each_turn() -> Patch:
+    """Hand over several blocks before Ray computes all budgets anew (turns.py)."""
+
+    def place() -> Place:
+        from ray.data._internal.execution.streaming_executor_state import OpState
+
+        OpState.has_pending_bundles  # noqa: B018 (raises AttributeError where Ray has no such name)
+        return OpState, "dispatch_next_task", several(OpState.dispatch_next_task)
+
+    return _replaced(AT_EACH_TURN, place)
 
 
 def ended_by(stopping: Callable[[], bool]) -> Patch:

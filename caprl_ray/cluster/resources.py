@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from caprl_ray.cluster import internals
 from caprl_ray.recipe.sections import Recipe
 
 # The size at which Ray splits a block. It bounds the compressed images of one prepare task, and the pixels of one block
@@ -21,6 +22,11 @@ WHOLE_BLOCK_BYTES = TARGET_BLOCK_BYTES * 3 // 2  # from here on Ray cuts a block
 
 
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
+# What a batch costs in the driver does not depend on its rows, and the driver has one thread for all replicas. So a
+# pool of more than this many replicas has larger batches, and one of three times as many the largest. They take more of
+# each node's object store (benchmarks/README.md), and captions are committed later, so that small pools have small
+# ones.
+REPLICAS_A_BATCH, MOST_TIMES = 16, 3
 
 
 # Reading and writing wait for storage. They must not take whole cores away from decoding.
@@ -39,9 +45,17 @@ REPLACES = "max_consecutive_actor_init_deaths"  # Ray Data's setting
 ACCELERATOR = "accelerator_type:"  # prefix of Ray's resources for types of GPU
 
 
-def batch_rows(max_pixels: int) -> int:
-    """Rows of one block of pixels, which is one caption batch of at most TARGET_BLOCK_BYTES."""
-    return max(FEWEST_BATCH_ROWS, min(MOST_BATCH_ROWS, TARGET_BLOCK_BYTES // (3 * max_pixels)))
+def batch_rows(max_pixels: int, replicas: int = 1) -> int:
+    """Rows of one block of pixels, which is one caption batch of at most TARGET_BLOCK_BYTES, and of up to MOST_TIMES as
+    many bytes and rows for a large pool of `replicas`.
+
+    Ray would cut a larger batch of captions where the text of a caption ends, and a block that is made again would be
+    cut elsewhere (docs/design.md, D4). So batches are larger only where Ray is told to leave all whole.
+    """
+    times = max(1, min(MOST_TIMES, replicas // REPLICAS_A_BATCH))
+    if times > 1 and not internals.whole_batches():
+        times = 1
+    return max(FEWEST_BATCH_ROWS, min(times * MOST_BATCH_ROWS, times * TARGET_BLOCK_BYTES // (3 * max_pixels)))
 
 
 def beside_driver(kind: type) -> ActorHandle:

@@ -69,7 +69,9 @@ def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContext
     if any(recipe.replicas.gpus for recipe in pools):
         yield internals.replicas_demand(list(map(resources.replica_bundle, pools)), GROWN_OVER_TAKEN)
     if job.readers:
-        yield internals.not_far_ahead()
+        yield internals.not_far_ahead()  # asked before each block
+    else:
+        yield internals.several_at_each_turn()
     if local.connected():
         yield internals.lean_data()
 

@@ -1,5 +1,6 @@
 """The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ LARGE = 2  # a unit with so many times the mean's bytes is begun before the othe
 # Ray repeats a task without limit. After the first attempt units are read in a child process, so further worker deaths
 # mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
+ASKED_S = 0.5  # between two questions of a task whether no more rows are to be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +238,7 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
     (docs/design.md, D11).
     """
     unwanted = ray.get(reading.placeholders) if reading.placeholders is not None else ()
+    closing = _Closing(reading.counter)
     with ReadSandbox() as sandbox:
         read = sandbox if _attempt(reading.counter) else sandbox.plain
         for work in group:
@@ -255,7 +258,7 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
                 rows = done_again(rows, work.again, reading.keeps.old(work.ref.unit, work.again))
             length = None
             for table in tables((_retried(row, work) for row in rows), schema):
-                if _closing(reading.counter):
+                if closing():
                     return
                 length = table["unit_rows"][-1].as_py() if table.num_rows else length
                 yield table
@@ -263,12 +266,21 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
                 reading.counter.unit_read.remote(work.ref.unit, length, work.ref.bytes)
 
 
-def _closing(counter: ActorHandle | None) -> bool:
-    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py).
+class _Closing:
+    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py). Asks the counter at the
+    first table and then at most every ASKED_S: a read task yields many tables a second.
 
     A task that Ray repeats then yields the first of its rows again, or fewer. None is repeated within one attempt.
     """
-    return counter is not None and bool(ray.get(counter.closing.remote()))
+
+    def __init__(self, counter: ActorHandle | None) -> None:
+        self._counter, self._asked = counter, 0.0
+
+    def __call__(self) -> bool:
+        if self._counter is None or time.monotonic() - self._asked < ASKED_S:
+            return False
+        closing, self._asked = bool(ray.get(self._counter.closing.remote())), time.monotonic()
+        return closing
 
 
 def _attempt(counter: ActorHandle | None) -> int:

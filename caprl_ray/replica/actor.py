@@ -139,9 +139,11 @@ class ReplicaActor:
             "stage_rows": {self.name: done.num_rows},
         }
         load = self._replica.load() if self._replica else None
+        ended = self._attempts.ended() if self._attempts else ()
+        own = Batch(rows=0, sums=sums, load=load, pool=self._pool, ended=ended)
         if self._last:
-            return counted(done, self._counter, sums, load, self._pool)
-        self._counter.add.remote(Batch(rows=0, sums=sums, load=load, pool=self._pool))
+            return counted(done, self._counter, own)
+        self._counter.add.remote(own)
         return done
 
     def _writing(self, recipe: Recipe, model: ModelRef) -> Callable[[Engine], Writer]:

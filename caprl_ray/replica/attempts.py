@@ -5,6 +5,7 @@ counted before its rows are sent, by an actor outside the replica. A batch that 
 engines/revival.py does within a replica.
 """
 
+import collections
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -46,6 +47,12 @@ class Attempts:
         limits = company(in_flight)
         self._admission = Admission(limits)
         self._alone = len(limits) - 1
+        self._ended: collections.deque[str] = collections.deque()
+
+    def ended(self) -> tuple[str, ...]:
+        """The batches that have ended since the last question. The counter must hear of them: with what else there is
+        to tell of a batch, so that it is one message (watch/batch.py). Call it from any thread."""
+        return tuple(self._ended.popleft() for _ in range(len(self._ended)))
 
     async def caption(
         self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
@@ -61,7 +68,7 @@ class Attempts:
             begun = await self._counter.begin.remote(key, self._node)
             if not begun:  # nearly always: one question is the whole cost
                 results = await caption(rows)
-                self._counter.end.remote([key])
+                self._ended.append(key)
                 return results
         await self._counter.put_off.remote(key)
         row_by_row = begun > self._alone

@@ -18,6 +18,13 @@ def pool(recipe: Recipe, counter: ActorHandle, rows: int, name: str = MAIN, prom
     return resources.replica_pool(recipe, in_flight(recipe, rows, prompts), partial(_struck, counter, name))
 
 
+def batch_rows(recipe: Recipe, max_pixels: int) -> int:
+    """The rows of a batch for the pool of a recipe: more for a large pool, but no more than an engine has places. With
+    fewer places a single batch would keep it busy, and leave it idle at the batch's end."""
+    few, many = resources.batch_rows(max_pixels), resources.batch_rows(max_pixels, recipe.replicas.most)
+    return max(few, min(many, concurrency.max_num_seqs(recipe)))
+
+
 def in_flight(recipe: Recipe, rows: int, prompts: int = 1) -> int:
     """The batches that a replica takes at once. Two at least, so that another one is there when one ends, unless its
     engine runs so few requests that a single batch keeps it busy."""

@@ -45,6 +45,7 @@ class Batch:
         pool: the name of its pool (watch/starts.py).
         unscored: the codes of captions that could not be scored, for other reasons than that the user gave no
             questions about them.
+        ended: the keys of attempts that ended (replica/attempts.py).
     """
 
     rows: int
@@ -57,3 +58,4 @@ class Batch:
     load: Load | None = None
     pool: str = ""
     unscored: Sequence[str] = ()
+    ended: Sequence[str] = ()

@@ -14,7 +14,7 @@ from caprl_ray.output.tallies import scores
 from caprl_ray.rows.codes import NOT_ASKED, UNFINISHED
 from caprl_ray.rows.schema import FAILED_BEFORE
 from caprl_ray.text import plain
-from caprl_ray.watch.batch import Batch, Last, Load, Sums
+from caprl_ray.watch.batch import Batch, Last
 
 # Columns that a job may add (caption/columns.py); of tokens, by what their sums are called.
 LISTS = ("flags", "repaired")
@@ -24,13 +24,11 @@ TOLD = (*LISTS, *TOKENS.values(), *SCORES, "decodes", "key", "caption")
 MOST_TEXT = 200  # characters of a caption that are shown
 
 
-def counted(
-    rows: pa.Table, counter: ActorHandle, sums: Sums | None = None, load: Load | None = None, pool: str = ""
-) -> pa.Table:
-    """Report a batch of finished and failed rows to the counter actor. `sums` and `load` are the replica's own, and
-    `pool` is the name of its pool."""
-    batch = replace(batch_of(rows), load=load, pool=pool)
-    counter.add.remote(replace(batch, sums={**batch.sums, **(sums or {})}))
+def counted(rows: pa.Table, counter: ActorHandle, own: Batch) -> pa.Table:
+    """Report a batch of finished and failed rows to the counter actor, together with what the replica says itself."""
+    batch = batch_of(rows)
+    sums = {**batch.sums, **own.sums}
+    counter.add.remote(replace(batch, sums=sums, load=own.load, pool=own.pool, ended=own.ended))
     return rows
 
 

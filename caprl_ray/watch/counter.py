@@ -61,6 +61,7 @@ class Counter:
 
     def add(self, batch: Batch) -> None:
         """Count one batch of the last stage."""
+        self.end(batch.ended)
         self.rows += batch.rows
         if self._first is None and batch.rows:
             self._first = self._seconds(), batch.rows
@@ -177,7 +178,7 @@ class Counter:
         if begun:
             begun.pop()
 
-    def end(self, keys: list[str]) -> None:
+    def end(self, keys: Sequence[str]) -> None:
         """Forget finished batches and rows."""
         for key in keys:
             self._begun.pop(key, None)

@@ -16,9 +16,10 @@ from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.operators import map_operator
 from ray.data._internal.planner import plan_udf_map_op
 
-from caprl_ray.cluster import internals, optional
+from caprl_ray.cluster import internals, optional, resources
 from caprl_ray.cluster.ahead import policy_class
 from caprl_ray.cluster.demand import demand_class
+from caprl_ray.cluster.turns import AT_ONCE, several
 from tests.checkout import ROOT
 
 HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
@@ -54,6 +55,7 @@ def patches() -> Iterator[internals.Patch]:
     yield internals.batches_as_they_come()
     yield internals.fed()
     yield internals.not_far_ahead()
+    yield internals.several_at_each_turn()
     yield internals.replicas_demand([{"GPU": 1}], 1.0)
     yield internals.lean_start(debug=False)
     yield internals.lean_data()
@@ -112,6 +114,55 @@ def test_a_pool_waits_while_many_of_its_rows_wait_for_the_next_pool() -> None:
         assert policy.can_add_input(captioners) == allowed
         assert policy.can_add_input(operator(0, captioners)) and policy.can_add_input(readers)
     assert policy.can_add_input(operator(1, operator(0, readers))), "another Ray counts by other names"
+
+
+class Operator:
+    """An operator of Ray Data that collects `each` blocks for a task, as its own state with a queue of `blocks`."""
+
+    def __init__(self, blocks: int, each: int = 1, pool: bool = False, room: int = 1000) -> None:
+        self.blocks, self.taken, self._each, self._pool, self._room = blocks, 0, each, pool, room
+        self.op = self
+
+    def dispatch(self) -> None:
+        assert self.has_pending_bundles() and self.can_add_input()
+        self.blocks, self.taken = self.blocks - 1, self.taken + 1
+
+    def num_active_tasks(self) -> int:
+        return self.taken // self._each
+
+    def get_autoscaling_actor_pools(self) -> list[str]:
+        return ["pool"] * self._pool
+
+    def has_pending_bundles(self) -> bool:
+        return self.blocks > 0
+
+    def can_add_input(self) -> bool:
+        return self.taken < self._room
+
+
+@pytest.mark.parametrize(
+    ("operator", "taken"),
+    [
+        (Operator(100), 1),  # each block starts a task that needs a CPU
+        (Operator(100, each=8), 8),  # the eighth starts one
+        (Operator(100, each=64), AT_ONCE),
+        (Operator(100, pool=True), AT_ONCE),
+        (Operator(3, pool=True), 3),
+        (Operator(100, pool=True, room=5), 5),  # the replicas are full
+    ],
+)
+def test_blocks_that_need_nothing_of_a_budget_are_handed_over_together(operator: Operator, taken: int) -> None:
+    several(Operator.dispatch)(operator)
+    assert operator.taken == taken
+
+
+def test_batches_are_larger_for_many_replicas_if_ray_leaves_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
+    pools, small, large = (1, 8, 31, 32, 48, 1000), 200 * 200, 1_003_520
+    assert [resources.batch_rows(small, pool) for pool in pools] == [32, 32, 32, 64, 96, 96]
+    assert [resources.batch_rows(large, pool) for pool in pools] == [11, 11, 11, 22, 33, 33]
+    monkeypatch.setenv(optional.PLAIN, "1")
+    assert resources.batch_rows(small, 1000) == 32, "Ray would cut it"
 
 
 def test_without_them_nothing_is_replaced_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """How many batches a replica holds: enough that long captions do not keep the engine's places from short ones."""
 
 import heapq
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.engines import concurrency
 from caprl_ray.recipe.load import parse
-from caprl_ray.replica.pool import in_flight
+from caprl_ray.replica.pool import batch_rows, in_flight
 
 BATCHES = 400
 
@@ -32,8 +33,9 @@ def taken(places: int, rows: int, batches: int, lengths: list[float]) -> float:
     return area / (now * places)
 
 
-@pytest.mark.parametrize("places", [16, 64, 256])
-@pytest.mark.parametrize("rows", [4, 11, 32])
+@pytest.mark.parametrize(
+    ("places", "rows"), [*itertools.product([16, 64, 256], [4, 11, 32]), (64, 64), (96, 96), (256, 96)]
+)
 def test_hardly_a_place_is_empty_though_a_batch_waits_for_its_longest_caption(places: int, rows: int) -> None:
     recipe = parse(
         demo_recipe([Path("a")], Path("o")) | {"model": {"source": "embedded", "engine": {"max_num_seqs": places}}}
@@ -41,6 +43,18 @@ def test_hardly_a_place_is_empty_though_a_batch_waits_for_its_longest_caption(pl
     batches, chance = concurrency.batches_in_flight(recipe, rows), random.Random(1)
     lengths = [chance.expovariate(1) for _ in range(places * BATCHES)]
     assert taken(places, rows, batches, lengths) > 0.93
+
+
+def test_a_large_pool_has_larger_batches_if_its_engines_have_the_places() -> None:
+    def rows(places: int, most: int) -> int:
+        document = demo_recipe([Path("a")], Path("o")) | {
+            "model": {"source": "stub", "engine": {"max_num_seqs": places}},
+            "replicas": {"max": most},
+        }
+        return batch_rows(parse(document), 200 * 200)
+
+    assert [rows(places, 64) for places in (4, 16, 64, 96, 512)] == [32, 32, 64, 96, 96]
+    assert rows(512, 8) == 32
 
 
 def test_a_batch_with_many_prompts_a_row_has_another_one_beside_it() -> None:

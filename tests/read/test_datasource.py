@@ -2,6 +2,7 @@
 
 import pickle
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,3 +59,19 @@ def test_among_more_units_than_tasks_a_large_one_shares_none(monkeypatch: pytest
     assert [[one.ref.unit for one in group] for group in tasks[:2]] == [[7], [50]]
     rest = [one.ref.unit for group in tasks[2:] for one in group]
     assert len(tasks) == 8 and rest == [unit for unit in range(100) if unit not in (7, 50)]
+
+
+def test_a_read_task_asks_at_once_and_then_rarely_whether_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = [100.0], list[float]()
+
+    def ask() -> bool:
+        asked.append(now[0])
+        return now[0] > 101
+
+    monkeypatch.setattr(datasource.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    closing = datasource._Closing(SimpleNamespace(closing=SimpleNamespace(remote=ask)))  # type: ignore[arg-type]
+    answers = []
+    for now[0] in (100.0, 100.1, 100.4, 100.6, 101.0, 101.2):
+        answers.append(closing())
+    assert asked == [100.0, 100.6, 101.2] and answers == [False] * 5 + [True]

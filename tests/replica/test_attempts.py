@@ -75,6 +75,7 @@ class Run:
     async def _batch(self, attempts: Attempts, number: int) -> None:
         rows = [{"unit": number, "index": index} for index in range(ROWS)]
         self.results[number] = await attempts.caption(f"task {number}", rows, self._caption)
+        self.counter.end.remote(attempts.ended())  # with what else it tells of the batch
 
     async def _caption(self, rows: list[dict[str, Any]]) -> Sequence[Any]:
         self.inside += 1
@@ -114,6 +115,7 @@ def test_deaths_from_outside_leave_many_batches_together(outside: int, together:
         run.replica()
     assert run.deaths == outside and len(run.results) == 141
     assert run.most[-1] == together  # of three deaths, the third was seen by half of them
+    assert not run.counter._counter._begun, "no batch that ended counts as one that did not"
 
 
 @settings(max_examples=25, deadline=None)

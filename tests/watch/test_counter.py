@@ -115,3 +115,10 @@ def test_captions_that_cannot_be_scored_are_judged_and_those_without_questions_a
         assert not unasked.notes()
         unasked.add(Batch(rows=500, sums={"score_codes": {"no_questions": 499}}))
     assert unasked.notes() == ["none of the first 1,000 captions has a question (score.join)"]
+
+
+def test_a_batch_that_ended_is_told_with_its_counts() -> None:
+    counter = Counter()
+    assert [counter.begin("one", "node"), counter.begin("two", "node")] == [0, 0]
+    counter.add(Batch(rows=3, ended=("one",)))
+    assert counter._begun.keys() == {"two"} and counter.rows == 3
