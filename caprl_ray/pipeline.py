@@ -101,7 +101,8 @@ def run(
                 sys.stderr.write(opening)
                 with status_file.end_told(output):
                     return _run_again(output, again, limit, least, debug)
-            with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
+            make = output.share if part else output.plan
+            with _forgotten_if_refused(output, own), while_planning.begun(make) as underway:
                 if not output.planned:
                     underway.begins()
                 sys.stderr.write("" if part else opening)
@@ -116,7 +117,7 @@ def _plan_once(seen: Output, opened: Callable[[lease.Lease], Output], part: Part
         output = opened(own)
         parts.divide(output.storage, output.path, part, own)
         doubtful_rows.settle(output.storage, output.path, part="")
-        with _forgotten_if_refused(output, own), while_planning.begun(replace(output, part=None).plan) as underway:
+        with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
             whole = underway.whole()
             if output.adopted:
                 output.check_columns(whole)
@@ -130,7 +131,7 @@ def _part_done(output: Output, opened: Callable[[lease.Lease], Output], part: Pa
         plan = whole.plan()
         left = parts.unfinished(storage, path, parts_with_units(plan, part.of))
         if not left and not whole.marked():
-            notes = [f"part {part} is finished, the last one"]
+            notes = [*done.notes, f"part {part} is finished, the last one"]
             found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
             if found.balanced:
                 all_parts.keep(storage, path)

@@ -151,13 +151,10 @@ class Output:
     def plan(self, planning: Planning | None = None) -> Plan:
         """The stored plan, or a new plan, stored before it is used. A planning that was stopped goes on.
 
-        An extension adds units for objects that the stored plan lacks. Of a part, its own units. Raises RecipeError for
-        an input without images or with a column whose name the output needs, and Abandoned when the run has ended.
+        An extension adds units for objects that the stored plan lacks. Raises RecipeError for an input without images
+        or with a column whose name the output needs, and Abandoned when the run has ended.
         """
-        whole = self._plan(planning or Planning())
-        return self.part.share(whole) if self.part else whole
-
-    def _plan(self, planning: Planning) -> Plan:
+        planning = planning or Planning()
         planning.confirm = self.confirm
         if self.planned and (self.adopted or self._unrecorded()):
             with planning.storing():
@@ -179,6 +176,11 @@ class Output:
                 with planning.storing():
                     plan.discard(self.storage, self.path, 0)
             raise
+
+    def share(self, _: Planning) -> Plan:
+        """The units of the run's part in the stored plan. Writes nothing: others have the lease of the whole output."""
+        assert self.part
+        return self.part.share(plan.load(self.storage, self.path))
 
     def whole_plan(self) -> Plan:
         """The stored plan, of an input that was planned to its end. Raises RecipeError if an extension was stopped."""

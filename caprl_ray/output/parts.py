@@ -72,7 +72,8 @@ def divide(storage: Storage, output: str, part: Part, own: Lease) -> None:
         if holder and lease.lives(holder):
             raise _otherwise(output, part, other, holder)
     lease.settle(storage, output, others)
-    own.check()
+    if others:
+        own.check()
     for other in others:
         storage.delete(join(output, FOLDER, f"{other.name}{STATUS}"))
         storage.delete(lease.path_of(output, other))

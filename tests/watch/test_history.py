@@ -72,7 +72,7 @@ def at(second: int, done: int, replicas: int) -> Status:
 
 
 def test_status_json_holds_the_history_of_all_runs(tmp_path: Path) -> None:
-    output: Any = SimpleNamespace(storage=Storage(), path=str(tmp_path), lease=None)
+    output: Any = SimpleNamespace(storage=Storage(), path=str(tmp_path), lease=None, part=None)
     for lease, first in ((1, 0), (2, 1000)):
         file = StatusFile(output)
         for second in (first, first + 30, first + 60):
