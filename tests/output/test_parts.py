@@ -8,28 +8,37 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pyroaring import BitMap
 
-from caprl_ray import cli, plan
+from caprl_ray import cli, pipeline, plan
 from caprl_ray.caption.columns import CAPTION
+from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.commands.status import look
-from caprl_ray.errors import RecipeError
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, TooManyFailures
+from caprl_ray.job import Job
 from caprl_ray.output import fence, lease, parts
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
+from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.part import Part, part_of
-from caprl_ray.plan import Entry, Unit
+from caprl_ray.plan import Entry, Plan, Unit
+from caprl_ray.read.datasource import Work
+from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.watch.start import Start
 from caprl_ray.watch.status import Run, place
 from caprl_ray.watch.status_file import content
 from tests.s3_server import BUCKET, S3Server
@@ -273,3 +282,124 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
         assert "being written: part 2/3; look again at the end." in said
         assert cli.main(["status", path, *where]) == 0
         assert capsys.readouterr().out.startswith("part 1/3  finished  2 ")
+
+
+FILES, ROWS = 7, 2  # each file is a unit
+
+
+@dataclass
+class Written:
+    """Instead of Ray and engines: writes the rows to be done, except units in `never`. Those in `failing` fail."""
+
+    failing: set[int] = field(default_factory=set)
+    never: set[int] = field(default_factory=set)
+    by: list[str] = field(default_factory=list)
+
+    def __call__(self, output: Output, units: Plan, start: Start, work: list[Work], *_: object) -> set[object]:
+        assert {part_of(one.ref.unit, output.part.of) for one in work} == {output.part} if output.part else True
+        self.by.append(output.part_name)
+        rows = [self.row(one.ref.unit, index) for one in work for index in range(ROWS) if index not in one.done]
+        sink = CommittedRows(
+            output.storage, output.path, 1, output.job.adds, output.lease_number, output.run, output.part_name
+        )
+        sink.write([pa.Table.from_pylist([*filter(None, rows)], schema=output.job.row_schema(units.columns))], None)
+        return set()
+
+    def row(self, unit: int, index: int) -> dict[str, object] | None:
+        failed = {"stage": "read", "code": "source_missing", "detail": "", "attempts": 1 + (unit not in self.failing)}
+        told = failed if unit in self.failing else {"caption": "c", "attempts": 2}
+        row = {
+            "id": row_id(unit, index),
+            "unit": unit,
+            "index": index,
+            "unit_rows": ROWS if index == ROWS - 1 else None,
+        }
+        return None if unit in self.never else row | told
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Written:
+    found = Written()
+    monkeypatch.setattr(pipeline, "_finish", found)
+    monkeypatch.setattr(parts, "POLL_S", 0.05)
+    return found
+
+
+def job(folder: Path, **more: object) -> Job:
+    for number in range(FILES):
+        (folder / "in").mkdir(exist_ok=True)
+        if not (folder / "in" / f"{number}.parquet").exists():
+            pq.write_table(pa.table({"image": [b"x"] * ROWS}), folder / "in" / f"{number}.parquet")
+    return caption_job(parse(demo_recipe([folder / "in"], folder / "out") | {"model": {"source": "stub"}} | more))
+
+
+def test_drivers_that_begin_at_once_plan_once_and_the_last_one_completes_the_output(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, stored, finished = [], plan.store, []
+    monkeypatch.setattr(plan, "store", lambda *arguments: (planned.append(1), stored(*arguments)))
+    monkeypatch.setattr(
+        Output,
+        "finish",
+        lambda output, *arguments, of=Output.finish, **more: (finished.append(1), of(output, *arguments, **more)),
+    )
+    made = job(tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        ledgers = list(pool.map(lambda part: pipeline.run(made, part=part), (ONE, TWO, THREE)))
+    assert (len(planned), len(finished), sorted(written.by)) == (1, 1, ["1of3", "2of3", "3of3"])
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    whole = [ledger for ledger in ledgers if not ledger.part]
+    assert [(ledger.finished, ledger.balanced) for ledger in whole] == [(FILES * ROWS, True)]
+    assert sum(ledger.finished for ledger in ledgers if ledger.part) < FILES * ROWS
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0
+    again = pipeline.run(made, part=TWO)
+    assert again.notes[-1] == "part 2/3 is finished, and so is the whole output" and len(finished) == 1
+    assert pipeline.run(made).balanced and len(written.by) == 3, "nothing is left for a run of the whole output"
+
+
+def test_a_part_says_which_others_are_left_and_a_run_of_all_units_finishes_them(
+    tmp_path: Path, written: Written
+) -> None:
+    made = job(tmp_path)
+    ledger = pipeline.run(made, part=ONE)
+    assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3, 3/3"
+    assert ledger.summary().startswith("part 1/3: ")
+    written.never = {unit for unit in range(FILES) if part_of(unit, 3) == TWO}
+    with pytest.raises(LedgerUnbalanced, match=r"part 2/3: .* missing"):
+        pipeline.run(made, part=TWO)
+    ledger = pipeline.run(made, part=THREE)
+    assert ledger.notes[-1] == "part 3/3 is finished; 1 other is not: 2/3"
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    written.never = set()
+    assert pipeline.run(made).finished == FILES * ROWS
+    assert written.by == ["1of3", "2of3", "3of3", ""]
+    other = job(tmp_path, prompt={"user": "What is it?"})
+    with pytest.raises(RecipeError, match=r"belongs to another recipe: prompt\.user was"):
+        pipeline.run(other, part=TWO)
+
+
+def test_retried_rows_of_a_part_stand_once_when_all_parts_are_finished(tmp_path: Path, written: Written) -> None:
+    made = job(tmp_path)
+    written.failing = {*range(FILES)}
+    pipeline.run(made, part=ONE)
+    pipeline.run(made, part=TWO)
+    with pytest.raises(TooManyFailures, match=r"failures\.max_fraction: 14 of 14 images failed"):
+        pipeline.run(made, part=THREE)
+    written.failing = set()
+    retry = partial(pipeline.run, made, retry=["source_missing"])
+    for part in (ONE, TWO):
+        with pytest.raises(TooManyFailures):
+            retry(part=part)
+    ledger = retry(part=THREE)
+    assert not ledger.part and (ledger.finished, ledger.failed, ledger.duplicate) == (FILES * ROWS, 0, 0)
+    assert (tmp_path / "out" / "_SUCCESS").exists() and cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_fewer_units_than_parts_leave_some_parts_without_work(tmp_path: Path, written: Written) -> None:
+    made = job(tmp_path)
+    shares = [Part(number=number, of=20) for number in range(1, 21)]
+    empty = next(part for part in shares if not any(part_of(unit, 20) == part for unit in range(FILES)))
+    assert pipeline.run(made, part=empty).finished == 0
+    full = sorted({part_of(unit, 20) for unit in range(FILES)})
+    ledgers = [pipeline.run(made, part=part) for part in full]
+    assert ledgers[-1].balanced and not ledgers[-1].part
