@@ -115,8 +115,9 @@ def _plan_once(seen: Output, opened: Callable[[lease.Lease], Output], part: Part
     """Plan the input of an output that several drivers write, or wait until another one has."""
     with parts.turn(seen.storage, seen.path, part) as own:
         output = opened(own)
-        parts.divide(output.storage, output.path, part, own)
-        doubtful_rows.settle(output.storage, output.path, part="")
+        over = parts.divide(output.storage, output.path, part, own)
+        for name in ("", *(other.name for other in over)):  # what ended before it could
+            doubtful_rows.settle(output.storage, output.path, name)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
             whole = underway.whole()
             if output.adopted:

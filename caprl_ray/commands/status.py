@@ -89,7 +89,8 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
     """What drivers of parts have told; None if there are none, or if a run of the whole output came after them."""
     holder = _holder(storage, output)
-    turn = holder if holder and holder.part and not holder.ended else None
+    silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
+    turn = holder if holder and holder.part and not holder.ended and not silent else None
     whole = holder is not None and not holder.part
     found = [] if whole else parts.look(storage, output, partial(judge, complete=False))
     if not found and not turn:

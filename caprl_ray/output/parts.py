@@ -61,11 +61,10 @@ def _doing(storage: Storage, output: str, holder: Holder) -> str:
     return f"the plan, which {who} writes"
 
 
-def divide(storage: Storage, output: str, part: Part, own: Lease) -> None:
-    """Divide the output into as many parts as this one is of. `own` is the turn.
+def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
+    """Divide the output into as many parts as this one is of. `own` is the turn. Returns the parts that are over.
 
-    Raises RecipeError if another number of parts is being written. Otherwise they are over: what their lost drivers
-    write late does not count.
+    What their lost drivers write late does not count. Raises RecipeError if one of them is being written.
     """
     others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
     for other, holder in others.items():
@@ -77,6 +76,7 @@ def divide(storage: Storage, output: str, part: Part, own: Lease) -> None:
     for other in others:
         storage.delete(join(output, FOLDER, f"{other.name}{STATUS}"))
         storage.delete(lease.path_of(output, other))
+    return [*others]
 
 
 @contextmanager

@@ -44,13 +44,18 @@ def total(parts: Mapping[Part, Status], running: Collection[Part], missing: bool
     return Status(
         run=replace(latest.run, run=None, lease=None, driver="", part="", price=_price(told, latest)),
         at=latest.at,
-        phase=RUNNING if any(status.phase == RUNNING for status in live) else (live or [latest])[0].phase,
+        phase=_phase(live),
         before=sum(status.before for status in told),
         failed_before=sum(status.failed_before for status in told),
         rates=_rates(told, live, missing),
         record=_record(told, live, latest),
         ended=None if live else next(iter(reasons), ""),
     )
+
+
+def _phase(live: list[Status]) -> str:
+    phases = [status.phase for status in live]
+    return RUNNING if RUNNING in phases else next(iter(phases), "no part runs")
 
 
 def empty(output: str, part: Part | None = None, holder: Holder | None = None) -> Status:
