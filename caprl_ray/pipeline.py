@@ -129,9 +129,9 @@ def _part_done(output: Output, opened: Callable[[lease.Lease], Output], part: Pa
     storage, path = output.storage, output.path
     with status_file.end_told(output), parts.turn(storage, path, part) as own:
         whole = replace(opened(own), part=None)
-        plan = whole.plan()
-        left = parts.unfinished(storage, path, parts_with_units(plan, part.of))
-        if not left and not whole.marked():
+        plan, marked = whole.plan(), whole.marked()
+        left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
+        if not left and not marked:
             notes = [*done.notes, f"part {part} is finished, the last one"]
             found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
             if found.balanced:

@@ -37,7 +37,7 @@ def add_part(command: argparse.ArgumentParser) -> None:
     )
 
 
-def part_of(args: argparse.Namespace) -> "Part | None":
+def asked_part(args: argparse.Namespace) -> "Part | None":
     """The part. Raises RecipeError for one that is none, and for what does not go with parts."""
     from caprl_ray.output.part import Part
 

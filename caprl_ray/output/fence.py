@@ -41,9 +41,8 @@ class Fence:
 class Fences(dict[str, Fence]):
     """The fences that count, by part; that of the whole output's leases under an empty name."""
 
-    def keep(self, stored: Stored) -> bool:
-        """Whether an object counts."""
-        written = written_under(stored.path)
+    def keep(self, stored: Stored, written: Written | None) -> bool:
+        """Whether an object counts that was written under this lease."""
         fence = self.get(written.part) if written else None
         return not written or not fence or written.number >= fence.lease or _short(stored.path) in fence.kept
 
@@ -70,19 +69,18 @@ def committed_objects(
     fences = load(storage, output)
 
     def counts(stored: Stored) -> bool:
-        return fences.keep(stored) and _is_since(stored, since) and not _is_of_neighbour(stored, part)
+        written = written_under(stored.path)
+        return fences.keep(stored, written) and _is_since(written, since) and not _is_of_neighbour(written, part)
 
     return {folder: [*filter(counts, objects)] for folder, objects in found.items()}
 
 
-def _is_since(stored: Stored, since: Written | None) -> bool:
-    written = written_under(stored.path)
+def _is_since(written: Written | None, since: Written | None) -> bool:
     return not since or bool(written and written.part == since.part and written.number >= since.number)
 
 
-def _is_of_neighbour(stored: Stored, part: Part | None) -> bool:
-    written = written_under(stored.path) if part else None
-    writer = Part.named(written.part) if written else None
+def _is_of_neighbour(written: Written | None, part: Part | None) -> bool:
+    writer = Part.named(written.part) if part and written else None
     return bool(part and writer and writer.of == part.of and writer != part)
 
 
@@ -92,7 +90,12 @@ def late_objects(storage: Storage, output: str, part: str | None = None) -> list
     if part is not None:
         fences = Fences({name: fence for name, fence in fences.items() if name == part})
     found = _listed(storage, output, FOLDERS) if fences else {}
-    return [stored for objects in found.values() for stored in objects if not fences.keep(stored)]
+    return [
+        stored
+        for objects in found.values()
+        for stored in objects
+        if not fences.keep(stored, written_under(stored.path))
+    ]
 
 
 def sweep(storage: Storage, output: str, part: str | None = None) -> int:

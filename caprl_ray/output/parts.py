@@ -119,9 +119,10 @@ def shares(holders: Mapping[Part, Holder | None], whole: Ledger) -> list[Ledger]
 
 
 def unfinished(storage: Storage, output: str, parts: Collection[Part]) -> list[Part]:
-    """Those of `parts` whose last run has not finished them, as far as their leases tell."""
+    """Those of `parts` whose last run has surely not finished them, by their leases."""
     found = lease.holders(storage, output)
-    return [part for part in sorted(parts) if not ((holder := found.get(part)) and holder.state == FINISHED)]
+    ended = {part for part, holder in found.items() if holder and holder.state in (FINISHED, SETTLED)}
+    return sorted({*parts} - ended)
 
 
 def some(parts: Sequence[Part]) -> str:
