@@ -74,12 +74,12 @@ def _seen(
     holder = holders.get(part)
     if holder is None:
         return SeenPart(part=part, status=status, state=NOT_BEGUN)
+    age = storage.age(place(output, part))
     if holder.state in (FINISHED, SETTLED):
-        state = PART_FINISHED if holder.state == FINISHED else SETTLED_PART
-        return SeenPart(part=part, status=status, state=state)
-    age, lease_age = storage.age(place(output, part)), storage.age(lease.path_of(output, part))
-    told = status or all_parts.empty(output, part, holder)
-    state, sentence = judge(told, holder, lease_age, age)
+        state, sentence = PART_FINISHED if holder.state == FINISHED else SETTLED_PART, ""
+    else:
+        told = status or all_parts.empty(output, part, holder)
+        state, sentence = judge(told, holder, storage.age(lease.path_of(output, part)), age)
     return SeenPart(part=part, status=status, state=state, sentence=sentence, age_s=age)
 
 

@@ -82,7 +82,7 @@ def drawn(seed: int) -> Schedule:
     """The schedule of a seed, with two more drivers killed, of whichever part: one early, one late."""
     chance = random.Random(seed)
     early = Point("PUT", "out/", chance.randint(1, 12))
-    late = Point("PUT", "out/data/", chance.randint(2, 14))
+    late = Point("PUT", "out/data/", chance.randint(2, 9))
     schedule = draw(seed)
     return replace(schedule, kills=(*schedule.kills, Kill("driver killed", early), Kill("driver killed", late)))
 
