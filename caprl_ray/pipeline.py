@@ -1,14 +1,16 @@
 """A whole job on one page: plan -> read -> the job's stages -> commit, then the ledger.
 
 Every arrow is a Ray Data operator. Each operator stands in the module of its name; the stages stand with their job, for
-instance caption/job.py.
+instance caption/job.py. Several drivers may share an output, each with a part of the plan: the first one plans, and the
+last one balances the whole ledger.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import ray
@@ -20,7 +22,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
 from caprl_ray.output import doubtful as doubtful_rows
-from caprl_ray.output import lease, ledger, place, verdict
+from caprl_ray.output import lease, ledger, parts, place, verdict
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.doubtful import Identity
@@ -29,6 +31,7 @@ from caprl_ray.output.extension import GONE
 from caprl_ray.output.folder import Output
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.part import Part, part_of, parts_with_units
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
@@ -36,7 +39,7 @@ from caprl_ray.read.again import Keeps
 from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, only_retried, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
-from caprl_ray.watch import status_file
+from caprl_ray.watch import all_parts, status_file
 from caprl_ray.watch.around import Watch, watched
 from caprl_ray.watch.doubtful import DoubtfulRows
 from caprl_ray.watch.start import Start
@@ -55,6 +58,7 @@ def run(
     extend: bool = False,
     accept_touched: bool = False,
     again: str | None = None,
+    part: Part | None = None,
     debug: bool = False,
     opening: str = "",
 ) -> Ledger:
@@ -68,6 +72,8 @@ def run(
         extend: also plan what is new in the input.
         accept_touched: read sources whose version changed and whose size did not.
         again: do only those finished rows again that meet this condition, also by another recipe.
+        part: do only this part of the plan, beside the drivers of the others. Not with `limit`, `extend` or `again`.
+            The ledger is that of the part, or of the whole output if that is complete now.
         debug: show Ray's own output.
         opening: what the log begins with, unless the recipe or the input is refused.
 
@@ -78,28 +84,67 @@ def run(
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
-    opened = partial(Output.open, job, adopt, extend=extend, again=again is not None)
+    opened = partial(Output.open, job, adopt, extend=extend, again=again is not None, part=part)
     seen = opened()  # refuses a wrong recipe before anything is written
-    # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
-    with (
-        signals.handled(),
-        place.left_as_it_was(seen.path),
-        lease.held(seen.storage, seen.path) as own,
-        session.lasting(debug, job.engine_on_cpu),
-    ):
-        output = opened(own)  # once more: the last run may have begun it in between
-        doubtful_rows.settle(output.storage, output.path)  # of a run that ended before it could
-        least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
-        if again is not None:
+    with signals.handled(), place.left_as_it_was(seen.path):
+        if part:
             sys.stderr.write(opening)
-            with status_file.end_told(output):
-                return _run_again(output, again, limit, least, debug)
+            _plan_once(seen, opened, part)
+        held = parts.held(seen.storage, seen.path, part) if part else lease.held(seen.storage, seen.path)
+        # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
+        with held as own, session.lasting(debug, job.engine_on_cpu):
+            output = opened(own)  # once more: the last run may have begun it in between
+            # Of a run that ended before it could.
+            doubtful_rows.settle(output.storage, output.path, part.name if part else None)
+            least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
+            if again is not None:
+                sys.stderr.write(opening)
+                with status_file.end_told(output):
+                    return _run_again(output, again, limit, least, debug)
+            make = output.share if part else output.plan
+            with _forgotten_if_refused(output, own), while_planning.begun(make) as underway:
+                if not output.planned:
+                    underway.begins()
+                sys.stderr.write("" if part else opening)
+                with status_file.end_told(output):
+                    done = _run(output, underway, limit, retry, least, debug)
+        return _part_done(output, opened, part, done) if part else done
+
+
+def _plan_once(seen: Output, opened: Callable[[lease.Lease], Output], part: Part) -> None:
+    """Plan the input of an output that several drivers write, or wait until another one has."""
+    with parts.turn(seen.storage, seen.path, part) as own:
+        output = opened(own)
+        over = parts.divide(output.storage, output.path, part, own)
+        for name in ("", *(other.name for other in over)):  # what ended before it could
+            doubtful_rows.settle(output.storage, output.path, name)
         with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
-            if not output.planned:
-                underway.begins()
-            sys.stderr.write(opening)
-            with status_file.end_told(output):
-                return _run(output, underway, limit, retry, least, debug)
+            whole = underway.whole()
+            if output.adopted:
+                output.check_columns(whole)
+
+
+def _part_done(output: Output, opened: Callable[[lease.Lease], Output], part: Part, done: Ledger) -> Ledger:
+    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left."""
+    storage, path = output.storage, output.path
+    with status_file.end_told(output), parts.turn(storage, path, part) as own:
+        whole = replace(opened(own), part=None)
+        plan, marked = whole.plan(), whole.marked()
+        left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
+        if not left and not marked:
+            notes = [*done.notes, f"part {part} is finished, the last one"]
+            found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
+            if found.balanced:
+                all_parts.keep(storage, path)
+                return found
+            left = sorted({part_of(unit.unit, part.of) for unit in found.units if not unit.balanced})
+    others = [other for other in left if other != part]
+    said = f"part {part} is finished"
+    if others:
+        said += f"; {len(others):,} {'other is' if len(others) == 1 else 'others are'} not: {parts.some(others)}"
+    elif not left:
+        said += ", and so is the whole output"
+    return replace(done, notes=(*done.notes, said))
 
 
 @contextmanager
@@ -117,9 +162,9 @@ def _run(
 ) -> Ledger:
     storage, path, job, tell = output.storage, output.path, output.job, Steps()
     worked, notes, known, doubtful = True, list(output.notes), None, set[Identity]()
-    held = partial(held_rows, storage, path, tell=tell)
+    held = partial(held_rows, storage, path, tell=tell, part=output.part)
     if output.planned or underway.soon():
-        plan, committed = underway.whole(), read_committed(storage, path, retry, tell)
+        plan, committed = underway.whole(), read_committed(storage, path, retry, tell, part=output.part)
         if output.adopted:
             output.check_columns(plan)
         work = accepting(remaining(plan.units, committed), retry, least, storage, held)
@@ -152,11 +197,11 @@ def _once_more(
     """Process the rows of sick replicas once more, unless the run is limited. Returns how many were processed."""
     storage, path, tell, rows, done = output.storage, output.path, Steps(), doubtful, 0
     for _ in range(MOST_ROUNDS if limit is None else 0):
-        committed = read_committed(storage, path, retry, tell)
+        committed = read_committed(storage, path, retry, tell, part=output.part)
         work = only_retried(remaining(plan.units, committed), rows)
         if not work:
             break
-        work = accepting(work, retry, least, storage, partial(held_rows, storage, path))
+        work = accepting(work, retry, least, storage, partial(held_rows, storage, path, part=output.part))
         again = _finish(output, plan, _start(output.job, plan, committed, limit, work), work, limit, debug)
         done, rows = done + len(rows - again), again
     return done
@@ -200,7 +245,7 @@ def _finish(
 ) -> set[Identity]:
     """Process rows. Returns those that a sick replica had handed on, and that are not done now."""
     job = output.job
-    with verdict.with_examples(output.storage, output.path), watched(output, debug) as watch:
+    with verdict.with_examples(output.storage, output.path, output.part), watched(output, debug) as watch:
         watch.reporter.start = start
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
@@ -238,7 +283,8 @@ def _process(rows: Dataset, output: Output, limit: int | None, watch: Watch) -> 
         rows = rows.limit(limit)
     with DoubtfulRows(watch.counter, output):
         commit(output.job.stages(rows, watch.counter), output, watch.counter)
-    return doubtful_rows.settle(output.storage, output.path)  # after an error, the next run does it
+    # After an error, the next run does it.
+    return doubtful_rows.settle(output.storage, output.path, output.part.name if output.part else None)
 
 
 def read(planned: PlannedRows) -> Dataset:
@@ -249,6 +295,6 @@ def read(planned: PlannedRows) -> Dataset:
 def commit(rows: Dataset, output: Output, counter: ActorHandle) -> None:
     """Finished and failed rows -> parquet objects."""
     job, rows_each = output.job, output.job.recipe.output.rows_per_object
-    number = output.lease_number
-    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, number, output.run, counter)
+    number, part = output.lease_number, output.part_name
+    sink = CommittedRows(output.storage, output.path, rows_each, job.adds, number, output.run, part, counter)
     rows.write_datasink(sink, ray_remote_args={"num_cpus": resources.WRITE_CPUS})

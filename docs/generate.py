@@ -145,6 +145,7 @@ def output_page() -> str:
             "OUT/data/*.parquet        captioned rows (zstd)",
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
             "OUT/lease.json            the run that writes, or the last one that wrote",
+            "OUT/parts/*.json          leases and statuses of drivers of a part each (--part K/N)",
             "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
             "OUT/status.json           where the run stands or the last one ended (caprl-ray status), and the history",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",

@@ -3,7 +3,7 @@
 import argparse
 
 from caprl_ray.cli.arguments import Commands, check_store
-from caprl_ray.cli.runs import add_run, adopted, codes, opening
+from caprl_ray.cli.runs import add_part, add_run, adopted, asked_part, codes, opening
 from caprl_ray.errors import RecipeError
 
 
@@ -11,6 +11,7 @@ def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("caption", _run, "caption a dataset, or resume the last run")
     add_run(command, "caption", "image")
+    add_part(command)
     command.add_argument(
         "--accept-touched",
         action="store_true",
@@ -32,6 +33,7 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.again is not None and (args.extend or args.retry_failed is not None or args.adopt):
         raise RecipeError("--again: it does not go with --extend, --retry-failed or --adopt; run them one by one.")
+    part = asked_part(args)
     recipe = load(args.recipe, args.overrides)
     asked = [file.path for file in recipe.score.questions] if recipe.score else []
     check_store(recipe.storage, *recipe.input.paths, *asked, recipe.output.path)
@@ -44,6 +46,7 @@ def _run(args: argparse.Namespace) -> int:
         extend=args.extend,
         accept_touched=args.accept_touched,
         again=args.again,
+        part=part,
         debug=args.debug,
         opening=opening("caption", args.recipe, recipe),
     )

@@ -9,6 +9,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.version import __version__
 
 if TYPE_CHECKING:
+    from caprl_ray.output.part import Part
     from caprl_ray.recipe.sections import Recipe
 
 
@@ -27,6 +28,26 @@ def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
         "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
     )
     command.add_argument("--extend", action="store_true", help=f"also {verb} what is new in the input")
+
+
+def add_part(command: argparse.ArgumentParser) -> None:
+    """Add the part of the output that a driver writes."""
+    command.add_argument(
+        "--part", metavar="K/N", help="do part K of N, beside drivers of the other parts; run again from anywhere"
+    )
+
+
+def asked_part(args: argparse.Namespace) -> "Part | None":
+    """The part. Raises RecipeError for one that is none, and for what does not go with parts."""
+    from caprl_ray.output.part import Part
+
+    if args.part is None:
+        return None
+    part = Part.parse(args.part)
+    asked = {"--extend": args.extend, "--limit": args.limit is not None, "--again": args.again is not None}
+    for option in filter(asked.get, asked):
+        raise RecipeError(f"--part: it does not go with {option}; run that without --part when no part runs.")
+    return part
 
 
 def adopted(args: argparse.Namespace) -> frozenset[str]:

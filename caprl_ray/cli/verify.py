@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray import plan
-    from caprl_ray.output import again, doubtful, fence, lease, ledger
+    from caprl_ray.output import again, doubtful, fence, lease, ledger, parts
     from caprl_ray.output.committed import read_committed
     from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
@@ -46,6 +46,8 @@ def _run(args: argparse.Namespace) -> int:
     job, committed = stored_job(read_run(storage, args.output) or {}), read_committed(storage, args.output, tell=tell)
     balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
     balanced = balance.balanced and stored.complete
+    holders = lease.holders(storage, args.output)
+    written, shares = parts.living(holders), parts.shares(holders, balance)
     late, sick = fence.late_objects(storage, args.output), doubtful.standing(storage, args.output, committed)
     report = balance.report() | {
         "balanced": balanced,
@@ -53,8 +55,14 @@ def _run(args: argparse.Namespace) -> int:
         "late_objects": [written.path for written in late],
         "doubtful_rows": [row_id(unit, index) for unit, rows in sorted(sick.items()) for index in rows],
     }
+    if shares:
+        report |= {"parts": [share.short() for share in shares], "parts_written": [str(part) for part in written]}
     unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
     print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
+    for share in shares if not args.json else ():
+        print(f"{args.output}: {share.summary()}")
+    if written and not args.json:
+        print(f"{args.output}: being written: part {parts.some(written)}; look again at the end.")
     if late and not args.json:
         print(
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "

@@ -3,18 +3,23 @@
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from caprl_ray import plan
+from caprl_ray.commands import parts
+from caprl_ray.commands.parts import NOT_BEGUN, PART_FINISHED, SETTLED_PART, SeenPart
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import lease
 from caprl_ray.output.folder import SUCCESS
 from caprl_ray.output.holder import FINISHED, STOPPED, Holder
 from caprl_ray.output.record import read_run
 from caprl_ray.storage import Storage, join
+from caprl_ray.watch import all_parts
 from caprl_ray.watch import status as status_module
 from caprl_ray.watch.status import NotAStatus, Status
 from caprl_ray.watch.view import fits, view
@@ -36,12 +41,14 @@ class Seen:
         state: RUNNING, SLOW, SILENT, DIED, ENDED or COMPLETE.
         sentence: the same for people; empty while the run goes on as it should.
         age_s: seconds since the status was written, by the store's clock where it tells.
+        parts: of an output that several drivers write. The status is their sum then.
     """
 
     status: Status
     state: str
     sentence: str
     age_s: float | None
+    parts: tuple[SeenPart, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -50,7 +57,8 @@ class Seen:
 
     def report(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return {"state": self.state, "sentence": self.sentence, "age_s": self.age_s, **self.status.plain()}
+        told = {"state": self.state, "sentence": self.sentence, "age_s": self.age_s, **self.status.plain()}
+        return {**told, "parts": [part.report() for part in self.parts]} if self.parts else told
 
 
 def look(storage: Storage, output: str, hint: str = "") -> Seen:
@@ -60,6 +68,9 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
     """
     path = join(output, status_module.NAME)
     try:
+        by_parts = _look_at_parts(storage, output)
+        if by_parts:
+            return by_parts
         content = storage.read(path)
     except (FileNotFoundError, NotADirectoryError):
         raise _without_status(storage, output, hint) from None
@@ -73,6 +84,43 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
     done = storage.lookup(join(output, SUCCESS)) is not None
     state, sentence = judge(status, holder, storage.age(join(output, lease.NAME)), age, complete=done)
     return Seen(status=status, state=state, sentence=sentence, age_s=age)
+
+
+def _look_at_parts(storage: Storage, output: str) -> Seen | None:
+    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them."""
+    holder = _holder(storage, output)
+    silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
+    turn = holder if holder and holder.part and not holder.ended and not silent else None
+    whole = holder is not None and not holder.part
+    found = [] if whole else parts.look(storage, output, partial(judge, complete=False))
+    if not found and not turn:
+        return None
+    told = {one.part: one.status for one in found if one.status}
+    running = [one.part for one in found if one.state in (RUNNING, SLOW)]
+    missing = any(one.status is None for one in found)
+    status = all_parts.total(told, running, missing) if told else all_parts.empty(output, holder=turn)
+    complete = storage.lookup(join(output, SUCCESS)) is not None
+    state, sentence = _judge_together(found, turn, complete=complete)
+    ages = [one.age_s for one in found if one.age_s is not None]
+    return Seen(status=status, state=state, sentence=sentence, age_s=min(ages, default=None), parts=tuple(found))
+
+
+def _judge_together(found: list[SeenPart], turn: Holder | None, *, complete: bool) -> tuple[str, str]:
+    if complete:
+        return COMPLETE, "The output is complete."
+    states = {one.state for one in found}
+    said = f"{parts.together(found)}." if found else ""
+    if turn:
+        doing = "checks the whole output" if states <= {PART_FINISHED} and found else "plans the input or looks at it"
+        return RUNNING, " ".join(filter(None, [said, f"{_named(turn).capitalize()} (part {turn.part}) {doing}."]))
+    if states & {DIED, ENDED, SILENT, SETTLED_PART}:
+        said += " Run the parts that are lost again, from anywhere."
+    elif states == {PART_FINISHED}:
+        said += " The output is not complete; run any part again."
+    elif NOT_BEGUN in states:
+        said += " Run the others, from anywhere."
+    worst = next((state for state in (RUNNING, SLOW, SILENT, DIED) if state in states), ENDED)
+    return worst, said
 
 
 def judge(
@@ -183,10 +231,12 @@ class Display:
     def show(self, seen: Seen) -> None:
         """Show it."""
         if not self._fits:
-            sys.stdout.write(f"{line(seen.status)}\n" + (f"{seen.sentence}\n" if seen.sentence else ""))
+            lines = [*(part.line() for part in seen.parts), line(seen.status), *filter(None, [seen.sentence])]
+            sys.stdout.write("".join(f"{one}\n" for one in lines))
             sys.stdout.flush()
             return
-        drawn = view(seen.status, self._console.width, seen.sentence)
+        each = [Text(part.line(), overflow="ellipsis", no_wrap=True) for part in seen.parts]
+        drawn = Group(*each, view(seen.status, self._console.width, seen.sentence))
         if self._live:
             self._live.update(drawn, refresh=True)
         else:

@@ -22,7 +22,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.committed import Committed, bitmaps, identities, opened, read_committed
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.objects import DATA
+from caprl_ray.output.objects import DATA, Written
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.output.where import Condition, output_schema
 from caprl_ray.storage import Storage, Stored, join
@@ -136,7 +136,7 @@ def load(storage: Storage, output: str) -> Request | None:
 
 def answers(storage: Storage, output: str, request: Request, tell: Tell = silent) -> Answers:
     """The answers that were stored before, and those in the objects since then."""
-    found = read_committed(storage, output, tell=tell, since=request.since)
+    found = read_committed(storage, output, tell=tell, since=Written(number=request.since))
     done, failed = _stored_answers(storage, output)
     for unit, chosen in request.chosen.items():
         now = found.get(unit, Committed())

@@ -15,7 +15,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.objects import DATA, FAILED, dated, object_name, parquet_bytes
+from caprl_ray.output.objects import DATA, FAILED, Written, dated, object_name, parquet_bytes
 from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.features import with_features
 from caprl_ray.rows.schema import META_PREFIX, RUN, Fields, data_schema, failed_schema, metadata_schema
@@ -25,7 +25,8 @@ from caprl_ray.storage import Storage, join
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes the rows of a write task completely or not at all.
 
-    `lease` is the run's number, `run` names the recipe that writes the rows. `counter` hears how many are written.
+    `lease` is the number of the run's lease, `part` its part of the output (output/part.py), if it has one. `run` names
+    the recipe that writes the rows. `counter` hears how many are written.
     """
 
     def __init__(
@@ -36,13 +37,14 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         adds: Fields,
         lease: int,
         run: str | None = None,
+        part: str = "",
         counter: ActorHandle | None = None,
     ) -> None:
         self._storage = storage
         self._output = output
         self._rows_per_object = rows_per_object
         self._adds = adds
-        self._lease = lease
+        self._written = Written(number=lease, part=part)
         self._run = run
         self._counter = counter
 
@@ -78,7 +80,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             return
         ours = schema.names[: len(schema) - len(metadata)]
         names = [*ours, *(META_PREFIX + name for name in metadata.names)]
-        path = join(self._output, folder, f"{self._lease:06d}-{name}.parquet")
+        path = join(self._output, folder, f"{self._written.name}-{name}.parquet")
         if RUN.name in ours:  # see rows.schema.LATER
             rows = rows.append_column(RUN, pa.repeat(pa.scalar(self._run, RUN.type), rows.num_rows))
         stored = rows.select(names).rename_columns(schema.names).cast(with_features(schema))

@@ -22,7 +22,8 @@ from pyroaring import BitMap
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.objects import DATA, FAILED
+from caprl_ray.output.objects import DATA, FAILED, Written
+from caprl_ray.output.part import Part as PartOfOutput
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.storage import Storage, Stored
@@ -118,20 +119,26 @@ class Part:
 
 
 def read_committed(
-    storage: Storage, output: str, retry: Collection[str] = (), tell: Tell = silent, since: int = 0
+    storage: Storage,
+    output: str,
+    retry: Collection[str] = (),
+    tell: Tell = silent,
+    since: Written | None = None,
+    part: PartOfOutput | None = None,
 ) -> CommittedUnits:
     """The rows of an output by unit. Raises SystemFailure for an object that cannot be read.
 
-    `retry` are the codes of failed rows that are to be retried. Objects of leases below `since` are left out.
+    `retry` are the codes of failed rows that are to be retried. `since` and `part` leave objects out, as
+    `committed_objects` does; with `part` the rows of its own units are all there.
     """
     units: defaultdict[int, Committed] = defaultdict(Committed)
     failures: defaultdict[int, dict[Failure, BitMap]] = defaultdict(dict)
-    found, read = committed_objects(storage, output, since=since), partial(_read, storage, bool(retry))
+    found, read = committed_objects(storage, output, since=since, part=part), partial(_read, storage, bool(retry))
     counts = Counts()
-    for parts in scan(read, found, "reading the output's objects", tell):
-        _take_in(units, failures, parts)
-        for part in parts:
-            counts.add(part.counts)
+    for read_parts in scan(read, found, "reading the output's objects", tell):
+        _take_in(units, failures, read_parts)
+        for read_part in read_parts:
+            counts.add(read_part.counts)
     for number, index in counts.ended:
         units[number].ended |= {index}
     for unit in units.values():

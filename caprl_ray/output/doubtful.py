@@ -1,8 +1,8 @@
 """Rows whose captions cannot be trusted any more, because a fault of the replica that wrote them showed later.
 
 They are kept in OUT/doubtful/LEASE.json from the moment at which the replica is found sick. The end of the run, or else
-the start of the next one or `verify --repair`, removes them from the objects of that lease. So they are missing, and
-are processed again. Until then who reads the output asks which they are (`standing`).
+the start of the next one (of that part) or `verify --repair`, removes them from the objects of that lease. So they are
+missing, and are processed again. Until then who reads the output asks which they are (`standing`).
 """
 
 import json
@@ -12,6 +12,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import Committed
+from caprl_ray.output.objects import Written
 from caprl_ray.output.repair import forget
 from caprl_ray.rows.schema import row_id
 from caprl_ray.storage import Storage, Stored, join
@@ -20,19 +21,24 @@ FOLDER = "doubtful"
 Identity = tuple[int, int]  # unit and index
 
 
-def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity]) -> None:
+def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity], part: str = "") -> None:
     """Store the doubtful rows of a lease."""
-    storage.put(_path(output, lease), json.dumps(sorted(rows)).encode())
+    name = Written(number=lease, part=part).name
+    storage.put(join(output, FOLDER, f"{name}.json"), json.dumps(sorted(rows)).encode())
 
 
-def settle(storage: Storage, output: str) -> set[Identity]:
-    """Remove all doubtful rows from the output; returns them. Only the holder of the lease may do it.
+def settle(storage: Storage, output: str, part: str | None = None) -> set[Identity]:
+    """Remove all doubtful rows from the output; returns them. With `part` only those of its leases.
+
+    Only the holder of the lease may do it.
 
     Raises SystemFailure for a file that is none of a run.
     """
     removed: set[Identity] = set()
     for stored in storage.objects(join(output, FOLDER), ".json"):
         lease, rows = _kept(storage, stored)
+        if part not in (None, lease.part):
+            continue
         forget(storage, output, rows, lease)
         storage.delete(stored.path)
         removed |= rows
@@ -58,14 +64,12 @@ def named(rows: Mapping[int, BitMap]) -> str:
     return f"{count:,} row{'' if count == 1 else 's'} of a sick replica, such as {row_id(unit, rows[unit].min())}"
 
 
-def _kept(storage: Storage, stored: Stored) -> tuple[int, set[Identity]]:
+def _kept(storage: Storage, stored: Stored) -> tuple[Written, set[Identity]]:
     """The lease of a stored list, and its rows."""
     try:
-        lease = int(stored.path.rpartition("/")[2].removesuffix(".json"))
-        return lease, {(int(unit), int(index)) for unit, index in json.loads(storage.read(stored.path))}
+        number, _, part = stored.path.rpartition("/")[2].removesuffix(".json").partition("-")
+        return Written(number=int(number), part=part), {
+            (int(unit), int(index)) for unit, index in json.loads(storage.read(stored.path))
+        }
     except (ValueError, TypeError):
         raise SystemFailure(f"{stored.path}: is no list of doubtful rows; restore or remove it.") from None
-
-
-def _path(output: str, lease: int) -> str:
-    return join(output, FOLDER, f"{lease:06d}.json")

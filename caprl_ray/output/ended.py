@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from caprl_ray.errors import LedgerUnbalanced
 from caprl_ray.output import again, fence, ledger, verdict
 from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.extension import GONE
@@ -35,6 +36,8 @@ def ended(
 
     Raises LedgerUnbalanced and TooManyFailures.
     """
+    if output.part:
+        return _part_ended(output, plan, notes, known, tell)
     storage, path, job = output.storage, output.path, output.job
     output.confirm()
     fence.sweep(storage, path)
@@ -49,3 +52,20 @@ def ended(
     refused = verdict.refusal(over, storage, path) if over else None
     output.finish(balance, limited=limited, refused=refused)
     return replace(balance, notes=tuple(notes))
+
+
+def _part_ended(output: Output, plan: Plan, notes: list[str], known: CommittedUnits | None, tell: Tell) -> Ledger:
+    """The ledger of a part, of which every row is there.
+
+    Rows that stand twice, as after a retry, are left to the end of the whole output: a neighbour may have rows in the
+    same object.
+    """
+    storage, path, job = output.storage, output.path, output.job
+    output.confirm()
+    fence.sweep(storage, path, output.part_name)
+    committed = read_committed(storage, path, tell=tell, part=output.part) if known is None else known
+    balance = ledger.balance(plan.units, committed, job.done, job.noun)
+    balance = replace(balance, notes=tuple(notes), part=str(output.part))
+    if not balance.whole:
+        raise LedgerUnbalanced(f"{path}: {balance.summary()}; run the same command again to finish it.")
+    return balance

@@ -7,18 +7,27 @@ and the end of the next run removes it. Its rows are missing in the output, so t
 
 The fence with the highest number counts. Only the holder of that lease writes it, so a run that was overtaken cannot
 move it. Objects of older versions have no number in their names; they always count.
+
+Each part of an output (output/part.py) has leases and fences of its own, and its objects name it. So the fence of a
+part passes over no object of its neighbours.
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from caprl_ray.errors import SystemFailure
-from caprl_ray.output.objects import DATA, FAILED, lease_of
+from caprl_ray.output.objects import DATA, FAILED, Written, written_under
+from caprl_ray.output.part import Part
 from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.storage.prefetch import prefetched
 
 FOLDER = "fence"
 FOLDERS = (DATA, FAILED)
+_NAME = re.compile(r"(\d{6,})(?:-([1-9]\d*of[1-9]\d*))?\.json")
 
 
 @dataclass(frozen=True)
@@ -28,92 +37,135 @@ class Fence:
     lease: int = 0
     kept: frozenset[str] = frozenset()
 
-    def keeps(self, stored: Stored) -> bool:
-        """Whether an object counts."""
-        number = lease_of(stored.path)
-        return number is None or number >= self.lease or _short(stored.path) in self.kept
+
+class Fences(dict[str, Fence]):
+    """The fences that count, by part; that of the whole output's leases under an empty name."""
+
+    def keep(self, stored: Stored, written: Written | None) -> bool:
+        """Whether an object counts that was written under this lease."""
+        fence = self.get(written.part) if written else None
+        return not written or not fence or written.number >= fence.lease or _short(stored.path) in fence.kept
 
 
 def committed_objects(
-    storage: Storage, output: str, folders: Iterable[str] = FOLDERS, since: int = 0
+    storage: Storage,
+    output: str,
+    folders: Iterable[str] = FOLDERS,
+    since: Written | None = None,
+    part: Part | None = None,
 ) -> dict[str, list[Stored]]:
-    """The objects that count, by folder; with `since` only those of that lease and later ones.
+    """The objects that count, by folder.
+
+    Args:
+        storage: of the output.
+        output: the output's path.
+        folders: `data`, `failed` or both.
+        since: only those of this lease and of later ones of the same part.
+        part: leave out what the other parts of its division write. They hold none of its units.
 
     Raises OSError, and SystemFailure for a fence that cannot be read.
     """
     found = _listed(storage, output, folders)
-    fence = load(storage, output)
+    fences = load(storage, output)
 
     def counts(stored: Stored) -> bool:
-        return fence.keeps(stored) and (not since or (lease_of(stored.path) or 0) >= since)
+        written = written_under(stored.path)
+        return fences.keep(stored, written) and _is_since(written, since) and not _is_of_neighbour(written, part)
 
     return {folder: [*filter(counts, objects)] for folder, objects in found.items()}
 
 
-def late_objects(storage: Storage, output: str) -> list[Stored]:
-    """The objects that do not count. Without a fence, nothing is listed for it."""
-    fence = load(storage, output)
-    found = _listed(storage, output, FOLDERS) if fence.lease else {}
-    return [stored for objects in found.values() for stored in objects if not fence.keeps(stored)]
+def _is_since(written: Written | None, since: Written | None) -> bool:
+    return not since or bool(written and written.part == since.part and written.number >= since.number)
 
 
-def sweep(storage: Storage, output: str) -> int:
+def _is_of_neighbour(written: Written | None, part: Part | None) -> bool:
+    writer = Part.named(written.part) if part and written else None
+    return bool(part and writer and writer.of == part.of and writer != part)
+
+
+def late_objects(storage: Storage, output: str, part: str | None = None) -> list[Stored]:
+    """The objects that do not count; with `part` only those of its leases. Without a fence, nothing is listed."""
+    fences = load(storage, output)
+    if part is not None:
+        fences = Fences({name: fence for name, fence in fences.items() if name == part})
+    found = _listed(storage, output, FOLDERS) if fences else {}
+    return [
+        stored
+        for objects in found.values()
+        for stored in objects
+        if not fences.keep(stored, written_under(stored.path))
+    ]
+
+
+def sweep(storage: Storage, output: str, part: str | None = None) -> int:
     """Remove the objects that do not count; returns their number. Only the holder of the lease may do it."""
-    late = late_objects(storage, output)
+    late = late_objects(storage, output, part)
     for stored in late:
         storage.delete(stored.path)
     return len(late)
 
 
-def close(storage: Storage, output: str, lease: int) -> None:
-    """Let only those objects of earlier leases count that count now. Only the holder of `lease` may do it."""
+def close(storage: Storage, output: str, lease: int, part: str = "") -> None:
+    """Let only those objects of earlier leases of `part` count that count now. Only the holder of `lease` may do it."""
     kept = sorted(
         _short(stored.path)
-        for objects in committed_objects(storage, output).values()
+        for objects in committed_objects(storage, output, since=Written(number=0, part=part)).values()
         for stored in objects
-        if lease_of(stored.path) is not None
     )
-    for stored in _fences(storage, output)[:-1]:  # the last one may just be read by somebody
+    for stored in _fences(storage, output)[part][:-1]:  # the last one may just be read by somebody
         storage.delete(stored.path)
     content = json.dumps({"lease": lease, "objects": kept}, indent=0).encode()
-    storage.put(join(output, FOLDER, f"{lease:06d}.json"), content)
+    storage.put(join(output, FOLDER, f"{Written(number=lease, part=part).name}.json"), content)
 
 
-def load(storage: Storage, output: str) -> Fence:
-    """The fence that counts."""
-    fences = _fences(storage, output)
-    if not fences:
-        return Fence()
-    path = fences[-1].path
+def load(storage: Storage, output: str) -> Fences:
+    """The fences that count."""
+    last = {part: fences[-1] for part, fences in _fences(storage, output).items()}
+    return Fences(zip(last, prefetched(partial(_read, storage), last.values()), strict=True))
+
+
+def _read(storage: Storage, stored: Stored) -> Fence:
     try:
-        content = json.loads(storage.read(path))
+        content = json.loads(storage.read(stored.path))
         return Fence(content["lease"], frozenset(content["objects"]))
     except (ValueError, TypeError, KeyError):
         raise SystemFailure(
-            f"{path}: is not the fence of a run; restore it, or remove it and run verify --repair; late objects "
+            f"{stored.path}: is not the fence of a run; restore it, or remove it and run verify --repair; late objects "
             "of lost runs then count."
         ) from None
 
 
-def highest(storage: Storage, output: str) -> int:
-    """The highest number of a lease that has left a fence or an object here."""
-    objects = (lease_of(stored.path) for found in _listed(storage, output, FOLDERS).values() for stored in found)
-    return max([0, *map(_number, _fences(storage, output)), *filter(None, objects)])
+def highest(storage: Storage, output: str, part: str = "") -> int:
+    """The highest number of a lease of `part` that has left a fence or an object here."""
+    objects = (stored for found in _listed(storage, output, FOLDERS).values() for stored in found)
+    written = filter(None, (written_under(stored.path) for stored in objects))
+    numbers = (found.number for found in written if found.part == part)
+    return max([0, *map(_number, _fences(storage, output)[part]), *numbers])
 
 
 def _listed(storage: Storage, output: str, folders: Iterable[str]) -> dict[str, list[Stored]]:
     return {folder: storage.objects(join(output, folder), ".parquet") for folder in folders}
 
 
-def _fences(storage: Storage, output: str) -> list[Stored]:
-    """The stored fences by their number."""
-    found = storage.objects(join(output, FOLDER), ".json")
-    return sorted((stored for stored in found if _number(stored)), key=_number)
+def _fences(storage: Storage, output: str) -> Mapping[str, list[Stored]]:
+    """The stored fences by part, each in the order of their numbers."""
+    found: defaultdict[str, list[Stored]] = defaultdict(list)
+    for stored in storage.objects(join(output, FOLDER), ".json"):
+        match = _NAME.fullmatch(_file(stored))
+        if match and int(match[1]):
+            found[match[2] or ""].append(stored)
+    for fences in found.values():
+        fences.sort(key=_number)
+    return found
 
 
 def _number(fence: Stored) -> int:
-    name = fence.path.rpartition("/")[2].removesuffix(".json")
-    return int(name) if name.isdecimal() else 0
+    return int(_file(fence).partition(".")[0].partition("-")[0])
+
+
+def _file(stored: Stored) -> str:
+    return stored.path.rpartition("/")[2]
 
 
 def _short(path: str) -> str:

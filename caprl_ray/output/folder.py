@@ -15,6 +15,8 @@ from caprl_ray.output.fingerprint import fingerprint, short
 from caprl_ray.output.lease import Lease
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.objects import DATA, FAILED
+from caprl_ray.output.part import FOLDER as PARTS
+from caprl_ray.output.part import Part
 from caprl_ray.output.record import EXTENDING, PATHS, RUN, read_run, stored_job
 from caprl_ray.output.summary import SUMMARY
 from caprl_ray.plan import Plan, Planning, Unit
@@ -46,6 +48,8 @@ class Output:
     """What a user should know of how the recipe and the output fit, a sentence each."""
     lease: Lease | None
     """The lease under which it was opened. Without one it is only looked at."""
+    part: Part | None = None
+    """The part that the run writes; None for all units."""
 
     @property
     def run(self) -> str:
@@ -69,6 +73,11 @@ class Output:
         return self.lease.number
 
     @property
+    def part_name(self) -> str:
+        """The part, for the names of objects; empty for all units."""
+        return self.part.name if self.part else ""
+
+    @property
     def access(self) -> Access:
         """How the input is read."""
         return Access.of(self.job.recipe, images=self.job.needs_image)
@@ -82,6 +91,7 @@ class Output:
         *,
         extend: bool = False,
         again: bool = False,
+        part: Part | None = None,
     ) -> "Output":
         """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
@@ -113,6 +123,7 @@ class Output:
             planned=planned,
             notes=tuple(_notes(job, storage, sorted(set(old).difference(named)), planned=planned)),
             lease=lease,
+            part=part,
         )
         if stored and planned:
             record.refuse_other_job(path, stored_job(stored), job.name)
@@ -165,6 +176,11 @@ class Output:
                 with planning.storing():
                     plan.discard(self.storage, self.path, 0)
             raise
+
+    def share(self, _: Planning) -> Plan:
+        """The units of the run's part in the stored plan. Writes nothing: others have the lease of the whole output."""
+        assert self.part
+        return self.part.share(plan.load(self.storage, self.path))
 
     def whole_plan(self) -> Plan:
         """The stored plan, of an input that was planned to its end. Raises RecipeError if an extension was stopped."""
@@ -280,7 +296,7 @@ class Output:
 
     def empty(self) -> bool:
         """Whether nothing of a run is in the output, beside its lease."""
-        names = [RUN, plan.FOLDER, fence.FOLDER, DATA, FAILED]
+        names = [RUN, plan.FOLDER, fence.FOLDER, DATA, FAILED, PARTS]
         return not any(self.storage.lookup(join(self.path, name)) for name in names)
 
     def marked(self) -> bool:

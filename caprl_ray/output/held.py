@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from caprl_ray.output.committed import opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.objects import DATA
+from caprl_ray.output.part import Part
 from caprl_ray.output.repair import may_hold
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored
@@ -26,15 +27,17 @@ def digest(key: str, sha256: str) -> bytes:
     return hashlib.sha256(f"{key}\0{sha256}".encode("utf-8", "surrogateescape")).digest()[:8].rstrip(b"\0")
 
 
-def held_rows(storage: Storage, output: str, units: Collection[int], tell: Tell = silent) -> dict[int, Held]:
-    """The finished rows of those of `units` that have some.
+def held_rows(
+    storage: Storage, output: str, units: Collection[int], tell: Tell = silent, part: Part | None = None
+) -> dict[int, Held]:
+    """The finished rows of those of `units` that have some; `part` is the part that the units belong to.
 
     Reads two further columns of the objects that may hold such rows, and the footers of all.
     """
     if not units:
         return {}
     numbers = np.asarray(sorted(units), dtype=np.int64)
-    found = committed_objects(storage, output, [DATA])
+    found = committed_objects(storage, output, [DATA], part=part)
     some = scan(partial(_rows, storage, numbers), found, "comparing changed sources", tell)
     rows = np.sort(np.concatenate([np.empty(0, ROW), *some]), order=["unit", "index"])
     present, starts = np.unique(rows["unit"], return_index=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 HELD = "held"
 STOPPED = "stopped"  # the run ended early: its tasks on other nodes may still be writing
 FINISHED = "finished"  # the run ended after its last task
+SETTLED = "settled"  # the run of a part was lost, and what it writes late does not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Holder:
     """The driver that writes, as the lease names it.
 
     Attributes:
-        number: the lease's number, larger than that of every earlier lease of this output.
+        number: the lease's number, larger than that of every earlier lease of this output, or of this part.
         run: unique.
         host: the name of its machine, for messages.
         boot: the machine since its last start, and the namespaces of its process; see `boot`.
@@ -26,7 +27,8 @@ class Holder:
         started: the start of its process in the kernel's clock ticks. Unlike a time of day it never moves.
         renewals: counts, so that the content of the lease changes with every renewal, and with it the version.
         until: when the lease expires, by the holder's own clock.
-        state: HELD, STOPPED or FINISHED.
+        state: HELD, STOPPED, FINISHED or SETTLED.
+        part: the part that the driver writes, as K/N; empty for a run of the whole output.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Holder:
     renewals: int = 0
     until: str = ""
     state: str = HELD
+    part: str = ""
 
     @classmethod
     def this_process(cls) -> "Holder":
@@ -51,7 +54,8 @@ class Holder:
         """The holder that a lease names; None for content that is not ours, or of an older version."""
         try:
             found = json.loads(content)
-            holder = cls(**{field.name: found[field.name] for field in fields(cls)})
+            holder = cls(**{field.name: found[field.name] for field in fields(cls) if field.name != "part"})
+            holder = replace(holder, part=str(found.get("part", "")))
             holder.remaining()
         except (ValueError, TypeError, KeyError):
             return None
@@ -60,7 +64,10 @@ class Holder:
     @property
     def content(self) -> bytes:
         """The lease's content."""
-        return json.dumps(asdict(self), indent=1).encode()
+        told = asdict(self)
+        if not self.part:
+            del told["part"]
+        return json.dumps(told, indent=1).encode()
 
     @property
     def ended(self) -> bool:

@@ -3,7 +3,8 @@
 An object in the output names the holder. It is created only if there is none, and replaced only at the version that was
 read (conditional writes), so that one of several drivers wins. The holder renews it. It is not deleted, because each
 lease's number must be larger than those before (output/fence.py); except by its holder, where a recipe was refused
-before anything else was written.
+before anything else was written. Each part of an output has a lease of its own, with numbers of its own
+(output/parts.py).
 
 Another driver takes a lease over when its run gave it back, when its process on this machine has ended, or when it was
 not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that cannot
@@ -15,7 +16,7 @@ import errno
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,8 +26,10 @@ from typing import TypeVar
 from caprl_ray.cluster.interrupt import interruptible
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.output import fence
-from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
+from caprl_ray.output.holder import FINISHED, HELD, SETTLED, STOPPED, Holder
+from caprl_ray.output.part import FOLDER, LEASE, Part
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
+from caprl_ray.storage.prefetch import prefetched, readers
 
 T = TypeVar("T")
 
@@ -38,6 +41,7 @@ RENEWAL_S, EXPIRY_S = 20.0, 120.0
 # How soon a holder notices that it was paused, and another driver that the lease was renewed.
 TICK_S = 1.0
 READ_ATTEMPTS, TAKE_ATTEMPTS = 10, 3
+SETTLED_AT_ONCE = 64  # lost parts, each of which is watched for EXPIRY_S
 # The runs of this process that hold a lease, or try to. Another of its runs has ended, even if its lease says nothing.
 _here: set[str] = set()
 
@@ -65,35 +69,110 @@ class _Taken:
     at: float
 
 
+class Busy(RecipeError):
+    """Another driver holds the lease.
+
+    `holder` is None where it is not known. `passing`: it has just begun or ended, so that another look helps.
+    """
+
+    holder: Holder | None = None
+    passing = False
+
+    @classmethod
+    def of(cls, sentence: str, holder: Holder | None, *, passing: bool = False) -> "Busy":
+        """The refusal."""
+        error = cls(sentence)
+        error.holder, error.passing = holder, passing
+        return error
+
+
 @contextmanager
 def held(storage: Storage, output: str) -> Iterator["Lease"]:
-    """Hold the output's lease, renew it from a thread, and give it back.
+    """Hold the whole output: its lease, as `taken` does, while no driver writes a part of it.
 
-    Raises RecipeError if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
+    What drivers of parts that were lost write late does not count from then on.
+    """
+    _refuse_parts(holders(storage, output))
+    with taken(storage, output) as own:
+        settle(storage, output, holders(storage, output))
+        yield own
+
+
+@contextmanager
+def taken(storage: Storage, output: str, part: Part | None = None, on_behalf: Part | None = None) -> Iterator["Lease"]:
+    """Hold the lease of the output, or of a part of it, renew it from a thread, and give it back.
+
+    `on_behalf` is the part whose driver holds the output's lease for a while (output/parts.py).
+
+    Raises Busy if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
     lost, or its thread ends for any reason, the main thread is interrupted, because another driver may be writing.
     """
-    with _known_here() as ours:
+    with _known_here(str(part or on_behalf or "")) as ours:
         with _written(output):
-            taken = _take(storage, output, ours)
+            found = _take(storage, output, part, ours)
         with interruptible() as stop:
-            lease, finished = Lease(storage, output, taken, stop), False
+            lease, finished = Lease(storage, output, found, stop), False
             try:
                 lease.start()
-                if taken.after_lost:
+                if found.after_lost:
                     with _written(output):
-                        fence.close(storage, output, lease.number)
+                        fence.close(storage, output, lease.number, part.name if part else "")
                 yield lease
                 finished = True
             finally:
                 if lease.forgotten:
                     lease.forget()
                 else:
-                    lease.release(FINISHED if finished else STOPPED)
+                    lease.release((SETTLED if lease.settled else FINISHED) if finished else STOPPED)
+
+
+def path_of(output: str, part: Part | None = None) -> str:
+    """The path of a lease."""
+    return join(output, FOLDER, f"{part.name}{LEASE}") if part else join(output, NAME)
+
+
+def holders(storage: Storage, output: str) -> dict[Part, Holder | None]:
+    """The parts whose drivers have begun, and who holds or last held the lease of each; None where it is not known."""
+    names = [stored.path.rpartition("/")[2] for stored in storage.objects(join(output, FOLDER), LEASE)]
+    parts = sorted(filter(None, (Part.named(name.removesuffix(LEASE)) for name in names)))
+    found = prefetched(lambda part: _find(storage, path_of(output, part)), parts) if parts else iter(())
+    return {part: lease.holder for part, lease in zip(parts, found, strict=True) if lease}
+
+
+def holder_of(storage: Storage, output: str) -> Holder | None:
+    """Who holds or last held the lease of the whole output; None if nobody did, or if it is not known."""
+    found = _find(storage, path_of(output))
+    return found.holder if found else None
+
+
+def settle(storage: Storage, output: str, parts: Mapping[Part, Holder | None]) -> None:
+    """See to it that nothing counts which drivers of lost parts write late. Raises Busy if one of them lives."""
+    _refuse_parts(parts)
+    lost = [part for part, holder in parts.items() if not (holder and holder.state in (FINISHED, SETTLED))]
+
+    def one(part: Part) -> None:
+        with taken(storage, output, part) as own:
+            own.settled = True
+
+    with readers(SETTLED_AT_ONCE) as pool:
+        for _ in pool.map(one, lost):
+            pass
+
+
+def _refuse_parts(parts: Mapping[Part, Holder | None]) -> None:
+    for holder in parts.values():
+        if holder and lives(holder):
+            raise Busy.of(_held_until(holder), holder)
+
+
+def lives(holder: Holder) -> bool:
+    """Whether a driver surely holds its lease."""
+    return not _has_ended(holder) and 0 < holder.remaining().total_seconds() <= EXPIRY_S
 
 
 @contextmanager
-def _known_here() -> Iterator[Holder]:
-    ours = Holder.this_process()
+def _known_here(part: str) -> Iterator[Holder]:
+    ours = replace(Holder.this_process(), part=part)
     _here.add(ours.run)
     try:
         yield ours
@@ -110,13 +189,13 @@ def _written(output: str) -> Iterator[None]:
         raise SystemFailure(f"output.path: the lease in {output} cannot be written ({reason}).") from error
 
 
-def _take(storage: Storage, output: str, ours: Holder, attempts: int = TAKE_ATTEMPTS) -> _Taken:
-    path = join(output, NAME)
+def _take(storage: Storage, output: str, part: Part | None, ours: Holder, attempts: int = TAKE_ATTEMPTS) -> _Taken:
+    path = path_of(output, part)
     found = _find(storage, path)
     if found:
         _await_end(storage, found)
     before = found.holder if found else None
-    number = (before.number if before else fence.highest(storage, output)) + 1
+    number = (before.number if before else fence.highest(storage, output, part.name if part else "")) + 1
     holder, at = replace(ours, number=number).renewed(EXPIRY_S), clock()
     try:
         stored = storage.replace(found.stored, holder.content) if found else storage.create(path, holder.content)
@@ -128,10 +207,10 @@ def _take(storage: Storage, output: str, ours: Holder, attempts: int = TAKE_ATTE
             raise _busy(path, now) from None
         if now.holder.run != ours.run:
             if attempts > 1 and _has_ended(now.holder):  # an earlier run gave it back just now
-                return _take(storage, output, ours, attempts - 1)
+                return _take(storage, output, part, ours, attempts - 1)
             raise _busy(path, now) from None
         stored = now.stored  # it was written, and the answer was lost
-    after_lost = number > 1 and (before is None or before.state != FINISHED)
+    after_lost = number > 1 and (before is None or before.state not in (FINISHED, SETTLED))
     return _Taken(stored, holder, after_lost, at)
 
 
@@ -168,14 +247,15 @@ def _await_end(storage: Storage, found: _Found) -> None:
 
 
 def refuse_held(storage: Storage, output: str) -> None:
-    """Raise RecipeError if another driver surely holds the lease. Takes nothing."""
+    """Raise RecipeError if another driver surely holds the lease, or that of a part. Takes nothing."""
     found = _find(storage, join(output, NAME))
-    if found and not (found.holder and _has_ended(found.holder)):
+    if found:
         _refuse_living(found)
+    _refuse_parts(holders(storage, output))
 
 
 def _refuse_living(found: _Found) -> None:
-    if found.holder and 0 < found.holder.remaining().total_seconds() <= EXPIRY_S:
+    if found.holder and lives(found.holder):
         raise _busy(found.stored.path, found)
 
 
@@ -183,17 +263,22 @@ def _has_ended(holder: Holder) -> bool:
     return holder.ended or (holder.of_this_process and holder.run not in _here)
 
 
-def _busy(path: str, found: _Found | None, *, watched: bool = False) -> RecipeError:
+def _busy(path: str, found: _Found | None, *, watched: bool = False) -> Busy:
     """The refusal. `watched`: a renewal was seen, and `until` may be the time of a wrong clock."""
     holder = found.holder if found else None
     if found is None or (holder and holder.state != HELD):
-        return RecipeError(f"output.path: another run has just begun or ended at {path}; try again.")
+        return Busy.of(f"output.path: another run has just begun or ended at {path}; try again.", holder, passing=True)
     if watched or holder is None:
-        return RecipeError(
-            f"output.path: {_named(holder)} is writing here and renews its lease, {path}; wait for it or stop it."
-        )
-    return RecipeError(
-        f"output.path: {_named(holder)} is writing here and holds the output until {holder.until}; wait for it or "
+        named = _named(holder)
+        sentence = f"output.path: {named} is writing here and renews its lease, {path}; wait for it or stop it."
+        return Busy.of(sentence, holder)
+    return Busy.of(_held_until(holder), holder)
+
+
+def _held_until(holder: Holder) -> str:
+    what, held = (f"part {holder.part} here", "it") if holder.part else ("here", "the output")
+    return (
+        f"output.path: {_named(holder)} is writing {what} and holds {held} until {holder.until}; wait for it or "
         "stop it. If it died, a run that begins after that time takes over."
     )
 
@@ -209,6 +294,8 @@ class Lease:
         self.number = taken.holder.number
         self.forgotten = False
         """Whether the lease is removed at its end, because the output has nothing whose name holds a number."""
+        self.settled = False
+        """Whether it was taken only because an earlier run was lost."""
         self._storage = storage
         self._output = output
         self._stored = taken.stored

@@ -52,6 +52,7 @@ class Ledger:
         counts: sums over the rows: flags, codes, and recipes. Objects of older versions give none.
         left_out: what of the input is not captioned.
         notes: what a user should read before the numbers, a sentence each.
+        part: the part of the output whose units these are, as K/N; empty for all units.
     """
 
     units: list[UnitLedger]
@@ -60,11 +61,17 @@ class Ledger:
     counts: Counts = field(default_factory=Counts)
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def balanced(self) -> bool:
         """Whether every unit is."""
         return all(unit.balanced for unit in self.units)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no row is missing, though some may stand twice."""
+        return all(unit.missing == 0 and not unit.beyond for unit in self.units)
 
     @property
     def finished(self) -> int:
@@ -84,7 +91,8 @@ class Ledger:
     @property
     def asked_for(self) -> int:
         """The failed rows that the user asked for (rows/codes.py). No run is judged by them."""
-        return sum(self.counts.codes[code] for code in ASKED_FOR)
+        # Where a run of all units has written before a part, the sums are of both.
+        return min(self.failed, sum(self.counts.codes[code] for code in ASKED_FOR))
 
     @property
     def duplicate(self) -> int:
@@ -129,6 +137,12 @@ class Ledger:
             "units": [self._unit(unit) for unit in self.units],
         }
 
+    def short(self) -> dict[str, Any]:
+        """The totals of a part as plain data."""
+        planned = None if self.unknown else self.planned
+        totals = {"planned": planned, self.done: self.finished, "failed": self.failed}
+        return {"part": self.part, "balanced": self.balanced, **totals, "units": len(self.units)}
+
     def _unit(self, unit: UnitLedger) -> dict[str, Any]:
         return {
             "unit": unit.unit,
@@ -143,8 +157,9 @@ class Ledger:
     def summary(self) -> str:
         """One line for people."""
         flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN_FLAGS))
+        of = f"part {self.part}: " if self.part else ""
         parts = [
-            f"{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
+            f"{of}{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
             f"{self.failed:,} failed{_in_brackets(self.reasons())}"
         ]
         if self.lost:

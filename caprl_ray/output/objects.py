@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import time
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,21 @@ from caprl_ray.rows.schema import is_own
 
 DATA, FAILED = "data", "failed"
 WRITTEN = b"caprl_ray.written"  # in an object's metadata: seconds since 1970
-_NAME = re.compile(r"(\d{6,})-[0-9a-f]{32}\.parquet")
+_NAME = re.compile(r"(\d{6,})-(?:([1-9]\d*of[1-9]\d*)-)?[0-9a-f]{32}\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Under which lease an object was written: its number, and the part whose lease it was (output/part.py), empty for
+    the lease of the whole output."""
+
+    number: int
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the names of objects begin with."""
+        return f"{self.number:06d}-{self.part}" if self.part else f"{self.number:06d}"
 
 
 def object_name(rows: pa.Table) -> str:
@@ -24,10 +39,10 @@ def object_name(rows: pa.Table) -> str:
     return digest.hexdigest()[:32]
 
 
-def lease_of(path: str) -> int | None:
-    """The number of the lease under which an object was written; None for objects of older versions."""
+def written_under(path: str) -> Written | None:
+    """The lease under which an object was written; None for objects of older versions."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
-    return int(match[1]) if match else None
+    return Written(number=int(match[1]), part=match[2] or "") if match else None
 
 
 def dated(table: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ from pyroaring import BitMap
 
 from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.objects import DATA, FAILED, parquet_bytes
+from caprl_ray.output.objects import DATA, FAILED, Written, parquet_bytes
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import FETCHED_AHEAD, prefetched
@@ -41,8 +41,8 @@ def superseded(
     return {stored.path: positions for some in found for stored, positions in some}
 
 
-def forget(storage: Storage, output: str, rows: Collection[tuple[int, int]], since: int) -> int:
-    """Remove rows, as (unit, index), from the objects of lease `since` and later ones; returns their number.
+def forget(storage: Storage, output: str, rows: Collection[tuple[int, int]], since: Written) -> int:
+    """Remove rows, as (unit, index), from the objects of lease `since` and of its part's later ones; returns how many.
 
     They are not done then: a run processes them.
     """
@@ -70,7 +70,13 @@ def _several(units: Mapping[int, Committed]) -> Iterator[tuple[str, np.ndarray, 
 
 
 def _repair(
-    storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell, since: int = 0
+    storage: Storage,
+    output: str,
+    folder: str,
+    several: np.ndarray,
+    lost: np.ndarray,
+    tell: Tell,
+    since: Written | None = None,
 ) -> int:
     """Leave one of `several` rows of each identity in a folder, and none of those that are `lost`."""
     rewrite = _find(storage, output, folder, several, lost, tell, since)
@@ -80,7 +86,13 @@ def _repair(
 
 
 def _find(
-    storage: Storage, output: str, folder: str, several: np.ndarray, lost: np.ndarray, tell: Tell, since: int = 0
+    storage: Storage,
+    output: str,
+    folder: str,
+    several: np.ndarray,
+    lost: np.ndarray,
+    tell: Tell,
+    since: Written | None = None,
 ) -> list[Superseded]:
     """What is to be removed for that, by object."""
     if not len(several):

@@ -15,6 +15,7 @@ from caprl_ray.output.committed import opened
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.objects import FAILED
+from caprl_ray.output.part import Part
 from caprl_ray.recipe.output import Failures
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.storage import Storage
@@ -52,18 +53,18 @@ def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
 
 
 @contextmanager
-def with_examples(storage: Storage, output: str) -> Iterator[None]:
+def with_examples(storage: Storage, output: str, part: Part | None = None) -> Iterator[None]:
     """Show some failed rows when the breaker stops a run."""
     try:
         yield
     except TooManyFailures as error:
-        shown = examples(storage, output)
+        shown = examples(storage, output, part)
         raise TooManyFailures(f"{error} Failed rows: {shown.rstrip('; ')}." if shown else str(error)) from error
 
 
-def examples(storage: Storage, output: str) -> str:
+def examples(storage: Storage, output: str, part: Part | None = None) -> str:
     """Some failed rows of the newest object, of different codes if there are. None that the user asked for."""
-    objects = committed_objects(storage, output, [FAILED])[FAILED]
+    objects = committed_objects(storage, output, [FAILED], part=part)[FAILED]
     if not objects:
         return ""
     with opened(storage, objects[-1]) as file:

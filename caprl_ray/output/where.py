@@ -18,7 +18,7 @@ from pyroaring import BitMap
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.committed import Committed, identities, opened
 from caprl_ray.output.fence import committed_objects
-from caprl_ray.output.objects import DATA, FAILED, lease_of
+from caprl_ray.output.objects import DATA, FAILED, Written, written_under
 from caprl_ray.output.repair import may_hold, standing_more_than_once
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored
@@ -190,9 +190,9 @@ def _column(rows: pa.Table, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 def output_schema(storage: Storage, output: str, folders: Sequence[str] = (DATA,)) -> pa.Schema:
     """The columns of an output's rows, of the newest objects first; without any if it has no rows there."""
-    newest: dict[tuple[str, int | None], Stored] = {}  # of each run: runs may add columns
+    newest: dict[tuple[str, Written | None], Stored] = {}  # of each run: runs may add columns
     for folder, objects in committed_objects(storage, output, folders).items():
-        newest |= {(folder, lease_of(stored.path)): stored for stored in objects}
+        newest |= {(folder, written_under(stored.path)): stored for stored in objects}
     schemas = []
     for stored in reversed(newest.values()):
         with opened(storage, stored) as file:

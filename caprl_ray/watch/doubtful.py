@@ -39,5 +39,6 @@ class DoubtfulRows:
         with suppress(ray.exceptions.RayError, OSError):
             if ray.get(self._counter.doubtful.remote(), timeout=timeout) > self._known:
                 rows = ray.get(self._counter.suspects.remote(), timeout=timeout)
-                doubtful.keep(self._output.storage, self._output.path, self._output.lease_number, rows)
+                output = self._output
+                doubtful.keep(output.storage, output.path, output.lease_number, rows, output.part_name)
                 self._known = len(rows)

@@ -44,6 +44,20 @@ def added(points: Points, point: Point) -> Points:
     return points if len(points) <= MOST else _thinned(points)
 
 
+def together(before: Points, runs: Sequence[Points]) -> Points:
+    """The history of runs that went on at the same time, each with rows of its own, after `before`. They have no one
+    lease."""
+    events = sorted((point.at, number, place) for number, run in enumerate(runs) for place, point in enumerate(run))
+    now: dict[int, Point] = {}
+    for at, number, place in events:
+        run = runs[number]
+        now[number] = run[place] if place + 1 < len(run) else replace(run[place], replicas=0)
+        done, failed = (sum(getattr(point, name) for point in now.values()) for name in ("done", "failed"))
+        replicas = sum(point.replicas for point in now.values())
+        before = added(before, Point(at=at, lease=0, done=done, failed=failed, replicas=replicas))
+    return before
+
+
 def plain(points: Points) -> dict[str, list[float]]:
     """As columns, for JSON."""
     columns = zip(*map(astuple, points), strict=True) if points else ((),) * len(NAMES)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from caprl_ray.output.part import FOLDER, STATUS, Part
+from caprl_ray.storage import join
 from caprl_ray.watch.rates import Rates
 from caprl_ray.watch.record import Record, known
 
@@ -14,6 +16,11 @@ SCHEMA = 1  # of the file; raised when a field changes its meaning or goes away
 RUNNING = "running"
 # Of the engines' places: below the first, engines wait for images; from the second on, images wait for engines.
 STARVED, FULL = 0.8, 0.95
+
+
+def place(output: str, part: Part | None = None) -> str:
+    """Where the status of an output lies, or of a part of it."""
+    return join(output, FOLDER, f"{part.name}{STATUS}") if part else join(output, NAME)
 
 
 class NotAStatus(ValueError):
@@ -31,6 +38,7 @@ class Run:
         output: the output's path.
         run, lease: the run and the number of its lease, as lease.json names them.
         driver: the driver's process in words.
+        part: the part of the output that it writes, as K/N; empty for all of it.
         gpus: GPUs of a replica; None if the job has no replicas.
         price: dollars an hour of a GPU, if the recipe says it.
         reader_gpus, reader_price: the same of further pools, by their names.
@@ -43,6 +51,7 @@ class Run:
     run: str | None = None
     lease: int | None = None
     driver: str = ""
+    part: str = ""
     gpus: float | None = None
     price: float | None = None
     reader_gpus: Mapping[str, float] = field(default_factory=dict)

@@ -10,12 +10,12 @@ from datetime import datetime
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import now
-from caprl_ray.storage import Storage, join
+from caprl_ray.storage import Storage
 from caprl_ray.watch import history
 from caprl_ray.watch.history import Point, Points
 from caprl_ray.watch.rates import Rates
 from caprl_ray.watch.record import Record
-from caprl_ray.watch.status import NAME, NotAStatus, Run, Status
+from caprl_ray.watch.status import NotAStatus, Run, Status, place
 
 EVERY_S = 30.0
 END_S = 15.0  # the last write may take so long
@@ -30,7 +30,7 @@ class StatusFile:
     """
 
     def __init__(self, output: Output) -> None:
-        self._storage, self._path, self._lease = output.storage, join(output.path, NAME), output.lease
+        self._storage, self._path, self._lease = output.storage, place(output.path, output.part), output.lease
         self._latest: Status | None = None
         self._points: Points | None = None  # of the earlier runs, too; None before the first one is written
         self._there, self._ended = threading.Event(), threading.Event()
@@ -89,7 +89,7 @@ def end_told(output: Output) -> Iterator[None]:
 
 
 def _tell_end(output: Output, error: Exception) -> None:
-    storage, path, lease = output.storage, join(output.path, NAME), output.lease
+    storage, path, lease = output.storage, place(output.path, output.part), output.lease
     with suppress(OSError):
         told, own = _last(output), run_of(output)
         if not lease or lease.lost:
@@ -105,7 +105,7 @@ def _tell_end(output: Output, error: Exception) -> None:
 def _last(output: Output) -> Status | None:
     """The last status that was written, by this run or an earlier one."""
     with suppress(FileNotFoundError, NotADirectoryError, NotAStatus):
-        return Status.parse(output.storage.read(join(output.path, NAME)))
+        return Status.parse(output.storage.read(place(output.path, output.part)))
     return None
 
 
@@ -132,6 +132,7 @@ def run_of(output: Output) -> Run:
         output=output.path,
         run=holder.run if holder else None,
         lease=holder.number if holder else None,
+        part=str(output.part or ""),
         driver=f"process {holder.pid} on {holder.host}" if holder else "",
         gpus=job.recipe.replicas.gpus if job.has_replicas else None,
         price=job.recipe.replicas.price,

@@ -290,7 +290,7 @@ class Arena:
         if not balance.balanced or balance.finished != len(rows):
             return balance.summary()
         left = set(self._keys("out/"))
-        left -= {key for folder in ("data", "fence", "plan") for key in self._keys(f"out/{folder}/")}
+        left -= {key for folder in ("data", "fence", "plan", "parts") for key in self._keys(f"out/{folder}/")}
         left -= {"out/status.json"}  # a fault of the storage may keep it from being written
         ours = {"out/run.json", "out/lease.json", "out/summary.json", "out/_SUCCESS"}
         return None if left == ours else f"unexpected objects: {sorted(left ^ ours)}"

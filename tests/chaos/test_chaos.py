@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos import victims
+from tests.chaos import divided, victims
 from tests.chaos.arena import FILES, Arena, Outcome, new_arena
 from tests.chaos.schedule import KINDS, STORAGE, Kill, Point, Schedule, draw
 
@@ -45,6 +45,19 @@ def test_the_seeds_of_every_suite_run_hold_every_kind() -> None:
 )
 def test_every_image_is_captioned_once_whatever_dies(arena: Arena, seed: int) -> None:
     assert_right(arena.run(draw(seed)))
+
+
+def test_three_drivers_of_one_output_caption_every_image_once_although_one_is_killed(arena: Arena) -> None:
+    schedule = Schedule(seed=1, kills=(Kill("driver killed", Point("PUT", "out/data/", 4)),), share=0.0)
+    outcome = divided.run(arena, schedule, apart=False)
+    assert_right(outcome)
+    assert not outcome.missed and outcome.drivers == divided.PARTS + 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.slow
+def test_three_drivers_on_machines_of_their_own_caption_every_image_once_whatever_dies(arena: Arena, seed: int) -> None:
+    assert_right(divided.run(arena, divided.drawn(seed), apart=True))
 
 
 @pytest.mark.engine

@@ -130,9 +130,9 @@ def test_a_driver_that_loses_the_race_of_two_first_runs_is_told_of_the_other(
     """Between its look and its write another driver begins."""
     highest = fence.highest
 
-    def slow(storage: Storage, output: str) -> int:
+    def slow(storage: Storage, output: str, part: str) -> int:
         left_behind(place, until=in_seconds(60))
-        return highest(storage, output)
+        return highest(storage, output, part)
 
     monkeypatch.setattr(fence, "highest", slow)
     assert "process 4711 on head-7 is writing here" in refused(place)

@@ -12,7 +12,7 @@ import pytest
 
 from caprl_ray.storage import Storage
 from caprl_ray.watch import status_file
-from caprl_ray.watch.history import MOST, Point, Points, added, parse, plain, steps
+from caprl_ray.watch.history import MOST, Point, Points, added, parse, plain, steps, together
 from caprl_ray.watch.record import Record, Replicas
 from caprl_ray.watch.status import Run, Status
 from caprl_ray.watch.status_file import StatusFile
@@ -72,7 +72,7 @@ def at(second: int, done: int, replicas: int) -> Status:
 
 
 def test_status_json_holds_the_history_of_all_runs(tmp_path: Path) -> None:
-    output: Any = SimpleNamespace(storage=Storage(), path=str(tmp_path), lease=None)
+    output: Any = SimpleNamespace(storage=Storage(), path=str(tmp_path), lease=None, part=None)
     for lease, first in ((1, 0), (2, 1000)):
         file = StatusFile(output)
         for second in (first, first + 30, first + 60):
@@ -86,3 +86,14 @@ def test_status_json_holds_the_history_of_all_runs(tmp_path: Path) -> None:
     assert Status.parse(content).at == at(1060, 0, 0).at
     (tmp_path / "status.json").write_text('{"schema": 1, "hist')  # half written
     assert status_file.written(Storage(), str(tmp_path / "status.json")) == ()
+
+
+def test_runs_that_went_on_at_the_same_time_become_one_history() -> None:
+    def run(start: int, end: int, rows: int) -> Points:
+        return tuple(Point(at=at, lease=1, done=rows * at, failed=at, replicas=2) for at in range(start, end))
+
+    found = together((Point(at=1, lease=3, done=7, failed=0, replicas=1),), [run(10, 20, 5), run(15, 30, 1)])
+    assert [point.at for point in found] == [1, *range(10, 30)]
+    assert found[1] == Point(at=10, lease=0, done=50, failed=10, replicas=2)
+    assert found[9] == Point(at=18, lease=0, done=90 + 18, failed=36, replicas=4)
+    assert found[-1] == Point(at=29, lease=0, done=95 + 29, failed=19 + 29, replicas=0)

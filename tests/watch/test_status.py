@@ -20,9 +20,11 @@ from caprl_ray.output import holder as holders
 from caprl_ray.output import lease
 from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import FINISHED, HELD, STOPPED, Holder
+from caprl_ray.output.part import Part
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.storage import Storage
+from caprl_ray.watch import all_parts
 from caprl_ray.watch.batch import Last
 from caprl_ray.watch.rates import Rates
 from caprl_ray.watch.record import Readers, Record, Replicas, Requests
@@ -270,3 +272,29 @@ def test_a_bucket_is_read_from_anywhere_and_tells_ages_by_its_own_clock(
     assert found["state"] == "running" and 1 <= found["age_s"] <= 10
     assert cli.main(["status", f"{out}/elsewhere", *store]) == 2
     assert capsys.readouterr().err == f"caprl-ray: {out}/elsewhere: there is no such folder.\n"
+
+
+def test_the_parts_of_an_output_are_summed_up() -> None:
+    one, two = (Part(number=number, of=2) for number in (1, 2))
+    cheap = dataclasses.replace(RUN, price=1.25, part="2/2")
+    ended = changed(
+        run=cheap, ended="", at="2026-11-29T20:00:00+00:00", rates=dataclasses.replace(RATES, planned=10_018)
+    )
+    both = all_parts.total({one: STATUS, two: ended}, running=[one])
+    assert facts(both) | {"flags": "", "last": "", "self-check": ""} == {
+        "done": "20,036 / 30,018 images (66.7 %)",
+        "rate": "312.4 images/s",
+        "ETA": "0:30:32",
+        "tokens": "151,000/s (149,000 over the run)",
+        "replicas": "8 running, 1 starting, 4 lost",
+        "engine": "1,984 of 2,048 places taken, 312 waiting: images wait for the engine",
+        "failed": "44 (image_corrupt 30, source_missing 6)",
+        "flags": "",
+        "self-check": "",
+        "cost": "40.00 GPU hours, $75.00",
+        "last": "",
+    }
+    assert facts(both)["self-check"] == "82 of 84 passed"
+    assert Status.parse(json.dumps(both.plain()).encode()) == both
+    over = all_parts.total({one: ended, two: ended}, running=[], missing=True)
+    assert facts(over)["done"] == "20,036 images" and facts(over)["state"] == "no part runs"

@@ -1,0 +1,131 @@
+"""Several drivers on one output, each with a part of its units (docs/design.md, D21).
+
+The driver of a part holds the lease of the whole output only for a while, its turn: to plan the input, if nobody has
+done it, and to balance the whole ledger, if its part is the last one. In between it holds the lease of its part. A run
+of the whole output holds the whole output's lease all the time.
+
+Who begins takes its own lease first and looks at the leases of the others then. So of two that must not write at the
+same time, at least one sees the other.
+"""
+
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from caprl_ray import plan
+from caprl_ray.errors import RecipeError
+from caprl_ray.output import lease
+from caprl_ray.output.counts import Counts
+from caprl_ray.output.holder import FINISHED, SETTLED, Holder
+from caprl_ray.output.lease import Busy, Lease
+from caprl_ray.output.ledger import Ledger, UnitLedger
+from caprl_ray.output.part import FOLDER, STATUS, Part, part_of
+from caprl_ray.plan.left_out import LeftOut
+from caprl_ray.storage import Storage, join
+
+POLL_S = 1.0
+SHOWN = 3  # parts
+
+
+@contextmanager
+def turn(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
+    """Hold the lease of the whole output for a while, on behalf of a part. Waits while another part has its turn.
+
+    Raises Busy if a run of the whole output goes on.
+    """
+    with ExitStack() as stack:
+        yield _awaited(storage, output, part, stack)
+
+
+def _awaited(storage: Storage, output: str, part: Part, stack: ExitStack) -> Lease:
+    told = None
+    while True:
+        try:
+            return stack.enter_context(lease.taken(storage, output, on_behalf=part))
+        except Busy as busy:
+            holder = busy.holder
+            if not (busy.passing or (holder and holder.part)):
+                raise
+            if holder and not busy.passing and holder.run != told:
+                told = holder.run
+                sys.stderr.write(f"caprl-ray: part {part} waits for {_doing(storage, output, holder)}.\n")
+        time.sleep(POLL_S)
+
+
+def _doing(storage: Storage, output: str, holder: Holder) -> str:
+    who = f"process {holder.pid} on {holder.host} (part {holder.part})"
+    if plan.closed(storage, output):
+        return f"{who}, which looks at the whole output"
+    return f"the plan, which {who} writes"
+
+
+def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
+    """Divide the output into as many parts as this one is of. `own` is the turn. Returns the parts that are over.
+
+    What their lost drivers write late does not count. Raises RecipeError if one of them is being written.
+    """
+    others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
+    for other, holder in others.items():
+        if holder and lease.lives(holder):
+            raise _otherwise(output, part, other, holder)
+    lease.settle(storage, output, others)
+    if others:
+        own.check()
+    for other in others:
+        storage.delete(join(output, FOLDER, f"{other.name}{STATUS}"))
+        storage.delete(lease.path_of(output, other))
+    return [*others]
+
+
+@contextmanager
+def held(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
+    """Hold the lease of a part, while neither the whole output nor another number of parts is written.
+
+    Raises RecipeError if it is.
+    """
+    with lease.taken(storage, output, part) as own:
+        whole = lease.holder_of(storage, output)
+        if whole and not whole.part and whole.state != FINISHED:
+            raise Busy.of(f"output.path: another run has just begun or ended at {output}; try again.", whole)
+        for other, holder in lease.holders(storage, output).items():
+            if other.of != part.of and not (holder and holder.state in (FINISHED, SETTLED)):
+                raise _otherwise(output, part, other, holder)
+        yield own
+
+
+def _otherwise(output: str, part: Part, other: Part, holder: Holder | None) -> RecipeError:
+    who = f"process {holder.pid} on {holder.host}" if holder else "another run"
+    return RecipeError(
+        f"--part: {output} is written in {other.of} parts, of which {who} writes {other}; "
+        f"give a part K/{other.of} instead of {part}, or wait for the end of all."
+    )
+
+
+def living(holders: Mapping[Part, Holder | None]) -> list[Part]:
+    """Those of the holders' parts that are being written."""
+    return [part for part, holder in holders.items() if holder and lease.lives(holder)]
+
+
+def shares(holders: Mapping[Part, Holder | None], whole: Ledger) -> list[Ledger]:
+    """The ledger of each part, without the sums of flags and codes; none of an output that has no parts."""
+    of = max((part.of for part in [*living(holders), *holders][:1]), default=0)
+    units: dict[Part, list[UnitLedger]] = {Part(number=number, of=of): [] for number in range(1, of + 1)}
+    for unit in whole.units if of else ():
+        units[part_of(unit.unit, of)].append(unit)
+    empty = replace(whole, counts=Counts(), left_out=LeftOut())
+    return [replace(empty, units=some, part=str(part)) for part, some in units.items()]
+
+
+def unfinished(storage: Storage, output: str, parts: Collection[Part]) -> list[Part]:
+    """Those of `parts` whose last run has surely not finished them, by their leases."""
+    found = lease.holders(storage, output)
+    ended = {part for part, holder in found.items() if holder and holder.state in (FINISHED, SETTLED)}
+    return sorted({*parts} - ended)
+
+
+def some(parts: Sequence[Part]) -> str:
+    """Some of the parts, in words."""
+    more = len(parts) - SHOWN
+    return ", ".join(map(str, parts[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
