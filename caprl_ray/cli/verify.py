@@ -1,7 +1,6 @@
 """`caprl-ray verify`: check that every planned image is in the output exactly once."""
 
 import argparse
-import json
 
 from caprl_ray.cli.arguments import Commands, add_output, check_store, store_hint
 from caprl_ray.errors import RecipeError, SystemFailure
@@ -47,14 +46,15 @@ def _run(args: argparse.Namespace) -> int:
     balance = ledger.balance(stored.units, committed, job["done"], job["noun"], stored.left_out)
     balanced = balance.balanced and stored.complete
     late, sick = fence.late_objects(storage, args.output), doubtful.standing(storage, args.output, committed)
-    report = balance.report() | {
+    more = {
         "balanced": balanced,
         "plan_complete": stored.complete,
         "late_objects": [written.path for written in late],
         "doubtful_rows": [row_id(unit, index) for unit, rows in sorted(sick.items()) for index in rows],
     }
     unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
-    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
+    for line in balance.lines(more) if args.json else [f"{args.output}: {balance.summary()}{unplanned}"]:
+        print(line)
     if late and not args.json:
         print(
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "
