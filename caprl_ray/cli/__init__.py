@@ -20,6 +20,7 @@ from typing import NoReturn
 from caprl_ray.cli import (
     caption,
     check,
+    compact,
     compare,
     curate,
     demo,
@@ -46,7 +47,7 @@ from caprl_ray.version import __version__
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
     *(caption, curate, score, status),
-    *(verify, report, compare, duplicates, check, export),
+    *(verify, compact, report, compare, duplicates, check, export),
     *(explain, recipe_schema),
 )
 # What the names of threads begin with that may wait for storage when the command has ended: that which lists the input,

@@ -272,10 +272,11 @@ def content(storage: Storage, stored: Stored, columns: list[str]) -> tuple[pa.Ta
 
 
 @contextmanager
-def opened(storage: Storage, stored: Stored) -> Iterator[pq.ParquetFile]:
-    """A committed object, for reading a few columns. Raises SystemFailure, also for faults inside the block."""
+def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Iterator[pq.ParquetFile]:
+    """A committed object, for reading a few columns; with another `piece`, for reading more. Raises SystemFailure, also
+    for faults inside the block."""
     try:
-        with storage.open(stored, piece=PIECE) as stream:
+        with storage.open(stored, piece=piece) as stream:
             # Arrow's threads and prefetching cost more than the few pages that are read. `stream` buffers one piece.
             yield pq.ParquetFile(stream, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:

@@ -31,7 +31,7 @@ class Fence:
     def keeps(self, stored: Stored) -> bool:
         """Whether an object counts."""
         number = lease_of(stored.path)
-        return number is None or number >= self.lease or _short(stored.path) in self.kept
+        return number is None or number >= self.lease or short(stored.path) in self.kept
 
 
 def committed_objects(
@@ -67,16 +67,29 @@ def sweep(storage: Storage, output: str) -> int:
 
 def close(storage: Storage, output: str, lease: int) -> None:
     """Let only those objects of earlier leases count that count now. Only the holder of `lease` may do it."""
-    kept = sorted(
-        _short(stored.path)
+    kept = (
+        short(stored.path)
         for objects in committed_objects(storage, output).values()
         for stored in objects
         if lease_of(stored.path) is not None
     )
+    _store(storage, output, lease, Fence(lease, frozenset(kept)))
+
+
+def replace(storage: Storage, output: str, lease: int, kept: Iterable[str]) -> None:
+    """Let only the objects count that are `kept`, as "folder/name", and those of later leases: at once, for all
+    readers. Objects of `lease` itself count no sooner than they are among them. Only its holder may do it.
+
+    Objects of older versions, whose names have no number, go on to count.
+    """
+    _store(storage, output, lease, Fence(lease + 1, frozenset(kept)))
+
+
+def _store(storage: Storage, output: str, number: int, fence: Fence) -> None:
     for stored in _fences(storage, output)[:-1]:  # the last one may just be read by somebody
         storage.delete(stored.path)
-    content = json.dumps({"lease": lease, "objects": kept}, indent=0).encode()
-    storage.put(join(output, FOLDER, f"{lease:06d}.json"), content)
+    content = json.dumps({"lease": fence.lease, "objects": sorted(fence.kept)}, indent=0).encode()
+    storage.put(join(output, FOLDER, f"{number:06d}.json"), content)
 
 
 def load(storage: Storage, output: str) -> Fence:
@@ -116,6 +129,6 @@ def _number(fence: Stored) -> int:
     return int(name) if name.isdecimal() else 0
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
     """The path of an object below its output."""
     return "/".join(path.rsplit("/", 2)[-2:])

@@ -171,7 +171,7 @@ class Ledger:
 
     def lines(self, more: Mapping[str, Any]) -> Iterator[str]:
         """The whole ledger as one JSON object, line by line: totals, `more`, and `units`, one after the other."""
-        yield json.dumps(self.report() | more, indent=1).removesuffix("\n}") + ","
+        yield json.dumps({**self.report(), **more}, indent=1).removesuffix("\n}") + ","
         yield ' "units": ['
         comma = itertools.chain(itertools.repeat(",", len(self.units) - 1), [""])
         yield from (f"  {json.dumps(self._unit(unit))}{end}" for unit, end in zip(self.units, comma, strict=False))
