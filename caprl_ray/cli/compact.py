@@ -38,5 +38,5 @@ def _run(args: argparse.Namespace) -> int:
     else:
         with lease.held(storage, args.output) as own:
             found = compact(storage, args.output, stored, own, tell)
-    print(f"{args.output}: {said(found, 'would be' if args.dry_run else 'are')}")
+    print(f"{args.output}: {said(found, 'would be about' if args.dry_run else 'are')}")
     return 0

@@ -7,7 +7,7 @@ the old ones are deleted. So every row counts once at any moment, also for reade
 end at any point leaves late objects at most, which the next run, a repair or another compacting removes.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from caprl_ray.errors import RecipeError, SystemFailure
-from caprl_ray.output import again, doubtful, fence, ledger
+from caprl_ray.output import again, doubtful, fence, grouping, ledger
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.fence import FOLDERS, short
 from caprl_ray.output.grouping import Grouping, grouped
@@ -59,7 +59,8 @@ def compact(storage: Storage, output: str, plan: Plan, lease: Lease, tell: Tell 
     found, work = groupings(storage, output, plan, tell), _Work(storage, output, lease, tell)
     for one in found:
         work.replace(one)
-    return found
+    now = fence.committed_objects(storage, output)
+    return [replace(one, after=len(now[one.folder])) for one in found]
 
 
 class _Work:
@@ -80,7 +81,7 @@ class _Work:
         moved: dict[str, Stored] = {}  # objects that became the rest of themselves
         done, total = 0, sum(len(batch.objects) for batch in todo.batches)
         for batches in rounds(todo.batches):
-            now = [replace(one, objects=[moved.get(old.path, old) for old in one.objects]) for one in batches]
+            now = [replace(one, objects=_now(one.objects, moved)) for one in batches]
             new = self._merged(todo.folder, with_rests(now), schema, done, total)
             old = {stored.path: stored for batch in now for stored in batch.objects}
             self._kept = (self._kept - set(map(short, old))) | new.names
@@ -93,7 +94,14 @@ class _Work:
     def _merged(self, folder: str, batches: list[Batch], schema: pa.Schema, done: int, total: int) -> Merged:
         """Write the new objects of one round."""
         units = np.array(sorted(unit for batch in batches for group in batch.groups for unit in group.units), np.int64)
-        this = Round(storage=self._storage, output=self._output, lease=self._lease.number, schema=schema, units=units)
+        this = Round(
+            storage=self._storage,
+            output=self._output,
+            lease=self._lease.number,
+            schema=schema,
+            units=units,
+            least=grouping.LEAST_ROWS,
+        )
         new = Merged()
         few = sum(len(batch.objects) for batch in batches) <= OBJECTS_PER_TASK  # then without Ray
         for some in scan(partial(merged, this), {folder: batches}, STEP, per_task=len(batches) if few else 1):
@@ -120,6 +128,12 @@ def rounds(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         held.append(batch)
     if held:
         yield held
+
+
+def _now(objects: Iterable[Stored], moved: Mapping[str, Stored]) -> list[Stored]:
+    """Where the rows of these objects are now, each object once."""
+    found = {stored.path: stored for stored in (moved.get(old.path, old) for old in objects)}
+    return [found[path] for path in sorted(found)]
 
 
 def with_rests(batches: Sequence[Batch]) -> list[Batch]:

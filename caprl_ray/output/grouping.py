@@ -22,7 +22,8 @@ BATCH_OBJECTS, BATCH_BYTES, BATCH_GROUPS = 500, 256 * 2**20, 200
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """What is to be merged in one folder: its objects, how many it has then, and the batches, in the order of units.
+    """What is to be merged in one folder: its objects, about how many it has then, and the batches, in the order of
+    units.
 
     `left` counts units that stay as they are: `large` ones, and `older` ones, which have rows in objects of a version
     that wrote no number in their names.
@@ -43,36 +44,42 @@ class _Units:
 
     units: Sequence[int]
     objects: np.ndarray
+    rows: int
 
 
 def grouped(there: Places, folder: str, finished: Sequence[int]) -> Grouping:
     """Group the finished units of a folder, given in order. A batch that would not make the objects fewer is left."""
     units_of = np.bincount(there.object, minlength=len(there.objects))  # how many units have rows in each object
-    taken, left, groups, batches = np.zeros_like(units_of), Counter[str](), 0, []
+    rows = np.bincount(there.object, there.rows, len(there.objects))
+    left, batches = Counter[str](), []
+    gone, new, taken = np.zeros(len(there.objects), bool), 0, 0
     for some in _batched(there, _groups(there, finished, units_of, left)):
-        numbers, units = np.unique(np.concatenate([group.objects for group in some]), return_counts=True)
-        before, after = taken[numbers], taken[numbers] + units
-        if len(some) + _whole(before, units_of[numbers]) >= _whole(after, units_of[numbers]):
-            continue
-        taken[numbers] = after
-        groups += len(some)
-        named = [Group(units={unit: origin(there.of(unit)) for unit in group.units}) for group in some]
-        batches.append(Batch(groups=named, objects=[there.objects[number] for number in numbers.tolist()]))
-    count, schemas = len(there.objects), there.schemas
-    after = count - _whole(taken, units_of) + groups
-    return Grouping(folder=folder, objects=count, after=after, batches=batches, schemas=schemas, left=left)
-
-
-def _whole(taken: np.ndarray, units_of: np.ndarray) -> int:
-    """How many objects are taken as a whole, so that no rest of them is left."""
-    return int((taken == units_of).sum())
+        numbers = np.unique(np.concatenate([group.objects for group in some]))
+        own = sum(group.rows for group in some)
+        if len(some) + -(-(rows[numbers].sum() - own) // LEAST_ROWS) < len(numbers):
+            gone[numbers] = True
+            new, taken = new + len(some), taken + own
+            named = [Group(units={unit: origin(there.of(unit)) for unit in group.units}) for group in some]
+            batches.append(Batch(groups=named, objects=[there.objects[number] for number in numbers.tolist()]))
+    rests = -(-int(rows[gone].sum() - taken) // LEAST_ROWS)
+    after = len(there.objects) - int(gone.sum()) + new + rests
+    return Grouping(
+        folder=folder,
+        objects=len(there.objects),
+        after=after,
+        batches=batches,
+        schemas=there.schemas,
+        left=left,
+    )
 
 
 def _groups(there: Places, finished: Sequence[int], units_of: np.ndarray, left: Counter[str]) -> Iterator[_Units]:
     """The units of each new object, without those that have an object of their own already."""
     for some in _enough(there, _fit(there, finished, left)):
         group = _Units(
-            units=[unit for unit, _ in some], objects=np.concatenate([there.object[where] for _, where in some])
+            units=[unit for unit, _ in some],
+            objects=np.concatenate([there.object[where] for _, where in some]),
+            rows=sum(int(there.rows[where].sum()) for _, where in some),
         )
         first = int(group.objects[0])
         if (group.objects != first).any() or units_of[first] != len(group.units):

@@ -35,7 +35,7 @@ class Group:
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Groups that are merged together, and the objects that hold their rows, by path. `rests` are the paths of those
-    whose other rows become an object of their own here."""
+    whose other rows are written here, too: together, because most are few."""
 
     groups: Sequence[Group]
     objects: Sequence[Stored]
@@ -44,20 +44,24 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What the batches of one round share. `units` are the numbers of all their units, in order."""
+    """What the batches of one round share. `units` are the numbers of all their units, in order. `least`: an object of
+    rests has so many rows, if there are so many."""
 
     storage: Storage
     output: str
     lease: int
     schema: pa.Schema
     units: np.ndarray
+    least: int
 
 
 @dataclass
 class Merged:
-    """What a task has done: the names of new objects, as "folder/name", and the number of their rows. Of the objects
-    that it read, it counts all, and the rows of those whose rests are its own. `rests` are those rests by the paths of
-    what they are left of."""
+    """What a task has done: the names of new objects, as "folder/name", and the number of their rows.
+
+    Of the objects that it read, it counts all, and the rows of those whose rests are its own. `rests` are the objects
+    of those rests, by the paths of what they are left of.
+    """
 
     names: set[str] = field(default_factory=set)
     rows: int = 0
@@ -92,6 +96,7 @@ class _Merging:
         self._group_of = {unit: number for number, group in enumerate(batch.groups) for unit in group.units}
         self._gathered: dict[int, pa.RecordBatchStreamWriter] = {}
         self._written = ""
+        self._rest: list[tuple[str, pa.Table]] = []  # with the paths of the objects
 
     def merge(self) -> None:
         """Read all objects, then write those of the groups."""
@@ -101,6 +106,7 @@ class _Merging:
                 objects, prefetched(partial(_read, self._this.storage), objects, READ_AHEAD), strict=True
             ):
                 self._take(stored, table, files)
+        self._put_rest()
         for number in self._gathered:
             origins = {str(unit): origin for unit, origin in self._batch.groups[number].units.items()}
             with pa.memory_map(str(self._temporary / str(number))) as file:
@@ -108,8 +114,7 @@ class _Merging:
 
     def _take(self, stored: Stored, table: pa.Table, files: ExitStack) -> None:
         """Give each group its rows of one object, and write the rest if it is ours."""
-        told, ours, rest = table.schema.metadata or {}, stored.path in self._batch.rests, []
-        written = told.get(WRITTEN, b"").decode()
+        written, ours = (table.schema.metadata or {}).get(WRITTEN, b"").decode(), stored.path in self._batch.rests
         self._written = max(self._written, written, key=lambda text: float(text or 0))
         rows = fitted(table, self._this.schema)
         for unit, start, end in runs(identities(table)):
@@ -117,12 +122,18 @@ class _Merging:
             if (number := self._group_of.get(unit)) is not None:
                 self._file(number, files).write_table(some)
             elif ours and not _among(unit, self._this.units):
-                rest.append(some)
+                self._rest.append((stored.path, some))
         self._done.objects += 1
         self._done.read += table.num_rows if ours else 0
-        if rest:
-            origins = json.loads(told.get(ORIGINS, b"null")) or {"": stored.path.rpartition("/")[2]}
-            self._done.rests[stored.path] = self._put(pa.concat_tables(rest), origins, written)
+        if sum(some.num_rows for _, some in self._rest) >= self._this.least:
+            self._put_rest()
+
+    def _put_rest(self) -> None:
+        """Write the rests that are held."""
+        if self._rest:
+            stored = self._put(_sorted(pa.concat_tables([some for _, some in self._rest])), {}, self._written)
+            self._done.rests |= {path: stored for path, _ in self._rest}
+            self._rest = []
 
     def _file(self, number: int, files: ExitStack) -> pa.RecordBatchStreamWriter:
         if number not in self._gathered:

@@ -85,7 +85,7 @@ class Places:
         """The origin of the rows of a unit in one of the objects."""
         name = self.objects[number].path.rpartition("/")[2]
         told = self.origins.get(number)
-        return name if told is None else told.get(unit) or told.get("", name)
+        return name if told is None else told.get(unit, name)
 
 
 class UnitPlaces(Sequence[Place]):
