@@ -20,10 +20,10 @@ failed row was retried and every second one captioned, `repair`: reading the out
 reading it again.
 
 With --shards, outputs of so many shards of 10,000 rows are written instead, in the layout `mixed`, with 2,000 rows per
-object: copies of one window of a hundred shards (copied_output.py). 100,000 shards are a billion rows, and take 12 GB of
-disk. Measured are `plan` (list, store and load the shards anew), `caprl_ray` (resume up to the first new row), `verify`
-(`verify --json`), `export` (which rows, where they stand, which files, up to the first file that is written), and
-`compact`, which changes the output and so comes last.
+object: copies of one window of a hundred shards (copied_output.py). 100,000 shards are a billion rows, and take 12 GB
+of disk. Measured are `plan` (list, store and load the shards anew), `caprl_ray` (resume up to the first new row),
+`verify` (`verify --json`), `export` (which rows, where they stand, which files, up to the first file that is written),
+and `compact`, which changes the output and so comes last.
 
 Seconds count from the start of the way's process, including imports and the start of Ray. Memory is the peak of
 resident memory of the driver and of the largest Ray worker (shared pages count in full), and the highest sum of the

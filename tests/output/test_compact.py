@@ -1,6 +1,10 @@
 """Compacting: an object for each finished unit, and every row once at any moment, wherever it stops."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +29,7 @@ from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage, Stored
+from tests.checkout import ROOT
 
 SCHEMA = row_schema(METADATA, CAPTION)
 UNITS, ROWS, OBJECT_ROWS = 6, 12, 3
@@ -32,12 +37,14 @@ LAST = UNITS - 1  # is not finished
 Row = dict[str, Any]
 
 
+# Limits with which a small output has several rounds of several batches.
+LIMITS = ((grouping, "LEAST_ROWS", 6), (grouping, "BATCH_OBJECTS", 12), (compact, "ROUND_OBJECTS", 24))
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits with which a small output has several rounds of several batches."""
-    monkeypatch.setattr(grouping, "LEAST_ROWS", 6)
-    monkeypatch.setattr(grouping, "BATCH_OBJECTS", 12)
-    monkeypatch.setattr(compact, "ROUND_OBJECTS", 24)
+    for limit in LIMITS:
+        monkeypatch.setattr(*limit)
 
 
 @pytest.fixture
@@ -156,6 +163,7 @@ class Failing(Storage):
 
     left: list[int] = field(default_factory=lambda: [-1])
     after: bool = False
+    how: int = signal.SIGINT
 
     def put(self, path: str, content: bytes) -> None:
         self._count(path)
@@ -170,6 +178,8 @@ class Failing(Storage):
     def _count(self, path: str, *, after: bool = False) -> None:
         if after == self.after and any(f"/{folder}/" in path for folder in ("data", "failed", "fence")):
             self.left[0] -= 1
+            if self.left[0] == 0 and self.how == signal.SIGKILL:
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.left[0] == 0:
                 raise KeyboardInterrupt
 
@@ -192,6 +202,31 @@ def test_wherever_it_stops_every_row_counts_once_and_a_second_one_finishes(out: 
         assert_exact(out, before)
         late.append(bool(fence.late_objects(Storage(), out)))
     assert len(late) > 10 and {*late} == {False, True}
+    assert_exact(out, before)
+    assert_compact(out)
+
+
+KILLED = """
+import signal, sys
+from caprl_ray import plan
+from caprl_ray.output import compact
+from caprl_ray.output.lease import held
+from tests.output.test_compact import LIMITS, Failing
+for limit in LIMITS:
+    setattr(*limit)
+storage, out = Failing(left=[int(sys.argv[2])], how=signal.SIGKILL), sys.argv[1]
+with held(storage, out) as own:
+    compact.compact(storage, out, plan.load(storage, out), own)
+"""
+
+
+def test_a_process_that_is_killed_leaves_every_row_once(out: str) -> None:
+    before, environment = rows(out), os.environ | {"PYTHONPATH": str(ROOT)}
+    for number in (4, 12):  # among the new objects, and among those that are deleted
+        command = [sys.executable, "-c", KILLED, out, str(number)]
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+        assert_exact(out, before)
+    assert cli.main(["compact", out]) == 0
     assert_exact(out, before)
     assert_compact(out)
 
