@@ -1,6 +1,7 @@
 """Measure time and memory from the start of a resumed run to its first new row, compared with Ray Data's checkpoint.
 
     python benchmarks/resume.py [--rows 1 10] [--layout mixed sorted] [--folder DIR] [--keep] [--json FILE]
+    python benchmarks/resume.py --shards 1000 10000 100000 [--ways plan caprl_ray verify export compact] [--folder DIR]
 
 The job's own plan and sink write outputs of --rows million rows in 10,000 units, of which 100 are half done, with the
 default of 2,048 rows per object. Each way then resumes them from local disk, in its own process, up to the first row
@@ -17,6 +18,12 @@ With --retry, an output with one failed row in a hundred is written instead, in 
 measured on it: `retry`, from the start of `--retry-failed` to the first failed row that is read again, and, after every
 failed row was retried and every second one captioned, `repair`: reading the output, removing the superseded rows,
 reading it again.
+
+With --shards, outputs of so many shards of 10,000 rows are written instead, in the layout `mixed`, with 2,000 rows per
+object: copies of one window of a hundred shards (copied_output.py). 100,000 shards are a billion rows, and take 12 GB
+of disk. Measured are `plan` (list, store and load the shards anew), `caprl_ray` (resume up to the first new row),
+`verify` (`verify --json`), `export` (which rows, where they stand, which files, up to the first file that is written),
+and `compact`, which changes the output and so comes last.
 
 Seconds count from the start of the way's process, including imports and the start of Ray. Memory is the peak of
 resident memory of the driver and of the largest Ray worker (shared pages count in full), and the highest sum of the
@@ -36,6 +43,8 @@ Keys of the JSON, where <case> is <layout>_<millions>m, for example `mixed_10m`:
     <case>_ratio, <case>_together_ratio                                      caprl_ray / Ray's: seconds, and memory
     retry_<m>m_s, retry_<m>m_committed_s, retry_<m>m_objects, retry_<m>m_driver_mib …                   retry
     repair_<m>m_s, repair_<m>m_committed_s, repair_<m>m_repaired_s, repair_<m>m_again_s, repair_<m>m_removed, … repair
+    shards_<n>_<way>_s, _cpu_s, _driver_mib, _worker_mib, _together_mib      --shards: cpu_s is of all processes
+    shards_<n>_objects, shards_<n>_<way>_<part>_s                            objects in the output; the parts of <way>_s
     load                                                                     load average over one minute, at the start
 """
 
@@ -48,6 +57,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import copied_output
 import pyarrow.parquet as pq
 import synthetic_output
 from counted import Counted
@@ -61,6 +71,8 @@ from caprl_ray.storage import Storage
 MAX_MILLIONS_OF_RAY = 10
 COUNTED = 1000  # number of objects whose requests are counted
 MIB = 2**20
+SHARD_ROWS, SHARD_OBJECT = 10_000, 2_000  # rows of a shard and of an object, with --shards
+SHARDS_WAYS = ("plan", "caprl_ray", "verify", "export", "compact")
 
 
 def requests(output: Synthetic) -> tuple[float, float, int]:
@@ -159,6 +171,36 @@ def retry_table(figures: dict[str, float], millions: list[int]) -> None:
         print(f"{f'{way} of {number} M':<28}" + "".join(f"{cell:>11}" for cell in cells))
 
 
+def shards_figures(output: Synthetic, ways: list[str]) -> dict[str, float]:
+    """Measure some ways on an output of many shards."""
+    copied_output.write(output)
+    case = f"shards_{output.units}"
+    figures: dict[str, float] = {f"{case}_objects": sum(1 for _ in output.out.glob("[df]*/*.parquet"))}
+    for way in ways:
+        with tempfile.TemporaryDirectory(prefix="resume-", dir=output.folder) as target:
+            seen, moments = measure(way, output, Path(target) / "out")
+        began = seen.began
+        for part, moment in sorted(moments.items(), key=lambda item: item[1]):
+            figures[f"{case}_{way}_{part}_s"], began = moment - began, moment
+        figures |= {f"{case}_{way}_s": began - seen.began, f"{case}_{way}_cpu_s": seen.cpu}
+        figures |= memory(f"{case}_{way}", seen)
+    return figures
+
+
+def shards_table(figures: dict[str, float], shards: list[int], ways: list[str]) -> None:
+    """Print the figures of --shards, one line per size and way."""
+    columns = ("objects", "seconds", "cpu", "driver", "worker", "together")
+    print(f"{'':<28}" + "".join(f"{name:>11}" for name in columns))
+    for number, way in itertools.product(shards, ways):
+        case = f"shards_{number}"
+        cells = [
+            f"{figures[f'{case}_objects']:.0f}",
+            *(f"{figures[f'{case}_{way}_{s}']:.1f} s" for s in ("s", "cpu_s")),
+        ]
+        cells += [f"{figures[f'{case}_{way}_{name}']:.0f} MiB" for name in ("driver_mib", "worker_mib", "together_mib")]
+        print(f"{f'{number} shards, {way}':<28}" + "".join(f"{cell:>11}" for cell in cells))
+
+
 def memory(case: str, seen: Watched) -> dict[str, float]:
     """The memory figures of a way, in MiB."""
     return {
@@ -191,25 +233,36 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="folder for the outputs (default: a temporary folder)")
     parser.add_argument("--keep", action="store_true", help="leave the outputs in --folder")
     parser.add_argument("--retry", action="store_true", help="measure retry and repair instead")
+    parser.add_argument("--shards", type=int, nargs="+", default=[], metavar="N", help="measure so many shards instead")
+    parser.add_argument("--ways", nargs="+", choices=SHARDS_WAYS, default=SHARDS_WAYS, help="only these of --shards")
     parser.add_argument("--without-ray", action="store_true", help="measure caprl_ray alone")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
+    if any(number % copied_output.WINDOW for number in args.shards):
+        parser.error(f"--shards are multiples of {copied_output.WINDOW}")
     if min(args.rows) < 1 or (args.keep and not args.folder):
         parser.error("--rows is at least 1, and --keep needs --folder")
     figures, cases = {"load": os.getloadavg()[0]}, []
     with tempfile.TemporaryDirectory(prefix="resume-", dir=args.folder) as temporary:
         folder = args.folder if args.keep else Path(temporary)
+        for number in args.shards:
+            output = Synthetic(
+                folder=folder, rows=number * SHARD_ROWS, layout="mixed", units=number, rows_per_object=SHARD_OBJECT
+            )
+            figures |= shards_figures(output, args.ways)
         for millions in args.rows if args.retry else ():
             output = Synthetic(folder=folder, rows=millions * 1_000_000, layout="mixed", failures=True)
             figures |= retry_figures(output, millions)
-        for millions in () if args.retry else args.rows:
+        for millions in () if args.retry or args.shards else args.rows:
             for layout in args.layout:
                 output = Synthetic(folder=folder, rows=millions * 1_000_000, layout=layout)
                 cases.append(f"{layout}_{millions}m")
                 with_ray = millions <= MAX_MILLIONS_OF_RAY and not args.without_ray
                 figures |= figures_of(output, cases[-1], with_ray)
                 print({k: round(v, 2) for k, v in figures.items() if k.startswith(cases[-1])}, file=sys.stderr)
-    if args.retry:
+    if args.shards:
+        shards_table(figures, args.shards, args.ways)
+    elif args.retry:
         retry_table(figures, args.rows)
     else:
         table(figures, cases)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,57 @@ def ray_checkpoint(out: Path, shards: Path, checkpoint: Path, notes: str) -> Non
         os._exit(0)
 
 
+def plan(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """Plan the shards anew: list, cut into units, store, load."""
+    from caprl_ray import plan, sources
+
+    recipe, access = _input(checkpoint, shards)
+    note(notes, "imported")
+    plan.store(access.storage, recipe.output.path, sources.plan_units(access))
+    note(notes, "stored")
+    plan.load(access.storage, recipe.output.path)
+    note(notes, "plan")
+
+
+def verify(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """`caprl-ray verify --json`, whose lines go to a file."""
+    from caprl_ray import cli
+
+    note(notes, "imported")
+    with open(f"{notes}.json", "w") as lines, redirect_stdout(lines):
+        assert cli.main(["verify", str(out), "--json"]) == 3  # one unit of a hundred is half done
+    note(notes, "verified")
+
+
+def export(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """What an export does before it writes a file: which rows, where they stand, which files, and their hashes."""
+    from caprl_ray.export.run import form_of
+    from caprl_ray.export.settings import Settings
+    from caprl_ray.export.source import Source
+    from caprl_ray.output.scan import silent
+    from caprl_ray.storage import Storage
+
+    note(notes, "imported")
+    settings = Settings(output=str(out), target=str(checkpoint), to="parquet")
+    source = Source.open(Storage(), str(out))
+    note(notes, "opened")
+    units = source.units(None, None, silent)
+    note(notes, "units")
+    parts = list(form_of(source, settings).parts(units))
+    note(notes, "parts")
+    assert len({part.rows for part in parts}) == len(parts)
+    note(notes, "hashed")
+
+
+def compact(out: Path, shards: Path, checkpoint: Path, notes: str) -> None:
+    """`caprl-ray compact`."""
+    from caprl_ray import cli
+
+    note(notes, "imported")
+    assert cli.main(["compact", str(out)]) == 0
+    note(notes, "compacted")
+
+
 def _input(out: Path, shards: Path) -> tuple[Any, Any]:
     from caprl_ray.recipe.load import parse
     from caprl_ray.sources.source import Access
@@ -148,6 +200,10 @@ def _input(out: Path, shards: Path) -> tuple[Any, Any]:
 
 WAYS: dict[str, Callable[[Path, Path, Path, str], None]] = {
     "caprl_ray": caprl_ray,
+    "plan": plan,
+    "verify": verify,
+    "export": export,
+    "compact": compact,
     "retry": retry,
     "repair": repair,
     "ray_checkpoint": ray_checkpoint,

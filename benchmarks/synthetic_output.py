@@ -28,6 +28,7 @@ from caprl_ray.storage import Storage
 
 UNITS = 10_000
 UNDONE = 100  # one of this many units is half done, beginning with the first
+MOST_LINKS = 50_000  # to one file; ext4 allows 65,000
 ROWS_PER_OBJECT = 2048  # the default of output.rows_per_object
 BATCH = 32  # rows of one unit that reach a write task together (a caption batch)
 OPEN_UNITS = 64  # units that are read at the same time, so that their batches are mixed
@@ -51,21 +52,24 @@ class Synthetic:
     layout: str
     failures: bool = False
     different: bool = False
+    units: int = UNITS
+    rows_per_object: int = ROWS_PER_OBJECT
 
     @property
     def unit_rows(self) -> int:
         """Rows of one unit."""
-        return self.rows // UNITS
+        return self.rows // self.units
 
     @property
     def out(self) -> Path:
         """The output folder."""
-        return self.folder / f"{self.layout}-{self.rows}{'-failures' * self.failures}{'-different' * self.different}"
+        name = f"{self.layout}-{self.rows}" + (f"-{self.units}" if self.units != UNITS else "")
+        return self.folder / f"{name}{'-failures' * self.failures}{'-different' * self.different}"
 
     @property
     def shards(self) -> Path:
         """The input folder."""
-        return self.folder / f"shards-{self.rows}"
+        return self.folder / f"shards-{self.rows}-{self.units}"
 
     def done(self, unit: int) -> int:
         """How many of the unit's rows are in the output. They are its first rows."""
@@ -82,12 +86,12 @@ class Unsynced(Storage):
 
 def write(output: Synthetic, processes: int = 2) -> int:
     """Write shards, plan and rows, unless they exist. Returns the number of rows that are done."""
-    done = sum(output.done(unit) for unit in range(UNITS))
+    done = sum(output.done(unit) for unit in range(output.units))
     if (output.out / "data").exists():
         return done
     shards(output)
     plan.store(Storage(), str(output.out), planned(output))
-    parts = [range(n * UNITS // processes, (n + 1) * UNITS // processes) for n in range(processes)]
+    parts = [range(n * output.units // processes, (n + 1) * output.units // processes) for n in range(processes)]
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(commit, [output] * processes, parts))
     os.sync()
@@ -95,23 +99,28 @@ def write(output: Synthetic, processes: int = 2) -> int:
 
 
 def shards(output: Synthetic) -> None:
-    """Write a tar for each unit. All of them are links to the same file."""
+    """Write a tar for each unit. MOST_LINKS of them are links to the same file."""
     if output.shards.exists():
         return
     output.shards.mkdir(parents=True)
-    first = output.shards / f"{0:05d}.tar"
-    with tarfile.open(first, "w") as tar:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for number in range(output.unit_rows):
             info = tarfile.TarInfo(f"{number:08d}.jpg")
             info.size = 400
             tar.addfile(info, io.BytesIO(hashlib.sha512(b"%d" % number).digest().ljust(400)))
-    for number in range(1, UNITS):
-        os.link(first, output.shards / f"{number:05d}.tar")
+    for number in range(output.units):
+        shard = output.shards / f"{number:05d}.tar"
+        if number % MOST_LINKS == 0:
+            first = shard
+            first.write_bytes(buffer.getvalue())
+        else:
+            os.link(first, shard)
 
 
 def planned(output: Synthetic) -> Iterator[Unit]:
     """The units as `sources.plan_units` would find them."""
-    for number in range(UNITS):
+    for number in range(output.units):
         stored = Storage().lookup(str(output.shards / f"{number:05d}.tar"))
         yield Unit(
             kind="webdataset", rows=None, entries=[Entry(stored=stored, key=f"{number:05d}.tar")], columns=METADATA
@@ -120,7 +129,7 @@ def planned(output: Synthetic) -> Iterator[Unit]:
 
 def commit(output: Synthetic, units: range) -> None:
     """Write the rows of these units, one object at a time."""
-    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION, 1)
+    sink = CommittedRows(Unsynced(), str(output.out), output.rows_per_object, CAPTION, 1)
     for number, (unit, index) in enumerate(objects(output, units)):
         failed = failed_rows(index) if output.failures else np.arange(len(index)) == -(number % FAILED_OBJECTS)
         sink.write([rows(output, unit, index, failed)], None)
@@ -133,11 +142,11 @@ def failed_rows(index: np.ndarray) -> np.ndarray:
 
 def retried(output: Synthetic) -> int:
     """Write what a retry of all failed rows would write: every second one is captioned now. Returns their number."""
-    sink = CommittedRows(Unsynced(), str(output.out), ROWS_PER_OBJECT, CAPTION, 2)
-    unit = np.repeat(np.arange(UNITS), [len(failed_of(output, unit)) for unit in range(UNITS)])
-    index = np.concatenate([failed_of(output, unit) for unit in range(UNITS)])
-    for start in range(0, len(unit), ROWS_PER_OBJECT):
-        part = slice(start, start + ROWS_PER_OBJECT)
+    sink = CommittedRows(Unsynced(), str(output.out), output.rows_per_object, CAPTION, 2)
+    unit = np.repeat(np.arange(output.units), [len(failed_of(output, unit)) for unit in range(output.units)])
+    index = np.concatenate([failed_of(output, unit) for unit in range(output.units)])
+    for start in range(0, len(unit), output.rows_per_object):
+        part = slice(start, start + output.rows_per_object)
         failed = index[part] // FAILED_ROWS % 2 == 1
         sink.write([rows(output, unit[part], index[part], failed, attempts=2)], None)
     os.sync()
@@ -156,9 +165,9 @@ def objects(output: Synthetic, units: range) -> Iterator[tuple[np.ndarray, np.nd
     together = OPEN_UNITS if output.layout == "mixed" else 1
     for first in range(units.start, units.stop, together):
         left = np.hstack([left, mixed(output, range(first, min(first + together, units.stop)))])
-        whole = left.shape[1] // ROWS_PER_OBJECT * ROWS_PER_OBJECT
-        for start in range(0, whole, ROWS_PER_OBJECT):
-            yield left[0, start : start + ROWS_PER_OBJECT], left[1, start : start + ROWS_PER_OBJECT]
+        whole = left.shape[1] // output.rows_per_object * output.rows_per_object
+        for start in range(0, whole, output.rows_per_object):
+            yield left[0, start : start + output.rows_per_object], left[1, start : start + output.rows_per_object]
         left = left[:, whole:]
     if left.shape[1]:
         yield left[0], left[1]

@@ -19,7 +19,8 @@ class Watched:
     """The peak of memory that a command used, in bytes: of its own process, of the largest Ray worker, of all together.
 
     `driver` and `worker` are the kernel's high-water marks of resident memory, in which shared pages count in full.
-    `together` is the highest sampled sum of the proportional shares (PSS) of all processes.
+    `together` is the highest sampled sum of the proportional shares (PSS) of all processes. `cpu` are the seconds of
+    processor time of all of them, up to the last sample of each.
     """
 
     began: float = 0
@@ -28,6 +29,12 @@ class Watched:
     worker: int = 0
     together: int = 0
     processes: set[psutil.Process] = field(default_factory=set)
+    times: dict[psutil.Process, float] = field(default_factory=dict)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time of all processes."""
+        return sum(self.times.values())
 
 
 def watched(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Watched:
@@ -60,6 +67,7 @@ def _sample(root: int, seen: Watched) -> None:
             peak, share = _status(process.pid, "status", "VmHWM"), _status(process.pid, "smaps_rollup", "Pss")
             together += share
             seen.processes.add(process)
+            seen.times[process] = sum(process.cpu_times()[:2])
             if process.pid == root:
                 seen.driver = max(seen.driver, peak)
             elif process.cmdline()[0].startswith("ray::"):

@@ -20,6 +20,7 @@ from typing import NoReturn
 from caprl_ray.cli import (
     caption,
     check,
+    compact,
     compare,
     curate,
     demo,
@@ -48,7 +49,7 @@ from caprl_ray.version import __version__
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
     *(caption, submit, curate, score, status),
-    *(verify, report, compare, evaluate, duplicates, check, export),
+    *(verify, compact, report, compare, evaluate, duplicates, check, export),
     *(explain, recipe_schema),
 )
 # Beginnings of the names of threads that may wait for storage when the command has ended: the one that lists the

@@ -1,7 +1,6 @@
 """`caprl-ray verify`: check that every planned image is in the output exactly once."""
 
 import argparse
-import json
 
 from caprl_ray.cli.arguments import Commands, add_output, check_store, store_hint
 from caprl_ray.errors import RecipeError, SystemFailure
@@ -49,16 +48,17 @@ def _run(args: argparse.Namespace) -> int:
     holders = lease.holders(storage, args.output)
     written, shares = parts.living(holders), parts.shares(holders, balance)
     late, sick = fence.late_objects(storage, args.output), doubtful.standing(storage, args.output, committed)
-    report = balance.report() | {
+    more = {
         "balanced": balanced,
         "plan_complete": stored.complete,
         "late_objects": [written.path for written in late],
         "doubtful_rows": [row_id(unit, index) for unit, rows in sorted(sick.items()) for index in rows],
     }
     if shares:
-        report |= {"parts": [share.short() for share in shares], "parts_written": [str(part) for part in written]}
+        more |= {"parts": [share.short() for share in shares], "parts_written": [str(part) for part in written]}
     unplanned = "" if stored.complete else "; the input is not planned to its end: run the same command again"
-    print(json.dumps(report, indent=1) if args.json else f"{args.output}: {balance.summary()}{unplanned}")
+    for line in balance.lines(more) if args.json else [f"{args.output}: {balance.summary()}{unplanned}"]:
+        print(line)
     for share in shares if not args.json else ():
         print(f"{args.output}: {share.summary()}")
     if written and not args.json:

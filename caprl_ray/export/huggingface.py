@@ -17,9 +17,10 @@ from caprl_ray.export.card import card
 from caprl_ray.export.form import Writing
 from caprl_ray.export.images import pictured
 from caprl_ray.export.parts import Part, by_rows, with_columns
-from caprl_ray.export.rows import Reader, UnitRows, fitted, reader
+from caprl_ray.export.rows import Reader, UnitRows, reader
 from caprl_ray.export.source import CAPTION, NOT_TOLD, Source
 from caprl_ray.export.target import Written
+from caprl_ray.output.objects import fitted
 from caprl_ray.read.sandbox import ReadSandbox
 from caprl_ray.rows import features
 from caprl_ray.sources.source import Access

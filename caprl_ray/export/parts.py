@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from caprl_ray import plan
 from caprl_ray.export.rows import UnitRows
+from caprl_ray.output.places import origin
 from caprl_ray.storage import Storage
 
 SHARDS, TABLES = "webdataset", "parquet"
@@ -35,24 +36,25 @@ class Part:
 
     @property
     def rows(self) -> str:
-        """A hash of which rows it has, of which units and objects, and of its columns. Two parts with one hash have the
-        same content."""
+        """A hash of which rows it has, of which units, of where they were first written, and of its columns. Two parts
+        with one hash have the same content."""
         digest = hashlib.sha256(self.columns.encode())
         for unit in self.units:
             digest.update(f"{unit.ref.unit} {unit.rows}\n".encode() + unit.kept.serialize())
-            digest.update("\n".join(place.stored.path for place in unit.places).encode())
+            digest.update(origin(unit.places).encode())
         return digest.hexdigest()[:32]
 
 
 def by_rows(units: Iterable[UnitRows], most: int, first: int = 0) -> Iterator[Part]:
     """Whole units up to `most` rows, at least one, numbered from `first`."""
     held: list[UnitRows] = []
-    number = first
+    number, rows = first, 0
     for unit in units:
-        if held and sum(one.rows for one in held) + unit.rows > most:
+        if held and rows + unit.rows > most:
             yield Part(name=f"{number:06d}", number=number, units=held)
-            held, number = [], number + 1
+            held, number, rows = [], number + 1, 0
         held.append(unit)
+        rows += unit.rows
     if held:
         yield Part(name=f"{number:06d}", number=number, units=held)
 

@@ -4,7 +4,7 @@ import errno
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +16,7 @@ from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.committed import identities, opened
+from caprl_ray.output.objects import fitted
 from caprl_ray.output.places import Place
 from caprl_ray.plan import UnitRef
 from caprl_ray.storage import Storage, Stored
@@ -39,7 +40,7 @@ class UnitRows:
 
     ref: UnitRef
     kept: BitMap
-    places: list[Place]
+    places: Sequence[Place]
     rows: int
     finished: int
     failed: int
@@ -185,12 +186,3 @@ def _merged(pieces: list[_Piece]) -> pa.Table | None:
     order = np.lexsort((name, -table["attempts"].fill_null(0).to_numpy(), index))
     first = np.diff(index[order], prepend=-1) != 0
     return table.take(pa.array(order[first]))
-
-
-def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with these columns; one that they lack is null."""
-    columns = [
-        rows[field.name].cast(field.type) if field.name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -42,7 +43,7 @@ ROWS_AT_ONCE = 2**22
 PIECE = 64 * 1024
 
 
-@dataclass
+@dataclass(slots=True)
 class Committed:
     """The rows of one unit in the output.
 
@@ -234,7 +235,7 @@ class _Held:
 
     def part(self) -> Part:
         """Everything that was added."""
-        rows = np.sort(np.concatenate(self._identities))
+        rows = np.sort(np.concatenate(self._identities), kind="stable")  # each object is sorted already
         again = rows[1:][rows[1:] == rows[:-1]]
         failures = {how: dict(bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
         extra = dict(bitmaps(again))
@@ -259,12 +260,16 @@ def _by_failure(table: pa.Table) -> Iterator[tuple[Failure, np.ndarray]]:
 
 def bitmaps(identities: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """Sorted identities as bitmaps of indices by unit."""
+    if (identities[1:] == identities[:-1]).any():
+        identities = np.unique(identities)
     units, indices = identities >> 32, identities.astype(np.uint32)  # keeps the lower half
-    starts, ends = np.flatnonzero(np.diff(units, prepend=-1)), np.flatnonzero(np.diff(units, append=-1)) + 1
-    for unit, start, end in zip(units[starts].tolist(), starts, ends, strict=True):
-        rows = BitMap(indices[start:end])
+    cuts = (np.flatnonzero(units[1:] != units[:-1]) + 1).tolist()
+    for start, end in pairwise([0, *cuts, len(units)] if len(units) else []):
+        first, last = int(indices[start]), int(indices[end - 1])
+        # A bitmap takes a range at once, and an array row by row.
+        rows = BitMap(range(first, last + 1) if last - first == end - start - 1 else indices[start:end])
         rows.run_optimize()
-        yield unit, rows.serialize()
+        yield int(units[start]), rows.serialize()
 
 
 def content(storage: Storage, stored: Stored, columns: list[str]) -> tuple[pa.Table, Counts]:
@@ -274,10 +279,11 @@ def content(storage: Storage, stored: Stored, columns: list[str]) -> tuple[pa.Ta
 
 
 @contextmanager
-def opened(storage: Storage, stored: Stored) -> Iterator[pq.ParquetFile]:
-    """A committed object, for reading a few columns. Raises SystemFailure, also for faults inside the block."""
+def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Iterator[pq.ParquetFile]:
+    """A committed object, for reading a few columns; with another `piece`, for reading more. Raises SystemFailure, also
+    for faults inside the block."""
     try:
-        with storage.open(stored, piece=PIECE) as stream:
+        with storage.open(stored, piece=piece) as stream:
             # Arrow's threads and prefetching cost more than the few pages that are read. `stream` buffers one piece.
             yield pq.ParquetFile(stream, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:

@@ -16,8 +16,9 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from caprl_ray.errors import SystemFailure
 from caprl_ray.output.objects import DATA, FAILED, Written, written_under
@@ -37,14 +38,29 @@ class Fence:
     lease: int = 0
     kept: frozenset[str] = frozenset()
 
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """In a fence of the whole output: objects of leases of a part below this number count only if they are among
+    `kept`, too. Compacting replaces them (output/compact.py)."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {"lease": self.lease, "objects": sorted(self.kept), **({"parts": self.parts} if self.parts else {})}
+
 
 class Fences(dict[str, Fence]):
     """The fences that count, by part; that of the whole output's leases under an empty name."""
 
     def keep(self, stored: Stored, written: Written | None) -> bool:
         """Whether an object counts that was written under this lease."""
-        fence = self.get(written.part) if written else None
-        return not written or not fence or written.number >= fence.lease or _short(stored.path) in fence.kept
+        fence = self._of(written) if written else None
+        return fence is None or short(stored.path) in fence.kept
+
+    def _of(self, written: Written) -> Fence | None:
+        """The fence whose list says whether an object of this lease counts; None if it counts anyway."""
+        whole, own = self.get(""), self.get(written.part)
+        if written.part and whole and written.number < whole.parts.get(written.part, 0):
+            return whole
+        return own if own and written.number < own.lease else None
 
 
 def committed_objects(
@@ -108,15 +124,31 @@ def sweep(storage: Storage, output: str, part: str | None = None) -> int:
 
 def close(storage: Storage, output: str, lease: int, part: str = "") -> None:
     """Let only those objects of earlier leases of `part` count that count now. Only the holder of `lease` may do it."""
-    kept = sorted(
-        _short(stored.path)
-        for objects in committed_objects(storage, output, since=Written(number=0, part=part)).values()
-        for stored in objects
-    )
-    for stored in _fences(storage, output)[part][:-1]:  # the last one may just be read by somebody
+    fences, found = load(storage, output), committed_objects(storage, output).values()
+    parts = fences[""].parts if not part and "" in fences else {}
+
+    def listed(written: Written) -> bool:
+        return written.part == part or written.number < parts.get(written.part, 0)
+
+    every = ((stored, written_under(stored.path)) for objects in found for stored in objects)
+    kept = frozenset(short(stored.path) for stored, written in every if written and listed(written))
+    _store(storage, output, Written(number=lease, part=part), Fence(lease, kept, parts))
+
+
+def replace(storage: Storage, output: str, lease: int, kept: Iterable[str], parts: Mapping[str, int]) -> None:
+    """Let only the objects count that are `kept`, as "folder/name", and those of later leases: at once, for all
+    readers. Objects of `lease` itself count no sooner than they are among them. Only its holder may do it.
+
+    `parts` has the number from which on leases of a part are later ones. Objects of older versions, whose names have no
+    number, go on to count.
+    """
+    _store(storage, output, Written(number=lease), Fence(lease + 1, frozenset(kept), parts))
+
+
+def _store(storage: Storage, output: str, under: Written, fence: Fence) -> None:
+    for stored in _fences(storage, output)[under.part][:-1]:  # the last one may just be read by somebody
         storage.delete(stored.path)
-    content = json.dumps({"lease": lease, "objects": kept}, indent=0).encode()
-    storage.put(join(output, FOLDER, f"{Written(number=lease, part=part).name}.json"), content)
+    storage.put(join(output, FOLDER, f"{under.name}.json"), json.dumps(fence.plain(), indent=0).encode())
 
 
 def load(storage: Storage, output: str) -> Fences:
@@ -128,7 +160,7 @@ def load(storage: Storage, output: str) -> Fences:
 def _read(storage: Storage, stored: Stored) -> Fence:
     try:
         content = json.loads(storage.read(stored.path))
-        return Fence(content["lease"], frozenset(content["objects"]))
+        return Fence(content["lease"], frozenset(content["objects"]), content.get("parts", {}))
     except (ValueError, TypeError, KeyError):
         raise SystemFailure(
             f"{stored.path}: is not the fence of a run; restore it, or remove it and run verify --repair; late objects "
@@ -137,11 +169,20 @@ def _read(storage: Storage, stored: Stored) -> Fence:
 
 
 def highest(storage: Storage, output: str, part: str = "") -> int:
-    """The highest number of a lease of `part` that has left a fence or an object here."""
-    objects = (stored for found in _listed(storage, output, FOLDERS).values() for stored in found)
-    written = filter(None, (written_under(stored.path) for stored in objects))
-    numbers = (found.number for found in written if found.part == part)
-    return max([0, *map(_number, _fences(storage, output)[part]), *numbers])
+    """The highest number of a lease of `part` that has left a fence or an object here, or a trace in a fence."""
+    return later(storage, output).get(part, 1) - 1
+
+
+def later(storage: Storage, output: str) -> dict[str, int]:
+    """By part, the number that is higher than that of every lease which has left something here."""
+    objects = [stored for found in _listed(storage, output, FOLDERS).values() for stored in found]
+    found = [written for stored in objects if (written := written_under(stored.path))]
+    fences = _fences(storage, output)
+    found += [Written(number=_number(stored), part=part) for part, some in fences.items() for stored in some]
+    numbers = dict(load(storage, output)[""].parts) if "" in fences else {}
+    for written in found:
+        numbers[written.part] = max(numbers.get(written.part, 0), written.number + 1)
+    return numbers
 
 
 def _listed(storage: Storage, output: str, folders: Iterable[str]) -> dict[str, list[Stored]]:
@@ -168,6 +209,6 @@ def _file(stored: Stored) -> str:
     return stored.path.rpartition("/")[2]
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
     """The path of an object below its output."""
     return "/".join(path.rsplit("/", 2)[-2:])

@@ -1,9 +1,12 @@
 """The ledger: what of the plan is done, and whether every planned row stands in the output exactly once."""
 
+import itertools
+import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 from caprl_ray.output.committed import Committed, CommittedUnits
 from caprl_ray.output.counts import Counts
@@ -15,7 +18,7 @@ SHOWN = 3  # codes of failed rows
 SHOWN_FLAGS = 8  # there are some fifteen checks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UnitLedger:
     """The balance of one unit; `planned` is None while the unit's length is unknown."""
 
@@ -42,11 +45,41 @@ class UnitLedger:
         return self.missing == 0 and not self.duplicate and not self.beyond
 
 
+@dataclass
+class Sums:
+    """Sums over the units of a ledger."""
+
+    balanced: int = 0
+    planned: int = 0
+    finished: int = 0
+    failed: int = 0
+    missing: int = 0
+    duplicate: int = 0
+    beyond: int = 0
+    unknown: int = 0
+    lost: int = 0
+    ended: int = 0
+
+    def add(self, unit: UnitLedger) -> None:
+        """Count a unit."""
+        self.balanced += unit.balanced
+        self.planned += unit.planned or 0
+        self.finished += unit.finished
+        self.failed += unit.failed
+        self.missing += unit.missing or 0
+        self.duplicate += unit.duplicate
+        self.beyond += unit.beyond
+        self.unknown += unit.planned is None
+        self.lost += unit.lost
+        self.ended += unit.ended
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """The balance of a whole output.
 
     Attributes:
+        units: the balances of its units. `balance` gives one that makes each when it is asked for, and holds none.
         done: the job's word for finished rows, such as "captioned".
         noun: the job's word for rows, such as "image".
         counts: sums over the rows: flags, codes, and recipes. Objects of older versions give none.
@@ -55,7 +88,7 @@ class Ledger:
         part: the part of the output whose units these are, as K/N; empty for all units.
     """
 
-    units: list[UnitLedger]
+    units: Sequence[UnitLedger]
     done: str
     noun: str = "image"
     counts: Counts = field(default_factory=Counts)
@@ -63,30 +96,38 @@ class Ledger:
     notes: tuple[str, ...] = ()
     part: str = ""
 
+    @cached_property
+    def sums(self) -> Sums:
+        """The sums over all units, one unit after the other."""
+        sums = Sums()
+        for unit in self.units:
+            sums.add(unit)
+        return sums
+
     @property
     def balanced(self) -> bool:
         """Whether every unit is."""
-        return all(unit.balanced for unit in self.units)
+        return self.sums.balanced == len(self.units)
 
     @property
     def whole(self) -> bool:
         """Whether no row is missing, though some may stand twice."""
-        return all(unit.missing == 0 and not unit.beyond for unit in self.units)
+        return not (self.sums.unknown or self.sums.missing or self.sums.beyond)
 
     @property
     def finished(self) -> int:
         """Finished rows of all units."""
-        return sum(unit.finished for unit in self.units)
+        return self.sums.finished
 
     @property
     def failed(self) -> int:
         """Failed rows of all units."""
-        return sum(unit.failed for unit in self.units)
+        return self.sums.failed
 
     @property
     def planned(self) -> int:
         """Planned rows of the units whose length is known."""
-        return sum(unit.planned or 0 for unit in self.units)
+        return self.sums.planned
 
     @property
     def asked_for(self) -> int:
@@ -97,30 +138,30 @@ class Ledger:
     @property
     def duplicate(self) -> int:
         """Rows that stand more than once."""
-        return sum(unit.duplicate for unit in self.units)
+        return self.sums.duplicate
 
     @property
     def beyond(self) -> int:
         """Rows with an index that their unit does not have."""
-        return sum(unit.beyond for unit in self.units)
+        return self.sums.beyond
 
     @property
     def unknown(self) -> int:
         """Units whose length is not known yet."""
-        return sum(unit.planned is None for unit in self.units)
+        return self.sums.unknown
 
     @property
     def lost(self) -> int:
         """Units of which nothing could be read."""
-        return sum(unit.lost for unit in self.units)
+        return self.sums.lost
 
     @property
     def ended(self) -> int:
         """Units that could be read only up to some row."""
-        return sum(unit.ended for unit in self.units)
+        return self.sums.ended
 
     def report(self) -> dict[str, Any]:
-        """The whole ledger as plain data: totals, and every unit. The key of finished rows is `done`."""
+        """The totals as plain data. The key of finished rows is `done`."""
         return {
             "balanced": self.balanced,
             "planned": None if self.unknown else self.planned,
@@ -134,7 +175,6 @@ class Ledger:
             "codes": dict(self.counts.codes),
             "runs": dict(self.counts.runs),
             "left_out": self.left_out.report(),
-            "units": [self._unit(unit) for unit in self.units],
         }
 
     def short(self) -> dict[str, Any]:
@@ -142,6 +182,14 @@ class Ledger:
         planned = None if self.unknown else self.planned
         totals = {"planned": planned, self.done: self.finished, "failed": self.failed}
         return {"part": self.part, "balanced": self.balanced, **totals, "units": len(self.units)}
+
+    def lines(self, more: Mapping[str, Any]) -> Iterator[str]:
+        """The whole ledger as one JSON object, line by line: totals, `more`, and `units`, one after the other."""
+        yield json.dumps({**self.report(), **more}, indent=1).removesuffix("\n}") + ","
+        yield ' "units": ['
+        comma = itertools.chain(itertools.repeat(",", len(self.units) - 1), [""])
+        yield from (f"  {json.dumps(self._unit(unit))}{end}" for unit, end in zip(self.units, comma, strict=False))
+        yield " ]\n}"
 
     def _unit(self, unit: UnitLedger) -> dict[str, Any]:
         return {
@@ -186,9 +234,8 @@ class Ledger:
         return said + more
 
     def _unbalanced(self) -> str:
-        line = f"{sum(unit.balanced for unit in self.units):,} of {_counted(len(self.units), 'unit')} balanced"
-        missing = sum(unit.missing or 0 for unit in self.units)
-        line += f", {missing:,} missing" if missing else ""
+        line = f"{self.sums.balanced:,} of {_counted(len(self.units), 'unit')} balanced"
+        line += f", {self.sums.missing:,} missing" if self.sums.missing else ""
         line += f", {self.duplicate:,} duplicate" if self.duplicate else ""
         line += f", {self.beyond:,} beyond their unit's end" if self.beyond else ""
         return line + (f", {_counted(self.unknown, 'unit')} of unknown length" if self.unknown else "")
@@ -203,7 +250,7 @@ def _in_brackets(text: str) -> str:
 
 
 def balance(
-    refs: Iterable[UnitRef],
+    refs: Sequence[UnitRef],
     committed: Mapping[int, Committed],
     done: str,
     noun: str = "image",
@@ -213,27 +260,45 @@ def balance(
 
     `done` and `noun` are the job's words for finished rows and for rows, `left_out` is what planning left out.
     """
-    units = []
     total = LeftOut()
-    if left_out:
-        total.merge(left_out)
-    for ref in refs:
-        unit = committed.get(ref.unit) or Committed()
-        if unit.left_out:
-            total.merge(unit.left_out)
+    for some in (left_out, *(unit.left_out for ref in refs if (unit := committed.get(ref.unit)))):
+        if some:
+            total.merge(some)
+    counts = committed.counts if isinstance(committed, CommittedUnits) else Counts()
+    return Ledger(units=Balances(refs, committed), done=done, noun=noun, counts=counts, left_out=total)
+
+
+class Balances(Sequence[UnitLedger]):
+    """The balances of the units of a plan, in order. Each is made when it is asked for."""
+
+    def __init__(self, refs: Sequence[UnitRef], committed: Mapping[int, Committed]) -> None:
+        self._refs, self._committed = refs, committed
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    @overload
+    def __getitem__(self, place: int) -> UnitLedger: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[UnitLedger]: ...
+
+    def __getitem__(self, place: int | slice) -> UnitLedger | list[UnitLedger]:
+        if isinstance(place, slice):
+            return list(map(self._of, self._refs[place]))
+        return self._of(self._refs[place])
+
+    def _of(self, ref: UnitRef) -> UnitLedger:
+        unit = self._committed.get(ref.unit) or Committed()
         planned = unit.rows if unit.rows is not None else ref.rows
         nothing = 0 in unit.ended and not unit.finished
-        units.append(
-            UnitLedger(
-                unit=ref.unit,
-                planned=planned,
-                finished=len(unit.finished),
-                failed=len(unit.failed),
-                duplicate=len(unit.extra),
-                beyond=len(unit.done) - unit.done.range_cardinality(0, planned) if planned is not None else 0,
-                lost=nothing,
-                ended=bool(unit.ended) and not nothing,
-            )
+        return UnitLedger(
+            unit=ref.unit,
+            planned=planned,
+            finished=len(unit.finished),
+            failed=len(unit.failed),
+            duplicate=len(unit.extra),
+            beyond=len(unit.done) - unit.done.range_cardinality(0, planned) if planned is not None else 0,
+            lost=nothing,
+            ended=bool(unit.ended) and not nothing,
         )
-    counts = committed.counts if isinstance(committed, CommittedUnits) else Counts()
-    return Ledger(units=units, done=done, noun=noun, counts=counts, left_out=total)

@@ -14,6 +14,9 @@ from caprl_ray.rows.schema import is_own
 
 DATA, FAILED = "data", "failed"
 WRITTEN = b"caprl_ray.written"  # in an object's metadata: seconds since 1970
+# In the metadata of an object that compacting has written, as JSON: where the rows of each unit were first written
+# (output/places.py).
+ORIGINS = b"caprl_ray.origins"
 _NAME = re.compile(r"(\d{6,})-(?:([1-9]\d*of[1-9]\d*)-)?[0-9a-f]{32}\.parquet")
 
 
@@ -43,6 +46,15 @@ def written_under(path: str) -> Written | None:
     """The lease under which an object was written; None for objects of older versions."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return Written(number=int(match[1]), part=match[2] or "") if match else None
+
+
+def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with these columns; one that they lack is null."""
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def dated(table: pa.Table) -> pa.Table:

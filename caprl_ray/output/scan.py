@@ -27,14 +27,19 @@ def silent(step: str, done: int, total: int) -> None:
 
 
 def scan(
-    function: Callable[[str, Sequence[In]], Out], found: Mapping[str, Sequence[In]], step: str, tell: Tell = silent
+    function: Callable[[str, Sequence[In]], Out],
+    found: Mapping[str, Sequence[In]],
+    step: str,
+    tell: Tell = silent,
+    per_task: int | None = None,
 ) -> Iterator[Out]:
     """Yield what `function` returns for a folder and some of its objects, for all objects by folder in `found`.
 
-    In Ray tasks the results come as the tasks finish. Only a bounded number of them is held.
+    In Ray tasks the results come as the tasks finish. Only a bounded number of them is held. `per_task`: how many
+    objects a task gets (OBJECTS_PER_TASK).
     """
-    total = sum(map(len, found.values()))
-    if total <= OBJECTS_PER_TASK:
+    total, per_task = sum(map(len, found.values())), per_task or OBJECTS_PER_TASK
+    if total <= per_task:
         for folder, objects in found.items():
             yield function(folder, objects)
         return
@@ -42,24 +47,24 @@ def scan(
 
     with session.connected():
         done = 0
-        for count, result in _in_tasks(function, found):
+        for count, result in _in_tasks(function, found, per_task):
             done += count
             tell(step, done, total)
             yield result
 
 
 def _in_tasks(
-    function: Callable[[str, Sequence[In]], Out], found: Mapping[str, Sequence[In]]
+    function: Callable[[str, Sequence[In]], Out], found: Mapping[str, Sequence[In]], per_task: int
 ) -> Iterator[tuple[int, Out]]:
     import ray
 
     task, shared = ray.remote(num_cpus=1)(_call), ray.put(function)  # what the function holds is sent once
-    starts = ((folder, n) for folder, objects in found.items() for n in range(0, len(objects), OBJECTS_PER_TASK))
+    starts = ((folder, n) for folder, objects in found.items() for n in range(0, len(objects), per_task))
     waiting: dict[ray.ObjectRef, int] = {}
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while True:
         for folder, start in starts:
-            objects = found[folder][start : start + OBJECTS_PER_TASK]
+            objects = found[folder][start : start + per_task]
             waiting[task.remote(shared, folder, objects)] = len(objects)
             if len(waiting) == most:
                 break

@@ -79,6 +79,10 @@ def test_a_stopped_export_goes_on_and_follows_its_output(
 
     assert export(made, out, "webdataset", "--shard-rows", "40") == 0
     assert written(out) == whole  # nothing is written again
+    objects = len(list(Path(made.path, "data").iterdir()))
+    assert cli.main(["compact", str(made.path)]) == 0 and len(list(Path(made.path, "data").iterdir())) < objects
+    assert export(made, out, "webdataset", "--shard-rows", "40") == 0
+    assert written(out) == whole  # the same rows stand in other objects
     (out / "00001.tar").unlink()
     os.truncate(out / "000001.tar", 1000)
     assert export(made, out, "webdataset", "--shard-rows", "40") == 0

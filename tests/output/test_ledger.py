@@ -1,6 +1,7 @@
 """From a unit's samples to committed rows and back: the reader reports a unit, and the ledger counts its rows."""
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -73,6 +74,33 @@ def read(unit: Unit, done: Iterable[int] = (), rows: int | None = None) -> list[
 
 def told(rows: list[dict[str, Any]]) -> list[tuple[int, str | None, int | None]]:
     return [(row["index"], row["code"], row["unit_rows"]) for row in rows]
+
+
+def test_the_units_of_a_ledger_are_never_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, most = 0, 0
+
+    class Counted(ledger.UnitLedger):
+        def __init__(self, **fields: Any) -> None:
+            nonlocal held, most
+            super().__init__(**fields)
+            held, most = held + 1, max(most, held + 1)
+
+        def __del__(self) -> None:
+            nonlocal held
+            held -= 1
+
+    monkeypatch.setattr(ledger, "UnitLedger", Counted)
+    refs = [
+        UnitRef(unit=number, kind="files", rows=3, bytes=0, object=NOWHERE, row_group=0, offset=0)
+        for number in range(500)
+    ]
+    found = ledger.balance(refs, {number: Committed(finished=BitMap(range(3))) for number in range(1, 500)}, "done")
+    assert (found.finished, found.planned, found.balanced) == (1497, 1500, False)
+    assert found.summary().endswith("499 of 500 units balanced, 3 missing")
+    told = json.loads("".join(found.lines({"more": 1})))
+    assert [unit["missing"] for unit in told["units"]] == [3, *([0] * 499)] and told["more"] == 1
+    assert 0 < most <= 3 and not held
+    assert json.loads("".join(ledger.balance([], {}, "done").lines({})))["units"] == []
 
 
 @pytest.fixture(params=["files", "webdataset"])

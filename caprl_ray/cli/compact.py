@@ -1,0 +1,42 @@
+"""`caprl-ray compact`: merge the objects of finished units of an output."""
+
+import argparse
+
+from caprl_ray.cli.arguments import Commands, add_output, check_store, store_hint
+from caprl_ray.errors import RecipeError, SystemFailure
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its arguments."""
+    command = commands.add(
+        "compact", _run, "merge the parquet files of an output, so that a large one has a file for each unit"
+    )
+    add_output(command)
+    command.add_argument("--dry-run", action="store_true", help="only say how many files there are and would be")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from caprl_ray import plan
+    from caprl_ray.output import lease
+    from caprl_ray.output.compact import compact, groupings
+    from caprl_ray.output.grouping import said
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+    from caprl_ray.watch.steps import Steps
+
+    storage, tell = Storage(parse_storage(args.overrides)), Steps()
+    check_store(storage.settings, args.output)
+    hint = store_hint(storage.settings, args.output)
+    try:
+        stored = plan.load(storage, args.output)
+    except OSError as error:
+        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
+    if not stored.units:
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
+    if args.dry_run:
+        found = groupings(storage, args.output, stored, tell)
+    else:
+        with lease.held(storage, args.output) as own:
+            found = compact(storage, args.output, stored, own, tell)
+    print(f"{args.output}: {said(found, 'would be about' if args.dry_run else 'are')}")
+    return 0

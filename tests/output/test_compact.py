@@ -1,0 +1,288 @@
+"""Compacting: an object for each finished unit, and every row once at any moment, wherever it stops."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from caprl_ray import cli, plan
+from caprl_ray.caption.columns import CAPTION
+from caprl_ray.output import again, compact, fence, grouping, ledger
+from caprl_ray.output.commit import CommittedRows
+from caprl_ray.output.committed import read_committed
+from caprl_ray.output.counts import Counts
+from caprl_ray.output.lease import held
+from caprl_ray.output.objects import WRITTEN
+from caprl_ray.output.repair import repair
+from caprl_ray.plan import Entry, Unit
+from caprl_ray.rows.schema import row_id, row_schema
+from caprl_ray.sources.samples import METADATA
+from caprl_ray.storage import Storage, Stored
+from tests.checkout import ROOT
+
+SCHEMA = row_schema(METADATA, CAPTION)
+UNITS, ROWS, OBJECT_ROWS = 6, 12, 3
+LAST = UNITS - 1  # is not finished
+Row = dict[str, Any]
+
+
+# Limits with which a small output has several rounds of several batches.
+LIMITS = ((grouping, "LEAST_ROWS", 6), (grouping, "BATCH_OBJECTS", 12), (compact, "ROUND_OBJECTS", 24))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in LIMITS:
+        monkeypatch.setattr(*limit)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    """An output of two runs, whose objects mix units as they are read at the same time; one unit lacks rows, and one
+    row of the first run was done again by the second."""
+    path, chance = str(tmp_path / "out"), random.Random(1)
+    shard = Stored(path="0.tar", size=1, version="v")
+    unit = Unit(kind="webdataset", rows=None, entries=[Entry(stored=shard, key="0.tar")], columns=METADATA)
+    plan.store(Storage(), path, [unit] * UNITS)
+    rows = [(unit, n) for unit in range(UNITS) for n in range(ROWS) if (unit, n) != (LAST, 3)]
+    rows.sort(key=lambda row: 3 * row[0] + row[1] + chance.uniform(0, 9))  # some three units are open at a time
+    for half in (rows[: len(rows) // 2], [(0, 0), *rows[len(rows) // 2 :]]):
+        with held(Storage(), path) as own:
+            for start in range(0, len(half), OBJECT_ROWS):
+                write(path, own.number, half[start : start + OBJECT_ROWS])
+            repair(Storage(), path, read_committed(Storage(), path))
+    return path
+
+
+def write(out: str, lease: int, rows: list[tuple[int, int]], attempts: int = 1, **more: Any) -> None:
+    """Commit rows as a run does. One in seven has failed."""
+    table = [
+        {"id": row_id(unit, n), "unit": unit, "index": n, "unit_rows": ROWS if n == ROWS - 1 else None}
+        | {"attempts": attempts, "caption_tokens": 4, "model": "m"}
+        | (
+            {"stage": "caption", "code": "caption_empty", "detail": ""}
+            if (unit + n) % 7 == 2 and not more
+            else {"caption": f"{unit} {n}", "flags": ["loop"] * (n % 2), **more}
+        )
+        for unit, n in rows
+    ]
+    CommittedRows(Storage(), out, 1, CAPTION, lease, "r").write([pa.Table.from_pylist(table, schema=SCHEMA)], None)
+
+
+def objects(out: str) -> dict[str, list[list[Row]]]:
+    """The rows of each object that counts, by folder."""
+    found = fence.committed_objects(Storage(), out)
+    return {folder: [pq.ParquetFile(s.path).read().to_pylist() for s in some] for folder, some in found.items()}
+
+
+def rows(out: str) -> dict[tuple[str, str], Row]:
+    """All rows, each of which stands once."""
+    some = [(folder, row) for folder, each in objects(out).items() for rows in each for row in rows]
+    assert max(Counter(row["id"] for _, row in some).values()) == 1
+    return {(folder, row["id"]): {k: v for k, v in row.items() if v is not None} for folder, row in some}
+
+
+def sums(out: str) -> Counts:
+    """What the footers say in sum."""
+    return read_committed(Storage(), out).counts
+
+
+def assert_exact(out: str, before: dict[tuple[str, str], Row]) -> None:
+    """Every row is there once, as it was, and the ledger counts each once."""
+    assert rows(out) == before
+    found = ledger.balance(plan.load(Storage(), out).units, read_committed(Storage(), out), "captioned")
+    assert [unit.balanced for unit in found.units] == [unit != LAST for unit in range(UNITS)]
+    assert found.finished + found.failed == len(before) and not found.duplicate
+
+
+def assert_compact(out: str) -> None:
+    """Finished units are whole and sorted, in one object each, and the other one is left as it was."""
+    for folder, each in objects(out).items():
+        of = [sorted({row["unit"] for row in rows}) for rows in each]
+        assert all(
+            [(row["unit"], row["index"]) for row in rows] == sorted((row["unit"], row["index"]) for row in rows)
+            for rows in each
+        )
+        assert all(count == 1 for unit, count in Counter(chain.from_iterable(of)).items() if unit != LAST), folder
+        assert folder == "failed" or all(len(units) == 1 for units in of if units != [LAST])
+    assert not fence.late_objects(Storage(), out)
+
+
+def test_each_finished_unit_gets_an_object_and_nothing_else_changes(
+    out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, told, names = rows(out), sums(out), sorted(Path(out).rglob("*.parquet"))
+    newest = max(float(pq.read_metadata(path).metadata[WRITTEN]) for path in names if path.parent.name == "data")
+    assert cli.main(["compact", out, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert names == sorted(Path(out).rglob("*.parquet"))
+    assert cli.main(["compact", out]) == 0
+    said = capsys.readouterr().out
+    assert_exact(out, before)
+    assert_compact(out)
+    now = sums(out)
+    assert (now.flags, now.codes, now.runs) == (told.flags, told.codes, told.runs)
+    assert now.tallies["tokens"] == told.tallies["tokens"] and now.tallies["model"] == told.tallies["model"]
+    made = {folder: sorted((Path(out) / folder).glob("*.parquet")) for folder in ("data", "failed")}
+    for folder, paths in made.items():
+        assert f"objects in {folder}/ are {len(paths)}" in said
+        about = int(planned.partition(f"objects in {folder}/ would be about ")[2].split(";")[0])
+        assert abs(about - len(paths)) <= 1
+    assert max(float(pq.read_metadata(path).metadata[WRITTEN]) for path in made["data"]) == newest
+    files = {path: path.stat().st_ino for path in Path(out).glob("[df]*/*.parquet")}
+    assert cli.main(["compact", out]) == 0
+    assert files == {path: path.stat().st_ino for path in Path(out).glob("[df]*/*.parquet")}, "nothing was left to do"
+
+
+def test_a_row_that_comes_later_is_merged_into_its_unit(out: str) -> None:
+    assert cli.main(["compact", out]) == 0
+    with held(Storage(), out) as own:
+        write(out, own.number, [(LAST, 3), (0, 2)], attempts=2, caption="Done at last.")
+        repair(Storage(), out, read_committed(Storage(), out))
+    before = rows(out)
+    assert cli.main(["compact", out]) == 0
+    assert rows(out) == before and before["data", row_id(0, 2)]["caption"] == "Done at last."
+    assert len(objects(out)["data"]) == UNITS
+    assert cli.main(["verify", out]) == 0
+
+
+@dataclass(frozen=True)
+class Failing(Storage):
+    """Storage that ends the command at one of its writes, before it or after it."""
+
+    left: list[int] = field(default_factory=lambda: [-1])
+    after: bool = False
+    how: int = signal.SIGINT
+
+    def put(self, path: str, content: bytes) -> None:
+        self._count(path)
+        super().put(path, content)
+        self._count(path, after=True)
+
+    def delete(self, path: str) -> None:
+        self._count(path)
+        super().delete(path)
+        self._count(path, after=True)
+
+    def _count(self, path: str, *, after: bool = False) -> None:
+        if after == self.after and any(f"/{folder}/" in path for folder in ("data", "failed", "fence")):
+            self.left[0] -= 1
+            if self.left[0] == 0 and self.how == signal.SIGKILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.left[0] == 0:
+                raise KeyboardInterrupt
+
+
+def stops(out: str) -> Iterator[int]:
+    """Compact with a storage that ends it at its first write, then at its second, and so on, until it finishes."""
+    for number in range(1, 1000):
+        storage = Failing(left=[number], after=number % 2 == 0)
+        try:
+            with held(storage, out) as own:
+                compact.compact(storage, out, plan.load(storage, out), own)
+            return
+        except KeyboardInterrupt:
+            yield number
+
+
+def test_wherever_it_stops_every_row_counts_once_and_a_second_one_finishes(out: str) -> None:
+    before, late = rows(out), []
+    for _ in stops(out):  # each goes on from where the one before was stopped
+        assert_exact(out, before)
+        late.append(bool(fence.late_objects(Storage(), out)))
+    assert len(late) > 10 and {*late} == {False, True}
+    assert_exact(out, before)
+    assert_compact(out)
+
+
+KILLED = """
+import signal, sys
+from caprl_ray import plan
+from caprl_ray.output import compact
+from caprl_ray.output.lease import held
+from tests.output.test_compact import LIMITS, Failing
+for limit in LIMITS:
+    setattr(*limit)
+storage, out = Failing(left=[int(sys.argv[2])], how=signal.SIGKILL), sys.argv[1]
+with held(storage, out) as own:
+    compact.compact(storage, out, plan.load(storage, out), own)
+"""
+
+
+def test_a_process_that_is_killed_leaves_every_row_once(out: str) -> None:
+    before, environment = rows(out), os.environ | {"PYTHONPATH": str(ROOT)}
+    for number in (4, 12):  # among the new objects, and among those that are deleted
+        command = [sys.executable, "-c", KILLED, out, str(number)]
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+        assert_exact(out, before)
+    assert cli.main(["compact", out]) == 0
+    assert_exact(out, before)
+    assert_compact(out)
+
+
+@pytest.mark.parametrize("how", ["run", "repair"])
+def test_what_a_stopped_one_leaves_is_removed_by_the_next_run_and_by_repair(out: str, how: str) -> None:
+    before, storage = rows(out), Failing(left=[8])
+    with pytest.raises(KeyboardInterrupt), held(storage, out) as own:
+        compact.compact(storage, out, plan.load(storage, out), own)
+    late = fence.late_objects(Storage(), out)
+    assert late and cli.main(["verify", out]) == 3
+    if how == "repair":
+        cli.main(["verify", out, "--repair"])
+    else:
+        with held(Storage(), out):
+            fence.sweep(Storage(), out)
+    assert not fence.late_objects(Storage(), out)
+    assert_exact(out, before)
+
+
+def test_a_task_that_writes_late_changes_nothing(out: str) -> None:
+    """Ray may run a task twice: the first one writes on after the end."""
+    before = rows(out)
+    merged = dict[str, bytes]()
+
+    class Kept(Storage):
+        def put(self, path: str, content: bytes) -> None:
+            merged[path] = content
+            super().put(path, content)
+
+    with held(Kept(), out) as own:
+        compact.compact(Kept(), out, plan.load(Storage(), out), own)
+    for path, content in merged.items():
+        if "/fence/" not in path:
+            Storage().put(path, content)
+    assert_exact(out, before)
+    fence.sweep(Storage(), out)
+    assert_compact(out)
+
+
+def test_it_waits_for_no_run_and_for_no_rows_that_are_to_be_done_again(
+    out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(Storage(), out):
+        assert cli.main(["compact", out]) == 2
+    assert "is writing here" in capsys.readouterr().err
+    with held(Storage(), out) as own:
+        again.requested(Storage(), out, "flags has 'loop'", "other", own.number)
+    assert cli.main(["compact", out]) == 2
+    assert "is not yet done with --again" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_in_tasks_too(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "OBJECTS_PER_TASK", 1)
+    before = rows(out)
+    assert cli.main(["compact", out]) == 0
+    assert_exact(out, before)
+    assert_compact(out)
