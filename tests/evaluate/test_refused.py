@@ -24,6 +24,7 @@ from caprl_ray.storage import Storage
 from tests.checkout import ROOT
 from tests.evaluate.outputs import full, key, picture, size, write
 from tests.evaluate.test_evaluate import JUDGE
+from tests.s3_server import BUCKET, S3Server
 
 
 @pytest.fixture
@@ -199,3 +200,23 @@ def test_a_reader_that_is_not_there_is_found_before_questions_are_made(
     (out.parent / "judge.yaml").write_text(yaml.safe_dump(content))
     said = refused(capsys, str(out), "--judge", str(out.parent / "judge.yaml"))
     assert "score.model.source: /no/such is no folder" in said and not list(out.glob("evaluations/questions-*"))
+
+
+def test_an_evaluation_of_an_output_on_s3_is_kept_there(out: Path, s3: S3Server) -> None:
+    for path in filter(Path.is_file, out.rglob("*")):
+        s3.put(f"out/{path.relative_to(out)}", path.read_bytes())
+    remote = as_judge({**JUDGE, "storage": {"endpoint": s3.endpoint, "region": "us-east-1"}})
+    jobs: list[Job] = []
+
+    def stops(job: Job) -> NoReturn:
+        jobs.append(job)
+        raise RecipeError("enough.")
+
+    for given in (asked(out.parent), None):
+        with pytest.raises(RecipeError, match="enough"):
+            evaluate(Request(outputs=[f"s3://{BUCKET}/out"], judge=remote, questions=given), stops)
+    place = f"s3://{BUCKET}/out/evaluations/"
+    assert [job.name for job in jobs] == ["score", "curate"]
+    assert all(path.startswith(place) for job in jobs for path in (*job.recipe.input.paths, job.recipe.output.path))
+    names = [one.path.removeprefix(place).partition("/")[2] for one in Storage(remote.storage).walk(place)]
+    assert sorted(names) == ["00000.parquet", "captions.parquet", "images.json", "questions.parquet"]
