@@ -18,12 +18,13 @@ import pytest
 
 from caprl_ray import cli, plan
 from caprl_ray.caption.columns import CAPTION
-from caprl_ray.output import again, compact, fence, grouping, ledger
+from caprl_ray.output import again, compact, fence, grouping, ledger, parts
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.counts import Counts
-from caprl_ray.output.lease import held
-from caprl_ray.output.objects import WRITTEN
+from caprl_ray.output.lease import held, path_of
+from caprl_ray.output.objects import WRITTEN, Written
+from caprl_ray.output.part import Part, part_of
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Entry, Unit
 from caprl_ray.rows.schema import row_id, row_schema
@@ -34,6 +35,7 @@ from tests.checkout import ROOT
 SCHEMA = row_schema(METADATA, CAPTION)
 UNITS, ROWS, OBJECT_ROWS = 6, 12, 3
 LAST = UNITS - 1  # is not finished
+PARTS = (Part(number=1, of=2), Part(number=2, of=2))
 Row = dict[str, Any]
 
 
@@ -49,23 +51,32 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def out(tmp_path: Path) -> str:
-    """An output of two runs, whose objects mix units as they are read at the same time; one unit lacks rows, and one
-    row of the first run was done again by the second."""
+    """An output of a run and of the drivers of two parts, whose objects mix units as they are read at the same time;
+    one unit lacks rows, and one row of the run was done again by a driver."""
     path, chance = str(tmp_path / "out"), random.Random(1)
     shard = Stored(path="0.tar", size=1, version="v")
     unit = Unit(kind="webdataset", rows=None, entries=[Entry(stored=shard, key="0.tar")], columns=METADATA)
     plan.store(Storage(), path, [unit] * UNITS)
     rows = [(unit, n) for unit in range(UNITS) for n in range(ROWS) if (unit, n) != (LAST, 3)]
     rows.sort(key=lambda row: 3 * row[0] + row[1] + chance.uniform(0, 9))  # some three units are open at a time
-    for half in (rows[: len(rows) // 2], [(0, 0), *rows[len(rows) // 2 :]]):
-        with held(Storage(), path) as own:
-            for start in range(0, len(half), OBJECT_ROWS):
-                write(path, own.number, half[start : start + OBJECT_ROWS])
-            repair(Storage(), path, read_committed(Storage(), path))
+    with held(Storage(), path) as own:
+        write_all(path, Written(number=own.number), rows[: len(rows) // 2])
+    for part in PARTS:
+        with parts.held(Storage(), path, part) as own:
+            of_part = [row for row in [(0, 0), *rows[len(rows) // 2 :]] if part_of(row[0], 2) == part]
+            write_all(path, Written(number=own.number, part=part.name), of_part)
+    with held(Storage(), path):
+        repair(Storage(), path, read_committed(Storage(), path))
     return path
 
 
-def write(out: str, lease: int, rows: list[tuple[int, int]], attempts: int = 1, **more: Any) -> None:
+def write_all(out: str, under: Written, rows: list[tuple[int, int]]) -> None:
+    """Commit rows in small objects."""
+    for start in range(0, len(rows), OBJECT_ROWS):
+        write(out, under, rows[start : start + OBJECT_ROWS])
+
+
+def write(out: str, under: Written, rows: list[tuple[int, int]], attempts: int = 1, **more: Any) -> None:
     """Commit rows as a run does. One in seven has failed."""
     table = [
         {"id": row_id(unit, n), "unit": unit, "index": n, "unit_rows": ROWS if n == ROWS - 1 else None}
@@ -77,7 +88,8 @@ def write(out: str, lease: int, rows: list[tuple[int, int]], attempts: int = 1, 
         )
         for unit, n in rows
     ]
-    CommittedRows(Storage(), out, 1, CAPTION, lease, "r").write([pa.Table.from_pylist(table, schema=SCHEMA)], None)
+    where = (Storage(), out, 1, CAPTION, under.number, "r", under.part)
+    CommittedRows(*where).write([pa.Table.from_pylist(table, schema=SCHEMA)], None)
 
 
 def objects(out: str) -> dict[str, list[list[Row]]]:
@@ -148,7 +160,7 @@ def test_each_finished_unit_gets_an_object_and_nothing_else_changes(
 def test_a_row_that_comes_later_is_merged_into_its_unit(out: str) -> None:
     assert cli.main(["compact", out]) == 0
     with held(Storage(), out) as own:
-        write(out, own.number, [(LAST, 3), (0, 2)], attempts=2, caption="Done at last.")
+        write(out, Written(number=own.number), [(LAST, 3), (0, 2)], attempts=2, caption="Done at last.")
         repair(Storage(), out, read_committed(Storage(), out))
     before = rows(out)
     assert cli.main(["compact", out]) == 0
@@ -229,6 +241,37 @@ def test_a_process_that_is_killed_leaves_every_row_once(out: str) -> None:
     assert cli.main(["compact", out]) == 0
     assert_exact(out, before)
     assert_compact(out)
+
+
+def test_what_a_lost_driver_of_a_part_writes_afterwards_does_not_count_and_what_the_next_one_writes_does(
+    out: str,
+) -> None:
+    before, part = rows(out), part_of(LAST, 2)
+    with pytest.raises(KeyboardInterrupt), parts.held(Storage(), out, part) as lost:
+        raise KeyboardInterrupt
+    assert cli.main(["compact", out]) == 0
+    late = Written(number=lost.number, part=part.name)
+    write(out, late, [(LAST, 3)], caption="late")
+    assert_exact(out, before)
+    with parts.held(Storage(), out, part) as own:
+        assert own.number > lost.number
+        write(out, late, [(LAST, 3)], caption="late")
+        write(out, Written(number=own.number, part=part.name), [(LAST, 3)], caption="in time")
+    assert rows(out)["data", row_id(LAST, 3)]["caption"] == "in time"
+    with pytest.raises(KeyboardInterrupt), held(Storage(), out):
+        raise KeyboardInterrupt
+    with held(Storage(), out):  # stores what of earlier leases counts, and what counts of parts
+        assert len(rows(out)) == len(before) + 1
+    assert cli.main(["compact", out]) == 0
+    assert len(rows(out)) == len(before) + 1
+
+
+def test_a_part_of_a_division_that_is_forgotten_begins_behind_what_was_compacted(out: str) -> None:
+    assert cli.main(["compact", out]) == 0
+    for part in PARTS:
+        Storage().delete(path_of(out, part))
+    with parts.held(Storage(), out, PARTS[0]) as own:
+        assert own.number > 1
 
 
 @pytest.mark.parametrize("how", ["run", "repair"])
