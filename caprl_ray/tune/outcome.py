@@ -80,7 +80,7 @@ class Outcome:
         """The fields of the fastest setting as a recipe file, with what they bring and where."""
         assert self.winner
         lines = [
-            *comment(f"Faster settings for {os.path.basename(self.path)}: images/s {self._gain_said(self.winner)}."),
+            *comment(f"Faster settings for {os.path.basename(self.path)}: {self._fastest(self.winner)}."),
             *comment(f"By caprl-ray tune with {self.images} images, {self._where()}."),
             *comment("They hold there, and change nothing that is written. Measure again for another model or GPU."),
             *comment(f"Use: {self._command()}"),
@@ -133,8 +133,7 @@ class Outcome:
 
     def _verdict(self) -> Iterator[str]:
         if self.winner:
-            said = "measured a second time" if self.found.confirmed else "not measured a second time (--minutes)"
-            yield f"fastest: {self.winner.name}: images/s {self._gain_said(self.winner)}, {said}"
+            yield f"fastest: {self.winner.name}: {self._fastest(self.winner)}"
             yield f"{self.folder / TUNED}: written; {self._command()}"
         elif len(self.found.results) == 1:
             yield "there was time to measure the recipe only; give more --minutes, and the same command goes on"
@@ -144,6 +143,10 @@ class Outcome:
             yield "no image that was captioned greedily has a question: nothing was scored"
         if self.found.left:
             yield f"not measured for want of time (--minutes): {', '.join(one.name for one in self.found.left)}"
+
+    def _fastest(self, winner: Setting) -> str:
+        said = "measured a second time" if self.found.confirmed else "not measured a second time (--minutes)"
+        return f"images/s {self._gain_said(winner)}, {said}"
 
     def _command(self) -> str:
         return f"caprl-ray caption {shlex.quote(self.path)} {shlex.quote(str(self.folder / TUNED))}"

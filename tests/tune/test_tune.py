@@ -1,5 +1,6 @@
 """`caprl-ray tune`: settings are measured by replicas of their own, and the fastest is written to be merged."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -195,6 +196,13 @@ def test_a_tune_without_time_for_settings_says_how_many_minutes_are_enough(tmp_p
     found = Found(default=default, results={default.name: (default, first, 10.0)}, left=[one, two])
     said = Outcome(recipe=recipe, path="r.yaml", folder=tmp_path, found=found, price=None, images=8).summary()
     assert "there was time to measure the recipe only; give more --minutes" in said and said.endswith(": a, b")
+
+    found.results["a"], found.best = (
+        (one, dataclasses.replace(first, setting="a", finished=[(0, 0, 0), (1, 16, 9)]), 10.0),
+        one,
+    )
+    once = Outcome(recipe=recipe, path="r.yaml", folder=tmp_path, found=found, price=None, images=8)
+    assert "images/s +100.0%, not measured a second time" in " ".join(once.file().replace("#", "").split())
 
 
 def test_only_faults_of_a_setting_are_failures_of_it() -> None:
