@@ -12,7 +12,6 @@
 # make lock        write requirements/cpu.lock from pyproject.toml; with EXTRA=gpu, gpu.lock for the nodes of a cluster
 # make embedded    train the embedded captioner from scratch (under an hour on two cores)
 # make embedded-answerer   train the embedded answerer from scratch (a quarter of an hour on one core)
-# make embedded-viewer     train the embedded viewer on the captioner's eyes (MINUTES on one core)
 
 PYTHON ?= python3.11
 EXTRA ?= cpu
@@ -27,7 +26,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 # The tests that the promises depend on. They also run, with the stub engine, without Ray's internals.
 PLAIN_TESTS := tests/test_pipeline.py tests/test_second_job.py tests/faults tests/chaos -m 'not slow'
 
-.PHONY: demo loop test test-all compat docs lint chaos fuzz audit setup lock embedded embedded-answerer embedded-viewer clean
+.PHONY: demo loop test test-all compat docs lint chaos fuzz audit setup lock embedded embedded-answerer clean
 
 demo: setup
 	$(BIN)/caprl-ray demo
@@ -100,9 +99,6 @@ embedded: setup
 
 embedded-answerer: setup
 	$(BIN)/python -m caprl_ray.embedded.train_answerer --out caprl_ray/embedded/answerer
-
-embedded-viewer: setup
-	$(BIN)/python -m caprl_ray.embedded.train_viewer --out caprl_ray/embedded/viewer
 
 clean:
 	rm -rf $(VENV) $(VENV)-audit

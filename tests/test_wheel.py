@@ -15,7 +15,7 @@ PACKAGED = ("pyproject.toml", "README.md", "LICENSE", "caprl_ray", "tests", "job
 # the engine's.
 IMPORT_ALL = """
 import importlib, pkgutil, caprl_ray, caprl_ray.models.resolve as resolve
-TRAINING = tuple(f"caprl_ray.embedded.{name}" for name in ("train", "architecture", "cosine", "packed", "views"))
+TRAINING = tuple(f"caprl_ray.embedded.{name}" for name in ("train", "architecture", "cosine", "packed"))
 for module in pkgutil.walk_packages(caprl_ray.__path__, "caprl_ray."):
     if not module.name.endswith(("__main__", "engines.rendering")) and not module.name.startswith(TRAINING):
         importlib.import_module(module.name)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from caprl_ray.curate import asking
 from caprl_ray.curate.columns import CAPTION_PROMPT, DATA_SOURCE
-from caprl_ray.curate.drafts import Draft, as_question
+from caprl_ray.curate.drafts import Draft
 from caprl_ray.curate.keep import Tried
 from caprl_ray.curate.questioner import picture
 from caprl_ray.engines.protocol import Engine, Picture
@@ -18,7 +19,7 @@ from caprl_ray.models.resolve import ModelRef
 from caprl_ray.recipe.curate import Curate
 from caprl_ray.replica.cut import Cut
 from caprl_ray.rows.stage import Changes
-from caprl_ray.score import judge, seeing
+from caprl_ray.score import judge
 from caprl_ray.score.ask import UNCLEAR
 from caprl_ray.score.metrics import LETTERS, option_letter
 from caprl_ray.score.question import Question
@@ -53,7 +54,7 @@ class Answerer:
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
         seen = picture(row, next(self._rows))
-        questions = [as_question(_draft(one), row["key"], number) for number, one in enumerate(row["tried"])]
+        questions = [asking.as_question(_draft(one), row["key"], number) for number, one in enumerate(row["tried"])]
         tried = await asyncio.gather(*(self._tried(seen, question) for question in questions))
         kept = [_asked(question) for question, one in zip(questions, tried, strict=True) if one["dropped"] is None]
         return {
@@ -68,7 +69,7 @@ class Answerer:
 
     async def _tried(self, seen: Picture, question: Question) -> dict[str, Any]:
         """A question as a row has it, with its answers and what became of it."""
-        orders = seeing.orders(question, self._settings.times, self._settings.seed)
+        orders = asking.orders(question, self._settings.times, self._settings.seed)
         asks = [self._answer(image, question, order, k) for image in (seen, None) for k, order in enumerate(orders)]
         answers = await asyncio.gather(*asks)
         assert question.right is not None
@@ -87,15 +88,15 @@ class Answerer:
         }
 
     async def _answer(self, seen: Picture | None, question: Question, order: Sequence[int], number: int) -> Answer:
-        turns = (seeing.with_image if seen else seeing.without_image)(question, order)
+        turns = (asking.with_image if seen else asking.without_image)(question, order)
         turns = replace(turns, user=self._strip(turns.user), system=self._settings.system)
         seed = judge.number_of(self._settings.seed, question, number, "with" if seen else "without")
         try:
-            said = await self._engine.caption(seen, turns, {**seeing.ANSWER_SAMPLING, "seed": seed})
+            said = await self._engine.caption(seen, turns, {**asking.ANSWER_SAMPLING, "seed": seed})
         except RowFailure as failure:
             return Answer(code=failure.code)
         letter = option_letter(said.text)
-        return Answer(chosen=seeing.chosen(letter, order)) if letter in turns.choices else Answer(code=UNCLEAR)
+        return Answer(chosen=asking.chosen(letter, order)) if letter in turns.choices else Answer(code=UNCLEAR)
 
 
 def _draft(written: Mapping[str, Any]) -> Draft:

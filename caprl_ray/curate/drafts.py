@@ -8,7 +8,7 @@ from typing import Any
 
 from caprl_ray.curate.alike import alike
 from caprl_ray.score.metrics import LETTERS, folded
-from caprl_ray.score.question import Question, options
+from caprl_ray.score.question import options
 
 FEWEST_OPTIONS = 3  # with two, guessing is right half of the time, and few answers cannot tell it from knowing
 LONGEST = 1000  # characters of a question, and of an option; longer ones are descriptions
@@ -80,19 +80,6 @@ def drafts(text: str, most: int) -> Drafts:
         except _Unusable as reason:
             unusable.append(str(reason))
     return Drafts(questions=tuple(questions), unusable=tuple(unusable))
-
-
-def as_question(draft: Draft, image: str, number: int) -> Question:
-    """A draft as the question of this number about an image."""
-    return Question(
-        id=f"{image}#{number}",
-        image=image,
-        text=draft.question,
-        choices=draft.choices,
-        right=draft.right,
-        metric="choice",
-        benchmark="",
-    )
 
 
 class _Unusable(Exception):

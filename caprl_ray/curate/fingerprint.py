@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
+from caprl_ray.curate.asking import ANSWER_PROMPT
 from caprl_ray.models.resolve import ModelRef
 from caprl_ray.output.fingerprint import engine_fields, installed
 from caprl_ray.recipe.curate import CurateRecipe
-from caprl_ray.score.seeing import ANSWER_PROMPT
 
 
 def fingerprint(recipe: CurateRecipe, questioner: ModelRef, answerer: ModelRef) -> dict[str, Any]:

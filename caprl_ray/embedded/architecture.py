@@ -80,19 +80,14 @@ MROPE_SECTIONS, ROPE_THETA = [4, 6, 6], 3.0
 
 def build_tokenizer() -> Any:
     """Train a byte-level BPE on captions and prompts; deterministic."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     rng = random.Random(0)
     kinds = scenes.SHAPES + scenes.DIGITS
     corpus = [scenes.caption(scenes.sample_scene(rng, kinds=kinds)) for _ in range(3000)]
     corpus += [f"user\n{prompt}" for prompt in USER_PROMPTS] * 500
     corpus += [f"system\n{prompt}" for prompt in SYSTEM_PROMPTS if prompt] * 500 + ["assistant\n"] * 500
-    return byte_pairs(corpus, vocabulary=600)
-
-
-def byte_pairs(corpus: list[str], vocabulary: int) -> Any:
-    """A tokenizer of Qwen's kind with at most so many tokens beside the special ones, trained on texts."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -104,7 +99,7 @@ def byte_pairs(corpus: list[str], vocabulary: int) -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
         corpus,
-        trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=2, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(vocab_size=600, min_frequency=2, initial_alphabet=alphabet, show_progress=False),
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -116,8 +111,8 @@ def byte_pairs(corpus: list[str], vocabulary: int) -> Any:
     return tokenizer
 
 
-def build_config(tokenizer: Any, **text: Any) -> Any:
-    """The Qwen2_5_VLConfig of the embedded captioner. `text` are fields of its text model that differ."""
+def build_config(tokenizer: Any) -> Any:
+    """The Qwen2_5_VLConfig of the embedded captioner."""
     from transformers import Qwen2_5_VLConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -140,8 +135,7 @@ def build_config(tokenizer: Any, **text: Any) -> Any:
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "rms_norm_eps": 1e-6,
-        }
-        | text,
+        },
         vision_config={
             "depth": VISION_LAYERS,
             "hidden_size": VISION_WIDTH,

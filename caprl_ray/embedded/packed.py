@@ -9,7 +9,6 @@ from caprl_ray.embedded import answerer_architecture as architecture
 from caprl_ray.embedded import kinds, questions, scenes
 from caprl_ray.embedded.examples import Example
 from caprl_ray.embedded.kinds import BACKGROUND, COLOR, COUNT, PLACE, SHAPE, SIZE
-from caprl_ray.embedded.questions import Facts, SceneQuestion
 from caprl_ray.score.judge import INSTRUCTION
 from caprl_ray.score.metrics import LETTERS
 
@@ -29,7 +28,7 @@ class Batch:
         self.examples = [example for examples, _ in groups for example in examples]
         self._words = words
         self._ends, self._things, self._asked, self._options = (list[tuple[int, ...]]() for _ in range(4))
-        places = [packed_places(tokens) for _, tokens in groups]
+        places = [_places(tokens) for _, tokens in groups]
         shape = (len(groups), max(row[-1][-1] + 3 for row in places))
         self.tokens, self.positions = torch.full(shape, words.end), torch.zeros(shape, dtype=torch.long)
         segments = torch.full(shape, -1)  # 0 is seen by all, any other only by itself
@@ -40,7 +39,7 @@ class Batch:
                 self.positions[row, where] = torch.arange(len(where))
                 segments[row, where] = number + 1
                 self._label_question(row, example, ids, own)
-            segments[row, : common(tokens)] = 0
+            segments[row, : _common(tokens)] = 0
             self._label_things(row, examples[0], tokens[0])
         same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
         self.mask = (same & torch.ones(shape[1], shape[1], dtype=torch.bool).tril())[:, None]
@@ -51,7 +50,7 @@ class Batch:
         words = self._words
         self._ends.append((row, at[-1], words.letters[example.letter]))
         starts = [place for place, one in enumerate(ids) if one in words.markers]
-        self._asked.append((row, at[starts[0] - 1], *meant(example.question, example.facts)))
+        self._asked.append((row, at[starts[0] - 1], *_meant(example)))
         last_words = [*(start - 1 for start in starts[1:]), ids.index(words.assistant, starts[-1]) - 1]
         for letter, (place, fits) in enumerate(zip(last_words, example.fits, strict=True)):
             self._options.append((row, at[place], fits, letter))
@@ -65,19 +64,19 @@ class Batch:
             self._things.append((row, place, *(_number(name, thing.get(name)) for name in ATTRIBUTES[:3])))
 
 
-def common(tokens: Sequence[list[int]]) -> int:
+def _common(tokens: Sequence[list[int]]) -> int:
     """How many tokens all of them begin with."""
     return next((n for n, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), len(tokens[0]) - 1)
 
 
-def packed_places(tokens: Sequence[list[int]], spare: int = 2) -> list[list[int]]:
-    """Where each token stands if the common beginning stands there once. `spare` places are left behind each."""
-    begin = common(tokens)
+def _places(tokens: Sequence[list[int]]) -> list[list[int]]:
+    """Where each token stands if the common beginning stands there once. Two places are left behind each question."""
+    begin = _common(tokens)
     found, used = [], begin
     for one in tokens:
         more = len(one) - begin
         found.append([*range(begin), *range(used, used + more)])
-        used += more + spare
+        used += more + 2
     return found
 
 
@@ -85,13 +84,13 @@ def _number(name: str, found: str | None) -> int:
     return 1 + list(kinds.VALUES[name]).index(found) if found else 0
 
 
-def meant(question: SceneQuestion, facts: Facts) -> list[int]:
+def _meant(example: Example) -> list[int]:
     """For each attribute its number in what the question is about; IGNORE for those that it is not about."""
-    kind = question.kind
+    kind, facts = example.question.kind, example.facts
     if kind.asks in (BACKGROUND, COUNT):
         found = questions.stated_answer(kind, {}, facts)
         return [_number(name, found) if name == kind.asks else IGNORE for name in ATTRIBUTES]
-    things = questions.referred(question.named, facts)
+    things = questions.referred(example.question.named, facts)
     thing = things[0] if len(things) == 1 else {}
     return [_number(name, thing.get(name)) for name in ATTRIBUTES[:4]] + [IGNORE, IGNORE]
 

@@ -1,29 +1,31 @@
 import pytest
 
-from caprl_ray.curate.drafts import Draft, as_question
+from caprl_ray.curate import asking
+from caprl_ray.curate.drafts import Draft
 from caprl_ray.curate.keep import GUESSED, NOT_SEEN, UNCLEAR, Tried
-from caprl_ray.score import seeing
 
-QUESTION = as_question(Draft(question="What color?", choices=("red", "green", "blue"), right=2), "a.png", 0)
+QUESTION = asking.as_question(Draft(question="What color?", choices=("red", "green", "blue"), right=2), "a.png", 0)
 
 
 def test_each_option_stands_in_each_place_and_orders_depend_on_seed_and_image():
-    orders = seeing.orders(QUESTION, 4, seed=0)
+    orders = asking.orders(QUESTION, 4, seed=0)
     assert [sorted(order) for order in orders] == [[0, 1, 2]] * 4
     assert {order[0] for order in orders[:3]} == {0, 1, 2} and orders[3] == orders[0]
     draft = Draft(question="?", choices=tuple("abcdefgh"), right=0)
-    firsts = [[seeing.orders(as_question(draft, f"{n}.png", 0), 1, seed)[0] for n in range(20)] for seed in (0, 1)]
+    firsts = [
+        [asking.orders(asking.as_question(draft, f"{n}.png", 0), 1, seed)[0] for n in range(20)] for seed in (0, 1)
+    ]
     assert len(set(firsts[0])) > 4 and firsts[0] != firsts[1]
 
 
 def test_the_prompts_show_the_options_in_their_order():
     order = (1, 2, 0)
-    seen, blind = seeing.with_image(QUESTION, order), seeing.without_image(QUESTION, order)
+    seen, blind = asking.with_image(QUESTION, order), asking.without_image(QUESTION, order)
     assert seen.user.endswith("What color?\n- A) green\n- B) blue\n- C) red\n- D) None of the above")
     assert blind.user.endswith("What color?\n- A) green\n- B) blue\n- C) red")
     assert (seen.choices, blind.choices) == (("A", "B", "C", "D"), ("A", "B", "C"))
     assert seen.begin == blind.begin == "The answer is"
-    assert [seeing.chosen(letter, order) for letter in "ABCD"] == [1, 2, 0, 3]
+    assert [asking.chosen(letter, order) for letter in "ABCD"] == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize(

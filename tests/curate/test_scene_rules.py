@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from caprl_ray.commands.loop import curation
-from caprl_ray.curate.drafts import TELLS_ANSWER, Draft, as_question, drafts
+from caprl_ray.curate import asking
+from caprl_ray.curate.drafts import TELLS_ANSWER, Draft, drafts
 from caprl_ray.embedded import questions, rules, scenes
 from caprl_ray.engines import launch
 from caprl_ray.engines.protocol import Picture
@@ -19,7 +20,6 @@ from caprl_ray.recipe.curate import ASKED, CurateRecipe
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.score_recipe import ScoreRecipe
-from caprl_ray.score import seeing
 
 
 @pytest.fixture
@@ -73,16 +73,16 @@ def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
         picture = drawn(scene, rng, *((84, 84), (112, 84), (84, 112))[number % 3])
         for one in questions.about(scene, rng, 3):
             right = one.choices.index(one.answer)
-            draft = as_question(Draft(question=one.text, choices=one.choices, right=right), "", 0)
-            turned = seeing.orders(draft, 4, seed=0)
-            assert {seeing.chosen(said(picture, seeing.with_image(draft, order)), order) for order in turned} == {right}
-            guesses = {seeing.chosen(said(None, seeing.without_image(draft, order)), order) for order in turned}
+            draft = asking.as_question(Draft(question=one.text, choices=one.choices, right=right), "", 0)
+            turned = asking.orders(draft, 4, seed=0)
+            assert {asking.chosen(said(picture, asking.with_image(draft, order)), order) for order in turned} == {right}
+            guesses = {asking.chosen(said(None, asking.without_image(draft, order)), order) for order in turned}
             assert len(guesses) == 1, "the same option, wherever it stands"
             blind[guesses == {right}] += 1
             others = [choice for choice in one.choices if choice != one.answer] + ["something else"]
-            wrong = as_question(Draft(question=one.text, choices=tuple(others), right=0), "", 0)
+            wrong = asking.as_question(Draft(question=one.text, choices=tuple(others), right=0), "", 0)
             order = turned[0]
-            assert seeing.chosen(said(picture, seeing.with_image(wrong, order)), order) == len(order), "none of them"
+            assert asking.chosen(said(picture, asking.with_image(wrong, order)), order) == len(order), "none of them"
     assert 0.15 < blind[True] / blind.total() < 0.4
 
 

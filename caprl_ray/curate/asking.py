@@ -7,6 +7,7 @@ and four times without it, with the options in another order each time.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from caprl_ray.curate.drafts import Draft
 from caprl_ray.recipe.turns import Turns
 from caprl_ray.score import judge
 from caprl_ray.score.judge import BEGIN, BLIND, filled
@@ -28,6 +29,19 @@ ANSWER_SAMPLING: Mapping[str, Any] = {
     "max_tokens": 1,
     "repetition_detection": None,
 }
+
+
+def as_question(draft: Draft, image: str, number: int) -> Question:
+    """A draft as the question of this number about an image."""
+    return Question(
+        id=f"{image}#{number}",
+        image=image,
+        text=draft.question,
+        choices=draft.choices,
+        right=draft.right,
+        metric="choice",
+        benchmark="",
+    )
 
 
 def orders(question: Question, times: int, seed: int) -> list[tuple[int, ...]]:
