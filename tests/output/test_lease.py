@@ -27,7 +27,7 @@ from caprl_ray.output import fence, holder, lease
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.lease import NAME, held
 from caprl_ray.recipe.storage import Storage as StorageSettings
-from caprl_ray.storage import SourceChanged, Storage, Stored, join
+from caprl_ray.storage import SourceChanged, Storage, Stored, join, s3_client
 from tests.checkout import ROOT
 from tests.s3_server import BUCKET, Request, S3Server
 
@@ -420,3 +420,8 @@ def test_a_paused_driver_stops_if_its_lease_was_taken_and_else_goes_on(tmp_path:
             paused.stdin.close()
             assert paused.wait(30) == 0
     assert stored(place)["state"] == "finished"
+
+
+def test_a_store_that_refuses_everything_for_a_minute_costs_no_lease() -> None:
+    """Not even if it begins just before a renewal, and the next attempt comes as late as one can after its end."""
+    assert lease.EXPIRY_S - 2 * lease.RENEWAL_S >= 60 + 2 ** (s3_client.ATTEMPTS - 2)
