@@ -1,6 +1,6 @@
 """Measure the rows/s of the pipeline itself, from read to commit, and where the CPU time goes.
 
-    python benchmarks/pipeline_overhead.py [--images 20000] [--repeat 1] [--json FILE]
+    python benchmarks/pipeline_overhead.py [--images 20000] [--repeat 1] [--pool 1] [--json FILE]
 
 Images of 101 kB, as WebDataset shards and as loose files, pass through the whole pipeline. The stub engine answers at
 once, and prepare does not decode (stub_ways.py). Images are held back until the engine is ready. Rows/s are all rows
@@ -9,14 +9,17 @@ rate from the first committed object to the last one; all objects have the same 
 
 The time per part is the CPU time of this machine's processes in the same span, sampled from outside and grouped by the
 titles that Ray gives to processes. When a process changes its title, its time between two samples may be counted for
-either part. Figures are medians over --repeat rounds.
+either part. Figures are medians over --repeat rounds. What the driver and the counter cost is also given per batch,
+because they hardly see rows. --pool gives batches the rows that a pool of so many replicas has.
 
-Keys of the JSON: `<input>` and `<input>_steady` in rows/s, and `<input>_<part>_ms` in CPU ms per row. Inputs: `shards`
-and `files`. Parts: the keys of sampled.PARTS, `driver` and `other`.
+Keys of the JSON: `<input>` and `<input>_steady` in rows/s, `<input>_<part>_ms` in CPU ms per row, and
+`<input>_<part>_batch_ms` for driver and counter. Inputs: `shards` and `files`. Parts: the keys of sampled.PARTS,
+`driver` and `other`.
 """
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections import Counter
@@ -24,12 +27,13 @@ from pathlib import Path
 
 import psutil
 from alone import medians, moments, run_alone
-from captioning import READY
+from captioning import FINISHED, READY
 from sampled import DRIVER, OTHER, PARTS, sampled
 from stub_ways import write_files, write_shards
 
 WRITERS = {"shards": write_shards, "files": write_files}
 SAMPLED_S = 0.2
+BY_BATCH = (DRIVER, "counter")
 
 Figures = dict[str, float]
 
@@ -59,6 +63,8 @@ def measure(kind: str, images: Path, out: Path, count: int) -> Figures:
     figures = {kind: count / (committed[-1] - ready)}
     if len(committed) > 2:
         figures[f"{kind}_steady"] = count * (1 - 1 / len(committed)) / (committed[-1] - committed[0])
+    batches = sum(rows > 0 for _, rows in moments(out / FINISHED))
+    figures |= {f"{kind}_{part}_batch_ms": 1e3 * spent.seconds[part] / batches for part in BY_BATCH}
     return figures | {f"{kind}_{part}_ms": 1e3 * seconds / count for part, seconds in spent.seconds.items()}
 
 
@@ -68,9 +74,11 @@ def table(figures: Figures) -> None:
     rates = {"rows/s": "", "rows/s, steady": "_steady"}
     for name, key in rates.items():
         print(f"{name:<20}" + "".join(f"{figures.get(kind + key, 0):>14.0f}" for kind in WRITERS))
-    for part in (DRIVER, *PARTS, OTHER):
-        cells = (figures.get(f"{kind}_{part}_ms", 0) for kind in WRITERS)
-        print(f"{part:<20}" + "".join(f"{cell:>11.3f} ms" for cell in cells))
+    parts = {part: f"{part}_ms" for part in (DRIVER, *PARTS, OTHER)}
+    parts |= {f"{part}, a batch": f"{part}_batch_ms" for part in BY_BATCH}
+    for name, key in parts.items():
+        cells = (figures.get(f"{kind}_{key}", 0) for kind in WRITERS)
+        print(f"{name:<20}" + "".join(f"{cell:>11.3f} ms" for cell in cells))
 
 
 def main() -> None:
@@ -78,8 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000, help="number of images")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="rounds; the figures are medians over them")
+    parser.add_argument("--pool", type=int, default=1, metavar="N", help="batches as those of a pool of N replicas")
     parser.add_argument("--json", type=Path, help="also write the figures as one flat JSON object")
     args = parser.parse_args()
+    os.environ["POOL"] = str(args.pool)
     rounds: list[Figures] = []
     with tempfile.TemporaryDirectory(prefix="overhead-") as temporary:
         folder = Path(temporary)

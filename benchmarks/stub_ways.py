@@ -21,7 +21,8 @@ import simulated
 from captioning import run_pipeline, substitute, wait_for
 
 from caprl_ray import pipeline
-from caprl_ray.cluster import internals, local
+from caprl_ray.caption import job
+from caprl_ray.cluster import internals, local, resources
 from caprl_ray.engines import concurrency
 from caprl_ray.errors import Stopped
 from caprl_ray.output.commit import CommittedRows
@@ -93,7 +94,9 @@ def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
 
 
 def overhead(images: Path, out: Path) -> None:
-    """Run with a stub that answers at once."""
+    """Run with a stub that answers at once. Batches are those of a pool of POOL replicas."""
+    pool = int(os.environ.get("POOL", "1"))
+    substitute(job, "batch_rows", lambda _, pixels: resources.batch_rows(pixels, pool))
     run_pipeline(recipe(images, out), out, held=True, prepare=PassThrough)
 
 

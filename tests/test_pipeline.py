@@ -393,6 +393,7 @@ def test_the_plan_has_the_promised_shape(images: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(sys.modules[__name__], "NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(job, "Prepare", RecordedPrepare)
     monkeypatch.setattr(job, "Captioner", RecordedCaptioner)
+    monkeypatch.setattr(session, "TARGET_BLOCK_BYTES", 4096)  # Ray must cut no batch, however large (D4)
     recipe = stub_recipe([images / "files", images / "shards"], tmp_path / "out")
     model, access = resolve(recipe), Output.open(caption_job(recipe)).access
     plan.store(Storage(), recipe.output.path, sources.plan_units(access))

@@ -43,7 +43,8 @@ def _free(state: Any, running: int) -> bool:
     """Whether the last block needed nothing of a budget, and another one is there and can be taken."""
     try:
         cheap = bool(state.op.get_autoscaling_actor_pools()) or state.op.num_active_tasks() == running
-        return bool(cheap and state.has_pending_bundles() and state.op.can_add_input())
+        open_ = not state.op.has_completed() and state.op.can_add_input()
+        return bool(cheap and open_ and state.has_pending_bundles())
     except ABSENT:
         miss(AT_EACH_TURN)
         return False

@@ -19,10 +19,10 @@ def pool(recipe: Recipe, counter: ActorHandle, rows: int, name: str = MAIN, prom
 
 
 def batch_rows(recipe: Recipe, max_pixels: int) -> int:
-    """The rows of a batch for the pool of a recipe: more for a large pool, but no more than an engine has places. With
-    fewer places a single batch would keep it busy, and leave it idle at the batch's end."""
+    """The rows of a batch for the pool of a recipe: more for a large pool, but at most a third of an engine's places.
+    With so few batches that each is a large part of the places, too many of these would be empty at each one's end."""
     few, many = resources.batch_rows(max_pixels), resources.batch_rows(max_pixels, recipe.replicas.most)
-    return max(few, min(many, concurrency.max_num_seqs(recipe)))
+    return max(few, min(many, concurrency.max_num_seqs(recipe) // 3))
 
 
 def in_flight(recipe: Recipe, rows: int, prompts: int = 1) -> int:

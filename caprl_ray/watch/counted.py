@@ -21,10 +21,11 @@ LISTS = ("flags", "repaired")
 TOKENS = {"prompt": "prompt_tokens", "caption": "caption_tokens", "decoded": "decoded_tokens"}
 SCORES = ("score", "score_code", "first_score")
 TOLD = (*LISTS, *TOKENS.values(), *SCORES, "decodes", "key", "caption")
+NOTHING = Batch(rows=0)
 MOST_TEXT = 200  # characters of a caption that are shown
 
 
-def counted(rows: pa.Table, counter: ActorHandle, own: Batch) -> pa.Table:
+def counted(rows: pa.Table, counter: ActorHandle, own: Batch = NOTHING) -> pa.Table:
     """Report a batch of finished and failed rows to the counter actor, together with what the replica says itself."""
     batch = batch_of(rows)
     sums = {**batch.sums, **own.sums}

@@ -119,12 +119,12 @@ def test_a_pool_waits_while_many_of_its_rows_wait_for_the_next_pool() -> None:
 class Operator:
     """An operator of Ray Data that collects `each` blocks for a task, as its own state with a queue of `blocks`."""
 
-    def __init__(self, blocks: int, each: int = 1, pool: bool = False, room: int = 1000) -> None:
-        self.blocks, self.taken, self._each, self._pool, self._room = blocks, 0, each, pool, room
+    def __init__(self, blocks: int, each: int = 1, pool: bool = False, room: int = 1000, limit: int = 1000) -> None:
+        self.blocks, self.taken, self._each, self._pool, self._room, self._limit = blocks, 0, each, pool, room, limit
         self.op = self
 
     def dispatch(self) -> None:
-        assert self.has_pending_bundles() and self.can_add_input()
+        assert self.has_pending_bundles() and self.can_add_input() and not self.has_completed()
         self.blocks, self.taken = self.blocks - 1, self.taken + 1
 
     def num_active_tasks(self) -> int:
@@ -139,6 +139,9 @@ class Operator:
     def can_add_input(self) -> bool:
         return self.taken < self._room
 
+    def has_completed(self) -> bool:
+        return self.taken == self._limit
+
 
 @pytest.mark.parametrize(
     ("operator", "taken"),
@@ -149,6 +152,7 @@ class Operator:
         (Operator(100, pool=True), AT_ONCE),
         (Operator(3, pool=True), 3),
         (Operator(100, pool=True, room=5), 5),  # the replicas are full
+        (Operator(100, each=1000, limit=7), 7),  # --limit is reached
     ],
 )
 def test_blocks_that_need_nothing_of_a_budget_are_handed_over_together(operator: Operator, taken: int) -> None:
