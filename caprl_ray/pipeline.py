@@ -113,6 +113,7 @@ def run(
 
 def _plan_once(seen: Output, opened: Callable[[lease.Lease], Output], part: Part) -> None:
     """Plan the input of an output that several drivers write, or wait until another one has."""
+    parts.refuse_otherwise(seen.storage, seen.path, part)  # before it may have to wait
     with parts.turn(seen.storage, seen.path, part) as own:
         output = opened(own)
         over = parts.divide(output.storage, output.path, part, own)
