@@ -11,7 +11,7 @@ from tests.checkout import ROOT
 PACKAGE = ROOT / "caprl_ray"
 # From top to bottom. A module at the top of the package is a room of its own.
 ROOMS = (
-    *("cli", "tune", "commands", "dataset", "pipeline", "report", "explain", "export", "curate"),
+    *("cli", "tune", "commands", "dataset", "pipeline", "divided", "report", "explain", "export", "curate"),
     *("caption", "answer", "replica", "read", "watch", "embedded", "engines", "output", "score"),
     *(
         "quality",
