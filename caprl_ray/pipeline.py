@@ -7,18 +7,16 @@ last one balances the whole ledger.
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
+from caprl_ray import divided
 from caprl_ray.cluster import resources, session, signals
-from caprl_ray.errors import RecipeError
 from caprl_ray.job import Job
 from caprl_ray.output import again as doing_again
 from caprl_ray.output import doubtful as doubtful_rows
@@ -28,10 +26,10 @@ from caprl_ray.output.committed import CommittedUnits, read_committed
 from caprl_ray.output.doubtful import Identity
 from caprl_ray.output.ended import ended
 from caprl_ray.output.extension import GONE
-from caprl_ray.output.folder import Output
+from caprl_ray.output.folder import Output, forgotten_if_refused
 from caprl_ray.output.held import held_rows
 from caprl_ray.output.ledger import Ledger
-from caprl_ray.output.part import Part, part_of, parts_with_units
+from caprl_ray.output.part import Part
 from caprl_ray.output.repair import repair
 from caprl_ray.plan import Plan
 from caprl_ray.read import while_planning
@@ -39,7 +37,7 @@ from caprl_ray.read.again import Keeps
 from caprl_ray.read.datasource import PlannedRows, Work, accepting, chosen_again, only_retried, remaining
 from caprl_ray.read.present import Accept
 from caprl_ray.read.while_planning import Underway
-from caprl_ray.watch import all_parts, status_file
+from caprl_ray.watch import status_file
 from caprl_ray.watch.around import Watch, watched
 from caprl_ray.watch.doubtful import DoubtfulRows
 from caprl_ray.watch.start import Start
@@ -89,7 +87,7 @@ def run(
     with signals.handled(), place.left_as_it_was(seen.path):
         if part:
             sys.stderr.write(opening)
-            _plan_once(seen, opened, part)
+            divided.plan_once(seen, opened, part)
         held = parts.held(seen.storage, seen.path, part) if part else lease.held(seen.storage, seen.path)
         # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
         with held as own, session.lasting(debug, job.engine_on_cpu):
@@ -102,59 +100,13 @@ def run(
                 with status_file.end_told(output):
                     return _run_again(output, again, limit, least, debug)
             make = output.share if part else output.plan
-            with _forgotten_if_refused(output, own), while_planning.begun(make) as underway:
+            with forgotten_if_refused(output), while_planning.begun(make) as underway:
                 if not output.planned:
                     underway.begins()
                 sys.stderr.write("" if part else opening)
                 with status_file.end_told(output):
                     done = _run(output, underway, limit, retry, least, debug)
-        return _part_done(output, opened, part, done) if part else done
-
-
-def _plan_once(seen: Output, opened: Callable[[lease.Lease], Output], part: Part) -> None:
-    """Plan the input of an output that several drivers write, or wait until another one has."""
-    with parts.turn(seen.storage, seen.path, part) as own:
-        output = opened(own)
-        over = parts.divide(output.storage, output.path, part, own)
-        for name in ("", *(other.name for other in over)):  # what ended before it could
-            doubtful_rows.settle(output.storage, output.path, name)
-        with _forgotten_if_refused(output, own), while_planning.begun(output.plan) as underway:
-            whole = underway.whole()
-            if output.adopted:
-                output.check_columns(whole)
-
-
-def _part_done(output: Output, opened: Callable[[lease.Lease], Output], part: Part, done: Ledger) -> Ledger:
-    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left."""
-    storage, path = output.storage, output.path
-    with status_file.end_told(output), parts.turn(storage, path, part) as own:
-        whole = replace(opened(own), part=None)
-        plan, marked = whole.plan(), whole.marked()
-        left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
-        if not left and not marked:
-            notes = [*done.notes, f"part {part} is finished, the last one"]
-            found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
-            if found.balanced:
-                all_parts.keep(storage, path)
-                return found
-            left = sorted({part_of(unit.unit, part.of) for unit in found.units if not unit.balanced})
-    others = [other for other in left if other != part]
-    said = f"part {part} is finished"
-    if others:
-        said += f"; {len(others):,} {'other is' if len(others) == 1 else 'others are'} not: {parts.some(others)}"
-    elif not left:
-        said += ", and so is the whole output"
-    return replace(done, notes=(*done.notes, said))
-
-
-@contextmanager
-def _forgotten_if_refused(output: Output, own: lease.Lease) -> Iterator[None]:
-    """Leave no lease where a recipe is refused and nothing is planned."""
-    try:
-        yield
-    except RecipeError:
-        own.forgotten = output.empty()
-        raise
+        return divided.complete(output, opened, part, done) if part else done
 
 
 def _run(

@@ -11,8 +11,8 @@ from tests.checkout import ROOT
 PACKAGE = ROOT / "caprl_ray"
 # From top to bottom. A module at the top of the package is a room of its own.
 ROOMS = (
-    *("cli", "tune", "commands", "dataset", "pipeline", "evaluate", "report", "explain", "export", "curate"),
-    *("caption", "answer", "replica", "read", "watch", "engines", "embedded", "output", "score"),
+    *("cli", "tune", "commands", "dataset", "pipeline", "divided", "evaluate", "report", "explain", "export"),
+    *("curate", "caption", "answer", "replica", "read", "watch", "engines", "embedded", "output", "score"),
     *(
         "quality",
         "models",

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -363,6 +364,17 @@ class Output:
             self.storage.put(path, json.dumps(content, indent=1, default=str).encode() + b"\n")
         except OSError as error:
             raise SystemFailure(f"output.path: {path} cannot be written ({error.strerror}).") from None
+
+
+@contextmanager
+def forgotten_if_refused(output: Output) -> Iterator[None]:
+    """Leave no lease where a recipe is refused and nothing is planned."""
+    try:
+        yield
+    except RecipeError:
+        if output.lease:
+            output.lease.forgotten = output.empty()
+        raise
 
 
 def _notes(job: Job, storage: Storage, unnamed: list[str], *, planned: bool) -> Iterator[str]:

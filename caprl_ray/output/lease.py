@@ -276,10 +276,12 @@ def _busy(path: str, found: _Found | None, *, watched: bool = False) -> Busy:
 
 
 def _held_until(holder: Holder) -> str:
-    what, held = (f"part {holder.part} here", "it") if holder.part else ("here", "the output")
+    held = "is writing here and holds the output until"
+    if holder.part:
+        held = f"is writing part {holder.part} here and holds it until"
     return (
-        f"output.path: {_named(holder)} is writing {what} and holds {held} until {holder.until}; wait for it or "
-        "stop it. If it died, a run that begins after that time takes over."
+        f"output.path: {_named(holder)} {held} {holder.until}; wait for it or stop it. If it died, a run that begins "
+        "after that time takes over."
     )
 
 

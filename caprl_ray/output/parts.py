@@ -66,10 +66,7 @@ def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
 
     What their lost drivers write late does not count. Raises RecipeError if one of them is being written.
     """
-    others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
-    for other, holder in others.items():
-        if holder and lease.lives(holder):
-            raise _otherwise(output, part, other, holder)
+    others = refuse_otherwise(storage, output, part)
     lease.settle(storage, output, others)
     if others:
         own.check()
@@ -77,6 +74,15 @@ def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
         storage.delete(join(output, FOLDER, f"{other.name}{STATUS}"))
         storage.delete(lease.path_of(output, other))
     return [*others]
+
+
+def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Holder | None]:
+    """Raise RecipeError if another number of parts is being written. Returns the leases of another number of parts."""
+    others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
+    for other, holder in others.items():
+        if holder and lease.lives(holder):
+            raise _otherwise(output, part, other, holder)
+    return others
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""What a driver does for the whole output that writes only a part of it, before and after (docs/design.md, D21)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from caprl_ray.output import doubtful, parts
+from caprl_ray.output.ended import ended
+from caprl_ray.output.folder import Output, forgotten_if_refused
+from caprl_ray.output.lease import Lease
+from caprl_ray.output.ledger import Ledger
+from caprl_ray.output.part import Part, part_of, parts_with_units
+from caprl_ray.read import while_planning
+from caprl_ray.watch import all_parts, status_file
+from caprl_ray.watch.steps import Steps
+
+# Opens the output under a lease.
+Opened = Callable[[Lease], Output]
+
+
+def plan_once(seen: Output, opened: Opened, part: Part) -> None:
+    """Plan the input of an output that several drivers write, or wait until another one has."""
+    parts.refuse_otherwise(seen.storage, seen.path, part)  # before it may have to wait
+    with parts.turn(seen.storage, seen.path, part) as own:
+        output = opened(own)
+        over = parts.divide(output.storage, output.path, part, own)
+        for name in ("", *(other.name for other in over)):  # what ended before it could
+            doubtful.settle(output.storage, output.path, name)
+        with forgotten_if_refused(output), while_planning.begun(output.plan) as underway:
+            whole = underway.whole()
+            if output.adopted:
+                output.check_columns(whole)
+
+
+def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger:
+    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left."""
+    storage, path = output.storage, output.path
+    with status_file.end_told(output), parts.turn(storage, path, part) as own:
+        whole = replace(opened(own), part=None)
+        plan, marked = whole.plan(), whole.marked()
+        left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
+        if not left and not marked:
+            notes = [*done.notes, f"part {part} is finished, the last one"]
+            found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
+            if found.balanced:
+                all_parts.keep(storage, path)
+                return found
+            left = sorted({part_of(unit.unit, part.of) for unit in found.units if not unit.balanced})
+    others = [other for other in left if other != part]
+    said = f"part {part} is finished"
+    if others:
+        said += f"; {len(others):,} {'other is' if len(others) == 1 else 'others are'} not: {parts.some(others)}"
+    elif not left:
+        said += ", and so is the whole output"
+    return replace(done, notes=(*done.notes, said))
