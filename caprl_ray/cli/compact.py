@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from caprl_ray import plan
+    from caprl_ray.cluster import session
     from caprl_ray.output import lease
     from caprl_ray.output.compact import compact, groupings
     from caprl_ray.output.grouping import said
@@ -34,9 +35,11 @@ def _run(args: argparse.Namespace) -> int:
     if not stored.units:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
     if args.dry_run:
-        found = groupings(storage, args.output, stored, tell)
+        with session.lasting(args.debug):
+            found = groupings(storage, args.output, stored, tell)
     else:
-        with lease.held(storage, args.output) as own:
+        # Disconnect from Ray before releasing the lease: tasks of a stopped run may still be writing.
+        with lease.held(storage, args.output) as own, session.lasting(args.debug):
             found = compact(storage, args.output, stored, own, tell)
     print(f"{args.output}: {said(found, 'would be about' if args.dry_run else 'are')}")
     return 0

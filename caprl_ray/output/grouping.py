@@ -13,7 +13,8 @@ from caprl_ray.output.places import Places, origin
 
 # Rows of an object at least: units with fewer share one. The default of output.rows_per_object.
 LEAST_ROWS = 2048
-# Stored bytes of a unit at most; a larger one stays as it is. A worker holds one unit, unpacked.
+# Stored bytes of a unit at most, and of each object that holds rows of it; a larger one stays as it is. A worker holds
+# one unit, or a few objects, unpacked.
 MOST_BYTES = 128 * 2**20
 # What one task merges at most, if that is more than one unit. The rows lie on the disk of its node, unpacked, in a file
 # a group.
@@ -110,7 +111,7 @@ def _fit(there: Places, finished: Sequence[int], left: Counter[str]) -> Iterator
         some = there.object[where]
         if not numbered[some].all():
             left["older"] += 1
-        elif (a_row[some] * there.rows[where]).sum() > MOST_BYTES:
+        elif len(some) and max((a_row[some] * there.rows[where]).sum(), sizes[some].max()) > MOST_BYTES:
             left["large"] += 1
         elif len(some):
             yield unit, where
