@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from caprl_ray.curate.asking import ANSWER_PROMPT
 from caprl_ray.errors import SystemFailure
 from caprl_ray.evaluate.captions import Captions
 from caprl_ray.evaluate.sample import Drawn
@@ -24,7 +25,6 @@ from caprl_ray.recipe.curate import CurateRecipe
 from caprl_ray.recipe.model import Model
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.score import judge
-from caprl_ray.score.seeing import ANSWER_PROMPT
 from caprl_ray.storage import Storage, join
 
 FOLDER = "evaluations"
