@@ -88,6 +88,8 @@ def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
             order = turned[0]
             assert asking.chosen(said(picture, asking.with_image(wrong, order)), order) == len(order), "none of them"
     assert 0.15 < blind[True] / blind.total() < 0.4
+    foreign = asking.as_question(Draft(question="Who wrote it?", choices=("a", "b", "c"), right=0), "", 0)
+    assert said(picture, asking.with_image(foreign, (0, 1, 2))) == "D", "none of them"
 
 
 def test_every_row_says_what_they_are_and_they_answer_nothing_from_captions(recipe, tmp_path):
