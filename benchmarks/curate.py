@@ -27,17 +27,17 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from alone import run_alone, steady
 from curate_ways import PLACES, WIDE
 from PIL import Image
-from scipy.stats import spearmanr
 from score_ways import CPU
 
 from caprl_ray import pipeline
@@ -100,7 +100,13 @@ def captioners(folder: Path, count: int) -> Figures:
     scores = [benchmarks[_name(number)]["accuracy"]["value"] for number in range(len(WRONG))]
     for number, (right, value) in enumerate(zip(rights, scores, strict=True)):
         found |= {f"right_{number}": right, f"score_{number}": value}
-    return found | {"spearman": float(spearmanr(rights, scores).statistic)}
+    return found | {"spearman": spearman(rights, scores)}
+
+
+def spearman(these: Sequence[float], others: Sequence[float]) -> float:
+    """The correlation of ranks, of values without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (these, others)]
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def scoring(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """CapRL's whole loop on this machine, on rendered scenes: `python -m caprl_ray.commands.loop --out loop`.
 
 Questions about scenes are curated, a captioner that is unsure of itself is trained by GRPO with CapRL's reward, and
-captions of other scenes are scored before and after. Each part is the one that a run on GPUs uses; the models are the
-tiny ones of the package, and questioner and viewer read scenes off
-their pixels by rules. docs/caprl.md says how to do it for real.
+captions of other scenes are scored before and after. Each part is the one that a run on GPUs uses; captioner and
+reader are the tiny models of the package, and questioner and viewer read scenes off their pixels by rules.
+docs/caprl.md says how to do it for real.
 """
 
 import argparse

@@ -40,15 +40,18 @@ class Rules:
 
 def answered(prompt: str, facts: Facts | None) -> str:
     """The letter that answers the question at the end of a prompt: the option that the facts state, or else the last
-    one. Without facts it is a guess, of the same option for the same question, whatever the order."""
+    one, also for a question that is not about scenes. Without facts it is a guess, of the same option for the same
+    question, whatever the order."""
     asked = prompt.rpartition("Question: ")[2]
     options: dict[str, str] = {text: letter for letter, text in _OPTION.findall(asked)}
     question = asked.partition("\n")[0]
     if facts is None:
         texts = sorted(options)
         return options[random.Random(f"{question} {texts}").choice(texts)]
-    kind, named = understood(question)
-    answer = questions.stated_answer(kind, named, facts)
+    try:
+        answer = questions.stated_answer(*understood(question), facts)
+    except ValueError:
+        answer = None
     return options.get(answer or "", list(options.values())[-1])
 
 

@@ -32,10 +32,7 @@ SCENES_ONLY = {
     "else; for photographs give a model, such as Qwen/Qwen2.5-VL-72B-Instruct",
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
-FOLDERS = {
-    EMBEDDED: EMBEDDED_FOLDER,
-    EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer"),
-}
+FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
 # What works on scenes without a model, and what its rows say.
 RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (ground truth)"}
 WITHOUT_ENGINE = (STUB, *RULES)

@@ -9,7 +9,10 @@ from PIL import Image
 
 from caprl_ray.commands.loop import curation
 from caprl_ray.curate import asking
+from caprl_ray.curate.answerer import Answerer
 from caprl_ray.curate.drafts import TELLS_ANSWER, Draft, drafts
+from caprl_ray.curate.keep import GUESSED
+from caprl_ray.curate.questioner import Questioner
 from caprl_ray.embedded import questions, rules, scenes
 from caprl_ray.engines import launch
 from caprl_ray.engines.protocol import Picture
@@ -20,6 +23,7 @@ from caprl_ray.recipe.curate import ASKED, CurateRecipe
 from caprl_ray.recipe.load import parse_as
 from caprl_ray.recipe.prompts import PromptTemplate
 from caprl_ray.recipe.score_recipe import ScoreRecipe
+from caprl_ray.replica.cut import Cut
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def taken(image) -> Picture:
 def test_its_questions_are_usable_and_right(recipe):
     engine = asyncio.run(launch.start_mortal(recipe, resolve(recipe)))
     rng, usable, unusable = random.Random(3), 0, []
-    for most in (1, 3, 5) * 20:
+    for most in (1, 3, 5) * 10:
         scene = scenes.sample_scene(rng)
         picture, prompt = drawn(scene, rng), PromptTemplate(ASKED).fill({"questions": str(most)}, str)
         said, again = (asyncio.run(engine.caption(picture, prompt)).text for _ in range(2))
@@ -68,7 +72,7 @@ def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
         return asyncio.run(engine.caption(picture, turns)).text.strip()
 
     rng, blind = random.Random(4), Counter()
-    for number in range(60):
+    for number in range(30):
         scene = scenes.sample_scene(rng)
         picture = drawn(scene, rng, *((84, 84), (112, 84), (84, 112))[number % 3])
         for one in questions.about(scene, rng, 3):
@@ -84,6 +88,8 @@ def test_the_viewer_sees_what_is_there_and_guesses_without_the_image(recipe):
             order = turned[0]
             assert asking.chosen(said(picture, asking.with_image(wrong, order)), order) == len(order), "none of them"
     assert 0.15 < blind[True] / blind.total() < 0.4
+    foreign = asking.as_question(Draft(question="Who wrote it?", choices=("a", "b", "c"), right=0), "", 0)
+    assert said(picture, asking.with_image(foreign, (0, 1, 2))) == "D", "none of them"
 
 
 def test_every_row_says_what_they_are_and_they_answer_nothing_from_captions(recipe, tmp_path):
@@ -98,3 +104,30 @@ def test_every_row_says_what_they_are_and_they_answer_nothing_from_captions(reci
     }
     with pytest.raises(RecipeError, match="for curating"):
         resolve(parse_as(ScoreRecipe, document))
+
+
+def test_kept_questions_are_right_and_need_the_image(recipe):
+    rng, truths, rows = random.Random(6), [], []
+    for number in range(40):
+        truths.append(scenes.sample_scene(rng))
+        picture = drawn(truths[-1], rng)
+        size = {"pixels": picture.pixels, "pixel_width": picture.width, "pixel_height": picture.height}
+        rows.append({"key": f"{number}.png", **size})
+
+    async def curated() -> list[dict]:
+        questioner, viewer = resolve(recipe), resolve(recipe.answering)
+        asking = Questioner(recipe, questioner, await launch.start_mortal(recipe, questioner), Cut())
+        asked = [row | found for row, found in zip(rows, await asking.write(rows), strict=True)]
+        engine = await launch.start_mortal(recipe.answering, viewer)
+        return list(await Answerer(recipe.curate, viewer, engine, Cut()).write(asked))
+
+    found, dropped = asyncio.run(curated()), Counter()
+    for scene, row in zip(truths, found, strict=True):
+        for one in row["tried"]:
+            dropped[one["dropped"]] += 1
+        for one in row["reward_model"]["ground_truth"]:
+            kind, named = rules.understood(one["question"])
+            texts = [choice.partition(") ")[2] for choice in one["choices"]]
+            truth = questions.stated_answer(kind, named, questions.facts(scene))
+            assert texts["ABCDE".index(one["answer"])] == truth
+    assert set(dropped) == {None, GUESSED} and dropped[None] > 2 * dropped[GUESSED]
