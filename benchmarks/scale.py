@@ -49,7 +49,7 @@ from caprl_ray.cluster.resources import batch_rows
 from caprl_ray.engines.stub import SECONDS, stub_seconds
 from caprl_ray.recipe.prepare import Prepare
 
-LOST_S = 15.0
+LOST_S = 10.0
 FILL_S = 20.0  # longest time that replicas need to start one after another and to fill
 SHARD_ROWS, DIFFERENT = 2000, 8000
 SAMPLED_S = 2.0  # a long interval, because sampling many processes takes CPU time from them
