@@ -92,9 +92,11 @@ def held(storage: Storage, output: str) -> Iterator["Lease"]:
 
     What drivers of parts that were lost write late does not count from then on.
     """
-    _refuse_parts(holders(storage, output))
+    with _written(output):
+        _refuse_parts(holders(storage, output))
     with taken(storage, output) as own:
-        settle(storage, output, holders(storage, output))
+        with _written(output):
+            settle(storage, output, holders(storage, output))
         yield own
 
 
