@@ -19,7 +19,7 @@ def _run(args: argparse.Namespace) -> int:
     from caprl_ray import plan
     from caprl_ray.cluster import session
     from caprl_ray.output import lease
-    from caprl_ray.output.compact import compact, groupings
+    from caprl_ray.output.compact import compact, planned
     from caprl_ray.output.grouping import said
     from caprl_ray.recipe.load import parse_storage
     from caprl_ray.storage import Storage
@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace) -> int:
         raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
     if args.dry_run:
         with session.lasting(args.debug):
-            found = groupings(storage, args.output, stored, tell)
+            found = planned(storage, args.output, stored, tell)
     else:
         # Disconnect from Ray before releasing the lease: tasks of a stopped run may still be writing.
         with lease.held(storage, args.output) as own, session.lasting(args.debug):

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, groupby
 
@@ -38,11 +38,24 @@ class Part:
     def rows(self) -> str:
         """A hash of which rows it has, of which units, of where they were first written, and of its columns. Two parts
         with one hash have the same content."""
+        return self._hash(lambda unit: origin(unit.places))
+
+    def same(self, rows: str) -> bool:
+        """Whether a recorded hash is that of its rows. Versions up to 0.4.0 recorded in which objects they stood."""
+        return rows == self.rows or rows == self._hash(
+            lambda unit: "\n".join(place.stored.path for place in unit.places)
+        )
+
+    def _hash(self, told: Callable[[UnitRows], str]) -> str:
         digest = hashlib.sha256(self.columns.encode())
         for unit in self.units:
             digest.update(f"{unit.ref.unit} {unit.rows}\n".encode() + unit.kept.serialize())
-            digest.update(origin(unit.places).encode())
+            digest.update(told(unit).encode())
         return digest.hexdigest()[:32]
+
+
+def _paths(unit: UnitRows) -> str:
+    return "\n".join(place.stored.path for place in unit.places)
 
 
 def by_rows(units: Iterable[UnitRows], most: int, first: int = 0) -> Iterator[Part]:

@@ -38,7 +38,7 @@ def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summar
     parts = list(form.parts(units))
     allow = settings.allow_missing
     written = {
-        part.name: target.done[part.name] for part in parts if target.has(part.name, part.rows, allow_missing=allow)
+        part.name: target.done[part.name] for part in parts if target.has(part.name, part.same, allow_missing=allow)
     }
     todo = [part for part in parts if part.name not in written]
     if todo:

@@ -10,7 +10,7 @@ A part that is written but not recorded is written again, over itself.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -86,12 +86,13 @@ class Target:
         except OSError as error:
             raise SystemFailure(f"--out: {path} cannot be used ({error.strerror or error}).") from error
 
-    def has(self, part: str, rows: str, *, allow_missing: bool) -> bool:
-        """Whether a part is written with these rows. One with missing rows is tried again unless they are allowed."""
+    def has(self, part: str, same: Callable[[str], bool], *, allow_missing: bool) -> bool:
+        """Whether a part is written with its rows: `same` tells it of a recorded hash. One with missing rows is tried
+        again unless they are allowed."""
         written = self.done.get(part)
         return (
             written is not None
-            and written.rows == rows
+            and same(written.rows)
             and (allow_missing or not written.lost)
             and all(self.there.get(name) == size for name, size in written.objects.items())
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import again, doubtful, fence, grouping, ledger
 from caprl_ray.output import lease as leases
-from caprl_ray.output.committed import read_committed
+from caprl_ray.output.committed import Committed, read_committed
 from caprl_ray.output.fence import FOLDERS, short
 from caprl_ray.output.grouping import Grouping, grouped
 from caprl_ray.output.lease import Lease
@@ -37,9 +37,15 @@ ROUND_OBJECTS = 20_000
 STEP = "merging objects"
 
 
-def groupings(storage: Storage, output: str, plan: Plan, tell: Tell = silent) -> list[Grouping]:
-    """What compacting would do with an output, by folder. Reads its objects, and writes nothing."""
-    units = ledger.balance(plan.units, read_committed(storage, output, tell=tell), "").units
+def planned(storage: Storage, output: str, plan: Plan, tell: Tell = silent) -> list[Grouping]:
+    """What compacting would do with an output, by folder. Writes nothing."""
+    return _groupings(storage, output, plan, read_committed(storage, output, tell=tell), tell)
+
+
+def _groupings(
+    storage: Storage, output: str, plan: Plan, committed: Mapping[int, Committed], tell: Tell
+) -> list[Grouping]:
+    units = ledger.balance(plan.units, committed, "").units
     finished = [unit.unit for unit in units if unit.balanced]
     found = ((folder, places(storage, output, tell, folder)) for folder in FOLDERS)
     return [grouped(there, folder, finished) for folder, there in found]
@@ -56,8 +62,10 @@ def compact(storage: Storage, output: str, plan: Plan, lease: Lease, tell: Tell 
     again.settled(storage, output)
     if request := again.load(storage, output):
         raise RecipeError(f"{output}: is not yet done with --again {request.condition!r}; finish that first.")
-    repair(storage, output, read_committed(storage, output, tell=tell), tell)
-    found, work = groupings(storage, output, plan, tell), _Work(storage, output, lease, tell)
+    committed = read_committed(storage, output, tell=tell)
+    if repair(storage, output, committed, tell):
+        committed = read_committed(storage, output, tell=tell)
+    found, work = _groupings(storage, output, plan, committed, tell), _Work(storage, output, lease, tell)
     for one in found:
         work.replace(one)
     now = fence.committed_objects(storage, output)
