@@ -8,6 +8,7 @@ engines/revival.py does within a replica.
 import collections
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -52,7 +53,11 @@ class Attempts:
     def ended(self) -> tuple[str, ...]:
         """The batches that have ended since the last question. The counter must hear of them: with what else there is
         to tell of a batch, so that it is one message (watch/batch.py). Call it from any thread."""
-        return tuple(self._ended.popleft() for _ in range(len(self._ended)))
+        taken: list[str] = []
+        with suppress(IndexError):  # another thread may take the last one
+            while True:
+                taken.append(self._ended.popleft())
+        return tuple(taken)
 
     async def caption(
         self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
