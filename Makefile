@@ -1,5 +1,5 @@
 # make demo        caption and score rendered scenes with the embedded models on this machine
-# make loop        CapRL's whole loop on rendered scenes: curate questions, train by GRPO, score before and after
+# make loop        CapRL's whole loop on rendered scenes: curate questions, train by GRPO, evaluate before and after
 # make test        run the test suite without the slow tests
 # make test-all    run all tests (up to an hour and a half)
 # make compat      run a smoke test under other versions of Ray and vLLM; print a table (docs/compatibility.md)

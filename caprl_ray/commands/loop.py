@@ -1,7 +1,7 @@
 """CapRL's whole loop on this machine, on rendered scenes: `python -m caprl_ray.commands.loop --out loop`.
 
 Questions about scenes are curated, a captioner that is unsure of itself is trained by GRPO with CapRL's reward, and
-captions of other scenes are scored before and after. Each part is the one that a run on GPUs uses; captioner and
+captions of other scenes are evaluated before and after. Each part is the one that a run on GPUs uses; captioner and
 reader are the tiny models of the package, and questioner and viewer read scenes off their pixels by rules.
 docs/caprl.md says how to do it for real.
 """
@@ -20,23 +20,25 @@ from typing import Any
 import yaml
 
 from caprl_ray.answer.reader import start_reader, stop_reader
-from caprl_ray.answer.results import SCORES
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cluster import session
 from caprl_ray.commands.curate import curate
 from caprl_ray.commands.demo import clear
-from caprl_ray.commands.score import score
+from caprl_ray.commands.evaluate import evaluation
 from caprl_ray.embedded import grpo, scenes
 from caprl_ray.errors import CaprlError
+from caprl_ray.evaluate.told import Request
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.pipeline import run
 from caprl_ray.recipe.curate import CurateRecipe
+from caprl_ray.recipe.judge import as_judge
 from caprl_ray.recipe.load import parse, parse_as
-from caprl_ray.recipe.score_recipe import ScoreRecipe
+from caprl_ray.report.evaluation import EVALUATION
 from caprl_ray.score.trainers import trl_reward_async
 
 MARKER = ".caprl-ray-loop"
+READER = {"source": "embedded-answerer"}
 TRAIN, HELD_OUT = "train", "held-out"
 BEFORE, AFTER = "before", "after"
 SIDE = 240  # pixels of a stored scene
@@ -77,11 +79,11 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
     for name in (BEFORE, AFTER):
         run(caption_job(parse(_kept(folder, f"caption-{name}", captioning(folder, name, inputs[1])))))
         tell(f"    {name}: {_first_caption(folder / name)}")
-    begin("5/5 scoring both by the curated questions")
-    for name, against in ((BEFORE, None), (AFTER, str(folder / f"scores-{BEFORE}"))):
-        recipe = parse_as(ScoreRecipe, _kept(folder, f"score-{name}", scoring(folder, name)))
-        for line in score(recipe, run, against):
-            tell(f"    {line}")
+    begin("5/5 evaluating both by the curated questions")
+    judge = as_judge(_kept(folder, "judge", {"score": {"model": READER}}))
+    asked = Request(outputs=outputs(folder), judge=judge, images=held_out, questions=str(folder / "questions"))
+    for line in evaluation(asked):
+        tell(f"    {line}")
     begin("done")
     return found(folder)
 
@@ -122,14 +124,9 @@ def captioning(folder: Path, name: str, images: Path) -> dict[str, Any]:
     }
 
 
-def scoring(folder: Path, name: str) -> dict[str, Any]:
-    """The recipe that scores the captions before or after, as plain data."""
-    return {
-        "input": {"paths": [str(folder / name)]},
-        "model": {"source": "embedded-answerer"},
-        "score": {"questions": [str(folder / "questions")], "join": "path"},
-        "output": {"path": str(folder / f"scores-{name}")},
-    }
+def outputs(folder: Path) -> list[str]:
+    """The outputs of the captions before and after."""
+    return [str(folder / name) for name in (BEFORE, AFTER)]
 
 
 def trained(folder: Path, steps: int) -> Iterator[str]:
@@ -137,7 +134,7 @@ def trained(folder: Path, steps: int) -> Iterator[str]:
     model, data = grpo.unsure(), grpo.curated(folder / "questions", TRAIN)
     grpo.save(model, folder / f"captioner-{BEFORE}")
     yield f"{len(data)} scenes have questions"
-    reader = start_reader({"source": "embedded-answerer"})
+    reader = start_reader(READER)
     try:
         settings = grpo.settings(folder / "trainer", max_steps=steps, seed=1)
         trainer = grpo.trainer(model, trl_reward_async(reader), data, settings)
@@ -151,17 +148,11 @@ def trained(folder: Path, steps: int) -> Iterator[str]:
 
 
 def found(folder: Path) -> Found:
-    """What the scores of before and after say."""
-    files = [folder / f"scores-{name}" / SCORES for name in (BEFORE, AFTER)]
-    before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    (difference,) = next(iter(after["against"].values())).values()
-    accuracies = [next(iter(scores["benchmarks"].values()))["accuracy"] for scores in (before, after)]
-    return Found(
-        before=accuracies[0],
-        after=accuracies[1],
-        difference=difference["difference"],
-        told_apart=difference["told_apart"],
-    )
+    """What the evaluation of before and after says."""
+    figures = json.loads((folder / BEFORE / EVALUATION).read_text(encoding="utf-8"))
+    before, after = (figures["ways"][way]["score"] for way in figures["outputs"])
+    (difference,) = figures["differences"]
+    return Found(before=before, after=after, difference=difference["difference"], told_apart=difference["told_apart"])
 
 
 def table(result: Found) -> Iterator[str]:
@@ -176,7 +167,7 @@ def table(result: Found) -> Iterator[str]:
 
 def _kept(folder: Path, name: str, document: dict[str, Any]) -> dict[str, Any]:
     """The recipe, of which a file is left in the folder."""
-    said = f"# What `python -m caprl_ray.commands.loop` has done; `caprl-ray {name.partition('-')[0]}` finds it done.\n"
+    said = "# What `python -m caprl_ray.commands.loop` has done.\n"
     (folder / f"{name}.yaml").write_text(said + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return document
 
@@ -212,7 +203,7 @@ def main() -> int:
         return error.exit_code
     for line in table(result):
         print(line)
-    print(f"look at {args.out}: the questions, both captioners, their captions and scores, and the recipes of all")
+    print(f"look at {args.out}: the questions, both captioners, their captions, the evaluation, and the recipes of all")
     return 0 if result.rises else 1
 
 

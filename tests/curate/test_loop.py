@@ -1,4 +1,4 @@
-"""CapRL's loop on scenes, through real engines: curated questions, GRPO with TRL, captions before and after, scores."""
+"""CapRL's loop on scenes, through real engines: curated questions, GRPO with TRL, captions, and their evaluation."""
 
 import json
 from pathlib import Path
