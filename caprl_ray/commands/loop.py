@@ -114,12 +114,14 @@ def curation(folder: Path, inputs: list[Path]) -> dict[str, Any]:
 
 
 def captioning(folder: Path, name: str, images: Path) -> dict[str, Any]:
-    """The recipe of the captions before or after, as plain data. They are sampled as in training."""
+    """The recipe of the captions before or after, as plain data. They are sampled as in training, and kept as they are:
+    repair would hide what training mends, and a captioner that is unsure of itself is no sick replica."""
     return {
         "input": {"paths": [str(images)]},
         "model": {"source": str(folder / f"captioner-{name}")},
         "replicas": {"gpus": 0},
         "sampling": {"temperature": 1.0, "max_tokens": 64},
+        "quality": {"retries": [], "limits": {}},
         "output": {"path": str(folder / name)},
     }
 
