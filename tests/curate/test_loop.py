@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow.parquet as pq
 import pytest
 
+import caprl_ray.commands.loop as command
 from caprl_ray import cli, pipeline
 from caprl_ray.cluster import session
 from caprl_ray.commands.loop import AFTER, BEFORE, HELD_OUT, TRAIN, Found, loop, table
 from caprl_ray.embedded import questions, rules
+from caprl_ray.errors import RecipeError
 
 
 def test_one_scene_has_a_score_without_an_interval() -> None:
@@ -22,6 +25,18 @@ def test_one_scene_has_a_score_without_an_interval() -> None:
         "the score does not rise by more than chance explains",
     ]
     assert "before      no answers" in table(Found(before=None, after=None, difference=None, told_apart=False))
+
+
+def test_what_the_page_needs_is_looked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> NoReturn:
+        raise RecipeError("matplotlib is not installed.")
+
+    monkeypatch.setattr(command, "check_matplotlib", missing)
+    monkeypatch.setattr("sys.argv", ["loop", "--out", str(tmp_path / "loop")])
+    assert command.main() == 2
+    assert capsys.readouterr().err == "loop: matplotlib is not installed.\n" and not (tmp_path / "loop").exists()
 
 
 @pytest.mark.slow

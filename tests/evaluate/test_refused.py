@@ -196,9 +196,9 @@ def test_what_a_judge_leaves_out_is_as_without_it() -> None:
     some = as_judge({"failures": {"max_fraction": 0.9}})
     for recipe in (some.questioner("-", "-"), some.reader("-", "-", "-")):
         assert (recipe.failures.max_fraction, recipe.failures.min_rows) == (0.9, 50)
-    for gpus, size in ((2, 2), (0.5, 1), (0, 1), (8, 8)):
+    for gpus, parallel in ((2, 2), (0.5, 1), (0, 1), (8, 8)):
         recipe = as_judge({"replicas": {"gpus": gpus}}).questioner("-", "-")
-        assert (recipe.replicas.gpus, recipe.model.engine["tensor_parallel_size"]) == (gpus, size)
+        assert (recipe.replicas.gpus, recipe.model.engine["tensor_parallel_size"]) == (gpus, parallel)
     with pytest.raises(RecipeError, match=r"replicas\.gpus"):
         as_judge({"replicas": {"gpus": "many"}}).questioner("-", "-")
 
