@@ -11,9 +11,10 @@ Both models are given places for the same rate, so that each of them is nearly t
     answers    the answering model has 256, for 32 answers about an image
     curate     all three parts at the same time
 
-Captioners: rendered scenes get questions by `embedded-questioner`, which knows the truth, tried by `embedded-viewer`.
-Six captioners describe the scenes, each with another share of wrong facts, and `embedded-answerer` on vLLM answers the
-questions from their captions. So what `caprl-ray score` measures can be compared with the share of right facts.
+Captioners: rendered scenes get questions by `embedded-questioner`, tried by `embedded-viewer`; both read scenes off
+their pixels by rules. Six captioners describe the scenes, each with another share of wrong facts, and
+`embedded-answerer` on vLLM answers the questions from their captions. So what `caprl-ray score` measures can be
+compared with the share of right facts.
 
 Keys of the JSON: prepare, questions, answers, curate (images/s), one_after_another (images/s, if each part waits for
 the one before), of_slowest (curate over the slowest part), and <part>_cpu_ms (CPU of an image); curate_s, score_s (wall

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from caprl_ray.cluster import session
+from caprl_ray.engines.launch import computes_on_cpu
 from caprl_ray.evaluate.figures import evaluated
 from caprl_ray.evaluate.page import page
 from caprl_ray.evaluate.run import evaluate
@@ -26,7 +27,8 @@ def evaluation(request: Request, *, debug: bool = False) -> Iterator[str]:
 
         def finish(job: Job) -> Ledger:
             if not ray_used:  # both jobs use one Ray, which is started only if there is something to do
-                ray.enter_context(session.lasting(debug, job.engine_on_cpu))
+                on_cpu = job.engine_on_cpu or computes_on_cpu(request.judge.reader("-", "-", "-"))
+                ray.enter_context(session.lasting(debug, on_cpu))
                 ray.enter_context(session.connected(debug))
                 ray_used.append(job.name)
             return run(job, retry=frozenset(job.codes), debug=debug)

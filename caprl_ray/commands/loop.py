@@ -28,6 +28,7 @@ from caprl_ray.commands.evaluate import evaluation
 from caprl_ray.embedded import grpo, scenes
 from caprl_ray.errors import CaprlError
 from caprl_ray.evaluate.told import Request
+from caprl_ray.evaluate.words import points, scored
 from caprl_ray.job import Job
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.pipeline import run
@@ -35,6 +36,7 @@ from caprl_ray.recipe.curate import CurateRecipe
 from caprl_ray.recipe.judge import as_judge
 from caprl_ray.recipe.load import parse, parse_as
 from caprl_ray.report.evaluation import EVALUATION
+from caprl_ray.report.svg import check_matplotlib
 from caprl_ray.score.trainers import trl_reward_async
 
 MARKER = ".caprl-ray-loop"
@@ -49,19 +51,29 @@ Run = Callable[[Job], Ledger]
 class Found:
     """The scores of the captions before and after training, and their difference, each with its interval."""
 
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    difference: Mapping[str, Any]
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    difference: Mapping[str, Any] | None
     told_apart: bool
 
     @property
     def rises(self) -> bool:
         """Whether the score is higher after training, by more than chance explains."""
-        return self.told_apart and self.difference["value"] > 0
+        return self.told_apart and self.difference is not None and self.difference["value"] > 0
 
 
-def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell: Callable[[str], None]) -> Found:
-    """Do all of it in an empty folder. `run` runs a job, `tell` gets the lines for people."""
+def loop(
+    folder: Path,
+    run: Run,
+    *,
+    train: int,
+    held_out: int,
+    steps: int,
+    tell: Callable[[str], None],
+    debug: bool = False,
+) -> Found:
+    """Do all of it in an empty folder. `run` runs a job, `tell` gets the lines for people, and `debug` shows all logs
+    of the evaluation."""
     began = time.monotonic()
 
     def begin(step: str) -> None:
@@ -69,7 +81,7 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
 
     begin(f"1/5 drawing {train} scenes to train on, and {held_out} others")
     inputs = [draw(folder, TRAIN, train, seed=1), draw(folder, HELD_OUT, held_out, seed=2)]
-    begin("2/5 curating questions: a questioner that knows the truth, and a viewer with the image and without it")
+    begin("2/5 curating questions: both models read scenes by rules, the viewer also without the image")
     for line in curate(parse_as(CurateRecipe, _kept(folder, "curate", curation(folder, inputs))), run):
         tell(f"    {line}")
     begin(f"3/5 training a captioner that is unsure of itself: {steps} steps of GRPO, rewarded by a reader's answers")
@@ -82,7 +94,7 @@ def loop(folder: Path, run: Run, *, train: int, held_out: int, steps: int, tell:
     begin("5/5 evaluating both by the curated questions")
     judge = as_judge(_kept(folder, "judge", {"score": {"model": READER}}))
     asked = Request(outputs=outputs(folder), judge=judge, images=held_out, questions=str(folder / "questions"))
-    for line in evaluation(asked):
+    for line in evaluation(asked, debug=debug):
         tell(f"    {line}")
     begin("done")
     return found(folder)
@@ -159,11 +171,10 @@ def found(folder: Path) -> Found:
 
 def table(result: Found) -> Iterator[str]:
     """The result for people."""
-    yield f"{'':<12}{'questions answered right':>26}{'95 % interval':>20}"
-    rows = ((BEFORE, result.before, ""), (AFTER, result.after, ""), ("difference", result.difference, "+"))
-    for name, value, sign in rows:
-        bounds = f"[{value['low']:{sign}.1%}, {value['high']:{sign}.1%}]"
-        yield f"{name:<12}{value['value']:>{sign}26.1%}{bounds:>20}"
+    yield f"{'':<12}questions answered right [95 % interval]"
+    yield f"{BEFORE:<12}{scored(result.before)}"
+    yield f"{AFTER:<12}{scored(result.after)}"
+    yield f"{'difference':<12}{points(result.difference)} points"
     yield "the score rises" if result.rises else "the score does not rise by more than chance explains"
 
 
@@ -190,6 +201,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="show all logs")
     args = parser.parse_args()
     try:
+        check_matplotlib()  # which the evaluation needs at the end
         clear(args.out, MARKER, "loop")
         with session.lasting(args.debug, engine_on_cpu=True), session.connected(args.debug):
             result = loop(
@@ -199,6 +211,7 @@ def main() -> int:
                 held_out=args.held_out,
                 steps=args.steps,
                 tell=partial(print, flush=True),
+                debug=args.debug,
             )
     except CaprlError as error:
         print(f"loop: {error}", file=sys.stderr)

@@ -60,6 +60,8 @@ def _thing(cell: np.ndarray, background: str, row: int, column: int) -> Thing | 
     mask = _mask(cell, background, colour)
     edge = round(EDGE * min(height, width))
     inner = mask[edge : height - edge, edge : width - edge]
+    if not inner.any():  # no scene: its middle has several colours, and their median is in none of its pixels
+        return None
     large = _extent(inner) > BETWEEN_SIZES * min(height, width)
     size, kind = ("large", _kind(mask)) if large else ("small", _kind(inner))
     return Thing(size=size, colour=colour, kind=kind, row=row, column=column)

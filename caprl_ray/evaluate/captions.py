@@ -93,9 +93,10 @@ def _before(row: Row, old: str | None) -> Iterator[tuple[str, str]]:
     """The texts of a row that are older than its caption."""
     text = row.get("old_text")
     name = PREVIOUS if old and "caption" in old.lower() else ALT_TEXT
-    if isinstance(text, str) and text.strip():
-        yield name, text
-    if row.get(OLD) and (name, text) != (PREVIOUS, text):
+    told = isinstance(text, str) and bool(text.strip())
+    if told:
+        yield name, str(text)
+    if row.get(OLD) and not (told and name == PREVIOUS):
         yield PREVIOUS, str(row[OLD])
 
 

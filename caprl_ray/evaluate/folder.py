@@ -5,7 +5,7 @@
     answers-HASH      questions, captions, and the output of `score`
 
 So what has been made once is found again: images by their bytes, questions by the image and the questioner, answers by
-the questions, the captions and the reader. Another output of the same images costs only its answers.
+the questions, all captions together and the reader. Another output of the same images costs no questions.
 """
 
 import json

@@ -4,12 +4,13 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 from caprl_ray.evaluate.answers import EVERY
+from caprl_ray.output.place import PATTERN
 from caprl_ray.output.record import stored_paths
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.strata import Row
-from caprl_ray.storage import is_below
 
 MOST_KINDS = 20  # of images; what is rarer is one kind together
 REST = "others"
@@ -43,14 +44,14 @@ def image_kinds(facts: Facts, column: str | None) -> Callable[[Row], str]:
     """What tells the kind of the image of a row: a column of the source, which rows have as `old_text`; or else the
     input path that it comes from, if the recipe has several; or else its format."""
     if column:
-        return lambda row: str(row.get("old_text") or EVERY)
+        return lambda row: EVERY if row.get("old_text") in (None, "") else str(row["old_text"])
     names = _names(stored_paths(facts.run))
     units = {ref.unit: ref.kind for ref in facts.plan.units}
 
     def kind(row: Row) -> str:
         source = row["source"] or ""
-        for path, name in names.items():
-            if source == path or is_below(source, path):
+        for head, name in names.items():
+            if f"{source}/".startswith(head):
                 return name
         return _format(row["key"] or "") or _format(source) or units.get(row["unit"], EVERY)
 
@@ -65,11 +66,28 @@ def frequent(kinds: Iterable[str]) -> Callable[[str], str]:
 
 
 def _names(paths: list[str]) -> dict[str, str]:
-    """Input paths by which images can be told apart, the longest first, each with its last part as its name."""
-    names = {path.rstrip("/"): posixpath.basename(path.rstrip("/")) for path in paths}
-    if not 1 < len(set(names.values())) <= MOST_KINDS:
+    """The heads of input paths by which images can be told apart, the longest first, each with a name: its last part,
+    or, if two of them have the same, the parts in which they differ."""
+    heads = sorted(set(map(_head, paths)), key=lambda head: (-len(head), head))
+    if not 1 < len(heads) <= MOST_KINDS:
         return {}
-    return {path: names[path] for path in sorted(names, key=lambda path: (-len(path), path))}
+    parts = [head.rstrip("/-_.").split("/") for head in heads]
+    names = [of[-1] for of in parts]
+    if len(set(names)) < len(heads):
+        start, end = _alike(parts), _alike([of[::-1] for of in parts])
+        names = ["/".join(of[start : len(of) - end]) or of[-1] for of in parts]
+    return dict(zip(heads, names, strict=True))
+
+
+def _alike(paths: list[list[str]]) -> int:
+    """How many parts at their beginning the paths have in common."""
+    return sum(1 for _ in takewhile(lambda some: len(set(some)) == 1, zip(*paths, strict=False)))
+
+
+def _head(path: str) -> str:
+    """What the paths of all images of an input path begin with: the path as a folder, or all before its pattern."""
+    pattern = PATTERN.search(path)
+    return path[: pattern.start()] if pattern else f"{path.rstrip('/')}/"
 
 
 def _format(path: str) -> str | None:

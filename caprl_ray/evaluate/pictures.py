@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from caprl_ray.errors import RecipeError
 from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.sample import Drawn
+from caprl_ray.evaluate.words import one_line
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.pictures import originals
@@ -93,8 +94,9 @@ def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
         pictures.storage.delete(join(pictures.folder, WHOLE))  # the next command looks again
         said = pictures.gone[gone[0].key].rstrip(".")
         raise RecipeError(
-            f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as {gone[0].source} "
-            f"({said}); bring the sources back, or give --questions of an earlier evaluation."
+            f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as "
+            f"{one_line(gone[0].source)} ({said}); bring the sources back, or give --questions of an earlier "
+            "evaluation."
         )
 
 

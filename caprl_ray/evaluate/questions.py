@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from caprl_ray.answer import unfinished
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.evaluate.sample import Drawn
+from caprl_ray.evaluate.words import one_line
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
@@ -82,15 +83,15 @@ class Given:
             value = self._value(one.rows[0])
             if value in seen:
                 raise RecipeError(
-                    f"--questions: {self.path} joins by {self.join}, and {seen[value]} and {one.image.source} are both "
-                    f"{value}; give questions with a column sha256."
+                    f"--questions: {self.path} joins by {self.join}, and {one_line(seen[value])} and "
+                    f"{one_line(one.image.source)} are both {one_line(value)}; give questions with a column sha256."
                 )
             seen[value] = one.image.source
 
     def refuse(self, rows: Sequence[Row]) -> RecipeError:
         """The error for questions about none of the images, of which some rows are given."""
-        asked = ", ".join(key for key, _ in zip(self.questions.images(), range(SHOWN), strict=False))
-        there = ", ".join(self._value(row) for row in rows[:SHOWN])
+        asked = ", ".join(one_line(key) for key, _ in zip(self.questions.images(), range(SHOWN), strict=False))
+        there = ", ".join(one_line(self._value(row)) for row in rows[:SHOWN])
         return RecipeError(
             f"--questions: {self.path} has no question about a captioned image; it joins by {self.join}, asks about "
             f"{asked}, and the images are {there}."

@@ -8,6 +8,7 @@ from caprl_ray.evaluate.answers import Evaluation
 from caprl_ray.evaluate.folder import QUESTIONS
 from caprl_ray.evaluate.pictures import Pictures
 from caprl_ray.evaluate.sample import Sample
+from caprl_ray.evaluate.words import one_line
 from caprl_ray.recipe.judge import Judge
 from caprl_ray.storage import join
 
@@ -68,4 +69,4 @@ def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictur
     gone = [image for image in evaluation.images.values() if image.key in seen.gone]
     if gone:
         said = seen.gone[gone[0].key].rstrip(".")
-        yield f"{len(gone):,} images cannot be read and are not shown, such as {gone[0].source} ({said})"
+        yield f"{len(gone):,} images cannot be read and are not shown, such as {one_line(gone[0].source)} ({said})"

@@ -25,9 +25,15 @@ COSTS = {
 def names(figures: Figures) -> dict[str, str]:
     """What the ways are called: outputs by the last part of their paths, unless two of them have the same."""
     ways = [*figures["outputs"], *figures["references"]]
-    last = {way: way.rstrip("/").rpartition("/")[2] or way for way in ways}
+    last = {way: one_line(way.rstrip("/").rpartition("/")[2] or way) for way in ways}
     called = [*last.values()]
-    return {way: one_line(last[way] if called.count(last[way]) == 1 else way) for way in ways}
+    return {way: last[way] if called.count(last[way]) == 1 else _lettered(way) for way in ways}
+
+
+def _lettered(way: str) -> str:
+    """A way on one line that keeps its letter: "B: …/out"."""
+    letter, colon, path = way.partition(": ")
+    return f"{letter}{colon}{one_line(path)}" if path else one_line(way)
 
 
 def one_line(text: str, most: int = MOST_NAME) -> str:

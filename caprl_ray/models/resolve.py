@@ -34,7 +34,7 @@ SCENES_ONLY = {
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
 # What works on scenes without a model, and what its rows say.
-RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (ground truth)"}
+RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (rules)"}
 WITHOUT_ENGINE = (STUB, *RULES)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

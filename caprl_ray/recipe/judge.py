@@ -5,6 +5,7 @@ recipe that scores while it captions has it (recipe/score.py). What is asked abo
 says.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,11 +19,7 @@ from caprl_ray.recipe.score_recipe import READER, ScoreRecipe, in_section
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.storage import Storage
 
-# CapRL's questioner needs several GPUs.
-DEFAULT: Mapping[str, Any] = {
-    "model": {"source": QUESTIONER, "engine": {"tensor_parallel_size": 4}},
-    "replicas": {"gpus": 4},
-}
+GPUS = 4  # of CapRL's questioner
 QUESTIONER_SECTIONS = ("prepare", "model", "engine", "replicas", "prompt", "sampling", "curate")
 SHARED = ("failures", "storage")
 READING = ("mode", "rotations", "draws", "seed", "system", "instruction")  # of the section `score`, beside READER
@@ -55,7 +52,7 @@ class Judge:
         own = {name: self.content[name] for name in (*QUESTIONER_SECTIONS, *SHARED) if name in self.content}
         source = {"kind": "parquet", "paths": [images], "image_column": "picture", "columns": {"keep": []}}
         given = {"input": source, "output": {"path": out}}
-        return parse_as(CurateRecipe, deepcopy({"failures": QUESTION_FAILURES, **own, **given}))
+        return parse_as(CurateRecipe, deepcopy(merged({"failures": QUESTION_FAILURES}, own) | given))
 
     def reader(self, captions: str, questions: str, out: str) -> ScoreRecipe:
         """The recipe by which captions are read. Raises RecipeError."""
@@ -65,7 +62,7 @@ class Judge:
         given = {"input": {"paths": [captions]}, "output": {"path": out}, "score": {**section, **asked}}
         shared = {name: self.content[name] for name in SHARED if name in self.content}
         try:
-            recipe = parse_as(ScoreRecipe, deepcopy({"failures": ANSWER_FAILURES, **shared, **reader, **given}))
+            recipe = parse_as(ScoreRecipe, deepcopy(merged({"failures": ANSWER_FAILURES}, shared) | reader | given))
         except RecipeError as error:
             raise in_section(error) from None
         if recipe.score.mode == "prism":
@@ -94,5 +91,12 @@ def as_judge(content: dict[str, Any]) -> Judge:
     if decided:
         raise RecipeError(f"score.{decided[0]}: an evaluation decides it; leave it out of the judge's recipe.")
     if "model" not in content:
-        content = merged(DEFAULT, content)
+        content = merged(_default(content.get("replicas")), content)
     return Judge(content=content)
+
+
+def _default(replicas: Any) -> dict[str, Any]:
+    """CapRL's questioner, on as many GPUs as the section `replicas` says."""
+    gpus = replicas.get("gpus", GPUS) if isinstance(replicas, dict) else GPUS
+    size = int(gpus) if isinstance(gpus, (int, float)) and 1 <= gpus < math.inf else 1
+    return {"model": {"source": QUESTIONER, "engine": {"tensor_parallel_size": size}}, "replicas": {"gpus": GPUS}}

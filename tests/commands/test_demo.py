@@ -2,13 +2,22 @@
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray.cli import main
-from caprl_ray.commands import demo, demo_score
+from caprl_ray.commands import demo, demo_score, evaluate
+from caprl_ray.errors import RecipeError
+from caprl_ray.job import Job
 from caprl_ray.recipe.load import load, parse
+
+
+def refuse(_: None) -> NoReturn:
+    raise RecipeError("enough.")
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -26,8 +35,15 @@ def test_the_recipe_and_the_commands_of_the_demo_work(
     assert "16 images: 16 captioned, 0 failed" in said and "the ledger balances: every planned image is one row" in said
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^  caprl-ray (.*)$", said, re.MULTILINE)]
     assert [command[0] for command in commands] == ["verify", "plan", "caption", "score", "evaluate"]
-    assert all(main(command) == 0 for command in commands)
+    *others, evaluating = commands
+    assert all(main(command) == 0 for command in others)
     assert capsys.readouterr().out.count("16 images: 16 captioned, 0 failed") == 2
+    jobs: list[Job] = []
+    monkeypatch.setattr(evaluate, "run", lambda job, **more: refuse(jobs.append(job)))
+    assert main(evaluating) == 2  # all is there for the reader, which others run
+    ((captions,),) = (job.recipe.input.paths for job in jobs)
+    ways = [way for row in pq.read_table(captions).to_pylist() for way in row["ways"]]
+    assert Counter(ways) == dict.fromkeys(("A", "B", "empty", "swapped"), 16)
     monkeypatch.chdir("/")  # the recipe runs from anywhere
     assert main(["caption", str(tmp_path / "my demo/recipe.yaml")]) == 0
     assert main(["score", str(tmp_path / "my demo/score.yaml")]) == 0

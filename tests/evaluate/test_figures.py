@@ -123,5 +123,14 @@ def test_outputs_are_called_by_the_last_part_of_their_paths_if_that_tells_them_a
     figures = {"outputs": ["/x/out", "/y/out", "/z/new/"], "references": [EMPTY]}
     assert list(names(figures).values()) == ["/x/out", "/y/out", "new", EMPTY]
     assert "[red]x" in table(evaluated(evaluation({f"/{way}/[red]x": {"y": {"q": 1.0}} for way in "ab"})))
+    long = "/long" * 20
+    alike = [
+        f"A: /x{long}/out",
+        f"B: /y{long}/out",
+        f"C: /x/1{long.replace('/', '-')}",
+        f"D: /x/2{long.replace('/', '-')}",
+    ]
+    called = list(names({"outputs": alike, "references": []}).values())
+    assert [name[:4] for name in called] == ["A: …", "B: …", "C: …", "D: …"]
     hostile = names({"outputs": [f"/x/\x1b[31m{'long' * 50}"], "references": []})
     assert all("\x1b" not in name and len(name) < 70 for name in hostile.values())

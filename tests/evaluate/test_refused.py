@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -11,15 +13,20 @@ import pytest
 import yaml
 
 from caprl_ray import cli
+from caprl_ray.commands import evaluate as commands
 from caprl_ray.errors import RecipeError, TooManyFailures
 from caprl_ray.evaluate import judged, questions
+from caprl_ray.evaluate.answers import Image
 from caprl_ray.evaluate.captions import Captions
 from caprl_ray.evaluate.folder import Place, reader
+from caprl_ray.evaluate.pictures import Pictures, refuse_gone
 from caprl_ray.evaluate.run import evaluate
+from caprl_ray.evaluate.sample import Drawn
 from caprl_ray.evaluate.told import Request
 from caprl_ray.job import Job
 from caprl_ray.recipe.judge import as_judge, judge
 from caprl_ray.score.question import Question
+from caprl_ray.score.questions import Questions
 from caprl_ray.storage import Storage
 from tests.checkout import ROOT
 from tests.evaluate.outputs import full, key, picture, size, write
@@ -183,6 +190,41 @@ def test_answers_in_all_orders_of_the_options_are_one() -> None:
     assert (found.given, found.right, found.correct, found.cannot) == ("blue", "red", 0.25, 0.25)
     nothing = judged.answer("A: x", asked, [row("red", "blue", parsed=None, correct=None)])
     assert (nothing.given, nothing.correct, nothing.cannot) == (None, None, 0.0)
+
+
+def test_what_a_judge_leaves_out_is_as_without_it() -> None:
+    some = as_judge({"failures": {"max_fraction": 0.9}})
+    for recipe in (some.questioner("-", "-"), some.reader("-", "-", "-")):
+        assert (recipe.failures.max_fraction, recipe.failures.min_rows) == (0.9, 50)
+    for gpus, parallel in ((2, 2), (0.5, 1), (0, 1), (8, 8)):
+        recipe = as_judge({"replicas": {"gpus": gpus}}).questioner("-", "-")
+        assert (recipe.replicas.gpus, recipe.model.engine["tensor_parallel_size"]) == (gpus, parallel)
+    with pytest.raises(RecipeError, match=r"replicas\.gpus"):
+        as_judge({"replicas": {"gpus": "many"}}).questioner("-", "-")
+
+
+def test_names_of_images_are_said_without_control_characters() -> None:
+    name = "\x1b[31m\x07red.png"
+    seen = Image(key="1", source=f"/in/{name}", kind="png", width=1, height=1)
+    asked = questions.Given(path="q", join="key", questions=Questions.of([question("x", "y", right=0)]))
+    assert str(asked.refuse([{"key": name}])).endswith("the images are [31mred.png.")
+    gone = Pictures(storage=Storage(), folder="/nothing", places={}, gone={"1": "no such file"})
+    with pytest.raises(RecipeError) as error:
+        refuse_gone(gone, [Drawn(image=seen, rows=())], "out")
+    assert "such as /in/[31mred.png (no such file)" in str(error.value)
+
+
+def test_cores_are_reserved_for_a_reader_on_the_cpu_whichever_job_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved: list[bool] = []
+    monkeypatch.setattr(commands.session, "lasting", lambda debug, on_cpu: reserved.append(on_cpu) or nullcontext())
+    monkeypatch.setattr(commands.session, "connected", lambda debug: nullcontext())
+    monkeypatch.setattr(commands, "run", lambda job, **more: [][job.name])
+    job = SimpleNamespace(name=0, codes={}, engine_on_cpu=False)
+    monkeypatch.setattr(commands, "evaluate", lambda request, run, tell: run(job))
+    for source in ("stub", "embedded-answerer"):
+        with pytest.raises(IndexError):
+            next(commands.evaluation(Request(outputs=["-"], judge=as_judge({"score": {"model": {"source": source}}}))))
+    assert reserved == [False, True]
 
 
 def test_the_recipe_that_ships_is_the_default() -> None:

@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.evaluate import captions
 from caprl_ray.evaluate.answers import Image
 from caprl_ray.evaluate.folder import Place
-from caprl_ray.evaluate.kinds import question_kind
+from caprl_ray.evaluate.kinds import image_kinds, question_kind
 from caprl_ray.evaluate.pictures import stored
 from caprl_ray.evaluate.sample import Drawn, sample, stratified
 from caprl_ray.report.facts import facts
@@ -100,6 +102,47 @@ def test_the_kind_of_an_image_is_a_column_of_the_source_if_that_is_wanted(tmp_pa
     told["input"]["paths"] = [str(tmp_path / "images")]
     (out / "run.json").write_text(json.dumps(told))
     assert {one.image.kind for one in sample([facts(Storage(), str(out))], 8, 0).drawn} == {"png"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "kinds"),
+    [
+        (
+            ["s3://b/photos/{00000..00099}.tar", "s3://b/charts/{00000..00099}.tar"],
+            {"s3://b/photos/00000.tar": "photos", "s3://b/charts/00000.tar": "charts"},
+        ),
+        (["/d/photos-*.tar", "/d/charts-*.tar"], {"/d/photos-1.tar": "photos", "/d/charts-1.tar": "charts"}),
+        (["/d/a/images", "/d/b/images/"], {"/d/a/images/1.png": "a", "/d/b/images/1.png": "b"}),
+        (["/d", "/d/charts"], {"/d/1.png": "d", "/d/charts/1.png": "charts", "/d/charts-2/1.png": "d"}),
+        (["/d/*.jpg", "/d/*.png"], {"/d/1.jpg": "jpg", "/d/1.png": "png"}),
+    ],
+)
+def test_the_kind_of_an_image_is_the_input_path_that_it_comes_from(paths: list[str], kinds: dict[str, str]) -> None:
+    facts: Any = SimpleNamespace(run={"input": {"paths": paths}}, plan=SimpleNamespace(units=[]))
+    kind = image_kinds(facts, None)
+    assert {source: kind({"source": source, "key": None, "unit": 0}) for source in kinds} == kinds
+
+
+def test_a_column_of_labels_names_kinds_also_by_its_zeros() -> None:
+    facts: Any = None
+    kind = image_kinds(facts, "label")
+    assert [kind({"old_text": value}) for value in (0, 0.0, False, 3, None, "")] == [
+        "0",
+        "0.0",
+        "False",
+        "3",
+        "all",
+        "all",
+    ]
+
+
+def test_a_caption_that_was_replaced_is_kept_where_the_column_of_old_ones_is_empty() -> None:
+    rows = [{"old_text": None, "previous": "mine"}, {"old_text": "theirs", "previous": "mine"}]
+    assert [list(captions._before(row, "old_caption")) for row in rows] == [
+        [("previous caption", "mine")],
+        [("previous caption", "theirs")],
+    ]
+    assert list(captions._before(rows[1], "alt")) == [("alt text", "theirs"), ("previous caption", "mine")]
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,10 @@ def test_two_outputs_are_shown_side_by_side_and_the_words_that_differ_are_marked
     page.close()
 
 
+THREE_CARDS = """for (const card of document.querySelectorAll(".card[hidden]")) card.remove();
+[...document.querySelectorAll(".card")].slice(3).forEach(card => card.remove())"""
+
+
 def test_an_evaluation_says_which_output_is_better_and_shows_its_worst_captions(browser: Any, outputs: Path) -> None:
     page = shown(browser.new_page(viewport=DESK), outputs / "evaluation.html")
     assert (
@@ -250,11 +254,13 @@ def test_an_evaluation_says_which_output_is_better_and_shows_its_worst_captions(
     first.locator(".open").click()
     assert page.locator("#sheet").is_visible() and "SHA-256" in page.locator("#sheet").inner_text()
     page.keyboard.press("Escape")
-    assert not faults(page)
     page.set_viewport_size(PHONE)
-    page.emulate_media(color_scheme="dark")
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-    assert not faults(page)
+    page.evaluate(THREE_CARDS)  # with all of them axe takes several times as long
+    assert len(visible(page)) == 3
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert not faults(page)
     page.goto(f"file://{outputs}/out/report/index.html")
     note = page.locator("#ledger li").filter(has_text="Evaluated: 40.0 %").inner_text()
     assert "of 200 questions about 40 images" in note and "out/report/evaluation.html" in note
