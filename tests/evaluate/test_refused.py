@@ -148,15 +148,14 @@ def test_given_questions_are_those_of_the_image(out: Path, join: str) -> None:
 def test_questions_in_the_form_of_qa_75k_are_found_by_bytes_or_name_and_never_by_the_ids_of_rows(
     out: Path, join: str
 ) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(8):
         path, choices = picture(out.parent, number), ["A) 56x84", "B) 84x84", "C) 112x84"]
         truth = [{"question": "Size?", "choices": choices, "answer": "ABC"[number % 3]}]
-        row = {"id": row_id(0, 7 - number), "sha256": key(path), "image": {"path": f"x/{path.name}"}}
-        rows.append(
-            {name: value for name, value in row.items() if join != "path" or name != "sha256"}
-            | {"reward_model": {"ground_truth": truth}}
-        )
+        row = {"id": row_id(0, 7 - number), "image": {"path": f"x/{path.name}"}, "sha256": key(path)}
+        rows.append({**row, "reward_model": {"ground_truth": truth}})
+        if join == "path":
+            del rows[-1]["sha256"]
     pq.write_table(pa.Table.from_pylist(rows), out.parent / "qa.parquet")
     found = questions.given(Storage(), str(out.parent / "qa.parquet"))
     drawn = sample([facts(Storage(), str(out))], 8, 0, wanted=found.wanted()).drawn
