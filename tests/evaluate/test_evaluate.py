@@ -78,8 +78,8 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
     jobs: list[Job] = []
     monkeypatch.setattr(evaluate, "run", lambda job, **more: jobs.append(job) or dies(replace(job, name="score")))
     assert cli.main([*command[:-1], "19"]) == 1  # what has questions gets no others
-    (files,) = jobs[0].recipe.input.paths
-    new = [pq.read_table(file).num_rows for file in Path(files).parent.glob("*.parquet")]
+    (images,) = jobs[0].recipe.input.paths
+    new = [pq.read_table(file).num_rows for file in Path(images).glob("*.parquet")]
     assert jobs[0].name == "curate" and sum(new) == 5
     moved = good.rename(tmp_path / "moved")
     monkeypatch.setattr(evaluate, "run", dies)

@@ -73,8 +73,8 @@ def test_of_large_outputs_the_same_part_is_looked_at(tmp_path: Path, monkeypatch
     outputs.append(write(tmp_path, "c", range(6), full))
     kept, rows = list[int](), _Scan.rows
 
-    def spied(*arguments: Any) -> dict[str, Any]:
-        of = rows(*arguments)
+    def spied(*arguments: Any, **more: Any) -> dict[str, Any]:
+        of = rows(*arguments, **more)
         kept.append(len(of))
         return of
 
