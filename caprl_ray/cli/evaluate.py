@@ -12,7 +12,10 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("words", nargs="+", metavar="OUT", help="output folders of the same images, one or several")
     command.add_argument(
-        "--sample", type=positive, default=1000, metavar="N", help="images that are drawn (default: 1000)"
+        "--sample",
+        type=positive,
+        metavar="N",
+        help="images that are drawn (default: 1000, or with --questions all that these are about)",
     )
     command.add_argument(
         "--questions",

@@ -1,6 +1,7 @@
 """The job `curate`: images -> prepare -> questions -> answers -> the questions that need the image."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -88,13 +89,19 @@ def _prompts(recipe: CurateRecipe) -> int:
 
 
 def _answerer(answering: Recipe) -> ModelRef:
-    """The answering model. What is wrong with it is said by the name of its section."""
-    try:
+    with of_answering():
         launch.check_engine(answering)
         model = resolve(answering)
         launch.check_on_cpu(answering, model)
         launch.check_goes_on(answering, model)
         return model
+
+
+@contextmanager
+def of_answering() -> Iterator[None]:
+    """Say what is wrong with the answering model by the name of its section."""
+    try:
+        yield
     except CaprlError as error:
         raise type(error)(f"{ANSWERING}.{error}") from None
 

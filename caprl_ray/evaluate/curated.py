@@ -59,7 +59,7 @@ def _make(judge: Judge, storage: Storage, images: Pictures, out: str, run: Run) 
     with of_reader():
         readers.resolved(judge.reader("-", "-", "-"))  # one that is not there is found before hours of questions
     with blamed(storage, out, NO_QUESTIONS):
-        run(curate_job(judge.questioner(images.files, out)))
+        run(curate_job(judge.questioner(images.folder, out)))
 
 
 def _known(storage: Storage, folder: str) -> Mapping[str, str]:

@@ -15,22 +15,24 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from caprl_ray.curate.asking import ANSWER_PROMPT
+from caprl_ray.answer import fingerprint as of_score
+from caprl_ray.curate import fingerprint as of_curate
+from caprl_ray.curate.job import of_answering
 from caprl_ray.errors import SystemFailure
+from caprl_ray.evaluate.blame import of_reader
 from caprl_ray.evaluate.captions import Captions
+from caprl_ray.evaluate.questions import Asked, named
 from caprl_ray.evaluate.sample import Drawn
-from caprl_ray.output.fingerprint import engine_fields, installed
+from caprl_ray.models.resolve import resolve
+from caprl_ray.output import numbering
+from caprl_ray.output.fingerprint import installed
 from caprl_ray.output.folder import SUCCESS
 from caprl_ray.recipe.curate import CurateRecipe
-from caprl_ray.recipe.model import Model
 from caprl_ray.recipe.score_recipe import ScoreRecipe
-from caprl_ray.score import judge
 from caprl_ray.storage import Storage, join
 
 FOLDER = "evaluations"
 QUESTIONS, CAPTIONS, SCORES = "questions.parquet", "captions.parquet", "scores"
-NAMED = ("source", "revision", "served_name")  # of a model
-SETTINGS = {"questions", "model", "engine", "replicas"}  # of `score`, which do not say how is asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,14 @@ class Place:
         return hashed(sorted(one.image.key for one in drawn))
 
     def questions(self, recipe: CurateRecipe) -> str:
-        """The folder of all questions that this questioner has made."""
+        """The folder of all questions that this questioner has made. Raises what finding its models raises."""
         return join(self.path, f"questions-{hashed(questioner(recipe))}")
 
-    def answers(self, questions: str, captions: Captions, recipe: ScoreRecipe) -> str:
-        """The folder of what this reader answers to questions of this name from these captions."""
+    def answers(self, asked: Asked, captions: Captions, recipe: ScoreRecipe) -> str:
+        """The folder of what this reader answers to questions from these captions. Raises what finding its model
+        raises."""
         texts = sorted((captions.short(way), image, text) for (way, image), text in captions.texts.items())
-        return join(self.path, f"answers-{hashed([questions, texts, reader(recipe)])}")
+        return join(self.path, f"answers-{hashed([texts, reader(recipe, asked)])}")
 
     def finished(self, out: str) -> bool:
         """Whether a job has finished an output."""
@@ -80,27 +83,25 @@ class Place:
 
 
 def questioner(recipe: CurateRecipe) -> Mapping[str, Any]:
-    """What of a questioner changes questions."""
-    sections = {name: getattr(recipe, name).model_dump(mode="json") for name in ("prepare", "prompt", "sampling")}
-    own = recipe.curate.model_dump(mode="json", exclude={"model", "engine", "replicas"})
-    models = [_model(recipe.model), _model(recipe.curate.model)]
-    return {**sections, "curate": own, "models": models, "prompt_of_answers": ANSWER_PROMPT}
+    """What of a questioner changes questions: what its output must not change either."""
+    questioner, answering = resolve(recipe), recipe.answering
+    with of_answering():
+        answerer = resolve(answering)
+    return _shared() | of_curate.fingerprint(recipe, questioner, answerer)
 
 
-def reader(recipe: ScoreRecipe) -> Mapping[str, Any]:
-    """What of a reader changes answers."""
-    own = recipe.score.model_dump(mode="json", exclude=SETTINGS)
-    return {"score": own, "model": _model(recipe.model), "prompt": judge.PROMPT}
+def reader(recipe: ScoreRecipe, asked: Asked) -> Mapping[str, Any]:
+    """The same of a reader and its answers."""
+    with of_reader():
+        return _shared() | of_score.fingerprint(recipe, resolve(recipe), named(asked))
 
 
 def hashed(content: Any) -> str:
     """A short hash of plain data."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _model(model: Model) -> Mapping[str, Any]:
-    """A model as far as it changes what it writes. A service may move; its models' names stay."""
-    named = model.model_dump(mode="json", include=set(NAMED))
-    fields = {name: str(value) for name, value in engine_fields(model).items()}
-    return named | fields | ({} if model.endpoint else {"vllm": installed("vllm")})
+def _shared() -> dict[str, Any]:
+    """What of all jobs changes rows."""
+    return {numbering.NUMBERING: numbering.NOW, "version.caprl_ray": installed("caprl_ray")}

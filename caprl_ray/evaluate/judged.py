@@ -3,6 +3,8 @@
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import pyarrow as pa
@@ -39,19 +41,40 @@ def table(captions: Captions, asked: Asked) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What answers to one question come to, as in `Answer`."""
+
+    given: str | None = None
+    correct: float | None = None
+    cannot: float = 0.0
+
+
+UNJUDGED = Judged()
+
+
 def answers(storage: Storage, scores: str, captions: Captions, asked: Asked) -> Iterator[Answer]:
     """The answers to each question from each caption, in order; those that no reader gave say so."""
     given = dict(_given(storage, scores))
     for way, image in sorted(captions.texts):
         found = given.get((captions.short(way), image), {})
         for question in asked.get(image, ()):
-            yield answer(way, question, found.get((question.benchmark, question.id), ()))
+            yield answer(way, question, found.get((question.benchmark, question.id), UNJUDGED))
 
 
-def answer(way: str, question: Question, rows: Sequence[Row]) -> Answer:
+def together(rows: Sequence[Row]) -> Judged:
     """The answers to one question as one. `rows` are those of a scored row, one an order of its options."""
     judged = [row["correct"] for row in rows if row["correct"] is not None]
     chosen = Counter(_chosen(row) for row in rows if row["parsed"] is not None)
+    return Judged(
+        given=chosen.most_common(1)[0][0] if chosen else None,
+        correct=sum(judged) / len(judged) if judged else None,
+        cannot=sum(bool(row["can_not_answer"]) for row in rows) / len(rows),
+    )
+
+
+def answer(way: str, question: Question, judged: Judged) -> Answer:
+    """The answer to one question from a caption of this way."""
     right = question.choices[question.right] if question.right is not None else " | ".join(question.answers)
     return Answer(
         image=question.image,
@@ -60,10 +83,10 @@ def answer(way: str, question: Question, rows: Sequence[Row]) -> Answer:
         question=question.text,
         choices=question.choices,
         right=right,
-        given=chosen.most_common(1)[0][0] if chosen else None,
+        given=judged.given,
         kind=question_kind(question.text, question.kind),
-        correct=sum(judged) / len(judged) if judged else None,
-        cannot=sum(bool(row["can_not_answer"]) for row in rows) / len(rows) if rows else 0.0,
+        correct=judged.correct,
+        cannot=judged.cannot,
     )
 
 
@@ -73,15 +96,16 @@ def _chosen(row: Row) -> str:
     return str(row["options"][place] if 0 <= place < len(row["options"]) else row["parsed"])
 
 
-def _given(storage: Storage, scores: str) -> Iterator[tuple[Place, Mapping[tuple[str, str], list[Row]]]]:
-    """The answers of scored rows by way and image, each by its question."""
+def _given(storage: Storage, scores: str) -> Iterator[tuple[Place, Mapping[tuple[str, str], Judged]]]:
+    """The answers of scored rows by way and image, each by its question. Its many answers are not kept."""
     for row in _rows(storage, scores):
         found = defaultdict[tuple[str, str], list[Row]](list)
         for one in row["answers"]:
             if one["condition"] == CAPTION:
-                found[one["benchmark"], one["question_id"]].append(one)
+                found[intern(one["benchmark"]), one["question_id"]].append(one)
+        judged = {question: together(of) for question, of in found.items()}
         for way in row["ways"]:
-            yield (way, row["image"]), found
+            yield (way, row["image"]), judged
 
 
 def _rows(storage: Storage, scores: str) -> Iterator[dict[str, Any]]:

@@ -43,11 +43,6 @@ class Pictures:
     places: Mapping[str, tuple[str, int]]
     gone: Mapping[str, str]
 
-    @property
-    def files(self) -> str:
-        """The files, as a recipe's input names them."""
-        return join(self.folder, "*.parquet")
-
     def read(self, key: str) -> bytes:
         """The bytes of an image; empty if they could not be read."""
         if key not in self.places:
@@ -62,19 +57,29 @@ class Pictures:
 
 
 def stored(place: Place, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:
-    """Some images, read from the sources of the output if that was not done before. Raises SystemFailure if they cannot
-    be written."""
+    """Some images, read from the sources of the output as far as that could not be done before. Raises SystemFailure if
+    they cannot be written."""
     folder = place.images(drawn)
-    told = _told(place.storage, folder)
-    if told is None:
+    told = _told(place.storage, folder) or {"places": {}, "gone": {}}
+    rest = [one for one in drawn if one.image.key not in told["places"]]
+    if rest:
         with place.writing(folder):
-            told = _read(place.storage, folder, facts, drawn, tell)
+            told = _read(place.storage, folder, facts, rest, told["places"], tell)
     return Pictures(storage=place.storage, folder=folder, **told)
 
 
-def _read(storage: Storage, folder: str, facts: Facts, drawn: Sequence[Drawn], tell: Tell) -> dict[str, Any]:
-    told: dict[str, Any] = {"places": {}, "gone": {}}
-    for number, some in enumerate(_chunks(drawn)):
+def _read(
+    storage: Storage,
+    folder: str,
+    facts: Facts,
+    drawn: Sequence[Drawn],
+    places: Mapping[str, tuple[str, int]],
+    tell: Tell,
+) -> dict[str, Any]:
+    """Read images, and tell what is there and what is gone. `places` are those of images that were read before."""
+    told: dict[str, Any] = {"places": dict(places), "gone": {}}
+    files = max((int(name.partition(".")[0]) + 1 for name, _ in places.values()), default=0)
+    for number, some in enumerate(_chunks(drawn), files):
         seen = originals(facts, [one.rows[0] for one in some])
         found = {one.image.key: seen[one.rows[0]["id"]] for one in some}
         there = {key: picture.encoded for key, picture in found.items() if not picture.missing}
@@ -82,7 +87,7 @@ def _read(storage: Storage, folder: str, facts: Facts, drawn: Sequence[Drawn], t
         told["places"] |= {key: (f"{number:05d}.parquet", group) for group, key in enumerate(there)}
         if there:
             storage.put(join(folder, f"{number:05d}.parquet"), _content(there))
-        tell("reading images", len(told["places"]) + len(told["gone"]), len(drawn))
+        tell("reading images", len(told["places"]) - len(places) + len(told["gone"]), len(drawn))
     storage.put(join(folder, WHOLE), json.dumps(told, indent=1).encode() + b"\n")
     return told
 
@@ -91,7 +96,6 @@ def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
     """Raise RecipeError if too many images are gone for questions about the others."""
     gone = [one.image for one in drawn if one.image.key in pictures.gone]
     if len(gone) > MOST_GONE * len(drawn):
-        pictures.storage.delete(join(pictures.folder, WHOLE))  # the next command looks again
         said = pictures.gone[gone[0].key].rstrip(".")
         raise RecipeError(
             f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as "

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +32,8 @@ from caprl_ray.score.questions import Questions, joined
 from caprl_ray.storage import Folder, Storage, join
 
 TABLE = "questions.parquet"  # of an evaluation
-JOINS = ("sha256", "id", "key", "path")  # of a file that has several, the first is taken
+# Of a file that has several, the first is taken. An `id` may be that of another output's row, or a name of its own.
+JOINS = ("sha256", "key", "path", "id")
 ROWS_AT_ONCE = 1024
 SHOWN = 3
 BENCHMARK = "evaluation"
@@ -77,7 +77,7 @@ class Given:
         return {one.image.key: self.questions.about(self._value(one.rows[0])) for one in drawn}
 
     def check(self, drawn: Sequence[Drawn]) -> None:
-        """Raise RecipeError if two images of a sample have the name by which questions find one."""
+        """Raise RecipeError if two of the images that may be drawn have the name by which questions find one."""
         seen: dict[str, str] = {}
         for one in drawn:
             value = self._value(one.rows[0])
@@ -164,10 +164,9 @@ def refuse_own_prompts(asked: Given) -> None:
         )
 
 
-def name(asked: Asked) -> str:
-    """A hash of questions and their images."""
-    lines = sorted(repr((image, replace(one, image="", id=""))) for image, of in asked.items() for one in of)
-    return sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+def named(asked: Asked) -> Questions:
+    """Questions whose name is that of what is asked about which images, whatever they are called."""
+    return Questions.of(replace(_content(one), image=image) for image, of in asked.items() for one in of)
 
 
 def table(asked: Asked) -> bytes:
@@ -178,6 +177,15 @@ def table(asked: Asked) -> bytes:
     return buffer.getvalue()
 
 
+def with_kinds(stored: Asked, asked: Asked) -> Asked:
+    """Stored questions, of the kinds that they have now: a kind is in no name of questions."""
+    kinds = {(image, _content(one)): one.kind for image, of in asked.items() for one in of}
+    return {
+        image: [replace(one, kind=kinds.get((image, _content(one)), one.kind)) for one in of]
+        for image, of in stored.items()
+    }
+
+
 def by_image(storage: Storage, path: str) -> Asked:
     """The questions of such a file."""
     found: dict[str, list[Question]] = {}
@@ -185,6 +193,11 @@ def by_image(storage: Storage, path: str) -> Asked:
     for image in questions.images():
         found[image] = questions.about(image)
     return found
+
+
+def _content(question: Question) -> Question:
+    """What is asked, by whatever names."""
+    return replace(question, image="", id="", kind="")
 
 
 def _row(image: str, number: int, question: Question) -> dict[str, Any]:
@@ -217,7 +230,8 @@ def _of_evaluated(storage: Storage, path: str) -> str | None:
     """The table of an evaluated output's last evaluation."""
     try:
         told = json.loads(storage.read(join(path, EVALUATION)))
-        return str(told["evaluation"]["questions"])
+        found = str(told["evaluation"]["questions"])
+        return found if found.startswith("/") or "://" in found else join(path, found)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):

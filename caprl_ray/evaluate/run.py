@@ -17,7 +17,7 @@ from caprl_ray.evaluate.folder import CAPTIONS, FOLDER, QUESTIONS, SCORES, Place
 from caprl_ray.evaluate.pictures import Pictures, stored
 from caprl_ray.evaluate.questions import Asked, Given
 from caprl_ray.evaluate.sample import NothingDrawn, Sample, sample
-from caprl_ray.evaluate.told import Request, told
+from caprl_ray.evaluate.told import IMAGES, Request, told
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.recipe.judge import Judge
 from caprl_ray.report.facts import Facts, facts
@@ -48,7 +48,9 @@ def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
     asked, made = (given.about(found.drawn), ()) if given else curated(judge, place, outputs[0], found, seen, run)
     folder = _answered(judge, place, {key: of for key, of in asked.items() if of}, texts, run)
     evaluation = _evaluation(place, folder, made, found, texts, seen)
-    return Evaluated(evaluation=evaluation, told=told(request, evaluation, found, seen, folder, made=bool(made)))
+    unfinished = [facts.path for facts in outputs if not facts.balanced]
+    said = told(request, evaluation, found, seen, folder, unfinished, made=bool(made))
+    return Evaluated(evaluation=evaluation, told=said)
 
 
 def _distinct(paths: Sequence[str]) -> Sequence[str]:
@@ -59,28 +61,36 @@ def _distinct(paths: Sequence[str]) -> Sequence[str]:
 
 
 def _sampled(request: Request, outputs: Sequence[Facts], given: Given | None, tell: Tell) -> Sample:
-    draw = partial(sample, outputs, request.images, request.seed, column=request.by, tell=tell)
+    size = request.images or (given.images if given else IMAGES)
+    draw = partial(sample, outputs, size, request.seed, column=request.by, tell=tell)
     if given is None:
         return draw()
     try:
-        found = draw(wanted=given.wanted(), most=given.images)
+        return draw(wanted=given.wanted(), most=given.images, check=given.check)
     except NothingDrawn:
         raise given.refuse([one.rows[0] for one in draw().drawn]) from None
-    given.check(found.drawn)
-    return found
 
 
 def _answered(judge: Judge, place: Place, asked: Asked, texts: Captions, run: Run) -> str:
     """Let the judge answer the questions from the captions. Returns the folder with its answers."""
-    folder = place.answers(questions.name(asked), texts, judge.reader("-", "-", "-"))
+    folder = place.answers(asked, texts, judge.reader("-", "-", "-"))
     named, read, out = (join(folder, name) for name in (QUESTIONS, CAPTIONS, SCORES))
     place.put_once(named, lambda: questions.table(asked))
+    _put_kinds(place, named, asked)
     place.put_once(read, lambda: judged.table(texts, asked))
     if not place.finished(out):
         with of_reader(), blamed(place.storage, out, NO_ANSWERS):
             job, _ = score_job(judge.reader(read, named, out))
             run(job)
     return folder
+
+
+def _put_kinds(place: Place, path: str, asked: Asked) -> None:
+    """Give the stored questions the kinds of these."""
+    before = questions.by_image(place.storage, path)
+    if (now := questions.with_kinds(before, asked)) != before:
+        with place.writing(path):
+            place.storage.put(path, questions.table(now))
 
 
 def _evaluation(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.evaluate.answers import Image
+from caprl_ray.evaluate.answers import EVERY, Image
 from caprl_ray.evaluate.kinds import frequent, image_kinds
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.scan import Tell, silent
@@ -32,6 +32,7 @@ COLUMNS = ("id", "unit", "index", "source", "key", "sha256", "width", "height")
 STEP = "looking for images"
 
 Wanted = Callable[[pa.Table], pa.Table]
+Check = Callable[[Sequence["Drawn"]], None]
 
 
 class NothingDrawn(RecipeError):
@@ -74,6 +75,7 @@ def sample(
     column: str | None = None,
     wanted: Wanted | None = None,
     most: int | None = None,
+    check: Check | None = None,
     tell: Tell = silent,
 ) -> Sample:
     """Draw a sample.
@@ -82,24 +84,31 @@ def sample(
         column: a column of the first output's source that names the kind of an image.
         wanted: leaves only those rows in a table of the first output that may be drawn.
         most: how many images these are at most, if that is known.
+        check: gets all images of the first output that may be drawn, without their kinds, before one is.
 
     Raises RecipeError if the outputs have no image in common, SystemFailure for what cannot be read.
     """
     if column and column not in outputs[0].plan.columns.names:
         there = ", ".join(outputs[0].plan.columns.names) or "none"
         raise RecipeError(f"--by: {outputs[0].path} has no column {column} of its source; it has {there}.")
-    candidates = min(facts.ledger.finished for facts in outputs)
+    # The one that has least is read first, so that of the others no more is kept: the first one if only some of it may
+    # be drawn, which also says how much that is, or else the smallest.
+    order = sorted(range(len(outputs)), key=lambda number: 0 if wanted else outputs[number].ledger.finished)
+    candidates = outputs[order[0]].ledger.finished
     every = max(1, math.ceil(min(candidates, candidates if most is None else most) / MOST_CANDIDATES))
-    scan = _Scan(seed=seed, every=every, tell=tell)
-    found = [scan.rows(outputs[0], column, wanted)]
-    for facts in outputs[1:]:
-        found.append(scan.rows(facts, among=found[-1].keys()))
-    common = sorted(found[-1])
+    scan, found, among = _Scan(seed=seed, every=every, tell=tell), dict[int, dict[str, Row]](), None
+    for number in order:
+        of_first = (column, wanted) if number == 0 else (None, None)
+        found[number] = scan.rows(outputs[number], *of_first, among)
+        among = found[number].keys()
+    if check:
+        check([Drawn(image=_image(key, EVERY, row), rows=(row,)) for key, row in found[0].items()])
+    common = sorted(among or ())
     if not common:
         raise NothingDrawn(_nothing(outputs, found))
     kinds = _kinds(outputs[0], column, [found[0][key] for key in common])
     drawn = [
-        Drawn(image=_image(key, kind, found[0][key]), rows=tuple(rows[key] for rows in found))
+        Drawn(image=_image(key, kind, found[0][key]), rows=tuple(found[number][key] for number in range(len(outputs))))
         for key, kind in zip(common, kinds, strict=True)
     ]
     return Sample(drawn=stratified(drawn, size, seed), common=len(common), every=every)
@@ -195,9 +204,10 @@ def _image(key: str, kind: str, row: Row) -> Image:
     return Image(key=key, source=place, kind=kind, width=row["width"] or 0, height=row["height"] or 0)
 
 
-def _nothing(outputs: Sequence[Facts], found: Sequence[Mapping[str, Row]]) -> str:
-    if not found[0]:
-        return f"{outputs[0].path}: no captioned image of it can be drawn; give an output with captions."
+def _nothing(outputs: Sequence[Facts], found: Mapping[int, Mapping[str, Row]]) -> str:
+    first = next(iter(found))  # that was read
+    if not found[first]:
+        return f"{outputs[first].path}: no captioned image of it can be drawn; give an output with captions."
     paths = " and ".join(facts.path for facts in outputs)
     return (
         f"{paths} have no captioned image in common, by the SHA-256 of its bytes; evaluate outputs of the same input, "

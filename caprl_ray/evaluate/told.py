@@ -12,6 +12,8 @@ from caprl_ray.evaluate.words import one_line
 from caprl_ray.recipe.judge import Judge
 from caprl_ray.storage import join
 
+IMAGES = 1000  # that are drawn if nothing else is said
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -19,7 +21,7 @@ class Request:
 
     Attributes:
         outputs: the paths of outputs of caption runs.
-        images: how many images are drawn, at most.
+        images: how many images are drawn, at most; None for all that given questions are about, or else `IMAGES`.
         seed: decides which, and which captions are swapped.
         questions: where questions are; None if the judge makes some.
         work: the folder of evaluations; None for one in the first output.
@@ -28,7 +30,7 @@ class Request:
 
     outputs: Sequence[str]
     judge: Judge
-    images: int = 1000
+    images: int | None = None
     seed: int = 0
     questions: str | None = None
     work: str | None = None
@@ -37,9 +39,18 @@ class Request:
 
 
 def told(
-    request: Request, evaluation: Evaluation, found: Sample, seen: Pictures, folder: str, *, made: bool
+    request: Request,
+    evaluation: Evaluation,
+    found: Sample,
+    seen: Pictures,
+    folder: str,
+    unfinished: Sequence[str] = (),
+    *,
+    made: bool,
 ) -> dict[str, Any]:
-    """Where it lies, who judged, and notes for people. `made`: the judge has made the questions."""
+    """Where it lies below what was evaluated, which may move; who judged, and notes for people. `unfinished` are paths
+    of outputs that are not complete. `made`: the judge has made the questions."""
+    folder = folder.removeprefix(join(request.work or request.outputs[0], ""))
     reader = request.judge.reader("-", "-", "-").model.source
     questioner = request.judge.questioner("-", "-").model.source if made else None
     said = f"{reader} answered what {questioner} asked" if questioner else f"{reader} answered given questions"
@@ -51,22 +62,29 @@ def told(
         "reader": reader,
         "seed": request.seed,
         "common": found.common,
-        "notes": [said, *_notes(request, evaluation, found, seen)],
+        "notes": [said, *_notes(request, evaluation, found, seen), *map(_unfinished, unfinished)],
     }
 
 
 def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
     """What a user should know of the numbers."""
     drawn, asked = len(found.drawn), len(evaluation.images)
-    if found.common < request.images:
-        which = "captioned by all outputs" if len(request.outputs) > 1 else "captioned"
-        which += " and have questions" if request.questions else ""
-        yield f"{found.common:,} images are {which}; all of them are in the sample"
+    which = "captioned by all outputs" if len(request.outputs) > 1 else "captioned"
+    which += " and have questions" if request.questions else ""
+    of = " of the part that was looked at" if found.every > 1 else ""
+    if drawn == found.common:
+        yield f"{found.common:,} images{of} are {which}; all of them are in the sample"
+    elif request.questions:
+        yield f"{found.common:,} images{of} are {which}; {drawn:,} of them are in the sample, and --sample takes more"
     if found.every > 1:
-        yield f"only every {found.every}th image of the outputs was looked at, the same ones in each"
+        yield f"only one of {found.every} images of the outputs was looked at, the same ones in each"
     if asked < drawn:
         yield f"{drawn - asked:,} of the {drawn:,} images drawn have no question, and are left out"
-    gone = [image for image in evaluation.images.values() if image.key in seen.gone]
+    gone = [one.image for one in found.drawn if one.image.key in seen.gone]
     if gone:
         said = seen.gone[gone[0].key].rstrip(".")
         yield f"{len(gone):,} images cannot be read and are not shown, such as {one_line(gone[0].source)} ({said})"
+
+
+def _unfinished(path: str) -> str:
+    return f"{path} is not complete; only what it has so far was looked at"

@@ -19,9 +19,9 @@ MOST_NESTED = 8
 def qa_75k(row: Mapping[str, Any], join: str, benchmark: str, metric: str | None) -> Iterator[Question]:
     """A row of CapRL-QA-75K: all questions of one image, each with labelled options and the letter of the right one.
 
-    A row of `caprl-ray curate` may have none that was kept.
+    A row of `caprl-ray curate` may have none that was kept, and has the SHA-256 of its image.
     """
-    image = _text(row, "id") if join == "id" else _text(row.get("image") or {}, "path")
+    image = _text(row.get("image") or {}, "path") if join == "path" else _text(row, join)
     _refuse(metric not in (None, "choice"), f"its metric is choice, and the recipe says {metric}")
     model = row.get("reward_model")
     asked = model.get("ground_truth") if isinstance(model, Mapping) else None

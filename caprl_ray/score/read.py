@@ -175,7 +175,9 @@ def _format(path: str, names: Sequence[str], join: str | None) -> Format:
 def _joins(form: Format, names: Sequence[str]) -> Sequence[str]:
     if form is formats.table:
         return [name for name in formats.JOINS if name in names]
-    return ("id", "path") if form is formats.qa_75k else ("path",)
+    if form is formats.qa_75k:
+        return ("id", "path", *(["sha256"] if "sha256" in names else ()))
+    return ("path",)
 
 
 def _refuse_join(path: str, join: str | None, known: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ def test_every_image_is_captioned_once_whatever_dies(arena: Arena, seed: int) ->
     assert_right(arena.run(draw(seed)))
 
 
+@pytest.mark.slow
 def test_three_drivers_of_one_output_caption_every_image_once_although_one_is_killed(arena: Arena) -> None:
     schedule = Schedule(seed=1, kills=(Kill("driver killed", Point("PUT", "out/data/", 4)),), share=0.0)
     outcome = divided.run(arena, schedule, apart=False)

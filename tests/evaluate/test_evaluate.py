@@ -21,7 +21,7 @@ JUDGE = {
     "curate": {"model": {"source": "stub"}, "replicas": {"gpus": 0}},
     "score": {"model": {"source": "stub"}, "replicas": {"gpus": 0}},
 }
-IMAGES = 40
+IMAGES = 24
 
 
 def judge(folder: Path, **more: Any) -> str:
@@ -43,7 +43,7 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
     good = write(tmp_path, "good", range(IMAGES), full)
     poor = write(tmp_path, "poor", range(IMAGES + 4, 3, -1), half, failed=(7,))
     said_before = verified(good, capsys)
-    command = ["evaluate", str(good), str(poor), "--judge", judge(tmp_path), "--sample", "30"]
+    command = ["evaluate", str(good), str(poor), "--judge", judge(tmp_path), "--sample", "14"]
     whole = evaluate.run
 
     def dies(job: Job, **more: Any) -> Any:
@@ -61,14 +61,14 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
 
     found = json.loads((good / "evaluation.json").read_text())
     first, second = found["outputs"]
-    assert (first, second) == (f"A: {good}", f"B: {poor}") and found["images"] == 30
+    assert (first, second) == (f"A: {good}", f"B: {poor}") and found["images"] == 14
     score = {way: told["score"]["value"] for way, told in found["ways"].items()}
     assert score[first] == 1 and 0.65 < score[second] < 0.85
     assert score["empty"] == 0 <= score["swapped"] < 0.5 and score["alt text"] == 0.5
     (apart,) = found["differences"]
     assert apart["told_apart"] and apart["difference"]["value"] == pytest.approx(score[second] - 1)
-    assert found["evaluation"]["common"] == 35  # 4 to 39, but for the one that has failed
-    assert found["cost"]["questions_written"] == 150 and found["cost"]["questions_kept"] == 60
+    assert found["evaluation"]["common"] == 19  # 4 to 23, but for the one that has failed
+    assert found["cost"]["questions_written"] == 70 and found["cost"]["questions_kept"] == 28
     assert (good / "report" / "evaluation.html").exists()
     assert verified(good, capsys) == said_before
 
@@ -77,16 +77,17 @@ def test_outputs_are_told_apart_and_what_was_done_is_not_done_again(
     assert capsys.readouterr().out == said
     jobs: list[Job] = []
     monkeypatch.setattr(evaluate, "run", lambda job, **more: jobs.append(job) or dies(replace(job, name="score")))
-    assert cli.main([*command[:-1], "35"]) == 1  # what has questions gets no others
-    (files,) = jobs[0].recipe.input.paths
-    new = [pq.read_table(file).num_rows for file in Path(files).parent.glob("*.parquet")]
+    assert cli.main([*command[:-1], "19"]) == 1  # what has questions gets no others
+    (images,) = jobs[0].recipe.input.paths
+    new = [pq.read_table(file).num_rows for file in Path(images).glob("*.parquet")]
     assert jobs[0].name == "curate" and sum(new) == 5
-    monkeypatch.setattr(evaluate, "run", whole)
-    assert cli.main(["evaluate", str(poor), "--questions", str(good), "--judge", judge(tmp_path)]) == 0
-    alone = json.loads((poor / "evaluation.json").read_text())
-    assert alone["images"] == 30 and alone["ways"][f"A: {poor}"]["score"]["value"] == pytest.approx(score[second])
+    moved = good.rename(tmp_path / "moved")
+    monkeypatch.setattr(evaluate, "run", dies)
+    assert cli.main(["evaluate", str(poor), "--questions", str(moved), "--judge", judge(tmp_path)]) == 1
     (table,) = (poor / "evaluations").glob("answers-*/questions.parquet")
-    assert pq.read_table(table).num_rows == 60 and not list((poor / "evaluations").glob("questions-*"))
+    assert pq.read_table(table).num_rows == 28 and not list((poor / "evaluations").glob("questions-*"))
+    ways = pq.read_table(table.parent / "captions.parquet")["ways"].to_pylist()
+    assert sum("A" in of for of in ways) == 14  # all that have questions
 
 
 def verified(out: Path, capsys: pytest.CaptureFixture[str]) -> str:

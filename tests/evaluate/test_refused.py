@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -12,23 +13,27 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from caprl_ray import cli
+from caprl_ray import cli, sources
 from caprl_ray.commands import evaluate as commands
 from caprl_ray.errors import RecipeError, TooManyFailures
-from caprl_ray.evaluate import judged, questions
+from caprl_ray.evaluate import folder, judged, questions
 from caprl_ray.evaluate.answers import Image
 from caprl_ray.evaluate.captions import Captions
-from caprl_ray.evaluate.folder import Place, reader
+from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.pictures import Pictures, refuse_gone
 from caprl_ray.evaluate.run import evaluate
-from caprl_ray.evaluate.sample import Drawn
-from caprl_ray.evaluate.told import Request
+from caprl_ray.evaluate.sample import Drawn, Sample, sample
+from caprl_ray.evaluate.told import Request, told
 from caprl_ray.job import Job
 from caprl_ray.recipe.judge import as_judge, judge
+from caprl_ray.report.facts import facts
+from caprl_ray.rows.schema import row_id
 from caprl_ray.score.question import Question
 from caprl_ray.score.questions import Questions
+from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 from tests.checkout import ROOT
+from tests.evaluate.evaluations import evaluation
 from tests.evaluate.outputs import full, key, picture, size, write
 from tests.evaluate.test_evaluate import JUDGE
 from tests.s3_server import BUCKET, S3Server
@@ -92,7 +97,7 @@ def test_outputs_images_and_questions_that_will_not_do(out: Path, capsys: pytest
     assert "has no question about a captioned image; it joins by key, asks about " in said and "even/020.png" in said
     pq.write_table(pa.Table.from_pylist([{"question": "Q?", "answer": "a"}]), folder / "unnamed.parquet")
     said = refused(capsys, str(out), *own, "--questions", str(folder / "unnamed.parquet"))
-    assert "names no images; give it one of the columns sha256, id, key, path" in said
+    assert "names no images; give it one of the columns sha256, key, path, id" in said
     shutil.rmtree(folder / "images" / "odd")
     said = refused(capsys, str(out), *own)
     assert (
@@ -136,6 +141,74 @@ def test_given_questions_are_those_of_the_image(out: Path, join: str) -> None:
     rows = pq.read_table(stored.parent / "captions.parquet").to_pylist()
     assert {way for row in rows for way in row["ways"]} == {"A", "empty", "swapped", "alt text"}
     assert sum("A" in row["ways"] for row in rows) == 8
+    with pytest.raises(RecipeError, match="enough"):  # other kinds are no other questions
+        evaluate(replace(request, questions=asked(out.parent, join, kind="sizes")), stops)
+    assert [stored] == list(out.glob("evaluations/answers-*/questions.parquet"))
+    assert {one.kind for of in questions.by_image(Storage(), str(stored)).values() for one in of} == {"sizes"}
+    (out / "evaluation.json").write_text(json.dumps({"evaluation": {"questions": str(stored.relative_to(out))}}))
+    assert questions.given(Storage(), str(out)).path == str(stored)
+
+
+@pytest.mark.parametrize("join", ["path", "sha256"])
+def test_questions_in_the_form_of_qa_75k_are_found_by_bytes_or_name_and_never_by_the_ids_of_rows(
+    out: Path, join: str
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(8):
+        path, choices = picture(out.parent, number), ["A) 56x84", "B) 84x84", "C) 112x84"]
+        truth = [{"question": "Size?", "choices": choices, "answer": "ABC"[number % 3]}]
+        row = {"id": row_id(0, 7 - number), "image": {"path": f"x/{path.name}"}, "sha256": key(path)}
+        rows.append({**row, "reward_model": {"ground_truth": truth}})
+        if join == "path":
+            del rows[-1]["sha256"]
+    pq.write_table(pa.Table.from_pylist(rows), out.parent / "qa.parquet")
+    found = questions.given(Storage(), str(out.parent / "qa.parquet"))
+    drawn = sample([facts(Storage(), str(out))], 8, 0, wanted=found.wanted()).drawn
+    assert found.join == join and len(drawn) == 8
+    for one in drawn:
+        (about,) = found.about(drawn)[one.image.key]
+        assert about.choices[about.right or 0] == f"{one.image.width}x84"
+
+
+def test_the_notes_say_what_of_the_outputs_was_looked_at(out: Path) -> None:
+    drawn = sample([facts(Storage(), str(out))], 3, 0).drawn
+    gone = drawn[0].image
+    seen = Pictures(storage=Storage(), folder="", places={}, gone={gone.key: "no such file."})
+    shown = evaluation({"A": {one.image.key: {"q": 1.0} for one in drawn[1:]}})
+
+    def notes(common: int, every: int, *unfinished: str, **more: Any) -> list[str]:
+        request = Request(outputs=[str(out)], judge=as_judge(dict(JUDGE)), **more)
+        found = Sample(drawn=drawn, common=common, every=every)
+        said = told(request, shown, found, seen, f"{out}/evaluations/answers-x", unfinished, made=False)
+        assert said["questions"] == "evaluations/answers-x/questions.parquet"
+        return list(said["notes"][1:])
+
+    left_out = "1 of the 3 images drawn have no question, and are left out"
+    unread = f"1 images cannot be read and are not shown, such as {gone.source} (no such file)"
+    assert notes(8, 1) == [left_out, unread]
+    assert notes(3, 2, "/x") == [
+        "3 images of the part that was looked at are captioned; all of them are in the sample",
+        "only one of 2 images of the outputs was looked at, the same ones in each",
+        left_out,
+        unread,
+        "/x is not complete; only what it has so far was looked at",
+    ]
+    assert notes(8, 1, questions="q")[0] == (
+        "8 images are captioned and have questions; 3 of them are in the sample, and --sample takes more"
+    )
+
+
+def test_an_output_may_have_a_name_like_a_pattern(tmp_path: Path) -> None:
+    out, jobs = write(tmp_path, "out[1]*", range(8), full), list[Job]()
+
+    def stops(job: Job) -> NoReturn:
+        jobs.append(job)
+        raise RecipeError("enough.")
+
+    with pytest.raises(RecipeError, match="enough"):
+        evaluate(Request(outputs=[str(out)], judge=as_judge(dict(JUDGE))), stops)
+    found = sources.objects(Access.of(jobs[0].recipe, images=False))
+    assert [one.stored.path.rpartition("/")[2] for _, one in found] == ["00000.parquet"]
 
 
 def question(*choices: str, right: int) -> Question:
@@ -155,14 +228,31 @@ def test_what_is_answered_names_the_evaluation_and_how_many_replicas_does_not() 
     captions = Captions(outputs=("A: /x",), references=("empty",), texts={("A: /x", "1"): "a", ("empty", "1"): ""})
     place = Place(storage=Storage(), path="/work")
 
-    def name(texts: Captions = captions, asked: str = "q", **score: Any) -> str:
+    def name(texts: Captions = captions, right: int = 0, **score: Any) -> str:
         recipe = as_judge({"score": {"model": {"source": "stub"}, **score}}).reader("-", "-", "-")
-        return place.answers(asked, texts, recipe)
+        return place.answers({"1": [question("x", "y", right=right)]}, texts, recipe)
 
     moved = Captions(outputs=("A: /y",), references=("empty",), texts={("A: /y", "1"): "a", ("empty", "1"): ""})
     assert name() == name(moved) == name(replicas={"max": 7}, engine={"stall_timeout_s": 9.0})
     other = Captions(outputs=("A: /x",), references=("empty",), texts={("A: /x", "1"): "b", ("empty", "1"): ""})
-    assert len({name(), name(other), name(asked="r"), name(seed=1), name(rotations=1), name(mode="sampled")}) == 6
+    assert len({name(), name(other), name(right=1), name(seed=1), name(rotations=1), name(mode="sampled")}) == 6
+
+
+def test_other_models_and_versions_are_other_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, who = Place(storage=Storage(), path="/work"), as_judge(dict(JUDGE))
+    captions = Captions(outputs=("A: /x",), references=(), texts={("A: /x", "1"): "a"})
+
+    def name() -> tuple[str, str]:
+        asked = {"1": [question("x", "y", right=0)]}
+        return place.questions(who.questioner("-", "-")), place.answers(asked, captions, who.reader("-", "-", "-"))
+
+    names, found = [name()], folder.resolve
+    with monkeypatch.context() as patch:  # the branch has moved, or the files are others
+        patch.setattr(folder, "resolve", lambda recipe: replace(found(recipe), label="stub@other"))
+        names.append(name())
+    monkeypatch.setattr(folder, "installed", {"caprl_ray": "99.0"}.get)
+    names.append(name())
+    assert [len(set(of)) for of in zip(*names, strict=True)] == [3, 3]
 
 
 def test_equal_captions_of_an_image_are_read_once() -> None:
@@ -186,9 +276,9 @@ def test_answers_in_all_orders_of_the_options_are_one() -> None:
         row("red", "blue", "no", parsed="C", correct=0.0, refused=True),
         row("blue", "red", "no", parsed="A", correct=0.0),
     ]
-    found = judged.answer("A: x", asked, rows)
+    found = judged.answer("A: x", asked, judged.together(rows))
     assert (found.given, found.right, found.correct, found.cannot) == ("blue", "red", 0.25, 0.25)
-    nothing = judged.answer("A: x", asked, [row("red", "blue", parsed=None, correct=None)])
+    nothing = judged.answer("A: x", asked, judged.together([row("red", "blue", parsed=None, correct=None)]))
     assert (nothing.given, nothing.correct, nothing.cannot) == (None, None, 0.0)
 
 
@@ -231,7 +321,8 @@ def test_the_recipe_that_ships_is_the_default() -> None:
     shipped, default = judge(str(ROOT / "recipes" / "evaluate.yaml")), judge(None)
     assert shipped.questioner("-", "-").model == default.questioner("-", "-").model
     assert shipped.questioner("-", "-").curate.model == default.questioner("-", "-").curate.model
-    assert reader(shipped.reader("-", "-", "-")) == reader(default.reader("-", "-", "-"))
+    assert shipped.reader("-", "-", "-").model == default.reader("-", "-", "-").model
+    assert shipped.reader("-", "-", "-").score == default.reader("-", "-", "-").score
     assert json.dumps(default.content)
 
 

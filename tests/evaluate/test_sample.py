@@ -14,7 +14,7 @@ from caprl_ray.evaluate.answers import Image
 from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.kinds import image_kinds, question_kind
 from caprl_ray.evaluate.pictures import stored
-from caprl_ray.evaluate.sample import Drawn, sample, stratified
+from caprl_ray.evaluate.sample import Drawn, _Scan, sample, stratified
 from caprl_ray.report.facts import facts
 from caprl_ray.storage import Storage
 from tests.evaluate.outputs import alt_text, full, half, key, picture, write
@@ -71,6 +71,26 @@ def test_of_large_outputs_the_same_part_is_looked_at(tmp_path: Path, monkeypatch
     monkeypatch.setattr("caprl_ray.evaluate.sample.MOST_CANDIDATES", 12)
     found = sample([facts(Storage(), str(path)) for path in outputs], 40, 0)
     assert found.every == 4 and 4 <= found.common == len(found.drawn) <= 24
+    outputs.append(write(tmp_path, "c", range(6), full))
+    kept, rows = list[int](), _Scan.rows
+
+    def spied(*arguments: Any, **more: Any) -> dict[str, Any]:
+        of = rows(*arguments, **more)
+        kept.append(len(of))
+        return of
+
+    monkeypatch.setattr(_Scan, "rows", spied)
+    found = sample([facts(Storage(), str(path)) for path in outputs], 40, 0)
+    assert found.every == 1 and found.common == 6 == max(kept) and len(kept) == 3  # no more of the larger ones
+    for one in found.drawn:
+        assert [Path(row["object"].path).parts[-3] for row in one.rows] == ["a", "b", "c"]
+
+
+def test_all_images_that_may_be_drawn_are_checked(tmp_path: Path) -> None:
+    checked: list[Drawn] = []
+    output = facts(Storage(), str(write(tmp_path, "out", range(8), full)))
+    assert len(sample([output], 1, 0, check=checked.extend).drawn) == 1
+    assert {one.image.key for one in checked} == {key(picture(tmp_path, number)) for number in range(8)}
 
 
 def test_a_swapped_caption_is_of_another_image_of_the_same_kind_and_resolution() -> None:
@@ -176,4 +196,9 @@ def test_an_image_is_kept_as_it_is_stored_and_a_gone_one_is_empty(tmp_path: Path
     for path in contents.values():
         path.unlink(missing_ok=True)
     again = stored(place, output, drawn)
-    assert {name: again.read(name) for name in contents} == seen and again.gone == found.gone
+    assert {name: again.read(name) for name in contents} == seen and again.gone.keys() == found.gone.keys()
+    path = picture(tmp_path, 3)
+    back = stored(place, output, drawn)  # what could not be read is looked for again
+    assert {name: back.read(name) for name in contents} == seen | {gone: path.read_bytes()} and not back.gone
+    path.unlink()
+    assert stored(place, output, drawn).read(gone) and not stored(place, output, drawn).gone
