@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from caprl_ray.errors import RecipeError
 from caprl_ray.evaluate.folder import Place
 from caprl_ray.evaluate.sample import Drawn
-from caprl_ray.evaluate.words import one_line
+from caprl_ray.evaluate.words import MOST_SOURCE, one_line
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.pictures import originals
@@ -99,7 +99,7 @@ def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
         said = pictures.gone[gone[0].key].rstrip(".")
         raise RecipeError(
             f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as "
-            f"{one_line(gone[0].source)} ({said}); bring the sources back, or give --questions of an earlier "
+            f"{one_line(gone[0].source, MOST_SOURCE)} ({said}); bring the sources back, or give --questions of an earlier "
             "evaluation."
         )
 

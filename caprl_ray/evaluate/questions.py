@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from caprl_ray.answer import unfinished
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.evaluate.sample import Drawn
-from caprl_ray.evaluate.words import one_line
+from caprl_ray.evaluate.words import MOST_SOURCE, one_line
 from caprl_ray.output.fence import committed_objects
 from caprl_ray.output.objects import DATA
 from caprl_ray.output.record import read_run, stored_job
@@ -83,8 +83,8 @@ class Given:
             value = self._value(one.rows[0])
             if value in seen:
                 raise RecipeError(
-                    f"--questions: {self.path} joins by {self.join}, and {one_line(seen[value])} and "
-                    f"{one_line(one.image.source)} are both {one_line(value)}; give questions with a column sha256."
+                    f"--questions: {self.path} joins by {self.join}, and {one_line(seen[value], MOST_SOURCE)} and "
+                    f"{one_line(one.image.source, MOST_SOURCE)} are both {one_line(value)}; give questions with a column sha256."
                 )
             seen[value] = one.image.source
 

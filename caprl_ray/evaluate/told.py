@@ -8,7 +8,7 @@ from caprl_ray.evaluate.answers import Evaluation
 from caprl_ray.evaluate.folder import QUESTIONS
 from caprl_ray.evaluate.pictures import Pictures
 from caprl_ray.evaluate.sample import Sample
-from caprl_ray.evaluate.words import one_line
+from caprl_ray.evaluate.words import MOST_SOURCE, one_line
 from caprl_ray.recipe.judge import Judge
 from caprl_ray.storage import join
 
@@ -83,7 +83,8 @@ def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictur
     gone = [one.image for one in found.drawn if one.image.key in seen.gone]
     if gone:
         said = seen.gone[gone[0].key].rstrip(".")
-        yield f"{len(gone):,} images cannot be read and are not shown, such as {one_line(gone[0].source)} ({said})"
+        example = one_line(gone[0].source, MOST_SOURCE)
+        yield f"{len(gone):,} images cannot be read and are not shown, such as {example} ({said})"
 
 
 def _unfinished(path: str) -> str:
