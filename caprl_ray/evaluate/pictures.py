@@ -99,8 +99,8 @@ def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
         said = pictures.gone[gone[0].key].rstrip(".")
         raise RecipeError(
             f"{path}: {len(gone):,} of {len(drawn):,} images of the sample cannot be read, such as "
-            f"{one_line(gone[0].source, MOST_SOURCE)} ({said}); bring the sources back, or give --questions of an earlier "
-            "evaluation."
+            f"{one_line(gone[0].source, MOST_SOURCE)} ({said}); bring the sources back, or give --questions of an "
+            "earlier evaluation."
         )
 
 

@@ -84,7 +84,8 @@ class Given:
             if value in seen:
                 raise RecipeError(
                     f"--questions: {self.path} joins by {self.join}, and {one_line(seen[value], MOST_SOURCE)} and "
-                    f"{one_line(one.image.source, MOST_SOURCE)} are both {one_line(value)}; give questions with a column sha256."
+                    f"{one_line(one.image.source, MOST_SOURCE)} are both {one_line(value)}; "
+                    "give questions with a column sha256."
                 )
             seen[value] = one.image.source
 

@@ -10,6 +10,7 @@ from caprl_ray.text import plain
 Figures = Mapping[str, Any]
 FEW = "*"  # marks what comes from few images
 MOST_NAME, MOST_IMAGES = 60, 1_000_000
+MOST_SOURCE = 300  # characters of where an image is, in a sentence
 GROUPS = {IMAGE_KIND: "kind of image", QUESTION_KIND: "kind of question", RESOLUTION: "resolution"}
 COSTS = {
     "seconds": ("seconds", "{:,.0f}"),
