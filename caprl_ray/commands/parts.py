@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caprl_ray.output import lease
-from caprl_ray.output.holder import FINISHED, SETTLED, Holder
+from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.output.part import Part
 from caprl_ray.storage import Storage
 from caprl_ray.watch import all_parts
@@ -75,7 +75,7 @@ def _seen(
     if holder is None:
         return SeenPart(part=part, status=status, state=NOT_BEGUN)
     age = storage.age(place(output, part))
-    if holder.state in (FINISHED, SETTLED):
+    if holder.over:
         state, sentence = PART_FINISHED if holder.state == FINISHED else SETTLED_PART, ""
     else:
         told = status or all_parts.empty(output, part, holder)

@@ -42,9 +42,7 @@ class Part:
 
     def same(self, rows: str) -> bool:
         """Whether a recorded hash is that of its rows. Versions up to 0.4.0 recorded in which objects they stood."""
-        return rows == self.rows or rows == self._hash(
-            lambda unit: "\n".join(place.stored.path for place in unit.places)
-        )
+        return rows == self.rows or rows == self._hash(_paths)
 
     def _hash(self, told: Callable[[UnitRows], str]) -> str:
         digest = hashlib.sha256(self.columns.encode())

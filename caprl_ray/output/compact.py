@@ -69,6 +69,7 @@ def compact(storage: Storage, output: str, plan: Plan, lease: Lease, tell: Tell 
     for one in found:
         work.replace(one)
     now = fence.committed_objects(storage, output)
+    work.check(now)
     return [replace(one, after=len(now[one.folder])) for one in found]
 
 
@@ -91,29 +92,33 @@ class _Work:
         self._switch()  # from now on objects of this lease are out of sight
         moved: dict[str, Stored] = {}  # objects that became the rest of themselves
         done, total = 0, sum(len(batch.objects) for batch in todo.batches)
-        for batches in rounds(todo.batches):
+        for number, batches in enumerate(rounds(todo.batches)):
             now = [replace(one, objects=_now(one.objects, moved)) for one in batches]
-            new = self._merged(todo.folder, with_rests(now), schema, done, total)
+            new = self._merged(todo.folder, with_rests(now), schema, number, (done, total))
             old = {stored.path: stored for batch in now for stored in batch.objects}
             self._kept = (self._kept - set(map(short, old))) | new.names
             self._switch()
-            for _ in scan(partial(_delete, self._storage), {todo.folder: list(old.values())}, "deleting objects"):
+            gone = [stored for stored in old.values() if short(stored.path) not in self._kept]
+            for _ in scan(partial(_delete, self._storage), {todo.folder: gone}, "deleting objects"):
                 pass
             moved = new.rests | {path: new.rests.get(stored.path, stored) for path, stored in moved.items()}
             done += new.objects
 
-    def _merged(self, folder: str, batches: list[Batch], schema: pa.Schema, done: int, total: int) -> Merged:
-        """Write the new objects of one round."""
+    def _merged(
+        self, folder: str, batches: list[Batch], schema: pa.Schema, number: int, progress: tuple[int, int]
+    ) -> Merged:
+        """Write the new objects of one round. `progress`: how many objects are done, and of how many."""
         units = np.array(sorted(unit for batch in batches for group in batch.groups for unit in group.units), np.int64)
         this = Round(
             storage=self._storage,
             output=self._output,
             lease=self._lease.number,
+            number=number,
             schema=schema,
             units=units,
             least=grouping.LEAST_ROWS,
         )
-        new = Merged()
+        new, (done, total) = Merged(), progress
         few = sum(len(batch.objects) for batch in batches) <= OBJECTS_PER_TASK  # then without Ray
         for some in scan(partial(merged, this), {folder: batches}, STEP, per_task=len(batches) if few else 1):
             new.add(some)
@@ -121,6 +126,14 @@ class _Work:
         if new.rows != new.read:
             raise SystemFailure(f"{self._output}: the objects changed while they were merged; run the command again.")
         return new
+
+    def check(self, now: Mapping[str, Collection[Stored]]) -> None:
+        """Raise SystemFailure if an object is not there that counts. Nobody else may delete one."""
+        if lost := self._kept - {short(stored.path) for objects in now.values() for stored in objects}:
+            raise SystemFailure(
+                f"{self._output}: {len(lost):,} merged objects are gone, such as {min(lost)}; their rows are missing, "
+                "and the next run does them again."
+            )
 
     def _switch(self) -> None:
         """Let the kept objects count and no others. If the lease is still ours then, whoever takes it later sees that,

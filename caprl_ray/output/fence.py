@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from caprl_ray.errors import SystemFailure
@@ -28,6 +29,7 @@ from caprl_ray.storage.prefetch import prefetched
 
 FOLDER = "fence"
 FOLDERS = (DATA, FAILED)
+LISTINGS = 5  # of the objects, while compacting replaces them
 _NAME = re.compile(r"(\d{6,})(?:-([1-9]\d*of[1-9]\d*))?\.json")
 
 
@@ -55,11 +57,15 @@ class Fences(dict[str, Fence]):
         fence = self._of(written) if written else None
         return fence is None or short(stored.path) in fence.kept
 
+    def compacted(self, written: Written) -> bool:
+        """Whether rows of this lease of a part may stand in objects of the whole output's leases."""
+        return bool(written.part and "" in self and written.number < self[""].parts.get(written.part, 0))
+
     def _of(self, written: Written) -> Fence | None:
         """The fence whose list says whether an object of this lease counts; None if it counts anyway."""
-        whole, own = self.get(""), self.get(written.part)
-        if written.part and whole and written.number < whole.parts.get(written.part, 0):
-            return whole
+        if self.compacted(written):
+            return self[""]
+        own = self.get(written.part)
         return own if own and written.number < own.lease else None
 
 
@@ -76,19 +82,34 @@ def committed_objects(
         storage: of the output.
         output: the output's path.
         folders: `data`, `failed` or both.
-        since: only those of this lease and of later ones of the same part.
+        since: only those of this lease and of later ones of the same part. If compacting has moved their rows into
+            objects of the whole output, those too.
         part: leave out what the other parts of its division write. They hold none of its units.
 
-    Raises OSError, and SystemFailure for a fence that cannot be read.
+    Raises OSError, and SystemFailure for a fence that cannot be read, or if compacting goes on all the time.
     """
-    found = _listed(storage, output, folders)
-    fences = load(storage, output)
+    found, fences = _listed_with_fences(storage, output, folders)
+    moved = bool(since and fences.compacted(since))
 
     def counts(stored: Stored) -> bool:
         written = written_under(stored.path)
-        return fences.keep(stored, written) and _is_since(written, since) and not _is_of_neighbour(written, part)
+        if not fences.keep(stored, written) or _is_of_neighbour(written, part):
+            return False
+        return _is_since(written, since) or bool(moved and written and not written.part)
 
     return {folder: [*filter(counts, objects)] for folder, objects in found.items()}
+
+
+def _listed_with_fences(
+    storage: Storage, output: str, folders: Iterable[str]
+) -> tuple[dict[str, list[Stored]], Fences]:
+    """The objects and the fences of one moment: compacting may write its fence between two requests."""
+    for _ in range(LISTINGS):
+        before = _fences(storage, output)
+        fences, found = _loaded(storage, before), _listed(storage, output, folders)
+        if _fences(storage, output)[""][-1:] == before[""][-1:]:
+            return found, fences
+    raise SystemFailure(f"{output}: its objects are being merged (caprl-ray compact); try again when that has ended.")
 
 
 def _is_since(written: Written | None, since: Written | None) -> bool:
@@ -124,15 +145,21 @@ def sweep(storage: Storage, output: str, part: str | None = None) -> int:
 
 def close(storage: Storage, output: str, lease: int, part: str = "") -> None:
     """Let only those objects of earlier leases of `part` count that count now. Only the holder of `lease` may do it."""
+    close_all(storage, output, {part: lease})
+
+
+def close_all(storage: Storage, output: str, leases: Mapping[str, int]) -> None:
+    """The same for leases of several parts, by part. Lists the objects once."""
     fences, found = load(storage, output), committed_objects(storage, output).values()
-    parts = fences[""].parts if not part and "" in fences else {}
-
-    def listed(written: Written) -> bool:
-        return written.part == part or written.number < parts.get(written.part, 0)
-
-    every = ((stored, written_under(stored.path)) for objects in found for stored in objects)
-    kept = frozenset(short(stored.path) for stored, written in every if written and listed(written))
-    _store(storage, output, Written(number=lease, part=part), Fence(lease, kept, parts))
+    parts = fences[""].parts if "" in leases and "" in fences else {}
+    kept: dict[str, set[str]] = {part: set() for part in leases}
+    for stored in chain.from_iterable(found):
+        if written := written_under(stored.path):
+            part = "" if written.number < parts.get(written.part, 0) else written.part
+            kept.get(part, set()).add(short(stored.path))
+    for part, lease in leases.items():
+        fence = Fence(lease, frozenset(kept[part]), {} if part else parts)
+        _store(storage, output, Written(number=lease, part=part), fence)
 
 
 def replace(storage: Storage, output: str, lease: int, kept: Iterable[str], parts: Mapping[str, int]) -> None:
@@ -153,7 +180,11 @@ def _store(storage: Storage, output: str, under: Written, fence: Fence) -> None:
 
 def load(storage: Storage, output: str) -> Fences:
     """The fences that count."""
-    last = {part: fences[-1] for part, fences in _fences(storage, output).items()}
+    return _loaded(storage, _fences(storage, output))
+
+
+def _loaded(storage: Storage, stored: Mapping[str, list[Stored]]) -> Fences:
+    last = {part: fences[-1] for part, fences in stored.items() if fences}
     return Fences(zip(last, prefetched(partial(_read, storage), last.values()), strict=True))
 
 

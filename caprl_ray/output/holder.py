@@ -77,6 +77,11 @@ class Holder:
         return self.boot is not None and self.boot == boot() and _has_ended(self.pid, self.started)
 
     @property
+    def over(self) -> bool:
+        """Whether nothing that its run still writes counts: it wrote its last, or was settled."""
+        return self.state in (FINISHED, SETTLED)
+
+    @property
     def of_this_process(self) -> bool:
         """Whether this process took the lease."""
         here = Holder.this_process()

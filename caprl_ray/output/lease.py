@@ -16,9 +16,9 @@ import errno
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -29,7 +29,7 @@ from caprl_ray.output import fence
 from caprl_ray.output.holder import FINISHED, HELD, SETTLED, STOPPED, Holder
 from caprl_ray.output.part import FOLDER, LEASE, Part
 from caprl_ray.storage import SourceChanged, Storage, Stored, join
-from caprl_ray.storage.prefetch import prefetched, readers
+from caprl_ray.storage.prefetch import prefetched
 
 T = TypeVar("T")
 
@@ -109,16 +109,29 @@ def taken(storage: Storage, output: str, part: Part | None = None, on_behalf: Pa
     Raises Busy if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
     lost, or its thread ends for any reason, the main thread is interrupted, because another driver may be writing.
     """
+    with _unfenced(storage, output, part, on_behalf) as lease:
+        if lease.after_lost:
+            with _written(output):
+                fence.close(storage, output, lease.number, part.name if part else "")
+        yield lease
+
+
+@contextmanager
+def _unfenced(
+    storage: Storage,
+    output: str,
+    part: Part | None,
+    on_behalf: Part | None = None,
+    given_up: threading.Event | None = None,
+) -> Iterator["Lease"]:
+    """`taken` without the fence. A thread that waits for the lease raises Busy when it is `given_up`."""
     with _known_here(str(part or on_behalf or "")) as ours:
         with _written(output):
-            found = _take(storage, output, part, ours)
+            found = _take(storage, output, part, ours, given_up or threading.Event())
         with interruptible() as stop:
             lease, finished = Lease(storage, output, found, stop), False
             try:
                 lease.start()
-                if found.after_lost:
-                    with _written(output):
-                        fence.close(storage, output, lease.number, part.name if part else "")
                 yield lease
                 finished = True
             finally:
@@ -150,15 +163,29 @@ def holder_of(storage: Storage, output: str) -> Holder | None:
 def settle(storage: Storage, output: str, parts: Mapping[Part, Holder | None]) -> None:
     """See to it that nothing counts which drivers of lost parts write late. Raises Busy if one of them lives."""
     _refuse_parts(parts)
-    lost = [part for part, holder in parts.items() if not (holder and holder.state in (FINISHED, SETTLED))]
+    lost = [part for part, holder in parts.items() if not (holder and holder.over)]
+    for start in range(0, len(lost), SETTLED_AT_ONCE):
+        _settle(storage, output, lost[start : start + SETTLED_AT_ONCE])
 
-    def one(part: Part) -> None:
-        with taken(storage, output, part) as own:
+
+def _settle(storage: Storage, output: str, lost: Collection[Part]) -> None:
+    """Settle some lost parts together: their leases are watched and taken in threads, and their fences closed at once.
+
+    When one cannot be taken, or on Ctrl-C, all threads end before the leases are given back."""
+    given_up = threading.Event()
+    with ExitStack() as stack:
+
+        def take(part: Part) -> Lease:
+            return stack.enter_context(_unfenced(storage, output, part, given_up=given_up))
+
+        with ThreadPoolExecutor(len(lost), thread_name_prefix="settle") as pool:
+            try:
+                owned = dict(zip(lost, pool.map(take, lost), strict=True))
+            finally:
+                given_up.set()
+        fence.close_all(storage, output, {part.name: own.number for part, own in owned.items()})
+        for own in owned.values():
             own.settled = True
-
-    with readers(SETTLED_AT_ONCE) as pool:
-        for _ in pool.map(one, lost):
-            pass
 
 
 def _refuse_parts(parts: Mapping[Part, Holder | None]) -> None:
@@ -191,11 +218,18 @@ def _written(output: str) -> Iterator[None]:
         raise SystemFailure(f"output.path: the lease in {output} cannot be written ({reason}).") from error
 
 
-def _take(storage: Storage, output: str, part: Part | None, ours: Holder, attempts: int = TAKE_ATTEMPTS) -> _Taken:
+def _take(
+    storage: Storage,
+    output: str,
+    part: Part | None,
+    ours: Holder,
+    given_up: threading.Event,
+    attempts: int = TAKE_ATTEMPTS,
+) -> _Taken:
     path = path_of(output, part)
     found = _find(storage, path)
     if found:
-        _await_end(storage, found)
+        _await_end(storage, found, given_up)
     before = found.holder if found else None
     number = (before.number if before else fence.highest(storage, output, part.name if part else "")) + 1
     holder, at = replace(ours, number=number).renewed(EXPIRY_S), clock()
@@ -209,10 +243,10 @@ def _take(storage: Storage, output: str, part: Part | None, ours: Holder, attemp
             raise _busy(path, now) from None
         if now.holder.run != ours.run:
             if attempts > 1 and _has_ended(now.holder):  # an earlier run gave it back just now
-                return _take(storage, output, part, ours, attempts - 1)
+                return _take(storage, output, part, ours, given_up, attempts - 1)
             raise _busy(path, now) from None
         stored = now.stored  # it was written, and the answer was lost
-    after_lost = number > 1 and (before is None or before.state not in (FINISHED, SETTLED))
+    after_lost = number > 1 and not (before and before.over)
     return _Taken(stored, holder, after_lost, at)
 
 
@@ -227,8 +261,8 @@ def _find(storage: Storage, path: str) -> _Found | None:
     raise _busy(path, None)
 
 
-def _await_end(storage: Storage, found: _Found) -> None:
-    """Return when the lease has ended. Raises RecipeError if its holder lives.
+def _await_end(storage: Storage, found: _Found, given_up: threading.Event) -> None:
+    """Return when the lease has ended. Raises Busy if its holder lives, or when the wait is `given_up`.
 
     An end that has passed by the time of day proves nothing, nor does one that lies too far ahead: the clocks of two
     machines differ, and they are set. So the lease is watched.
@@ -243,7 +277,8 @@ def _await_end(storage: Storage, found: _Found) -> None:
     )
     until = time.monotonic() + EXPIRY_S  # stands still while this machine is suspended and sees no renewal
     while time.monotonic() < until and not (holder and holder.ended):
-        time.sleep(min(TICK_S, RENEWAL_S))
+        if given_up.wait(min(TICK_S, RENEWAL_S)):
+            raise _busy(path, found)
         if storage.lookup(path) != found.stored:
             raise _busy(path, _find(storage, path), watched=True)
 
@@ -300,6 +335,8 @@ class Lease:
         """Whether the lease is removed at its end, because the output has nothing whose name holds a number."""
         self.settled = False
         """Whether it was taken only because an earlier run was lost."""
+        self.after_lost = taken.after_lost
+        """Whether an earlier run may still be writing."""
         self._storage = storage
         self._output = output
         self._stored = taken.stored

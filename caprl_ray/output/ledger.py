@@ -49,6 +49,7 @@ class UnitLedger:
 class Sums:
     """Sums over the units of a ledger."""
 
+    units: int = 0
     balanced: int = 0
     planned: int = 0
     finished: int = 0
@@ -62,6 +63,7 @@ class Sums:
 
     def add(self, unit: UnitLedger) -> None:
         """Count a unit."""
+        self.units += 1
         self.balanced += unit.balanced
         self.planned += unit.planned or 0
         self.finished += unit.finished
@@ -86,6 +88,7 @@ class Ledger:
         left_out: what of the input is not captioned.
         notes: what a user should read before the numbers, a sentence each.
         part: the part of the output whose units these are, as K/N; empty for all units.
+        summed: the sums over its units, where `units` has none of them.
     """
 
     units: Sequence[UnitLedger]
@@ -95,10 +98,13 @@ class Ledger:
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
     part: str = ""
+    summed: Sums | None = None
 
     @cached_property
     def sums(self) -> Sums:
         """The sums over all units, one unit after the other."""
+        if self.summed:
+            return self.summed
         sums = Sums()
         for unit in self.units:
             sums.add(unit)
@@ -107,7 +113,7 @@ class Ledger:
     @property
     def balanced(self) -> bool:
         """Whether every unit is."""
-        return self.sums.balanced == len(self.units)
+        return self.sums.balanced == self.sums.units
 
     @property
     def whole(self) -> bool:
@@ -181,7 +187,7 @@ class Ledger:
         """The totals of a part as plain data."""
         planned = None if self.unknown else self.planned
         totals = {"planned": planned, self.done: self.finished, "failed": self.failed}
-        return {"part": self.part, "balanced": self.balanced, **totals, "units": len(self.units)}
+        return {"part": self.part, "balanced": self.balanced, **totals, "units": self.sums.units}
 
     def lines(self, more: Mapping[str, Any]) -> Iterator[str]:
         """The whole ledger as one JSON object, line by line: totals, `more`, and `units`, one after the other."""
@@ -234,7 +240,7 @@ class Ledger:
         return said + more
 
     def _unbalanced(self) -> str:
-        line = f"{self.sums.balanced:,} of {_counted(len(self.units), 'unit')} balanced"
+        line = f"{self.sums.balanced:,} of {_counted(self.sums.units, 'unit')} balanced"
         line += f", {self.sums.missing:,} missing" if self.sums.missing else ""
         line += f", {self.duplicate:,} duplicate" if self.duplicate else ""
         line += f", {self.beyond:,} beyond their unit's end" if self.beyond else ""

@@ -44,12 +44,14 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What the batches of one round share. `units` are the numbers of all their units, in order. `least`: an object of
-    rests has so many rows, if there are so many."""
+    """What the batches of one round share. `number` is part of the objects' names, because the rows of an earlier
+    round's rest may be all that a new object has. `units` are the numbers of all units of the round, in order. `least`:
+    an object of rests has so many rows, if there are so many."""
 
     storage: Storage
     output: str
     lease: int
+    number: int
     schema: pa.Schema
     units: np.ndarray
     least: int
@@ -143,7 +145,8 @@ class _Merging:
 
     def _put(self, table: pa.Table, origins: Mapping[str, str], written: str) -> Stored:
         """Put one object."""
-        folder, name = self._folder, f"{self._this.lease:06d}-{object_name(table)}.parquet"
+        folder, of = self._folder, f"round {self._this.number}"
+        name = f"{self._this.lease:06d}-{object_name(table, of)}.parquet"
         told: dict[bytes, bytes] = {**(self._this.schema.metadata or {}), ORIGINS: json.dumps(origins).encode()}
         told.pop(WRITTEN, None)
         path = join(self._this.output, folder, name)

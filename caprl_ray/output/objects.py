@@ -34,9 +34,9 @@ class Written:
         return f"{self.number:06d}-{self.part}" if self.part else f"{self.number:06d}"
 
 
-def object_name(rows: pa.Table) -> str:
-    """The part of a name that depends only on the set of (unit, index) in `rows`; the rows must be sorted."""
-    digest = hashlib.sha256()
+def object_name(rows: pa.Table, of: str = "") -> str:
+    """The part of a name that depends only on `of` and on the set of (unit, index) in `rows`, which must be sorted."""
+    digest = hashlib.sha256(of.encode())
     for column, kind in (("unit", "<i4"), ("index", "<i8")):
         digest.update(rows[column].to_numpy().astype(kind).tobytes())
     return digest.hexdigest()[:32]

@@ -20,7 +20,7 @@ from caprl_ray.output import lease
 from caprl_ray.output.counts import Counts
 from caprl_ray.output.holder import FINISHED, SETTLED, Holder
 from caprl_ray.output.lease import Busy, Lease
-from caprl_ray.output.ledger import Ledger, UnitLedger
+from caprl_ray.output.ledger import Ledger, Sums
 from caprl_ray.output.part import FOLDER, STATUS, Part, part_of
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.storage import Storage, join
@@ -115,19 +115,19 @@ def living(holders: Mapping[Part, Holder | None]) -> list[Part]:
 
 
 def shares(holders: Mapping[Part, Holder | None], whole: Ledger) -> list[Ledger]:
-    """The ledger of each part, without the sums of flags and codes; none of an output that has no parts."""
+    """The ledger of each part, without its units, flags and codes; none of an output that has no parts."""
     of = max((part.of for part in [*living(holders), *holders][:1]), default=0)
-    units: dict[Part, list[UnitLedger]] = {Part(number=number, of=of): [] for number in range(1, of + 1)}
+    sums = {Part(number=number, of=of): Sums() for number in range(1, of + 1)}
     for unit in whole.units if of else ():
-        units[part_of(unit.unit, of)].append(unit)
-    empty = replace(whole, counts=Counts(), left_out=LeftOut())
-    return [replace(empty, units=some, part=str(part)) for part, some in units.items()]
+        sums[part_of(unit.unit, of)].add(unit)
+    empty = replace(whole, units=(), counts=Counts(), left_out=LeftOut())
+    return [replace(empty, summed=some, part=str(part)) for part, some in sums.items()]
 
 
 def unfinished(storage: Storage, output: str, parts: Collection[Part]) -> list[Part]:
     """Those of `parts` whose last run has surely not finished them, by their leases."""
     found = lease.holders(storage, output)
-    ended = {part for part, holder in found.items() if holder and holder.state in (FINISHED, SETTLED)}
+    ended = {part for part, holder in found.items() if holder and holder.over}
     return sorted({*parts} - ended)
 
 

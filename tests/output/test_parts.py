@@ -2,8 +2,10 @@
 spoils nothing of its neighbours."""
 
 import json
+import signal
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,13 +28,13 @@ from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.commands.status import look
 from caprl_ray.errors import LedgerUnbalanced, RecipeError, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease, parts
+from caprl_ray.output import fence, lease, ledger, parts
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import Holder
 from caprl_ray.output.part import Part, part_of
-from caprl_ray.plan import Entry, Plan, Unit
+from caprl_ray.plan import Entry, Plan, Unit, UnitRef
 from caprl_ray.read.datasource import Work
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.storage import Storage as StorageSettings
@@ -96,6 +99,47 @@ def test_every_unit_is_one_parts_and_parts_have_as_many_whatever_the_input_repea
         for period in (2, 3, 4, 12):  # of each file's units the last is a short one
             large = Counter(part_of(unit, of) for unit in range(0, 6000, period))
             assert max(large.values()) < 1.35 * 6000 / period / of
+
+
+def test_lost_parts_are_settled_by_one_listing_and_ctrl_c_ends_the_wait_for_them(
+    output: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in (ONE, TWO, THREE):
+        number = lost(output, part, units_of(part)[0])
+    listed, listings = fence._listed, [0]
+
+    def counted(*args: Any) -> dict[str, list[Stored]]:
+        listings[0] += 1
+        return listed(*args)
+
+    monkeypatch.setattr(fence, "_listed", counted)
+    lease.settle(*output, lease.holders(*output))
+    assert listings == [1]
+    for part in (ONE, TWO, THREE):
+        write(output, number, part, units_of(part)[1])
+    assert done(output) == BitMap(units_of(part)[0] for part in (ONE, TWO, THREE))
+    for part in (ONE, TWO):  # their drivers may live: nobody knows
+        path = lease.path_of(output[1], part)
+        told = json.loads(output[0].read(path)) | {"state": "held", "boot": "elsewhere", "run": part.name}
+        output[0].put(path, json.dumps(told).encode())
+    main = threading.main_thread().ident
+    threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lease.settle(*output, lease.holders(*output))
+    assert time.monotonic() - began < 30
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("settle")]
+
+
+def test_the_ledgers_of_parts_hold_no_balances_of_units() -> None:
+    units, shard = 20_000, Stored(path="0.tar", size=1, version="v")
+    ref = UnitRef(unit=7, kind="files", rows=1, bytes=1, object=shard, row_group=0, offset=0)
+    whole = ledger.balance([ref] * units, {}, "captioned")
+    tracemalloc.start()
+    found = parts.shares({ONE: None}, whole)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(share.planned for share in found) == units and peak < 100_000
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "-1/3", "1/3/3", "a/b", ""])
