@@ -4,6 +4,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from rich.console import Console, Group
@@ -87,13 +88,18 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
 
 
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
-    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them."""
+    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them.
+
+    A command that only repairs or compacts holds the whole output, too, and tells nothing.
+    """
     holder = _holder(storage, output)
     silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
     turn = holder if holder and holder.part and not holder.ended and not silent else None
-    whole = holder is not None and not holder.part
-    found = [] if whole else parts.look(storage, output, partial(judge, complete=False))
-    if not found and not turn:
+    whole = holder if holder and not holder.part else None
+    found = [] if whole and lease.lives(whole) else parts.look(storage, output, partial(judge, complete=False))
+    ages = [one.age_s for one in found if one.age_s is not None]
+    told_after = storage.age(join(output, status_module.NAME)) if whole else None
+    if not (found or turn) or (told_after is not None and told_after < min(ages, default=inf)):
         return None
     told = {one.part: one.status for one in found if one.status}
     running = [one.part for one in found if one.state in (RUNNING, SLOW)]
@@ -101,7 +107,6 @@ def _look_at_parts(storage: Storage, output: str) -> Seen | None:
     status = all_parts.total(told, running, missing) if told else all_parts.empty(output, holder=turn)
     complete = storage.lookup(join(output, SUCCESS)) is not None
     state, sentence = _judge_together(found, turn, complete=complete)
-    ages = [one.age_s for one in found if one.age_s is not None]
     return Seen(status=status, state=state, sentence=sentence, age_s=min(ages, default=None), parts=tuple(found))
 
 
