@@ -82,7 +82,10 @@ def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Ho
     others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
     for other, holder in others.items():
         if holder and lease.lives(holder):
-            raise _otherwise(output, part, other, holder)
+            raise RecipeError(
+                f"--part: {output} is written in {other.of} parts, of which process {holder.pid} on {holder.host} "
+                f"writes {other}; give a part K/{other.of} instead of {part}, or wait for the end of all."
+            )
     return others
 
 
@@ -99,23 +102,13 @@ def held(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
                 own.check()
         elif whole and not whole.part and whole.state != FINISHED:
             raise Busy.of(f"output.path: another run has just begun or ended at {output}; try again.", whole)
-        for other, holder in lease.holders(storage, output).items():
-            if other.of != part.of and not (holder and holder.state in (FINISHED, SETTLED)):
-                raise _otherwise(output, part, other, holder)
+        for other, holder in refuse_otherwise(storage, output, part).items():
+            if not (holder and holder.state in (FINISHED, SETTLED)):
+                raise RecipeError(
+                    f"--part: {output} was written in {other.of} parts just now, and the run of {other} has not "
+                    f"finished; run {part} again to divide it anew."
+                )
         yield own
-
-
-def _otherwise(output: str, part: Part, other: Part, holder: Holder | None) -> RecipeError:
-    if not (holder and lease.lives(holder)):
-        return RecipeError(
-            f"--part: {output} was written in {other.of} parts just now, and the run of {other} has not finished; run "
-            f"{part} again to divide it anew."
-        )
-    who = f"process {holder.pid} on {holder.host}"
-    return RecipeError(
-        f"--part: {output} is written in {other.of} parts, of which {who} writes {other}; "
-        f"give a part K/{other.of} instead of {part}, or wait for the end of all."
-    )
 
 
 def living(holders: Mapping[Part, Holder | None]) -> list[Part]:
