@@ -1,10 +1,9 @@
 """`caprl-ray status`: where the run of an output stands, by its status.json and its lease."""
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import Any
 
 from rich.console import Console, Group
@@ -97,9 +96,7 @@ def _look_at_parts(storage: Storage, output: str) -> Seen | None:
     turn = holder if holder and holder.part and not holder.ended and not silent else None
     whole = holder if holder and not holder.part else None
     found = [] if whole and lease.lives(whole) else parts.look(storage, output, partial(judge, complete=False))
-    ages = [one.age_s for one in found if one.age_s is not None]
-    told_after = storage.age(join(output, status_module.NAME)) if whole else None
-    if not (found or turn) or (told_after is not None and told_after < min(ages, default=inf)):
+    if not (found or turn) or (whole and _told_since(storage, output, found)):
         return None
     told = {one.part: one.status for one in found if one.status}
     running = [one.part for one in found if one.state in (RUNNING, SLOW)]
@@ -107,7 +104,16 @@ def _look_at_parts(storage: Storage, output: str) -> Seen | None:
     status = all_parts.total(told, running, missing) if told else all_parts.empty(output, holder=turn)
     complete = storage.lookup(join(output, SUCCESS)) is not None
     state, sentence = _judge_together(found, turn, complete=complete)
+    ages = [one.age_s for one in found if one.age_s is not None]
     return Seen(status=status, state=state, sentence=sentence, age_s=min(ages, default=None), parts=tuple(found))
+
+
+def _told_since(storage: Storage, output: str, found: list[SeenPart]) -> bool:
+    """Whether a run of the whole output has written a status since the parts have."""
+    with suppress(OSError, NotAStatus):
+        at = Status.parse(storage.read(join(output, status_module.NAME))).at
+        return all(one.status is None or one.status.at < at for one in found)
+    return False
 
 
 def _judge_together(found: list[SeenPart], turn: Holder | None, *, complete: bool) -> tuple[str, str]:
