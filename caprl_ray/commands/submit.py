@@ -28,7 +28,7 @@ PAUSE_S = EXPIRY_S + 10
 RUNNING, DONE, LOST, STOPPED, REFUSED, FAILED = "running", "done", "lost", "stopped", "refused", "failed"
 SILENT, UNKNOWN = "the cluster does not answer; asking again", "status code 404"
 SAID = 300  # characters of what Ray says of a job that never began
-# Exit codes of caption after which the same command says the same again, mostly (Submission._may_pass).
+# Exit codes of caption after which the same command says the same again, mostly (_may_pass).
 FINAL: Mapping[int, str] = {RecipeError.exit_code: REFUSED, TooManyFailures.exit_code: FAILED}
 
 
