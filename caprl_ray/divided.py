@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from caprl_ray.errors import LedgerUnbalanced
 from caprl_ray.output import doubtful, parts
 from caprl_ray.output.ended import ended
 from caprl_ray.output.folder import Output, forgotten_if_refused
@@ -32,19 +33,27 @@ def plan_once(seen: Output, opened: Opened, part: Part) -> None:
 
 
 def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger:
-    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left."""
+    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left.
+
+    Waits for a run of the whole output that has begun since: another one that completes it may not come.
+
+    Raises LedgerUnbalanced if rows of this part are missing after all.
+    """
     storage, path = output.storage, output.path
-    with status_file.end_told(output), parts.turn(storage, path, part) as own:
+    with status_file.end_told(output), parts.turn(storage, path, part, patient=True) as own:
         whole = replace(opened(own), part=None)
         plan, marked = whole.plan(), whole.marked()
         left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
         if not left and not marked:
+            doubtful.settle(storage, path)  # those, too, that a lost driver of another division wrote late
             notes = [*done.notes, f"part {part} is finished, the last one"]
             found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
             if found.balanced:
                 all_parts.keep(storage, path)
                 return found
             left = sorted({part_of(unit.unit, part.of) for unit in found.units if not unit.balanced})
+            if part in left:
+                raise LedgerUnbalanced(f"{path}: {found.summary()}; run the same command again to finish it.")
     others = [other for other in left if other != part]
     said = f"part {part} is finished"
     if others:

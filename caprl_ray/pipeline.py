@@ -202,8 +202,9 @@ def _finish(
         watch.breaker.allow_for(*start.judged)
         watch.breaker.ignored = GONE if output.extend else frozenset()
         keeps = Keeps.of(output.storage, output.path, job.again)
-        rows = read(PlannedRows(work, job.row_schema(plan.columns), output.access, watch.counter, keeps))
-        return _process(rows, output, limit, watch)
+        schema, in_order = job.row_schema(plan.columns), limit is not None
+        planned = PlannedRows(work, schema, output.access, watch.counter, keeps, planned_order=in_order)
+        return _process(read(planned), output, limit, watch)
 
 
 def _finish_while_planning(
@@ -219,7 +220,8 @@ def _finish_while_planning(
                 plan = planned.result()
                 watch.reporter.starting = None
                 watch.reporter.start = Start.of(ledger.balance(plan.units, {}, job.done), limit, refs=plan.units)
-                while_planning.hand_over(plan, job.row_schema(plan.columns), watch.counter)
+                schema, in_order = job.row_schema(plan.columns), limit is not None
+                while_planning.hand_over(plan, schema, watch.counter, planned_order=in_order)
                 watch.standstill.expect_rows()
             except Exception as error:  # noqa: BLE001 (whatever it is, it ends the run)
                 watch.stop(error)

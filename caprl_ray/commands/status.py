@@ -1,7 +1,7 @@
 """`caprl-ray status`: where the run of an output stands, by its status.json and its lease."""
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,13 +87,16 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
 
 
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
-    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them."""
+    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them.
+
+    A command that only repairs or compacts holds the whole output, too, and tells nothing.
+    """
     holder = _holder(storage, output)
     silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
     turn = holder if holder and holder.part and not holder.ended and not silent else None
-    whole = holder is not None and not holder.part
-    found = [] if whole else parts.look(storage, output, partial(judge, complete=False))
-    if not found and not turn:
+    whole = holder if holder and not holder.part else None
+    found = [] if whole and lease.lives(whole) else parts.look(storage, output, partial(judge, complete=False))
+    if not (found or turn) or (whole and _told_since(storage, output, found)):
         return None
     told = {one.part: one.status for one in found if one.status}
     running = [one.part for one in found if one.state in (RUNNING, SLOW)]
@@ -103,6 +106,14 @@ def _look_at_parts(storage: Storage, output: str) -> Seen | None:
     state, sentence = _judge_together(found, turn, complete=complete)
     ages = [one.age_s for one in found if one.age_s is not None]
     return Seen(status=status, state=state, sentence=sentence, age_s=min(ages, default=None), parts=tuple(found))
+
+
+def _told_since(storage: Storage, output: str, found: list[SeenPart]) -> bool:
+    """Whether a run of the whole output has written a status since the parts have."""
+    with suppress(OSError, NotAStatus):
+        at = Status.parse(storage.read(join(output, status_module.NAME))).at
+        return all(one.status is None or one.status.at < at for one in found)
+    return False
 
 
 def _judge_together(found: list[SeenPart], turn: Holder | None, *, complete: bool) -> tuple[str, str]:

@@ -5,7 +5,9 @@ command holds no state. Started again, it finds the jobs that run by their metad
 """
 
 import shlex
+import textwrap
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,8 @@ MOST_RESTARTS, LONG_S = 5, 3600.0
 PAUSE_S = EXPIRY_S + 10
 RUNNING, DONE, LOST, STOPPED, REFUSED, FAILED = "running", "done", "lost", "stopped", "refused", "failed"
 SILENT, UNKNOWN = "the cluster does not answer; asking again", "status code 404"
-# Exit codes of caption after which the same command says the same again.
+SAID = 300  # characters of what Ray says of a job that never began
+# Exit codes of caption after which the same command says the same again, mostly (_may_pass).
 FINAL: Mapping[int, str] = {RecipeError.exit_code: REFUSED, TooManyFailures.exit_code: FAILED}
 
 
@@ -50,16 +53,25 @@ class Order:
 
 @dataclass
 class Part:
-    """One part on its way. `due` is when it is started again."""
+    """One part on its way.
+
+    Attributes:
+        job: the id of its job.
+        asked: the id of a job that was submitted without an answer. It may run.
+        due: when the part is started again.
+        codes: the exit codes of its jobs that were lost.
+    """
 
     number: int
     client: Client
     job: str = ""
+    asked: str = ""
     state: str = ""
     restarts: int = 0
     began: float = 0.0
     due: float = 0.0
     code: int | None = None
+    codes: list[int | None] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
 
     @property
@@ -79,6 +91,11 @@ def verdict(status: str, code: int | None) -> str:
     return FINAL.get(code or 0, LOST)
 
 
+def new_id(part: str) -> str:
+    """An id for a job of a part. It is known before the cluster answers, so that a lost answer starts no second job."""
+    return f"caprl-{part.replace('/', 'of')}-{uuid.uuid4().hex[:12]}"
+
+
 class Submission:
     """The jobs of an order, on one cluster or spread over several."""
 
@@ -88,8 +105,9 @@ class Submission:
         clients: Sequence[Client],
         say: Callable[[str], None] = lambda line: print(line, flush=True),
         clock: Callable[[], float] = time.monotonic,
+        new_id: Callable[[str], str] = new_id,
     ) -> None:
-        self._order, self._clients, self._say, self._clock = order, clients, say, clock
+        self._order, self._clients, self._say, self._clock, self._new_id = order, clients, say, clock, new_id
         self.parts = [Part(number, clients[(number - 1) % len(clients)]) for number in range(1, order.parts + 1)]
 
     def begin(self) -> None:
@@ -147,37 +165,47 @@ class Submission:
 
     def _submit(self, part: Part) -> None:
         name = self._order.name(part.number)
-        part.job = part.client.submit_job(
+        part.asked = part.asked or self._new_id(name)
+        part.client.submit_job(
+            submission_id=part.asked,
             entrypoint=self._order.entrypoint(part.number),
             runtime_env={"working_dir": self._order.folder},
             metadata={OUTPUT: self._order.output, PART: name},
         )
+        self._submitted(part)
+
+    def _submitted(self, part: Part) -> None:
+        part.job, part.asked = part.asked, ""
         part.began, part.state = self._clock(), RUNNING
         self._tell(part, f"submitted as {part.job}")
 
     def _restart(self, part: Part) -> None:
         try:
-            self._submit(part)
+            if part.asked and _found(part.client, part.asked):
+                self._submitted(part)
+            else:
+                self._submit(part)
         except (OSError, RuntimeError):
             part.due = self._clock() + PAUSE_S
             self._tell(part, SILENT)
 
     def _seen(self, part: Part) -> None:
         try:
-            info = part.client.get_job_info(part.job)
-            status, code = str(info.status), info.driver_exit_code
-        except (OSError, RuntimeError) as error:
-            if UNKNOWN not in str(error):
-                self._tell(part, SILENT)
-                return
-            status, code = "FAILED", None  # a head that was started anew knows no jobs of the last one
+            info = _found(part.client, part.job)
+        except (OSError, RuntimeError):
+            self._tell(part, SILENT)
+            return
+        # A head that was started anew knows no jobs of the last one.
+        status, code = (str(info.status), info.driver_exit_code) if info else ("FAILED", None)
         part.code, state = code, verdict(status, code)
-        if state != LOST:
+        if state != LOST and not _may_pass(part):
             part.state = state
             self._tell(part, f"{status.lower()} ({part.job}){f', exit code {code}' if code else ''}")
             return
         part.restarts = 0 if self._clock() - part.began > LONG_S else part.restarts
-        why = f"exit code {code}" if code else "its driver or its cluster was lost"
+        part.codes.append(code)
+        said = textwrap.shorten((info and info.message) or "its driver or its cluster was lost", SAID)
+        why = f"exit code {code}" if code else said.rstrip(".")
         if part.restarts >= MOST_RESTARTS:
             part.state = FAILED
             self._tell(part, f"failed ({part.job}), {why}; it was restarted {MOST_RESTARTS} times")
@@ -203,6 +231,27 @@ class Submission:
         if STOPPED in worst:
             return StoppedByTerm(f"jobs were stopped; run the same command again to resume, or see {logs}.")
         return None
+
+
+def _found(client: Client, job: str) -> Any:
+    """What a cluster says of a job; None if it knows no such job."""
+    try:
+        return client.get_job_info(job)
+    except RuntimeError as error:
+        if UNKNOWN in str(error):
+            return None
+        raise
+
+
+def _may_pass(part: Part) -> bool:
+    """Whether a job may have ended for a reason that passes, though its code is one of FINAL.
+
+    A recipe that is wrong is refused at once. Later another run may just hold the output. Rows that are missing have
+    the code of too many failures, and the next job finishes them.
+    """
+    if part.code == RecipeError.exit_code:
+        return bool(part.codes)
+    return part.code == TooManyFailures.exit_code and part.code not in part.codes[-1:]
 
 
 def check_folder(folder: str) -> None:

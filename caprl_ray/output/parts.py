@@ -5,7 +5,8 @@ done it, and to balance the whole ledger, if its part is the last one. In betwee
 of the whole output holds the whole output's lease all the time.
 
 Who begins takes its own lease first and looks at the leases of the others then. So of two that must not write at the
-same time, at least one sees the other.
+same time, at least one sees the other. A driver that has taken the lease of its part waits for the end of a turn that
+began before, which may not have seen that lease.
 """
 
 import sys
@@ -18,7 +19,7 @@ from caprl_ray import plan
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import lease
 from caprl_ray.output.counts import Counts
-from caprl_ray.output.holder import FINISHED, SETTLED, Holder
+from caprl_ray.output.holder import FINISHED, HELD, Holder
 from caprl_ray.output.lease import Busy, Lease
 from caprl_ray.output.ledger import Ledger, Sums
 from caprl_ray.output.part import FOLDER, STATUS, Part, part_of
@@ -30,23 +31,23 @@ SHOWN = 3  # parts
 
 
 @contextmanager
-def turn(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
+def turn(storage: Storage, output: str, part: Part, *, patient: bool = False) -> Iterator[Lease]:
     """Hold the lease of the whole output for a while, on behalf of a part. Waits while another part has its turn.
 
-    Raises Busy if a run of the whole output goes on.
+    Raises Busy if a run of the whole output goes on, unless it is `patient` and waits for that one, too.
     """
     with ExitStack() as stack:
-        yield _awaited(storage, output, part, stack)
+        yield _awaited(storage, output, part, stack, patient)
 
 
-def _awaited(storage: Storage, output: str, part: Part, stack: ExitStack) -> Lease:
+def _awaited(storage: Storage, output: str, part: Part, stack: ExitStack, patient: bool) -> Lease:
     told = None
     while True:
         try:
             return stack.enter_context(lease.taken(storage, output, on_behalf=part))
         except Busy as busy:
             holder = busy.holder
-            if not (busy.passing or (holder and holder.part)):
+            if not (busy.passing or (holder and (holder.part or patient))):
                 raise
             if holder and not busy.passing and holder.run != told:
                 told = holder.run
@@ -55,7 +56,7 @@ def _awaited(storage: Storage, output: str, part: Part, stack: ExitStack) -> Lea
 
 
 def _doing(storage: Storage, output: str, holder: Holder) -> str:
-    who = f"process {holder.pid} on {holder.host} (part {holder.part})"
+    who = f"process {holder.pid} on {holder.host} ({f'part {holder.part}' if holder.part else 'no part'})"
     if plan.closed(storage, output):
         return f"{who}, which looks at the whole output"
     return f"the plan, which {who} writes"
@@ -81,7 +82,10 @@ def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Ho
     others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
     for other, holder in others.items():
         if holder and lease.lives(holder):
-            raise _otherwise(output, part, other, holder)
+            raise RecipeError(
+                f"--part: {output} is written in {other.of} parts, of which process {holder.pid} on {holder.host} "
+                f"writes {other}; give a part K/{other.of} instead of {part}, or wait for the end of all."
+            )
     return others
 
 
@@ -89,24 +93,22 @@ def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Ho
 def held(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
     """Hold the lease of a part, while neither the whole output nor another number of parts is written.
 
-    Raises RecipeError if it is.
+    Raises RecipeError if it is, and SystemFailure if the output was divided anew meanwhile.
     """
     with lease.taken(storage, output, part) as own:
         whole = lease.holder_of(storage, output)
-        if whole and not whole.part and whole.state != FINISHED:
+        if whole and whole.part and whole.state == HELD:
+            with turn(storage, output, part):  # it may not have seen this lease
+                own.check()
+        elif whole and not whole.part and whole.state != FINISHED:
             raise Busy.of(f"output.path: another run has just begun or ended at {output}; try again.", whole)
-        for other, holder in lease.holders(storage, output).items():
-            if other.of != part.of and not (holder and holder.state in (FINISHED, SETTLED)):
-                raise _otherwise(output, part, other, holder)
+        for other, holder in refuse_otherwise(storage, output, part).items():
+            if not (holder and holder.over):
+                raise RecipeError(
+                    f"--part: {output} was written in {other.of} parts just now, and the run of {other} has not "
+                    f"finished; run {part} again to divide it anew."
+                )
         yield own
-
-
-def _otherwise(output: str, part: Part, other: Part, holder: Holder | None) -> RecipeError:
-    who = f"process {holder.pid} on {holder.host}" if holder else "another run"
-    return RecipeError(
-        f"--part: {output} is written in {other.of} parts, of which {who} writes {other}; "
-        f"give a part K/{other.of} instead of {part}, or wait for the end of all."
-    )
 
 
 def living(holders: Mapping[Part, Holder | None]) -> list[Part]:

@@ -170,9 +170,11 @@ class PlannedRows(Datasource):  # type: ignore[misc]
         access: Access,
         counter: ActorHandle | None = None,
         keeps: Keeps | None = None,
+        *,
+        planned_order: bool = False,
     ) -> None:
         super().__init__()
-        self._groups = groups(work)
+        self._groups = groups(work, planned_order=planned_order)
         self._schema = schema
         self._reading = Reading.of(access, counter, keeps)
 
@@ -198,13 +200,14 @@ class PlannedRows(Datasource):  # type: ignore[misc]
         return ReadTask(read, metadata, self._schema, row_limit)
 
 
-def groups(work: list[Work]) -> list[list[Work]]:
+def groups(work: list[Work], *, planned_order: bool = False) -> list[list[Work]]:
     """Assign units to read tasks, in the order in which these begin.
 
     Large units come first, the largest of all at the beginning, and each has a task of its own. Begun last, one of them
     would be read by one stream while all replicas but a few have nothing left. The others stay in the plan's order.
+    With `planned_order` all do: the rows of a run with a limit are then the input's first, not those of large units.
     """
-    large = _large(work)
+    large = [] if planned_order else _large(work)
     alone = {one.ref.unit for one in large}
     rest = [one for one in work if one.ref.unit not in alone]
     tasks = min(len(rest), MOST_READ_TASKS - len(large))

@@ -136,7 +136,8 @@ def read(counter: ActorHandle, access: Access) -> Dataset:
     )
 
 
-def hand_over(plan: Plan, schema: pa.Schema, counter: ActorHandle) -> None:
-    """Give the plan of a new output to the waiting task; `schema` is that of its rows."""
-    work = [pickle.dumps((group, schema)) for group in groups(remaining(plan.units, {}))]
+def hand_over(plan: Plan, schema: pa.Schema, counter: ActorHandle, *, planned_order: bool = False) -> None:
+    """Give the plan of a new output to the waiting task; `schema` is that of its rows. `planned_order`: as `groups`."""
+    split = groups(remaining(plan.units, {}), planned_order=planned_order)
+    work = [pickle.dumps((group, schema)) for group in split]
     ray.get(counter.plan.remote(work))

@@ -147,11 +147,14 @@ def _together(kind: type[Counts], counts: Sequence[Counts]) -> Counts:
 
 
 def keep(storage: Storage, output: str) -> None:
-    """Write what all parts have done and cost into the status of the whole output, when they are finished."""
-    found = statuses(storage, output)
-    if not found:
-        return
-    histories = [status_file.written(storage, place(output, part)) for part in found]
-    points = history.together(status_file.written(storage, place(output)), histories)
+    """Write what all parts have done and cost into the status of the whole output, when they are finished.
+
+    The output is complete already, so that a store which fails now fails no run.
+    """
     with suppress(OSError):
+        found = statuses(storage, output)
+        if not found:
+            return
+        histories = [status_file.written(storage, place(output, part)) for part in found]
+        points = history.together(status_file.written(storage, place(output)), histories)
         storage.put(place(output), status_file.content(total(found, ()), points))

@@ -1,6 +1,7 @@
 """Jobs that are submitted, watched and restarted, by a client with a few jobs of Ray's protocol."""
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class Job:
     runtime_env: dict[str, Any]
     status: str = "RUNNING"
     driver_exit_code: int | None = None
+    message: str = ""
 
 
 @dataclass
@@ -26,12 +28,16 @@ class Cluster:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     down: bool = False
+    mute: bool = False  # takes a job, and its answer is lost
 
-    def submit_job(self, **asked: Any) -> str:
+    def submit_job(self, submission_id: str, **asked: Any) -> str:
         self._answer()
-        name = f"job-{len(self.jobs)}"
-        self.jobs[name] = Job(name, **asked)
-        return name
+        if submission_id in self.jobs:
+            raise RuntimeError(f"Request failed with status code 400: {submission_id} already exists.")
+        self.jobs[submission_id] = Job(submission_id, **asked)
+        if self.mute:
+            raise ConnectionError("no answer")
+        return submission_id
 
     def get_job_info(self, job_id: str) -> Job:
         self._answer()
@@ -66,7 +72,8 @@ class Watched:
 
     def __post_init__(self) -> None:
         order = Order(output="s3://b/out", command=["r e.yaml", "replicas.max=8"], parts=self.parts)
-        self.submission = Submission(order, self.clusters, self.lines.append, lambda: self.now)
+        names = (f"job-{number}" for number in count())
+        self.submission = Submission(order, self.clusters, self.lines.append, lambda: self.now, lambda _: next(names))
 
     def later(self, seconds: float = 5.0) -> None:
         self.now += seconds
@@ -116,7 +123,7 @@ def test_a_lost_job_is_restarted_after_its_lease_and_one_line_tells_each_change(
 
 @pytest.mark.parametrize(
     ("status", "code", "error"),
-    [("FAILED", 2, RecipeError), ("FAILED", 3, TooManyFailures), ("STOPPED", None, StoppedByTerm)],
+    [("FAILED", 2, RecipeError), ("STOPPED", None, StoppedByTerm)],
 )
 def test_what_would_end_the_same_way_again_is_not_restarted(
     status: str, code: int | None, error: type[CaprlError]
@@ -130,6 +137,37 @@ def test_what_would_end_the_same_way_again_is_not_restarted(
     failure = watched.submission.failure()
     assert isinstance(failure, error) and "job-0" in str(failure) and len(cluster.jobs) == 2
     assert failure.exit_code == (code or 143)
+
+
+def test_what_may_have_passed_is_tried_again() -> None:
+    """A recipe is refused at the first job; later another run holds the output. Code 3 has two meanings."""
+    cluster = Cluster()
+    watched = Watched([cluster], 1)
+    watched.submission.begin()
+    for number, code in enumerate((3, 2, 2, 3, 3)):
+        assert not watched.submission.parts[0].over
+        cluster.ends(f"job-{number}", "FAILED", code)
+        watched.later()
+        watched.later(PAUSE_S)
+    failure = watched.submission.failure()
+    assert isinstance(failure, TooManyFailures) and "job-4" in str(failure) and len(cluster.jobs) == 5
+
+
+def test_a_lost_answer_starts_no_second_job_and_a_job_that_never_began_says_why() -> None:
+    cluster = Cluster()
+    watched = Watched([cluster], 1)
+    watched.submission.begin()
+    cluster.jobs["job-0"].message = "runtime_env setup failed: no space\nleft on the device."
+    cluster.ends("job-0", "FAILED")
+    watched.later()
+    said = "part 1/1: failed (job-0), runtime_env setup failed: no space left on the device; restart 1 of 5 in 130 s"
+    assert watched.lines[-1] == said
+    cluster.mute = True
+    watched.later(PAUSE_S)
+    cluster.mute = False
+    for _ in range(3):
+        watched.later(PAUSE_S)
+    assert list(cluster.jobs) == ["job-0", "job-1"] and watched.lines[-1] == "part 1/1: running (job-1)"
 
 
 def test_restarts_are_bounded_and_a_job_that_ran_long_counts_anew() -> None:
@@ -164,7 +202,7 @@ def test_a_cluster_that_is_silent_is_asked_again_and_one_that_forgot_its_jobs_ge
     watched.later(PAUSE_S)
     cluster.down = False
     watched.later(PAUSE_S)
-    assert list(cluster.jobs) == ["job-0"] and watched.submission.parts[0].state == submit.RUNNING
+    assert list(cluster.jobs) == ["job-1"] and watched.submission.parts[0].state == submit.RUNNING
     assert [line for line in watched.lines if "does not answer" in line] == 2 * [
         "part 1/1: the cluster does not answer; asking again"
     ]

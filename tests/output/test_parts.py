@@ -8,12 +8,12 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,18 +21,19 @@ import pytest
 import yaml
 from pyroaring import BitMap
 
-from caprl_ray import cli, pipeline, plan
+from caprl_ray import cli, divided, pipeline, plan
 from caprl_ray.caption.columns import CAPTION
 from caprl_ray.caption.job import caption_job
 from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.commands.status import look
-from caprl_ray.errors import LedgerUnbalanced, RecipeError, TooManyFailures
+from caprl_ray.errors import LedgerUnbalanced, RecipeError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
-from caprl_ray.output import fence, lease, ledger, parts
+from caprl_ray.output import doubtful, fence, lease, ledger, parts
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
 from caprl_ray.output.folder import Output
-from caprl_ray.output.holder import Holder
+from caprl_ray.output.holder import HELD, Holder
+from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.part import Part, part_of
 from caprl_ray.plan import Entry, Plan, Unit, UnitRef
 from caprl_ray.read.datasource import Work
@@ -41,6 +42,7 @@ from caprl_ray.recipe.storage import Storage as StorageSettings
 from caprl_ray.rows.schema import row_id, row_schema
 from caprl_ray.sources.samples import METADATA
 from caprl_ray.storage import Storage, Stored, join
+from caprl_ray.watch import all_parts
 from caprl_ray.watch.start import Start
 from caprl_ray.watch.status import Run, place
 from caprl_ray.watch.status_file import content
@@ -228,6 +230,9 @@ def test_another_number_of_parts_is_refused_while_one_is_written(output: Place) 
     with parts.held(*output, other):
         assert done(output) == BitMap(units_of(ONE)[:1])
         assert {*lease.holders(*output)} == {other}
+    lost(output, other)
+    with pytest.raises(RecipeError, match="the run of 2/4 has not finished; run 1/3 again"), parts.held(*output, ONE):
+        pytest.fail("what the lost driver writes late would count")
 
 
 def test_of_drivers_that_begin_at_once_only_those_write_that_may(
@@ -280,10 +285,44 @@ def test_a_part_waits_for_the_plan_and_says_so(output: Place, capsys: pytest.Cap
     thread.start()
     assert begun.wait(30)
     assert "plans the input or looks at it" in look(*output).sentence
-    with turn(output, ONE):
-        assert over, "two would plan"
+
+    def comes_after(driver: AbstractContextManager[lease.Lease]) -> bool:
+        with driver:
+            return bool(over)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(comes_after, (turn(output, ONE), parts.held(*output, THREE)))), "two would write"
     thread.join()
-    assert "part 1/3 waits for the plan, which process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "part 1/3 waits for the plan, which process" in said and "part 3/3 waits for" in said
+
+
+def test_a_driver_whose_lease_another_division_removes_writes_nothing(
+    output: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had its turn before, and took its lease after the other one had looked."""
+    settle, late, other = lease.settle, list[Future[None]](), Part(number=1, of=4)
+    with parts.held(*output, ONE):
+        pass
+
+    def writes() -> None:
+        with parts.held(*output, ONE):
+            pytest.fail("two divisions would write")
+
+    def settled(*arguments: object) -> None:
+        late.append(pool.submit(writes))
+        until = time.monotonic() + 30
+        while lease.holders(*output)[ONE].state != HELD and time.monotonic() < until:  # type: ignore[union-attr]
+            time.sleep(0.01)
+        settle(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lease, "settle", settled)
+    with ThreadPoolExecutor(1) as pool, turn(output, other):
+        assert not late[0].done()
+    with pytest.raises(SystemFailure, match="another run has taken its lease"):
+        late[0].result()
+    with parts.held(*output, other):
+        assert {*lease.holders(*output)} == {other}
 
 
 def test_a_planner_that_died_elsewhere_is_followed(
@@ -326,6 +365,12 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
         assert "being written: part 2/3; look again at the end." in said
         assert cli.main(["status", path, *where]) == 0
         assert capsys.readouterr().out.startswith("part 1/3  finished  2 ")
+    lost(output, TWO)
+    with lease.held(*output):  # as verify --repair does, which tells no status
+        pass
+    assert [one.state for one in look(*output).parts] == ["finished", "taken over", "not begun"]
+    storage.put(place(path), content(changed(run=Run(output=path), at="2999-01-01T00:00:00+00:00"), ()))
+    assert not look(*output).parts, "a run of the whole output came after them"
 
 
 FILES, ROWS = 7, 2  # each file is a unit
@@ -437,6 +482,71 @@ def test_retried_rows_of_a_part_stand_once_when_all_parts_are_finished(tmp_path:
     ledger = retry(part=THREE)
     assert not ledger.part and (ledger.finished, ledger.failed, ledger.duplicate) == (FILES * ROWS, 0, 0)
     assert (tmp_path / "out" / "_SUCCESS").exists() and cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_the_last_part_waits_for_who_holds_the_whole_output_and_a_failing_store_undoes_nothing(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, place, of, begun = job(tmp_path), (Storage(), str(tmp_path / "out")), divided.complete, threading.Event()
+
+    def fails(*_: object) -> NoReturn:
+        raise OSError(5, "the store fails")
+
+    def complete(*arguments: object) -> Ledger:
+        pool.submit(repairs)
+        assert begun.wait(30)
+        return of(*arguments)  # type: ignore[arg-type]
+
+    def repairs() -> None:
+        with lease.held(*place):  # as verify --repair or compact, which has just begun
+            begun.set()
+            time.sleep(0.3)
+
+    for part in (ONE, TWO):
+        pipeline.run(made, part=part)
+    monkeypatch.setattr(divided, "complete", complete)
+    monkeypatch.setattr(all_parts, "statuses", fails)
+    with ThreadPoolExecutor(1) as pool:
+        assert pipeline.run(made, part=THREE).balanced and (tmp_path / "out" / "_SUCCESS").exists()
+    assert "part 3/3 waits for process" in capsys.readouterr().err
+
+
+def test_a_retry_that_begins_in_the_last_turn_of_another_part_waits_for_its_end(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, finish, late, turn_over = job(tmp_path, failures={"max_fraction": 1.0}), Output.finish, [], []
+    written.failing = {*range(FILES)}
+    for part in (ONE, TWO, THREE):
+        pipeline.run(made, part=part)
+    written.failing = set()
+    monkeypatch.setattr(divided, "plan_once", lambda *_: None)  # both had their first turn before
+
+    def finished(output: Output, *arguments: Any, **more: Any) -> None:
+        if not late:
+            late.append(pool.submit(pipeline.run, made, part=TWO, retry=["source_missing"]))
+            time.sleep(0.5)
+        finish(output, *arguments, **more)
+        turn_over.append(len(written.by))
+
+    monkeypatch.setattr(Output, "finish", finished)
+    with ThreadPoolExecutor(1) as pool:
+        pipeline.run(made, part=ONE, retry=["source_missing"])
+    assert late[0].result().duplicate == 0 and turn_over == [4, 5], "2/3 wrote after the turn of 1/3, and had one more"
+    assert (tmp_path / "out" / "_SUCCESS").exists() and cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_a_late_list_of_sick_rows_of_another_division_is_no_part_of_a_complete_output(
+    tmp_path: Path, written: Written
+) -> None:
+    made, half, sick = job(tmp_path), Part(number=1, of=2), (0, 1)
+    half = part_of(sick[0], half.of)
+    for part in (half, *(part for part in (ONE, TWO, THREE) if part != part_of(sick[0], 3))):
+        pipeline.run(made, part=part)
+    doubtful.keep(Storage(), str(tmp_path / "out"), 1, [sick], half.name)
+    with pytest.raises(LedgerUnbalanced, match="1 missing; run the same command again"):
+        pipeline.run(made, part=part_of(sick[0], 3))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert pipeline.run(made, part=part_of(sick[0], 3)).finished == FILES * ROWS
 
 
 def test_fewer_units_than_parts_leave_some_parts_without_work(tmp_path: Path, written: Written) -> None:

@@ -51,6 +51,8 @@ def test_large_units_are_begun_first_and_the_rest_in_the_order_of_the_plan() -> 
     mostly_done = [*planned[:4], work(4, 5000, rows=1000, done=990), *planned[5:]]
     assert groups(mostly_done)[0][0].ref.unit == 2, "what is left of a unit counts"
     assert groups([]) == []
+    first_look = [one.ref.unit for group in groups(planned, planned_order=True) for one in group]
+    assert first_look == [*sizes], "of a run with a limit, the first rows are those of the input"
 
 
 def test_among_more_units_than_tasks_a_large_one_shares_none(monkeypatch: pytest.MonkeyPatch) -> None:
