@@ -22,9 +22,10 @@ WHOLE_BLOCK_BYTES = TARGET_BLOCK_BYTES * 3 // 2  # from here on Ray cuts a block
 
 
 MOST_BATCH_ROWS, FEWEST_BATCH_ROWS = 32, 4
-# The driver has one thread for all replicas, and a row costs it less in a larger batch (benchmarks/results.md). So a pool
-# of more than this many replicas has larger batches, and one of three times as many the largest. They take more of each
-# node's object store (benchmarks/README.md), and captions are committed later, so that small pools have small ones.
+# The driver has one thread for all replicas, and a row costs it less in a larger batch (benchmarks/results.md). So a
+# pool of more than this many replicas has larger batches, and one of three times as many the largest. They take more of
+# each node's object store (benchmarks/README.md), and captions are committed later, so that small pools have small
+# ones.
 REPLICAS_A_BATCH, MOST_TIMES = 16, 3
 
 
