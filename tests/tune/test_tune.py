@@ -82,7 +82,7 @@ def test_the_fastest_setting_is_written_failures_are_rows_and_the_same_command_g
     render_dataset(tmp_path / "images", 80)
     document = demo_recipe([tmp_path / "images" / "files"], tmp_path / "out") | {"prepare": {"max_pixels": 20_000}}
     Path("r.yaml").write_text(yaml.safe_dump(document | {"model": {"source": "stub", **SLOW["model"]}}))
-    command = ["tune", "r.yaml", "--minutes", "5", "--seconds", "1", "--gpu-hours-price", "2", "--json"]
+    command = ["tune", "r.yaml", "--minutes", "5", "--seconds", "2", "--gpu-hours-price", "2", "--json"]
     command[2:2] = ["--score", questions()]
     assert cli.main(command) == 0
     told = capsys.readouterr()
