@@ -5,9 +5,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from caprl_ray.cluster.reachable import check_service
+from caprl_ray.errors import RecipeError, SystemFailure
 
 if TYPE_CHECKING:
+    from caprl_ray.plan import Plan
     from caprl_ray.recipe.storage import Storage as StorageSettings
+    from caprl_ray.storage import Storage
 
 
 class Commands:
@@ -69,3 +72,24 @@ def check_store(settings: "StorageSettings", *paths: str) -> None:
     if settings.endpoint and any(path.startswith("s3://") for path in paths):
         given = settings.timeout_s if "timeout_s" in settings.model_fields_set else None
         check_service("storage.endpoint", settings.endpoint, given)
+
+
+def opened(args: argparse.Namespace) -> "tuple[Storage, Plan]":
+    """The store of the output that the command names, and its plan.
+
+    Raises RecipeError if it is not the output of a run, and SystemFailure if it cannot be read.
+    """
+    from caprl_ray import plan
+    from caprl_ray.recipe.load import parse_storage
+    from caprl_ray.storage import Storage
+
+    storage = Storage(parse_storage(args.overrides))
+    check_store(storage.settings, args.output)
+    hint = store_hint(storage.settings, args.output)
+    try:
+        stored = plan.load(storage, args.output)
+    except OSError as error:
+        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
+    if not stored.units:
+        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
+    return storage, stored

@@ -2,8 +2,7 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands, add_output, check_store, store_hint
-from caprl_ray.errors import RecipeError, SystemFailure
+from caprl_ray.cli.arguments import Commands, add_output, opened
 
 
 def add(commands: Commands) -> None:
@@ -17,25 +16,14 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from caprl_ray import plan
     from caprl_ray.output import again, doubtful, fence, lease, ledger, parts
     from caprl_ray.output.committed import read_committed
     from caprl_ray.output.record import read_run, stored_job
     from caprl_ray.output.repair import repair
-    from caprl_ray.recipe.load import parse_storage
     from caprl_ray.rows.schema import row_id
-    from caprl_ray.storage import Storage
     from caprl_ray.watch.steps import Steps
 
-    storage, tell = Storage(parse_storage(args.overrides)), Steps()
-    check_store(storage.settings, args.output)
-    hint = store_hint(storage.settings, args.output)
-    try:
-        stored = plan.load(storage, args.output)
-    except OSError as error:
-        raise SystemFailure(f"{args.output}: cannot be read ({error.strerror}){hint}.") from error
-    if not stored.units:
-        raise RecipeError(f"{args.output}: there is no plan in this folder, so it is not the output of a run{hint}.")
+    (storage, stored), tell = opened(args), Steps()
     if args.repair:
         with lease.held(storage, args.output):
             doubtful.settle(storage, args.output)
