@@ -5,15 +5,17 @@
 Simulated: the engines, decoding, and the number of processes. At most --actors actors stand for the replicas
 (simulated.py). Each replica has --places places (sequences that an engine runs at once), and each caption takes its own
 time, so that 64 places write 6.7 images/s by default: what an L40S writes. Pictures have 16 x 16 pixels, but batches
-and blocks have as many rows as with pictures of a megapixel and 300 kB. Real: Ray Data with all its blocks, tasks in
-flight and the upkeep of a pool of that size, the object store, every message of every replica, the driver, parquet.
+and blocks have as many rows as such a pool has with pictures of a megapixel and 300 kB. Real: Ray Data with all its
+blocks, tasks in flight and the upkeep of a pool of that size, the object store, every message of every replica, the
+driver, parquet.
 
-A perfect pool captions `replicas x places / mean seconds` images/s. `busy` is the measured rate over the perfect rate:
-the share of the places that were busy. The window begins when captions have come for as long as the longest one takes.
-Then comes a second window, in which an actor with all its replicas is killed every LOST_S seconds, as a node is lost:
-`lost an hour` is the share of all replicas that this would lose in an hour, and `busy then` the share of busy places.
-`a loss` is the work in seconds that a lost replica misses, by the difference: what was in its places, and its start,
-which is that of a process without an engine.
+A perfect pool captions `replicas x places / mean seconds` images/s. `busy` is the share of the places' time in which
+they wrote captions, and `images/s` is that share of the perfect rate. The window begins when captions have come for as
+long as the longest one takes. Then comes a second window, in which an actor with all its replicas is killed every
+LOST_S seconds, as a node is lost: `lost an hour` is the share of all replicas that this would lose in an hour, and
+`busy then` the share of the places' time in which captions were written, less the time of captions that were lost. `a
+loss` is the work in seconds that a lost replica misses, by the difference: what was in its places, and its start, which
+is that of a process without an engine.
 
 `driver` is the number of cores that the driver used in the first window, and `its thread` what its busiest thread used:
 1.00 is the most. `limit` is the rate over `its thread`, the images/s of one driver with a core for that thread; what
@@ -42,8 +44,8 @@ import psutil
 from alone import LOG, moments, run_alone
 from captioning import FINISHED, READY, note
 from sampled import DRIVER, OTHER, PARTS, sampled
-from simulated import tiny_images
-from stub_ways import STOP, write_shards
+from simulated import taken, tiny_images
+from stub_ways import PLACES, STOP, write_shards
 
 from caprl_ray.cluster.resources import batch_rows
 from caprl_ray.engines.stub import SECONDS, stub_seconds
@@ -95,15 +97,15 @@ def write(folder: Path, count: int) -> None:
 
 
 @contextmanager
-def windows(out: Path, actors: int, filled: float, window: float) -> Iterator[tuple[list[float], list[float]]]:
+def windows(out: Path, actors: int, filled: float, window: float) -> Iterator[tuple[list[float], dict[int, float]]]:
     """Wait until captions come and the places are filled; let a window pass; kill an actor now and then in a second
-    one; stop the run. Yields the lists of the windows' times and of the kills'."""
+    one; stop the run. Yields the list of the windows' times, and when each process was killed."""
     over, chance = threading.Event(), random.Random(1)
     times: list[float] = []
-    killed: list[float] = []
+    killed: dict[int, float] = {}
 
     def work() -> None:
-        while len(moments(out / READY)) < actors or not moments(out / FINISHED):
+        while len(moments(out / READY)) < actors or not any(rows for _, rows in moments(out / FINISHED)):
             if over.wait(0.5):
                 return
         for seconds in (filled, window, window):
@@ -121,8 +123,9 @@ def windows(out: Path, actors: int, filled: float, window: float) -> Iterator[tu
         processes = psutil.Process().children(recursive=True)
         running = [process for process in processes if process.name().startswith(PARTS["replica"][:15])]
         if running:
-            chance.choice(running).kill()
-            killed.append(time.time())
+            one = chance.choice(running)
+            one.kill()
+            killed[one.pid] = time.time()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -143,13 +146,13 @@ def measure(replicas: int, most: int, places: int, seconds: str, window: float, 
     os.environ |= {SECONDS: seconds, "PLACES": str(places), "REPLICAS": str(replicas), "ACTORS": str(actors)}
     used = Used()
     with sampled(used, SAMPLED_S), windows(out, actors, longest, window) as (times, killed):
-        _, finished, _ = run_alone("stub_ways.py", "scale", shards, out)
+        run_alone("stub_ways.py", "scale", shards, out)
     begin, end, last = times
-    rows = [sum(first < moment <= then for moment in finished) for first, then in ((begin, end), (end, last))]
     span, spent, thread, cores = used.between(begin, end)
-    rate = rows[0] / (end - begin)
-    batches = sum(begin < moment <= end for moment, some in moments(out / FINISHED) if some)
-    busy, lost_busy = rate / perfect, rows[1] / (last - end) / perfect
+    busy = taken(out / PLACES, begin, end, killed)[0] / (end - begin) / (replicas * places)
+    seconds, lost = taken(out / PLACES, end, last, killed)
+    lost_busy = (seconds - lost) / (last - end) / (replicas * places)
+    rate = busy * perfect
     return {f"{part}_ms": 1e3 * amount / span / rate for part, amount in spent.items()} | {
         "rate": rate,
         "perfect": perfect,
@@ -160,7 +163,7 @@ def measure(replicas: int, most: int, places: int, seconds: str, window: float, 
         "driver_cores": spent[DRIVER] / span,
         "thread": thread / span,
         "limit": rate * span / thread,
-        "ms": 1e3 * spent[DRIVER] / span * (end - begin) / batches,
+        "ms": 1e3 * spent[DRIVER] / span / rate * batch_rows(Prepare().max_pixels, replicas),
         "driver_mib": used.memory / MIB,
         "cores": cores,
         "lines": len((out / LOG).read_text(errors="replace").splitlines()),
@@ -190,7 +193,7 @@ def table(figures: Figures, numbers: list[int]) -> None:
         print(f"{n:<10}" + "".join(f"{form.format(figures[f'{n}_{key}']):>13}" for key, form in COLUMNS.values()))
     for part in (DRIVER, *PARTS, OTHER):
         print(f"{part:<17}" + "".join(f"{figures.get(f'{n}_{part}_ms', 0):>10.3f} ms" for n in numbers))
-    rows = batch_rows(Prepare().max_pixels)
+    rows = ", ".join(str(batch_rows(Prepare().max_pixels, n)) for n in numbers)
     print(f"{'driver, a batch':<17}" + "".join(f"{figures[f'{n}_ms']:>10.2f} ms" for n in numbers) + f"  ({rows} rows)")
 
 

@@ -7,11 +7,15 @@ counter and the object store is real: its blocks, its messages, its place among 
 
 import asyncio
 import heapq
+import json
+import math
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from captioning import substitute
@@ -30,6 +34,7 @@ ROW_BYTES = 3 * SIDE * SIDE + 256  # of a picture, and about what its row has be
 CAPTION_WORDS = 300
 SLOW = "SLOW_NODE"  # environment variable: a path; the first replica that can create it is slow
 SLOWER = 3.0
+TAKEN = "TAKEN"  # environment variable: a folder, with a file for each process of replicas (`taken`)
 
 
 def tiny_images(count: int) -> Iterator[bytes]:
@@ -52,19 +57,19 @@ def passed_on(image: bytes) -> Prepared:
 
 
 class Places:
-    """The places of one engine, in the clock's seconds. A place is the time at which it is free."""
+    """The places of one engine, in wall-clock seconds. A place is the time at which it is free."""
 
     def __init__(self, count: int) -> None:
         self._free = [0.0] * count
 
-    def end(self, now: float, lengths: Sequence[float]) -> float:
-        """When the last of these captions ends, each of which begins in the place that is free first."""
-        last = now
+    def taken(self, now: float, lengths: Sequence[float]) -> list[tuple[float, float]]:
+        """When each of these captions begins and ends. Each takes the place that is free first."""
+        spans = []
         for length in lengths:
-            end = max(now, self._free[0]) + length
-            heapq.heapreplace(self._free, end)
-            last = max(last, end)
-        return last
+            begin = max(now, self._free[0])
+            heapq.heapreplace(self._free, begin + length)
+            spans.append((begin, begin + length))
+        return spans
 
 
 class Writer:
@@ -78,14 +83,18 @@ class Writer:
         slower = SLOWER if slow_here() else 1.0
         self._bounds = [slower * float(part) for part in os.environ[SECONDS].split("-")]
         self._text = " ".join(f"word{n}" for n in range(CAPTION_WORDS))
+        self._taken = Path(os.environ[TAKEN]) / str(os.getpid())
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
         """The captions of a batch."""
-        now = asyncio.get_running_loop().time()
+        now = time.time()
         lengths = [stub_seconds(bytes(row["pixels"]), *self._bounds) for row in rows]
         replica = self._rows.index(min(self._rows))
         self._rows[replica] += len(rows)
-        ended = await self._cut(asyncio.sleep(self._places[replica].end(now, lengths) - now))
+        spans = self._places[replica].taken(now, lengths)
+        with open(self._taken, "a", encoding="ascii") as lines:
+            lines.write(json.dumps(spans) + "\n")
+        ended = await self._cut(asyncio.sleep(max(end for _, end in spans) - now))
         self._rows[replica] -= len(rows)
         return [ended or self._caption() for _ in rows]
 
@@ -106,6 +115,23 @@ class Writer:
             "caption_tokens": CAPTION_WORDS,
             "model": "simulated",
         }
+
+
+def taken(folder: Path, begin: float, end: float, killed: Mapping[int, float]) -> tuple[float, float]:
+    """Seconds of all places together, between two times, in which captions were written; and those seconds, at any
+    time, whose captions were lost.
+
+    A process that was `killed`, by its id and when, hands on nothing of a batch that was not finished by then.
+    """
+    seconds = lost = 0.0
+    for file in folder.iterdir():
+        ended = killed.get(int(file.name), math.inf)
+        for line in file.read_text(encoding="ascii").splitlines():
+            spans = [(first, min(last, ended)) for first, last in json.loads(line)]
+            seconds += sum(max(0.0, min(last, end) - max(first, begin)) for first, last in spans)
+            if max(last for _, last in spans) == ended:
+                lost += sum(max(0.0, last - first) for first, last in spans)
+    return seconds, lost
 
 
 def slow_here() -> bool:

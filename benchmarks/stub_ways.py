@@ -38,6 +38,7 @@ SHARD_ROWS = 500
 # For `scale`: prepare and read tasks that Ray may run at once, as if there were nodes with more cores; rows of a block
 # of compressed pictures, as many as with pictures of 300 kB; the file that stops it.
 LOGICAL_CPUS, BLOCK_ROWS, STOP = 6, 107, "stop.txt"
+PLACES = "places"  # folder of the output in which simulated replicas note when their places were taken
 
 
 class PassThrough(Prepare):
@@ -95,9 +96,13 @@ def recipe(images: Path, out: Path, **engine: Any) -> dict[str, Any]:
 
 def overhead(images: Path, out: Path) -> None:
     """Run with a stub that answers at once. Batches are those of a pool of POOL replicas."""
-    pool = int(os.environ.get("POOL", "1"))
-    substitute(job, "batch_rows", lambda _, pixels: resources.batch_rows(pixels, pool))
+    batches_of_a_pool(int(os.environ.get("POOL", "1")))
     run_pipeline(recipe(images, out), out, held=True, prepare=PassThrough)
+
+
+def batches_of_a_pool(replicas: int) -> None:
+    """Give batches the rows that a pool of so many replicas has."""
+    substitute(job, "batch_rows", lambda _, pixels: resources.batch_rows(pixels, replicas))
 
 
 def watched(images: Path, out: Path) -> None:
@@ -164,8 +169,10 @@ def scale(images: Path, out: Path) -> None:
     there."""
     replicas, actors, places = (int(os.environ[name]) for name in ("REPLICAS", "ACTORS", "PLACES"))
     each = replicas // actors
+    note_places(out)
     local.start(num_gpus=actors, num_cpus=LOGICAL_CPUS)
     pool = {"replicas": {"gpus": 1, "min": actors, "max": actors}, "prepare": {}}
+    batches_of_a_pool(replicas)
     simulated.pool_as_large(each)
     simulated.blocks_of(BLOCK_ROWS * simulated.ROW_BYTES)
     threading.Thread(target=stopped_by, args=[out / STOP], daemon=True).start()
@@ -179,6 +186,7 @@ def stragglers(_: Path, out: Path) -> None:
     replicas, places, way = int(os.environ["REPLICAS"]), int(os.environ["PLACES"]), os.environ["WAY"]
     if way == "slow_node":
         os.environ[simulated.SLOW] = str(out.parent / "slow-node")
+    note_places(out)
     local.start(num_gpus=replicas, num_cpus=LOGICAL_CPUS)
     if way == "large_in_order":
         substitute(datasource, "LARGE", math.inf)
@@ -189,6 +197,13 @@ def stragglers(_: Path, out: Path) -> None:
         "prepare": {},
     }
     run_pipeline(document, out, held=True, prepare=simulated.Tiny, captioner=simulated.Replicas)
+
+
+def note_places(out: Path) -> None:
+    """Let simulated replicas note when their places were taken."""
+    folder = out / PLACES
+    folder.mkdir()
+    os.environ[simulated.TAKEN] = str(folder)
 
 
 def stopped_by(file: Path) -> None:
