@@ -183,7 +183,8 @@ def several_at_each_turn() -> Patch:
 
 
 def usage_once() -> Patch:
-    """Compute usage and budgets once at each turn of Ray's loop, and round quickly (turns.py)."""
+    """Compute usage and budgets once at each turn of Ray's loop, round quickly, and ask quickly who has finished
+    (turns.py)."""
 
     def update() -> Place:
         from ray.data._internal.execution.resource_manager import ResourceManager

@@ -122,8 +122,11 @@ def rounded(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def finished_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Ray's `has_execution_finished`, which first looks whether input may still come. It is asked some fifty times a
-    turn, and imports a module each time. Raises AttributeError if this Ray decides by other names."""
+    """Ray's `has_execution_finished`, which first looks whether input may still come.
+
+    Ray asks all operators many times a turn, and imports a module each time. Raises AttributeError if this Ray decides
+    by something else.
+    """
     last = SimpleNamespace(_is_execution_marked_finished=False, _inputs_complete=False, num_active_tasks=lambda: 0)
     ended = SimpleNamespace(**vars(last) | {"_inputs_complete": True})
     if own(last) or not own(ended):
@@ -136,7 +139,7 @@ def finished_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def completed_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Ray's `has_completed`, which first looks whether the operator has finished. As above."""
+    """Ray's `has_completed`, which first looks whether the operator has finished, as `finished_soon`."""
     last = SimpleNamespace(has_execution_finished=lambda: False, has_next=lambda: False)
     ended = SimpleNamespace(has_execution_finished=lambda: True, has_next=lambda: False)
     if own(last) or not own(ended):
@@ -151,7 +154,7 @@ def completed_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def unasked(arguments: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Ray's arguments of a replica's task, as those of one that never waits until its blocks are taken.
 
-    Otherwise the driver sends the replica a message for each block and for its metadata. A task has one block.
+    Otherwise the driver tells the replica what it has taken. A task has one block, so that it never has more ready.
     """
 
     def without(*given: Any, **named: Any) -> dict[str, Any]:

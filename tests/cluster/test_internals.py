@@ -2,10 +2,11 @@
 
 import ast
 import inspect
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from ray.data import DataContext
 from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.interfaces import execution_options
+from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 from ray.data._internal.execution.operators import map_operator
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from ray.data._internal.planner import plan_udf_map_op
@@ -22,7 +24,7 @@ from ray.data._internal.planner import plan_udf_map_op
 from caprl_ray.cluster import internals, optional, resources, turns
 from caprl_ray.cluster.ahead import policy_class
 from caprl_ray.cluster.demand import demand_class
-from caprl_ray.cluster.turns import AT_ONCE, FRESH_S, calm, once, rounded, several
+from caprl_ray.cluster.turns import AT_ONCE, FRESH_S, calm, completed_soon, finished_soon, once, rounded, several
 from tests.checkout import ROOT
 
 HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
@@ -236,6 +238,28 @@ def test_the_main_thread_looks_for_output_and_for_the_end(
 def test_numbers_are_rounded_as_by_ray(value: float | None, digits: int | None) -> None:
     quickly = rounded(execution_options.safe_round)(value, digits)
     assert repr(quickly) == repr(execution_options.safe_round(value, digits))
+
+
+@pytest.mark.parametrize("state", itertools.product([False, True], [False, True], [0, 1], [False, True]))
+def test_an_operator_has_finished_and_completed_when_ray_says_so(state: tuple[bool, bool, int, bool]) -> None:
+    marked, inputs, tasks, output = state
+    finished, completed = PhysicalOperator.has_execution_finished, PhysicalOperator.has_completed
+    operator = SimpleNamespace(
+        _is_execution_marked_finished=marked,
+        _inputs_complete=inputs,
+        num_active_tasks=lambda: tasks,
+        has_next=lambda: output,
+        has_execution_finished=lambda: finished(operator),
+    )
+    assert finished_soon(finished)(operator) == finished(operator)
+    assert completed_soon(completed)(operator) == completed(operator)
+
+
+@pytest.mark.parametrize("own", [lambda operator: True, lambda operator: operator.other_name])
+def test_a_ray_that_decides_by_something_else_is_left_as_it_is(own: Callable[[Any], bool]) -> None:
+    for soon in (finished_soon, completed_soon):
+        with pytest.raises(AttributeError):
+            soon(own)
 
 
 def test_a_replica_does_not_wait_until_its_block_is_taken_and_ray_is_left_as_it_was() -> None:
