@@ -129,7 +129,8 @@ def finished_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """
     last = SimpleNamespace(_is_execution_marked_finished=False, _inputs_complete=False, num_active_tasks=lambda: 0)
     ended = SimpleNamespace(**vars(last) | {"_inputs_complete": True})
-    if own(last) or not own(ended):
+    marked = SimpleNamespace(**vars(last) | {"_is_execution_marked_finished": True})
+    if own(last) or not own(ended) or not own(marked):
         raise AttributeError
 
     def has_execution_finished(operator: Any) -> bool:

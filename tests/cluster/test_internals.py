@@ -260,6 +260,8 @@ def test_a_ray_that_decides_by_something_else_is_left_as_it_is(own: Callable[[An
     for soon in (finished_soon, completed_soon):
         with pytest.raises(AttributeError):
             soon(own)
+    with pytest.raises(AttributeError):
+        finished_soon(lambda operator: operator._inputs_complete)  # it has no mark
 
 
 def test_a_replica_does_not_wait_until_its_block_is_taken_and_ray_is_left_as_it_was() -> None:
