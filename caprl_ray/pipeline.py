@@ -235,7 +235,7 @@ def _finish_while_planning(
 def _process(rows: Dataset, output: Output, limit: int | None, watch: Watch) -> set[Identity]:
     if limit is not None:
         rows = rows.limit(limit)
-    with DoubtfulRows(watch.counter, output):
+    with DoubtfulRows(watch.look, output):
         commit(output.job.stages(rows, watch.counter), output, watch.counter)
     # After an error, the next run does it.
     return doubtful_rows.settle(output.storage, output.path, output.part.name if output.part else None)

@@ -6,6 +6,7 @@ that this module imports under every version of Ray.
 """
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,7 +17,18 @@ from typing import Any
 from caprl_ray.cluster.ahead import NOT_AHEAD, policy_class
 from caprl_ray.cluster.demand import GPU_REQUESTS, demand_class
 from caprl_ray.cluster.optional import ABSENT, miss, optional
-from caprl_ray.cluster.turns import AT_EACH_TURN, several
+from caprl_ray.cluster.turns import (
+    AT_EACH_TURN,
+    CALM,
+    ONCE,
+    calm,
+    completed_soon,
+    finished_soon,
+    once,
+    rounded,
+    several,
+    unasked,
+)
 
 # Blocks that a task may have ready for Ray's loop, which comes by some ten times a second. With Ray's two, one prepare
 # task of small pictures hands over 12 to 20 batches a second, however many replicas wait for them
@@ -50,7 +62,7 @@ def _found(place: Callable[[], Place]) -> Patch:
 
 @contextmanager
 def _put(owner: Any, attribute: str, own: object) -> Iterator[None]:
-    kept = getattr(owner, attribute)
+    kept = inspect.getattr_static(owner, attribute)  # a static method as such
     setattr(owner, attribute, own)
     try:
         yield
@@ -168,6 +180,57 @@ def several_at_each_turn() -> Patch:
         return OpState, "dispatch_next_task", several(OpState.dispatch_next_task)
 
     return _replaced(AT_EACH_TURN, place)
+
+
+def usage_once() -> Patch:
+    """Compute usage and budgets once at each turn of Ray's loop, round quickly, and ask quickly who has finished
+    (turns.py)."""
+
+    def update() -> Place:
+        from ray.data._internal.execution.resource_manager import ResourceManager
+
+        return ResourceManager, "update_usages", once(ResourceManager.update_usages)
+
+    def rounding() -> Place:
+        from ray.data._internal.execution.interfaces import execution_options as module
+
+        return module, "safe_round", rounded(module.safe_round)
+
+    def finished() -> Place:
+        from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
+
+        return PhysicalOperator, "has_execution_finished", finished_soon(PhysicalOperator.has_execution_finished)
+
+    def completed() -> Place:
+        from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
+
+        return PhysicalOperator, "has_completed", completed_soon(PhysicalOperator.has_completed)
+
+    return _replaced(ONCE, update, rounding, finished, completed)
+
+
+def calm_waiting() -> Patch:
+    """Let the main thread look for output ten times a second, not a hundred times (turns.py)."""
+
+    def place() -> Place:
+        from ray.data._internal.execution.streaming_executor_state import OpBufferQueue, OpState
+
+        OpBufferQueue.has_next  # noqa: B018 (raises AttributeError where Ray has no such name)
+        return OpState, "get_output_blocking", calm(OpState.get_output_blocking)
+
+    return _replaced(CALM, place)
+
+
+def blocks_without_leave() -> Patch:
+    """Let a replica's task end without waiting until its block is taken (turns.py)."""
+
+    def place() -> Place:
+        from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+        own = unasked(ActorPoolMapOperator._apply_default_actor_task_remote_args)
+        return ActorPoolMapOperator, "_apply_default_actor_task_remote_args", staticmethod(own)
+
+    return _replaced("fewer messages to the replicas", place)
 
 
 def ended_by(stopping: Callable[[], bool]) -> Patch:

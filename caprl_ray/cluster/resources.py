@@ -61,10 +61,12 @@ def batch_rows(max_pixels: int, replicas: int = 1) -> int:
 def beside_driver(kind: type) -> ActorHandle:
     """An actor without resources on the driver's own node: the run ends with that node anyway.
 
-    If the actor dies, Ray restarts it empty and repeats the calls.
+    If the actor dies, Ray restarts it empty and repeats the calls. Its calls are not listed among the cluster's tasks:
+    there are some for each batch, and each costs the caller, the actor and the head's record of tasks.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    options["enable_task_events"] = False
     return ray.remote(**options, concurrency_groups={WAITING: 1})(kind).remote()
 
 

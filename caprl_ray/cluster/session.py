@@ -65,6 +65,9 @@ def _patches(job: Job, stopping: Callable[[], bool]) -> Iterator[AbstractContext
     yield internals.batches_as_they_come()
     yield internals.fed()
     yield internals.ended_by(stopping)
+    yield internals.usage_once()
+    yield internals.calm_waiting()
+    yield internals.blocks_without_leave()
     pools = job.pools.values()
     if any(recipe.replicas.gpus for recipe in pools):
         yield internals.replicas_demand(list(map(resources.replica_bundle, pools)), GROWN_OVER_TAKEN)

@@ -12,6 +12,7 @@ from caprl_ray.output.folder import Output
 from caprl_ray.watch.breaker import CircuitBreaker
 from caprl_ray.watch.counter import Counter
 from caprl_ray.watch.ending import GracefulEnd
+from caprl_ray.watch.look import Look
 from caprl_ray.watch.replicas import ReplicaWatch
 from caprl_ray.watch.reporter import Reporter
 from caprl_ray.watch.standstill import StandstillGuard
@@ -22,6 +23,7 @@ class Watch:
     """Those that a run speaks to. `stop` ends it with an error."""
 
     counter: ActorHandle
+    look: Look
     breaker: CircuitBreaker
     reporter: Reporter
     standstill: StandstillGuard
@@ -35,12 +37,13 @@ def watched(output: Output, debug: bool, *, guarded: bool = True) -> Iterator[Wa
     job = output.job
     with signals.handled() as asked, session.session(job, debug, guarded=guarded, stopping=asked.asked.is_set):
         counter = resources.beside_driver(Counter)
+        look = Look(counter, {name: recipe.replicas.min for name, recipe in job.pools.items()})
         with (
-            Reporter(counter, output, debug=debug) as reporter,
+            Reporter(look, output, debug=debug) as reporter,
             interruptible() as stop,
-            CircuitBreaker(counter, job, stop) as breaker,
-            ReplicaWatch(counter, job, stop),
-            StandstillGuard(counter, job, stop) as standstill,
+            CircuitBreaker(look, job, stop) as breaker,
+            ReplicaWatch(look, job, stop),
+            StandstillGuard(look, job, stop) as standstill,
             GracefulEnd(counter, job, asked, stop),
         ):
-            yield Watch(counter, breaker, reporter, standstill, stop)
+            yield Watch(counter, look, breaker, reporter, standstill, stop)

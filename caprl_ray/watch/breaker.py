@@ -12,6 +12,7 @@ from caprl_ray.errors import CaprlError, SystemFailure, TooManyFailures
 from caprl_ray.job import Job
 from caprl_ray.recipe.output import Failures
 from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.watch.look import Look, Seen
 
 POLL_S = 1.0
 # Seconds in which the rows that were read may go through and be written before the run is interrupted.
@@ -27,10 +28,10 @@ class SickReplicas(TooManyFailures):
 
 
 class CircuitBreaker:
-    """Context manager that watches a run's counter and calls `stop` when a limit of the recipe is exceeded."""
+    """Context manager that watches a run's counts and calls `stop` when a limit of the recipe is exceeded."""
 
-    def __init__(self, counter: Any, job: Job, stop: Callable[[CaprlError], None]) -> None:
-        self._counter = counter
+    def __init__(self, look: Look, job: Job, stop: Callable[[CaprlError], None]) -> None:
+        self._look = look
         self._job = job
         self._stop_run = stop
         self._allowance = 0.0
@@ -52,7 +53,7 @@ class CircuitBreaker:
             raise self._tripped
         if kind is None:
             with suppress(ray.exceptions.RayError):
-                error = self._look()[0]
+                error = self._judged(self._look(fresh=True))
                 if error:
                     raise error
 
@@ -63,47 +64,43 @@ class CircuitBreaker:
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
             try:
-                error, absent = self._look()
+                seen = self._look()
             except ray.exceptions.RayError:
                 continue  # ask again in a second
-            if error is None and self._job.has_replicas:
-                error = without_replica(absent, self._job.recipe.replicas) or self._without_reader()
+            error = self._judged(seen) or self._without_replica(seen)
             if isinstance(error, TooManyFailures) and not isinstance(error, SickReplicas) and self._drained(error):
                 return
             if error:
                 self._stop_run(error)
                 return
 
-    def _without_reader(self) -> SystemFailure | None:
-        """The error that ends a run whose further pools have had no replica for too long."""
-        for name, recipe in self._job.readers.items():
-            with suppress(ray.exceptions.RayError):
-                seconds = ray.get(self._counter.absent.remote(name), timeout=10)
-                if failure := without_replica(seconds, recipe.replicas, f"{name}."):
-                    return failure
+    def _without_replica(self, seen: Seen) -> SystemFailure | None:
+        """The error that ends a run of which some pool has had no replica for too long."""
+        for name, recipe in self._job.pools.items():
+            if failure := without_replica(seen.absent[name], recipe.replicas, f"{name}." if name else ""):
+                return failure
         return None
 
     def _drained(self, error: TooManyFailures) -> bool:
         """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
         self._tripped = error
         with suppress(ray.exceptions.RayError):
-            ray.get(self._counter.close.remote(), timeout=10)
+            ray.get(self._look.counter.close.remote(), timeout=10)
         return self._ended.wait(DRAIN_S)
 
-    def _look(self) -> tuple[CaprlError | None, float]:
-        """The error that ends the run, if any, and the seconds without a replica."""
-        (rows, failed), (retried, anew), absent, sick = ray.get(self._counter.judged.remote(), timeout=10)
-        scored, unscored = ray.get(self._counter.scored.remote(), timeout=10)
-        if sick:
-            return SickReplicas(f"{sick}; {UNTRUSTED}"), absent
-        rows -= sum(failed.pop(code, 0) for code in self.ignored)
+    def _judged(self, seen: Seen) -> CaprlError | None:
+        """The error that ends the run, if any, by what its rows say."""
+        if seen.fault:
+            return SickReplicas(f"{seen.fault}; {UNTRUSTED}")
+        rows, failed = seen.new
+        kept = {code: count for code, count in failed.items() if code not in self.ignored}
+        rows -= sum(failed.values()) - sum(kept.values())
         limits = self._job.recipe.failures
-        error = (
-            tripped(rows, failed, limits, self._allowance)
-            or tripped(retried, anew, limits, of=RETRIED)
-            or tripped(scored, unscored, limits, of=UNSCORED, afterwards=SCORED_AGAIN)
+        return (
+            tripped(rows, kept, limits, self._allowance)
+            or tripped(*seen.retried, limits, of=RETRIED)
+            or tripped(*seen.unscored, limits, of=UNSCORED, afterwards=SCORED_AGAIN)
         )
-        return error, absent
 
 
 UNTRUSTED = (

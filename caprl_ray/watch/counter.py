@@ -13,6 +13,7 @@ import ray
 from caprl_ray.cluster.resources import WAITING
 from caprl_ray.rows.codes import ASKED_FOR
 from caprl_ray.watch.batch import Batch, Last, Load
+from caprl_ray.watch.look import Failed, Seen
 from caprl_ray.watch.notes import Notes
 from caprl_ray.watch.record import Readers, Record, Requests
 from caprl_ray.watch.sick import Sick
@@ -95,6 +96,22 @@ class Counter:
             self._units.add(unit)
             self._read = self._read[0] + rows, self._read[1] + size
 
+    def seen(self, least: Mapping[str, int]) -> Seen:
+        """Everything that those in the driver look at, who watch the run. `least` are the replicas that each pool
+        should have."""
+        new, retried = self.judged()
+        return Seen(
+            record=self.record(),
+            notes=self.notes(),
+            new=new,
+            retried=retried,
+            unscored=self.scored(),
+            fault=self._sick.fault,
+            pools={pool: self.pool(count, pool) for pool, count in least.items()},
+            absent={pool: self._starts(pool).absent() for pool in least},
+            doubtful=self.doubtful(),
+        )
+
     def record(self) -> Record:
         """The counts now."""
         further = [name for name in self._pools if name != MAIN]
@@ -137,27 +154,17 @@ class Counter:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def read(self) -> tuple[int, dict[str, int], float]:
-        """Rows so far, failed rows by code, and the seconds without a replica."""
-        return self.rows, dict(self.failed), self._pools[MAIN].absent()
-
-    def absent(self, pool: str) -> float:
-        """The seconds without a replica of a pool."""
-        return self._starts(pool).absent()
-
-    def judged(self) -> tuple[tuple[int, dict[str, int]], tuple[int, dict[str, int]], float, str | None]:
-        """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows, the seconds
-        without a replica, and why captions cannot be trusted, if so.
+    def judged(self) -> tuple[Failed, Failed]:
+        """What the circuit breaker judges: rows and failed rows by code, of new rows and of retried rows.
 
         A retried row that fails with its old code says nothing new and is left out, and so is a row that the recipe
         wants to fail.
         """
-        rows, _, absent = self.read()
-        new = _without_asked_for(rows - self._retried, self.failed - self._failed_anew - self._failed_again)
+        new = _without_asked_for(self.rows - self._retried, self.failed - self._failed_anew - self._failed_again)
         retried = _without_asked_for(self._retried - self._failed_again.total(), self._failed_anew)
-        return new, retried, absent, self._sick.fault
+        return new, retried
 
-    def scored(self) -> tuple[int, dict[str, int]]:
+    def scored(self) -> Failed:
         """Rows whose captions were scored or could not be, and the latter by code: what else the circuit breaker
         judges."""
         return int(self._sums["scores"]["rows"]) + self._unscored.total(), dict(self._unscored)
@@ -298,7 +305,7 @@ class Counter:
         return self._work
 
 
-def _without_asked_for(rows: int, failed: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+def _without_asked_for(rows: int, failed: Mapping[str, int]) -> Failed:
     """Rows and failed rows without those that fail because the recipe says so."""
     kept = {code: count for code, count in failed.items() if code not in ASKED_FOR}
     return rows - sum(failed.values()) + sum(kept.values()), kept

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import ray
 
@@ -10,6 +9,7 @@ from caprl_ray.cluster import resources
 from caprl_ray.errors import SystemFailure
 from caprl_ray.job import Job
 from caprl_ray.recipe.replicas import Replicas
+from caprl_ray.watch.look import Look, Seen
 from caprl_ray.watch.starts import STARTS, Pool
 
 POLL_S = 1.0
@@ -19,8 +19,8 @@ SHOWN_NODES = 5
 class ReplicaWatch:
     """Context manager that watches a run's replicas and calls `stop` when none can start."""
 
-    def __init__(self, counter: Any, job: Job, stop: Callable[[SystemFailure], None]) -> None:
-        self._counter, self._job, self._stop_run = counter, job, stop
+    def __init__(self, look: Look, job: Job, stop: Callable[[SystemFailure], None]) -> None:
+        self._look, self._job, self._stop_run = look, job, stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="replicas", daemon=True)
 
@@ -36,15 +36,21 @@ class ReplicaWatch:
 
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
-            for name, recipe in self._job.pools.items():
-                try:
-                    pool = ray.get(self._counter.pool.remote(recipe.replicas.min, name), timeout=10)
-                    failure = pool.struck and hopeless(pool, resources.able_nodes(recipe), recipe.replicas)
-                except ray.exceptions.RayError:
-                    continue  # ask again in a second
-                if failure:
-                    self._stop_run(of_pool(name, failure))
-                    return
+            try:
+                failure = self._failure(self._look())
+            except ray.exceptions.RayError:
+                continue  # ask again in a second
+            if failure:
+                self._stop_run(failure)
+                return
+
+    def _failure(self, seen: Seen) -> SystemFailure | None:
+        for name, recipe in self._job.pools.items():
+            pool = seen.pools[name]
+            failure = hopeless(pool, resources.able_nodes(recipe), recipe.replicas) if pool.struck else None
+            if failure:
+                return of_pool(name, failure)
+        return None
 
 
 def hopeless(pool: Pool, able: Mapping[str, str], replicas: Replicas) -> SystemFailure | None:

@@ -1,17 +1,18 @@
-"""Tell how a run goes, from the driver: on the screen, in status.json, and as metrics. One thread asks the counter."""
+"""Tell how a run goes, from the driver: on the screen, in status.json, and as metrics. A thread looks each second."""
 
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 import ray
 
 from caprl_ray.cluster import local
 from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import now
+from caprl_ray.watch.look import Look
 from caprl_ray.watch.metrics import Metrics
 from caprl_ray.watch.rates import FIVE_MINUTES_S, rates
 from caprl_ray.watch.record import Record
@@ -28,12 +29,12 @@ ABSENT_S = 10.0  # a replica's process needs some seconds to start
 class Reporter:
     """Context manager around a run. Nothing of it can end the run."""
 
-    def __init__(self, counter: Any, output: Output, *, debug: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, look: Look, output: Output, *, debug: bool = False, stream: TextIO | None = None) -> None:
         self.start: Start | None = None
         """Where the run begins; None until the input is listed."""
         self.starting: Callable[[], str] | None = None
         """What is said before the first row, instead of the words for it."""
-        self._counter, self._run = counter, run_of(output)
+        self._look, self._run = look, run_of(output)
         self._screen: Screen = screen(stream or sys.stderr, debug=debug)
         self._file = StatusFile(output)
         # Ray on this machine alone has nobody who collects them (cluster/local.py).
@@ -65,12 +66,11 @@ class Reporter:
     def _tell(self, ended: str | None = None) -> None:
         """Ask the counter and tell what it says. `ended` is given once, at the end."""
         with suppress(ray.exceptions.RayError, OSError, ValueError):  # a fault shows elsewhere; a closed terminal
-            record = ray.get(self._counter.record.remote(), timeout=10)
-            notes = ray.get(self._counter.notes.remote(), timeout=10)
-            for note in notes[self._told :]:
+            seen = self._look(fresh=ended is not None)
+            for note in seen.notes[self._told :]:
                 self._screen.note(note)
-            self._told = len(notes)
-            status = self._status(record, ended)
+            self._told = len(seen.notes)
+            status = self._status(seen.record, ended)
             self._file.write(status)
             if self._metrics:
                 self._metrics.tell(status)

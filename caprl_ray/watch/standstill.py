@@ -4,22 +4,22 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 
 from caprl_ray.cluster import failures, session
 from caprl_ray.errors import CaprlError
 from caprl_ray.job import Job
+from caprl_ray.watch.look import Look
 
 POLL_S = 5.0
 
 
 class StandstillGuard:
-    """Context manager that watches a run's counter once rows are expected, and calls `stop` after too long without."""
+    """Context manager that watches a run's counts once rows are expected, and calls `stop` after too long without."""
 
-    def __init__(self, counter: Any, job: Job, stop: Callable[[CaprlError], None]) -> None:
-        self._counter = counter
+    def __init__(self, look: Look, job: Job, stop: Callable[[CaprlError], None]) -> None:
+        self._look = look
         self._job = job
         self._stop_run = stop
         self._standstill = Standstill()
@@ -41,7 +41,7 @@ class StandstillGuard:
     def _work(self) -> None:
         while not self._ended.wait(POLL_S):
             try:
-                rows = ray.get(self._counter.read.remote(), timeout=10)[0]
+                rows = self._look().record.rows
             except ray.exceptions.RayError:
                 continue  # ask again
             if self._standstill.seconds(rows, time.monotonic()) > session.no_progress_s(self._job):

@@ -1,10 +1,12 @@
 """Ray's internals: found in the locked Ray, named in one module, and not needed for any promise."""
 
 import ast
+import inspect
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +15,16 @@ from typing import Any
 import pytest
 from ray.data import DataContext
 from ray.data._internal.execution import streaming_executor
+from ray.data._internal.execution.interfaces import execution_options
+from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 from ray.data._internal.execution.operators import map_operator
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from ray.data._internal.planner import plan_udf_map_op
 
-from caprl_ray.cluster import internals, optional, resources
+from caprl_ray.cluster import internals, optional, resources, turns
 from caprl_ray.cluster.ahead import policy_class
 from caprl_ray.cluster.demand import demand_class
-from caprl_ray.cluster.turns import AT_ONCE, several
+from caprl_ray.cluster.turns import AT_ONCE, FRESH_S, calm, completed_soon, finished_soon, once, rounded, several
 from tests.checkout import ROOT
 
 HOME = ROOT / "caprl_ray" / "cluster" / "internals.py"
@@ -56,6 +61,9 @@ def patches() -> Iterator[internals.Patch]:
     yield internals.fed()
     yield internals.not_far_ahead()
     yield internals.several_at_each_turn()
+    yield internals.usage_once()
+    yield internals.calm_waiting()
+    yield internals.blocks_without_leave()
     yield internals.replicas_demand([{"GPU": 1}], 1.0)
     yield internals.lean_start(debug=False)
     yield internals.lean_data()
@@ -158,6 +166,113 @@ class Operator:
 def test_blocks_that_need_nothing_of_a_budget_are_handed_over_together(operator: Operator, taken: int) -> None:
     several(Operator.dispatch)(operator)
     assert operator.taken == taken
+
+
+class Manager:
+    """Ray Data's manager of resources."""
+
+    def __init__(self, *operators: Any) -> None:
+        self._topology, self.computed = operators, 0
+
+    def update_usages(self) -> None:
+        self.computed += 1
+
+
+def test_budgets_are_computed_once_a_turn_and_after_all_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    counts = ("num_tasks_submitted", "num_task_outputs_generated", "num_tasks_finished")
+    prepare, replicas = (
+        SimpleNamespace(
+            get_autoscaling_actor_pools=lambda pools=pools: ["pool"] * pools,
+            _metrics=SimpleNamespace(**dict.fromkeys(counts, 0)),
+        )
+        for pools in (0, 1)
+    )
+    manager, update = Manager(prepare, replicas), once(Manager.update_usages)
+
+    def computed() -> int:
+        before = manager.computed
+        update(manager)
+        return manager.computed - before
+
+    assert [computed(), computed()] == [1, 0]
+    for operator, name in [(prepare, counts[0]), (prepare, counts[1]), (replicas, counts[1]), (replicas, counts[2])]:
+        setattr(operator._metrics, name, 1)
+        assert [computed(), computed()] == [1, 0], name
+    replicas._metrics.num_tasks_submitted = AT_ONCE - 1
+    assert computed() == 0, "a batch for a replica takes nothing of a budget"
+    replicas._metrics.num_tasks_submitted = AT_ONCE
+    assert [computed(), computed()] == [1, 0]
+    clock.now += 2 * FRESH_S
+    assert [computed(), computed()] == [1, 0]
+    del prepare._metrics
+    assert [computed(), computed()] == [1, 1], "another Ray counts by other names"
+
+
+@pytest.mark.parametrize(
+    ("ends", "looks"), [({"_finished": True}, 3), ({"_exception": ValueError()}, 3), ({"output": 1}, 3), ({}, 0)]
+)
+def test_the_main_thread_looks_for_output_and_for_the_end(
+    monkeypatch: pytest.MonkeyPatch, ends: dict[str, Any], looks: int
+) -> None:
+    monkeypatch.setattr(optional, "_missing", {})
+    state = SimpleNamespace(_finished=False, _exception=None, output=0)
+    if looks:  # without it another Ray has other names
+        state.output_queue = SimpleNamespace(has_next=lambda split: state.output)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == looks:
+            vars(state).update(ends)
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(sleep=sleep))
+    assert calm(lambda state, split: (state, split))(state, None) == (state, None)
+    assert len(slept) == looks
+
+
+@pytest.mark.parametrize("digits", [None, 0, 5])
+@pytest.mark.parametrize("value", [None, 0.0, -0.0, 2.0, 1e300, 0.25, 1 / 3, 1e9 + 0.5, float("inf"), 3, True])
+def test_numbers_are_rounded_as_by_ray(value: float | None, digits: int | None) -> None:
+    quickly = rounded(execution_options.safe_round)(value, digits)
+    assert repr(quickly) == repr(execution_options.safe_round(value, digits))
+
+
+@pytest.mark.parametrize("state", itertools.product([False, True], [False, True], [0, 1], [False, True]))
+def test_an_operator_has_finished_and_completed_when_ray_says_so(state: tuple[bool, bool, int, bool]) -> None:
+    marked, inputs, tasks, output = state
+    finished, completed = PhysicalOperator.has_execution_finished, PhysicalOperator.has_completed
+    operator = SimpleNamespace(
+        _is_execution_marked_finished=marked,
+        _inputs_complete=inputs,
+        num_active_tasks=lambda: tasks,
+        has_next=lambda: output,
+        has_execution_finished=lambda: finished(operator),
+    )
+    assert finished_soon(finished)(operator) == finished(operator)
+    assert completed_soon(completed)(operator) == completed(operator)
+
+
+@pytest.mark.parametrize("own", [lambda operator: True, lambda operator: operator.other_name])
+def test_a_ray_that_decides_by_something_else_is_left_as_it_is(own: Callable[[Any], bool]) -> None:
+    for soon in (finished_soon, completed_soon):
+        with pytest.raises(AttributeError):
+            soon(own)
+    with pytest.raises(AttributeError):
+        finished_soon(lambda operator: operator._inputs_complete)  # it has no mark
+
+
+def test_a_replica_does_not_wait_until_its_block_is_taken_and_ray_is_left_as_it_was() -> None:
+    waits = "_generator_backpressure_num_objects"
+    method = inspect.getattr_static(ActorPoolMapOperator, "_apply_default_actor_task_remote_args")
+    operator, context = object.__new__(ActorPoolMapOperator), DataContext.get_current().copy()
+    arguments = {"num_cpus": 1}
+    with internals.blocks_without_leave():
+        assert operator._apply_default_actor_task_remote_args(arguments, context)[waits] == -1
+    assert operator._apply_default_actor_task_remote_args(arguments, context)[waits] > 0
+    assert inspect.getattr_static(ActorPoolMapOperator, "_apply_default_actor_task_remote_args") is method
 
 
 def test_batches_are_larger_for_many_replicas_if_ray_leaves_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,11 +115,15 @@ def test_retried_rows_are_counted_apart_and_those_that_fail_as_before_not_at_all
     counted(finished((None, None), ("image_corrupt", "image_corrupt"), ("image_corrupt", "engine_crash")), direct)
     counted(finished(("source_missing", None), ("source_missing", "source_missing")), direct)
     counter = direct.counter
-    new, retried, *_ = counter.judged()
+    new, retried = counter.judged()
     assert new == (3, {"image_mode": 1})
     assert retried == (2, {"engine_crash": 1})
-    rows, failed, _ = counter.read()
-    assert rows == 7 and failed == {"image_mode": 1, "image_corrupt": 1, "engine_crash": 1, "source_missing": 1}
+    assert counter.rows == 7 and counter.failed == {
+        "image_mode": 1,
+        "image_corrupt": 1,
+        "engine_crash": 1,
+        "source_missing": 1,
+    }
 
 
 def test_rows_that_the_recipe_wants_to_fail_count_neither_as_failed_nor_as_processed() -> None:
@@ -128,10 +132,10 @@ def test_rows_that_the_recipe_wants_to_fail_count_neither_as_failed_nor_as_proce
     counted(
         finished(("image_corrupt", "placeholder"), ("placeholder", "placeholder"), ("source_missing", None)), direct
     )
-    new, retried, *_ = direct.counter.judged()
+    new, retried = direct.counter.judged()
     assert new == (2, {"image_mode": 1})
     assert retried == (1, {})
-    assert direct.counter.read()[1]["placeholder"] == 4
+    assert direct.counter.failed["placeholder"] == 4
 
 
 def test_retried_rows_that_all_fail_for_a_new_reason_stop_the_run() -> None:

@@ -12,6 +12,7 @@ from caprl_ray.errors import CaprlError
 from caprl_ray.recipe.load import parse
 from caprl_ray.watch import standstill
 from caprl_ray.watch.counter import Counter
+from caprl_ray.watch.look import Look
 from caprl_ray.watch.standstill import Standstill, StandstillGuard
 
 
@@ -31,7 +32,8 @@ def test_a_run_that_stands_still_after_its_input_was_listed_is_stopped(
     monkeypatch.setattr(session, "NO_PROGRESS_S", 1 - 3600)  # replicas.wait_s is 3600
     job = caption_job(parse(demo_recipe([tmp_path], tmp_path / "out") | {"model": {"source": "stub"}}))
     stopped: list[CaprlError] = []
-    with StandstillGuard(resources.beside_driver(Counter), job, stopped.append) as guard:
+    look = Look(resources.beside_driver(Counter), {})
+    with StandstillGuard(look, job, stopped.append) as guard:
         time.sleep(2)
         assert not stopped
         guard.expect_rows()
