@@ -146,7 +146,9 @@ def _connect(debug: bool) -> None:
     try:
         with signals.kept(), nullcontext() if debug else messages.without_logger():
             _init(address, debug)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except CaprlError:
+        raise
+    except Exception as error:  # Ray has no class of its own for a node that does not start in time
         raise _no_cluster(address, error) from error
 
 
@@ -170,13 +172,18 @@ def joined() -> bool:
             check_address("RAY_ADDRESS", address)
         try:
             ray.init()
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:
             raise _no_cluster(address, error) from error
     return not internals.started_here()
 
 
 def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
-    return SystemFailure(f"Ray: no cluster answers at {address or 'this machine'} ({error}).")
+    if address:
+        return SystemFailure(f"Ray: no cluster answers at {address} ({error}).")
+    return SystemFailure(
+        f"Ray: it did not start on this machine ({str(error).rstrip('.')}); the same command goes on, for instance "
+        "when the machine is less busy."
+    )
 
 
 def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:

@@ -10,7 +10,7 @@ from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
 
 from caprl_ray.cluster import internals, session
-from caprl_ray.errors import RecipeError
+from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.score_recipe import reader_recipe
 from caprl_ray.recipe.sections import Recipe
@@ -75,6 +75,16 @@ def succeeds(script: str, *arguments: str) -> None:
     command = [sys.executable, "-c", script, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session.local, "start", start)
+    with pytest.raises(SystemFailure, match=r"^Ray: it did not start on this machine \(.* startup\); the same command"):
+        session._connect(debug=False)
 
 
 @pytest.mark.parametrize(("given", "kind"), [(None, "Inline"), ("1", "Threaded")])
