@@ -1,4 +1,4 @@
-"""Errors of a judge's jobs in the words of the judge's recipe."""
+"""Translate errors of a judge's jobs: name the fields of the judge's recipe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def of_reader() -> Iterator[None]:
 
 @contextmanager
 def blamed(storage: Storage, out: str, advice: str) -> Iterator[None]:
-    """Say whose fault it is that too many rows failed, with examples, in place of what another command could do."""
+    """If too many rows fail, name the responsible model, with examples and `advice`."""
     try:
         yield
     except SickReplicas:

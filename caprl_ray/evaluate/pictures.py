@@ -1,6 +1,6 @@
-"""The images of a sample, as they are stored: read once from the sources, and kept in parquet files of their own.
+"""The encoded images of a sample, read once from the sources and kept in parquet files.
 
-The questioner reads them from there, and so does the page. So neither needs the sources any more.
+The questioner and the page read them from there, so they do not need the sources again.
 """
 
 import io
