@@ -84,9 +84,9 @@ def committed_objects(
         folders: `data`, `failed` or both.
         since: only those of this lease and of later ones of the same part. If compacting has moved their rows into
             objects of the whole output, those too.
-        part: leave out what the other parts of its division write. They hold none of its units.
+        part: leave out objects of the other parts of the same division, which hold none of its units.
 
-    Raises OSError, and SystemFailure for a fence that cannot be read, or if compacting goes on all the time.
+    Raises OSError, and SystemFailure if a fence cannot be read, or if compacting changes the objects in every attempt.
     """
     found, fences = _listed_with_fences(storage, output, folders)
     moved = bool(since and fences.compacted(since))
