@@ -39,7 +39,7 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="section.field=value",
-        help="override fields of the recipe, also by a file of them, such as tuned.yaml",
+        help="override fields of the recipe; also files of fields, such as tuned.yaml",
     )
 
 

@@ -20,8 +20,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--again",
         metavar="SQL",
-        help="caption only those finished rows again that meet this condition, such as \"flags has 'loop'\", also by "
-        "another recipe; column previous keeps the old caption",
+        help="caption finished rows again that meet this condition, such as \"flags has 'loop'\"; the recipe may "
+        "differ; the column previous keeps the old caption",
     )
 
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("plan", _run, "show the work units of a recipe, and with --estimate what it takes")
+    command = commands.add("plan", _run, "show the work units of a recipe, and with --estimate its time and cost")
     add_recipe(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
     command.add_argument(
-        "--duplicates", action="store_true", help="instead, read a sample and show images that are in it several times"
+        "--duplicates", action="store_true", help="instead, read a sample of the input and show repeated images"
     )
     command.add_argument(
-        "--estimate", action="store_true", help="caption a sample here: tokens, rate, hours and cost, with intervals"
+        "--estimate",
+        action="store_true",
+        help="caption a sample on this machine: tokens, rate, hours and cost, with intervals",
     )
     command.add_argument(
         "--sample", type=positive, metavar="N", help="rows of a sample (default: 10000 for duplicates, 256 to estimate)"

@@ -29,8 +29,7 @@ NONE = "none"  # the answer "none of the options"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The number of the chosen option, or the number of options for "none of them"; or the reason of a missing answer.
-    """
+    """The number of the chosen option, or the number of options for "none of them"; or why there is no answer."""
 
     chosen: int | None = None
     code: str | None = None

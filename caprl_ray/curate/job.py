@@ -29,8 +29,7 @@ ANSWERING = "curate"  # the section of the recipe with the answering model
 
 
 def curate_job(recipe: CurateRecipe) -> Job:
-    """The job `curate` for a recipe. Raises RecipeError or SystemFailure if the recipe or one of its models is wrong.
-    """
+    """The job `curate` for a recipe. Raises RecipeError or SystemFailure if the recipe or a model is wrong."""
     answering = recipe.answering
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)

@@ -115,8 +115,7 @@ def boot() -> str | None:
 
 
 def _time_namespace() -> str:
-    """The time namespace, which shifts the starts of processes (man 7 time_namespaces). Kernels before 5.6 have none.
-    """
+    """The time namespace, which shifts starts of processes (man 7 time_namespaces). Kernels before 5.6 have none."""
     try:
         return os.readlink("/proc/self/ns/time")
     except FileNotFoundError:

@@ -137,8 +137,7 @@ def refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
 
 
 def refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
-    """Raise RecipeError if the output belongs to another recipe. The numbering is compared separately (numbering.py).
-    """
+    """Raise RecipeError if the output belongs to another recipe. The numbering is compared in numbering.py."""
     differing = [
         f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted((stored.keys() | wanted.keys()) - {*adopt, NUMBERING})

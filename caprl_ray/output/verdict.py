@@ -62,8 +62,7 @@ def with_examples(storage: Storage, output: str, part: Part | None = None) -> It
 
 
 def examples(storage: Storage, output: str, part: Part | None = None) -> str:
-    """Some failed rows of the newest object, if possible with different codes, without those that the user asked for.
-    """
+    """Some failed rows of the newest object, if possible with different codes, but none that the user asked for."""
     objects = committed_objects(storage, output, [FAILED], part=part)[FAILED]
     if not objects:
         return ""
