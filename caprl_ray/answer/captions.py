@@ -52,7 +52,9 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     paths = [_data(storage, path) for path in recipe.input.paths]
     ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
-        raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
+        raise RecipeError(
+            "input.paths: outputs of caption runs cannot be scored together with other captions; score them one by one."
+        )
     names = _columns(storage, ours) if ours else _names(recipe, storage)
     stored, settings = recipe.score.column or _joining(recipe.score.join, names, own=bool(ours)), recipe.input
     clashing = (name for name in RENAMED if name in names and settings.columns.keeps(name))
@@ -127,7 +129,10 @@ def _data(storage: Storage, path: str) -> str:
         if run is None:
             return path
         if stored_job(run)["name"] != "caption":
-            raise RecipeError(f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions.")
+            raise RecipeError(
+                f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions; "
+                "give the output of caprl-ray caption."
+            )
         unfinished.refuse(storage, path, "input.paths", "caption")
     except OSError as error:
         raise SystemFailure(f"input.paths: {path} cannot be read ({error.strerror}).") from None
@@ -138,7 +143,7 @@ def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
     """The columns of caption runs' outputs. Objects of an older version may lack some."""
     names = dict.fromkeys(name for output in outputs for name in output_schema(storage, output).names)
     if not names:
-        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}.")
+        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}; finish the caption run first.")
     return list(names)
 
 

@@ -41,12 +41,12 @@ def _parts(storage: Storage, path: str) -> list[str] | None:
 
 
 def _say_missing(storage: Storage, path: str, committed: Mapping[int, Committed]) -> None:
-    """Say it if images have no questions yet: once they have, other questions are asked, which is another scoring."""
+    """Warn if images have no questions yet: with their questions, it would be another scoring."""
     units = ledger.balance(plan.load(storage, path).units, committed, "curated").units
     missing = sum(unit.missing or 0 for unit in units)
     if missing or any(unit.planned is None for unit in units):
         count = f"{missing:,} images are" if missing else "some of it is"
         sys.stderr.write(
-            f"caprl-ray: score.questions: {path} is not finished, {count} left; scores will be those of the questions "
-            "that are there, and can be resumed only with these.\n"
+            f"caprl-ray: score.questions: {path} is not finished, {count} left; this run uses the questions that "
+            "are there, and can be resumed only with the same ones.\n"
         )

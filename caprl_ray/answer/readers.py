@@ -56,11 +56,12 @@ def _check_prompts(recipe: ScoreRecipe, questions: Questions) -> None:
     if mode == "prism" and own < len(questions):
         raise RecipeError(
             "score.mode: prism needs questions with prompts of their own, as CapRL's evaluation files have; "
-            f"{len(questions) - own:,} questions have none. Take deterministic for them."
+            f"{len(questions) - own:,} questions have none. Give score.mode=deterministic for these."
         )
     if mode != "prism" and own:
         raise RecipeError(
-            f"score.mode: {mode} asks by a prompt of ours, and {own:,} questions have their own; give score.mode=prism."
+            f"score.mode: {mode} uses the standard prompt, but {own:,} questions have a prompt of their own; give "
+            "score.mode=prism."
         )
     if recipe.model.endpoint and mode == "prism" and questions.without_system():
         raise RecipeError(

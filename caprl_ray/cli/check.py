@@ -54,7 +54,7 @@ def _of_recipe(args: argparse.Namespace) -> "Checks":
     from caprl_ray.recipe.load import load
 
     if args.checks is not None or args.language is not None:
-        raise RecipeError("--recipe: not with --checks or --language, which the recipe says itself; give one of them.")
+        raise RecipeError("--recipe: it sets the checks and the language; leave out --checks and --language.")
     recipe = load(args.recipe)
     return Rules(recipe.quality, recipe.sampling).checks
 

@@ -71,6 +71,6 @@ def _run(args: argparse.Namespace) -> int:
     check_store(storage.settings, args.output, args.out)
     summary = export(storage, settings, Steps())
     if summary.unfinished:
-        print(f"{args.output}: not all of the plan is captioned; the same command adds what comes later.")
+        print(f"{args.output}: some planned images are not captioned yet; run the same command again later.")
     print(f"{args.out}: {summary.line()}")
     return 0

@@ -64,11 +64,11 @@ def _found(args: argparse.Namespace, recipe: "Recipe") -> "tuple[Frequent | Fore
 
 def _check(args: argparse.Namespace) -> None:
     if args.estimate and args.duplicates:
-        raise RecipeError("--estimate: not with --duplicates; give one of them.")
+        raise RecipeError("--estimate: cannot be given with --duplicates; give one of them.")
     if args.sample and not (args.duplicates or args.estimate):
-        raise RecipeError("--sample: it is for --duplicates or --estimate only; give one of them, too.")
+        raise RecipeError("--sample: needs --duplicates or --estimate; add one of them.")
     for name in ("price", "seconds"):
         if getattr(args, name) is not None and not args.estimate:
-            raise RecipeError(f"--{name}: it is for --estimate only; give both.")
+            raise RecipeError(f"--{name}: needs --estimate; add it.")
     if args.price is not None and not 0 <= args.price < math.inf:
         raise RecipeError(f"--price: {args.price:g} is no price; give dollars for an hour of a GPU, such as 2.24.")

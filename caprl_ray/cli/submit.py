@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     check_folder(order.folder)
     submission = Submission(order, connect(args.address))
     if args.stop:
-        print(f"{order.output}: {submission.stop()} jobs are stopped; what is finished is kept")
+        print(f"{order.output}: {submission.stop()} jobs are stopped; finished rows are kept")
         return 0
     submission.begin()
     if args.no_wait:

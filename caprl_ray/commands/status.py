@@ -216,7 +216,7 @@ def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
         return RecipeError(f"{output}: there is no such folder{hint}.")
     if begun:
         return RecipeError(
-            f"{output}: its run has told nothing yet, or an older version wrote it; look again in a minute, or see "
+            f"{output}: there is no status yet, or an older version wrote the output; try again in a minute, or run "
             "caprl-ray verify."
         )
     return RecipeError(f"{output}: no run has written in this folder{hint}.")

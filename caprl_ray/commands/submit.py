@@ -121,7 +121,7 @@ class Submission:
         names = {self._order.name(part.number) for part in self.parts}
         if other := next((name for name in found if name not in names), None):
             raise RecipeError(
-                f"--parts: a job is under way that does part {other} of {self._order.output}; give --parts "
+                f"--parts: a job for part {other} of {self._order.output} is running; give --parts "
                 f"{other.partition('/')[2]}, or stop it with --stop."
             )
         for part in self.parts:

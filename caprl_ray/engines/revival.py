@@ -200,4 +200,4 @@ async def _started(start: Callable[[], Awaitable[None]]) -> None:
     try:
         await patient(start)()
     except EngineDied as died:
-        raise SystemFailure(f"The engine does not start or does not live: {died}.") from died
+        raise SystemFailure(f"The engine does not start, or dies at once: {died}.") from died

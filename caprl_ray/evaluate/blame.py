@@ -10,12 +10,12 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import SickReplicas
 
 NO_QUESTIONS = (
-    "the questioner makes no question that can be used about so many images; give the judge another model, or say the "
-    "form in its prompt.user, and run the same command again; a higher failures.max_fraction allows it."
+    "the questioner wrote no usable question about these images; give the judge another model, or describe the format "
+    "in its prompt.user, and run the same command again; a higher failures.max_fraction accepts them."
 )
 NO_ANSWERS = (
-    "the reader answers so few questions; give the judge another score.model, or score.mode=deterministic, in which an "
-    "answer can only be an option, and run the same command again; a higher failures.max_fraction allows it."
+    "the reader did not answer them; give the judge another score.model, or score.mode=deterministic, in which an "
+    "answer can only be an option, and run the same command again; a higher failures.max_fraction accepts them."
 )
 
 

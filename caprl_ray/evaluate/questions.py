@@ -95,7 +95,7 @@ class Given:
         there = ", ".join(one_line(self._value(row)) for row in rows[:SHOWN])
         return RecipeError(
             f"--questions: {self.path} has no question about a captioned image; it joins by {self.join}, asks about "
-            f"{asked}, and the images are {there}."
+            f"{asked}, and the images are {there}; give questions about these images."
         )
 
     def _value(self, row: Row) -> str:

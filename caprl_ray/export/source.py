@@ -93,7 +93,8 @@ class Source:
             prepare = Prepare.model_validate(self.recipe.get("prepare") or {})
         except ValidationError:
             raise RecipeError(
-                f"{self.path}/run.json: its input is of another version, so no images can be read."
+                f"{self.path}/run.json: another version wrote it, so the images cannot be found; export with "
+                "that version."
             ) from None
         settings = settings.model_copy(update={"columns": Columns(keep=[]), "rename": {}})
         return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)

@@ -132,8 +132,8 @@ def _commit(source: str, revision: str) -> str:
         return revision
     commit = hub.commit_of(source, revision)
     sys.stderr.write(
-        f"caprl-ray: model.revision: {revision} of {source} is not pinned and now means {commit}, which this run uses; "
-        f"give model.revision={commit} to stay with it.\n"
+        f"caprl-ray: model.revision: {revision} of {source} is not pinned; this run uses its commit {commit}. Give "
+        f"model.revision={commit} to keep using it.\n"
     )
     return commit
 

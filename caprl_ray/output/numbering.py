@@ -22,14 +22,14 @@ def refuse_other(
     """
     if stored.get(NUMBERING) != wanted.get(NUMBERING) and "webdataset" in kinds():
         raise RecipeError(
-            f"output.path: {path} holds shards, whose samples another version of caprl_ray has numbered otherwise; "
+            f"output.path: {path} holds shards, whose samples another version of caprl_ray numbered differently; "
             "--adopt cannot accept that: caption into a new output.path."
         )
     was, now = stored.get(IMAGE_COLUMN), wanted.get(IMAGE_COLUMN)
     if _listed(was) != _listed(now) and "parquet" in kinds():
         raise RecipeError(
             f"output.path: {path} belongs to another recipe: {IMAGE_COLUMN} was {was!r} and is {now!r}, which numbers "
-            "the rows otherwise; --adopt cannot accept that: give the stored value, or caption into a new output.path."
+            "the rows differently; --adopt cannot accept that: give the stored value, or use a new output.path."
         )
 
 

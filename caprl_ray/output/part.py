@@ -25,7 +25,7 @@ class Part:
         """The part that a user writes as K/N. Raises RecipeError."""
         found = cls._matched(_WRITTEN, text)
         if found is None:
-            raise RecipeError(f"--part: {text!r} is no part; give K/N with K from 1 to N, such as 1/3.")
+            raise RecipeError(f"--part: {text!r} is not a part; give K/N with K from 1 to N, such as 1/3.")
         return found
 
     @classmethod

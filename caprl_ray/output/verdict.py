@@ -46,7 +46,7 @@ def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignor
 def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
     """The error for an output that is over the limit, with some failed rows as examples."""
     return TooManyFailures(
-        f"{wrong}; {examples(storage, output)}what is written stays. Mend the cause and run again with --retry-failed, "
+        f"{wrong}; {examples(storage, output)}written rows stay. Remove the cause and run again with --retry-failed, "
         "or accept them: run again with a higher failures.max_fraction."
     )
 

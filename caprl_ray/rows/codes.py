@@ -26,7 +26,7 @@ READ_CODES = {
 PREPARE_CODES = {
     "image_empty": "The image has no bytes.",
     "image_too_large": "The image has more bytes than prepare.max_bytes.",
-    "image_too_many_pixels": "The image has more pixels than prepare.max_source_pixels, or its decoder must pass over more.",
+    "image_too_many_pixels": "The image has, or makes its decoder read, more pixels than prepare.max_source_pixels.",
     "image_format": "The bytes are not an image of a supported format.",
     "image_mode": "The image has a kind of pixels without a defined conversion to RGB.",
     "image_truncated": "The image ends early.",

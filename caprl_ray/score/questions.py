@@ -131,7 +131,8 @@ def without_twins(questions: Iterator[tuple[str, Question]]) -> Iterator[Questio
         key = blake2b(f"{one.benchmark}\0{one.image}\0{one.id}".encode(), digest_size=12).digest()
         if key in seen:
             raise RecipeError(
-                f"{place}: the question {one.id[:80]!r} stands before it, in this file or in one before; remove one."
+                f"{place}: the question {one.id[:80]!r} occurs twice, here and before, in this file or "
+                "another; remove one."
             )
         seen.add(key)
         yield one

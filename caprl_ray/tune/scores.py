@@ -36,8 +36,8 @@ def joining(recipe: ScoreRecipe, images: pa.Table) -> list[str | None]:
         if column in images.column_names and (recipe.score.column is None or column.startswith(META_PREFIX)):
             return [None if value is None else str(value) for value in images[column].to_pylist()]
     raise RecipeError(
-        f"score.join: images have no {name} while settings are measured; give score.join: key, path or sha256, or a "
-        "column of the input as score.column."
+        f"score.join: a tune knows no {name} of its images; give score.join: key, path or sha256, or a column of the "
+        "input as score.column."
     )
 
 

@@ -107,13 +107,13 @@ class CircuitBreaker:
 
 
 UNTRUSTED = (
-    "what is written stays. Take a broken node out of the cluster, or mend model, prompt or sampling, and run the same "
+    "written rows stay. Remove a broken node from the cluster, or correct model, prompt or sampling, and run the same "
     "command again."
 )
-AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
+AFTERWARDS = "written rows stay. Remove the cause and run again with --retry-failed, or allow more."
 # Captions without a score are finished rows, so that --retry-failed leaves them.
 SCORED_AGAIN = (
-    "what is written stays. Mend the cause, or allow more, and run the same command again; then score these captions "
+    "written rows stay. Remove the cause, or allow more, and run the same command again; then score these captions "
     'with caprl-ray score, or write new ones with --again "score_code in ({codes})".'
 )
 NEW = "{failures} of the first {rows} rows failed"
@@ -167,6 +167,6 @@ def without_replica(seconds: float, replicas: Replicas, section: str = "") -> Sy
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""
     return SystemFailure(
         f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for "
-        f"{replicas.wait_s:g} seconds; see that such nodes can come, or wait longer, and run the same command again to "
-        "resume."
+        f"{replicas.wait_s:g} seconds; make sure that such nodes can start, or raise the limit, and run the same "
+        "command again to resume."
     )

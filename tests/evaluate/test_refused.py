@@ -113,10 +113,10 @@ def test_a_judge_whose_rows_fail_is_named_with_what_can_be_done(out: Path) -> No
         )
 
     request = Request(outputs=[str(out)], judge=as_judge(dict(JUDGE)), questions=asked(out.parent))
-    with pytest.raises(TooManyFailures, match=r"\(answer_unclear 8\); the reader answers so few questions; give the"):
+    with pytest.raises(TooManyFailures, match=r"\(answer_unclear 8\); the reader did not answer them; give the"):
         evaluate(request, fails)
     request = Request(outputs=[str(out)], judge=as_judge(dict(JUDGE)))
-    with pytest.raises(TooManyFailures, match="the questioner makes no question that can be used about so many images"):
+    with pytest.raises(TooManyFailures, match="the questioner wrote no usable question about these images"):
         evaluate(request, fails)
 
 

@@ -244,7 +244,7 @@ def test_what_is_no_output_is_said_in_one_sentence(tmp_path: Path, capsys: pytes
     assert "status.json: is no whole status.json; look again" in said(tmp_path)
     (tmp_path / "status.json").unlink()
     (tmp_path / "run.json").write_text('{"fingerprint": {}}')
-    assert "has told nothing yet" in said(tmp_path)
+    assert "there is no status yet" in said(tmp_path)
     assert "storage.endpoint=" in store_hint(StorageSettings(), "s3://bucket/out")
 
 
