@@ -1,5 +1,5 @@
-"""The captions of a scoring run: the output of a caption run, parquet, or JSON lines; and what joins them with
-questions."""
+"""The captions of a scoring run (the output of a caption run, parquet, or JSON lines), and the column that joins them
+with questions."""
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -25,19 +25,19 @@ from caprl_ray.sources.source import Access
 from caprl_ray.sources.tape import TarDamaged
 from caprl_ray.storage import Storage, Stored, join
 
-# Columns, of a caption run above all, that stay under names that this output does not need for itself.
+# Columns, mostly of a caption run, that are renamed because the output needs their names.
 RENAMED = {"id": "image_id", "key": "image_key", "source": "image_source", "sha256": "image_sha256"}
 SHOWN = 3  # keys in a message
 ROWS_AT_ONCE = 8192
 ROWS_LOOKED_AT = 64  # of JSON lines, for their columns
-# Where captions have what a join compares, the likeliest first. Our JSON lines have the key of an image in `image`.
+# The columns that a join may compare, the likeliest first. Our JSON lines have the key of an image in `image`.
 COLUMNS = {"path": ("path", "image"), "key": ("key", "image")}
 OWN_COLUMNS = {"path": "key"}  # of a caption run's output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """A recipe whose input names parquet or JSON lines, and where it has what joins captions and questions.
+    """A recipe whose input is parquet or JSON lines, and the column that joins captions and questions.
 
     `stored` is the column in the input, `column` the same under its name in rows.
     """

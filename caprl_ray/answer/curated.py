@@ -18,8 +18,8 @@ from caprl_ray.storage import Storage
 def parts(storage: Storage, settings: Score) -> dict[str, list[str]]:
     """The files of those paths of questions that are outputs of curation.
 
-    An output that lacks rows is used, and said to lack them. Raises RecipeError for the output of another job, or one
-    whose rows may change or stand twice, SystemFailure if storage fails.
+    An incomplete output is used, with a warning. Raises RecipeError for the output of another job, or one whose rows
+    may change or are duplicate, SystemFailure if storage fails.
     """
     found = {file.path: _parts(storage, file.path) for file in settings.questions}
     return {path: files for path, files in found.items() if files is not None}

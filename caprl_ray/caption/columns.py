@@ -52,7 +52,7 @@ CAPTIONS = column(
     pa.list_(pa.struct(ONE)),
     "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
 )
-# The same where captions are scored: each has what its row has if it is kept.
+# The same if captions are scored: each caption has the columns that its row gets if it is kept.
 SCORED_CAPTIONS = column(
     "captions",
     pa.list_(

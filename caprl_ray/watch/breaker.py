@@ -14,11 +14,12 @@ from caprl_ray.recipe.output import Failures
 from caprl_ray.recipe.replicas import Replicas
 
 POLL_S = 1.0
-# Seconds in which the rows that were read may go through and be written before the run is interrupted.
+# Seconds for processing and writing the rows that were already read, before the run is interrupted.
 DRAIN_S = 60.0
 SHOWN_REASONS = 3
-# What earlier runs have finished speaks for this one, but only so many times `failures.min_rows` of it: a system that
-# worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a run.
+# Finished rows of earlier runs count in favour of this run, but at most this many times `failures.min_rows`, because a
+# system that worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a
+# run.
 HELD_OVER_MIN = 50
 
 
@@ -57,7 +58,7 @@ class CircuitBreaker:
                     raise error
 
     def allow_for(self, held: int, failed: int) -> None:
-        """Tell how many rows the output holds from earlier runs, and how many of them failed."""
+        """Set the numbers of rows and of failed rows from earlier runs."""
         self._allowance = allowance(held, failed, self._job.recipe.failures)
 
     def _work(self) -> None:
@@ -122,7 +123,7 @@ RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed
 
 
 def allowance(held: int, failed: int, limits: Failures) -> float:
-    """How many failures more than its own share a run may have, because fewer of the rows before it failed.
+    """The extra failures that a run may have, because fewer rows failed before it.
 
     Never negative: a run is not stopped for the failures of earlier runs.
     """
@@ -151,7 +152,8 @@ def tripped(
 
 
 def await_replica(counter: Any, replicas: Replicas) -> None:
-    """Wait until a replica has its GPUs. Raises SystemFailure after `replicas.wait_s`: Ray itself would wait on."""
+    """Wait until a replica has its GPUs. Raises SystemFailure after `replicas.wait_s`, because Ray itself would wait
+    for ever."""
     while absent := ray.get(counter.awaited.remote()):
         failure = without_replica(absent, replicas)
         if failure:
