@@ -24,7 +24,7 @@ def plan_once(seen: Output, opened: Opened, part: Part) -> None:
     with parts.turn(seen.storage, seen.path, part) as own:
         output = opened(own)
         over = parts.divide(output.storage, output.path, part, own)
-        for name in ("", *(other.name for other in over)):  # what ended before it could
+        for name in ("", *(other.name for other in over)):  # of runs that ended before they could
             doubtful.settle(output.storage, output.path, name)
         with forgotten_if_refused(output), while_planning.begun(output.plan) as underway:
             whole = underway.whole()

@@ -1,4 +1,4 @@
-"""`caprl-ray evaluate`: how much the captions of outputs tell, on a sample of their own images."""
+"""`caprl-ray evaluate`: score and compare the captions of outputs, on a sample of their images."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`caprl-ray export`: write the captions of an output in the forms that people read."""
+"""`caprl-ray export`: write the captions of an output as WebDataset, Hugging Face folder, JSON lines or parquet."""
 
 import argparse
 

@@ -65,7 +65,7 @@ def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
 
 
 def opening(command: str, path: str, recipe: "Recipe") -> str:
-    """The first lines of the log: the recipe's file, its output, and what its model does not know."""
+    """The first lines of the log: the recipe's file, its output, and a note about the limits of an embedded model."""
     from caprl_ray.models.resolve import only_scenes
 
     first = f"caprl-ray {__version__}: {command} {path}, output {recipe.output.path}\n"

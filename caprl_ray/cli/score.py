@@ -1,4 +1,4 @@
-"""`caprl-ray score`: what a reader who never saw the images can answer from their captions."""
+"""`caprl-ray score`: score captions by the questions that can be answered from them."""
 
 import argparse
 

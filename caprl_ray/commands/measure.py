@@ -1,4 +1,4 @@
-"""Measure one replica on a sample of images: with as many batches in flight as in a run, over and over."""
+"""Measure one replica on a sample of images, repeatedly and with as many batches in flight as in a run."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ POLL_S = 1.0
 
 @dataclass(kw_only=True)
 class Measured:
-    """What one replica did.
+    """The measurement of one replica.
 
     `captioned` are the first results of each block that it has finished, by number. `finished` are the blocks in order,
     some several times: when each was finished, in seconds, its rows and its tokens.
@@ -82,7 +82,7 @@ def measure(
 ) -> Measured:
     """Caption the blocks again and again, for `seconds` after the first one is done; `whole` waits for each once.
 
-    Raises SystemFailure if the engine does not start, captions nothing any more, or has no node.
+    Raises SystemFailure if the engine does not start, stops captioning, or has no node.
     """
     counter = resources.beside_driver(Counter)
     in_flight = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
@@ -102,7 +102,7 @@ def measure(
 def _loop(
     replica: Any, blocks: Sequence[ray.ObjectRef], in_flight: int, seconds: float, found: Measured, least: int
 ) -> None:
-    """Keep so many batches in flight, until the time is over and `least` blocks are done."""
+    """Keep `in_flight` batches in flight, until the time is over and `least` blocks are done."""
     numbers = itertools.cycle(range(len(blocks)))
     under_way: dict[ray.ObjectRef, int] = {}
     began, end = time.monotonic(), math.inf

@@ -42,7 +42,7 @@ PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, 
 
 
 def only_scenes(recipe: Recipe) -> list[str]:
-    """What to say of a model that knows nothing but rendered scenes."""
+    """The warning about a model that knows only rendered scenes."""
     source = recipe.model.source
     known = source in SCENES_ONLY and not recipe.model.endpoint
     return [f"model.source: {source} {SCENES_ONLY[source]}"] if known else []
