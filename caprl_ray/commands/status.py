@@ -31,7 +31,7 @@ ENDED, COMPLETE = "ended", "complete"
 # the time of a write.
 LATE_S = 2 * lease.RENEWAL_S
 STATUS_LATE_S = 90.0
-AGAIN = "the same command goes on where it was"
+AGAIN = "the same command continues it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def judge(
     if complete:
         return COMPLETE, "The output is complete."
     if holder is None:
-        return ENDED, f"Nobody holds the lease, so no run goes on; {AGAIN}."
+        return ENDED, f"Nobody holds the lease, so no run is active; {AGAIN}."
     return _ended(status, holder) or _late(status, holder, lease_age, age)
 
 

@@ -19,7 +19,7 @@ CHOICE_TOKENS = 4  # a space may be a token of its own; nothing but a choice can
 
 
 def ignored(said: str) -> str:
-    """The sentence for a service that calls itself vLLM and does not go on with a letter. `said` is its answer."""
+    """The sentence for a service that calls itself vLLM but does not continue with a letter. `said` is its answer."""
     return (
         f"model.endpoint: this service was asked to go on with the letter A or B, and answered {said}: it, or what is "
         "between, drops vLLM's continue_final_message or structured_outputs; reach a newer vllm serve itself, or give "

@@ -72,7 +72,7 @@ class LeftOut:
         return found
 
     def summary(self) -> str:
-        """One line for people: "12 hidden files (such as a/.b.jpg), 1 link (c.jpg)"."""
+        """One line: "12 hidden files (such as a/.b.jpg), 1 link (c.jpg)"."""
         return ", ".join(
             f"{count:,} {REASONS[reason][count != 1]} ({'such as ' if count > 1 else ''}{self._examples[reason]})"
             for reason, count in sorted(self._counts.items(), key=lambda item: -item[1])
