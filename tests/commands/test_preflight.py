@@ -107,8 +107,8 @@ def test_a_wrong_combination_is_one_sentence(image: Path, tmp_path: Path, capsys
     for wrong, said in (
         (["--estimate", "--duplicates"], "--estimate: cannot be given with --duplicates"),
         (["--sample", "5"], "--sample: needs --duplicates or --estimate"),
-        (["--price", "2"], "--price: it is for --estimate only"),
-        (["--duplicates", "--seconds", "2"], "--seconds: it is for --estimate only"),
+        (["--price", "2"], "--price: needs --estimate"),
+        (["--duplicates", "--seconds", "2"], "--seconds: needs --estimate"),
         (["--estimate", "--price", "-1"], "--price: -1 is no price"),
         (["--estimate", "--price", "nan"], "--price: nan is no price"),
     ):

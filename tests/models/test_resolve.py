@@ -516,8 +516,8 @@ def test_a_branch_is_resolved_once_and_said_and_stored(hub: Hub, tmp_path: Path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == ["org/tiny", REVISION, f"org/tiny@{REVISION}"]
     assert run.stderr.splitlines() == [
-        f"caprl-ray: model.revision: main of org/tiny is not pinned and now means {REVISION}, which this run uses; "
-        f"give model.revision={REVISION} to stay with it."
+        f"caprl-ray: model.revision: main of org/tiny is not pinned; this run uses its commit {REVISION}. Give "
+        f"model.revision={REVISION} to keep using it."
     ]
     stored = json.loads((tmp_path / "out" / "run.json").read_text())
     assert stored["model"] == {"source": "org/tiny", "revision": "main", "commit": REVISION}

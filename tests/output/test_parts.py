@@ -363,7 +363,7 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
         said = capsys.readouterr().out
         assert "part 1/3: 2 images: 2 captioned, 0 failed" in said
         assert "part 2/3: 2 images: 1 captioned, 0 failed; 1 of 2 units balanced, 1 missing" in said
-        assert "being written: part 2/3; look again at the end." in said
+        assert "part 2/3 is being written; verify again when it has ended." in said
         assert cli.main(["status", path, *where]) == 0
         assert capsys.readouterr().out.startswith("part 1/3  finished  2 ")
     lost(output, TWO)
