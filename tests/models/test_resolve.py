@@ -538,7 +538,7 @@ def test_a_hub_that_is_away_is_not_needed_twice(hub: Hub, tmp_path: Path) -> Non
     assert on_the_hub(hub, tmp_path).returncode == 0
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}"}):
         run = on_the_hub(hub, tmp_path, **environment)
-        assert run.returncode == 0 and f"now means {REVISION}" in run.stderr, run.stderr
+        assert run.returncode == 0 and f"its commit {REVISION}" in run.stderr, run.stderr
 
 
 @pytest.mark.parametrize(
