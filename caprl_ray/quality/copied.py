@@ -1,4 +1,4 @@
-"""Checks for captions that repeat what the model was given: its instruction, or the text that came with the image."""
+"""Checks for captions that repeat their input: the instruction, or the alt text."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, threshold
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？:：])\s*|\n+")
 _WORD = re.compile(r"\w+")
-# A sentence of so many characters is no accident. Chinese says it in half as many.
+# A repeated sentence of at least this many characters is no coincidence. Chinese needs half as many.
 _LEAST, _LEAST_DENSE = 15, 8
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 

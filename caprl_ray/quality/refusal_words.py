@@ -1,4 +1,4 @@
-"""How models decline, by language, as regular expressions: what a refusal begins with.
+"""The beginnings of refusals, by language, as regular expressions.
 
 `ANYWHERE` may begin any sentence of the opening. `AT_START` counts only where the caption begins. Apostrophes are
 straight, and asterisks are gone.

@@ -1,4 +1,4 @@
-"""Rows that are done again, with what they keep of their old version."""
+"""Rows that are captioned again, and the values of their old version that they keep."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from caprl_ray.storage import Storage, Stored, join
 
 @dataclass(frozen=True, kw_only=True)
 class Keeps:
-    """What a row that is done again keeps of its old version in an output: its `column` as `name`."""
+    """The value of the old version that a row keeps: its `column`, under the name `name`."""
 
     storage: Storage
     output: str

@@ -1,4 +1,4 @@
-"""What failure codes and the flags of reading usually come from, and what to do about them.
+"""Usual causes of failure codes and of flags of the input, and what to do.
 
 `caprl_ray.explain` reads it for the command `explain`, the documentation and the report. A check on captions has its
 own advice in its class (quality/check.py), and a job that of its own codes.

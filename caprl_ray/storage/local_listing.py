@@ -118,7 +118,7 @@ class LocalListing:
             yield listed(stored_at(path, status), place.whole, None if real == path else real)
 
     def _passed(self, status: os.stat_result, real: str, path: str) -> str | None:
-        """The reason to pass over what is no folder."""
+        """The reason to skip an entry that is no folder."""
         if not stat.S_ISREG(status.st_mode) or real.startswith(KERNEL):
             return "special"
         below = real[len(self._root) :] if real.startswith(self._root) else None
