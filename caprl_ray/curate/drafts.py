@@ -31,7 +31,7 @@ UNUSABLE = {
     ANSWER_OUTSIDE: "Its answer is none of its options, or names two of them.",
     COMBINED_OPTION: 'An option is about the others, as "all of the above", so that their order matters.',
     TOO_LONG: f"The question or an option has more than {LONGEST:,} characters.",
-    TELLS_ANSWER: "The question has the right option in it, and no other one.",
+    TELLS_ANSWER: "The question contains the right option, and no other one.",
     NEAR_DUPLICATE: "It asks nearly the same as an earlier question about the image.",
 }
 

@@ -40,8 +40,8 @@ class CopiesAltText(Check):
     """The caption is the alt text and little more."""
 
     name: ClassVar = "copies_alt_text"
-    spares: ClassVar = "Captions that say the alt text and then describe the image."
-    causes: ClassVar = "The prompt holds the alt text, and the model takes it over instead of looking."
+    spares: ClassVar = "Captions that contain the alt text and then describe the image."
+    causes: ClassVar = "The prompt holds the alt text, and the model copies it instead of describing the image."
     remedy: ClassVar = "Say in the prompt that the text may be wrong, or leave it out."
 
     share: float = threshold(

@@ -46,7 +46,7 @@ class Language(Check):
     version: ClassVar = 2
     spares: ClassVar = "Quotes, tables and code in other languages; names; captions with little text of their own."
     causes: ClassVar = (
-        "The picture's text is in another language and the model goes on in it, or the prompt names none."
+        "The picture's text is in another language and the model continues in it, or the prompt names none."
     )
     remedy: ClassVar = "Name the language in the prompt, and mark the check `retry`."
 

@@ -72,7 +72,7 @@ class TooShort(Check):
 
 @dataclass(frozen=True, kw_only=True)
 class TooLong(Check):
-    """The caption is longer than any that CapRL is rewarded for."""
+    """The caption is longer than the longest one that CapRL rewards."""
 
     name: ClassVar = "too_long"
     spares: ClassVar = "Long markdown and tables read out: those stay far below."
