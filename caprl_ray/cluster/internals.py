@@ -185,7 +185,7 @@ def ended_by(stopping: Callable[[], bool]) -> Patch:
             if stopping():
                 try:
                     _drop(topology)
-                except ABSENT:  # another Ray has other names: what is on its way goes on
+                except ABSENT:  # another Ray has other names: rows in flight pass through
                     miss(STOPS)
             update(topology)
 
@@ -347,7 +347,7 @@ def messages_to(show: Callable[..., None]) -> Patch:
     return _replaced("short messages about lost nodes", place)
 
 
-# What Ray knows of a task
+# Ray's facts about a task
 
 
 def attempt_number() -> int | None:

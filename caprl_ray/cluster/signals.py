@@ -14,7 +14,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Signals:
-    """What the handler of this process and the run share."""
+    """The shared state of this process's handler and the run."""
 
     def __init__(self) -> None:
         self.first: int | None = None

@@ -25,7 +25,8 @@ SAMPLE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What was seen of a recipe `asked` for. `price` is that of an hour of a GPU, or of a replica without one."""
+    """The measurements and estimates for the recipe `asked`. `price` is per hour of a GPU, or of a replica without a
+    GPU."""
 
     asked: Recipe
     seen: Trial

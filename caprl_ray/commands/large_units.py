@@ -36,8 +36,8 @@ class Largest:
 def waiting(largest: Largest, replicas: Replicas) -> tuple[float, float]:
     """The seconds that the replicas wait at worst, if this unit is read last, and the seconds of the whole run.
 
-    `replicas.max` replicas caption so many bytes a second that the unit would last them `bytes / rate`; a stream needs
-    `bytes / STREAM_BYTES_S` to bring it. They wait for the difference.
+    `replicas.max` replicas need `bytes / rate` seconds for the unit, and a stream needs `bytes / STREAM_BYTES_S`. The
+    replicas wait for the difference.
     """
     image = largest.all_bytes / largest.images if largest.images else IMAGE_BYTES
     rate = replicas.most * IMAGES_S * image

@@ -38,8 +38,8 @@ class Measured:
 
     @property
     def _timed(self) -> list[tuple[float, int, int]]:
-        """What counts, with times since the warm-up, the first at zero. The first block is the warm-up, unless there is
-        no other."""
+        """The measured blocks, with times since the warm-up, the first at zero. The first block is the warm-up, unless
+        it is the only one."""
         first = self.finished[0] if len(self.finished) > 1 else (0.0, 0, 0)
         rest = self.finished[1:] if len(self.finished) > 1 else self.finished
         return [(0.0, 0, 0), *((when - first[0], rows, tokens) for when, rows, tokens in rest)]

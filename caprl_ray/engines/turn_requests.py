@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from caprl_ray.errors import SystemFailure
 from caprl_ray.recipe.turns import Turns
 
-# What OpenAI's interface and vLLM allow by default.
+# The default limits of OpenAI's interface and of vLLM.
 TOP_LOGPROBS = 20
 NO_PREFILL = (
     "model.endpoint: this service is not vLLM, and no other is known to go on from the beginning of an answer, which "

@@ -1,4 +1,4 @@
-"""What `evaluation.json` holds: scores with their intervals, differences between ways, the worst captions, cost."""
+"""The content of `evaluation.json`: scores with their intervals, differences between ways, the worst captions, cost."""
 
 from collections.abc import Sequence
 from itertools import combinations

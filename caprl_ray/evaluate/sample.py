@@ -27,7 +27,7 @@ from caprl_ray.storage.prefetch import prefetched
 # The largest number of candidates. If an output has more images, only every n-th is a candidate, the same ones in all
 # outputs. A row takes about a KiB in memory.
 MOST_CANDIDATES = 100_000
-SPARSE = 256  # of so many rows one may be drawn: most objects have none, and of these nothing else is read
+SPARSE = 256  # if one of this many rows is a candidate, most objects have none, and need no further reads
 COLUMNS = ("id", "unit", "index", "source", "key", "sha256", "width", "height")
 STEP = "looking for images"
 

@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 1024  # of an object on its way to the disk
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRows:
-    """What is exported of a unit: the rows in `kept`, which stand at `places`; `rows` is its length.
+    """The exported rows of a unit: those in `kept`, which are at `places`; `rows` is its length.
 
     `finished` and `failed` are the numbers of its rows in the output. `deadly`: reading some source of the output ended
     the process that read it.

@@ -100,7 +100,7 @@ class Source:
         return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)
 
     def units(self, condition: Condition | None, listed: str | None, tell: Tell) -> list[UnitRows]:
-        """What is exported of each unit: the finished rows that meet the condition and are not `listed` as repeated."""
+        """The exported rows of each unit: finished rows that meet the condition and are not `listed` as repeated."""
         without = _listed(self.storage, listed) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         for unit, rows in self._doubtful(committed).items():

@@ -33,7 +33,7 @@ SCENES_ONLY = {
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
-# What works on scenes without a model, and what its rows say.
+# Names of the rules that replace a model for scenes, and their labels in rows.
 RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (rules)"}
 WITHOUT_ENGINE = (STUB, *RULES)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
@@ -259,7 +259,7 @@ def _stub(recipe: Recipe) -> ModelRef:
 
 
 def _rules(recipe: Recipe) -> ModelRef:
-    """What works on scenes by rules. It sees images at the size of the embedded captioner."""
+    """Rules for scenes in place of a model. They see images at the size of the embedded captioner."""
     source = recipe.model.source
     if recipe.text_only:
         raise RecipeError(f"model.source: {source} is for curating, and answers nothing from captions.")

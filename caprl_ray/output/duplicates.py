@@ -80,7 +80,7 @@ class Found:
 
 @dataclass
 class Duplicates:
-    """What an output repeats: `rows` in all, those with the same image, different images with the same caption."""
+    """The repeats of an output: all `rows`, groups of the same image, and different images with the same caption."""
 
     objects: Sequence[Stored]
     rows: int = 0

@@ -173,7 +173,7 @@ class Output:
                 with planning.storing():
                     self._write_input(paths=self._stored_paths())
                     plan.discard(self.storage, self.path, stored.end.closed)
-            elif self.job.check_units:  # what was refused may be mended in the input, so that all is listed again
+            elif self.job.check_units:  # the input may be corrected after a refusal, so list all of it again
                 with planning.storing():
                     plan.discard(self.storage, self.path, 0)
             raise

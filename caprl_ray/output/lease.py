@@ -154,7 +154,7 @@ def holders(storage: Storage, output: str) -> dict[Part, Holder | None]:
 
 
 def holder_of(storage: Storage, output: str) -> Holder | None:
-    """Who holds or last held the lease of the whole output; None if nobody did, or if it is not known."""
+    """The present or last holder of the whole output's lease; None if there was none or it is not known."""
     found = _find(storage, path_of(output))
     return found.holder if found else None
 

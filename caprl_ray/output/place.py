@@ -9,7 +9,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.storage import Folder, Storage, is_below, join
 from caprl_ray.storage.local import missing_folders, remove_empty
 
-# What runs write at the top of an output. Names that begin with a dot are no data.
+# The names that runs write at the top of an output. Names that begin with a dot are ignored.
 FOLDERS = {"plan", "data", "failed", "fence", "again", "doubtful", "report", "evaluations", "parts"}
 OURS = FOLDERS | {"run.json", "lease.json", "status.json", "summary.json", "evaluation.json", "_SUCCESS"}
 LOOKED_AT = 1000  # objects: the parts of a plan that was stopped come before other people's files only by their names

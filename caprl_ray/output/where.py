@@ -76,7 +76,7 @@ class Condition:
 
         columns = [_column(rows, self.schema.field(name)) for name in self.columns]
         numbered = pa.table([np.arange(rows.num_rows), *columns], names=[ROW, *self.columns])
-        cursor = self._connection.cursor()  # in DuckDB 1.4 what it has found ends with it
+        cursor = self._connection.cursor()  # in DuckDB 1.4, its results end with it
         try:
             found = cursor.from_arrow(numbered).filter(self._sql).project(f'"{ROW}"').fetchnumpy()[ROW]
         except duckdb.Error as error:

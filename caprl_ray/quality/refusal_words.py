@@ -113,7 +113,7 @@ _OTHERS = (
         r"(?:Rất tiếc|Xin lỗi|Tôi không thể) ?,? ?(?:tôi|nhưng|mô tả|cung cấp|giúp)",
     ),
 )
-# What an honest description cannot do.
+# Things that an honest description may be unable to do.
 _HONEST = (
     r"(?:to |of |currently |actually |directly |clearly |fully |quite |really |be )*(?:read|make|tell|decipher"
     r"|distinguish|determine|discern|sure|certain|say|see|know"

@@ -26,11 +26,11 @@ class Keeps:
 
     @classmethod
     def of(cls, storage: Storage, output: str, columns: tuple[str, str] | None) -> "Keeps | None":
-        """What a job with these columns keeps (caprl_ray/job.py)."""
+        """The value that a job with these columns keeps (caprl_ray/job.py)."""
         return cls(storage=storage, output=output, column=columns[0], name=columns[1]) if columns else None
 
     def old(self, unit: int, chosen: Chosen) -> dict[int, Row]:
-        """What is kept of the chosen rows of a unit, and their attempts, by index."""
+        """The kept values of the chosen rows of a unit, and their attempts, by index."""
         found: dict[int, Row] = {}
         for table in self._tables(chosen):
             for row in table.filter(pc.equal(table["unit"], unit)).to_pylist():

@@ -114,8 +114,8 @@ def chosen_again(
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What every read task needs, beside its work. The recipe's placeholders may be megabytes: they lie in the object
-    store once, and not in every task. `keeps` says what rows that are done again keep."""
+    """The common settings of all read tasks. The recipe's placeholders may be megabytes: they lie in the object store
+    once, and not in every task. `keeps` says what rows that are done again keep."""
 
     access: Access
     counter: ActorHandle | None = None

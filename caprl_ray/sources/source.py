@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What is needed to plan and read the input: storage, the recipe's section, and the largest image in bytes.
+    """The settings to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
     `images` says whether the job needs images. If not, the rows of parquet files and manifests are read without images.
     `output` is the job's output, which is no input.

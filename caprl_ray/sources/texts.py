@@ -7,7 +7,7 @@ import codecs
 import json
 import re
 
-# What a flag says of the member whose extension follows it, as in metadata_undecoded:txt, or of a table's column.
+# Flags about the member whose extension follows, as in metadata_undecoded:txt, or about a table's column.
 UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark says what it is
 RECODED = "metadata_recoded"  # a byte order mark said how it is encoded; the mark is left out
 INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer; in parquet, it does not fit its column's type

@@ -57,7 +57,7 @@ class LocalListing:
                 yield from (self._folder if folder else self._file)(place, entry, path)
 
     def _folder(self, place: _Place, entry: os.DirEntry[str], path: str) -> Iterator[Listed | Passed]:
-        """What is taken of a folder of a folder."""
+        """The wanted objects of a folder within a folder."""
         states = self._wanted.below(place.states, entry.name)
         if isinstance(states, str):
             yield Passed(path=path, reason=states)

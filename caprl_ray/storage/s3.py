@@ -73,7 +73,7 @@ class S3Store:
         return self._find(wanted, wanted.begin(), wanted.folder, after)
 
     def _find(self, wanted: Wanted, states: States, folder: str, after: str | None) -> Iterator[Listed | Passed]:
-        """What is wanted below a folder that has matched so far: level by level until a pattern takes any depth."""
+        """The wanted objects below a folder that has matched so far: level by level until a pattern takes any depth."""
         if wanted.deep(states):
             yield from Sieve(wanted, states, folder).of(self.walk(folder, after))
             return

@@ -24,7 +24,7 @@ NONE: States = frozenset()
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What lies below `folder`, which ends with a slash, and matches the names `parts`. Without parts it is everything.
+    """The objects below `folder`, which ends with a slash, that match the names `parts`. Without parts, all objects.
 
     `folders_only`: only what is below a folder that matches. `rule` passes names over, unless the pattern spells them
     out; a name of the pattern that begins with a dot takes hidden names.

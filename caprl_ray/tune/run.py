@@ -41,7 +41,7 @@ def tune(
     score: ScoreRecipe | None = None,
     debug: bool = False,
 ) -> Outcome:
-    """Measure settings for about so many minutes, and write the fastest to the folder.
+    """Measure settings for about this many minutes, and write the fastest to the folder.
 
     Args:
         path: the recipe's file, for messages.

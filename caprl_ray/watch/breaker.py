@@ -24,7 +24,7 @@ HELD_OVER_MIN = 50
 
 
 class SickReplicas(TooManyFailures):
-    """The captions of the replicas cannot be trusted (watch/sick.py), so no more of them are to be written."""
+    """The captions of the replicas cannot be trusted (watch/sick.py), so they must not be written."""
 
 
 class CircuitBreaker:
@@ -85,7 +85,7 @@ class CircuitBreaker:
         return None
 
     def _drained(self, error: TooManyFailures) -> bool:
-        """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
+        """Stop reading. Returns whether the run has then ended by itself, with all rows that were read written."""
         self._tripped = error
         with suppress(ray.exceptions.RayError):
             ray.get(self._counter.close.remote(), timeout=10)

@@ -267,11 +267,11 @@ class Counter:
         return self._starts(pool).pool(least)
 
     def close(self) -> None:
-        """Let no more rows be read: the run ends with those that are on their way."""
+        """Stop reading: the run ends with the rows in flight."""
         self._closing = True
 
     def closing(self) -> bool:
-        """Whether no more rows are to be read."""
+        """Whether reading should stop."""
         return self._closing
 
     def stop(self) -> int:
@@ -295,7 +295,7 @@ class Counter:
         self._work = work
 
     def work(self) -> list[bytes] | None:
-        """What each read task reads; None while the input is being listed."""
+        """The work of each read task; None while the input is being listed."""
         return self._work
 
 
