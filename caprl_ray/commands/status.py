@@ -1,4 +1,4 @@
-"""`caprl-ray status`: where the run of an output stands, by its status.json and its lease."""
+"""`caprl-ray status`: the progress of an output's run, from its status.json and its lease."""
 
 import sys
 from contextlib import ExitStack, suppress
@@ -27,21 +27,22 @@ from caprl_ray.watch.words import clock, line
 
 RUNNING, SLOW, SILENT, DIED = "running", "slow", "silent", "died"
 ENDED, COMPLETE = "ended", "complete"
-# Two renewals of the lease have not come. A status may be late by one of its own and by the time that a write takes.
+# The limits of a running state: two missing renewals of the lease, or a status that is late by more than one period and
+# the time of a write.
 LATE_S = 2 * lease.RENEWAL_S
 STATUS_LATE_S = 90.0
-AGAIN = "the same command goes on where it was"
+AGAIN = "the same command continues it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A status as it was found.
+    """A status and its judgement.
 
     Attributes:
         state: RUNNING, SLOW, SILENT, DIED, ENDED or COMPLETE.
-        sentence: the same for people; empty while the run goes on as it should.
-        age_s: seconds since the status was written, by the store's clock where it tells.
-        parts: of an output that several drivers write. The status is their sum then.
+        sentence: the same in words; empty while the run is fine.
+        age_s: seconds since the status was written, by the store's clock if it has one.
+        parts: of an output that several drivers write. Then the status is their sum.
     """
 
     status: Status
@@ -52,7 +53,7 @@ class Seen:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to see."""
+        """Whether the status will not change any more."""
         return self.state in (DIED, ENDED, COMPLETE)
 
     def report(self) -> dict[str, Any]:
@@ -62,9 +63,10 @@ class Seen:
 
 
 def look(storage: Storage, output: str, hint: str = "") -> Seen:
-    """Read where a run stands. `hint` is said where nothing is found.
+    """Read the status of a run. `hint` is added to the message if nothing is found.
 
-    Raises RecipeError if nothing is there or no run has written there, SystemFailure for a status that cannot be read.
+    Raises RecipeError if there is no such folder or no run has written there, SystemFailure if the status cannot be
+    read.
     """
     path = join(output, status_module.NAME)
     try:
@@ -87,9 +89,8 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
 
 
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
-    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them.
-
-    A command that only repairs or compacts holds the whole output, too, and tells nothing.
+    """The statuses of drivers of parts; None if there are none, or if a run of the whole output came after them. Repair
+    and compact hold the whole output, too, but write no status.
     """
     holder = _holder(storage, output)
     silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
@@ -137,20 +138,20 @@ def _judge_together(found: list[SeenPart], turn: Holder | None, *, complete: boo
 def judge(
     status: Status, holder: Holder | None, lease_age: float | None, age: float | None, *, complete: bool
 ) -> tuple[str, str]:
-    """Whether the run goes on, and the sentence that says what is wrong.
+    """The state of the run, and a sentence if something is wrong.
 
-    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So a lease that is old tells of a driver
-    that is gone or cut off, and a status that is old beside a fresh lease tells of one that is slow.
+    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So an old lease means that the driver is
+    gone or cut off. An old status with a fresh lease means that the driver is slow.
     """
     if complete:
         return COMPLETE, "The output is complete."
     if holder is None:
-        return ENDED, f"Nobody holds the lease, so no run goes on; {AGAIN}."
+        return ENDED, f"Nobody holds the lease, so no run is active; {AGAIN}."
     return _ended(status, holder) or _late(status, holder, lease_age, age)
 
 
 def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
-    """What to say of a run that has ended; None if it may go on."""
+    """The sentence about a run that has ended; None if it may be running."""
     if holder.state == FINISHED:
         return ENDED, f"The run has ended, and rows are left; {AGAIN}."
     if holder.state == STOPPED:
@@ -204,7 +205,7 @@ def _holder(storage: Storage, output: str) -> Holder | None:
 
 
 def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
-    """Why there is no status.json."""
+    """The error for a missing status.json."""
     try:
         there, run = storage.lookup(output), read_run(storage, output)
         begun = run is not None or plan.load(storage, output).units or _holder(storage, output)
@@ -216,7 +217,7 @@ def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
         return RecipeError(f"{output}: there is no such folder{hint}.")
     if begun:
         return RecipeError(
-            f"{output}: its run has told nothing yet, or an older version wrote it; look again in a minute, or see "
+            f"{output}: there is no status yet, or an older version wrote the output; try again in a minute, or run "
             "caprl-ray verify."
         )
     return RecipeError(f"{output}: no run has written in this folder{hint}.")
