@@ -1,4 +1,4 @@
-"""Report the state of a run from the driver: on the screen, in status.json, and as metrics. A thread looks each second."""
+"""Report the state of a run from the driver: on the screen, in status.json, and as metrics."""
 
 import sys
 import threading
