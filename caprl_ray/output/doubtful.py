@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping
 from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
+from caprl_ray.output import fence
 from caprl_ray.output.committed import Committed
+from caprl_ray.output.folder import SUCCESS
 from caprl_ray.output.objects import Written
 from caprl_ray.output.repair import forget
 from caprl_ray.rows.schema import row_id
@@ -28,17 +30,24 @@ def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity], 
 
 
 def settle(storage: Storage, output: str, part: str | None = None) -> set[Identity]:
-    """Remove all doubtful rows from the output; returns them. With `part` only those of its leases.
+    """Remove all doubtful rows from the output; returns them. An output that had some is not complete any more.
+
+    With `part` only those of its leases. What compacting has put into objects of the whole output is left to the
+    holder of its lease: several parts may have rows in one object.
 
     Only the holder of the lease may do it.
 
     Raises SystemFailure for a file that is none of a run.
     """
     removed: set[Identity] = set()
-    for stored in storage.objects(join(output, FOLDER), ".json"):
+    lists = storage.objects(join(output, FOLDER), ".json")
+    fences = fence.load(storage, output) if lists else fence.Fences()
+    for stored in lists:
         lease, rows = _kept(storage, stored)
-        if part not in (None, lease.part):
+        if part not in (None, "" if fences.compacted(lease) else lease.part):
             continue
+        if rows:
+            storage.delete(join(output, SUCCESS))
         forget(storage, output, rows, lease)
         storage.delete(stored.path)
         removed |= rows
