@@ -227,7 +227,7 @@ def stops(out: str) -> Iterator[int]:
             yield number
 
 
-@pytest.mark.parametrize("out", ["local", "s3"], indirect=True)
+@pytest.mark.parametrize("out", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_wherever_it_stops_every_row_counts_once_and_a_second_one_finishes(out: str) -> None:
     before, late = rows(out), []
     for _ in stops(out):  # each goes on from where the one before was stopped
