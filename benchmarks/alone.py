@@ -62,7 +62,7 @@ def run_alone(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a way: itself and everything below it."""
+    """Kill the remaining processes of a way: its own and all children."""
     processes: list[psutil.Process] = []
     with suppress(psutil.Error):
         processes = psutil.Process(child.pid).children(recursive=True)
@@ -82,8 +82,8 @@ def moments(file: Path) -> list[tuple[float, int]]:
 
 
 def steady(out: Path, finished: list[float], replicas: int = 1) -> float:
-    """Images/s from the start of the steady state, when so many replicas have noted it in `out`, to the last caption.
-    NaN if it had none."""
+    """Images/s from the start of the steady state to the last caption. It starts when `replicas` replicas have noted it
+    in `out`. NaN if there was none."""
     ready = next((when for when, _ in moments(out / READY)[replicas - 1 :]), math.inf)
     after = [moment for moment in finished if moment > ready]
     return len(after) / (after[-1] - ready) if after else math.nan

@@ -34,7 +34,7 @@ def note(file: Path, rows: int) -> None:
 
 
 def wait_for(file: Path, lines: int = 1) -> None:
-    """Wait until the file has so many lines."""
+    """Wait until the file has this many lines."""
     while not os.path.exists(file) or len(file.read_text(encoding="ascii").splitlines()) < lines:
         time.sleep(0.02)
 
@@ -87,8 +87,8 @@ def nothing() -> None:
 
 
 def substitute(module: Any, name: str, value: Any) -> None:
-    """Put something in the place of what a module has under a name. One that it has not raises AttributeError: what is
-    measured would be something else."""
+    """Replace an attribute of a module. Raises AttributeError if the module has no such name, because the benchmark
+    would then measure something else."""
     patch.object(module, name, value).start()
 
 

@@ -11,8 +11,8 @@ Before them, `written`: the replica's part alone in this process, with the same 
 engine that answers at once. It has CPU only, and little noise.
 
 With the checks on, the standard ones and `language` run; nothing is decoded again. CPU is that of the replica's own
-process, without the engine's core, from the moment that the engine is ready to the last caption. A machine that others
-use changes the rate between two runs more than the checks do; CPU is steadier.
+process, without the engine's core, from a ready engine to the last caption. On a shared machine, the rate varies more
+between two runs than by the checks; CPU is steadier.
 
 Keys of the JSON, where <engine> is one of these (for `written`, those in ms) and <checks> is on or off; all are medians
 of the rounds:
@@ -50,7 +50,7 @@ def measure(way: str, images: Path, out: Path) -> Figures:
 
 
 def with_differences(figures: Figures) -> Figures:
-    """The figures of one round, and what the checks add in it."""
+    """The figures of one round, and the cost of the checks in it."""
     for engine in ENGINES:
         figures[f"{engine}_added_ms"] = figures[f"{engine}_on_ms"] - figures[f"{engine}_off_ms"]
         figures[f"{engine}_slower"] = 1 - figures[f"{engine}_on"] / figures[f"{engine}_off"]

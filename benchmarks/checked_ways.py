@@ -53,8 +53,7 @@ def generated(checks: bool, images: Path, out: Path) -> None:
 
 
 def written(checks: bool, rows: int) -> float:
-    """CPU ms that writing a row takes in a replica, with these captions, but with no Ray and an engine that answers at
-    once."""
+    """CPU ms for writing a row in a replica, with these captions, no Ray, and an engine that answers at once."""
     chosen = parse(recipe(Path("-"), Path("-")) | quality(checks))
     answer_with_labelled()
     writer = Writer(chosen, resolve(chosen), stub.StubEngine(), Rules(chosen.quality, chosen.sampling), lambda: None)
@@ -68,7 +67,7 @@ def written(checks: bool, rows: int) -> float:
 
 
 def replay(out: Path) -> None:
-    """Let the stub of this process answer with the labelled captions, and tell its CPU time."""
+    """Let the stub of this process answer with the labelled captions, and record its CPU time."""
     answer_with_labelled()
     tell(out)
 
@@ -82,7 +81,7 @@ def answer_with_labelled() -> None:
 
 
 def tell(out: Path) -> None:
-    """Note the CPU time of this process now and then, as soon as the engine is ready."""
+    """Record the CPU time of this process repeatedly, as soon as the engine is ready."""
 
     def note() -> None:
         while True:

@@ -1,10 +1,10 @@
 """Write an output of a billion rows in minutes: one window of units by the job's own code, and copies for other units.
 
-`synthetic_output.py` takes an hour for as many rows. Here the sink writes the objects of one window of WINDOW units,
-which are read at the same time. In each copy only the numbers of the units are replaced: in the dictionary page of
-`unit`, which is not compressed for that, and in its statistics. So every object is a file of its own, with its own
-rows, and is read by the code that reads any other. What resume does not read is the same in all windows: ids, sources,
-captions, sums in the footers; and all hashes are one. The shards are links to one tar, as in `synthetic_output.py`.
+`synthetic_output.py` takes an hour for as many rows. Here the sink writes only the objects of one window of WINDOW
+units, which are read at the same time. In each copy, only the numbers of the units are replaced: in the dictionary page
+of `unit`, which is therefore not compressed, and in its statistics. So every object is a real file with its own rows,
+which the usual code reads. Data that resume does not read is the same in all windows: ids, sources, captions, sums in
+the footers; and all hashes are equal. The shards are links to one tar, as in `synthetic_output.py`.
 """
 
 import io
@@ -105,8 +105,8 @@ def uncompressed_unit(content: bytes) -> bytes:
 
 
 def numbers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where a unit's number stands in an object, and the unit's place in the window: in the column's pages, which come
-    first of all, and in the footer."""
+    """The offsets of a unit's number in an object, in the column's pages, which come first, and in the footer; each
+    with the unit's position in the window."""
     metadata = pq.read_metadata(io.BytesIO(content))
     columns = map(metadata.row_group(0).column, range(metadata.num_columns))
     unit = next(column for column in columns if column.path_in_schema == "unit")

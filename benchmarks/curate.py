@@ -1,19 +1,19 @@
-"""Measure curation with all its pools beside each part alone, and whether its questions tell captioners apart.
+"""Measure curation with all its pools, compared with each part alone, and whether its questions distinguish captioners.
 
     python benchmarks/curate.py [--images 600] [--scenes 1000] [--only pools|captioners] [--json FILE]
 
-Pools: stubs take the place of both models, and each prompt takes its own time in one of their places
-(curate_ways.py). A part alone is the same run in which the other parts have so many places that they never bound it.
-Both models are given places for the same rate, so that each of them is nearly the limit.
+Pools: stubs take the place of both models, and each prompt takes its own time in one of their places (curate_ways.py).
+A part alone is the same run in which the other parts have enough places to never be the limit. Both models get places
+for the same rate, so that each of them is nearly the limit.
 
     prepare    both models have many places
     questions  the questioner has 8, which write about an image each
     answers    the answering model has 256, for 32 answers about an image
     curate     all three parts at the same time
 
-Captioners: rendered scenes get questions by `embedded-questioner`, tried by `embedded-viewer`; both read scenes off
-their pixels by rules. Six captioners describe the scenes, each with another share of wrong facts, and
-`embedded-answerer` on vLLM answers the questions from their captions. So what `caprl-ray score` measures can be
+Captioners: `embedded-questioner` writes questions about rendered scenes, and `embedded-viewer` tries them; both are
+rules that recognize scenes. Six captioners describe the scenes, each with another share of wrong facts, and
+`embedded-answerer` on vLLM answers the questions from their captions. So the scores of `caprl-ray score` can be
 compared with the share of right facts.
 
 Keys of the JSON: prepare, questions, answers, curate (images/s), one_after_another (images/s, if each part waits for
@@ -87,7 +87,7 @@ def pools(folder: Path, images: int, seconds: str) -> Figures:
 
 
 def captioners(folder: Path, count: int) -> Figures:
-    """Curate questions about scenes, score six captioners by them, and compare with what is right."""
+    """Curate questions about scenes, score six captioners with them, and compare with the share of right facts."""
     images, run, found = draw(folder, "scene", count, seed=1), partial(pipeline.run), Figures()
     truths = [json.loads(line) for line in (folder / "scene.jsonl").read_text().splitlines()]
     with session.lasting(False, engine_on_cpu=True), session.connected():
@@ -154,7 +154,7 @@ def _with_faults(facts: Facts, share: float, rng: random.Random) -> Facts:
 
 
 def _same(facts: Facts, said: Facts) -> int:
-    """How many facts are the same."""
+    """The number of equal facts."""
     pairs = zip(facts.things, said.things, strict=True)
     return (facts.background == said.background) + sum(one[name] == other[name] for one, other in pairs for name in one)
 

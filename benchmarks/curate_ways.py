@@ -27,7 +27,7 @@ WIDE = 4096
 
 
 def recipe(images: Path, out: Path, questioner: int, answerer: int) -> dict[str, Any]:
-    """A recipe for two stubs with so many places. Small batches let the second pool begin early."""
+    """A recipe for two stubs with these numbers of places. Small batches let the second pool begin early."""
     return {
         "input": {"paths": [str(images)]},
         "model": {"source": "stub", "engine": {"max_num_seqs": questioner}},

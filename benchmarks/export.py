@@ -7,14 +7,14 @@ without images read. Both sides do the same whole way in one process, on the sam
 with the same columns and members, pack parquet columns alike (zstd, and images not at all), and sync the files that
 they write to disk. Rounds alternate, and medians count.
 
-What theirs does: `webdataset`: reads samples by `webdataset.WebDataset` and writes them by its TarWriter, one tar for
-each shard. `sidecars`: its TarWriter, in tars of as many rows. `hf`: reads samples likewise, then
+Their exports: `webdataset`: reads samples by `webdataset.WebDataset` and writes them by its TarWriter, one tar for each
+shard. `sidecars`: its TarWriter, in tars of as many rows. `hf`: reads samples likewise, then
 `datasets.Dataset.from_generator(...).to_parquet`. `parquet`, `jsonl`: reads the output's parquet files by
 `datasets.Dataset.from_parquet`, then to_parquet and to_json. In the first three it has all rows in memory for nothing.
 
-What ours does beyond that: it reads the plan, and which rows of which unit are there; writes each once, in the source's
-order, in a file for each source; can be stopped and go on; adds the rows up; and gives `hf` a card.
-`writing` is what of theirs is to_parquet or to_json alone, from Arrow in memory and without syncing.
+Our exports do more: they read the plan and the rows of each unit; write each row once, in the source's order, in one
+file per source; can be resumed; check the sum of rows; and write a card for `hf`. `writing` is the time of their
+to_parquet or to_json alone, from Arrow in memory and without syncing.
 
 Keys of the JSON, for each <form>:
 
@@ -137,7 +137,7 @@ def ours(out: Path, target: Path, form: str) -> None:
 
 
 class Theirs:
-    """The same exports by the libraries that people use."""
+    """The same exports with the usual libraries."""
 
     def __init__(self, out: Path) -> None:
         self._shards = [str(path) for path in sorted((out.parent / "shards").glob("*.tar"))]
@@ -212,7 +212,7 @@ class Theirs:
 
 
 def zstd_instead(options: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """What to_parquet asks for how it packs columns, with zstd for its snappy, which no argument of its own changes."""
+    """Replaces the compression of to_parquet, snappy, by zstd; to_parquet has no argument for it."""
 
     def changed(*arguments: Any) -> dict[str, Any]:
         found = options(*arguments)
@@ -224,7 +224,7 @@ def zstd_instead(options: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 
 def timed(run: Callable[[Path], None], target: Path) -> tuple[float, float, int]:
     """Seconds and CPU seconds of an export, and the bytes that it wrote, which are removed."""
-    os.sync()  # what was written before
+    os.sync()  # flush earlier writes
     began, cpu = time.perf_counter(), sum(os.times()[:4])
     run(target)
     seconds, cpu = time.perf_counter() - began, sum(os.times()[:4]) - cpu

@@ -26,10 +26,10 @@ is the end of the first call. If vLLM has not yet compiled this model on this ma
 affects only its start. The GPU's memory must be free before each way: the benchmark waits for other processes, and
 exits if they do not end.
 
-After --minutes, the way that runs is ended and the others are left out. The rate of such a way covers the captions that
-it had. A way that fails is left out, and its log is printed. All that is known is written to --json after each way. If
-that file is there, its ways are not measured again: the same command goes on where another one ended. With --folder,
-images and model are kept for it.
+After --minutes, the running way is ended and the others are left out. The rate of such a way covers its captions so
+far. A way that fails is left out, and its log is printed. All figures are written to --json after each way. If that
+file exists, its ways are not measured again: the same command continues. With --folder, images and model are kept for
+it.
 
 `caprl-ray tune` compares more settings in the same time: it keeps Ray and the pixels, fills each engine as in the
 middle of a run, and needs no whole run. For the same images and model:
@@ -112,7 +112,7 @@ def _version(*names: str) -> str | None:
 
 
 def measure(way: str, images: Path, out: Path, gpu: str | None, seconds: float | None) -> dict[str, float]:
-    """Measure one way, in at most so many seconds. Returns its figures."""
+    """Measure one way, in at most `seconds`. Returns its figures."""
     if gpu:
         _wait_for_memory()
     shutil.rmtree(out, ignore_errors=True)  # of a call that was ended
@@ -224,7 +224,7 @@ def main() -> None:
 
 
 def write_inputs(folder: Path, number: int, sizes: tuple[tuple[int, int], ...], gpu: str | None) -> Path:
-    """Write so many images, and with a GPU the model beside them, unless they are there. Returns the images' folder."""
+    """Write the images, and with a GPU the model beside them, unless they exist. Returns the images' folder."""
     images, unfinished = folder / f"images-{number}", folder / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     if not images.exists():

@@ -20,7 +20,7 @@ CHAT_IMAGES = 600  # `vllm.LLM.chat` returns only when it has captioned all
 
 
 def recipe_for(images: Path, out: Path, replicas: int = 1, **engine: Any) -> dict[str, Any]:
-    """The recipe of all ways, as plain data, with so many replicas on the one GPU and more engine arguments."""
+    """The recipe of all ways, as plain data, with this number of replicas on one GPU and further engine arguments."""
     model = images.with_name(MODEL)
     if not model.exists():
         from caprl_ray.commands.demo import (
@@ -69,7 +69,7 @@ def fp8(images: Path, out: Path, held: bool) -> None:
     captioning.run_pipeline(recipe_for(images, out, quantization="fp8"), out, held)
 
 
-# The most telling first: a lent GPU may be gone before the last.
+# The most informative first: the time on a GPU may end before the last.
 WAYS: dict[str, Callable[[Path, Path, bool], None]] = {
     "two_replicas": two_replicas,
     "caprl_ray": caprl_ray,

@@ -32,7 +32,7 @@ class Load:
         self._thread.join()
 
     def between(self, begin: float, end: float) -> dict[str, float]:
-        """The figures between two wall-clock times; without those that no sample tells."""
+        """The figures between two wall-clock times, as far as there are samples."""
         inside = [sample for sample in self._samples if begin <= sample[0] <= end]
         if len(inside) < 2:
             return {}

@@ -69,7 +69,7 @@ def caption(item: Item) -> Caption:
 
 
 def flags(item: Item) -> set[str]:
-    """What the checks say about a labelled caption, with its own language and schema."""
+    """The flags of a labelled caption, checked with its own language and schema."""
     settings = Settings(language=item.get("language"), json_schema=item.get("json_schema"))
     key = json.dumps([settings.language, settings.json_schema])
     checks = _CHECKS.setdefault(key, Checks.of(settings))

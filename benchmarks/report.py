@@ -80,7 +80,7 @@ def pictures() -> list[bytes]:
 
 
 def write_input(folder: Path, kind: str, units: int, images: list[bytes]) -> None:
-    """Write so many units of IN_UNIT pictures, as links to the first one."""
+    """Write units of IN_UNIT pictures, as links to the first one."""
     folder.mkdir()
     if kind == "files":
         for number, image in enumerate(images):
@@ -170,7 +170,7 @@ def measured(case: str, arguments: list[str], folder: Path) -> dict[str, float]:
 
 
 def cpu_seconds() -> float:
-    """What the processes that this one has waited for have used."""
+    """The CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

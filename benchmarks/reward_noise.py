@@ -2,16 +2,17 @@
 
     python benchmarks/reward_noise.py [--images 200] [--seeds 40] [--right 0.9] [--json FILE]
 
-Captions of rendered scenes with a few facts wrong or left out, five questions about each scene, and a reader of known
-quality: what the caption says it reads right with the probability --right, and otherwise it takes any option. Each
-caption is rewarded under --seeds seeds as CapRL's server does, with N = 1, 2, 4 and 8 draws. Shown for each N:
+There are captions of rendered scenes with a few facts wrong or left out, five questions about each scene, and a reader
+of known quality: with the probability --right it answers what the caption says, and otherwise it chooses any option.
+Each caption is rewarded with --seeds seeds as CapRL's server does, with N = 1, 2, 4 and 8 draws. The table shows for
+each N:
 
     deviation   the standard deviation of a caption's reward over the seeds; the mean over captions
     in order    how often the better one of two captions of an image gets more reward; a tie counts as half. The better
                 one answers more of all questions, read without errors.
 
-Beside them stands what the paper saw when it trained with so many questions a caption: the average of five benchmarks
-(arXiv 2509.22647). That is another thing, so only the trends can be compared.
+Beside them is the paper's result of training with this number of questions per caption: the average of five benchmarks
+(arXiv 2509.22647). That is another quantity, so only the trends can be compared.
 
 Keys of the JSON: deviation_N, in_order_N for each N.
 """
@@ -35,7 +36,7 @@ WRONG = 0.3  # of the words of a caption that tell something
 
 
 class Errs(Rules):
-    """Reads right with a probability."""
+    """A reader that is right with a given probability."""
 
     def __init__(self, right: float) -> None:
         self._right = right
@@ -50,7 +51,7 @@ class Errs(Rules):
 
 
 def spoiled(scene: scenes.Scene, rng: random.Random) -> str:
-    """A caption of which some words are wrong."""
+    """A caption with some wrong words."""
     other = scenes.sample_scene(rng, least=3)
     words = scenes.caption(scene).split(" ")
     known = {one for values in (scenes.COLOURS, scenes.SHAPES, scenes.SIZES) for one in values}
@@ -64,7 +65,7 @@ def spoiled(scene: scenes.Scene, rng: random.Random) -> str:
 
 
 def rewards(captions: Sequence[str], asked: Sequence[Any], reader: Rules, reward: Reward) -> list[float]:
-    """The rewards; every one is there."""
+    """The rewards; none is None."""
     return [worth or 0.0 for worth in caption_reward(captions, asked, reader, reward=reward)]
 
 
@@ -100,7 +101,7 @@ def _asked(scene: scenes.Scene, rng: random.Random) -> list[dict[str, Any]]:
 
 
 def _in_order(truth: Sequence[float], given: Sequence[float]) -> float:
-    """How often the better one of two neighbours is given more."""
+    """How often the better one of two captions gets more reward."""
     found = []
     for place in range(0, len(truth), 2):
         better, more = truth[place] - truth[place + 1], given[place] - given[place + 1]

@@ -32,7 +32,7 @@ class Child:
 
     @contextmanager
     def ended_after(self, seconds: float) -> Iterator[None]:
-        """Kill the child, which is then `late`, if the block takes longer. It may be stopped, and must not hold us."""
+        """Kill the child, which is then `late`, if the block takes longer. A stopped child must not block us."""
         timer = threading.Timer(seconds, self._end_late)
         timer.daemon = True
         timer.start()

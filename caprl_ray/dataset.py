@@ -21,10 +21,10 @@ from caprl_ray.rows.schema import FAILURE, META_PREFIX, Fields, row_schema
 from caprl_ray.watch.breaker import await_replica
 from caprl_ray.watch.counter import Counter
 
-# Ray cuts a task's output where it has more than one and a half times the context's target_max_block_size. Here rows
-# keep the user's columns, the image too, and where Ray cuts depends on the length of sampled captions. A block that is
-# lost and made again would be cut elsewhere: rows would be lost or repeated (docs/design.md, D4). Invariant: a batch is
-# never cut. A larger one ends the run (caption/stage.py).
+# Ray splits a task's output that is larger than one and a half times the context's target_max_block_size. Here rows
+# keep the user's columns, including the image, and the place of the split would depend on the length of sampled
+# captions. A block that is lost and rebuilt would be split elsewhere: rows would be lost or repeated (docs/design.md,
+# D4). Invariant: a batch is never split. A larger one ends the run (caption/stage.py).
 BLOCK_BYTES = 256 * 2**20
 WHOLE_BYTES = BLOCK_BYTES * 3 // 2
 
@@ -37,16 +37,15 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
         settings: the recipe's sections prepare, model, replicas, prompt, sampling and quality, as plain data.
         image_column: the name of that column.
 
-    Returns:
-        A lazy Dataset of the same rows with all their columns, and the columns of `caption.columns.caption_columns` and
-        `rows.schema.FAILURE`. A row whose image cannot be captioned has a null caption; `stage`, `code` and `detail`
-        say why. Nothing is written, so nothing can be resumed: run a recipe for that. This sets the Ray Data context of
-        `rows` as `cluster.session.configure` does, with blocks of at most BLOCK_BYTES. The run ends with a
-        SystemFailure if a batch of rows is larger than WHOLE_BYTES.
+    Returns: A lazy Dataset of the same rows with all their columns, and the columns of
+    `caption.columns.caption_columns` and `rows.schema.FAILURE`. A row whose image cannot be captioned has a null
+    caption; `stage`, `code` and `detail` say why. Nothing is written, so it cannot resume; use a recipe for that. This
+    sets the Ray Data context of `rows` as `cluster.session.configure` does, with blocks of at most BLOCK_BYTES. The run
+    ends with a SystemFailure if a batch of rows is larger than WHOLE_BYTES.
 
     Raises:
-        RecipeError: a setting is wrong, there is no such column, a column has the name of one that is added, or the
-            GPUs of a replica are not there and cannot come.
+        RecipeError: a setting is wrong, the image column is missing, a column has the name of one that is added, or the
+            cluster has too few GPUs for a replica and cannot grow.
         SystemFailure: nothing answers at RAY_ADDRESS. Reading the rows raises one if no replica has its GPUs within
             `replicas.wait_s`.
     """
@@ -78,8 +77,8 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
 
 
 def _configure(context: DataContext, recipe: Recipe) -> None:
-    """Set what a recipe's run sets, except for changes to Ray Data in the whole process (cluster/internals.py): these
-    would reach the caller's other datasets."""
+    """Apply the settings of a recipe's run, except for changes to Ray Data in the whole process (cluster/internals.py),
+    which would affect the caller's other datasets."""
     session.configure(context, debug=True)
     session.wait_for_replicas(context, recipe)
     context.target_max_block_size = BLOCK_BYTES

@@ -1,4 +1,4 @@
-"""What a driver does for the whole output that writes only a part of it, before and after (docs/design.md, D21)."""
+"""The turns of a driver of a part: plan the input before, complete the output after (docs/design.md, D21)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +19,12 @@ Opened = Callable[[Lease], Output]
 
 
 def plan_once(seen: Output, opened: Opened, part: Part) -> None:
-    """Plan the input of an output that several drivers write, or wait until another one has."""
-    parts.refuse_otherwise(seen.storage, seen.path, part)  # before it may have to wait
+    """Plan the input of an output that several drivers write, or wait until another driver has planned it."""
+    parts.refuse_otherwise(seen.storage, seen.path, part)  # before a possible wait
     with parts.turn(seen.storage, seen.path, part) as own:
         output = opened(own)
         over = parts.divide(output.storage, output.path, part, own)
-        for name in ("", *(other.name for other in over)):  # what ended before it could
+        for name in ("", *(other.name for other in over)):  # of runs that ended before they could
             doubtful.settle(output.storage, output.path, name)
         with forgotten_if_refused(output), while_planning.begun(output.plan) as underway:
             whole = underway.whole()
@@ -33,9 +33,10 @@ def plan_once(seen: Output, opened: Opened, part: Part) -> None:
 
 
 def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger:
-    """If this part is the last one, balance the whole ledger and mark the output. Otherwise say which ones are left.
+    """If this part is the last one, balance the whole ledger and mark the output. Otherwise report the unfinished
+    parts.
 
-    Waits for a run of the whole output that has begun since: another one that completes it may not come.
+    Waits for a run of the whole output that has begun since, because no other driver may come to complete the output.
 
     Raises LedgerUnbalanced if rows of this part are missing after all.
     """
@@ -45,7 +46,7 @@ def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger
         plan = whole.plan()
         left = parts.unfinished(storage, path, parts_with_units(plan, part.of))
         if not left:
-            doubtful.settle(storage, path)  # those, too, that a lost driver of another division wrote late
+            doubtful.settle(storage, path)  # also late lists by drivers of another division
         if whole.marked():
             left = []
         elif not left:

@@ -35,7 +35,7 @@ class Stopped(CaprlError):
 
 
 class StoppedByTerm(Stopped):
-    """SIGTERM did, which `ray job stop` and Kubernetes send."""
+    """SIGTERM asked the run to end; `ray job stop` and Kubernetes send it."""
 
     exit_code = 143
 
@@ -51,7 +51,7 @@ class TooManyFailures(CaprlError):
 
 
 class LedgerUnbalanced(CaprlError):
-    """The run finished, but some planned rows are missing or stand twice in the output."""
+    """The run finished, but some planned rows are missing or duplicate."""
 
     exit_code = 3
 

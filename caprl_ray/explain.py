@@ -1,5 +1,5 @@
-"""What every failure code and every flag means, its usual causes and what to do: one place for the command `explain`,
-the documentation and the report."""
+"""The meaning of every failure code and flag, its usual causes and what to do, for the command `explain`, the
+documentation and the report."""
 
 import difflib
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Explanation:
     not_flagged: str = ""
 
     def text(self) -> str:
-        """The explanation for people."""
+        """The explanation as text."""
         lines = [f"{self.name} ({self.kind})", f"  means: {self.meaning}"]
         lines += [f"  not flagged: {self.not_flagged}"] * bool(self.not_flagged)
         return "\n".join([*lines, f"  usual causes: {self.causes}", f"  what to do: {self.remedy}"])
@@ -48,7 +48,7 @@ def code(name: str) -> Explanation | None:
 
 
 def flag(name: str) -> Explanation | None:
-    """The explanation of a flag, without what follows its colon. None for a check of the user's own.
+    """The explanation of a flag, without the text after a colon. None for a check of the user's own.
 
     With several captions an image, the flag of one that failed is its failure code."""
     name = name.partition(":")[0]
@@ -56,7 +56,7 @@ def flag(name: str) -> Explanation | None:
 
 
 def explain(word: str) -> list[Explanation]:
-    """What a code or a flag means. Raises RecipeError for another word, with the names that are close to it."""
+    """Explain a code or a flag. Raises RecipeError for an unknown word, with similar names."""
     wanted = word.strip().partition(":")[0].lower().replace("-", "_")
     found = [explanation for explanation in explanations() if explanation.name == wanted]
     if not found:

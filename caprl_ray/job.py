@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one kind of work has of its own.
+    """The parts of one kind of work that differ from other jobs.
 
     Jobs share everything else: plan, lease, read, resume, commit, ledger, verify, progress and circuit breaker.
 
@@ -37,11 +37,11 @@ class Job:
         fingerprint: fields that must not change between the runs of one dataset.
         check_columns: gets the names of the source's own columns when all are planned; raises RecipeError if the job
             cannot work without another one.
-        check_units: passes the units (plan/units.py) of a new plan on; raises RecipeError if they will not do. None for
-            a job that does not look at them.
-        outdated: whether a field of a stored fingerprint, written by an older version, counts no more.
+        check_units: passes on the units (plan/units.py) of a new plan; raises RecipeError if the job cannot use
+            them. None for a job without such a check.
+        outdated: whether a field of a fingerprint that an older version stored is ignored.
         record: more entries of run.json.
-        again: where finished rows can be done again: the column of which the old value is kept, and the column for it.
+        again: if finished rows can be processed again: the column whose old value is kept, and the column for it.
     """
 
     name: str

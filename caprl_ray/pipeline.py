@@ -1,8 +1,8 @@
 """A whole job on one page: plan -> read -> the job's stages -> commit, then the ledger.
 
-Every arrow is a Ray Data operator. Each operator stands in the module of its name; the stages stand with their job, for
-instance caption/job.py. Several drivers may share an output, each with a part of the plan: the first one plans, and the
-last one balances the whole ledger.
+Every arrow is a Ray Data operator. Each operator is in the module of its name; the stages are in the module of their
+job, for instance caption/job.py. Several drivers may share an output, each with a part of the plan: the first one
+plans, and the last one balances the whole ledger.
 """
 
 import sys
@@ -43,7 +43,7 @@ from caprl_ray.watch.doubtful import DoubtfulRows
 from caprl_ray.watch.start import Start
 from caprl_ray.watch.steps import Steps
 
-# Rounds that process the rows of sick replicas once more. What is left after them is missing in the ledger.
+# Rounds that process the rows of sick replicas again. Rows that are left after them are missing in the ledger.
 MOST_ROUNDS = 3
 
 
@@ -60,25 +60,25 @@ def run(
     debug: bool = False,
     opening: str = "",
 ) -> Ledger:
-    """Finish everything in the plan that no earlier run has finished, and balance the ledger.
+    """Process all unfinished rows of the plan, and balance the ledger.
 
     Args:
-        job: what is done with the rows.
+        job: the job, which defines the stages.
         limit: stop after this many rows; the next run continues.
         retry: codes of failed rows to try again.
         adopt: fields of the fingerprint that may differ from those of earlier runs.
         extend: also plan what is new in the input.
         accept_touched: read sources whose version changed and whose size did not.
-        again: do only those finished rows again that meet this condition, also by another recipe.
-        part: do only this part of the plan, beside the drivers of the others. Not with `limit`, `extend` or `again`.
-            The ledger is that of the part, or of the whole output if that is complete now.
+        again: process only finished rows that meet this condition, again; the recipe may differ.
+        part: process only this part of the plan, while other drivers process the others. Not with `limit`, `extend` or
+            `again`. The ledger is that of the part, or of the whole output if it is complete now.
         debug: show Ray's own output.
-        opening: what the log begins with, unless the recipe is refused.
+        opening: the first lines of the log, unless the recipe is refused.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
-        SystemFailure: the run cannot go on. The same command resumes it.
-        Stopped: a signal ended the run. What was finished is committed.
+        SystemFailure: the run cannot continue. The same command resumes it.
+        Stopped: a signal ended the run. Finished rows are committed.
         TooManyFailures: the circuit breaker stopped the run, or too many rows of the whole output failed.
         LedgerUnbalanced: the run ended and rows are missing.
     """
@@ -91,7 +91,7 @@ def run(
         held = parts.held(seen.storage, seen.path, part) if part else lease.held(seen.storage, seen.path)
         # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
         with held as own, session.lasting(debug, job.engine_on_cpu):
-            output = opened(own)  # once more: the last run may have begun it in between
+            output = opened(own)  # again: the last run may have begun it in the meantime
             # Of a run that ended before it could.
             doubtful_rows.settle(output.storage, output.path, part.name if part else None)
             least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
@@ -146,7 +146,7 @@ def _once_more(
     limit: int | None,
     debug: bool,
 ) -> int:
-    """Process the rows of sick replicas once more, unless the run is limited. Returns how many were processed."""
+    """Process the rows of sick replicas again, unless the run is limited. Returns their number."""
     storage, path, tell, rows, done = output.storage, output.path, Steps(), doubtful, 0
     for _ in range(MOST_ROUNDS if limit is None else 0):
         committed = read_committed(storage, path, retry, tell, part=output.part)
@@ -160,7 +160,7 @@ def _once_more(
 
 
 def _run_again(output: Output, condition: str, limit: int | None, least: Accept, debug: bool) -> Ledger:
-    """Do the finished rows again that meet a condition, and no others."""
+    """Process finished rows that meet a condition again, and no others."""
     assert output.job.again, "a job that can do rows again says what it keeps of their old versions"
     storage, path, tell = output.storage, output.path, Steps()
     plan, committed = output.whole_plan(), read_committed(storage, path, tell=tell)
@@ -195,7 +195,7 @@ def _start(job: Job, plan: Plan, committed: CommittedUnits, limit: int | None, w
 def _finish(
     output: Output, plan: Plan, start: Start, work: list[Work], limit: int | None, debug: bool
 ) -> set[Identity]:
-    """Process rows. Returns those that a sick replica had handed on, and that are not done now."""
+    """Process rows. Returns the rows that a sick replica wrote and that are still unfinished."""
     job = output.job
     with verdict.with_examples(output.storage, output.path, output.part), watched(output, debug) as watch:
         watch.reporter.start = start
@@ -210,8 +210,8 @@ def _finish(
 def _finish_while_planning(
     output: Output, underway: Underway, limit: int | None, debug: bool
 ) -> tuple[Plan, set[Identity]]:
-    """Process a new output whose input takes long to list: the replicas start meanwhile. Returns the plan, and the
-    same rows as `_finish`."""
+    """Process a new output while its input is still being listed, so that replicas start meanwhile. Returns the plan,
+    and the same rows as `_finish`."""
     job = output.job
     with verdict.with_examples(output.storage, output.path), watched(output, debug, guarded=False) as watch:
 

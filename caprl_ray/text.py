@@ -4,7 +4,7 @@ import json
 import os
 import re
 
-# What stands for a byte of a file's name that is not UTF-8, and names that would look like it.
+# The escapes for bytes of a file's name that are not UTF-8, and for names that look like escapes.
 _BYTE = re.compile(r"\\x([0-9a-f]{2})")
 _ESCAPED = re.compile(r"[\udc80-\udcff]|\\(?=x[0-9a-f]{2})")
 # C0 and C1 control characters (Unicode category Cc) except tab and newline, and surrogates (Cs), which JSON can spell
@@ -18,7 +18,7 @@ _LINE_END = re.compile("\r\n?")
 def readable(name: str) -> str:
     """A file's name as valid text. Bytes that are not UTF-8, which Python gives as surrogates, become `\\xe9`.
 
-    A backslash that would be read so becomes `\\x5c`. `as_named` gives the name back.
+    A backslash that looks like an escape becomes `\\x5c`. `as_named` returns the name.
     """
     if name.isascii() and "\\" not in name:
         return name
@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as it can stand in a flow of YAML between single quotes of a shell."""
+    """A name, quoted for a flow collection of YAML within single quotes of a shell."""
     if _NAME.fullmatch(name) and name.lower() not in _WORDS:
         return name
     return json.dumps(name).replace("'", "\\u0027")

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 # When a check runs that is no standard one.
 NOT_STANDARD = {
-    "language": ", runs if a language is given",
-    "json": ", runs if a schema is given",
-    "opener": ", runs if it is named",
+    "language": ", runs only with `quality.language`",
+    "json": ", runs only with a JSON schema in `sampling.structured_outputs`",
+    "opener": ", runs only if `quality.checks` names it",
 }
 
 
@@ -58,8 +58,8 @@ def scoring_page() -> str:
     definitions = ScoreRecipe.model_json_schema()["$defs"]
     lines = ["# Scoring", "", "[Scoring captions](../score.md) says how it works.", "", "## score", ""]
     lines += [*_fields(Score, definitions), "", "### score.questions", "", *_fields(QuestionFile, definitions), ""]
-    lines += ["## Columns", "", "Beside those of every output and the captions' own:", "", *_columns(SCORE)]
-    lines += ["## Failure codes", "", "Beside those of reading and of engines:", "", *_own(CODES, ADVICE)]
+    lines += ["## Columns", "", "In addition to the columns of every output and of the captions:", "", *_columns(SCORE)]
+    lines += ["## Failure codes", "", "In addition to the codes of reading and of engines:", "", *_own(CODES, ADVICE)]
     return "\n".join([*lines, ""])
 
 
@@ -78,14 +78,14 @@ def curating_page() -> str:
         "",
     ]
     lines += [*_fields(Curate, definitions), ""]
-    lines += ["## Columns", "", "Beside those of every output and the source's own:", "", *_columns(CURATED)]
+    lines += ["## Columns", "", "In addition to the columns of every output and of the source:", "", *_columns(CURATED)]
     lines += ["## Why a question is not kept", "", "| reason | meaning |", "|---|---|"]
     lines += [f"| `{reason}` | {_cell(meaning)} |" for reason, meaning in REASONS.items()]
     lines += [
         "",
         "## Failure codes",
         "",
-        "Beside those of reading, of images and of engines:",
+        "In addition to the codes of reading, of images and of engines:",
         "",
         *_own(CODES, ADVICE),
     ]
@@ -120,8 +120,6 @@ def _type(schema: dict[str, Any]) -> str:
         return "section"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "$ref" in schema:
-        return "mapping"
     limits = [
         f"{sign} {schema[key]:g}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
@@ -145,13 +143,13 @@ def output_page() -> str:
             "OUT/data/*.parquet        captioned rows (zstd)",
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
             "OUT/lease.json            the run that writes, or the last one that wrote",
-            "OUT/parts/*.json          leases and statuses of drivers of a part each (--part K/N)",
-            "OUT/fence/*.json          after a run was lost: which objects of earlier runs count",
-            "OUT/status.json           where the run stands or the last one ended (caprl-ray status), and the history",
+            "OUT/parts/*.json          leases and statuses of the parts, if several drivers write (--part K/N)",
+            "OUT/fence/*.json          after a run was lost: the list of earlier objects that count",
+            "OUT/status.json           progress of the present or last run (caprl-ray status), and the history",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",
-            "OUT/evaluation.json       what caprl-ray evaluate has found; what it keeps lies in OUT/evaluations",
-            "OUT/report/index.html     a page about it, if `caprl-ray report` was run",
-            "OUT/_SUCCESS              written when every planned image is there once",
+            "OUT/evaluation.json       results of caprl-ray evaluate; its intermediate results are in OUT/evaluations",
+            "OUT/report/index.html     the page of caprl-ray report",
+            "OUT/_SUCCESS              written when every planned image has exactly one row",
             "```",
             "",
             "The parquet schema describes every column. The source's own columns follow under their own names.",
@@ -159,7 +157,7 @@ def output_page() -> str:
             "## Columns of data",
             "",
             *_columns((*IDENTITY, *CAPTION, RUN)),
-            "With several captions an image (`prompts`, or `sampling.n` above 1) also:",
+            "With several captions per image (`prompts`, or `sampling.n` above 1) also:",
             "",
             *_columns([CAPTIONS]),
             "With `score` also, and `first_score` if there are several captions:",
@@ -184,7 +182,7 @@ def codes_page() -> str:
     head = [
         "# Failure codes",
         "",
-        "A row in `failed/` has one of these codes. `caprl-ray explain CODE` says the same.",
+        "A row in `failed/` has one of these codes. `caprl-ray explain CODE` prints the same texts.",
         "",
     ]
     lines = [*head, "| code | meaning | usual causes | what to do |", "|---|---|---|---|"]
@@ -198,7 +196,7 @@ def checks_page() -> str:
     from caprl_ray.explain import FLAG, explanations
     from caprl_ray.quality.registry import CHECKS
 
-    lines = ["# Checks", "", "The worst fault first. [Quality](../quality.md) says how they are used.", ""]
+    lines = ["# Checks", "", "Ordered by severity. [Checks on captions](../quality.md) explains their use.", ""]
     for name, check in CHECKS.items():
         kind = "severe" if check.severe else "mild"
         use = "" if check.standard else NOT_STANDARD.get(name, ", not a standard check")
@@ -237,7 +235,7 @@ def left_out_page() -> str:
     """Every reason for which something of the input is not captioned."""
     from caprl_ray.plan.left_out import REASONS
 
-    lines = ["# What is left out", "", "The reasons in `caprl-ray plan --json`, and what each counts.", ""]
+    lines = ["# What is left out", "", "The reasons in `caprl-ray plan --json`, and the things that each counts.", ""]
     lines += ["| reason | what is counted |", "|---|---|"]
     return "\n".join([*lines, *(f"| `{reason}` | {_cell(many)} |" for reason, (_, many) in REASONS.items()), ""])
 

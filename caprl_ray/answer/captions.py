@@ -1,5 +1,5 @@
-"""The captions of a scoring run: the output of a caption run, parquet, or JSON lines; and what joins them with
-questions."""
+"""The captions of a scoring run (the output of a caption run, parquet, or JSON lines), and the column that joins them
+with questions."""
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -26,19 +26,19 @@ from caprl_ray.sources.source import Access
 from caprl_ray.sources.tape import TarDamaged
 from caprl_ray.storage import Storage, Stored, join
 
-# Columns, of a caption run above all, that stay under names that this output does not need for itself.
+# Columns, mostly of a caption run, that are renamed because the output needs their names.
 RENAMED = {"id": "image_id", "key": "image_key", "source": "image_source", "sha256": "image_sha256"}
 SHOWN = 3  # keys in a message
 ROWS_AT_ONCE = 8192
 ROWS_LOOKED_AT = 64  # of JSON lines, for their columns
-# Where captions have what a join compares, the likeliest first. Our JSON lines have the key of an image in `image`.
+# The columns that a join may compare, the likeliest first. Our JSON lines have the key of an image in `image`.
 COLUMNS = {"path": ("path", "image"), "key": ("key", "image")}
 OWN_COLUMNS = {"path": "key"}  # of a caption run's output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """A recipe whose input names parquet or JSON lines, and where it has what joins captions and questions.
+    """A recipe whose input is parquet or JSON lines, and the column that joins captions and questions.
 
     `stored` is the column in the input, `column` the same under its name in rows. `of_runs`: the input's paths are
     folders of caption runs' objects.
@@ -55,7 +55,9 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
     paths = [_data(storage, path) for path in recipe.input.paths]
     ours = [named for path, named in zip(paths, recipe.input.paths, strict=True) if path != named]
     if ours and len(ours) < len(paths):
-        raise RecipeError("input.paths: outputs of caption runs and other captions cannot be scored together.")
+        raise RecipeError(
+            "input.paths: outputs of caption runs cannot be scored together with other captions; score them one by one."
+        )
     names = _columns(storage, ours) if ours else _names(recipe, storage)
     stored, settings = recipe.score.column or _joining(recipe.score.join, names, own=bool(ours)), recipe.input
     clashing = (name for name in RENAMED if name in names and settings.columns.keeps(name))
@@ -158,7 +160,10 @@ def _data(storage: Storage, path: str) -> str:
         if run is None:
             return path
         if stored_job(run)["name"] != "caption":
-            raise RecipeError(f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions.")
+            raise RecipeError(
+                f"input.paths: {path} holds the rows of the job {stored_job(run)['name']}, not captions; "
+                "give the output of caprl-ray caption."
+            )
         unfinished.refuse(storage, path, "input.paths", "caption")
     except OSError as error:
         raise SystemFailure(f"input.paths: {path} cannot be read ({error.strerror}).") from None
@@ -169,7 +174,7 @@ def _columns(storage: Storage, outputs: Collection[str]) -> list[str]:
     """The columns of caption runs' outputs. Objects of an older version may lack some."""
     names = dict.fromkeys(name for output in outputs for name in output_schema(storage, output).names)
     if not names:
-        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}.")
+        raise RecipeError(f"input.paths: there are no captions in {', '.join(outputs)}; finish the caption run first.")
     return list(names)
 
 

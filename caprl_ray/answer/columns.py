@@ -31,16 +31,16 @@ SCORE = (
         "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null in failed rows only.",
     ),
     column("answered", pa.int32(), "Answers from the caption that were judged."),
-    column("unscored", pa.int32(), "Answers from the caption that were not: see the code of each."),
-    column("can_not_answer", pa.int32(), "Answers that say that the caption does not tell."),
+    column("unscored", pa.int32(), "Answers from the caption that were not judged; each has a code."),
+    column("can_not_answer", pa.int32(), "Answers that the caption does not have the information."),
     column(
         "answers",
         pa.list_(ANSWER),
-        "Each question as it was asked: its options as shown, the reader's answer, its part that was compared, the "
-        "right one, and what it is worth. condition: with the caption, blind without it, or asked again. logprobs: of "
-        "the letters, before others were forbidden. A code says why an answer is worth nothing known.",
+        "Each question as it was asked: its options as shown, the reader's answer (raw), the part that was compared "
+        "(parsed), the right answer, and the value (correct). condition: with the caption, blind without it, or asked "
+        "again. logprobs: of the letters, before other tokens were forbidden. code: why the answer was not judged.",
     ),
-    column("image_questions", pa.string(), "The value by which caption and questions found each other."),
+    column("image_questions", pa.string(), "The value that joins caption and questions."),
     ATTEMPTS,
     column("answerer", pa.string(), "The model that answered, with its revision."),
     column("score_prompt", pa.string(), "The prompt that the score belongs to."),
@@ -70,11 +70,11 @@ ADVICE = {
         remedy="Nothing: there is nothing to score.",
     ),
     ask.UNCLEAR: Advice(
-        causes="The reader writes a sentence before its letter, or does not know the prompt.",
-        remedy="See `raw` in the rows of other answers; take another reader, or `score.mode=deterministic`.",
+        causes="The reader writes a sentence before its letter, or was not trained on such a prompt.",
+        remedy="See `raw` in the column `answers` of other rows; use another reader, or `score.mode=deterministic`.",
     ),
     ask.UNJUDGED: Advice(
         causes="The answer is a formula that takes for ever to compare, or a text of many pages.",
-        remedy="Leave it failed; the answer is no answer of that kind.",
+        remedy="Leave it failed: such an answer is not right.",
     ),
 }

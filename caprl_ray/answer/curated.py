@@ -18,8 +18,8 @@ from caprl_ray.storage import Storage
 def parts(storage: Storage, settings: Score) -> dict[str, list[str]]:
     """The files of those paths of questions that are outputs of curation.
 
-    An output that lacks rows is used, and said to lack them. Raises RecipeError for the output of another job, or one
-    whose rows may change or stand twice, SystemFailure if storage fails.
+    An incomplete output is used, with a warning. Raises RecipeError for the output of another job, or one whose rows
+    may change or are duplicate, SystemFailure if storage fails.
     """
     found = {file.path: _parts(storage, file.path) for file in settings.questions}
     return {path: files for path, files in found.items() if files is not None}
@@ -41,12 +41,12 @@ def _parts(storage: Storage, path: str) -> list[str] | None:
 
 
 def _say_missing(storage: Storage, path: str, committed: Mapping[int, Committed]) -> None:
-    """Say it if images have no questions yet: once they have, other questions are asked, which is another scoring."""
+    """Warn if images have no questions yet: with their questions, it would be another scoring."""
     units = ledger.balance(plan.load(storage, path).units, committed, "curated").units
     missing = sum(unit.missing or 0 for unit in units)
     if missing or any(unit.planned is None for unit in units):
         count = f"{missing:,} images are" if missing else "some of it is"
         sys.stderr.write(
-            f"caprl-ray: score.questions: {path} is not finished, {count} left; scores will be those of the questions "
-            "that are there, and can be resumed only with these.\n"
+            f"caprl-ray: score.questions: {path} is not finished, {count} left; this run uses the questions that "
+            "are there, and can be resumed only with the same ones.\n"
         )

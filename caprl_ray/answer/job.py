@@ -23,8 +23,8 @@ from caprl_ray.storage import Storage
 
 
 def score_job(recipe: ScoreRecipe, *, extend: bool = False) -> tuple[Job, Questions]:
-    """The job that scores by a recipe, and its questions. Raises RecipeError and SystemFailure for what is wrong with
-    the recipe, the questions, the captions or the model. `extend`: also captions that are new."""
+    """The job `score` for a recipe, and its questions. `extend`: also captions that are new. Raises RecipeError or
+    SystemFailure if the recipe, the questions, the captions or the model are wrong."""
     storage = Storage(recipe.storage)
     questions = readers.questions_of(recipe, storage)
     found = captions.found(recipe, storage)

@@ -17,7 +17,7 @@ def start_reader(model: Mapping[str, Any], *, gpus: float = 0) -> Engine:
 
     Args:
         model: a recipe's section `model`: `source`, `engine`; or `endpoint` and `served_name` of a `vllm serve`.
-        gpus: how many GPUs an engine in this process takes; for a service they are not ours.
+        gpus: the number of GPUs of an engine in this process; ignored for a service.
 
     Raises RecipeError for a model that is wrong, SystemFailure if it does not start.
     """
@@ -36,6 +36,6 @@ def start_reader(model: Mapping[str, Any], *, gpus: float = 0) -> Engine:
 
 
 def stop_reader(reader: Engine) -> None:
-    """End an engine of `start_reader` and its processes. A service is left as it is."""
+    """Stop an engine of `start_reader` and its processes. Does nothing to a service."""
     if isinstance(reader, Revival):
         on_loop(reader.stop())

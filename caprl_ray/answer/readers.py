@@ -12,8 +12,8 @@ from caprl_ray.score.questions import Questions
 from caprl_ray.score.read import read
 from caprl_ray.storage import Storage
 
-# Rows of a batch of the job `score`. With five questions of four options, each in four rotations and as often blind,
-# eight captions have 320 prompts, more than an engine takes at once.
+# Rows in a batch of the job `score`. With five questions of four options, each in four rotations and again blind, eight
+# captions have 320 prompts, more than an engine runs at once.
 ROWS = 8
 ROW_BYTES = 512 * 2**10  # of a row's other columns, at most (input.max_metadata_bytes)
 
@@ -21,11 +21,10 @@ ROW_BYTES = 512 * 2**10  # of a row's other columns, at most (input.max_metadata
 def questions_of(
     recipe: ScoreRecipe, storage: Storage, answers_bytes: int = resources.TARGET_BLOCK_BYTES // ROWS - ROW_BYTES
 ) -> Questions:
-    """The questions of a recipe. A row may have so many bytes of answers: a block of rows must be so small that Ray
-    leaves it in one piece (docs/design.md, D4).
+    """The questions of a recipe. The bytes of a row's answers are limited, so that Ray does not split a block of rows
+    (docs/design.md, D4).
 
-    Raises RecipeError for questions that are wrong, do not fit the mode or are too many, SystemFailure if storage
-    fails.
+    Raises RecipeError if questions are wrong, do not fit the mode or are too many, SystemFailure if storage fails.
     """
     questions = read(storage, recipe.score, curated.parts(storage, recipe.score))
     _check_prompts(recipe, questions)
@@ -34,8 +33,8 @@ def questions_of(
 
 
 def resolved(recipe: ScoreRecipe) -> ModelRef:
-    """The readers' model. Raises RecipeError and SystemFailure as `resolve` does, and for a service that cannot go on
-    from the beginning of an answer."""
+    """The readers' model. Raises RecipeError and SystemFailure as `resolve` does, and for a service that cannot
+    continue a given beginning of an answer."""
     model = resolve(recipe)
     launch.check_on_cpu(recipe, model)
     if recipe.score.mode != "prism":
@@ -44,7 +43,7 @@ def resolved(recipe: ScoreRecipe) -> ModelRef:
 
 
 def prompts(settings: Score, questions: Questions) -> int:
-    """How many prompts a caption has, at least."""
+    """The least number of prompts per caption."""
     images = max(1, len(set(questions.digests.tolist())))
     each = {"sampled": 1, "prism": settings.samples, "deterministic": settings.rotations or 2}[settings.mode]
     return max(1, len(questions) // images * each)
@@ -56,11 +55,12 @@ def _check_prompts(recipe: ScoreRecipe, questions: Questions) -> None:
     if mode == "prism" and own < len(questions):
         raise RecipeError(
             "score.mode: prism needs questions with prompts of their own, as CapRL's evaluation files have; "
-            f"{len(questions) - own:,} questions have none. Take deterministic for them."
+            f"{len(questions) - own:,} questions have none. Give score.mode=deterministic for these."
         )
     if mode != "prism" and own:
         raise RecipeError(
-            f"score.mode: {mode} asks by a prompt of ours, and {own:,} questions have their own; give score.mode=prism."
+            f"score.mode: {mode} uses the standard prompt, but {own:,} questions have a prompt of their own; give "
+            "score.mode=prism."
         )
     if recipe.model.endpoint and mode == "prism" and questions.without_system():
         raise RecipeError(

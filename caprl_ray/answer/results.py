@@ -24,7 +24,7 @@ SCHEMA = 1
 ROWS_AT_ONCE = 256
 LARGE = (".question", ".raw", ".options.list.element", ".logprobs.list.element")  # of an answer; no sum needs them
 LISTED = 1000  # images without captions, by their keys
-# Fields that say where the captions are, or which questions are asked once more: outputs that differ in them compare.
+# Fields for the place of the captions, or for repeated questions: outputs that differ in them are comparable.
 CAPTIONS_ONLY = ("score.caption", "score.column", "score.blind", "score.twice")
 SAME_KIND = "CapRL's reward asks in the same way, so a captioner that was trained by it is expected to score well here."
 
@@ -78,8 +78,8 @@ def asked(storage: Storage, path: str) -> Mapping[str, Any]:
 
 
 def refuse_asked_otherwise(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise RecipeError if the other output's scores come from another reader, prompt, mode or other questions: then
-    scores differ whatever the captions are. Fields that an older version did not store are not compared."""
+    """Raise RecipeError if the other output's scores come from another reader, prompt, mode or other questions, because
+    then scores differ even for equal captions. Fields that an older version did not store are not compared."""
     wanted = {name: value for name, value in plain(dict(ours)).items() if name.startswith(("score.", "model."))}
     unlike = [
         name

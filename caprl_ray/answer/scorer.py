@@ -29,7 +29,7 @@ class Scorer:
         self._asking = Asking(settings, control_token_stripper(engine.control_tokens))
 
     def image(self, key: object) -> str:
-        """The value by which captions and questions find each other."""
+        """The value that joins a caption with its questions."""
         return joined(self._settings.join, key)
 
     def about(self, image: str) -> list[Question]:
@@ -45,8 +45,7 @@ class Scorer:
         return await ask.answers(self._engine, self._asking.blind(questions))
 
     def worth(self, answers: Answers) -> float | RowFailure:
-        """The score of a caption by the answers from it; of a caption of which no answer was judged, the most frequent
-        reason."""
+        """The score of a caption from its answers; if no answer was judged, the most frequent reason."""
         worth = ask.score(answers, draws=self._settings.mode == "sampled")
         if worth is not None:
             return worth
@@ -57,7 +56,7 @@ class Scorer:
         return RowFailure(code, f"{count} of {codes.total()} answers{example}")
 
     def columns(self, image: str, answers: Answers, blind: Answers) -> dict[str, Any]:
-        """What a row says of its caption's answers, beside the score."""
+        """The columns about a caption's answers, beside the score."""
         judged = [answer for answer in answers if answer["condition"] == CAPTION and answer["correct"] is not None]
         seen = sum(answer["condition"] == CAPTION for answer in answers)
         return {

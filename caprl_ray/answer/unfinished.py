@@ -1,4 +1,4 @@
-"""Outputs of other jobs that a scoring run reads: their rows must stand once, and must not change any more."""
+"""Check outputs of other jobs that a scoring run reads: they must have no duplicate rows, and must not change."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from caprl_ray.storage import Storage, join
 
 
 def refuse(storage: Storage, path: str, field: str, command: str) -> Mapping[int, Committed]:
-    """Raise RecipeError for an output where a row may stand twice, or may still change. Returns its rows by unit.
+    """Raise RecipeError for an output with duplicate rows, or whose rows may still change. Returns its rows by unit.
 
     `field` of the recipe names the output, and `command` has written it.
     """

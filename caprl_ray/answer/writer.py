@@ -1,4 +1,4 @@
-"""Score the captions that rows have: questions found, asked at the same time, and answers judged."""
+"""Score the captions in rows: find their questions, ask them concurrently, and judge the answers."""
 
 import asyncio
 from collections import Counter
@@ -22,11 +22,12 @@ class ScoreWriter:
         self._caption, self._column = META_PREFIX + caption, META_PREFIX + column
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Score rows at the same time. Each fails alone. Raises SystemFailure as the engine does."""
+        """Score rows concurrently. A row that fails does not affect the others. Raises SystemFailure if the engine
+        does."""
         return await asyncio.gather(*(self._cut(self._row(row)) for row in rows))
 
     def sums(self) -> dict[str, Counter[str]]:
-        """Nothing beside what the rows say."""
+        """No counters beside those in the rows."""
         return {}
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:

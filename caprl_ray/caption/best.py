@@ -1,4 +1,4 @@
-"""Which of several captions of an image is kept."""
+"""Choose the best of several captions of an image."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -19,15 +19,14 @@ class Candidate:
 def best(candidates: Sequence[Candidate], checks: Checks) -> int:
     """The number of the caption that is kept.
 
-    Captions without severe flags come first, or those with the least severe ones. Of these the one with the highest
-    score is kept, of equal scores the one with the mildest flags, of equal ones the first. A caption without a score
-    comes after those with one. So without any scores it is the first of those with the least severe flags.
+    The rules, in this order: least severe flags, highest score, mildest flags, first. A caption without a score comes
+    after those with one. So without any scores, it is the first caption with the least severe flags.
     """
     return min(range(len(candidates)), key=lambda number: _against(candidates[number], checks))
 
 
 def _against(candidate: Candidate, checks: Checks) -> tuple[Any, ...]:
-    """How much speaks against a caption."""
+    """The sort key of a caption; the lowest one is the best."""
     severe = [flag for flag in candidate.flags if flag in checks.severe]
     score = math.inf if candidate.score is None else -candidate.score
     return checks.severity(severe), score, checks.severity(candidate.flags)

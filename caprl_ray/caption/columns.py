@@ -21,7 +21,7 @@ CAPTION = (
     column(
         "flags",
         pa.list_(pa.string()),
-        "Marks of the input, such as blank and metadata_too_large:txt, and the checks that the caption fails.",
+        "Checks that the caption fails, and marks of the input, such as blank and metadata_too_large:txt.",
     ),
     column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
     column(
@@ -31,7 +31,7 @@ CAPTION = (
     column(
         "saved_tokens",
         pa.int32(),
-        "Tokens that stopping loops early has saved, at most: sampling.max_tokens less those that were decoded.",
+        "The most tokens that stopping loops early has saved: sampling.max_tokens minus decoded tokens.",
     ),
     ATTEMPTS,
     column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
@@ -52,7 +52,7 @@ CAPTIONS = column(
     pa.list_(pa.struct(ONE)),
     "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
 )
-# The same where captions are scored: each has what its row has if it is kept.
+# The same if captions are scored: each caption has the columns that its row gets if it is kept.
 SCORED_CAPTIONS = column(
     "captions",
     pa.list_(
@@ -76,7 +76,7 @@ SCORES = (
         pa.float64(),
         "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null where none was.",
     ),
-    column("score_code", pa.string(), "Why the caption has no score: a code of the reference of scoring."),
+    column("score_code", pa.string(), "Why the caption has no score: a failure code of the page on scoring."),
     *(field for field in SCORE if field.name not in ("score", ATTEMPTS.name)),
 )
 FIRST_SCORE = column(
@@ -103,8 +103,8 @@ def output_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
 
 
 CODES = FAILURE_CODES | {
-    "caption_empty": "The model wrote nothing, each time.",
-    "quality": "The caption fails a check with which the recipe keeps no caption; the detail names it.",
+    "caption_empty": "The model wrote nothing in any attempt.",
+    "quality": "The caption fails a check, and the recipe keeps no such caption; the detail names the check.",
     "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
 }
 ADVICE = CODE_ADVICE | {
@@ -118,7 +118,7 @@ ADVICE = CODE_ADVICE | {
     ),
     "check_error": Advice(
         causes="A fault of the function, such as a text that it does not expect.",
-        remedy="Mend the check, and use `--retry-failed=check_error` with `--adopt`.",
+        remedy="Correct the check, and use `--retry-failed=check_error` with `--adopt`.",
     ),
 }
 

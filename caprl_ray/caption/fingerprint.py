@@ -24,8 +24,8 @@ def fingerprint(recipe: Recipe, model: ModelRef) -> dict[str, Any]:
     fields["quality.versions"] = Rules(recipe.quality, recipe.sampling).versions()
     fields |= engine_fields(recipe.model)
     if recipe.model.endpoint:
-        # The size rule comes from the model's files on the hub. Without these fields a hub that cannot be reached for
-        # a moment would change the size of the images, unseen.
+        # The size rule comes from the model's files on the hub. Without these fields, an unreachable hub would change
+        # the size of the images without notice.
         fields |= {f"model.size_rule.{key}": value for key, value in asdict(model.size_rule).items()}
     if recipe.quality.language:
         fields["version.py3langid"] = installed("py3langid")

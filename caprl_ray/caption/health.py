@@ -1,9 +1,9 @@
-"""Watch how many of a replica's latest captions fail a check (watch/sick.py says what becomes of it)."""
+"""Count how many of a replica's latest captions fail a check (watch/sick.py handles the result)."""
 
 import collections
 from collections.abc import Collection, Mapping
 
-# Fewer captions say nothing.
+# Fewer captions are not enough for a decision.
 LEAST = 32
 SHOWN, SHOWN_CHARACTERS = 3, 60
 
@@ -36,7 +36,7 @@ class Health:
         return len(self._flags) == self._flags.maxlen
 
     def sick(self) -> str | None:
-        """What is wrong, in one sentence with examples; None while every share is within its limit."""
+        """The fault, in one sentence with examples; None while every share is within its limit."""
         seen = len(self._flags)
         for flag, limit in self._limits.items():
             if seen >= LEAST and self._counts[flag] > limit * seen:

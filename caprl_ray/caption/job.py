@@ -1,4 +1,4 @@
-"""The job `caption`: images -> prepare -> caption -> captions, and where the recipe has it -> answer -> scores."""
+"""The job `caption`: images -> prepare -> caption -> captions, and if the recipe has `score` -> answer -> scores."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -30,7 +30,7 @@ from caprl_ray.storage import Storage
 
 
 def caption_job(recipe: Recipe) -> Job:
-    """The job that captions by a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve`,
+    """The job `caption` for a recipe. Raises RecipeError and SystemFailure as `models.resolve.resolve`,
     `sources.placeholders.load` and `caption.join.readers_of` do."""
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
@@ -65,16 +65,16 @@ def captioned(
 ) -> Dataset:
     """Compressed images -> pixels -> captions, and with `scores` -> answers -> scores.
 
-    One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced` says whether
-    something watches the replicas (watch/replicas.py). If not, one whose engine does not start ends the run.
-    `most_bytes` is the size from which on Ray would cut a batch of captions, if its rows may be large.
+    One block of pixels is one caption batch and one block of captions (docs/design.md, D4). `replaced`: the run watches
+    its replicas (watch/replicas.py). Otherwise, a replica whose engine does not start ends the run. `most_bytes`: Ray
+    would split a batch of captions that is larger, if its rows may be large.
     """
     # Batches of answers and of a caller's own columns are bounded by their bytes, so these are not larger.
     pixels = model.size_rule.max_pixels
     bounded = scores is not None or most_bytes is not None
     batch = resources.batch_rows(pixels) if bounded else batch_rows(recipe, pixels)
     prepare = Prepare(model.size_rule, recipe.prepare, counter)
-    # Shared by all replicas. Where nothing watches, nothing stops a run, and the counter would wait for ever.
+    # Shared by all replicas. Without a watcher, nothing stops a run, and the counter would wait for ever.
     stopped = [counter.until_stopped.remote()] if replaced else []
     captions = (
         rows.map_batches(prepare, batch_size=batch, batch_format="pyarrow", num_cpus=1)
@@ -117,7 +117,7 @@ def _answered(
             "questions": ray.put(questions),
             "stopped": stopped,
         },
-        batch_size=readers.rows,  # blocks have so many rows already, and Ray Data wants a number with GPUs
+        batch_size=readers.rows,  # the blocks already have this size, but Ray Data requires a number with GPUs
         batch_format="pyarrow",
         **pool(
             readers.recipe,

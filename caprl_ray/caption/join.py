@@ -1,4 +1,4 @@
-"""The readers of a run that captions: their questions, and what joins these with the images."""
+"""The readers of a run that captions: their questions, and the column that joins these with images."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -19,7 +19,7 @@ from caprl_ray.rows.schema import META_PREFIX
 from caprl_ray.score.questions import Questions, joined
 from caprl_ray.storage import Storage
 
-# The columns of ours that join, by what `score.join` names, and how their values look where that is known beforehand.
+# Our columns that join, by the name in `score.join`, and examples of their values if the format is fixed.
 OWN = {"id": "id", "key": "key", "path": "key", "sha256": "sha256"}
 LOOKS = {"id": re.compile(r"\d{6,}-\d{8,}"), "sha256": re.compile(r"[0-9a-fA-F]{64}")}
 EXAMPLES = {"id": "000000-00000000", "sha256": "of 64 digits of hex"}
@@ -29,7 +29,7 @@ ROW_BYTES = 2**20  # of a row without answers, at most: its captions, and what t
 
 @dataclass(frozen=True, kw_only=True)
 class Readers:
-    """What a pool of readers works by. They travel to Ray's workers; the questions lie in the object store.
+    """The settings of a pool of readers. They are sent to Ray's workers; the questions are in the object store.
 
     `column` is the column of rows between stages that joins them with questions. A batch has at most `rows`.
     """
@@ -42,8 +42,8 @@ class Readers:
 
 
 def readers_of(recipe: Recipe, rows: int) -> tuple[Readers, Questions]:
-    """The readers of a recipe with the section `score`, whose batches have so many rows, and their questions. Raises
-    RecipeError and SystemFailure for what is wrong with the questions or the readers' model."""
+    """The readers of a recipe with the section `score`, with batches of this many rows, and their questions. Raises
+    RecipeError or SystemFailure if the questions or the readers' model are wrong."""
     own = reader_recipe(recipe)
     questions = readers.questions_of(own, Storage(recipe.storage), resources.WHOLE_BLOCK_BYTES // rows - ROW_BYTES)
     score = own.score
@@ -68,8 +68,8 @@ def check_column(readers: Readers, names: Collection[str]) -> None:
 
 
 def with_common(readers: Readers, questions: Questions, units: Iterator[Unit]) -> Iterator[Unit]:
-    """Yield the units of a new plan unchanged. Raises RecipeError at their end if there is no question about any image,
-    and where the questions of one image would go to several.
+    """Yield the units of a new plan unchanged. Raises RecipeError at their end if no image has a question, and if the
+    questions of one image match several images.
 
     Only files have their keys in the plan. Other keys are known when the images are read.
     """
@@ -95,8 +95,8 @@ def with_common(readers: Readers, questions: Questions, units: Iterator[Unit]) -
 
 
 def _refuse_shared_names(paths: dict[str, str | None], files: Iterable[Entry]) -> None:
-    """Raise RecipeError if two files have one name that questions are about. `paths` has the path of the file that was
-    found first for each such name."""
+    """Raise RecipeError if two files have the same name and questions are about it. `paths` has the first path for each
+    such name."""
     for entry in files:
         name, path = joined("path", entry.key), entry.stored.path
         if name not in paths:
@@ -110,7 +110,7 @@ def _refuse_shared_names(paths: dict[str, str | None], files: Iterable[Entry]) -
 
 
 def _refuse_other_kind(join: str, questions: Questions) -> None:
-    """Raise RecipeError if no question can be about an image, because the values that join look otherwise."""
+    """Raise RecipeError if no question can match an image, because the values that join have another format."""
     looks = LOOKS.get(join)
     if looks and not any(looks.fullmatch(image) for image in questions.images()):
         raise RecipeError(

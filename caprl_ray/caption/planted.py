@@ -1,9 +1,8 @@
-"""Two planted pictures that are captioned between a batch's own: they show rows that were mixed up, and pixels that the
-engine does not see.
+"""Two test pictures that are captioned between a batch's rows, to detect swapped rows and missing pixels.
 
-A released pipeline attached captions to the wrong items for months (cosmos-curate 1.1.5 to 1.1.11). Nothing here needs
-to know what the model writes. The pictures are unlike, and both are decoded greedily: the first one twice. Its two
-captions must be more like each other than like the caption of the second one.
+A released pipeline attached captions to the wrong items for months (cosmos-curate 1.1.5 to 1.1.11). The test works with
+any model: two different pictures are decoded greedily, the first one twice. Its two captions must be more similar to
+each other than to the caption of the second picture.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ WIDE: dict[str, Any] = {
     "stop_token_ids": None,
 }
 SIDE = 224  # pixels, before the model's own size rule
-# Engines round differently in batches of other sizes, so the two captions of a picture may part after some words.
+# Engines round differently in batches of other sizes, so the two captions of a picture may differ after some words.
 ALIKE = 0.3
 
 _SPACE = re.compile(r"\s+")
@@ -49,17 +48,17 @@ _SCENES = (
 
 
 class Planted:
-    """The planted pictures at the size of one model. Make it once; `fault` captions them."""
+    """The test pictures at the size of one model. Make it once; `fault` captions them."""
 
     def __init__(self, rule: SizeRule, sampling: Sampling) -> None:
         self._first, self._second = (_picture(scene, rule) for scene in _SCENES)
-        # A field that narrows what may be written would make both captions alike.
+        # A field that restricts the output would make both captions similar.
         narrow = {name: value for name, value in WIDE.items() if name in (sampling.model_extra or {})}
         self._sampling = GREEDY | narrow
 
     async def fault(self, engine: Engine) -> str | None:
-        """Caption them; call it while other rows are captioned. Returns one sentence if the engine mixes rows up or
-        sees no pixels, None if it does not or refuses them. Raises SystemFailure as the engine does."""
+        """Caption them; call it while other rows are captioned. Returns one sentence if the engine swaps rows or sees
+        no pixels, otherwise None, also if it refuses the pictures. Raises SystemFailure if the engine does."""
         try:
             first, second, again = await asyncio.gather(
                 *(
@@ -82,7 +81,7 @@ def _picture(scene: Scene, rule: SizeRule) -> Picture:
 def _mixed_up(first: str, second: str, again: str) -> str | None:
     alike, unlike = _likeness(first, again), _likeness(first, second)
     if not (first.strip() and again.strip()):
-        return None  # checks find a model that writes nothing
+        return None  # the check `empty` finds a model that writes nothing
     if alike >= ALIKE and alike > unlike:
         return None
     told = ", ".join(repr(text[:60]) for text in (first, again, second))

@@ -21,8 +21,8 @@ TRUNCATED, TRIMMED = "truncated", "trimmed"
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """One decoding of a row: the engine's answer, its text as it is kept, the checks that it fails, whether the text
-    was cut here, and how many more tokens were allowed where the engine stopped a loop."""
+    """One decoding of a row: the engine's answer, the text to keep, the checks that it fails, whether the text was cut
+    here, and the remaining tokens if the engine stopped a loop."""
 
     completion: Completion
     text: str
@@ -33,8 +33,7 @@ class Decode:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """The decode that is kept, the number of all decodes, their tokens and those that they saved, and the flags that
-    went away."""
+    """The kept decoding, the number of all decodings, their tokens and saved tokens, and the repaired flags."""
 
     decode: Decode
     decodes: int
@@ -44,7 +43,7 @@ class Kept:
 
 
 class Redecoder:
-    """Captions rows by an engine, and again those whose captions fail a check that the recipe marks `retry`."""
+    """Captions rows with an engine, and decodes a caption again if it fails a check that the recipe marks `retry`."""
 
     def __init__(
         self,
@@ -72,10 +71,10 @@ class Redecoder:
         alt_text: str = "",
         also: Mapping[str, Any] = AS_THE_RECIPE,
     ) -> Kept:
-        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for one of the engine.
+        """Caption one picture. Raises RowFailure for a fault of this row, SystemFailure for a fault of the engine.
 
         Args:
-            instruction: the prompt without what is filled in. Checks compare the caption with it, and with `alt_text`.
+            instruction: the prompt without inserted values. Checks compare the caption with it, and with `alt_text`.
             also: changes of the recipe's sampling for each of its decodings.
         """
         asked = Caption(text="", prompt=instruction, alt_text=alt_text)
@@ -115,8 +114,8 @@ class Redecoder:
         return max(0, int(sampling.get("max_tokens") or self._most_tokens) - (completion.caption_tokens or 0))
 
     async def _again(self, picture: Picture, prompt: str, asked: Caption, also: Mapping[str, Any]) -> list[Decode]:
-        """Decode with every change at once, until one passes: a row holds its batch for one more caption, not for as
-        many as there are changes. Unfinished decodings are then given up. A change that fails is left out."""
+        """Decode with all changes at once, until one passes, so that the batch waits for one more caption, not for one
+        per change. Then cancel the other decodings. A change that fails is left out."""
         tasks = [
             asyncio.ensure_future(self._decode(picture, prompt, asked, {**also, **sampling}))
             for sampling in self._settings.retries
@@ -134,17 +133,18 @@ class Redecoder:
         return _decoded(tasks)
 
     def _retried(self, decode: Decode) -> bool:
-        """Whether another decoding may help. It does not where a finished caption is longer than what is kept."""
+        """Whether another decoding may help. It does not if a finished caption is longer than the limit."""
         flags = [flag for flag in decode.flags if not (decode.cut and flag == TRUNCATED)]
         return any(self._rules.action(flag) == "retry" for flag in flags)
 
     def _badness(self, decode: Decode) -> tuple[bool, tuple[int, ...]]:
-        """How much speaks against a decode. Of equal ones the first is kept."""
+        """The sort key of a decoding; the lowest one is the best. Among equal ones, the first is kept."""
         failing = any(self._rules.action(flag) == "fail" for flag in decode.flags)
         return failing, self._rules.checks.severity(decode.flags)
 
     def _ended(self, decode: Decode) -> Decode:
-        """The decode as the recipe wants it after the last try. Raises RowFailure if it wants none."""
+        """The decoding after the last try, kept or trimmed as the recipe says. Raises RowFailure if the recipe says
+        `fail`."""
         if not decode.text.strip():
             raise RowFailure("caption_empty")
         failing = [flag for flag in decode.flags if self._fails(flag)]
@@ -162,7 +162,7 @@ class Redecoder:
 
 
 def _decoded(tasks: Sequence["asyncio.Task[Decode]"] | set["asyncio.Task[Decode]"]) -> list[Decode]:
-    """The results of the tasks that have one. Raises what is not a failure of the row, such as SystemFailure."""
+    """The results of the successful tasks. Raises exceptions other than failures of the row, such as SystemFailure."""
     decodes = []
     for task in tasks:
         error = None if task.cancelled() or not task.done() else task.exception()

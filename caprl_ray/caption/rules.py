@@ -1,4 +1,4 @@
-"""Which checks a recipe runs on its captions, and what it does about each flag."""
+"""The checks of a recipe, and its action for each flag."""
 
 import json
 from typing import Any
@@ -10,12 +10,12 @@ from caprl_ray.quality.registry import CHECKS
 from caprl_ray.recipe.quality import Action, Quality
 from caprl_ray.recipe.sampling import Sampling
 
-# Faults that another decoding often does not have. The other flags say something about a caption that is kept.
+# Faults that another decoding often repairs. The other flags only mark a caption.
 RETRIED = frozenset({"loop", "truncated", "refusal", "garbage", "empty", "json"})
 
 
 class Rules:
-    """The checks of a recipe and their actions. Raises RecipeError if the recipe names what there is not."""
+    """The checks of a recipe and their actions. Raises RecipeError if the recipe names an unknown check."""
 
     def __init__(self, quality: Quality, sampling: Sampling) -> None:
         given = quality.checks
@@ -40,11 +40,11 @@ class Rules:
         self._actions |= {name.rpartition(":")[2] if is_own(name) else name: action for name, action in given.items()}
 
     def action(self, flag: str) -> Action:
-        """What is done about a caption with this flag."""
+        """The action for a caption with this flag."""
         return self._actions.get(flag, "keep")
 
     def versions(self) -> dict[str, Any]:
-        """Everything that decides about flags, as plain data."""
+        """Versions and thresholds of the checks, as plain data."""
         return self.checks.versions()
 
 

@@ -1,6 +1,6 @@
 """Score captions as they come from the captioners, and keep the best of several (docs/score.md).
 
-A caption is never lost because it could not be scored: its row says why there is no score, and is finished.
+A caption is never lost because of its score: if it cannot be scored, its row is finished and has the reason.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from caprl_ray.rows.stage import Changes
 from caprl_ray.watch.replicas import of_pool
 
 POOL = "score"  # the section of the recipe that describes it
-# What a row has of its best caption, by the name in `captions`.
+# The columns of a row that come from its best caption, by their names in `captions`.
 OF_BEST = {
     "caption": "text",
     "finish_reason": "finish_reason",
@@ -50,7 +50,7 @@ class CaptionScorer:
         return await asyncio.gather(*(self._cut(self._row(row)) for row in rows))
 
     def sums(self) -> dict[str, Counter[str]]:
-        """Nothing beside what the rows say."""
+        """No counters beside those in the rows."""
         return {}
 
     async def _row(self, row: dict[str, Any]) -> Changes:
@@ -81,7 +81,7 @@ class CaptionScorer:
         return there[best(candidates, self._checks)]
 
     def _several(self, row: dict[str, Any], captions: list[dict[str, Any]], found: "Found", kept: int) -> Changes:
-        """What the row has of all captions, and of the best one."""
+        """The columns of all captions, and of the best one."""
         chosen = captions[kept]
         scored = [{**one, **_told(told)} for one, told in zip(captions, found, strict=True)]
         first = self._best(captions, found, scores=False)
@@ -90,7 +90,7 @@ class CaptionScorer:
         return {**ours, "flags": flags, "captions": scored, "first_score": _score(found[first])}
 
 
-# Of each caption with a text its answers, and its score or why it has none.
+# For each caption with a text: its answers, and its score or the reason why it has none.
 Told = tuple[Answers, float | RowFailure]
 Found = Sequence[Told | None]
 
@@ -106,7 +106,7 @@ def _told(told: Told | None) -> dict[str, Any]:
 
 
 def unscored(code: str) -> Changes:
-    """What a row says whose caption could not be scored."""
+    """The columns of a row whose caption could not be scored."""
     return {"score": None, "score_code": code}
 
 
@@ -125,14 +125,14 @@ class CaptionReader(ReplicaActor):
         super().__init__(readers.recipe, readers.model, counter, rows=readers.rows, pool=POOL, **options)
 
     def __call__(self, table: Any) -> Any:
-        """Score one batch. Raises SystemFailure if the readers answer nothing any more."""
+        """Score one batch. Raises SystemFailure if the readers no longer answer."""
         try:
             return super().__call__(table)
         except SystemFailure as failure:
             raise of_pool(POOL, failure) from None
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """The scores of rows. A row that kills readers keeps its caption, too."""
+        """Score rows. Even a row that kills readers keeps its caption."""
         return [
             unscored(result.code) if isinstance(result, RowFailure) and result.code != UNFINISHED else result
             for result in super().apply(rows)

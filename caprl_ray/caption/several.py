@@ -66,7 +66,7 @@ class Several:
         return written
 
     def best(self, written: list[Written]) -> Kept:
-        """Of the captions whose flags are least severe, the first. Raises RowFailure if there is none."""
+        """The first of the captions with the least severe flags. Raises RowFailure if there is none."""
         kept = [one.kept for one in written if isinstance(one.kept, Kept)]
         if not kept:
             raise RowFailure("prompt_column", "the earlier prompt has no caption")

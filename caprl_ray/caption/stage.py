@@ -37,8 +37,8 @@ class Captioner(ReplicaActor):
         rows: int | None = None,
         **options: Any,
     ) -> None:
-        """From `most_bytes` on Ray would cut a batch; None if no batch can be so large. A batch has `rows`; by default
-        as many as for a small pool."""
+        """Ray would split a batch of `most_bytes` or more; None if no batch can be that large. `rows` is the size of a
+        batch, by default that of a small pool."""
         self._most_bytes = most_bytes
         rows = rows or resources.batch_rows(model.size_rule.max_pixels)
         super().__init__(recipe, model, counter, rows=rows, **options)
@@ -56,7 +56,7 @@ class Captioner(ReplicaActor):
 
 
 def _check_size(table: pa.Table, most_bytes: int) -> None:
-    """Refuse a batch that might be cut when its captions are there. The answer depends on no caption."""
+    """Refuse a batch that Ray might split when its captions are added. Does not depend on the captions."""
     size = table.drop_columns(list(PIXELS)).nbytes + table.num_rows * MOST_ADDED_BYTES
     if size >= most_bytes:
         raise SystemFailure(

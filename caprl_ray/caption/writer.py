@@ -1,4 +1,4 @@
-"""Write the captions of rows by one engine: prompts filled, captions checked and repaired, the engine watched."""
+"""Write the captions of rows with one engine: fill prompts, check and repair captions, and watch the engine."""
 
 import asyncio
 import itertools
@@ -44,8 +44,8 @@ class Writer:
         passed: Callable[[], None] = lambda: None,
         cut: Cut | None = None,
     ) -> None:
-        """`healthy` is called once, when few of a whole window of captions failed a check, and `passed` after each
-        self check without a fault. `cut` ends captions."""
+        """`healthy` is called once, when a whole window of captions is within its limits, and `passed` after each
+        successful self check. `cut` cancels captions."""
         self._cut = cut or Cut()
         self._engine = engine
         self._label, self._recipe = model.label, recipe
@@ -61,9 +61,8 @@ class Writer:
         self._adding = threading.Lock()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Caption rows at the same time, and the planted pictures between them now and then. Each row fails alone.
-
-        Raises Sick if the captions cannot be trusted, and SystemFailure as the engine does.
+        """Caption rows concurrently, and at times the test pictures between them. A row that fails does not affect the
+        others. Raises Sick if the captions cannot be trusted, and SystemFailure if the engine does.
         """
         first = asyncio.Event()
 
@@ -79,12 +78,12 @@ class Writer:
         return written
 
     async def _check_self(self, first: asyncio.Event) -> None:
-        """Caption the planted pictures when it is time, in the middle of a batch: when its first row has ended."""
+        """Caption the test pictures when it is time, in the middle of a batch: after its first row."""
         every = self._recipe.quality.self_check
         if not every or next(self._batches) % every:
             return
         await first.wait()
-        # Twice: a service may sample although it is asked not to.
+        # Twice, because a service may sample although it is asked to decode greedily.
         if await self._planted_fault() and (fault := await self._planted_fault()):
             raise Sick(fault)
         self._passed()
@@ -95,7 +94,7 @@ class Writer:
         return fault
 
     def sums(self) -> dict[str, Counter[str]]:
-        """What was counted since the last call, beside the rows: self-checks, and loops that the engine stopped."""
+        """Counters since the last call, beside those in the rows: self-checks, and loops that the engine stopped."""
         with self._adding:
             sums, self._sums = dict(self._sums), defaultdict(Counter)
         return sums

@@ -5,8 +5,8 @@ wrong, or storage refuses it before anything is started; 3 the ledger does not b
 failed, late objects of a lost run are there, or an export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by
 SIGTERM, run again to resume.
 
-Each command is a module of its own: its arguments and how they are handed on. Those modules import what is slow to
-import only when the command runs.
+Each command has a module: its arguments, and the call of its work. These modules do slow imports only when the command
+runs.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from caprl_ray.cluster.signals import Terminated, handled
 from caprl_ray.errors import CaprlError, SystemFailure
 from caprl_ray.version import __version__
 
-# In the order of the help: before a run, the run, after it, and what is looked up.
+# In the order of the help: before a run, the run, after it, and reference.
 COMMANDS = (
     *(demo, init, plan, preflight, tune),
     *(caption, submit, curate, score, status),
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line. Overrides may stand anywhere, also after options, where argparse leaves them over."""
+    """Parse the command line. Overrides may be anywhere, also after options, where argparse does not recognize them."""
     found = parser()
     args, over = found.parse_known_args(arguments)
     if over and (not hasattr(args, "overrides") or not all(map(_overrides, over))):
@@ -94,7 +94,7 @@ def _overrides(text: str) -> bool:
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit. Does not wait for requests that the command has left."""
+    """Run one command and exit. Does not wait for unfinished requests of the command."""
     code = main(arguments)
     if any(thread.name.startswith(WAITING) for thread in threading.enumerate()):
         sys.stdout.flush()

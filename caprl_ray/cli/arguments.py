@@ -39,7 +39,7 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="section.field=value",
-        help="override fields of the recipe, also by a file of them, such as tuned.yaml",
+        help="override fields of the recipe; also files of fields, such as tuned.yaml",
     )
 
 
@@ -55,8 +55,7 @@ def add_store(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def store_hint(settings: "StorageSettings", path: str) -> str:
-    """What to say where an s3:// path has not what is looked for: without a recipe, only the command line names the
-    store."""
+    """A hint for messages about a missing s3:// path: without a recipe, only the command line can name the store."""
     return "" if settings.endpoint or not path.startswith("s3://") else f"; {STORE_HINT}"
 
 
@@ -68,7 +67,7 @@ def positive(text: str) -> int:
 
 
 def check_store(settings: "StorageSettings", *paths: str) -> None:
-    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint`, in the time that is given."""
+    """Raise SystemFailure if a path is on S3 and nothing answers at `storage.endpoint` in time."""
     if settings.endpoint and any(path.startswith("s3://") for path in paths):
         given = settings.timeout_s if "timeout_s" in settings.model_fields_set else None
         check_service("storage.endpoint", settings.endpoint, given)

@@ -20,8 +20,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--again",
         metavar="SQL",
-        help="caption only those finished rows again that meet this condition, such as \"flags has 'loop'\", also by "
-        "another recipe; column previous keeps the old caption",
+        help="caption finished rows again that meet this condition, such as \"flags has 'loop'\"; the recipe may "
+        "differ; the column previous keeps the old caption",
     )
 
 
@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> int:
     from caprl_ray.recipe.load import load
 
     if args.again is not None and (args.extend or args.retry_failed is not None or args.adopt):
-        raise RecipeError("--again: it does not go with --extend, --retry-failed or --adopt; run them one by one.")
+        raise RecipeError("--again: cannot be given with --extend, --retry-failed or --adopt; run them one by one.")
     part = asked_part(args)
     recipe = load(args.recipe, args.overrides)
     asked = [file.path for file in recipe.score.questions] if recipe.score else []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("check", _run, "flag captions that exist already, one JSON object a line")
+    command = commands.add("check", _run, "check existing captions; prints one JSON object per row")
     command.add_argument(
         "path", metavar="FILE|OUT", help="parquet or JSON lines, or the output folder of a run; local or s3://"
     )
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--language", metavar="CODE", help="also flag captions in another language than this one")
     command.add_argument(
-        "--recipe", metavar="FILE", help="the checks of a recipe, with its thresholds, its language and its JSON schema"
+        "--recipe", metavar="FILE", help="run the checks of this recipe, with its thresholds, language and JSON schema"
     )
     command.add_argument(
         "--column", default="caption", metavar="NAME", help="column of the captions (default: caption)"
@@ -54,7 +54,7 @@ def _of_recipe(args: argparse.Namespace) -> "Checks":
     from caprl_ray.recipe.load import load
 
     if args.checks is not None or args.language is not None:
-        raise RecipeError("--recipe: not with --checks or --language, which the recipe says itself; give one of them.")
+        raise RecipeError("--recipe: it sets the checks and the language; leave out --checks and --language.")
     recipe = load(args.recipe)
     return Rules(recipe.quality, recipe.sampling).checks
 

@@ -7,11 +7,9 @@ from caprl_ray.cli.arguments import Commands, add_output, opened
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add(
-        "compact", _run, "merge the parquet files of an output, so that a large one has a file for each unit"
-    )
+    command = commands.add("compact", _run, "merge the parquet files of an output into one per work unit")
     add_output(command)
-    command.add_argument("--dry-run", action="store_true", help="only say how many files there are and would be")
+    command.add_argument("--dry-run", action="store_true", help="only print the number of files before and after")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
     command.add_argument("second", metavar="OUT_B", help="another one, of the same input")
     add_store(command, "s3:// outputs")
     add_page(command, "OUT_B/report/compare.html")
-    command.add_argument("--images", type=positive, default=160, metavar="N", help="images in it (default: 160)")
+    command.add_argument("--images", type=positive, default=160, metavar="N", help="images on the page (default: 160)")
 
 
 def _run(args: argparse.Namespace) -> int:

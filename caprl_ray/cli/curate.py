@@ -1,4 +1,4 @@
-"""`caprl-ray curate`: questions about images, of which those are kept that need the image."""
+"""`caprl-ray curate`: write questions about images, and keep those that need the image."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from caprl_ray.cli.runs import add_part, add_run, adopted, asked_part, codes, op
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("curate", _run, "make questions about images for scoring captions, or resume the last run")
+    command = commands.add("curate", _run, "write questions about images, to score captions, or resume the last run")
     add_run(command, "curate", "image")
     add_part(command)
 

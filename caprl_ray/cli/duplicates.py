@@ -8,15 +8,15 @@ from caprl_ray.cli.arguments import Commands, add_output
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("duplicates", _run, "show which images and captions an output repeats")
+    command = commands.add("duplicates", _run, "show repeated images and captions of an output")
     add_output(command)
-    command.add_argument("--json", metavar="FILE", help="write what was found to this file as JSON")
+    command.add_argument("--json", metavar="FILE", help="write the result to this file as JSON")
     command.add_argument(
         "--list",
         metavar="FILE",
-        help="write the rows whose images are there several times to this parquet file: id, group, keep",
+        help="write the rows with repeated images to this parquet file: id, group, keep",
     )
-    command.add_argument("--temp", metavar="DIR", help="folder for temporary files, of 50 to 100 bytes a row")
+    command.add_argument("--temp", metavar="DIR", help="folder for temporary files, 50 to 100 bytes per row")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`caprl-ray evaluate`: how much the captions of outputs tell, on a sample of their own images."""
+"""`caprl-ray evaluate`: score and compare the captions of outputs, on a sample of their images."""
 
 import argparse
 
@@ -10,12 +10,17 @@ def add(commands: Commands) -> None:
     command = commands.add(
         "evaluate", _run, "score the captions of outputs by questions about a sample of their images, or compare them"
     )
-    command.add_argument("words", nargs="+", metavar="OUT", help="output folders of the same images, one or several")
+    command.add_argument(
+        "words",
+        nargs="+",
+        metavar="OUT",
+        help="output folders of the same images, and overrides such as score.rotations=2",
+    )
     command.add_argument(
         "--sample",
         type=positive,
         metavar="N",
-        help="images that are drawn (default: 1000, or with --questions all that these are about)",
+        help="number of images (default: 1000, or with --questions all images that have questions)",
     )
     command.add_argument(
         "--questions",
@@ -23,14 +28,14 @@ def add(commands: Commands) -> None:
         help="questions instead of new ones: a file, an output of curate, or an output that was evaluated",
     )
     command.add_argument(
-        "--judge", metavar="RECIPE.yaml", help="who asks and who answers (default: CapRL's models); see evaluate.yaml"
+        "--judge", metavar="RECIPE.yaml", help="the models that ask and answer (default: recipes/evaluate.yaml)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="decides which images are drawn (default: 0)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     command.add_argument("--by", metavar="COLUMN", help="the source's column that names the kind of an image")
     command.add_argument(
-        "--old-column", metavar="NAME", help="the source's column with the text of before (default: found by its name)"
+        "--old-column", metavar="NAME", help="the source's column with the old text (default: found by its name)"
     )
-    command.add_argument("--work", metavar="FOLDER", help="where evaluations are kept (default: OUT/evaluations)")
+    command.add_argument("--work", metavar="FOLDER", help="folder for intermediate results (default: OUT/evaluations)")
     command.set_defaults(overrides=[])
 
 

@@ -7,8 +7,10 @@ from caprl_ray.cli.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("explain", _run, "say what a failure code or a flag means, its usual causes, and what to do")
-    command.add_argument("word", metavar="CODE|FLAG", help="as it stands in the columns code and flags")
+    command = commands.add(
+        "explain", _run, "print the meaning of a failure code or flag, its usual causes, and what to do"
+    )
+    command.add_argument("word", metavar="CODE|FLAG", help="a value of the columns code and flags")
 
 
 def _run(args: argparse.Namespace) -> int:

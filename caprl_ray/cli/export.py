@@ -1,4 +1,4 @@
-"""`caprl-ray export`: write the captions of an output in the forms that people read."""
+"""`caprl-ray export`: write the captions of an output as WebDataset, Hugging Face folder, JSON lines or parquet."""
 
 import argparse
 
@@ -8,24 +8,28 @@ from caprl_ray.export.settings import KINDS, LINES
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("export", _run, "write the captions of an output in the forms that people read")
+    command = commands.add(
+        "export", _run, "write the captions of an output as WebDataset, Hugging Face folder, JSON lines or parquet"
+    )
     add_output(command)
-    command.add_argument("--to", required=True, choices=KINDS, help="the form")
+    command.add_argument("--to", required=True, choices=KINDS, help="the format")
     command.add_argument(
-        "--out", required=True, metavar="PATH", help="a folder for it, new or of the same export; local or s3://"
+        "--out", required=True, metavar="PATH", help="the target folder, new or of the same export; local or s3://"
     )
     command.add_argument("--where", metavar="SQL", help="only rows that meet this condition, such as 'flags = []'")
     command.add_argument(
         "--without", metavar="FILE", help="leave out repeated rows: a list of caprl-ray duplicates --list"
     )
-    command.add_argument("--form", choices=LINES, help=f"jsonl: how a line looks (default: {LINES[0]})")
+    command.add_argument("--form", choices=LINES, help=f"jsonl: the fields of a line (default: {LINES[0]})")
     command.add_argument(
         "--margin",
         type=float,
         metavar="SCORE",
         help="dpo: only pairs whose scores differ by more than this (default: 0)",
     )
-    command.add_argument("--sidecars", action="store_true", help="webdataset: tars of the captions alone")
+    command.add_argument(
+        "--sidecars", action="store_true", help="webdataset: write only the captions, in tars of their own"
+    )
     command.add_argument(
         "--member",
         metavar="NAME",
@@ -34,7 +38,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--images", action="store_true", help="hf: with the images")
     command.add_argument("--license", metavar="ID", help="hf: the licence that the dataset card states; required")
     command.add_argument(
-        "--shard-rows", type=positive, metavar="N", help="rows of a file, where the source does not give its size"
+        "--shard-rows", type=positive, metavar="N", help="rows per file, if the files do not follow those of the source"
     )
     command.add_argument(
         "--allow-missing", action="store_true", help="leave out rows whose source is gone or changed, and exit 0"
@@ -67,6 +71,6 @@ def _run(args: argparse.Namespace) -> int:
     check_store(storage.settings, args.output, args.out)
     summary = export(storage, settings, Steps())
     if summary.unfinished:
-        print(f"{args.output}: not all of the plan is captioned; the same command adds what comes later.")
+        print(f"{args.output}: some planned images are not captioned yet; run the same command again later.")
     print(f"{args.out}: {summary.line()}")
     return 0

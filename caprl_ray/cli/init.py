@@ -7,12 +7,12 @@ from caprl_ray.cli.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("init", _run, "write a recipe, with comments, for what is found at some paths")
+    command = commands.add("init", _run, "look at the files at some paths and write a recipe for them")
     command.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
-        help="input, local or s3://, and overrides such as storage.region=us-east-1; without a path: every field",
+        help="input paths, local or s3://, and overrides such as storage.region=us-east-1; without a path: every field",
     )
     command.add_argument(
         "--out", default="recipe.yaml", metavar="FILE", help="the recipe (default: recipe.yaml; -: stdout)"

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("plan", _run, "show the work units of a recipe, and with --estimate what it takes")
+    command = commands.add("plan", _run, "show the work units of a recipe, and with --estimate its time and cost")
     add_recipe(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
     command.add_argument(
-        "--duplicates", action="store_true", help="instead, read a sample and show images that are in it several times"
+        "--duplicates", action="store_true", help="instead, read a sample of the input and show repeated images"
     )
     command.add_argument(
-        "--estimate", action="store_true", help="caption a sample here: tokens, rate, hours and cost, with intervals"
+        "--estimate",
+        action="store_true",
+        help="caption a sample on this machine: tokens, rate, hours and cost, with intervals",
     )
     command.add_argument(
         "--sample", type=positive, metavar="N", help="rows of a sample (default: 10000 for duplicates, 256 to estimate)"
@@ -62,11 +64,11 @@ def _found(args: argparse.Namespace, recipe: "Recipe") -> "tuple[Frequent | Fore
 
 def _check(args: argparse.Namespace) -> None:
     if args.estimate and args.duplicates:
-        raise RecipeError("--estimate: not with --duplicates; give one of them.")
+        raise RecipeError("--estimate: cannot be given with --duplicates; give one of them.")
     if args.sample and not (args.duplicates or args.estimate):
-        raise RecipeError("--sample: it is for --duplicates or --estimate only; give one of them, too.")
+        raise RecipeError("--sample: needs --duplicates or --estimate; add one of them.")
     for name in ("price", "seconds"):
         if getattr(args, name) is not None and not args.estimate:
-            raise RecipeError(f"--{name}: it is for --estimate only; give both.")
+            raise RecipeError(f"--{name}: needs --estimate; add it.")
     if args.price is not None and not 0 <= args.price < math.inf:
         raise RecipeError(f"--price: {args.price:g} is no price; give dollars for an hour of a GPU, such as 2.24.")

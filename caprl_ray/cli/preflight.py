@@ -9,9 +9,7 @@ from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add(
-        "preflight", _run, "try a recipe on a sample of its input: rates, time and cost; leaves nothing behind"
-    )
+    command = commands.add("preflight", _run, "caption a sample of the input: rates, time and cost; writes nothing")
     add_recipe(command)
     command.add_argument(
         "--seconds", type=positive, default=30, metavar="N", help="how long the engine is measured (default: 30)"

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     )
     add_output(command)
     add_page(command, "OUT/report/index.html")
-    command.add_argument("--images", type=positive, default=480, metavar="N", help="images in it (default: 480)")
+    command.add_argument("--images", type=positive, default=480, metavar="N", help="images on the page (default: 480)")
 
 
 def add_page(command: argparse.ArgumentParser, default: str) -> None:
@@ -26,7 +26,7 @@ def add_page(command: argparse.ArgumentParser, default: str) -> None:
         "--images-s", type=positive, default=60, metavar="S", help="seconds for reading images (default: 60)"
     )
     command.add_argument(
-        "--old-column", metavar="NAME", help="the source's column with the text of before (default: found by its name)"
+        "--old-column", metavar="NAME", help="the source's column with the old text (default: found by its name)"
     )
 
 

@@ -38,7 +38,7 @@ def add_part(command: argparse.ArgumentParser) -> None:
 
 
 def asked_part(args: argparse.Namespace) -> "Part | None":
-    """The part. Raises RecipeError for one that is none, and for what does not go with parts."""
+    """The part. Raises RecipeError for one that is none, and for options that cannot be given with parts."""
     from caprl_ray.output.part import Part
 
     if args.part is None:
@@ -50,7 +50,7 @@ def asked_part(args: argparse.Namespace) -> "Part | None":
         "--again": getattr(args, "again", None) is not None,
     }
     for option in filter(asked.get, asked):
-        raise RecipeError(f"--part: it does not go with {option}; run that without --part when no part runs.")
+        raise RecipeError(f"--part: cannot be given with {option}; run {option} without --part when no part runs.")
     return part
 
 
@@ -69,7 +69,7 @@ def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
 
 
 def opening(command: str, path: str, recipe: "Recipe") -> str:
-    """The first lines of the log: the recipe's file, its output, and what its model does not know."""
+    """The first lines of the log: the recipe's file, its output, and a note about the limits of an embedded model."""
     from caprl_ray.models.resolve import only_scenes
 
     first = f"caprl-ray {__version__}: {command} {path}, output {recipe.output.path}\n"

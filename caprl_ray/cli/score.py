@@ -1,4 +1,4 @@
-"""`caprl-ray score`: what a reader who never saw the images can answer from their captions."""
+"""`caprl-ray score`: score captions by the questions that can be answered from them."""
 
 import argparse
 
@@ -8,10 +8,12 @@ from caprl_ray.cli.runs import add_part, add_run, adopted, asked_part, codes, op
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("score", _run, "score captions by what can be answered from them, or resume the last run")
+    command = commands.add(
+        "score", _run, "score captions by the questions that can be answered from them, or resume the last run"
+    )
     add_run(command, "score", "caption")
     add_part(command)
-    command.add_argument("--against", metavar="OUT", help="also say how the scores differ from another scored output's")
+    command.add_argument("--against", metavar="OUT", help="also compare with another scored output")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`caprl-ray status`: show where a run stands, from any machine that can read its output."""
+"""`caprl-ray status`: show the progress of a run, from any machine that can read its output."""
 
 import argparse
 import json
@@ -11,9 +11,11 @@ WATCH_S = 5.0
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("status", _run, "show where a run stands, from any machine that can read its output")
+    command = commands.add("status", _run, "show the progress of a run, from any machine that can read its output")
     add_output(command)
-    command.add_argument("--watch", action="store_true", help="go on until the run ends; Ctrl-C leaves it alone")
+    command.add_argument(
+        "--watch", action="store_true", help="keep showing it until the run ends; Ctrl-C does not stop the run"
+    )
     command.add_argument("--json", action="store_true", help="print everything as one JSON object a line")
 
 

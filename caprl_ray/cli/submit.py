@@ -8,7 +8,7 @@ from caprl_ray.cluster.signals import Terminated
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("submit", _run, "caption as Ray jobs on a cluster: submit, watch, restart what is lost")
+    command = commands.add("submit", _run, "caption as Ray jobs on a cluster: submit, watch and restart lost jobs")
     add_recipe(command)
     command.add_argument("--parts", type=positive, default=1, metavar="N", help="jobs that share the work (default: 1)")
     command.add_argument(
@@ -16,7 +16,8 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="dashboard of a cluster; several share the parts (default: RAY_API_SERVER_ADDRESS)",
+        help="dashboard of a cluster; if given several times, the clusters share the parts (default: "
+        "RAY_API_SERVER_ADDRESS)",
     )
     command.add_argument(
         "--working-dir", default=".", metavar="DIR", help="checkout that is uploaded, with the recipe (default: .)"
@@ -37,7 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     check_folder(order.folder)
     submission = Submission(order, connect(args.address))
     if args.stop:
-        print(f"{order.output}: {submission.stop()} jobs are stopped; what is finished is kept")
+        print(f"{order.output}: {submission.stop()} jobs are stopped; finished rows are kept")
         return 0
     submission.begin()
     if args.no_wait:

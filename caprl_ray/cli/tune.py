@@ -12,29 +12,29 @@ from caprl_ray.errors import RecipeError
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add(
-        "tune", _run, "measure engine settings here with the recipe's own images, and find the fastest"
+        "tune", _run, "find the fastest engine settings on this machine, with the recipe's own images"
     )
     add_recipe(command)
     command.add_argument(
-        "--minutes", type=float, default=10.0, metavar="N", help="how long it may take, about (default: 10)"
+        "--minutes", type=float, default=10.0, metavar="N", help="approximate time for everything (default: 10)"
     )
     command.add_argument(
         "--seconds",
         type=positive,
         default=10,
         metavar="N",
-        help="how long a setting is measured first (default: 10)",
+        help="time for the first measurement of a setting (default: 10)",
     )
     command.add_argument(
         "--gpu-hours-price", type=float, metavar="$", help="price of a GPU hour (default: replicas.price)"
     )
     command.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where measurements are kept (default: the recipe's name with -tune)"
+        "--out", type=Path, metavar="FOLDER", help="folder of the measurements (default: the recipe's name with -tune)"
     )
     command.add_argument(
         "--score",
         metavar="SCORE.yaml",
-        help="a recipe for caprl-ray score: what can be answered from captions that a setting may change",
+        help="a recipe for caprl-ray score: also score the captions of settings that may change captions",
     )
     command.add_argument("--json", action="store_true", help="print it as JSON")
 

@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     for share in shares if not args.json else ():
         print(f"{args.output}: {share.summary()}")
     if written and not args.json:
-        print(f"{args.output}: being written: part {parts.some(written)}; look again at the end.")
+        print(f"{args.output}: part {parts.some(written)} is being written; verify again when it has ended.")
     if late and not args.json:
         print(
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "

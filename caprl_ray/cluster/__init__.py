@@ -1,1 +1,1 @@
-"""Everything that is said to Ray."""
+"""All calls to Ray: sessions, settings, resources, jobs, and optional internals."""

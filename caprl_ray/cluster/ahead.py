@@ -1,15 +1,15 @@
-"""How far one pool of replicas may be ahead of the next.
+"""Limit the rows that wait between one pool of replicas and the next.
 
-Ray Data lets rows wait between two stages until they fill its share of the object store. Captions are small: hours of
-captioning would wait for their scores, in no object of the output yet, and a run that is killed would lose them. And
-Ray would see a busy pool of captioners, and let it grow while the readers are too few.
+Ray Data lets rows wait between two stages until they fill its share of the object store. Captions are small, so hours
+of captioning could wait for their scores, uncommitted, and a killed run would lose them. Ray would also see a busy pool
+of captioners and let it grow, although readers are missing.
 """
 
 from typing import Any
 
 from caprl_ray.cluster.optional import ABSENT, miss
 
-# Rows that wait for the next pool: as many as an object of the output has, and more for many replicas.
+# The limit of waiting rows: the size of an object of the output, and more for many replicas.
 WAITING, WAITING_EACH = 2048, 512
 NOT_AHEAD = "captions that do not run far ahead of their scores"
 

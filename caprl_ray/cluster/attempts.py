@@ -1,4 +1,4 @@
-"""How many times Ray has started the task that runs here."""
+"""The number of attempts of the task that runs in this process."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from caprl_ray.cluster import internals
 
 
 def current_task() -> str | None:
-    """The id of the task that runs here, which stays when Ray runs the task again; None outside of Ray's workers."""
+    """The id of the task that runs here. It stays the same when Ray repeats the task. None outside of Ray's workers."""
     if not ray.is_initialized():
         return None  # asking for the runtime context would start Ray
     context = ray.get_runtime_context()
@@ -33,5 +33,5 @@ def earlier_attempts(task: str, counter: ActorHandle | None) -> int:
 
 @lru_cache(maxsize=1)
 def _counted(task: str, counter: ActorHandle) -> int:
-    """Asked once in each attempt, however many batches a task has: asking counts."""
+    """Called once per attempt, even if a task has several batches, because each call counts."""
     return int(ray.get(counter.attempt.remote(task)))

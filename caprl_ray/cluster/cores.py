@@ -1,7 +1,7 @@
 """Reserve CPU cores for the engine, on a machine that does everything on its CPU.
 
-vLLM binds its threads to cores (VLLM_CPU_OMP_THREADS_BIND), but not when its core process runs the model itself. If the
-scheduler decides, decoding sometimes runs on the engine's core and empties its caches: on two cores each step of the
+vLLM binds its threads to cores (VLLM_CPU_OMP_THREADS_BIND), but not when its core process runs the model itself.
+Without binding, image decoding sometimes runs on the engine's core and evicts its caches: on two cores each step of the
 engine takes a fifth longer (benchmarks/results.md). While the engine starts, all processes use all cores.
 """
 
@@ -19,7 +19,7 @@ LEFT_TO_OTHERS = 0.25
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Let an engine that starts below this process reserve cores, until the block ends."""
+    """Let an engine in a child process reserve cores, until the block ends."""
     allowed = sorted(os.sched_getaffinity(0))
     kept = len(allowed) - max(1, round(LEFT_TO_OTHERS * len(allowed)))
     if not kept:

@@ -13,9 +13,9 @@ from caprl_ray.cluster.optional import ABSENT, miss
 
 GPU_REQUESTS = "GPU requests that follow the replicas"
 
-# The autoscaler grants a request as a whole or not at all. A node takes some minutes. A request that brings no replica
-# for this many seconds may ask for more than the cluster may have. From then on ask for one more replica, not for twice
-# as many.
+# The autoscaler grants a request as a whole or not at all, and a node takes some minutes. If a request brings no
+# replica within this many seconds, it may exceed the cluster's limit. From then on, request one more replica instead of
+# twice as many.
 PATIENCE_S = 300.0
 
 
@@ -48,22 +48,21 @@ def demand_class(base: type, replicas: Sequence[dict[str, float]], full: float) 
                 super()._send_resource_request(resource_request)
                 return
             super()._send_resource_request([bundle for bundle in resource_request if "GPU" not in bundle] + wanted)
-            # Ray would repeat the last request while little of the cluster is used. The replicas are all that is wanted
-            # then.
+            # Ray would repeat the last request while the cluster is mostly idle. Then only the replicas are wanted.
             self._last_resource_request: list[dict[str, Any]] = []
 
     return Demand
 
 
 class _Pool:
-    """How many replicas there should be."""
+    """The wanted number of replicas of a pool."""
 
     def __init__(self, full: float) -> None:
         self._full = full
         self._size, self._since = 0, 0.0  # number of replicas, and since when all are saturated (time.monotonic())
 
     def wanted(self, pool: Any) -> int:
-        """Twice as many as there are while all are saturated, later one more; never more than the recipe allows."""
+        """Twice the present number while all are saturated, later one more; never more than the recipe allows."""
         now, size, full = time.monotonic(), pool.current_size(), pool.get_pool_util() >= self._full
         if size != self._size or not full:
             self._size, self._since = size, now

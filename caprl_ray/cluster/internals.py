@@ -1,4 +1,4 @@
-"""Everything that reaches into Ray's internals. Each function makes the job faster, quieter or cheaper; none is needed.
+"""All uses of Ray's internals. Each function makes the job faster, quieter or cheaper; none is required.
 
 A function looks for its place in Ray by name. If this Ray has no such place, or CAPRL_RAY_PLAIN=1 is set, the function
 does nothing and a run says once what is missing (optional.py). All imports of private modules are inside functions, so
@@ -84,7 +84,7 @@ def without_statistics() -> Patch:
 
 
 def batches_as_they_come() -> Patch:
-    """Hand on each batch of prepare and of a replica as one block, at once.
+    """Pass on each batch of prepare and of a replica at once, as one block.
 
     Ray would collect pixels until it has TARGET_BLOCK_BYTES of them, and the engine would wait.
     """
@@ -111,7 +111,7 @@ def _unshaped() -> Place:
 
 
 def fed() -> Patch:
-    """Do not hold back blocks from an idle operator that needs more rows to form a batch.
+    """Give an idle operator the blocks that it needs to form a batch.
 
     In a small object store Ray gives an operator no more blocks while one waits in its queue, and the operator may
     wait for more rows to fill a batch. Each batch would then take ten seconds, and Ray's loop would use a whole core
@@ -171,9 +171,9 @@ def several_at_each_turn() -> Patch:
 
 
 def ended_by(stopping: Callable[[], bool]) -> Patch:
-    """Drop at once what was read and prepared when a run is stopped, so that the last write begins at once.
+    """When a run is stopped, drop rows that were read and prepared, so that the last write begins at once.
 
-    Without it the remaining read tasks begin and end one after the other, and what they have read passes all stages.
+    Without it the remaining read tasks run one after the other, and their rows pass all stages.
     """
 
     def place() -> Place:
@@ -185,7 +185,7 @@ def ended_by(stopping: Callable[[], bool]) -> Patch:
             if stopping():
                 try:
                     _drop(topology)
-                except ABSENT:  # another Ray has other names: what is on its way goes on
+                except ABSENT:  # another Ray has other names: rows in flight pass through
                     miss(STOPS)
             update(topology)
 
@@ -259,7 +259,7 @@ def replicas_demand(replicas: Sequence[dict[str, float]], full: float) -> Patch:
 
 
 def lean_start(*, debug: bool) -> Patch:
-    """Start Ray without processes that only a cluster needs, and without their output unless `debug`."""
+    """Start Ray without the processes that only a cluster needs, and without their output unless `debug`."""
 
     def dashboard() -> Place:
         from ray._private import services
@@ -347,7 +347,7 @@ def messages_to(show: Callable[..., None]) -> Patch:
     return _replaced("short messages about lost nodes", place)
 
 
-# What Ray knows of a task
+# Ray's facts about a task
 
 
 def attempt_number() -> int | None:

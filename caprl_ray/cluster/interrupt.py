@@ -51,7 +51,7 @@ def interruptible() -> Iterator[Callable[[Exception], None]]:
 
 
 class _Block:
-    """What the block, the threads that may stop it and the signal handler share."""
+    """The shared state of the block, the threads that may stop it, and the signal handler."""
 
     def __init__(self, before: object, installed: bool) -> None:
         self.reasons: list[Exception] = []

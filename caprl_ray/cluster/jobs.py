@@ -11,7 +11,7 @@ ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's variables, which 
 
 
 class Client(Protocol):
-    """What is used of Ray's JobSubmissionClient."""
+    """The part of Ray's JobSubmissionClient that is used."""
 
     def submit_job(self, **job: Any) -> str: ...
     def get_job_info(self, job_id: str) -> Any: ...

@@ -21,7 +21,7 @@ MOST_KINDS = 50  # names of machines may make kinds
 
 
 def kind(line: str) -> str:
-    """What lines have in common that differ only in ids, addresses and counts."""
+    """A line without ids, addresses and counts, so that equal kinds compare equal."""
     return NAMES.sub("", line)
 
 

@@ -24,9 +24,8 @@ def plain() -> bool:
 
 
 def optional(name: str, reach: Callable[[], T]) -> T | None:
-    """What `reach` returns; None if internals are switched off or the library lacks what it needs.
-
-    `name` tells people what the job lacks then.
+    """The result of `reach`; None if internals are switched off or the library lacks something. `name` names it in the
+    message.
     """
     if not plain():
         try:

@@ -1,4 +1,4 @@
-"""Whether something listens at an address: asked before a library waits for it in silence."""
+"""Check that something listens at an address, before a library silently waits for it."""
 
 import socket
 from http.client import HTTPConnection, HTTPException, HTTPSConnection

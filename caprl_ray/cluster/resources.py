@@ -33,8 +33,8 @@ REPLICAS_A_BATCH, MOST_TIMES = 16, 3
 READ_CPUS, WRITE_CPUS = 0.25, 0.25
 
 
-# Batches queued at a replica over batches that it processes at once: enough that the next one is there when one ends,
-# and few, because no other replica can take them. The pool grows when replicas have nearly that many.
+# Batches queued at a replica, relative to batches in progress: enough that the next one is there when one ends, but
+# few, because no other replica can take them. The pool grows when replicas have nearly that many.
 QUEUED_OVER_TAKEN, GROWN_OVER_TAKEN = 1.25, 1.2
 
 
@@ -101,8 +101,8 @@ def replica_pool(recipe: Recipe, in_flight: int, struck: Callable[[], Collection
 
 
 def _placed(struck: Callable[[], Collection[str]]) -> dict[str, Any]:
-    """Keep new replicas away from struck nodes. Ray 2.64 will have no such argument; then a replica that lands on such
-    a node leaves by itself."""
+    """Keep new replicas away from excluded nodes. Ray 2.64 will not have this argument; then a replica on such a node
+    leaves by itself."""
     if "ray_remote_args_fn" not in inspect.signature(Dataset.map_batches).parameters:
         return {}
 

@@ -31,8 +31,8 @@ def session(
 ) -> Iterator[None]:
     """A connection to Ray with everything that a run needs: GPUs, settings, and the optional internals.
 
-    `guarded`: Ray Data ends an execution without progress. It takes no progress for a fault even while the input is
-    still being listed. `stopping` says whether the run is being stopped.
+    `guarded`: Ray Data ends an execution without progress, even if the input is still being listed. `stopping`: returns
+    whether the run is being stopped.
     """
     recipe = job.recipe
     begun.set()
@@ -55,7 +55,7 @@ def session(
 
 
 def no_progress_s(job: Job) -> float:
-    """Replicas may be waited for. Any longer time without progress is a fault of the cluster."""
+    """The longest time without progress: the wait for replicas, and a margin. Longer is a fault of the cluster."""
     recipes = job.pools.values() or [job.recipe]
     return max(recipe.replicas.wait_s for recipe in recipes) + NO_PROGRESS_S
 
@@ -177,7 +177,7 @@ def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
 
 
 def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:
-    """Refuse GPUs that a cluster which does not grow lacks, for each pool of replicas and for all of them together."""
+    """Refuse more GPUs than a cluster that does not grow has, for each pool of replicas and for all pools together."""
     for name, recipe in pools.items():
         try:
             check_gpus(recipe, grows=grows)
@@ -195,7 +195,7 @@ def check_pools(pools: Mapping[str, Recipe], *, grows: bool) -> None:
 
 
 def check_gpus(recipe: Recipe, *, grows: bool) -> None:
-    """Refuse GPUs that a cluster which does not grow lacks: the run would wait for ever.
+    """Refuse more GPUs than a cluster that does not grow has: the run would wait for ever.
 
     A Ray that was started on this machine never grows.
     """

@@ -37,7 +37,7 @@ def check_paths(recipe: Recipe) -> None:
 
 
 def _local_inputs(paths: list[str]) -> list[str]:
-    """The local paths of the input that are there as they stand: no patterns, which only planning resolves."""
+    """The local paths of the input that exist literally; patterns are resolved only by planning."""
     local_paths = (os.path.abspath(os.path.expanduser(path)) for path in paths if "://" not in path)
     return [path for path in local_paths if os.path.exists(path)]
 

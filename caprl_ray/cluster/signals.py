@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: the first one asks a run to end, another one ends it at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first one asks a run to end, the second one ends it at once."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Signals:
-    """What the handler of this process and the run share."""
+    """The shared state of this process's handler and the run."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -25,7 +25,7 @@ class Signals:
 
     @contextmanager
     def answered(self) -> Iterator[None]:
-        """While the block runs, the first signal only sets `asked`: somebody ends the block in good order."""
+        """While the block runs, the first signal only sets `asked`, and the block ends itself in good order."""
         self._graceful = True
         try:
             yield

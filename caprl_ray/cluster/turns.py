@@ -1,9 +1,9 @@
 """Several blocks at each turn of Ray Data's loop.
 
-Ray Data hands over one block, then computes the usage and the budget of all operators anew, and chooses the next block.
-That was half of what a batch costs in its loop (benchmarks/results.md). A block for a replica, or one that the commit
-only collects, takes nothing of any budget. So up to AT_ONCE of them are handed over before Ray computes again. Whatever
-starts a task that needs a CPU is chosen one by one, as before.
+After each block, Ray Data computes the usage and the budget of all operators again, and chooses the next block. That
+was half of a batch's cost in its loop (benchmarks/results.md). A block for a replica, or for the commit that only
+collects it, needs no budget. So up to AT_ONCE such blocks are handed over before Ray computes again. Blocks that start
+a task with a CPU are handed over one by one, as before.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ AT_EACH_TURN = "several blocks at each turn of Ray's loop"
 
 
 def several(dispatch: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Ray's `dispatch`, which hands one block of an operator's queue over, as one that hands over those that follow."""
+    """Extend Ray's `dispatch`, which hands over one block of an operator's queue: it also hands over the next ones."""
 
     def dispatched(state: Any) -> None:
         running = _running(state)
@@ -31,7 +31,7 @@ def several(dispatch: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _running(state: Any) -> int | None:
-    """The number of the operator's tasks; None if another Ray counts by another name."""
+    """The number of the operator's tasks; None if this version of Ray has another name for it."""
     try:
         return int(state.op.num_active_tasks())
     except ABSENT:
@@ -40,7 +40,7 @@ def _running(state: Any) -> int | None:
 
 
 def _free(state: Any, running: int) -> bool:
-    """Whether the last block needed nothing of a budget, and another one is there and can be taken."""
+    """Whether the last block needed no budget, and the operator can take another one."""
     try:
         cheap = bool(state.op.get_autoscaling_actor_pools()) or state.op.num_active_tasks() == running
         open_ = not state.op.has_completed() and state.op.can_add_input()

@@ -1,6 +1,6 @@
 """`caprl-ray check`: flag captions that exist already, in a file or in an output folder. One JSON object a line.
 
-Rows are read in small batches, so memory does not grow with the file. Nothing is written but what is printed.
+Rows are read in small batches, so memory does not grow with the file. The command writes no files.
 """
 
 import json
@@ -22,13 +22,13 @@ from caprl_ray.storage import Folder, Storage, Stored
 ROWS_AT_ONCE = 1024
 BUFFER = 2**20
 LONGEST_LINE = 2**24  # bytes; a caption has a few thousand
-# Columns of our own outputs that tell a check more. Other files may have them, too.
+# Columns of our outputs that checks can use. Other files may have them, too.
 KNOWN = ("id", "finish_reason", "caption_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns hold what. `alt_text` is None if no column holds alt texts."""
+    """The columns to read. `alt_text` is None if there are no alt texts."""
 
     caption: str = "caption"
     alt_text: str | None = None
@@ -41,7 +41,7 @@ class Columns:
 
 @dataclass
 class Tally:
-    """What was found so far."""
+    """The counts so far."""
 
     captions: int = 0
     clean: int = 0
@@ -54,7 +54,7 @@ class Tally:
         self.flags.update(flags)
 
     def summary(self) -> str:
-        """One sentence for people."""
+        """The counts in one sentence."""
         shares = (f"{flag} {n:,} ({n / self.captions:.1%})" for flag, n in self.flags.most_common())
         return "; ".join([f"{self.captions:,} captions, {self.clean:,} without a flag", *shares])
 
@@ -62,7 +62,7 @@ class Tally:
 def check(storage: Storage, path: str, checks: Checks, columns: Columns, out: IO[str]) -> Tally:
     """Print the flags of every caption of a file or an output folder to `out`.
 
-    Raises RecipeError for what is no such file or folder, SystemFailure for what cannot be read.
+    Raises RecipeError for another kind of file or folder, SystemFailure if it cannot be read.
     """
     tally = Tally()
     for name, caption in _captions(storage, path, columns):

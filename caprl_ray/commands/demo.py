@@ -108,7 +108,7 @@ def _captioned(job: Job, out: Path, captions: dict[str, str], debug: bool) -> No
     print(
         "the ledger balances: every planned image is one row, captioned or failed, and none is missing or there twice"
     )
-    print(f"{right} of {len(captions)} captions are right to the letter")
+    print(f"{right} of {len(captions)} captions are exactly right")
     print(written(Storage(), str(out)))
 
 

@@ -1,4 +1,4 @@
-"""The demonstration's questions: made from what is true of its scenes, and answered from the captions alone."""
+"""The demonstration's questions: made from its scenes, and answered from the captions alone."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def write_questions(file: Path, scenes: Mapping[str, Scene], own: Path | None = 
     """Write questions about each scene, twice: for its own caption, and for the caption of the next scene. The former
     alone go to the file `own`, too.
 
-    Returns the share of the latter that those captions answer by accident.
+    Returns the share of swapped questions that the other caption answers by chance.
     """
     rng, rows, lucky = random.Random(seed), [], []
     keys = list(scenes)

@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was found, with the rows at the places of the largest groups."""
+    """The result, with example rows of the largest groups."""
 
     output: str
     found: Duplicates

@@ -30,8 +30,8 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """An estimate of something positive. `error` is its relative standard error, None if nothing tells it, and `df` the
-    degrees of freedom of that error."""
+    """An estimate of a positive quantity. `error` is its relative standard error, None if unknown, and `df` the degrees
+    of freedom of that error."""
 
     value: float
     error: float | None
@@ -61,7 +61,7 @@ class Estimate:
 
 
 def student(df: float, level: float = LEVEL) -> float:
-    """How many standard errors an interval reaches to each side, by Student's distribution.
+    """The half-width of an interval in standard errors, by Student's distribution.
 
     Exact for 1 and 2 degrees of freedom and by Abramowitz and Stegun 26.7.5 for more: within 0.3 %.
     """
@@ -80,8 +80,8 @@ def student(df: float, level: float = LEVEL) -> float:
 
 
 def steady(times: Sequence[float], counts: Sequence[float]) -> Estimate:
-    """A rate from what was finished at which times, the first of them at zero, with an error by batch means: the rates
-    of WINDOWS windows of equal length, or fewer, each with LEAST of the finished ones on average."""
+    """The rate of finished work, from the times of its ends, the first at zero. The error comes from batch means: the
+    rates of up to WINDOWS windows of equal length, each with at least LEAST ends on average."""
     total, seconds = sum(counts[1:]), times[-1] if times else 0.0
     if seconds <= 0 or total <= 0:
         return Estimate(value=0.0, error=None)
@@ -123,7 +123,7 @@ def quantile(values: Collection[float], part: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What a whole input takes."""
+    """The time and cost of a whole input."""
 
     images: int
     seconds: float
@@ -132,7 +132,7 @@ class Whole:
 
 
 def whole(images: int, rate: float, replicas: int, gpus: float, price: float | None = None) -> Whole | None:
-    """What `images` take at `rate` images/s of one replica, with so many replicas of `gpus` GPUs each.
+    """The time and cost of `images` at `rate` images/s of one replica, with `replicas` replicas of `gpus` GPUs each.
 
     `price` is that of a GPU hour. Engines start besides. None without a rate.
     """

@@ -1,4 +1,4 @@
-"""Evaluate outputs, write what was found beside the first of them, and say it."""
+"""Evaluate outputs, write the result into the first of them, and print it."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A figure of an estimate, with its interval and what it rests on, as data and for people."""
+"""A figure of an estimate with its interval and its basis, as data and as text."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ SHARES = 8  # flags or codes that are shown, at most
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure with the ends of its interval, None where nothing tells them, and what it rests on. The value is None if
-    it cannot be estimated."""
+    """A figure with the ends of its interval, None if unknown, and its basis. The value is None if it cannot be
+    estimated."""
 
     value: float | None
     low: float | None
@@ -29,7 +29,7 @@ class Figure:
         )
 
     def said(self, before: str = "") -> str:
-        """For people: with the interval where it is one, and `before` in front of each number."""
+        """As text: with the interval if there is one, and `before` in front of each number."""
         if self.value is None:
             return f"not known; {self.rests_on}"
         text = f"{before}{_number(self.value)}"

@@ -1,7 +1,8 @@
-"""`caprl-ray plan --estimate`: what a whole input takes, from a sample that is captioned here, with intervals.
+"""`caprl-ray plan --estimate`: time and cost of a whole input with intervals, from a sample that is captioned on this
+machine.
 
-Every figure says what it rests on. Intervals of 90 % are Student's t on linearized errors between units
-(weights.py), Wilson's for shares, and batch means for the rate (estimate.steady).
+Every figure names its basis. Intervals of 90 % are Student's t on linearized errors between units (weights.py),
+Wilson's for shares, and batch means for the rate (estimate.steady).
 """
 
 import os
@@ -24,7 +25,8 @@ SAMPLE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What was seen of a recipe `asked` for. `price` is that of an hour of a GPU, or of a replica without one."""
+    """The measurements and estimates for the recipe `asked`. `price` is per hour of a GPU, or of a replica without a
+    GPU."""
 
     asked: Recipe
     seen: Trial
@@ -153,7 +155,7 @@ class Forecast:
 
     @property
     def _work(self) -> Estimate:
-        """What the whole input asks of engines: tokens of captions, or captions if no tokens are told."""
+        """The work of the whole input: tokens of captions, or captions if tokens are unknown."""
         return self.seen.weighted.total(self._load)
 
     @property
@@ -170,8 +172,8 @@ class Forecast:
         return self.seen.weighted.quantile(values, part, self._kept) if values.any() else None
 
     def _time(self) -> dict[str, Figure]:
-        """Rate, hours and cost. A replica does so much work a second, and the rows of the whole input are as much work
-        as those of the sample, each with its weight."""
+        """Rate, hours and cost: the work of the whole input, from the sample's rows and their weights, over a replica's
+        work per second."""
         measured, names = self.seen.measured, ("images_s", "gpu_hours", "hours", "cost")
         rate = measured.tokens_s if self._tells_tokens else measured.images_s
         if not self._kept.any() or not rate.value:
@@ -238,8 +240,8 @@ def forecast(
     seconds: float | None = None,
     debug: bool = False,
 ) -> Forecast:
-    """Caption a sample of about so many images on what is here, and measure the engine for `seconds`. `price` defaults
-    to the recipe's.
+    """Caption a sample of about `sample` images on this machine or cluster, and measure the engine for `seconds`.
+    `price` defaults to the recipe's.
 
     Raises RecipeError or SystemFailure as a run would.
     """
@@ -248,7 +250,8 @@ def forecast(
 
 
 def _here(recipe: Recipe) -> Recipe:
-    """The recipe for one replica on this machine: on its CPU if it lacks the GPUs. A cluster has what it has."""
+    """The recipe for one replica on this machine: on its CPU if it lacks the GPUs. On a cluster, the recipe is not
+    changed."""
     if os.environ.get("RAY_ADDRESS"):
         return recipe
     replicas = recipe.replicas

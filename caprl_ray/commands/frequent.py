@@ -1,7 +1,7 @@
-"""`caprl-ray plan --duplicates`: which images stand in the input again and again, from a sample of it.
+"""`caprl-ray plan --duplicates`: find images that are often repeated in the input, from a sample.
 
-An image that a site sends for a missing one is in a dataset thousands of times. It reads the sample's bytes, without
-decoding, engine or Ray, and writes nothing. The same recipe gives the same sample.
+A site's placeholder for missing images may be in a dataset thousands of times. The command reads the sample's bytes,
+without decoding, engine or Ray, and writes nothing. The same recipe gives the same sample.
 """
 
 import random
@@ -56,7 +56,7 @@ class Frequent:
 
     @property
     def most(self) -> list[tuple[str, int]]:
-        """The hashes that stand there more than once, the most frequent first."""
+        """The repeated hashes, the most frequent first."""
         return [(digest, count) for digest, count in self.counts.most_common(SHOWN) if count > 1]
 
     def report(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Frequent:
         }
 
     def override(self) -> str | None:
-        """What would leave out the most frequent ones, too, as an override; None if there are none."""
+        """An override that also leaves out the most frequent images; None if there are none."""
         before = self.given if isinstance(self.given, list) else []
         found = [digest for digest, _ in self.most]
         return f"input.placeholders=[{','.join([*before, *found])}]" if found else None
@@ -126,7 +126,7 @@ def frequent(recipe: Recipe, sample: int = SAMPLE) -> Frequent:
 
 
 def _read(number: int, unit: Unit, rows: int, access: Access) -> list[tuple[bytes | None, Place]]:
-    """The digests of so many rows of a unit. Of a shard, whose length is not known, these are its first ones."""
+    """The digests of `rows` rows of a unit. From a shard, whose length is not known, the first ones."""
     chosen = wanted(unit, rows, random.Random(f"{SEED} {number}"))
     done = BitMap() if chosen is None else BitMap(range(unit.rows or 0)) - chosen
     found: list[tuple[bytes | None, Place]] = []

@@ -1,4 +1,4 @@
-"""`caprl-ray init`: write a recipe, with comments, for what is found at some paths."""
+"""`caprl-ray init`: look at the files at some paths and write a commented recipe for them."""
 
 import shlex
 import sys
@@ -39,7 +39,7 @@ def init(paths: Sequence[str], overrides: Sequence[str], out: str, *, force: boo
 
 
 def recipe_for(paths: Sequence[str], overrides: Sequence[str]) -> str:
-    """The text of a recipe for what is at the paths."""
+    """The text of a recipe for the files at the paths."""
     document: dict[str, Any] = {"input": {"paths": list(paths)}}
     for override in overrides:
         apply_override(document, override)
@@ -74,7 +74,7 @@ def _replicas(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(found: Survey) -> Iterator[str]:
-    """What is at each path."""
+    """The number and size of the files at each path."""
     for number, path in enumerate(found.document["input"]["paths"]):
         for kind, totals in found.found.get(number, {}).items():
             yield f"{path}: {totals.said(kind)}{'' if found.whole else ' so far; the listing was stopped'}"
@@ -89,7 +89,7 @@ def _chosen(found: Survey) -> Iterator[str]:
 
 
 def _others(found: Survey) -> Iterable[str]:
-    """Columns that might hold the images instead of the one that is taken without being named."""
+    """Other columns that might hold the images, instead of the one that is chosen by default."""
     chosen = "image_column" in found.document["input"]
     return () if chosen else (f"#image_column: {flow(name)}" for name in found.others)
 

@@ -7,29 +7,30 @@ from caprl_ray.watch.words import clock
 
 RUNNING, SLOW, SILENT, DIED = "running", "slow", "silent", "died"
 ENDED, COMPLETE = "ended", "complete"
-# Two renewals of the lease have not come. A status may be late by one of its own and by the time that a write takes.
+# The limits of a running state: two missing renewals of the lease, or a status that is late by more than one period and
+# the time of a write.
 LATE_S = 2 * lease.RENEWAL_S
 STATUS_LATE_S = 90.0
-AGAIN = "the same command goes on where it was"
+AGAIN = "the same command continues it"
 
 
 def judge(
     status: Status, holder: Holder | None, lease_age: float | None, age: float | None, *, complete: bool
 ) -> tuple[str, str]:
-    """Whether the run goes on, and the sentence that says what is wrong.
+    """The state of the run, and a sentence if something is wrong.
 
-    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So a lease that is old tells of a driver
-    that is gone or cut off, and a status that is old beside a fresh lease tells of one that is slow.
+    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So an old lease means that the driver is
+    gone or cut off. An old status with a fresh lease means that the driver is slow.
     """
     if complete:
         return COMPLETE, "The output is complete."
     if holder is None:
-        return ENDED, f"Nobody holds the lease, so no run goes on; {AGAIN}."
+        return ENDED, f"Nobody holds the lease, so no run is active; {AGAIN}."
     return _ended(status, holder) or _late(status, holder, lease_age, age)
 
 
 def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
-    """What to say of a run that has ended; None if it may go on."""
+    """The sentence about a run that has ended; None if it may be running."""
     if holder.state == FINISHED:
         return ENDED, f"The run has ended, and rows are left; {AGAIN}."
     if holder.state == STOPPED:

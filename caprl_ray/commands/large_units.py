@@ -1,7 +1,7 @@
-"""Warn of a unit that is so large that the replicas would wait for it.
+"""Warn about a unit that is so large that the replicas would wait for it.
 
-One stream reads a unit. Prepare and replicas work on its rows in parallel, so that a large unit costs nothing as long
-as a stream brings images faster than the replicas caption them, or as other units are read beside it.
+One stream reads a unit, and its rows are prepared and captioned in parallel. So a large unit costs nothing if the
+stream is faster than the replicas, or while other units are read at the same time.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from caprl_ray.recipe.replicas import Replicas
 from caprl_ray.watch.words import clock
 
-# What one connection to S3 brings, by Amazon's guidelines (85 to 90 MB/s).
+# The rate of one connection to S3, by Amazon's guidelines (85 to 90 MB/s).
 STREAM_BYTES_S = 85e6
-# Of the fastest GPU: an H200 at 80 % of what arithmetic allows (docs/clusters.md).
+# The rate of the fastest GPU: an H200 at 80 % of its arithmetic limit (docs/clusters.md).
 IMAGES_S = 29.0
-# Of an image where the plan does not know how many there are: a JPEG of a megapixel.
+# The size of an image if the plan does not know the number of images: a JPEG of a megapixel.
 IMAGE_BYTES = 300_000.0
 # Waiting that is worth a warning: seconds, and a share of the whole run.
 LEAST_S, LEAST_SHARE = 60.0, 0.05
@@ -25,7 +25,7 @@ MENDED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Largest:
-    """The largest unit, and what all units together have. `images` is None if only reading tells."""
+    """The largest unit, and the totals of all units. `images` is None if it is not known before reading."""
 
     kind: str
     bytes: int
@@ -34,10 +34,10 @@ class Largest:
 
 
 def waiting(largest: Largest, replicas: Replicas) -> tuple[float, float]:
-    """The seconds that the replicas wait, at worst, while only this unit is left to read, and those of the whole run.
+    """The seconds that the replicas wait at worst, if this unit is read last, and the seconds of the whole run.
 
-    `replicas.max` replicas caption so many bytes a second that the unit would last them `bytes / rate`; a stream needs
-    `bytes / STREAM_BYTES_S` to bring it. They wait for the difference.
+    `replicas.max` replicas need `bytes / rate` seconds for the unit, and a stream needs `bytes / STREAM_BYTES_S`. The
+    replicas wait for the difference.
     """
     image = largest.all_bytes / largest.images if largest.images else IMAGE_BYTES
     rate = replicas.most * IMAGES_S * image
@@ -46,7 +46,7 @@ def waiting(largest: Largest, replicas: Replicas) -> tuple[float, float]:
 
 
 def warning(path: str, largest: Largest, replicas: Replicas) -> str | None:
-    """A sentence about the largest unit, whose object is at `path`; None if nobody has to wait for it."""
+    """A sentence about the largest unit, whose object is at `path`; None if no replica has to wait for it."""
     waits, whole = waiting(largest, replicas)
     if waits <= max(LEAST_S, LEAST_SHARE * whole):
         return None

@@ -1,9 +1,9 @@
 """CapRL's whole loop on this machine, on rendered scenes: `python -m caprl_ray.commands.loop --out loop`.
 
-Questions about scenes are curated, a captioner that is unsure of itself is trained by GRPO with CapRL's reward, and
-captions of other scenes are evaluated before and after. Each part is the one that a run on GPUs uses; captioner and
-reader are the tiny models of the package, and questioner and viewer read scenes off their pixels by rules.
-docs/caprl.md says how to do it for real.
+It curates questions about scenes, trains a captioner by GRPO with CapRL's reward, and evaluates captions of other
+scenes before and after. The captioner starts out with a third of its samples wrong. The code is the same as on GPUs:
+captioner and reader are the tiny models of the package, and questioner and viewer are rules that recognize scenes.
+docs/caprl.md describes the same with real models.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Found:
 
     @property
     def rises(self) -> bool:
-        """Whether the score is higher after training, by more than chance explains."""
+        """Whether the score is significantly higher after training."""
         return self.told_apart and self.difference is not None and self.difference["value"] > 0
 
 
@@ -72,8 +72,8 @@ def loop(
     tell: Callable[[str], None],
     debug: bool = False,
 ) -> Found:
-    """Do all of it in an empty folder. `run` runs a job, `tell` gets the lines for people, and `debug` shows all logs
-    of the evaluation."""
+    """Run all steps in an empty folder. `run` runs a job, `tell` prints a line, and `debug` shows all logs of the
+    evaluation."""
     began = time.monotonic()
 
     def begin(step: str) -> None:
@@ -101,8 +101,7 @@ def loop(
 
 
 def draw(folder: Path, name: str, count: int, seed: int) -> Path:
-    """Write scenes as PNG files into a folder, and a list beside it that says what each one shows, which no step reads.
-
+    """Write scenes as PNG files into a folder, and beside it a list of their contents for the user; no step reads it.
     Returns the folder.
     """
     rng, lines = random.Random(seed), []
@@ -126,8 +125,8 @@ def curation(folder: Path, inputs: list[Path]) -> dict[str, Any]:
 
 
 def captioning(folder: Path, name: str, images: Path) -> dict[str, Any]:
-    """The recipe of the captions before or after, as plain data. They are sampled as in training, and kept as they are:
-    repair would hide what training mends, and a captioner that is unsure of itself is no sick replica."""
+    """The recipe of the captions before or after, as plain data. Sampling is that of training. Repair and the self
+    check are off: repair would hide the effect of training, and a weak captioner would count as a sick replica."""
     return {
         "input": {"paths": [str(images)]},
         "model": {"source": str(folder / f"captioner-{name}")},
@@ -144,7 +143,7 @@ def outputs(folder: Path) -> list[str]:
 
 
 def trained(folder: Path, steps: int) -> Iterator[str]:
-    """Train by TRL, write the captioner of before and of after, and yield the reward of each few steps."""
+    """Write the captioner, train it with TRL, write it again, and yield the reward every few steps."""
     model, data = grpo.unsure(), grpo.curated(folder / "questions", TRAIN)
     grpo.save(model, folder / f"captioner-{BEFORE}")
     yield f"{len(data)} scenes have questions"
@@ -162,7 +161,7 @@ def trained(folder: Path, steps: int) -> Iterator[str]:
 
 
 def found(folder: Path) -> Found:
-    """What the evaluation of before and after says."""
+    """The scores in the evaluation of before and after."""
     figures = json.loads((folder / BEFORE / EVALUATION).read_text(encoding="utf-8"))
     before, after = (figures["ways"][way]["score"] for way in figures["outputs"])
     (difference,) = figures["differences"]
@@ -170,7 +169,7 @@ def found(folder: Path) -> Found:
 
 
 def table(result: Found) -> Iterator[str]:
-    """The result for people."""
+    """The result as lines of text."""
     yield f"{'':<12}questions answered right [95 % interval]"
     yield f"{BEFORE:<12}{scored(result.before)}"
     yield f"{AFTER:<12}{scored(result.after)}"
@@ -179,7 +178,7 @@ def table(result: Found) -> Iterator[str]:
 
 
 def _kept(folder: Path, name: str, document: dict[str, Any]) -> dict[str, Any]:
-    """The recipe, of which a file is left in the folder."""
+    """Write the recipe to a file in the folder, and parse it."""
     said = "# What `python -m caprl_ray.commands.loop` has done.\n"
     (folder / f"{name}.yaml").write_text(said + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return document
@@ -201,7 +200,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="show all logs")
     args = parser.parse_args()
     try:
-        check_matplotlib()  # which the evaluation needs at the end
+        check_matplotlib()  # the evaluation needs it at the end
         clear(args.out, MARKER, "loop")
         with session.lasting(args.debug, engine_on_cpu=True), session.connected(args.debug):
             result = loop(

@@ -1,4 +1,4 @@
-"""Measure one replica on a sample of images: with as many batches in flight as in a run, over and over."""
+"""Measure one replica on a sample of images, repeatedly and with as many batches in flight as in a run."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ POLL_S = 1.0
 
 @dataclass(kw_only=True)
 class Measured:
-    """What one replica did.
+    """The measurement of one replica.
 
     `captioned` are the first results of each block that it has finished, by number. `finished` are the blocks in order,
     some several times: when each was finished, in seconds, its rows and its tokens.
@@ -38,8 +38,8 @@ class Measured:
 
     @property
     def _timed(self) -> list[tuple[float, int, int]]:
-        """What counts, with times since the warm-up, the first at zero. The first block is the warm-up, unless there is
-        no other."""
+        """The measured blocks, with times since the warm-up, the first at zero. The first block is the warm-up, unless
+        it is the only one."""
         first = self.finished[0] if len(self.finished) > 1 else (0.0, 0, 0)
         rest = self.finished[1:] if len(self.finished) > 1 else self.finished
         return [(0.0, 0, 0), *((when - first[0], rows, tokens) for when, rows, tokens in rest)]
@@ -82,7 +82,7 @@ def measure(
 ) -> Measured:
     """Caption the blocks again and again, for `seconds` after the first one is done; `whole` waits for each once.
 
-    Raises SystemFailure if the engine does not start, captions nothing any more, or has no node.
+    Raises SystemFailure if the engine does not start, stops captioning, or has no node.
     """
     counter = resources.beside_driver(Counter)
     in_flight = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
@@ -102,7 +102,7 @@ def measure(
 def _loop(
     replica: Any, blocks: Sequence[ray.ObjectRef], in_flight: int, seconds: float, found: Measured, least: int
 ) -> None:
-    """Keep so many batches in flight, until the time is over and `least` blocks are done."""
+    """Keep `in_flight` batches in flight, until the time is over and `least` blocks are done."""
     numbers = itertools.cycle(range(len(blocks)))
     under_way: dict[ray.ObjectRef, int] = {}
     began, end = time.monotonic(), math.inf

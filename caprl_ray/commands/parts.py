@@ -19,10 +19,10 @@ SHOWN = ("done", "rate", "state", "ETA", "failed")  # facts in a part's line
 
 @dataclass(frozen=True, kw_only=True)
 class SeenPart:
-    """A part as it was found.
+    """A part and its state.
 
     Attributes:
-        status: None if it has told nothing yet.
+        status: None if it has reported nothing yet.
         state: one of the states of a run (commands/judge.py), PART_FINISHED, NOT_BEGUN or SETTLED_PART.
         sentence: what is wrong, for people.
         age_s: seconds since the status was written.
@@ -84,6 +84,6 @@ def _seen(
 
 
 def together(seen: Sequence[SeenPart]) -> str:
-    """How many parts are in which state, in words."""
+    """The number of parts in each state, in words."""
     counts = {state: sum(one.state == state for one in seen) for state in dict.fromkeys(one.state for one in seen)}
     return f"Of {len(seen)} parts, " + ", ".join(f"{count} {state}" for state, count in counts.items())

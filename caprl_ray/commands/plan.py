@@ -125,7 +125,7 @@ class _Counted:
 
 
 def _warnings(recipe: Recipe, storage: Storage, counted: _Counted) -> Iterator[str]:
-    """What to say of the largest unit."""
+    """Warnings about the largest unit."""
     unit, every = counted.largest, counted.kinds.values()
     if unit is None:
         return

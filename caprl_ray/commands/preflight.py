@@ -1,6 +1,6 @@
 """`caprl-ray preflight`: try a recipe on a sample of its whole input, in about two minutes. Leaves nothing behind.
 
-It refuses what a run would refuse, by the same code, before anything starts.
+It refuses the same recipes as a run, with the same code, before anything starts.
 """
 
 import math
@@ -25,7 +25,7 @@ SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What was seen, and what the whole input of so many images would take."""
+    """The measurements, and the time and cost of the whole input of `images` images."""
 
     seen: Trial
     images: int
@@ -115,8 +115,8 @@ def preflight(
     debug: bool = False,
     tell: Callable[[str], None] = silent,
 ) -> Preflight:
-    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default
-    the recipe's. `tell` hears of each step when it has passed.
+    """Try a recipe on IMAGES images, and its engine for `seconds`. `price` is that of a GPU hour; by default the
+    recipe's. `tell` is called after each step.
 
     Raises RecipeError or SystemFailure as a run would.
     """

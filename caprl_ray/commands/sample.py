@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from caprl_ray.plan import Plan, Unit, UnitRef
 from caprl_ray.storage import Storage
 
-# Units that are read, each for its share of the sample: opening one is a request or more.
+# The largest number of units that are read, because opening a unit takes requests.
 MOST_UNITS = 1000
 SEED = 0
 TOGETHER = 8  # rows that are read of a unit of unknown length: its length follows from their sizes
@@ -27,7 +27,7 @@ def chosen_units(storage: Storage, stored: Plan, found: Iterable[Unit], sample: 
 
 
 def _reservoir(units: Iterable[Unit], most: int, sample: int, rng: random.Random) -> list[Unit]:
-    """An even choice from units whose number is not known (Vitter's algorithm R, 1985).
+    """A uniform choice from units whose number is not known (Vitter's algorithm R, 1985).
 
     Of units that name their rows only as many are kept as can be needed: memory does not grow with the input.
     """
@@ -47,7 +47,7 @@ def _thinned(unit: Unit, rows: int, rng: random.Random) -> Unit:
 
 
 def shared_out(lengths: Sequence[int | None], sample: int) -> list[int]:
-    """How many rows of each unit are read: as even as their lengths allow. None is a length that is not known."""
+    """The number of rows to read from each unit: as even as their lengths allow. A length of None is unknown."""
     shares, left = [0] * len(lengths), sample
     bounds = [math.inf if length is None else length for length in lengths]
     shortest_first = sorted(range(len(lengths)), key=bounds.__getitem__)
@@ -59,7 +59,7 @@ def shared_out(lengths: Sequence[int | None], sample: int) -> list[int]:
 
 
 def wanted(unit: Unit, rows: int, rng: random.Random) -> BitMap | None:
-    """Which rows are read: any files; of parquet some that stand together, so that few row groups are read."""
+    """The rows to read: random files; consecutive rows of parquet, so that few row groups are read."""
     if unit.rows is None:
         return None
     if len(unit.entries) == unit.rows:
@@ -94,7 +94,7 @@ class Stratum:
 
 
 class Strata:
-    """The units of an input by stratum, as they come, for a sample of about so many rows.
+    """Groups the units of an input into strata as they come, for a sample of about `sample` rows.
 
     Memory does not grow with the units. Of a stratum an even choice is kept (Vitter's algorithm R, 1985).
     """
@@ -124,7 +124,7 @@ class Strata:
         return [self._found[key] for key in sorted(self._found)]
 
     def drawn(self, storage: Storage) -> list[Drawn]:
-        """The units that are read: of each stratum as large a share as it has of the bytes, and at least two."""
+        """The units to read: from each stratum in proportion to its bytes, and at least two."""
         total = max(1, sum(stratum.bytes for stratum in self.all))
         return [
             one

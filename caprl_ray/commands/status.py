@@ -1,4 +1,4 @@
-"""`caprl-ray status`: where the run of an output stands, by its status.json and its lease."""
+"""`caprl-ray status`: the progress of an output's run, from its status.json and its lease."""
 
 import sys
 from contextlib import ExitStack, suppress
@@ -28,13 +28,13 @@ from caprl_ray.watch.words import line
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A status as it was found.
+    """A status and its judgement.
 
     Attributes:
         state: RUNNING, SLOW, SILENT, DIED, ENDED or COMPLETE.
-        sentence: the same for people; empty while the run goes on as it should.
-        age_s: seconds since the status was written, by the store's clock where it tells.
-        parts: of an output that several drivers write. The status is their sum then.
+        sentence: the same in words; empty while the run is fine.
+        age_s: seconds since the status was written, by the store's clock if it has one.
+        parts: of an output that several drivers write. Then the status is their sum.
     """
 
     status: Status
@@ -45,7 +45,7 @@ class Seen:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to see."""
+        """Whether the status will not change any more."""
         return self.state in (DIED, ENDED, COMPLETE)
 
     def report(self) -> dict[str, Any]:
@@ -55,9 +55,10 @@ class Seen:
 
 
 def look(storage: Storage, output: str, hint: str = "") -> Seen:
-    """Read where a run stands. `hint` is said where nothing is found.
+    """Read the status of a run. `hint` is added to the message if nothing is found.
 
-    Raises RecipeError if nothing is there or no run has written there, SystemFailure for a status that cannot be read.
+    Raises RecipeError if there is no such folder or no run has written there, SystemFailure if the status cannot be
+    read.
     """
     try:
         return _look_at_parts(storage, output) or _look_at_run(storage, output)
@@ -87,10 +88,10 @@ def _complete(storage: Storage, output: str) -> bool:
 
 
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
-    """What drivers of parts have told; None if there are none, or if a run of the whole output came after them.
+    """The statuses of drivers of parts; None if there are none, or if a run of the whole output came after them.
 
-    Of a complete output status.json has the sum. A command that repairs or compacts holds the whole output, too, and
-    tells nothing.
+    When an output is complete, status.json has the sum. Repair and compact hold the whole output, too, but write no
+    status.
     """
     holder = _holder(storage, output)
     silent = old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
@@ -164,7 +165,7 @@ def _holder(storage: Storage, output: str) -> Holder | None:
 
 
 def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
-    """Why there is no status.json."""
+    """The error for a missing status.json."""
     try:
         there, run = storage.lookup(output), read_run(storage, output)
         begun = run is not None or plan.load(storage, output).units or _holder(storage, output)
@@ -176,7 +177,7 @@ def _without_status(storage: Storage, output: str, hint: str) -> RecipeError:
         return RecipeError(f"{output}: there is no such folder{hint}.")
     if begun:
         return RecipeError(
-            f"{output}: its run has told nothing yet, or an older version wrote it; look again in a minute, or see "
+            f"{output}: there is no status yet, or an older version wrote the output; try again in a minute, or run "
             "caprl-ray verify."
         )
     return RecipeError(f"{output}: no run has written in this folder{hint}.")

@@ -1,7 +1,7 @@
-"""`caprl-ray submit`: one Ray job for each part of a recipe's output, watched, and restarted where it is lost.
+"""`caprl-ray submit`: run one Ray job for each part of an output, watch the jobs and restart lost ones.
 
-The jobs know nothing of each other, nor of who submitted them: the lease of a part keeps two drivers apart. So this
-command holds no state. Started again, it finds the jobs that run by their metadata and watches them.
+The jobs do not depend on each other or on this command: the lease of a part keeps two drivers apart. So this command
+stores no state. If it is started again, it finds running jobs by their metadata.
 """
 
 import shlex
@@ -21,20 +21,21 @@ from caprl_ray.output.lease import EXPIRY_S
 SCRIPT = "jobs/caption.py"
 OUTPUT, PART = "caprl_ray.output", "caprl_ray.part"  # metadata of a job
 POLL_S = 5.0
-# Restarts of one part in a row. A job that ran for LONG_S begins to count anew: spot capacity is lost again and again.
+# Restarts of one part in a row. After a job that ran for LONG_S the count starts again, because spot nodes are lost
+# often.
 MOST_RESTARTS, LONG_S = 5, 3600.0
-# Before a restart: when a driver died, its lease ends first. A new driver would be refused before that.
+# Before a restart: a new driver is refused until the lease of the dead driver has ended.
 PAUSE_S = EXPIRY_S + 10
 RUNNING, DONE, LOST, STOPPED, REFUSED, FAILED = "running", "done", "lost", "stopped", "refused", "failed"
 SILENT, UNKNOWN = "the cluster does not answer; asking again", "status code 404"
-SAID = 300  # characters of what Ray says of a job that never began
-# Exit codes of caption after which the same command says the same again, mostly (_may_pass).
+SAID = 300  # characters of Ray's message about a job that never began
+# Exit codes of caption after which a restart does not help, with exceptions (_may_pass).
 FINAL: Mapping[int, str] = {RecipeError.exit_code: REFUSED, TooManyFailures.exit_code: FAILED}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is submitted: `command` captions the whole; `parts` is how many jobs share it."""
+    """The request. `command` captions the whole output; `parts` is the number of jobs that share it."""
 
     output: str
     command: Sequence[str]
@@ -53,13 +54,13 @@ class Order:
 
 @dataclass
 class Part:
-    """One part on its way.
+    """One part and the state of its job.
 
     Attributes:
         job: the id of its job.
-        asked: the id of a job that was submitted without an answer. It may run.
-        due: when the part is started again.
-        codes: the exit codes of its jobs that were lost.
+        asked: the id of a job that was submitted without an answer; it may run.
+        due: the time of the next start.
+        codes: the exit codes of its lost jobs.
     """
 
     number: int
@@ -76,12 +77,12 @@ class Part:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether no job of it runs or will be started."""
         return self.state in (DONE, STOPPED, REFUSED, FAILED)
 
 
 def verdict(status: str, code: int | None) -> str:
-    """What a job's status and the exit code of its driver say of the part."""
+    """The state of a part by its job's status and its driver's exit code."""
     if status == "SUCCEEDED":
         return DONE
     if status == "STOPPED":
@@ -113,14 +114,14 @@ class Submission:
     def begin(self) -> None:
         """Find the jobs that run already, and submit the others.
 
-        Raises RecipeError if the output is divided otherwise now, SystemFailure if a cluster takes no job.
+        Raises RecipeError if jobs with another number of parts are running, SystemFailure if a cluster takes no job.
         """
         with jobs.refusals():
             found = {name: (client, job) for client, name, job in self._running()}
         names = {self._order.name(part.number) for part in self.parts}
         if other := next((name for name in found if name not in names), None):
             raise RecipeError(
-                f"--parts: a job is under way that does part {other} of {self._order.output}; give --parts "
+                f"--parts: a job for part {other} of {self._order.output} is running; give --parts "
                 f"{other.partition('/')[2]}, or stop it with --stop."
             )
         for part in self.parts:
@@ -133,14 +134,14 @@ class Submission:
                 part.job, part.began = job.submission_id, self._clock()
 
     def watch(self, poll_s: float = POLL_S) -> None:
-        """Look at the jobs until all parts are over, and restart those that were lost."""
+        """Check the jobs until all parts are over, and restart lost ones."""
         while not all(part.over for part in self.parts):
             self.look()
             if not all(part.over for part in self.parts):
                 time.sleep(poll_s)
 
     def look(self) -> None:
-        """Look at each part once."""
+        """Check each part once."""
         for part in self.parts:
             if part.state == LOST and self._clock() >= part.due:
                 self._restart(part)
@@ -148,7 +149,7 @@ class Submission:
                 self._seen(part)
 
     def stop(self) -> int:
-        """Stop all jobs of this output that run. Returns their number."""
+        """Stop all running jobs of this output. Returns their number."""
         with jobs.refusals():
             found = list(self._running())
             for client, name, job in found:
@@ -195,7 +196,7 @@ class Submission:
         except (OSError, RuntimeError):
             self._tell(part, SILENT)
             return
-        # A head that was started anew knows no jobs of the last one.
+        # A restarted head does not know the jobs of the old one.
         status, code = (str(info.status), info.driver_exit_code) if info else ("FAILED", None)
         part.code, state = code, verdict(status, code)
         if state != LOST and not _may_pass(part):
@@ -214,13 +215,13 @@ class Submission:
         self._tell(part, f"failed ({part.job}), {why}; restart {part.restarts} of {MOST_RESTARTS} in {PAUSE_S:.0f} s")
 
     def _tell(self, part: Part, text: str) -> None:
-        """One line, if it is another than the last one about this part."""
+        """Print a line unless it repeats the last one about this part."""
         if part.history[-1:] != [text]:
             part.history.append(text)
             self._say(f"part {self._order.name(part.number)}: {text}")
 
     def failure(self) -> CaprlError | None:
-        """What the command ends with: an error with caption's exit code, or None if all parts are done."""
+        """The final error, with caption's exit code; None if all parts are done."""
         worst = {part.state: part for part in reversed(self.parts) if part.state != DONE}
         logs = "ray job logs " + next(iter(worst.values())).job if worst else ""
         if part := worst.get(REFUSED):
@@ -234,7 +235,7 @@ class Submission:
 
 
 def _found(client: Client, job: str) -> Any:
-    """What a cluster says of a job; None if it knows no such job."""
+    """A job's details from a cluster; None if there is no such job."""
     try:
         return client.get_job_info(job)
     except RuntimeError as error:
@@ -244,10 +245,10 @@ def _found(client: Client, job: str) -> Any:
 
 
 def _may_pass(part: Part) -> bool:
-    """Whether a job may have ended for a reason that passes, though its code is one of FINAL.
+    """Whether a restart may help although the exit code is one of FINAL.
 
-    A recipe that is wrong is refused at once. Later another run may just hold the output. Rows that are missing have
-    the code of too many failures, and the next job finishes them.
+    A wrong recipe is refused by the first job. Later, the code may mean that another run holds the output. Missing rows
+    have the exit code of too many failures, and the next job finishes them.
     """
     if part.code == RecipeError.exit_code:
         return bool(part.codes)

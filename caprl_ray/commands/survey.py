@@ -1,4 +1,4 @@
-"""The findings of `caprl-ray init` at some paths: kinds, sizes and columns, and choices for a recipe to make."""
+"""Look at the files at some paths, for `caprl-ray init`: kinds, sizes and columns, and the choices of a recipe."""
 
 import time
 from contextlib import suppress
@@ -29,7 +29,7 @@ ALT_NAMES = ("alt_text", "alt", "alttext", "text", "txt", "caption", "captions",
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is at the paths of a recipe.
+    """The files at the paths of a recipe.
 
     `found` has the totals of each path by kind; they are lower bounds if not `whole`. `others` are columns that may
     hold the images, too. `alt` is a column of text in the output that the prompt may use.
@@ -60,7 +60,7 @@ class _Look:
 def survey(document: dict[str, Any]) -> Survey:
     """Look at the paths of a recipe, given as plain data without its output. Returns a recipe that can be planned.
 
-    Raises RecipeError for what a run would refuse, too, and SystemFailure if storage cannot be listed.
+    Raises RecipeError if a run would refuse the input, and SystemFailure if storage cannot be listed.
     """
     recipe = parse(document | {"output": {"path": "-"}})
     chosen, others = _image_column(recipe)

@@ -1,6 +1,7 @@
-"""Try a recipe on a sample of its whole input: read, prepare and caption it on what is here, and leave nothing behind.
+"""Try a recipe on a sample of its whole input: read, prepare and caption it on this machine or cluster, and leave
+nothing behind.
 
-It refuses what a run would refuse, by the same code, before anything starts.
+It refuses the same recipes as a run, with the same code, before anything starts.
 """
 
 import math
@@ -48,7 +49,7 @@ HEADER = 512  # of a tar: the next one is read when a sample ends
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What was seen.
+    """The measurements.
 
     Attributes:
         label: the model.
@@ -92,8 +93,8 @@ def trial(
     debug: bool = False,
     tell: Callable[[str], None] = silent,
 ) -> Trial:
-    """Try a recipe on about so many images, and its engine for `seconds`; `whole` captions all of them once. `tell`
-    hears of each step when it has passed.
+    """Try a recipe on about `images` images, and its engine for `seconds`; `whole` captions all of them once. `tell` is
+    called after each step.
 
     Raises RecipeError or SystemFailure as a run would.
     """
@@ -119,8 +120,8 @@ def trial(
 def sampled(
     recipe: Recipe, images: int, *, debug: bool = False, tell: Callable[[str], None] = silent
 ) -> Iterator["Seen"]:
-    """Read a sample of about so many images, and keep a connection to Ray while the block runs. The output is left as
-    it was. `tell` hears of each step when it has passed.
+    """Read a sample of about `images` images, and keep a connection to Ray while the block runs. The output does not
+    change. `tell` is called after each step.
 
     Raises RecipeError or SystemFailure as a run would.
     """
@@ -139,7 +140,7 @@ def sampled(
 
 @dataclass(kw_only=True)
 class Seen:
-    """The sample, in an order of chance: what has time for a part of it sees a part of everything."""
+    """The sample in random order, so that a part of it is a sample, too."""
 
     model: ModelRef
     strata: Strata

@@ -1,10 +1,10 @@
 """Totals of a whole input from a stratified sample of its units, with their errors.
 
-The rows of a unit are often alike, so what varies is taken between units, not between rows, wherever a stratum has more
-units than were read (ultimate clusters). If every unit of a stratum was read, each is a stratum of its own, and its
-rows vary. Totals are ratios to what is known of a stratum, its rows or else its bytes; their errors are linearized by
-Taylor (Cochran, Sampling Techniques, 1977, 6.11 and 11.6 to 11.8). Units are taken as drawn with replacement, so that
-errors are rather too large.
+The rows of a unit are often alike. So if a stratum has unread units, its variance is computed between units, not
+between rows (ultimate clusters). If every unit of a stratum was read, each unit is a stratum of its own, and the
+variance is computed between its rows. Totals are ratio estimates, relative to the known rows or else bytes of a
+stratum. Their errors are linearized by Taylor (Cochran, Sampling Techniques, 1977, 6.11 and 11.6 to 11.8). Units are
+treated as drawn with replacement, so errors are rather too large.
 """
 
 import math
@@ -20,8 +20,7 @@ from caprl_ray.commands.sample import Drawn, Stratum
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What was read of a unit. `sizes` are the stored bytes of each row that was read, `whole` says whether the unit
-    has no further rows."""
+    """The rows that were read from a unit. `sizes` are their stored bytes; `whole`: the unit has no other rows."""
 
     drawn: Drawn
     sizes: Sequence[float]
@@ -35,14 +34,14 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Rows that stand for a part of the input, of which the sum of something, `base`, is known: `total`.
+    """Sampled rows of a part of the input. The total of their `base` over that part is known: `total`.
 
     Attributes:
         rows: their numbers.
-        weight: how much each counts within the group.
+        weight: their weights within the group.
         base: of each row: 1 where `total` counts rows, its bytes where `total` counts bytes.
         cluster: rows of one number vary together.
-        left: the part of the group that was not read; 0 means that nothing is left to chance.
+        left: the share of the group that was not read; with 0 there is no sampling error.
     """
 
     rows: np.ndarray
@@ -54,7 +53,7 @@ class _Group:
 
     @classmethod
     def of_unit(cls, reading: Reading, rows: np.ndarray) -> "_Group":
-        """A unit of which rows vary."""
+        """A unit as a group, with the variance between its rows."""
         sizes, length = np.maximum(reading.sizes, 1.0), reading.length
         known = length is not None
         total = float(length) if length is not None else float(max(reading.drawn.bytes, 1))
@@ -65,7 +64,7 @@ class _Group:
 
     @classmethod
     def of_stratum(cls, stratum: Stratum, readings: Sequence[Reading], rows: Sequence[np.ndarray]) -> "_Group":
-        """A stratum of which units vary."""
+        """A stratum as a group, with the variance between its units."""
         sizes = [np.maximum(one.sizes, 1.0) for one in readings]
         rows_each = np.array([len(some) for some in sizes], float)
         heavy = np.array([one.drawn.rows or 1 for one in readings]) / rows_each
@@ -84,7 +83,7 @@ class _Group:
 
     @cached_property
     def factor(self) -> np.ndarray:
-        """How many rows of the input each row stands for."""
+        """The number of rows of the input that each row represents."""
         found: np.ndarray = self.weight * (self.total / (self.weight * self.base).sum())
         return found
 
@@ -94,7 +93,7 @@ class _Group:
         return int(self.cluster[-1]) + 1
 
     def variance(self, values: np.ndarray) -> float | None:
-        """That of the total of some values; None if one cluster alone does not tell it."""
+        """The variance of the total of some values; None with a single cluster."""
         own = values[self.rows]
         residuals = own - self.base * ((self.factor * own).sum() / self.total)
         if not self.left or ((self.base == 1).all() and np.ptp(values) == 0):  # the number of rows is known
@@ -106,7 +105,7 @@ class _Group:
 
 
 class Weighted:
-    """The rows of a sample, and what they stand for. Values are one for each row.
+    """The rows of a sample with their weights. Values are arrays with one entry per row.
 
     `order` are the numbers of the rows, counted as they were read, in the order in which values are given.
     """
@@ -134,8 +133,8 @@ class Weighted:
         return self._estimate(value, values - value * of, whole)
 
     def share(self, which: np.ndarray, of: np.ndarray) -> Interval:
-        """The share of some rows among others. Wilson's interval, for as many rows as would err as much if they were
-        independent; if none or all are of them, for as many as there are clusters."""
+        """The share of some rows among others. Wilson's interval with the effective sample size; if the share is 0 or
+        1, with the number of clusters."""
         found, among = self.ratio(which.astype(float), of.astype(float)), int(of.sum())
         if found.error == 0:
             return Interval(low=found.value, value=found.value, high=found.value)
@@ -170,9 +169,9 @@ class Weighted:
 def row_bytes(sizes: Sequence[np.ndarray]) -> np.ndarray:
     """The mean size of a row of each unit, from those of a few.
 
-    A mean of few values is uncertain, and its inverse, by which a unit's length is estimated, is too large on average.
-    So it is drawn to the mean of all units, the more, the less the units differ (James and Stein, 1961; Efron and
-    Morris, 1975).
+    A mean of few values is uncertain, and its inverse, from which a unit's length is estimated, is too large on
+    average. So it is shrunk towards the mean of all units, more if the units differ less (James and Stein, 1961; Efron
+    and Morris, 1975).
     """
     means, counts = np.array([some.mean() for some in sizes]), np.array([len(some) for some in sizes], float)
     more = counts.sum() - len(sizes)

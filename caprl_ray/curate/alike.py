@@ -1,16 +1,16 @@
-"""Whether two questions about one image ask nearly the same: by the words that carry meaning, and the right option.
+"""Near duplicates among the questions about an image: compare content words and right options.
 
-Measures of edit distance misfire here: "What is the color of the cat?" is nearer to the same question about the dog
-than to "Which color has the cat?".
+Edit distance does not work here: "What is the color of the cat?" is closer to the same question about the dog than to
+"Which color has the cat?".
 """
 
 import re
 
 from caprl_ray.score.metrics import folded
 
-LEAST_SHARED = 0.75  # of the words that either of the two has
+LEAST_SHARED = 0.75  # of the words in either question
 _WORDLESS = re.compile(r"[^\w\s]")
-# Words of questions that do not say what is asked about.
+# Function words of questions.
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -28,7 +28,7 @@ _SPACELESS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]+")
 def alike(question: str, answer: str, other: str, other_answer: str) -> bool:
     """Whether two questions with these right options ask nearly the same.
 
-    Two that have different right options ask different things, unless their words say that they do not.
+    The words of the right option count like those of the question.
     """
     ours, theirs = _words(f"{question} {answer}"), _words(f"{other} {other_answer}")
     both = len(ours & theirs)

@@ -1,4 +1,4 @@
-"""Have one engine answer the questions about the images of rows, with the image and without it, and keep some."""
+"""Let an engine answer the questions about images, with and without the image, and keep the good questions."""
 
 import asyncio
 import itertools
@@ -24,13 +24,12 @@ from caprl_ray.score.ask import UNCLEAR
 from caprl_ray.score.metrics import LETTERS, option_letter
 from caprl_ray.score.question import Question
 
-NONE = "none"  # of the options, as an answer
+NONE = "none"  # the answer "none of the options"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The number of the option that was chosen, or the number of options if it was none of them; or why there is no
-    answer."""
+    """The number of the chosen option, or the number of options for "none of them"; or why there is no answer."""
 
     chosen: int | None = None
     code: str | None = None
@@ -45,11 +44,12 @@ class Answerer:
         self._rows = itertools.count()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Answer about rows at the same time. Each fails alone. Raises SystemFailure as the engine does."""
+        """Answer the questions of all rows concurrently. A row that fails does not affect the others. Raises
+        SystemFailure if the engine does."""
         return await asyncio.gather(*(self._cut(self._row(row)) for row in rows))
 
     def sums(self) -> dict[str, Counter[str]]:
-        """Nothing beside what the rows say."""
+        """No counters beside those in the rows."""
         return {}
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
@@ -68,7 +68,7 @@ class Answerer:
         }
 
     async def _tried(self, seen: Picture, question: Question) -> dict[str, Any]:
-        """A question as a row has it, with its answers and what became of it."""
+        """A question as stored in a row, with its answers and the reason if it is dropped."""
         orders = asking.orders(question, self._settings.times, self._settings.seed)
         asks = [self._answer(image, question, order, k) for image in (seen, None) for k, order in enumerate(orders)]
         answers = await asyncio.gather(*asks)

@@ -14,14 +14,14 @@ from caprl_ray.score.judge import BEGIN, BLIND, filled
 from caprl_ray.score.metrics import LETTERS
 from caprl_ray.score.question import Question
 
-# The name of these prompts in results. A change of a text is a change of the name.
+# The name of these prompts in results. If a text changes, the name must change.
 ANSWER_PROMPT = "image-answers-1"
 SEEN = """Answer this multiple-choice question about the image.
 
 Question: {question}"""
 NONE = "None of the above"
 
-# How questions are answered, as in CapRL's code, but for the number of tokens: one, which can only be a letter.
+# Sampling of answers, as in CapRL's code, except that an answer is one token, which can only be a letter.
 ANSWER_SAMPLING: Mapping[str, Any] = {
     "temperature": 0.1,
     "top_p": 1.0,
@@ -32,7 +32,7 @@ ANSWER_SAMPLING: Mapping[str, Any] = {
 
 
 def as_question(draft: Draft, image: str, number: int) -> Question:
-    """A draft as the question of this number about an image."""
+    """A draft as a question. `number` is its position among those of the image."""
     return Question(
         id=f"{image}#{number}",
         image=image,
@@ -45,18 +45,18 @@ def as_question(draft: Draft, image: str, number: int) -> Question:
 
 
 def orders(question: Question, times: int, seed: int) -> list[tuple[int, ...]]:
-    """An order of the options for each time: every turn of them, over and over, from one that looks random."""
+    """The order of the options in each round: all rotations in turn, starting from a pseudorandom order."""
     turned = judge.rotations(question, seed)
     return [turned[number % len(turned)] for number in range(times)]
 
 
 def with_image(question: Question, order: Sequence[int]) -> Turns:
-    """The prompt about an image that is seen. Its last option is none of the question's."""
+    """The prompt with the image. Its last option is "none of the others"."""
     return _turns(SEEN, question, order, (NONE,))
 
 
 def without_image(question: Question, order: Sequence[int]) -> Turns:
-    """The prompt about an image that is not seen: only the question's options can be answered."""
+    """The prompt without the image. It has only the question's options."""
     return _turns(BLIND, question, order, ())
 
 

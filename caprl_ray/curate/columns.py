@@ -63,7 +63,7 @@ NO_QUESTION = "no_question"
 CODES = FAILURE_CODES | {
     NO_QUESTION: "The questioner wrote no question that could be used; the detail says why.",
 }
-# Of its own code.
+# Advice about its own code.
 ADVICE = {
     NO_QUESTION: Advice(
         causes="The questioner refuses, describes the image, or writes another form than the prompt asks for.",
@@ -71,5 +71,5 @@ ADVICE = {
         "`--retry-failed=no_question` with `--adopt`.",
     ),
 }
-# Why a question is not among those that were kept.
+# The reasons why a question is not kept.
 REASONS = UNUSABLE | DROPPED

@@ -1,4 +1,4 @@
-"""Read the questions that a model wrote about an image. One that is unusable has a reason, and costs no other."""
+"""Parse the questions that a model wrote about an image. Each unusable question has a reason; the others are kept."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from caprl_ray.score.question import options
 FEWEST_OPTIONS = 3  # with two, guessing is right half of the time, and few answers cannot tell it from knowing
 LONGEST = 1000  # characters of a question, and of an option; longer ones are descriptions
 
-# Why a draft is no question. The order is that of the checks.
+# The reasons of unusable drafts, in the order of the checks.
 CUT_SHORT = "cut_short"
 NO_FIELDS = "no_fields"
 FEW_OPTIONS = "few_options"
@@ -31,7 +31,7 @@ UNUSABLE = {
     ANSWER_OUTSIDE: "Its answer is none of its options, or names two of them.",
     COMBINED_OPTION: 'An option is about the others, as "all of the above", so that their order matters.',
     TOO_LONG: f"The question or an option has more than {LONGEST:,} characters.",
-    TELLS_ANSWER: "The question has the right option in it, and no other one.",
+    TELLS_ANSWER: "The question contains the right option, and no other one.",
     NEAR_DUPLICATE: "It asks nearly the same as an earlier question about the image.",
 }
 
@@ -48,7 +48,7 @@ _SIGNS = re.compile(r"[^\w\s]")
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A usable question about an image. `right` is the number of the right choice; choices have no letters."""
+    """A usable question about an image. `right` is the index of the right choice; choices have no letters."""
 
     question: str
     choices: tuple[str, ...]
@@ -57,16 +57,16 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Drafts:
-    """What a text holds: questions in their order, and the reasons of the unusable ones, in their order."""
+    """The parsed text: questions, and the reasons of unusable ones, each in order."""
 
     questions: tuple[Draft, ...] = ()
     unusable: tuple[str, ...] = ()
 
 
 def drafts(text: str, most: int) -> Drafts:
-    """Read at most `most` questions from a text that has them as JSON objects, in a list or one after another.
+    """Parse at most `most` questions from a text with JSON objects, in a list or one after another.
 
-    Text around the objects, as models like to write it, is passed over.
+    Other text around the objects is ignored.
     """
     questions: list[Draft] = []
     unusable: list[str] = []
@@ -83,11 +83,11 @@ def drafts(text: str, most: int) -> Drafts:
 
 
 class _Unusable(Exception):
-    """The reason why a draft is no question."""
+    """A draft is unusable; the text is the reason."""
 
 
 def _objects(text: str) -> Iterator[dict[str, Any] | str]:
-    """The JSON objects in a text, also in a list within one; for one that cannot be read, the reason."""
+    """The JSON objects in a text, also those in a list within an object; for a broken one, the reason."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:
         if held := _HOLDS_LIST.match(text, place):
@@ -128,7 +128,7 @@ def _alike(draft: Draft, other: Draft) -> bool:
 
 
 def _told(question: str, choices: Sequence[str]) -> list[int]:
-    """The numbers of the options whose words stand in the question, side by side."""
+    """The indices of the options whose words occur in the question, in the same order."""
     asked = _spaced(question)
     return [number for number, text in enumerate(choices) if _spaced(text) in asked]
 

@@ -29,8 +29,7 @@ ANSWERING = "curate"  # the section of the recipe with the answering model
 
 
 def curate_job(recipe: CurateRecipe) -> Job:
-    """The job that curates by a recipe. Raises RecipeError and SystemFailure for what is wrong with the recipe or with
-    one of its models."""
+    """The job `curate` for a recipe. Raises RecipeError or SystemFailure if the recipe or a model is wrong."""
     answering = recipe.answering
     placeholders.load(Storage(recipe.storage), recipe.input)
     launch.check_engine(recipe)
@@ -84,7 +83,7 @@ def curated(
 
 
 def _prompts(recipe: CurateRecipe) -> int:
-    """How many prompts about a row are answered."""
+    """The number of prompts per row."""
     return 2 * recipe.curate.times * recipe.curate.questions
 
 
@@ -99,7 +98,7 @@ def _answerer(answering: Recipe) -> ModelRef:
 
 @contextmanager
 def of_answering() -> Iterator[None]:
-    """Say what is wrong with the answering model by the name of its section."""
+    """Prefix errors about the answering model with the name of its section."""
     try:
         yield
     except CaprlError as error:

@@ -1,4 +1,4 @@
-"""Which questions are kept: those that a model answers with the image, and does not answer without it."""
+"""Keep the questions that a model answers right with the image, but not without it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Tried:
         return _accuracy(self.unseen, self.right)
 
     def dropped(self, least_seen: float = LEAST_SEEN, most_unseen: float = MOST_UNSEEN) -> str | None:
-        """Why the question is dropped; None if it is kept. Both limits themselves are not enough."""
+        """The reason why the question is dropped; None if it is kept. An accuracy equal to a limit is not enough."""
         with_image, without = self.accuracy_seen, self.accuracy_unseen
         if with_image is None or without is None or None in (*self.seen, *self.unseen):
             return UNCLEAR

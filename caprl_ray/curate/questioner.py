@@ -1,4 +1,4 @@
-"""Have one engine write questions about the images of rows."""
+"""Let an engine write questions about the images of rows."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ SHOWN = 80  # characters of a text without questions
 
 
 class Questioner:
-    """Writes questions about images. Use it on the engine's event loop. `cut` ends what is being written."""
+    """Writes questions about images. Use it on the engine's event loop. `cut` cancels requests."""
 
     def __init__(self, recipe: CurateRecipe, model: ModelRef, engine: Engine, cut: Cut) -> None:
         self._cut, self._engine, self._label = cut, engine, model.label
@@ -34,11 +34,12 @@ class Questioner:
         self._rows = itertools.count()
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """Write about rows at the same time. Each fails alone. Raises SystemFailure as the engine does."""
+        """Write questions about all rows concurrently. A row that fails does not affect the others. Raises
+        SystemFailure if the engine does."""
         return await asyncio.gather(*(self._cut(self._row(row)) for row in rows))
 
     def sums(self) -> dict[str, Counter[str]]:
-        """Nothing beside what the rows say."""
+        """No counters beside those in the rows."""
         return {}
 
     async def _row(self, row: dict[str, Any]) -> Changes | RowFailure:
@@ -62,7 +63,7 @@ class Questioner:
 
 
 def picture(row: Mapping[str, Any], number: int) -> Picture:
-    """The picture of a row, under a name that no other row of this process has."""
+    """The picture of a row, with a name that is unique in this process."""
     return Picture(pixels=row["pixels"], width=row["pixel_width"], height=row["pixel_height"], name=f"row-{number}")
 
 
@@ -71,6 +72,6 @@ def _struct(draft: Draft) -> dict[str, Any]:
 
 
 def _without(found: Drafts, text: str) -> str:
-    """Why a text has no questions, and how it begins."""
+    """The reason why a text has no questions, and its beginning."""
     reasons = ", ".join(f"{reason} {count} times" for reason, count in Counter(found.unusable).most_common())
     return f"{reasons or 'no JSON object'}; it begins {' '.join(plain(text[:SHOWN]).split())!r}"

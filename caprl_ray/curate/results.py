@@ -1,4 +1,4 @@
-"""What a whole curation output says: the sums of its rows, at the end of every run, in curated.json."""
+"""curated.json: the totals of a curation output, written at the end of every run."""
 
 import json
 from collections import Counter
@@ -53,7 +53,7 @@ def write(storage: Storage, path: str, found: dict[str, Any]) -> None:
 
 
 def sentences(found: dict[str, Any]) -> Iterator[str]:
-    """The sums, for people."""
+    """The totals in sentences."""
     asked, images = found["questions"], found["images"]
     if not images:
         return

@@ -1,4 +1,4 @@
-"""What both trainings share: how weights begin, and how a round of training changes them."""
+"""The common parts of both trainings: initial weights, and rounds of training."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ from caprl_ray.storage import Storage
 FOLDER = Path(__file__).with_name("model")
 SIDE = 84  # pixels of a scene: 9 image tokens
 MOST_TOKENS = 40  # of a caption; one of three things has 32
-# What the logits of the unsure captioner are divided by. A third of what its sampled captions say is wrong.
+# The divisor of the unsure captioner's logits. With it, a third of the facts in its sampled captions are wrong.
 UNSURE = 2.5
 
 

@@ -1,4 +1,4 @@
-"""The kinds of questions about rendered scenes: what they ask, and in which words."""
+"""The kinds of questions about rendered scenes: the asked attribute, and the wordings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ VALUES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of question: what it asks, by which attributes it names its thing, and its phrasings."""
+    """A kind of question: the asked attribute, the attributes that name the thing, and the wordings."""
 
     asks: str
     by: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """What results call it, such as "color by place"."""
+        """Its name in results, such as "color by place"."""
         return f"{self.asks} by {' and '.join(self.by)}" if self.by else self.asks
 
 

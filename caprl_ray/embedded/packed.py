@@ -13,7 +13,7 @@ from caprl_ray.score.judge import INSTRUCTION
 from caprl_ray.score.metrics import LETTERS
 
 IGNORE = -100
-# What the auxiliary heads tell; class 0 is "not stated". Things have the first four.
+# The classes of the auxiliary heads; class 0 is "not stated". Things have the first four.
 ATTRIBUTES = (PLACE, SIZE, COLOR, SHAPE, BACKGROUND, COUNT)
 
 

@@ -1,4 +1,4 @@
-"""Read a rendered scene off its pixels, by rules: what a perfect viewer of scenes sees, without a model."""
+"""Recognize a rendered scene from its pixels by rules, like a perfect viewer without a model."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from caprl_ray.embedded import scenes
 from caprl_ray.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing
 
 GRID = 3  # cells along a side
-MOST_APART = 20  # of 255, on average: drawing shifts things and colours a little
-PROFILE = 16  # pixels of a shape's outline, by which kinds are told apart
-EDGE = 0.07  # of a cell: a large thing of the next cell may reach so far into it
+MOST_APART = 20  # of 255, on average: drawing varies positions and colours a little
+PROFILE = 16  # side of the outlines that are compared to find the kind of a shape
+EDGE = 0.07  # of a cell: a large thing of the next cell may overlap by this much
 BETWEEN_SIZES = sum(SIZES.values())  # of a cell: the diameter between that of large things and that of small ones
 
 
 def seen(image: Image.Image) -> Scene:
-    """The scene that an image shows. Things lie within their cells, as `scenes.render` draws them."""
+    """The scene in an image. Things lie within their cells, as `scenes.render` draws them."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     names = np.array(list(BACKGROUNDS))[_nearest(pixels)]
     values, counts = np.unique(names, return_counts=True)
@@ -25,7 +25,7 @@ def seen(image: Image.Image) -> Scene:
 
 
 def alike(image: Image.Image, scene: Scene) -> bool:
-    """Whether an image looks as this scene would, so that it is one."""
+    """Whether an image looks like a rendering of this scene. Otherwise it is no scene."""
     if not scene.things:
         return False
     drawn = np.asarray(scenes.render(scene, *image.size), np.float32)
@@ -33,7 +33,7 @@ def alike(image: Image.Image, scene: Scene) -> bool:
 
 
 def _nearest(pixels: np.ndarray) -> np.ndarray:
-    """For each pixel the number of the background's colour that is nearest."""
+    """The index of the nearest background colour for each pixel."""
     colours = np.array(list(BACKGROUNDS.values()), np.float32)
     distances = ((pixels[..., None, :] - colours) ** 2).sum(-1)
     found: np.ndarray = distances.argmin(-1)
@@ -84,7 +84,7 @@ def _mask(cell: np.ndarray, background: str, colour: str) -> np.ndarray:
 
 
 def _kind(mask: np.ndarray) -> str:
-    """The kind of shape whose outline, at the size of its bounds, is most like this one."""
+    """The kind of shape with the most similar outline, scaled to the same bounds."""
     outline = _outline(mask)
     return min(OUTLINES, key=lambda kind: float(np.abs(OUTLINES[kind] - outline).mean()))
 

@@ -1,7 +1,7 @@
-"""Multiple-choice questions about rendered scenes, from what is true of a scene: a questioner that is always right.
+"""Multiple-choice questions about rendered scenes, derived from the scene: a questioner that is always right.
 
-`about` asks about a scene, `row` makes the rows that `caprl-ray score` reads, and `told` says what a caption that
-states some facts answers: the right option of a perfect reader, who knows nothing but the caption.
+`about` asks about a scene, `row` makes the rows that `caprl-ray score` reads, and `told` answers from the facts of a
+caption: the option that a perfect reader would choose, who knows only the caption.
 """
 
 import random
@@ -18,7 +18,8 @@ OPTIONS = (3, 4, 4, 5)  # how many a question has; a size has three
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is stated about a scene. An attribute that is not stated is not in a thing; `background` None likewise."""
+    """The stated facts about a scene. A thing lacks attributes that are not stated; `background` is None if it is not
+    stated."""
 
     background: str | None
     things: tuple[Mapping[str, str], ...]
@@ -71,8 +72,8 @@ def facts(scene: Scene) -> Facts:
 
 
 def told(question: SceneQuestion, stated: Facts) -> str | None:
-    """The option that the stated facts say is right. None if they do not name the thing, name several that it may be,
-    do not say what is asked, or say what is no option."""
+    """The option that is right by the stated facts. None if the facts do not name the thing, match several things, lack
+    the asked attribute, or give a value that is no option."""
     found = stated_answer(question.kind, question.named, stated)
     return found if found in question.choices else None
 
@@ -122,7 +123,7 @@ def _question(stated: Facts, kind: Kind, named: Mapping[str, str], rng: random.R
 
 
 def _wrong(stated: Facts, kind: Kind, answer: str, rng: random.Random, most: int) -> list[str]:
-    """Wrong options. What is true of the scene's other things comes first: a reader must know which thing is meant."""
+    """Wrong options. Values of the scene's other things come first, so that a reader must know which thing is meant."""
     others = [true for thing in stated.things if (true := value(thing, kind.asks))] if kind.by else []
     found = [one for one in dict.fromkeys(others) if one != answer]
     rng.shuffle(found)

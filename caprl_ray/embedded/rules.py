@@ -1,6 +1,6 @@
-"""A reader without a model: it understands captions of scenes and questions about them by rules, and never errs.
+"""A reader without a model: it parses captions of scenes and questions about them by rules, without errors.
 
-It stands for a language model where one would be slow, or where a reader of known quality is needed.
+It replaces a language model where one would be slow, or where a reader of known quality is needed.
 """
 
 import random
@@ -56,14 +56,14 @@ def answered(prompt: str, facts: Facts | None) -> str:
 
 
 def stated(caption: str) -> Facts:
-    """What a caption of a scene says."""
+    """The facts in a caption of a scene."""
     background = _BACKGROUND.match(caption)
     things = (dict(zip((PLACE, SIZE, COLOR, SHAPE), found, strict=True)) for found in _THING.findall(caption))
     return Facts(background=background and background[1], things=tuple(things))
 
 
 def understood(text: str) -> tuple[Kind, dict[str, str]]:
-    """What a question about a scene asks, and by which attributes it names its thing."""
+    """The attribute that a question about a scene asks for, and the attributes that name its thing."""
     for kind in kinds.KINDS:
         names = {f"{{{name}}}": f"(?P<{name}>{'|'.join(VALUES[name])})" for name in kind.by}
         for phrase in kind.texts:

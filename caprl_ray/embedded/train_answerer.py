@@ -82,7 +82,7 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *(one for head in heads for one in head.parameters())]
 
     def batches(self, size: int, make: Make | None = None, pool: int = 16) -> Iterator[Batch]:
-        """Batches of so many captions, each with its questions and of similar length, without end."""
+        """Endless batches of this many captions with their questions, of similar length."""
         while True:
             groups = [self.prompts.examples(make) for _ in range(size * pool)]
             tokens = [

@@ -1,4 +1,4 @@
-"""Answers that are one of some letters: the letters' tokens, and their log-probabilities."""
+"""Answers that can only be one of some letters: the letters' tokens, and their log-probabilities."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

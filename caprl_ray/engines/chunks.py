@@ -1,11 +1,11 @@
 """Send a caption's tokens from the engine core in chunks, not one by one.
 
-vLLM's core sends each token of each request to the replica's process when it is sampled. That process decodes, counts
-and detokenizes one after another: 500 times for a caption of 500 tokens. Only whole captions are needed here, so the
-core holds tokens back. The first token, every finished request, and whatever is more than tokens goes out at once.
+vLLM's core sends each sampled token of each request to the replica's process, which decodes, counts and detokenizes it:
+500 times for a caption of 500 tokens. Only whole captions are needed here, so the core holds tokens back. The first
+token, every finished request, and outputs other than tokens are sent at once.
 
-Nothing may depend on it: without chunks, or with other chunks, captions are the same. Stop strings are the exception,
-because the replica's process looks for them in the text. Runs with stop strings have no chunks.
+Captions do not depend on chunks. Stop strings are the exception, because the replica's process looks for them in the
+text, so runs with stop strings use no chunks.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Any OpenAI-compatible service as the engine (docs/design.md, D9), for instance `vllm serve` on another machine.
 
-The openai client retries 429, 5xx and lost connections with backoff, at the pace that the service sustains. A fault
-that lasts for one row only is that row's (proof.py). The key is read where the replica runs. No text of the service is
-repeated: an error may quote the prompt or the key.
+The openai client retries 429, 5xx and lost connections with backoff. If only one row keeps failing, the row is at fault
+(proof.py). The key is read on the replica's node. Messages never contain text from the service, because it may quote
+the prompt or the key.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class EndpointEngine:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the service goes on from the beginning of an answer. Only vLLM is known to."""
+        """Whether the service can continue a given beginning of an answer. Only vLLM is known to."""
         return self._neutral
 
     async def caption(

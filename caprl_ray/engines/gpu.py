@@ -37,10 +37,9 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
         80 GB    76.0 GB   7.5 GB    4.0 GB      64.5 GB   496  (506)
         151 GB   143 GB    7.5 GB    4.0 GB      132 GB    512  (1,034: MOST_SEQUENCES)
 
-    MOST_SEQUENCES: by arithmetic an H200 should reach 36 images/s. Then a caption of 500 tokens takes 10 to 15 s beside
-    other prompts, so 360 to 540 are in flight. Measured, it reached 19.7 images/s with 512 places and 18.6 with 256:
-    the engine core's Python thread was the limit. For a larger model the number is too high, and vLLM runs as many as
-    its memory holds.
+    MOST_SEQUENCES: by arithmetic, an H200 could reach 36 images/s. A caption of 500 tokens would take 10 to 15 s, so
+    360 to 540 would be in flight. Measured, it reached 19.7 images/s with 512 places and 18.6 with 256, limited by the
+    engine core's Python thread. For a larger model the number is too high, and vLLM runs as many as fit into memory.
 
     The last line is an H200; vLLM reported as much memory left there (benchmarks/results.md, On a GPU). Other cards
     have not been measured.
@@ -60,5 +59,5 @@ def gpu_defaults(memory_bytes: int, share: float) -> dict[str, Any]:
 
 
 def memory_bytes() -> int:
-    """The memory of this process's first GPU. SMALL_BYTES if it cannot be told: what fits there fits anywhere."""
+    """The memory of this process's first GPU; SMALL_BYTES, the safe choice, if it is unknown."""
     return internals.gpu_memory() or SMALL_BYTES

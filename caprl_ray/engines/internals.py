@@ -1,5 +1,4 @@
-"""Everything that reaches into internals of vLLM and of Python's forkserver. Each function makes an engine faster; none
-is needed.
+"""All uses of internals of vLLM and of Python's forkserver. Each function makes an engine faster; none is required.
 
 If this vLLM has no such place, or CAPRL_RAY_PLAIN=1 is set, the engine uses vLLM's public interface
 (cluster/optional.py). All imports of vLLM are inside functions.
@@ -21,8 +20,8 @@ SELDOM = "loops looked for at every 32nd token only"
 STOPPED = "loops stopped while they are generated"
 METRICS = "the engine's own metrics"
 
-# vLLM compares 32 patterns at every token of every sequence: 10 to 60 microseconds in the one thread that the engine's
-# core has for all of its sequences. A loop goes on, so it is found a moment later as well.
+# At every token of every sequence, vLLM compares 32 patterns: 10 to 60 microseconds in the single thread of the
+# engine's core. A loop continues, so it can be found a few tokens later.
 LOOK_EVERY = 32
 
 # vLLM's words for a core process that died while it started.
@@ -140,11 +139,11 @@ def look_seldom_for_loops() -> None:
 
 
 def count_answers(llm: Any, count: Callable[[], None]) -> None:
-    """Call `count` whenever the core of an AsyncLLM sends something: at each step that gave any row a token.
+    """Call `count` whenever the core of an AsyncLLM sends output, that is, in each step with a token for any row.
 
-    It is never called if this vLLM has no such place, or receives in another way. vLLM's public way is a logger of its
-    statistics. It computes them for every token and keeps Prometheus metrics: 0.4 ms an image more for the 23 tokens of
-    the embedded model, a fifth of all the work in this process.
+    It is never called if this vLLM has no such place, or receives in another way. The public way is a statistics
+    logger, which computes statistics for every token and keeps Prometheus metrics: 0.4 ms more per image for the 23
+    tokens of the embedded model, a fifth of all work in this process.
     """
 
     def reach() -> None:
@@ -167,7 +166,7 @@ def metrics_loggers() -> list[Any]:
         from ray.util import metrics
         from vllm.v1.metrics import ray_wrappers
 
-        # vLLM does without Ray's metrics where Ray Serve cannot be imported, of which it needs nothing here.
+        # vLLM disables Ray's metrics if Ray Serve cannot be imported, although it needs nothing of it here.
         ray_wrappers.ray_metrics = ray_wrappers.ray_metrics or metrics
         return [ray_wrappers.RayPrometheusStatLogger]
 
@@ -228,7 +227,8 @@ def gpu_memory() -> int | None:
 
 
 def gpu_load() -> tuple[float, int] | None:
-    """How busy this process's first GPU is, 0 to 1, and the bytes in use on it; None if the driver does not tell.
+    """The utilization of this process's first GPU, 0 to 1, and the bytes in use on it; None if the driver does not
+    report them.
 
     vLLM brings its own binding of the driver's management library, so that no other one is needed.
     """

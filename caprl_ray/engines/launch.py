@@ -40,7 +40,7 @@ def check_engine(recipe: Recipe) -> None:
         raise RecipeError(f"model.source: {recipe.model.source} needs an engine, {NO_ENGINE}")
 
 
-# Models of which vLLM asks a CPU for the architecture of their language model, and its name.
+# Models for which vLLM on a CPU must be given the architecture of the language model, and its name.
 TEXT_ARCHITECTURES = {"qwen3_vl": "Qwen3ForCausalLM"}
 
 
@@ -59,8 +59,8 @@ def check_on_cpu(recipe: Recipe, model: ModelRef) -> None:
 
 
 def check_goes_on(recipe: Recipe, model: ModelRef) -> None:
-    """Raise RecipeError if the recipe's service cannot go on from the beginning of an answer, or does not do it;
-    SystemFailure if it does not answer. Also for callers on an event loop, as in a notebook."""
+    """Raise RecipeError if the recipe's service cannot continue a given beginning of an answer, SystemFailure if it
+    does not answer. Also works on an event loop, as in a notebook."""
     if recipe.model.endpoint:
         _run(_check_service(recipe, model))
 
@@ -106,8 +106,8 @@ async def start(recipe: Recipe, model: ModelRef) -> Engine:
 
 
 async def start_mortal(recipe: Recipe, model: ModelRef) -> MortalEngine:
-    """Start an engine of our own that nothing restarts. Raises SystemFailure if something of it does not fit,
-    EngineDied if its core died while it started."""
+    """Start an engine of our own that is not restarted. Raises SystemFailure if arguments or files do not fit,
+    EngineDied if its core died during the start."""
     if model.path == STUB:
         from caprl_ray.engines.stub import start_stub
 

@@ -1,4 +1,4 @@
-"""Count the requests that an engine works on, around any engine."""
+"""Count the running and waiting requests of any engine."""
 
 import threading
 import time
@@ -21,8 +21,8 @@ class Requests:
 class Meter:
     """An Engine that counts the requests of another one, which runs `places` at once.
 
-    vLLM would tell the same, but only with its statistics on, which cost time for every token
-    (engines/internals.py). It may run fewer than `places` if it has no memory left for their keys and values.
+    vLLM has the same numbers, but only with its statistics on, which cost time for every token (engines/internals.py).
+    It may run fewer than `places` if it has no memory left for their keys and values.
     """
 
     def __init__(self, engine: Engine, places: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,7 @@
-"""Find from a service's 429s how many requests it sustains, and keep to that number.
+"""Adapt the number of concurrent requests to a service's 429s.
 
-Each attempt of the openai client takes a place, retries too. A limit one level higher would let all retries after a
-burst of 429s come back at once.
+Each attempt of the openai client takes a place, including retries. A limit on requests instead of attempts would let
+all retries after a burst of 429s come back at once.
 """
 
 import asyncio

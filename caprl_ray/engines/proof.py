@@ -1,7 +1,7 @@
-"""Tell a row that a service cannot caption from a service that captions nothing.
+"""Distinguish a row that a service cannot caption from a service that captions nothing.
 
-A row whose request fails for good may be the cause, or the service may be down. So a harmless picture is sent: the last
-one that was captioned, or a blank one. Only if it is captioned can the row be at fault.
+If a row's request fails in every attempt, either the row is at fault or the service is down. So a harmless picture is
+sent: the last one that was captioned, or a blank one. The row is at fault only if that picture is captioned.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from caprl_ray.recipe.turns import Turns
 
 PROOF_PROMPT = "Describe the image."
 PROOF_TEXT = "Say yes."
-# How often a row is sent before it is failed. Invariant: between two of its attempts the service has captioned a
-# picture that was sent after the first had failed. So no row fails by one outage, however long.
+# The attempts of a row before it fails. Invariant: between two attempts, the service captioned a picture that was sent
+# after the first attempt had failed. So no row fails because of a single outage, however long.
 ROW_ATTEMPTS = 2
 # How often the harmless picture is sent if it times out. A service may be busy for a while.
 TIMED_OUT_PROOFS = 3
 
 
 class Suspect(Exception):
-    """A request that failed for good: `row` is its failure if the row is at fault, `system` if the service is."""
+    """A request that failed in every attempt. `row` is its failure if the row is at fault, or else `system`."""
 
     def __init__(self, row: RowFailure, system: SystemFailure, *, timed_out: bool = False) -> None:
         super().__init__(row, system)

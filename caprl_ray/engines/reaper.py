@@ -76,7 +76,7 @@ class Reaper:
 
 @functools.cache
 def _temporary() -> str:
-    """The folder of this process's engines: their sockets, what their processes agree on, what torch compiles.
+    """The folder of this process's engines: sockets, shared files of their processes, and torch's compiled code.
 
     It lives as long as this process: multiprocessing goes on using the folder of the first engine.
     """

@@ -19,8 +19,8 @@ from caprl_ray.recipe.turns import Turns
 # most five times, and no row fails that has not died alone twice.
 GROUP = 32
 COMPANY = (None, None, GROUP, 1, 1)
-# Deaths without a finished row between them, after which the engine is at fault. Invariant: more than a whole group of
-# poison rows needs, 2 + 1 + 2 * GROUP.
+# After this many deaths without a finished row, the engine is at fault. Invariant: larger than the deaths by a whole
+# group of poison rows, 2 + 1 + 2 * GROUP.
 MOST_FRUITLESS_DEATHS = 100
 # A GPU's memory is free some seconds after its process has ended. A start that fails for another reason is not retried.
 START_ATTEMPTS, START_PAUSE_S = 3, 10.0
@@ -156,10 +156,9 @@ class Revival:
             )
 
     async def _start_and_prove(self) -> None:
-        """Start an engine and let it caption a harmless picture before any row that may have killed the last one.
-
-        So a broken system is never mistaken for poison rows. The harmless picture is that of the last captioned row, or
-        a blank picture of a row's size.
+        """Start an engine and let it first caption a harmless picture: that of the last captioned row, or a blank one
+        of a row's size. Only then it gets rows that may have killed the last engine. So a broken system is never
+        mistaken for poison rows.
         """
         self._check_goes_on()  # `stop` may have come between two attempts,
         engine = await self._start()
@@ -200,4 +199,4 @@ async def _started(start: Callable[[], Awaitable[None]]) -> None:
     try:
         await patient(start)()
     except EngineDied as died:
-        raise SystemFailure(f"The engine does not start or does not live: {died}.") from died
+        raise SystemFailure(f"The engine does not start, or dies at once: {died}.") from died

@@ -1,7 +1,7 @@
-"""What stands for large models where images are rendered scenes: both read a scene off its pixels, by rules.
+"""Questioner and viewer for rendered scenes: rules that recognize a scene take the place of large models.
 
-`embedded-questioner` writes true questions in the form that curation asks every questioner for. `embedded-viewer`
-answers: with the image what is true, or the last option if none is; without the image it guesses.
+`embedded-questioner` writes true questions in the format that curation requires. `embedded-viewer` answers them. With
+the image, it chooses the true option, or the last one if none is true. Without the image, it guesses.
 """
 
 import asyncio
@@ -20,16 +20,15 @@ from caprl_ray.engines.protocol import AS_THE_RECIPE, Completion, Picture
 from caprl_ray.models.resolve import EMBEDDED_QUESTIONER, EMBEDDED_VIEWER
 from caprl_ray.recipe.turns import Turns
 
-KEPT = 64  # images: all prompts about one come close to each other
+KEPT = 64  # images in the cache: all prompts about an image come close to each other
 COUNT = re.compile(r"(\d+) multiple-choice questions")
 FEW = 5  # questions, if the prompt does not say how many
 NO_SCENE = "This is no rendered scene."
 
 
 class SceneRules:
-    """An engine without a model: `answer` makes the text from the prompt and what the picture shows, if there is one.
-
-    The same prompt about the same picture always gets the same text.
+    """An engine without a model: `answer` makes the text from the prompt and the scene, if there is one. The same
+    prompt about the same picture always gets the same text.
     """
 
     control_tokens: Sequence[str] = ()

@@ -1,8 +1,8 @@
 """One engine at a time starts on a GPU that several share.
 
-vLLM takes for its own whatever is taken of a GPU's memory while it starts ("we assume that the other processes using
-the same GPU did not change their memory usage"). Two engines that start together would each find the other's weights in
-what they need themselves, and have too little left for keys and values, or none.
+While vLLM starts, it counts all newly used memory of the GPU as its own ("we assume that the other processes using the
+same GPU did not change their memory usage"). If two engines started together, each would count the other's weights and
+have too little memory for its KV cache.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 
-PATIENCE_S = 3600.0  # then an engine starts anyway, and says itself what it lacks
+PATIENCE_S = 3600.0  # then an engine starts anyway, and reports if memory is missing
 POLL_S = 0.5
 
 

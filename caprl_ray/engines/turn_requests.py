@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from caprl_ray.errors import SystemFailure
 from caprl_ray.recipe.turns import Turns
 
-# What OpenAI's interface and vLLM allow by default.
+# The default limits of OpenAI's interface and of vLLM.
 TOP_LOGPROBS = 20
 NO_PREFILL = (
     "model.endpoint: this service is not vLLM, and no other is known to go on from the beginning of an answer, which "
@@ -19,7 +19,7 @@ CHOICE_TOKENS = 4  # a space may be a token of its own; nothing but a choice can
 
 
 def ignored(said: str) -> str:
-    """The sentence for a service that calls itself vLLM and does not go on with a letter. `said` is its answer."""
+    """The sentence for a service that calls itself vLLM but does not continue with a letter. `said` is its answer."""
     return (
         f"model.endpoint: this service was asked to go on with the letter A or B, and answered {said}: it, or what is "
         "between, drops vLLM's continue_final_message or structured_outputs; reach a newer vllm serve itself, or give "

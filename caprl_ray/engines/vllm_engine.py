@@ -143,8 +143,8 @@ class VllmEngine:
         self._sampling = sampling
         self._requests = itertools.count()
         self.control_tokens: Sequence[str] = list(self._tokenizer.get_added_vocab())
-        # Whether the core's answers are seen to be counted. Until then a caption comes in pieces, and each piece is a
-        # step: if the steps of a healthy engine stood still, it would be killed as stalled.
+        # Whether counting of the core's answers is known to work. Until then, captions are requested in pieces, and
+        # each piece counts as a step: without steps, a healthy engine would be killed as stalled.
         self._counted = False
         self._tried = asyncio.Event()  # the first request has had an answer
         internals.count_answers(llm, self._answered)
@@ -278,7 +278,7 @@ class VllmEngine:
         internals.end_forkserver()
 
     async def _outputs(self, request: Any, changes: Mapping[str, Any]) -> list[Any]:
-        """All that vLLM returns for a request. The first request shows whether answers are counted; others wait."""
+        """All outputs of vLLM for a request. The first request shows whether answers are counted; others wait."""
         number = next(self._requests)
         if number:
             await self._tried.wait()
@@ -343,7 +343,7 @@ def _time_limit(reaper: Reaper) -> Iterator[None]:
 
 
 def _prepare_environment(spared: int) -> None:
-    """Set what vLLM reads from the environment on a CPU. The user's own values stay, except the number of threads.
+    """Set vLLM's environment variables for a CPU. The user's own values stay, except the number of threads.
 
     If no cores are reserved for the engine, `spared` are left to the rest of the pipeline: one where images are
     decoded, as vLLM leaves one to its worker process, and none where only texts are answered. Ray has already set the
@@ -357,8 +357,8 @@ def _prepare_environment(spared: int) -> None:
 
 
 def compiled(recipe: Recipe, temporary: str) -> str:
-    """Where torch keeps what it compiles: for a GPU beside vLLM's own caches, because the next start needs it. For a
-    CPU nothing is compiled."""
+    """The cache of torch's compiled code: for a GPU beside vLLM's own caches, for the next start. For a CPU nothing is
+    compiled."""
     root = os.environ.get("VLLM_CACHE_ROOT") or "~/.cache/vllm"
     return os.path.join(os.path.expanduser(root) if recipe.replicas.gpus else temporary, "torchinductor")
 

@@ -1,1 +1,1 @@
-"""The command `evaluate`: what a reader can answer from the captions of outputs, on a sample of their images."""
+"""The command `evaluate`: score outputs by the questions that a reader can answer from their captions."""

@@ -1,20 +1,19 @@
-"""What an evaluation has found, before anything is counted: images, captions, and what a reader answered from them."""
+"""The raw results of an evaluation: images, captions, and the reader's answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# The references, beside the outputs: what a caption says if it says nothing, or speaks of another image, and what the
-# source itself said.
+# The references that outputs are compared with: no caption, the caption of another image, and the source's own text.
 EMPTY, SWAPPED, ALT_TEXT, PREVIOUS = "empty", "swapped", "alt text", "previous caption"
-EVERY = "all"  # the kind of images that have no other
+EVERY = "all"  # the kind of an image without a kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """An image of the sample, which all outputs have captioned.
 
-    `key` is its name here: the SHA-256 of its bytes. `source` says where it is, for people. `width` and `height` are
-    those of the source image.
+    `key` is the SHA-256 of its bytes. `source` is its path, for messages. `width` and `height` are those of the source
+    image.
     """
 
     key: str
@@ -28,9 +27,9 @@ class Image:
 class Answer:
     """One question about one image, answered from one caption.
 
-    `way` is where the caption comes from: an output, as in `Evaluation.outputs`, or a reference. `given` is what the
-    reader chose most often, None if it chose nothing. `correct` is the share of right answers over all orders of the
-    options, None if none was judged. `cannot` is the share of "can not answer".
+    `way` is the origin of the caption: an output, as in `Evaluation.outputs`, or a reference. `given` is the option
+    that the reader chose most often, None if it chose none. `correct` is the share of right answers over all orders of
+    the options, None if none was judged. `cannot` is the share of "can not answer".
     """
 
     image: str
@@ -49,9 +48,9 @@ class Answer:
 class Evaluation:
     """Answers about a sample.
 
-    `captions` are by way and image. A reference may lack images: an alt text that is not there has no answers.
-    `pictures` gives an image's bytes as they are stored, empty if they could not be read. `cost` has what is known of
-    `seconds`, `gpu_hours`, `dollars`, `questions_written`, `questions_kept`, `questions_asked`, `answers`.
+    `captions` are by way and image. A reference may lack images: a missing alt text has no answers. `pictures` returns
+    an image's stored bytes, empty if they could not be read. `cost` has the known ones of `seconds`, `gpu_hours`,
+    `dollars`, `questions_written`, `questions_kept`, `questions_asked`, `answers`.
     """
 
     outputs: tuple[str, ...]

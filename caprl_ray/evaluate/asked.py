@@ -1,4 +1,4 @@
-"""The answers of an evaluation as arrays, and the groups of images and of questions that scores are given for."""
+"""The answers of an evaluation as arrays, and the groups of images and questions that have scores."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ IMAGE_KIND, QUESTION_KIND, RESOLUTION = "image_kind", "question_kind", "resoluti
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Images and questions are numbers here, the same for all ways. `groups` tell, by what they are grouped by, the
-    group of each question."""
+    """Answers by number of the image and the question, the same for all ways. `groups` has the group of each question,
+    for each kind of grouping."""
 
     lines: Mapping[str, Lines]
     groups: Mapping[str, np.ndarray]
@@ -44,11 +44,11 @@ class Asked:
         )
 
     def means(self, way: str) -> Means:
-        """What each question that was judged is worth in one way."""
+        """The value of each judged question in one way."""
         return self.lines[way].means(blind=False)
 
     def grouped(self, by: str) -> Iterator[tuple[str, np.ndarray]]:
-        """The groups, each with whether a question belongs to it: resolutions in order, kinds by their questions."""
+        """The groups, each with a mask of its questions: resolutions in order, kinds by number of questions."""
         of = self.groups[by]
         counts = Counter(of.tolist())
         order = sorted(counts, key=lambda name: (name == REST, -counts[name], name))
@@ -58,7 +58,7 @@ class Asked:
 
 
 def within(means: Means, chosen: np.ndarray) -> Means:
-    """Those of the chosen questions."""
+    """Only the chosen questions."""
     kept = chosen[means.questions.astype(np.int64)]
     return Means(questions=means.questions[kept], images=means.images[kept], values=means.values[kept])
 

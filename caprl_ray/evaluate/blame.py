@@ -1,4 +1,4 @@
-"""Errors of a judge's jobs in the words of the judge's recipe."""
+"""Translate errors of a judge's jobs: name the fields of the judge's recipe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from caprl_ray.storage import Storage
 from caprl_ray.watch.breaker import SickReplicas
 
 NO_QUESTIONS = (
-    "the questioner makes no question that can be used about so many images; give the judge another model, or say the "
-    "form in its prompt.user, and run the same command again; a higher failures.max_fraction allows it."
+    "the questioner wrote no usable question about these images; give the judge another model, or describe the format "
+    "in its prompt.user, and run the same command again; a higher failures.max_fraction accepts them."
 )
 NO_ANSWERS = (
-    "the reader answers so few questions; give the judge another score.model, or score.mode=deterministic, in which an "
-    "answer can only be an option, and run the same command again; a higher failures.max_fraction allows it."
+    "the reader did not answer them; give the judge another score.model, or score.mode=deterministic, in which an "
+    "answer can only be an option, and run the same command again; a higher failures.max_fraction accepts them."
 )
 
 
@@ -32,7 +32,7 @@ def of_reader() -> Iterator[None]:
 
 @contextmanager
 def blamed(storage: Storage, out: str, advice: str) -> Iterator[None]:
-    """Say whose fault it is that too many rows failed, with examples, in place of what another command could do."""
+    """If too many rows fail, name the responsible model, with examples and `advice`."""
     try:
         yield
     except SickReplicas:

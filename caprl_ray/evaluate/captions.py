@@ -1,4 +1,4 @@
-"""The captions of a sample: those of each output, and the references that say what a score is worth."""
+"""The captions of a sample: those of each output, and the references."""
 
 import random
 from collections import defaultdict
@@ -15,11 +15,11 @@ from caprl_ray.report.strata import Row
 from caprl_ray.storage import Stored
 from caprl_ray.storage.prefetch import prefetched
 
-LONGEST = 65_536  # characters of a reference that are read: as many as a caption may have
+LONGEST = 65_536  # characters of a reference: the limit of a caption
 OLD = "previous"  # the column of captions that --again has replaced
 COLUMNS = ("id", "caption", OLD)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-Place = tuple[str, str]  # a way, and an image
+Place = tuple[str, str]  # a way and an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Captions:
     texts: Mapping[Place, str]
 
     def short(self, way: str) -> str:
-        """A way without the path of its output, which may move: "A", or a reference."""
+        """The letter of an output, without its path, which may change; or the name of a reference."""
         return way.partition(":")[0] if way in self.outputs else way
 
 
@@ -51,7 +51,7 @@ def captions(
     tell: Tell = silent,
 ) -> Captions:
     """Read the captions of a sample from all outputs, and make the references. Raises RecipeError if the first output
-    lacks the wanted column of old texts, SystemFailure for what cannot be read."""
+    lacks the requested column of old texts, SystemFailure if an object cannot be read."""
     named, old = ways([facts.path for facts in outputs]), outputs[0].old_text(old_column)
     texts: dict[Place, str] = {}
     for number, (way, facts) in enumerate(zip(named, outputs, strict=True)):
@@ -71,8 +71,8 @@ def captions(
 
 
 def swapped(drawn: Sequence[Drawn], seed: int) -> dict[str, str]:
-    """For each image another one, whose caption it gets: none its own, each once, and of its own kind and resolution
-    where there is one. A single image has none."""
+    """Choose for each image another image, whose caption it gets. Each image is chosen once, if possible of the same
+    kind and resolution. A single image has none."""
     strata = defaultdict[tuple[str, int], list[str]](list)
     for one in drawn:
         strata[one.stratum].append(one.image.key)
@@ -90,7 +90,7 @@ def swapped(drawn: Sequence[Drawn], seed: int) -> dict[str, str]:
 
 
 def _before(row: Row, old: str | None) -> Iterator[tuple[str, str]]:
-    """The texts of a row that are older than its caption."""
+    """The old texts of a row: the source's own, and the caption that --again replaced."""
     text = row.get("old_text")
     name = PREVIOUS if old and "caption" in old.lower() else ALT_TEXT
     told = isinstance(text, str) and bool(text.strip())
@@ -101,7 +101,7 @@ def _before(row: Row, old: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _read(facts: Facts, rows: Sequence[Row], old: str | None, tell: Tell) -> dict[str, Row]:
-    """The captions of rows by id, with the text of before."""
+    """The captions of rows by id, with the old text."""
     wanted = defaultdict[str, set[str]](set)
     objects: dict[str, Stored] = {}
     for row in rows:

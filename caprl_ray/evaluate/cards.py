@@ -8,7 +8,7 @@ from caprl_ray.evaluate.words import Figures, percent
 from caprl_ray.report import gallery
 from caprl_ray.report.pictures import Picture
 
-MOST_QUESTIONS = 12  # of a card
+MOST_QUESTIONS = 12  # on a card
 MOST_TEXT, MOST_KIND = 400, 40  # characters of a question or an answer, and of a kind of images
 SORTS: tuple[gallery.Option, ...] = (
     ("place up", "worst of each output in turn"),
@@ -20,7 +20,7 @@ SORTS: tuple[gallery.Option, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question that a caption could not answer. `answers` are by whom, what, and whether it is right."""
+    """A question that a caption could not answer. An answer is: which caption, the text, and right or wrong."""
 
     text: str
     answers: Sequence[tuple[str, str, str]]
@@ -28,7 +28,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A caption beside its image, as it is shown."""
+    """A caption beside its image, as shown on the page."""
 
     key: str
     picture: Picture
@@ -77,7 +77,7 @@ def card(output: str, one: Mapping[str, Any], called: Mapping[str, str], picture
 def options(
     shown: Sequence[tuple[str, Mapping[str, Any]]], figures: Figures, called: Mapping[str, str]
 ) -> list[tuple[str, list[gallery.Option]]]:
-    """What the cards are filtered by."""
+    """The filters for cards."""
     outputs = [output for output, _ in shown]
     kinds = sorted({one["kind"] for _, one in shown})
     by_kind = [
@@ -108,7 +108,7 @@ def _question(asked: Mapping[str, Any], output: str, called: Mapping[str, str]) 
 
 
 def _given(of: Mapping[str, Any]) -> tuple[str, str]:
-    """What was answered, and how well."""
+    """The answer from a caption, and whether it is right."""
     text = gallery.short(of["given"], MOST_TEXT) if of["given"] is not None else "can not answer"
     if of["correct"] is None:
         return "not judged", "soft"

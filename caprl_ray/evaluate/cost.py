@@ -1,4 +1,4 @@
-"""What an evaluation has taken, as far as its jobs tell."""
+"""The cost of an evaluation, from the statuses of its jobs."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from caprl_ray.watch.status import NAME, NotAStatus, Status
 
 
 def cost(storage: Storage, outputs: Sequence[str], curated: Sequence[str]) -> dict[str, float]:
-    """Sums over the last runs of the jobs that wrote these outputs; of questions, what their questioner wrote."""
+    """Sums over the last runs of the jobs that wrote these outputs, and the number of questions that were written."""
     told = [status for path in outputs if (status := _status(storage, path))]
     found: dict[str, float] = {"seconds": sum(status.record.seconds for status in told)}
     hours = [status.gpu_hours for status in told if status.gpu_hours is not None]

@@ -1,7 +1,6 @@
 """The questions that a judge makes about the images of a sample.
 
-What its questioner has asked about an image before is taken again. So another sample costs only the images that no
-earlier one had.
+Questions that this questioner wrote before are reused. So another sample costs only its new images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,13 +56,13 @@ def curated(
 
 def _make(judge: Judge, storage: Storage, images: Pictures, out: str, run: Run) -> None:
     with of_reader():
-        readers.resolved(judge.reader("-", "-", "-"))  # one that is not there is found before hours of questions
+        readers.resolved(judge.reader("-", "-", "-"))  # a missing model is found before hours of questions
     with blamed(storage, out, NO_QUESTIONS):
         run(curate_job(judge.questioner(images.folder, out)))
 
 
 def _known(storage: Storage, folder: str) -> Mapping[str, str]:
-    """The images that this questioner was asked about, each with the output that says what came of it."""
+    """The images that this questioner has seen, each with the output that has the result."""
     if storage.lookup(folder) is None:
         return {}
     ends = (stored.path for stored in storage.walk(folder) if stored.path.endswith(f"/{SUCCESS}"))

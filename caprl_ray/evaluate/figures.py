@@ -1,4 +1,4 @@
-"""What `evaluation.json` holds: scores with their intervals, differences between ways, the worst captions, cost."""
+"""The content of `evaluation.json`: scores with their intervals, differences between ways, the worst captions, cost."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,7 +14,7 @@ from caprl_ray.score.summary import CONFIDENCE, interval
 from caprl_ray.score.tally import Means
 
 SCHEMA = 1
-# Below so many images an interval from drawing images is too narrow (Cameron, Gelbach and Miller 2008: 5 to 30).
+# With fewer images, an interval from drawing images is too narrow (Cameron, Gelbach and Miller 2008: 5 to 30).
 FEW_IMAGES = 30
 
 
@@ -23,7 +23,8 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
 
     All scores are shares of 1, over questions that were judged. Intervals and p-values take an image with its questions
     as one (score/summary.py, paired.py). Outputs are compared with each other in `differences` and with the references
-    in `against_references`: the second less the first, each list with p-values that are corrected for its length.
+    in `against_references`. A difference is the second minus the first. The p-values of each list are corrected for its
+    length.
     """
     asked = Asked.of(evaluation)
     outputs, references = evaluation.outputs, evaluation.references
@@ -56,7 +57,7 @@ def _way(asked: Asked, way: str, images: int) -> dict[str, Any]:
 
 
 def _score(means: Means) -> dict[str, Any]:
-    """The score of some questions. `few` marks one whose interval is not to be relied on."""
+    """The score of some questions. `few`: there are too few images for a reliable interval."""
     images = len(np.unique(means.images))
     return {
         "score": interval(means),

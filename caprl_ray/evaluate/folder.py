@@ -1,11 +1,11 @@
-"""Where an evaluation lies: folders beside the captions, named by a hash of what goes into them.
+"""The folders of an evaluation, beside the captions, each named by a hash of its inputs.
 
     images-HASH       the images of a sample
     questions-HASH    outputs of `curate`, one for each sample that had new images: what a questioner has asked
     answers-HASH      questions, captions, and the output of `score`
 
-So what has been made once is found again: images by their bytes, questions by the image and the questioner, answers by
-the questions, all captions together and the reader. Another output of the same images costs no questions.
+So results are reused: images by their bytes, questions by image and questioner, answers by questions, captions and
+reader. Another output of the same images costs no questions.
 """
 
 import json
@@ -43,19 +43,19 @@ class Place:
     path: str
 
     def images(self, drawn: Sequence[Drawn]) -> str:
-        """The folder of these images."""
+        """The folder of this set of images."""
         return join(self.path, f"images-{self.batch(drawn)}")
 
     def batch(self, drawn: Sequence[Drawn]) -> str:
-        """A name of these images together."""
+        """A name for this set of images."""
         return hashed(sorted(one.image.key for one in drawn))
 
     def questions(self, recipe: CurateRecipe) -> str:
-        """The folder of all questions that this questioner has made. Raises what finding its models raises."""
+        """The folder of all questions by this questioner. Raises what resolving its models raises."""
         return join(self.path, f"questions-{hashed(questioner(recipe))}")
 
     def answers(self, asked: Asked, captions: Captions, recipe: ScoreRecipe) -> str:
-        """The folder of what this reader answers to questions from these captions. Raises what finding its model
+        """The folder of this reader's answers to these questions from these captions. Raises what resolving its model
         raises."""
         texts = sorted((captions.short(way), image, text) for (way, image), text in captions.texts.items())
         return join(self.path, f"answers-{hashed([texts, reader(recipe, asked)])}")
@@ -65,7 +65,7 @@ class Place:
         return self.storage.lookup(join(out, SUCCESS)) is not None
 
     def put_once(self, path: str, content: Callable[[], bytes]) -> None:
-        """Write an object that is named by what is in it, unless it is there."""
+        """Write an object that is named by its content, unless it exists."""
         with self.writing(path):
             if self.storage.lookup(path) is None:
                 self.storage.put(path, content())
@@ -83,7 +83,7 @@ class Place:
 
 
 def questioner(recipe: CurateRecipe) -> Mapping[str, Any]:
-    """What of a questioner changes questions: what its output must not change either."""
+    """The settings of a questioner that change its questions: the fingerprint of its output."""
     questioner, answering = resolve(recipe), recipe.answering
     with of_answering():
         answerer = resolve(answering)
@@ -103,5 +103,5 @@ def hashed(content: Any) -> str:
 
 
 def _shared() -> dict[str, Any]:
-    """What of all jobs changes rows."""
+    """The settings that change rows in every job."""
     return {numbering.NUMBERING: numbering.NOW, "version.caprl_ray": installed("caprl_ray")}

@@ -1,4 +1,4 @@
-"""From captions to answers: the table that `score` reads, and what its output says of each question."""
+"""From captions to answers: write the table that `score` reads, and read the answers from its output."""
 
 import io
 from collections import Counter, defaultdict
@@ -29,8 +29,8 @@ Row = Mapping[str, Any]
 
 
 def table(captions: Captions, asked: Asked) -> bytes:
-    """Captions of images with questions as the content of a parquet file. Equal captions of an image are one row, which
-    is read once for all of its ways."""
+    """The captions of images with questions, as a parquet file. Equal captions of an image are one row, so that the
+    reader sees them once."""
     ways = defaultdict[tuple[str, str], list[str]](list)
     for (way, image), text in captions.texts.items():
         if asked.get(image):
@@ -43,7 +43,7 @@ def table(captions: Captions, asked: Asked) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What answers to one question come to, as in `Answer`."""
+    """The combined answers to one question, as in `Answer`."""
 
     given: str | None = None
     correct: float | None = None
@@ -54,7 +54,7 @@ UNJUDGED = Judged()
 
 
 def answers(storage: Storage, scores: str, captions: Captions, asked: Asked) -> Iterator[Answer]:
-    """The answers to each question from each caption, in order; those that no reader gave say so."""
+    """The answers to each question from each caption, in order. A missing answer has no `correct`."""
     given = dict(_given(storage, scores))
     for way, image in sorted(captions.texts):
         found = given.get((captions.short(way), image), {})
@@ -63,7 +63,7 @@ def answers(storage: Storage, scores: str, captions: Captions, asked: Asked) -> 
 
 
 def together(rows: Sequence[Row]) -> Judged:
-    """The answers to one question as one. `rows` are those of a scored row, one an order of its options."""
+    """Combine the answers to one question. `rows` has one answer per order of its options."""
     judged = [row["correct"] for row in rows if row["correct"] is not None]
     chosen = Counter(_chosen(row) for row in rows if row["parsed"] is not None)
     return Judged(
@@ -97,7 +97,7 @@ def _chosen(row: Row) -> str:
 
 
 def _given(storage: Storage, scores: str) -> Iterator[tuple[Place, Mapping[tuple[str, str], Judged]]]:
-    """The answers of scored rows by way and image, each by its question. Its many answers are not kept."""
+    """The combined answers of scored rows, by way and image, and then by question."""
     for row in _rows(storage, scores):
         found = defaultdict[tuple[str, str], list[Row]](list)
         for one in row["answers"]:

@@ -1,4 +1,4 @@
-"""What kind of image a row has, and what kind of question is asked: the parts by which an evaluation is shown."""
+"""Kinds of images and kinds of questions, by which the scores of an evaluation are grouped."""
 
 import posixpath
 import re
@@ -12,12 +12,12 @@ from caprl_ray.output.record import stored_paths
 from caprl_ray.report.facts import Facts
 from caprl_ray.report.strata import Row
 
-MOST_KINDS = 20  # of images; what is rarer is one kind together
+MOST_KINDS = 20  # of images; rarer kinds are merged
 REST = "others"
 _EXTENSIONS = {name: name for name in ("jpg", "png", "webp", "gif", "bmp", "tiff", "jxl", "avif", "heic", "jp2", "ppm")}
 _EXTENSIONS |= {"jpeg": "jpg", "jpe": "jpg", "tif": "tiff", "heif": "heic"}
 
-# By the words of a question; the first that fits counts.
+# The first kind whose words occur in the question.
 _QUESTIONS = (
     ("counting", r"how many|number of|\bcount\b|how often"),
     ("color", r"colou?r|\bhue\b"),
@@ -36,13 +36,13 @@ OTHER = "other"
 
 
 def question_kind(text: str, named: str = "") -> str:
-    """The kind of a question: what its questioner calls it, or else by its words."""
+    """The kind of a question: its own `kind`, or else by its words."""
     return named or next((kind for kind, words in _PATTERNS if words.search(text)), OTHER)
 
 
 def image_kinds(facts: Facts, column: str | None) -> Callable[[Row], str]:
-    """What tells the kind of the image of a row: a column of the source, which rows have as `old_text`; or else the
-    input path that it comes from, if the recipe has several; or else its format."""
+    """How to find the kind of a row's image: by a column of the source, which rows have as `old_text`; or else by its
+    input path, if the recipe has several; or else by its format."""
     if column:
         return lambda row: EVERY if row.get("old_text") in (None, "") else str(row["old_text"])
     names = _names(stored_paths(facts.run))
@@ -59,15 +59,15 @@ def image_kinds(facts: Facts, column: str | None) -> Callable[[Row], str]:
 
 
 def frequent(kinds: Iterable[str]) -> Callable[[str], str]:
-    """Names of kinds, of which only the most frequent keep theirs."""
+    """Names of kinds; all but the most frequent are merged."""
     counts = Counter(kinds)
     kept = {kind for kind, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: MOST_KINDS - 1]}
     return (lambda kind: kind) if len(counts) <= MOST_KINDS else (lambda kind: kind if kind in kept else REST)
 
 
 def _names(paths: list[str]) -> dict[str, str]:
-    """The heads of input paths by which images can be told apart, the longest first, each with a name: its last part,
-    or, if two of them have the same, the parts in which they differ."""
+    """The beginnings of input paths, longest first, each with a name: its last part, or the parts that differ if two
+    have the same last part."""
     heads = sorted(set(map(_head, paths)), key=lambda head: (-len(head), head))
     if not 1 < len(heads) <= MOST_KINDS:
         return {}
@@ -80,12 +80,12 @@ def _names(paths: list[str]) -> dict[str, str]:
 
 
 def _alike(paths: list[list[str]]) -> int:
-    """How many parts at their beginning the paths have in common."""
+    """The number of leading parts that the paths have in common."""
     return sum(1 for _ in takewhile(lambda some: len(set(some)) == 1, zip(*paths, strict=False)))
 
 
 def _head(path: str) -> str:
-    """What the paths of all images of an input path begin with: the path as a folder, or all before its pattern."""
+    """The common beginning of all images of an input path: the path as a folder, or everything before its pattern."""
     pattern = PATTERN.search(path)
     return path[: pattern.start()] if pattern else f"{path.rstrip('/')}/"
 

@@ -22,7 +22,7 @@ SECONDS = 60.0  # for pictures
 
 
 def page(evaluation: Evaluation, figures: Figures, seconds: float = SECONDS) -> str:
-    """The page about an evaluation and its figures (figures.py). Pictures are read for about so many seconds.
+    """The page about an evaluation and its figures (figures.py). Pictures are read for about `seconds`.
 
     Raises RecipeError if matplotlib is not installed.
     """

@@ -1,7 +1,7 @@
-"""Tell two ways apart on the questions that both have answered: p-values, and how many images it takes.
+"""Compare two ways on the questions that both have answered: p-values, and the number of images needed.
 
-Images are drawn, and questions about one image are not independent. So an image with all of its questions is what is
-exchanged and counted here.
+Questions about one image are not independent. So all functions here exchange and count images, each with all of its
+questions.
 """
 
 import math
@@ -23,7 +23,7 @@ _EVEN = 1 - 1e-9  # sums that differ by rounding alone are equal
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two ways, and on each question of both the second's value less the first's."""
+    """Two ways, and for each question of both the value of the second minus that of the first."""
 
     first: str
     second: str
@@ -31,11 +31,11 @@ class Pair:
 
 
 def told(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """What is known of the differences of one family of pairs, whose p-values are corrected together.
+    """The comparison of a family of pairs, whose p-values are corrected together.
 
-    `told_apart` says whether the corrected p-value is below 5 %. The others have `images_needed`, if their differences
-    are as they were seen here, and `smallest`, the difference that these images tell in four of five samples; None is
-    what cannot be said. Both reckon with the correction: with as many comparisons as are still open.
+    `told_apart`: the corrected p-value is below 5 %. Other pairs have `images_needed` to detect the measured
+    difference, and `smallest`, the difference that these images detect, both with a power of 80 %; None if unknown.
+    Both take the correction into account, for the number of comparisons that are still open.
     """
     sums = [_by_image(pair.means) for pair in pairs]
     p_values = [p_value(of) for of, _ in sums]
@@ -73,7 +73,7 @@ def _more(difference: float, deviation: float | None, images: int, level: float)
 
 
 def _by_image(means: Means) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image the sum of its differences, and its questions."""
+    """For each image the sum of its differences, and the number of its questions."""
     _, inverse = np.unique(means.images, return_inverse=True)
     return np.bincount(inverse, means.values), np.bincount(inverse)
 
@@ -82,13 +82,13 @@ def p_value(sums: np.ndarray, flips: int = FLIPS) -> float:
     """The two-sided p-value of a difference, from the sums of each image's differences.
 
     If two ways are equally good, their names can be exchanged at any image, which changes the sign of its sum. So the
-    p-value is the share of all choices of signs whose total is as far from zero as what was seen: Fisher's
-    randomization test (Smucker, Allan and Carterette, CIKM 2007: it agrees with the bootstrap and the t-test, while
-    the Wilcoxon and the sign test find less and err more). It is exact where there are no more choices than `flips`.
-    Otherwise signs are drawn, and what was seen counts as one of the draws, so that no p-value is zero (Phipson and
-    Smyth 2010, arXiv 1603.05766).
+    p-value is the share of all choices of signs whose total is at least as far from zero as the measured one: Fisher's
+    randomization test (Smucker, Allan and Carterette, CIKM 2007: it agrees with the bootstrap and the t-test, while the
+    Wilcoxon and the sign test find less and err more). It is exact where there are no more choices than `flips`.
+    Otherwise signs are drawn at random. The measured total counts as one of the draws, so that no p-value is zero
+    (Phipson and Smyth 2010, arXiv 1603.05766).
     """
-    sums = sums[sums != 0]  # those stay as they are
+    sums = sums[sums != 0]  # a sign does not change zero
     seen = abs(sums.sum()) * _EVEN
     if 2 ** min(len(sums), 64) <= flips:
         signs = np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1
@@ -106,8 +106,8 @@ def _totals(flipped: np.ndarray, sums: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several comparisons, such that a false one is among those below 5 % in 5 % of the cases at most
-    (Holm 1979)."""
+    """Correct p-values of several comparisons: the probability that any false one is below 5 % is at most 5 % (Holm
+    1979)."""
     order = np.argsort(p_values, kind="stable")
     factors = len(order) - np.arange(len(order))
     stepped = np.maximum.accumulate(np.asarray(p_values, float)[order] * factors)
@@ -117,19 +117,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def spread(sums: np.ndarray, counts: np.ndarray) -> float | None:
-    """The standard deviation of what one image adds to a mean of all questions (a ratio of sums, linearized: Cochran
-    1977, 6.3); None with fewer than two images. Divided by the root of the images it is the clustered standard error
-    (Miller, arXiv 2411.00640, 2.2)."""
+    """The standard deviation of one image's contribution to the mean of all questions (a ratio of sums, linearized:
+    Cochran 1977, 6.3); None with fewer than two images. Divided by the root of the images it is the clustered standard
+    error (Miller, arXiv 2411.00640, 2.2)."""
     if len(sums) < 2:
         return None
     return float(np.std((sums - sums.sum() / counts.sum() * counts) / counts.mean(), ddof=1))
 
 
 def images_needed(difference: float, deviation: float | None, level: float = LEVEL) -> int | None:
-    """How many images tell such a difference in four of five samples; None if no number does, or if it is not known.
+    """The number of images that detect such a difference with a power of 80 %; None if no number does, or if it is
+    unknown.
 
-    The usual number for paired values (Miller, arXiv 2411.00640, on power analysis), and what Student's distribution
-    needs beyond the normal one (Guenther 1981), but at least as many as a randomization test needs to reach the level.
+    The usual formula for paired values (Miller, arXiv 2411.00640, on power analysis), with a correction for Student's
+    distribution (Guenther 1981). At least as many as a randomization test needs to reach the level.
     """
     if not difference or deviation is None:
         return None
@@ -139,7 +140,7 @@ def images_needed(difference: float, deviation: float | None, level: float = LEV
 
 
 def smallest(deviation: float | None, images: int, level: float = LEVEL) -> float | None:
-    """The difference for which these images are as many as it takes (`images_needed`); None if there is none."""
+    """The smallest difference that these images detect: the inverse of `images_needed`; None if there is none."""
     certain, sure = _quantiles(level)
     free = images - certain**2 / 2
     if not deviation or free <= 0 or images < 1 - math.log2(level):

@@ -1,6 +1,6 @@
-"""The images of a sample, as they are stored: read once from the sources, and kept in parquet files of their own.
+"""The encoded images of a sample, read once from the sources and kept in parquet files.
 
-The questioner reads them from there, and so does the page. So neither needs the sources any more.
+The questioner and the page read them from there, so they do not need the sources again.
 """
 
 import io
@@ -24,7 +24,7 @@ from caprl_ray.storage import Storage, Stored, join
 WHOLE = "images.json"  # written last; names the images that could not be read
 AT_ONCE = 64  # images in memory
 PIECE = 256 * 1024  # bytes of a request: one image of a file is read
-MOST_GONE = 0.25  # of the sample, at most, if questions are to be made about its images
+MOST_GONE = 0.25  # of the sample: with more missing images, no questions are written
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -35,8 +35,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Stored images in a folder. `places` says in which file and row group an image stands, `gone` why it is in none;
-    both by key."""
+    """Stored images in a folder. By key, `places` has the file and the row group of an image, and `gone` the reason if
+    it is missing."""
 
     storage: Storage
     folder: str
@@ -57,8 +57,8 @@ class Pictures:
 
 
 def stored(place: Place, facts: Facts, drawn: Sequence[Drawn], tell: Tell = silent) -> Pictures:
-    """Some images, read from the sources of the output as far as that could not be done before. Raises SystemFailure if
-    they cannot be written."""
+    """Read from the output's sources those images that are not stored yet, and store them. Raises SystemFailure if they
+    cannot be written."""
     folder = place.images(drawn)
     told = _told(place.storage, folder) or {"places": {}, "gone": {}}
     rest = [one for one in drawn if one.image.key not in told["places"]]
@@ -76,7 +76,8 @@ def _read(
     places: Mapping[str, tuple[str, int]],
     tell: Tell,
 ) -> dict[str, Any]:
-    """Read images, and tell what is there and what is gone. `places` are those of images that were read before."""
+    """Read images, and return the places of stored images and the reasons of missing ones. `places` are of images that
+    were read before."""
     told: dict[str, Any] = {"places": dict(places), "gone": {}}
     files = max((int(name.partition(".")[0]) + 1 for name, _ in places.values()), default=0)
     for number, some in enumerate(_chunks(drawn), files):
@@ -105,7 +106,7 @@ def refuse_gone(pictures: Pictures, drawn: Sequence[Drawn], path: str) -> None:
 
 
 def _chunks(drawn: Sequence[Drawn]) -> Iterator[Sequence[Drawn]]:
-    """A bounded number of images at a time, in the order of their rows: a shard is read from its start."""
+    """Images in bounded groups, in the order of their rows, because a shard is read from its start."""
     rows = sorted(drawn, key=lambda one: one.rows[0]["id"])
     for start in range(0, len(rows), AT_ONCE):
         yield rows[start : start + AT_ONCE]

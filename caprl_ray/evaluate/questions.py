@@ -1,7 +1,6 @@
 """The questions of an evaluation, by the images of its sample: curated for them, or given.
 
-They are stored as one table joined by `sha256`, whatever they came from. So an evaluation's own table is what the next
-one may be given.
+All are stored as one table joined by `sha256`. So an evaluation can reuse the table of an earlier one.
 """
 
 import io
@@ -32,7 +31,7 @@ from caprl_ray.score.questions import Questions, joined
 from caprl_ray.storage import Folder, Storage, join
 
 TABLE = "questions.parquet"  # of an evaluation
-# Of a file that has several, the first is taken. An `id` may be that of another output's row, or a name of its own.
+# The first of these columns that a file has is used. `id` comes last: it may belong to another output.
 JOINS = ("sha256", "key", "path", "id")
 ROWS_AT_ONCE = 1024
 SHOWN = 3
@@ -49,7 +48,7 @@ Asked = Mapping[str, Sequence[Question]]  # questions by image
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Questions that are given, and by which value of an image's row they find it: a name of `JOINS`."""
+    """Given questions, and the column that joins them to rows: a name of `JOINS`."""
 
     path: str
     join: str
@@ -57,11 +56,11 @@ class Given:
 
     @property
     def images(self) -> int:
-        """How many images they are about, at most."""
+        """The largest possible number of their images."""
         return len(set(self.questions.digests.tolist()))
 
     def wanted(self) -> Callable[[pa.Table], pa.Table]:
-        """Leaves those rows of a table that have questions."""
+        """Select the rows of a table that have questions."""
         values = pa.array(sorted(set(self.questions.images())), pa.string())
 
         def filtered(table: pa.Table) -> pa.Table:
@@ -77,7 +76,8 @@ class Given:
         return {one.image.key: self.questions.about(self._value(one.rows[0])) for one in drawn}
 
     def check(self, drawn: Sequence[Drawn]) -> None:
-        """Raise RecipeError if two of the images that may be drawn have the name by which questions find one."""
+        """Raise RecipeError if two of the images that may be drawn have the same value in the column that joins
+        questions."""
         seen: dict[str, str] = {}
         for one in drawn:
             value = self._value(one.rows[0])
@@ -90,12 +90,12 @@ class Given:
             seen[value] = one.image.source
 
     def refuse(self, rows: Sequence[Row]) -> RecipeError:
-        """The error for questions about none of the images, of which some rows are given."""
+        """The error if no image has a question. `rows` are examples of images."""
         asked = ", ".join(one_line(key) for key, _ in zip(self.questions.images(), range(SHOWN), strict=False))
         there = ", ".join(one_line(self._value(row)) for row in rows[:SHOWN])
         return RecipeError(
             f"--questions: {self.path} has no question about a captioned image; it joins by {self.join}, asks about "
-            f"{asked}, and the images are {there}."
+            f"{asked}, and the images are {there}; give questions about these images."
         )
 
     def _value(self, row: Row) -> str:
@@ -132,15 +132,15 @@ def curated(storage: Storage, path: str) -> Iterator[Question]:
     """The kept questions of an output of `curate`, by the SHA-256 of their images."""
     seen: set[str] = set()
     for row in _rows(storage, path, ["sha256", "reward_model"]):
-        if row["sha256"] in seen:  # the image returns
+        if row["sha256"] in seen:  # a duplicate image
             continue
         seen.add(row["sha256"])
         yield from qa_75k({**row, "image": {"path": row["sha256"]}}, "path", BENCHMARK, "choice")
 
 
 def kept(storage: Storage, paths: Sequence[str], keys: Sequence[str]) -> Asked:
-    """The kept questions about these images, of outputs of `curate`; those of an image are all of the first that has
-    some."""
+    """The kept questions about these images from outputs of `curate`. All questions of an image come from the first
+    output that has some."""
     found: dict[str, list[Question]] = {key: [] for key in keys}
     for path in paths:
         new = {key for key, of in found.items() if not of}
@@ -151,7 +151,7 @@ def kept(storage: Storage, paths: Sequence[str], keys: Sequence[str]) -> Asked:
 
 
 def asked_about(storage: Storage, path: str) -> set[str]:
-    """The images that an output of `curate` has a row of, also those without a question."""
+    """The images that have a row in an output of `curate`, with or without a question."""
     folders = committed_objects(storage, path)
     return {row["sha256"] for folder in folders for row in _rows(storage, path, ["sha256"], folder)}
 
@@ -166,7 +166,7 @@ def refuse_own_prompts(asked: Given) -> None:
 
 
 def named(asked: Asked) -> Questions:
-    """Questions whose name is that of what is asked about which images, whatever they are called."""
+    """Name a set of questions by a hash of its content and its images."""
     return Questions.of(replace(_content(one), image=image) for image, of in asked.items() for one in of)
 
 
@@ -179,7 +179,7 @@ def table(asked: Asked) -> bytes:
 
 
 def with_kinds(stored: Asked, asked: Asked) -> Asked:
-    """Stored questions, of the kinds that they have now: a kind is in no name of questions."""
+    """Stored questions with their present kinds, which the hash in the name leaves out."""
     kinds = {(image, _content(one)): one.kind for image, of in asked.items() for one in of}
     return {
         image: [replace(one, kind=kinds.get((image, _content(one)), one.kind)) for one in of]
@@ -188,7 +188,7 @@ def with_kinds(stored: Asked, asked: Asked) -> Asked:
 
 
 def by_image(storage: Storage, path: str) -> Asked:
-    """The questions of such a file."""
+    """The questions of such a file, by image."""
     found: dict[str, list[Question]] = {}
     questions = read.read(storage, Score(questions=[path], join="sha256"))  # type: ignore[list-item]
     for image in questions.images():
@@ -197,12 +197,13 @@ def by_image(storage: Storage, path: str) -> Asked:
 
 
 def _content(question: Question) -> Question:
-    """What is asked, by whatever names."""
+    """The content of a question, without names."""
     return replace(question, image="", id="", kind="")
 
 
 def _row(image: str, number: int, question: Question) -> dict[str, Any]:
-    """A row of the table. Options have letters, and the right one has both, so that no text is taken for a letter."""
+    """A row of the table. Options have letters, and the answer is letter and text, so that no text is mistaken for a
+    letter."""
     choices = [f"{letter}) {text}" for letter, text in zip(LETTERS, question.choices, strict=False)]
     return {
         "sha256": image,

@@ -26,16 +26,16 @@ from caprl_ray.storage import Storage, join
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation, and what `evaluation.json` says of it beside its figures (told.py)."""
+    """An evaluation, and the facts for `evaluation.json` beside its figures (told.py)."""
 
     evaluation: Evaluation
     told: Mapping[str, Any]
 
 
 def evaluate(request: Request, run: Run, tell: Tell = silent) -> Evaluated:
-    """Evaluate outputs by `run`, which finishes a job. What was done before is not done again.
+    """Evaluate outputs. `run` runs a job to its end. Results of earlier evaluations are reused.
 
-    Raises RecipeError for what is wrong with the request, the judge or the outputs, and whatever `run` raises.
+    Raises RecipeError for a wrong request, judge or output, and whatever `run` raises.
     """
     judge, storage = request.judge, Storage(request.judge.storage)
     judge.check(asks=request.questions is None)
@@ -86,7 +86,7 @@ def _answered(judge: Judge, place: Place, asked: Asked, texts: Captions, run: Ru
 
 
 def _put_kinds(place: Place, path: str, asked: Asked) -> None:
-    """Give the stored questions the kinds of these."""
+    """Update the kinds of the stored questions."""
     before = questions.by_image(place.storage, path)
     if (now := questions.with_kinds(before, asked)) != before:
         with place.writing(path):

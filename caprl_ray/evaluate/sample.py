@@ -1,8 +1,8 @@
 """The images of an evaluation: a seeded sample of those that all outputs have captioned, by kind and resolution.
 
-An image is the SHA-256 of its bytes. Its place in the sample depends on that, the seed and the other images alone: not
-on objects, order or names. So the same images are drawn whatever the order of the outputs' rows, and a smaller sample
-is mostly part of a larger one.
+An image is the SHA-256 of its bytes. Only the hash, the seed and the other images decide whether it is drawn, not
+objects, order or names. So the order of the outputs' rows does not matter, and a smaller sample is mostly part of a
+larger one.
 """
 
 import math
@@ -24,10 +24,10 @@ from caprl_ray.report.strata import PIXELS, Row, mixed
 from caprl_ray.storage import Stored
 from caprl_ray.storage.prefetch import prefetched
 
-# Images of an output that may be drawn, at most: of more only every n-th is looked at, the same ones in all outputs. A
-# row takes about a KiB in memory.
+# The largest number of candidates. If an output has more images, only every n-th is a candidate, the same ones in all
+# outputs. A row takes about a KiB in memory.
 MOST_CANDIDATES = 100_000
-SPARSE = 256  # of so many rows one may be drawn: most objects have none, and of these nothing else is read
+SPARSE = 256  # if one of this many rows is a candidate, most objects have none, and need no further reads
 COLUMNS = ("id", "unit", "index", "source", "key", "sha256", "width", "height")
 STEP = "looking for images"
 
@@ -36,26 +36,26 @@ Check = Callable[[Sequence["Drawn"]], None]
 
 
 class NothingDrawn(RecipeError):
-    """No image can be drawn."""
+    """There is no image to draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """An image of the sample with its rows, one of each output; each knows its object as `object`."""
+    """An image of the sample with its row of each output. `object` in a row is its object."""
 
     image: Image
     rows: tuple[Row, ...]
 
     @property
     def stratum(self) -> tuple[str, int]:
-        """The kind and the range of pixels that it was drawn from."""
+        """Its stratum: the kind and the range of pixels."""
         return self.image.kind, resolution(self.image.width, self.image.height)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The images that were drawn, in the order of their keys, of so many `common` ones. `every`: only every n-th image
-    of the outputs was looked at."""
+    """The drawn images, in the order of their keys. `common`: the number of candidates. `every`: every n-th image was a
+    candidate."""
 
     drawn: Sequence[Drawn]
     common: int
@@ -82,17 +82,17 @@ def sample(
 
     Args:
         column: a column of the first output's source that names the kind of an image.
-        wanted: leaves only those rows in a table of the first output that may be drawn.
-        most: how many images these are at most, if that is known.
-        check: gets all images of the first output that may be drawn, without their kinds, before one is.
+        wanted: selects the rows of a table of the first output that may be drawn.
+        most: the largest number of such images, if known.
+        check: is called with all candidates of the first output, without their kinds, before one is drawn.
 
     Raises RecipeError if the outputs have no image in common, SystemFailure for what cannot be read.
     """
     if column and column not in outputs[0].plan.columns.names:
         there = ", ".join(outputs[0].plan.columns.names) or "none"
         raise RecipeError(f"--by: {outputs[0].path} has no column {column} of its source; it has {there}.")
-    # The one that has least is read first, so that of the others no more is kept: the first one if only some of it may
-    # be drawn, which also says how much that is, or else the smallest.
+    # The output with the fewest candidates is read first, so that only its images are kept of the others. That is the
+    # first output if only some of its images may be drawn, otherwise the smallest.
     order = sorted(range(len(outputs)), key=lambda number: 0 if wanted else outputs[number].ledger.finished)
     candidates = outputs[order[0]].ledger.finished
     every = max(1, math.ceil(min(candidates, candidates if most is None else most) / MOST_CANDIDATES))
@@ -115,8 +115,8 @@ def sample(
 
 
 def stratified(images: Sequence[Drawn], size: int, seed: int) -> list[Drawn]:
-    """At most `size` images: of each stratum as large a share as it has of all, and of it those with the lowest
-    numbers."""
+    """At most `size` images, in proportion to the strata. In each stratum, the images with the lowest numbers are
+    taken."""
     strata = defaultdict[tuple[str, int], list[Drawn]](list)
     for one in images:
         strata[one.stratum].append(one)
@@ -132,7 +132,7 @@ def stratified(images: Sequence[Drawn], size: int, seed: int) -> list[Drawn]:
 
 
 def shared(counts: Mapping[tuple[str, int], int], size: int) -> dict[tuple[str, int], int]:
-    """How many of each stratum are drawn: proportionally, what is left over to the largest remainders."""
+    """The number of images per stratum: proportional, by the largest remainders."""
     total = sum(counts.values())
     if total <= size:
         return dict(counts)
@@ -145,7 +145,7 @@ def shared(counts: Mapping[tuple[str, int], int], size: int) -> dict[tuple[str, 
 
 
 def numbers(keys: Sequence[str], seed: int) -> np.ndarray:
-    """A number for each image, of its SHA-256 in hex and the seed."""
+    """A number for each image, derived from its SHA-256 in hex and the seed."""
     first = np.frombuffer(bytes.fromhex("".join(keys)), ">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
     return mixed(first ^ mixed(np.array([seed % 2**64], np.uint64)))
 
@@ -165,7 +165,7 @@ class _Scan:
         wanted: Wanted | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, Row]:
-        """The rows that may be drawn, by their images; of an image that returns, its first."""
+        """The candidate rows by image; the first row of a duplicate image."""
         objects, found = facts.objects[DATA], dict[str, Row]()
         read = prefetched(lambda stored: list(self._of(facts, stored, column, wanted)), objects)
         for done, rows in enumerate(read, 1):

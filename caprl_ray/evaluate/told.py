@@ -1,4 +1,4 @@
-"""What an evaluation was asked to do, and what it says of itself beside its figures."""
+"""The request for an evaluation, and the facts about it beside its figures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from caprl_ray.evaluate.words import MOST_SOURCE, one_line
 from caprl_ray.recipe.judge import Judge
 from caprl_ray.storage import join
 
-IMAGES = 1000  # that are drawn if nothing else is said
+IMAGES = 1000  # default size of the sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is evaluated, and how.
+    """The request for an evaluation.
 
     Attributes:
         outputs: the paths of outputs of caption runs.
-        images: how many images are drawn, at most; None for all that given questions are about, or else `IMAGES`.
-        seed: decides which, and which captions are swapped.
-        questions: where questions are; None if the judge makes some.
+        images: the largest number of images; None for all images with given questions, or else `IMAGES`.
+        seed: of the sample and of swapped captions.
+        questions: the path of given questions; None if the judge writes them.
         work: the folder of evaluations; None for one in the first output.
-        by, old_column: columns of the first output's source, of image kinds and of the text of before.
+        by, old_column: columns of the first output's source with the kind of an image and with the old text.
     """
 
     outputs: Sequence[str]
@@ -48,8 +48,8 @@ def told(
     *,
     made: bool,
 ) -> dict[str, Any]:
-    """Where it lies below what was evaluated, which may move; who judged, and notes for people. `unfinished` are paths
-    of outputs that are not complete. `made`: the judge has made the questions."""
+    """The folder, relative to the first output, which may be moved; the judge; and notes for users. `unfinished` are
+    paths of incomplete outputs. `made`: the judge wrote the questions."""
     folder = folder.removeprefix(join(request.work or request.outputs[0], ""))
     reader = request.judge.reader("-", "-", "-").model.source
     questioner = request.judge.questioner("-", "-").model.source if made else None
@@ -67,7 +67,7 @@ def told(
 
 
 def _notes(request: Request, evaluation: Evaluation, found: Sample, seen: Pictures) -> Iterator[str]:
-    """What a user should know of the numbers."""
+    """Notes that qualify the numbers."""
     drawn, asked = len(found.drawn), len(evaluation.images)
     which = "captioned by all outputs" if len(request.outputs) > 1 else "captioned"
     which += " and have questions" if request.questions else ""

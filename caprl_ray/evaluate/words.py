@@ -1,4 +1,4 @@
-"""What the figures of an evaluation say, for people: on a terminal and on a page."""
+"""The figures of an evaluation in words, for the terminal and the page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,9 +8,9 @@ from caprl_ray.evaluate.figures import FEW_IMAGES
 from caprl_ray.text import plain
 
 Figures = Mapping[str, Any]
-FEW = "*"  # marks what comes from few images
+FEW = "*"  # marks figures from few images
 MOST_NAME, MOST_IMAGES = 60, 1_000_000
-MOST_SOURCE = 300  # characters of where an image is, in a sentence
+MOST_SOURCE = 300  # characters of a path in a sentence
 GROUPS = {IMAGE_KIND: "kind of image", QUESTION_KIND: "kind of question", RESOLUTION: "resolution"}
 COSTS = {
     "seconds": ("seconds", "{:,.0f}"),
@@ -24,7 +24,7 @@ COSTS = {
 
 
 def names(figures: Figures) -> dict[str, str]:
-    """What the ways are called: outputs by the last part of their paths, unless two of them have the same."""
+    """Names of the ways: an output is called by the last part of its path, unless two outputs have the same."""
     ways = [*figures["outputs"], *figures["references"]]
     last = {way: one_line(way.rstrip("/").rpartition("/")[2] or way) for way in ways}
     called = [*last.values()]
@@ -32,19 +32,19 @@ def names(figures: Figures) -> dict[str, str]:
 
 
 def _lettered(way: str) -> str:
-    """A way on one line that keeps its letter: "B: …/out"."""
+    """The name of a way on one line, with its letter: "B: …/out"."""
     letter, colon, path = way.partition(": ")
     return f"{letter}{colon}{one_line(path)}" if path else one_line(way)
 
 
 def one_line(text: str, most: int = MOST_NAME) -> str:
-    """A text of the data on one line, without its beginning if it is too long."""
+    """Untrusted text on one line; a long text loses its beginning."""
     text = " ".join(plain(text).split())
     return text if len(text) <= most else f"…{text[-most:]}"
 
 
 def percent(value: float | None) -> str:
-    """A share of 1."""
+    """A share as a percentage."""
     return "none" if value is None else f"{100 * value:.1f} %"
 
 
@@ -94,7 +94,7 @@ def verdict(one: Mapping[str, Any], called: Mapping[str, str]) -> str:
 
 
 def points(value: Mapping[str, Any] | None) -> str:
-    """A difference with its interval, in per cent of all questions."""
+    """A difference with its interval, in percentage points."""
     return "none" if value is None else f"{100 * value['value']:+.1f}{_bounds(value, '+')}"
 
 
@@ -108,7 +108,7 @@ def _few(one: Mapping[str, Any]) -> str:
 
 
 def _needed(one: Mapping[str, Any]) -> str:
-    """What this sample can tell, and how many images would tell what it shows."""
+    """The difference that this sample can detect, and the images needed for the measured one."""
     said = f" This sample can tell {100 * one['smallest']:.1f} points." if one["smallest"] else ""
     if one["images_needed"]:
         seen = f"{100 * abs(one['difference']['value']):.1f} points"
@@ -125,11 +125,11 @@ def about(images: int) -> str:
 
 
 def costs(figures: Figures) -> list[tuple[str, str]]:
-    """What the evaluation has cost, as far as it is known."""
+    """The known cost of the evaluation."""
     cost = figures["cost"]
     return [(word, form.format(cost[name])) for name, (word, form) in COSTS.items() if cost.get(name) is not None]
 
 
 def groups(figures: Figures) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """What scores are grouped by, in words, with the groups. One group alone says nothing new."""
+    """The groups of scores, by the name of the grouping. A single group is left out."""
     yield from ((word, figures["by"][by]) for by, word in GROUPS.items() if len(figures["by"][by]) > 1)

@@ -1,4 +1,4 @@
-"""The captions of an output that leave most unanswered, with the questions."""
+"""The worst captions of an output, with the questions that they do not answer."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ Asked = Mapping[str, Answer]  # one question: its answers by way
 
 
 def worst(evaluation: Evaluation, output: str, most: int = WORST) -> list[dict[str, Any]]:
-    """The images whose captions leave most questions unanswered, of equal ones those of which another caption answers
-    most. An image of which everything is answered is none of them."""
+    """The images whose captions leave the most questions unanswered; among equal ones, those where another caption
+    answers the most. Images without unanswered questions are left out."""
     by_image: defaultdict[str, defaultdict[str, dict[str, Answer]]] = defaultdict(lambda: defaultdict(dict))
     for answer in evaluation.answers:
         by_image[answer.image][answer.question_id][answer.way] = answer
@@ -30,12 +30,12 @@ def _judged(asked: Asked, output: str) -> bool:
 
 
 def _missed(asked: Asked, output: str) -> float:
-    """How much of a question the caption leaves unanswered."""
+    """The share of a question that the caption does not answer, over all orders of its options."""
     return 1 - _value(asked[output])
 
 
 def _lost(asked: Asked, output: str) -> float:
-    """How much of that another caption of the image answers. What is guessed is no answer."""
+    """The share of that which another caption of the image answers. Guesses do not count."""
     others = [_value(answer) for way, answer in asked.items() if way not in (output, EMPTY, SWAPPED)]
     return max(0.0, max(others, default=0.0) - _value(asked[output]))
 

@@ -1,1 +1,1 @@
-"""The ways out: an output in the forms that people read, streamed, each row once."""
+"""Exports: an output in the usual formats, streamed, each row once."""

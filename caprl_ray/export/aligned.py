@@ -1,4 +1,4 @@
-"""Parquet that is row-aligned with the source: the rows of a file stand beside those of a shard or table."""
+"""Parquet that is row-aligned with the source: each file has the rows of a shard or table in the same order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Aligned:
         return writing.written()
 
     def finish(self, written: Mapping[str, Written]) -> None:
-        """Nothing is about all files."""
+        """There is no common file."""
 
     @property
     def _schema(self) -> pa.Schema:

@@ -12,7 +12,7 @@ from caprl_ray.output.where import connected
 if TYPE_CHECKING:
     import duckdb
 
-ROWS_AT_ONCE = 2**12  # memory holds the captions of so many rows twice more
+ROWS_AT_ONCE = 2**12  # memory holds two more copies of the captions of this many rows
 
 
 def encoded(rows: pa.Table, value: str) -> Iterator[bytes]:
@@ -29,7 +29,7 @@ def lines(rows: pa.Table, value: str) -> Iterator[pa.Buffer]:
 
 
 def _encoded(rows: pa.Table, value: str, end: str = "''") -> Iterator[pa.StringArray]:
-    cursor, done = _connection().cursor(), 0  # in DuckDB 1.4 what it has found ends with it
+    cursor, done = _connection().cursor(), 0  # in DuckDB 1.4, its results end with it
     found = cursor.from_arrow(rows).project(f"to_json({value})::VARCHAR || {end}")
     for batch in found.arrow(ROWS_AT_ONCE):  # a reader in DuckDB 1.4 and 2; other names are missing or deprecated
         done += batch.num_rows

@@ -1,4 +1,4 @@
-"""A form of export: it groups units into parts, writes a part, and writes the files at the end."""
+"""A format of export: it groups units into parts, writes each part, and writes common files at the end."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ class Form(Protocol):
         ...
 
     def finish(self, written: Mapping[str, Written]) -> None:
-        """Write what is about all parts, if there is such a file."""
+        """Write common files, such as a dataset card."""
         ...
 
 
 @dataclass(kw_only=True)
 class Writing:
-    """A part under way: its files, and its rows so far."""
+    """A part in progress: its files, and its rows so far."""
 
     storage: Storage
     target: str

@@ -49,4 +49,4 @@ class LineFiles:
         return writing.written()
 
     def finish(self, written: Mapping[str, Written]) -> None:
-        """No file is about all lines."""
+        """There is no common file."""

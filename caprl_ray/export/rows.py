@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 1024  # of an object on its way to the disk
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRows:
-    """What is exported of a unit: the rows in `kept`, which stand at `places`; `rows` is its length.
+    """The exported rows of a unit: those in `kept`, which are at `places`; `rows` is its length.
 
     `finished` and `failed` are the numbers of its rows in the output. `deadly`: reading some source of the output ended
     the process that read it.
@@ -58,8 +58,8 @@ class Reader:
     def rows(self, unit: UnitRows, schema: pa.Schema) -> Iterator[pa.Table]:
         """The kept rows of a unit by their index, as tables of `schema`, which has `unit`, `index` and `attempts`.
 
-        A row is handed on as soon as no later object can hold one before it, so that memory holds the objects whose
-        ranges of rows overlap. A row that stands twice counts once (docs/design.md, D7).
+        A row is yielded as soon as no later object can hold an earlier row, so memory holds only objects whose ranges
+        of rows overlap. A duplicate row counts once (docs/design.md, D7).
         """
         kept = np.asarray(unit.kept.to_array(), np.int64)
         waiting: list[_Piece] = []

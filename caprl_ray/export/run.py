@@ -23,7 +23,7 @@ from caprl_ray.storage import Storage
 
 
 def export(storage: Storage, settings: Settings, tell: Tell = silent) -> "Summary":
-    """Export the finished rows of an output. The same command goes on where it was stopped, and adds what is new.
+    """Export the finished rows of an output. The same command continues a stopped export, and adds new rows.
 
     Raises:
         RecipeError: the options are wrong, or the output or the target is not fit; nothing was written.
@@ -74,7 +74,7 @@ class MissingRows(LedgerUnbalanced):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What became of each row of the output."""
+    """The number of rows of the output by their fate."""
 
     target: str
     exported: int
@@ -86,7 +86,7 @@ class Summary:
 
     @classmethod
     def of(cls, target: str, source: Source, units: list[UnitRows], written: Mapping[str, Written]) -> "Summary":
-        """Count them. Which rows go out and which were written are known apart, so that the sum proves something."""
+        """Count rows. Selected and written rows are counted independently, so that the sum is a check."""
         missing: Counter[str] = Counter()
         for part in written.values():
             missing.update(part.missing)

@@ -7,7 +7,7 @@ from caprl_ray.errors import RecipeError
 
 KINDS = ("webdataset", "hf", "jsonl", "parquet")
 LINES = ("caprl", "llava", "dpo")
-# What each option is for. Another form than these takes no notice of it, so it is refused.
+# The formats of each option. With another format, the option would have no effect, so it is refused.
 ONLY = {
     "form": ("jsonl",),
     "margin": ("jsonl",),
@@ -71,7 +71,7 @@ class Settings:
             )
 
     def recorded(self) -> dict[str, Any]:
-        """What must not change between the runs of one export."""
+        """The settings that must not change between the runs of one export."""
         return {"to": self.to, "where": self.where} | {
             name: getattr(self, name) for name in ONLY if getattr(self, name)
         }

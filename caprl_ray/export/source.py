@@ -93,13 +93,14 @@ class Source:
             prepare = Prepare.model_validate(self.recipe.get("prepare") or {})
         except ValidationError:
             raise RecipeError(
-                f"{self.path}/run.json: its input is of another version, so no images can be read."
+                f"{self.path}/run.json: another version wrote it, so the images cannot be found; export with "
+                "that version."
             ) from None
         settings = settings.model_copy(update={"columns": Columns(keep=[]), "rename": {}})
         return Access(storage=self.storage, input=settings, max_bytes=prepare.max_bytes)
 
     def units(self, condition: Condition | None, listed: str | None, tell: Tell) -> list[UnitRows]:
-        """What is exported of each unit: the finished rows that meet the condition and are not `listed` as repeated."""
+        """The exported rows of each unit: finished rows that meet the condition and are not `listed` as repeated."""
         without = _listed(self.storage, listed) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         for unit, rows in self._doubtful(committed).items():

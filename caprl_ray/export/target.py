@@ -1,4 +1,4 @@
-"""The folder that an export is written to: what it holds, what of it is done, and when it is complete.
+"""The target folder of an export: its record, its finished parts, and its completion.
 
     OUT/_export/export.json   which export it is
     OUT/_export/done/*.json   which parts are written, of which rows
@@ -98,7 +98,7 @@ class Target:
         )
 
     def begin(self) -> None:
-        """Record which export it is, and take the mark of a complete one away."""
+        """Record the export's settings, and remove the mark of a complete export."""
         if not self.there:
             self.storage.put(join(self.path, FOLDER, RECORD), json.dumps(self.export, indent=1).encode() + b"\n")
         self.storage.delete(join(self.path, SUCCESS))
@@ -115,7 +115,7 @@ class Target:
                 number += 1
 
     def sweep(self, kept: Mapping[str, Written]) -> None:
-        """Remove files of earlier runs that no part has, recorded or not, and what killed writers have left."""
+        """Remove old files that belong to no part, and files of killed writers."""
         names = {name for part in kept.values() for name in part.objects}
         for name in self.there.keys() - names:
             if FILES[self.export["to"]].fullmatch(name) and not _HIDDEN.search(name):

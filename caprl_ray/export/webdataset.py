@@ -97,7 +97,7 @@ class Shards:
         return writing.written()
 
     def finish(self, written: Mapping[str, Written]) -> None:
-        """Nothing is about all tars."""
+        """There is no common file."""
 
     def _rows(self, unit: UnitRows) -> Iterator[Row]:
         tables = reader(self.source.storage).rows(unit, self.source.own)

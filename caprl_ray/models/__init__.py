@@ -1,1 +1,1 @@
-"""The files of a model: where they are and what they say."""
+"""The files of a model and their configuration."""

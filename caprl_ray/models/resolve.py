@@ -33,7 +33,7 @@ SCENES_ONLY = {
 }
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded" / "model"
 FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_ANSWERER: EMBEDDED_FOLDER.with_name("answerer")}
-# What works on scenes without a model, and what its rows say.
+# Names of the rules that replace a model for scenes, and their labels in rows.
 RULES = {EMBEDDED_VIEWER: f"{EMBEDDED_VIEWER} (rules)", EMBEDDED_QUESTIONER: f"{EMBEDDED_QUESTIONER} (rules)"}
 WITHOUT_ENGINE = (STUB, *RULES)
 API_KEY_ENV = "OPENAI_API_KEY"  # unless the recipe names another
@@ -42,7 +42,7 @@ PICKLED_FORMATS = ("auto", "hf", "npcache", "pt")  # formats of vLLM that load, 
 
 
 def only_scenes(recipe: Recipe) -> list[str]:
-    """What to say of a model that knows nothing but rendered scenes."""
+    """The warning about a model that knows only rendered scenes."""
     source = recipe.model.source
     known = source in SCENES_ONLY and not recipe.model.endpoint
     return [f"model.source: {source} {SCENES_ONLY[source]}"] if known else []
@@ -132,8 +132,8 @@ def _commit(source: str, revision: str) -> str:
         return revision
     commit = hub.commit_of(source, revision)
     sys.stderr.write(
-        f"caprl-ray: model.revision: {revision} of {source} is not pinned and now means {commit}, which this run uses; "
-        f"give model.revision={commit} to stay with it.\n"
+        f"caprl-ray: model.revision: {revision} of {source} is not pinned; this run uses its commit {commit}. Give "
+        f"model.revision={commit} to keep using it.\n"
     )
     return commit
 
@@ -259,7 +259,7 @@ def _stub(recipe: Recipe) -> ModelRef:
 
 
 def _rules(recipe: Recipe) -> ModelRef:
-    """What works on scenes by rules. It sees images at the size of the embedded captioner."""
+    """Rules for scenes in place of a model. They see images at the size of the embedded captioner."""
     source = recipe.model.source
     if recipe.text_only:
         raise RecipeError(f"model.source: {source} is for curating, and answers nothing from captions.")

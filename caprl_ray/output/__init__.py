@@ -1,1 +1,1 @@
-"""The output folder: who may write it, what it holds, and whether it is complete."""
+"""The output folder: leases, objects, the ledger and repair."""

@@ -1,11 +1,12 @@
-"""Finished rows that are to be done again: the request of `caption --again CONDITION`, below OUT/again/.
+"""Finished rows to caption again: the request of `caption --again CONDITION`, in OUT/again/.
 
-A request is written once. It names the rows that met the condition, and the objects in which they stand. Every object
-of its own lease or a later one holds answers: rows that were done again, or have failed again. So a run that is killed
-goes on where it was, and no row is done again twice.
+A request is written once. It names the rows that met the condition, and the objects that hold them. Objects of the
+request's lease or a later one hold answers: rows that were captioned again or failed again. So a killed run continues,
+and captions no row twice.
 
-Until a run ends, an answered row stands in `data` twice. The row with more `attempts` counts, which is the new one, and
-the end of the run removes the old one. A row that fails again keeps its old version: a finished row counts (D7).
+Until a run ends, an answered row is in `data` twice. The new one counts, because it has more `attempts`, and the end of
+the run removes the old one. A row that fails again keeps its old version, because a finished row counts before a failed
+one (D7).
 """
 
 import io
@@ -36,7 +37,7 @@ SCHEMA = pa.schema([("unit", pa.int32()), ("object", pa.string()), ("rows", pa.b
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The rows of one unit that are to be done again, and the names of the objects in `data` where they stand."""
+    """The rows of one unit to caption again, and the names of the objects in `data` that hold them."""
 
     rows: BitMap
     objects: tuple[str, ...]
@@ -47,9 +48,9 @@ class Request:
     """An open request.
 
     Attributes:
-        condition: which rows it asks for.
+        condition: selects its rows.
         run: the recipe, as column `run` names it.
-        since: the lease from which on objects hold answers.
+        since: objects of this lease and later ones hold answers.
         chosen: its rows by unit.
     """
 
@@ -60,7 +61,7 @@ class Request:
 
     @property
     def rows(self) -> int:
-        """How many rows it asks for."""
+        """The number of requested rows."""
         return sum(len(chosen.rows) for chosen in self.chosen.values())
 
 
@@ -72,7 +73,7 @@ class Answers:
     failed: Mapping[int, BitMap]
 
     def left(self, request: Request) -> dict[int, Chosen]:
-        """What is left to do of a request, by unit."""
+        """The unanswered rows of a request, by unit."""
         rows = {
             unit: chosen.rows - self.done.get(unit, BitMap()) - self.failed.get(unit, BitMap())
             for unit, chosen in request.chosen.items()
@@ -89,7 +90,7 @@ class Answers:
         ]
 
     def summary(self, request: Request) -> str:
-        """How far the request is, in words."""
+        """The progress of the request, in words."""
         if not request.rows:
             return f"--again: no row meets {request.condition!r}"
         done, failed = (sum(map(len, rows.values())) for rows in (self.done, self.failed))
@@ -100,7 +101,7 @@ class Answers:
 
 
 def requested(storage: Storage, output: str, condition: str, run: str, lease: int, tell: Tell = silent) -> Request:
-    """The open request, if it is this one; otherwise a new one. Raises RecipeError if another one is open.
+    """The open request if it has this condition; otherwise a new one. Raises RecipeError if another request is open.
 
     Args:
         storage: of the output.
@@ -108,7 +109,7 @@ def requested(storage: Storage, output: str, condition: str, run: str, lease: in
         condition: SQL over the columns of `data` (output/where.py).
         run: the recipe, as column `run` names it.
         lease: the number of the run's lease.
-        tell: hears of the progress.
+        tell: is called with the progress.
     """
     now = load(storage, output)
     if now is None:
@@ -135,7 +136,7 @@ def load(storage: Storage, output: str) -> Request | None:
 
 
 def answers(storage: Storage, output: str, request: Request, tell: Tell = silent) -> Answers:
-    """The answers that were stored before, and those in the objects since then."""
+    """The answers: those stored before, and those in newer objects."""
     found = read_committed(storage, output, tell=tell, since=Written(number=request.since))
     done, failed = _stored_answers(storage, output)
     for unit, chosen in request.chosen.items():
@@ -146,8 +147,8 @@ def answers(storage: Storage, output: str, request: Request, tell: Tell = silent
 
 
 def settled(storage: Storage, output: str) -> list[str]:
-    """Store the answers to the open request, before a repair removes rows that failed again, or forget the request if
-    it is done. Returns what there is to say of it, a sentence."""
+    """Store the answers to the open request, before a repair removes rows that failed again. Remove the request if it
+    is done. Returns a sentence about it."""
     request = load(storage, output)
     if request is None:
         return []
@@ -155,7 +156,7 @@ def settled(storage: Storage, output: str) -> list[str]:
     if given.left(request):
         storage.put(join(output, FOLDER, ANSWERED), _parquet(given.rows()))
     else:
-        for name in (REQUEST, ROWS, ANSWERED):  # without the first it is no request
+        for name in (REQUEST, ROWS, ANSWERED):  # the first one first: without it there is no request
             storage.delete(join(output, FOLDER, name))
     return [given.summary(request)]
 
@@ -172,7 +173,7 @@ def _stored_answers(storage: Storage, output: str) -> tuple[defaultdict[int, Bit
 
 
 def _begin(storage: Storage, output: str, request: Request, tell: Tell) -> Request:
-    """Look for the rows that meet the condition, and store the request. Each row must stand in `data` once."""
+    """Find the rows that meet the condition, and store the request. Each row must be in `data` once."""
     condition = Condition(text=request.condition, schema=output_schema(storage, output), option="--again")
     found = committed_objects(storage, output, [DATA])
     parts = scan(partial(_matching, storage, condition), found, "looking for rows to do again", tell)
@@ -194,7 +195,7 @@ def _matching(storage: Storage, condition: Condition, folder: str, objects: Sequ
 
 
 def _read(storage: Storage, condition: Condition, stored: Stored) -> pa.Table:
-    """What the condition reads of an object, and the rows' identities."""
+    """The columns of an object that the condition needs, and the rows' identities."""
     with opened(storage, stored) as file:
         there = [name for name in condition.columns if name in file.schema_arrow.names]
         return file.read(columns=[*dict.fromkeys(["unit", "index", *there])], use_threads=False)

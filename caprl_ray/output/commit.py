@@ -25,8 +25,8 @@ from caprl_ray.storage import Storage, join
 class CommittedRows(Datasink):  # type: ignore[misc]
     """Ray datasink that writes the rows of a write task completely or not at all.
 
-    `lease` is the number of the run's lease, `part` its part of the output (output/part.py), if it has one. `run` names
-    the recipe that writes the rows. `counter` hears how many are written.
+    `lease` is the number of the run's lease, `part` its part of the output (output/part.py), if any. `run` names the
+    recipe that writes the rows. `counter` counts the written rows.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
         """Write all blocks of one task. Raises SystemFailure if the output cannot be written."""
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         tables = [table for table in tables if table.num_rows]
-        if not tables:  # Ray hands on a block also from a task without rows
+        if not tables:  # Ray also passes a block from a task without rows
             return
         rows = pa.concat_tables(tables)
         rows = rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
@@ -71,7 +71,7 @@ class CommittedRows(Datasink):  # type: ignore[misc]
             self._counter.committed.remote(rows.num_rows)
 
     def on_write_complete(self, write_result: object) -> None:
-        """Remove what writers that were killed have left. Ray calls it once, in the driver."""
+        """Remove files of killed writers. Ray calls it once, in the driver."""
         for folder in (DATA, FAILED):
             self._storage.sweep(join(self._output, folder))
 

@@ -30,16 +30,16 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
-# A unit's length, and what was left out of it (LeftOut.dump); "" if nothing.
+# A unit's length, and counts of what is in no row (LeftOut.dump), "" if none.
 Length = tuple[int, str]
-# How often a failed row was tried, and the code of its failure.
+# The attempts of a failed row, and its code.
 Failure = tuple[int, str]
 
 COLUMNS = ["unit", "index", "unit_rows", "unit_left_out"]  # the last is missing in objects of older versions
 FAILURE_COLUMNS = ["attempts", "code"]  # read as well if failed rows are to be retried
 # Identities held in memory, 8 bytes each, before they become bitmaps.
 ROWS_AT_ONCE = 2**22
-# Bytes per request: a footer, or the few columns that stand together before the captions.
+# Bytes per request: a footer, or the few columns before the captions.
 PIECE = 64 * 1024
 
 
@@ -48,15 +48,15 @@ class Committed:
     """The rows of one unit in the output.
 
     A row in `data` and in `failed` counts as finished; among failed rows the highest `attempts` counts (docs/design.md,
-    D7). `rows` is the unit's length if a row gives it; a later row may give a larger length than an earlier run could
-    read.
+    D7). `rows` is the unit's length if a row has it. A later run may find a larger length, if an earlier one could not
+    read to the end.
 
     Attributes:
-        extra_finished: indices that stand more than once in `data`.
-        extra_failed: indices in `failed` that stand there more than once or are finished.
-        retry: the failed rows to retry, by how they failed.
-        ended: failed rows that stand for all of the unit that could not be read from there on.
-        left_out: what reading the unit left out; None if nothing, or if `rows` is not known.
+        extra_finished: indices that are in `data` more than once.
+        extra_failed: indices in `failed` that are there more than once or are finished.
+        retry: the failed rows to retry, by their failure.
+        ended: failed rows after which the unit could not be read further.
+        left_out: counts of what is in no row; None if nothing, or if `rows` is not known.
     """
 
     finished: BitMap = field(default_factory=BitMap)
@@ -70,18 +70,18 @@ class Committed:
 
     @property
     def done(self) -> BitMap:
-        """The indices that need no more work, if none is retried."""
+        """The indices that are finished or failed."""
         return self.finished | self.failed
 
     @property
     def extra(self) -> BitMap:
-        """The indices that stand more than once."""
+        """The duplicate indices."""
         return self.extra_finished | self.extra_failed
 
     def settle(self) -> None:
         """Leave each index in one bitmap, after all objects are read."""
         if self.rows is not None and self.done and self.done.max() >= self.rows:
-            # A row beyond the end: an earlier run could not read as far, so the length is not known.
+            # A row beyond the end: an earlier run could not read to the end, so the length is not known.
             self.rows = self.left_out = None
         both = self.finished & self.failed
         self.extra_failed |= both
@@ -92,7 +92,7 @@ class Committed:
 
 
 class CommittedUnits(dict[int, Committed]):
-    """The rows of an output by unit, and `counts`, the sums that its objects give (output/counts.py)."""
+    """The rows of an output by unit, and `counts`, the sums from its objects (output/counts.py)."""
 
     def __init__(self, units: Mapping[int, Committed], counts: Counts) -> None:
         super().__init__(units)
@@ -107,8 +107,8 @@ class Part:
     """The rows of some objects of one folder, as a task returns them: for each unit a serialized bitmap, or its length
     with what was left out of it.
 
-    `extra` are the indices that stand more than once in these objects, `failures` the failed rows by how they failed,
-    `counts` the sums that the objects give.
+    `extra` are the duplicate indices in these objects, `failures` the failed rows by their failure, `counts` the sums
+    from the objects.
     """
 
     folder: str
@@ -171,14 +171,14 @@ def _take_in(
 
 
 def _take_length(unit: Committed, length: Length) -> None:
-    """The longest length counts, with what was left out of the unit when it was read so far."""
+    """Keep the longest length, with the counts from that reading."""
     rows, left_out = length
     if rows > (unit.rows or 0) or (rows == unit.rows and unit.left_out is None):
         unit.rows, unit.left_out = rows, LeftOut.load(left_out) if left_out else None
 
 
 def _of(unit: Committed, folder: str) -> tuple[BitMap, BitMap]:
-    """The unit's rows in a folder, and those that stand there more than once."""
+    """The unit's rows in a folder, and the duplicate ones."""
     return (unit.finished, unit.extra_finished) if folder == DATA else (unit.failed, unit.extra_failed)
 
 
@@ -220,7 +220,7 @@ class _Held:
         self._counts = Counts()
 
     def add(self, table: pa.Table, counts: Counts) -> None:
-        """Take in the rows of one object, and the lengths that they give for units."""
+        """Add the rows of one object, and the lengths of units in them."""
         rows, lengths = identities(table), table["unit_rows"]
         self._counts.add(counts)
         self.rows += len(rows)
@@ -234,7 +234,7 @@ class _Held:
                 self._failures[failure].append(rows[of_these])
 
     def part(self) -> Part:
-        """Everything that was added."""
+        """Everything that was added, as bitmaps."""
         rows = np.sort(np.concatenate(self._identities), kind="stable")  # each object is sorted already
         again = rows[1:][rows[1:] == rows[:-1]]
         failures = {how: dict(bitmaps(np.sort(np.concatenate(of)))) for how, of in self._failures.items()}
@@ -284,7 +284,8 @@ def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Itera
     for faults inside the block."""
     try:
         with storage.open(stored, piece=piece) as stream:
-            # Arrow's threads and prefetching cost more than the few pages that are read. `stream` buffers one piece.
+            # Only a few pages are read, so Arrow's threads and prefetching would cost more than they save. `stream`
+            # buffers one piece.
             yield pq.ParquetFile(stream, pre_buffer=False)
     except (FileNotFoundError, SourceChanged) as error:
         raise SystemFailure(

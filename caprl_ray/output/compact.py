@@ -1,10 +1,10 @@
 """Compact: merge the objects of finished units into one object a unit, sorted. Units of few rows share one.
 
-A run writes an object for each write task, with rows of the units that were done at the same time. A large output has
-many of them, and every reader opens each. Compacting replaces them in rounds. A round writes its new objects, which the
-fence (output/fence.py) keeps out of sight. Then one write of the fence lets them count, and the old ones no more. Then
-the old ones are deleted. So every row counts once at any moment, also for readers that know nothing of compacting. An
-end at any point leaves late objects at most, which the next run, a repair or another compacting removes.
+A run writes an object for each write task, with rows of several units. A large output has many objects, and every
+reader opens all of them. Compacting replaces them in rounds. First, a round writes its new objects, which do not count
+yet because the fence (output/fence.py) does not list them. Then one write of the fence makes the new objects count and
+the old ones not. Then the old ones are deleted. So every row counts once at any moment, and readers need no change. A
+crash leaves only late objects, which the next run, a repair or another compacting removes.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,13 +32,13 @@ from caprl_ray.plan import Plan
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import FETCHED_AHEAD
 
-# Objects that are replaced at once: the fence, which names all objects of the output, is written once for so many.
+# Objects that a round replaces. The fence lists all objects of the output, and each round writes it once.
 ROUND_OBJECTS = 20_000
 STEP = "merging objects"
 
 
 def planned(storage: Storage, output: str, plan: Plan, tell: Tell = silent) -> list[Grouping]:
-    """What compacting would do with an output, by folder. Writes nothing."""
+    """The plan for compacting an output, by folder. Writes nothing."""
     return _groupings(storage, output, plan, read_committed(storage, output, tell=tell), tell)
 
 
@@ -52,10 +52,10 @@ def _groupings(
 
 
 def compact(storage: Storage, output: str, plan: Plan, lease: Lease, tell: Tell = silent) -> list[Grouping]:
-    """Compact an output under its lease; returns what was done.
+    """Compact an output under its lease. Returns a summary.
 
-    Raises RecipeError while rows are to be done again, because these are known by their objects, and SystemFailure or
-    OSError as reading and writing do.
+    Raises RecipeError if a request of --again is open, because it names objects; SystemFailure or OSError if reading or
+    writing fails.
     """
     doubtful.settle(storage, output)
     fence.sweep(storage, output)
@@ -74,8 +74,8 @@ def compact(storage: Storage, output: str, plan: Plan, lease: Lease, tell: Tell 
 
 
 class _Work:
-    """The replacing of objects. `kept` are those that count now, as "folder/name". Nothing that drivers of parts have
-    written before counts unless it is among them (output/parts.py)."""
+    """The replacing of objects. `kept` are the objects that count now, as "folder/name". Earlier objects of drivers of
+    parts count only if they are among them (output/parts.py)."""
 
     def __init__(self, storage: Storage, output: str, lease: Lease, tell: Tell) -> None:
         self._storage, self._output, self._lease, self._tell = storage, output, lease, tell
@@ -89,8 +89,8 @@ class _Work:
             return
         schema = output_schema(self._storage, self._output, [todo.folder])
         schema = pa.unify_schemas([schema, *todo.schemas], promote_options="permissive")
-        self._switch()  # from now on objects of this lease are out of sight
-        moved: dict[str, Stored] = {}  # objects that became the rest of themselves
+        self._switch()  # from now on, new objects of this lease do not count yet
+        moved: dict[str, Stored] = {}  # by old path, the object that holds its remaining rows
         done, total = 0, sum(len(batch.objects) for batch in todo.batches)
         for number, batches in enumerate(rounds(todo.batches)):
             now = [replace(one, objects=_now(one.objects, moved)) for one in batches]

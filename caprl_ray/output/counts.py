@@ -1,6 +1,6 @@
-"""What the rows of an object say in sum, stored in its footer, which every resume reads anyway: no further request.
+"""The sums of an object's rows. They are in its footer, which every resume reads anyway, so they cost no request.
 
-Objects of older versions say nothing. Their rows count in no sum.
+Objects of older versions have no sums. Their rows are not counted.
 """
 
 import json
@@ -16,7 +16,7 @@ from caprl_ray.rows.schema import is_own
 
 KEY = b"caprl_ray.counts"  # in an object's metadata, as JSON
 FLAGS = pa.list_(pa.string())
-# The rows of a unit that could not be read further have no key. These have none either, and the unit was read further.
+# A failed row without a key ends its unit, except for these codes, after which the unit was read further.
 READ_ON = ("empty_unit", "read_crash")
 
 
@@ -26,10 +26,10 @@ class Counts:
 
     Attributes:
         runs: rows by the recipe that wrote them, as column `run` names it.
-        flags: finished rows by flag, without what follows its colon: a dataset's own word, of which there is no end.
+        flags: finished rows by flag, without the text after a colon, which is a dataset's own word.
         codes: failed rows by code.
         ended: units that could not be read to their end, each with the index of the first row that was not read.
-        tallies: what the captions of finished rows say (output/tallies.py).
+        tallies: counters of the captions of finished rows (output/tallies.py).
     """
 
     runs: Counter[str] = field(default_factory=Counter)
@@ -77,13 +77,13 @@ class Counts:
 
 
 def _ours(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column of ours; empty if the table has none, or one of the source's own of that name."""
+    """One of our columns; empty if the table has none, or if the source has a column of that name."""
     found = is_own(table.schema, name) and table.schema.field(name).type == kind
     return table[name] if found else pa.chunked_array([], kind)
 
 
 def kinds(flags: pa.ListArray) -> pa.ChunkedArray:
-    """What comes before the colon of each row's flags, once for a row."""
+    """The part before the colon of each row's flags, without repeats in a row."""
     kinds = pc.replace_substring_regex(flags.flatten(), "(?s):.*", "")
     rows = pa.table({"row": pc.list_parent_indices(flags), "kind": kinds})
     return rows.group_by(["row", "kind"], use_threads=False).aggregate([])["kind"]

@@ -1,8 +1,8 @@
-"""Rows whose captions cannot be trusted any more, because a fault of the replica that wrote them showed later.
+"""Doubtful rows: their replica was found to be faulty after it had written them.
 
-They are kept in OUT/doubtful/LEASE.json from the moment at which the replica is found sick. The end of the run, or else
-the start of the next one (of that part) or `verify --repair`, removes them from the objects of that lease. So they are
-missing, and are processed again. Until then who reads the output asks which they are (`standing`).
+When a replica is found to be sick, its rows are listed in OUT/doubtful/LEASE.json. They are removed from the objects of
+that lease at the end of the run, at the start of the next run (of that part), or by `verify --repair`. Then they are
+missing, and are captioned again. Until then, readers of the output must leave them out (`standing`).
 """
 
 import json
@@ -30,14 +30,16 @@ def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity], 
 
 
 def settle(storage: Storage, output: str, part: str | None = None) -> set[Identity]:
-    """Remove all doubtful rows from the output; returns them. An output that had some is not complete any more.
+    """Remove all doubtful rows from the output, or with `part` only those of its leases. Returns them.
 
-    With `part` only those of its leases. What compacting has put into objects of the whole output is left to the
-    holder of its lease: several parts may have rows in one object.
+    An output that had some is not complete any more.
+
+    Rows of a part that compact has moved to objects of the whole output are left to the holder of its lease, because
+    drivers of several parts could rewrite one object.
 
     Only the holder of the lease may do it.
 
-    Raises SystemFailure for a file that is none of a run.
+    Raises SystemFailure for a file that no run wrote.
     """
     removed: set[Identity] = set()
     lists = storage.objects(join(output, FOLDER), ".json")
@@ -55,7 +57,7 @@ def settle(storage: Storage, output: str, part: str | None = None) -> set[Identi
 
 
 def standing(storage: Storage, output: str, committed: Mapping[int, Committed]) -> dict[int, BitMap]:
-    """The doubtful rows among the rows of an output, by unit. One that another lease wrote too is among them."""
+    """The doubtful rows that are still in an output, by unit. Rows that another lease wrote too are included."""
     found: dict[int, BitMap] = {}
     for stored in storage.objects(join(output, FOLDER), ".json"):
         for unit, index in _kept(storage, stored)[1]:
@@ -65,7 +67,7 @@ def standing(storage: Storage, output: str, committed: Mapping[int, Committed]) 
 
 
 def named(rows: Mapping[int, BitMap]) -> str:
-    """How many they are, and the first of them; empty for none."""
+    """Their number and the first of them, in words; empty if there are none."""
     if not rows:
         return ""
     unit = min(rows)

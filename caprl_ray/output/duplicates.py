@@ -25,7 +25,7 @@ from caprl_ray.rows.schema import row_id
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
-SHOWN = 20  # of the largest groups of each kind
+SHOWN = 20  # largest groups of each kind
 BATCH = 2**16  # rows that are Python objects at once: of an object, with their captions, and of the list
 COLUMNS = ["unit", "index", "sha256", "caption"]
 
@@ -80,7 +80,7 @@ class Found:
 
 @dataclass
 class Duplicates:
-    """What an output repeats: `rows` in all, those with the same image, different images with the same caption."""
+    """The repeats of an output: all `rows`, groups of the same image, and different images with the same caption."""
 
     objects: Sequence[Stored]
     rows: int = 0
@@ -123,7 +123,7 @@ def find(
 
 
 def _read(storage: Storage, objects: Sequence[Stored], tell: Tell) -> Iterator[np.ndarray]:
-    """The records of all objects, each row once, though it may stand in two objects (docs/design.md, D7)."""
+    """The records of all objects. A row that is in two objects has one record (docs/design.md, D7)."""
     seen: dict[int, BitMap] = {}
     numbered = enumerate(objects)
     for done, part in enumerate(prefetched(lambda item: _object(storage, *item), numbered), 1):
@@ -132,7 +132,7 @@ def _read(storage: Storage, objects: Sequence[Stored], tell: Tell) -> Iterator[n
 
 
 def _new(rows: np.ndarray, seen: dict[int, BitMap]) -> np.ndarray:
-    """Which rows were not there before."""
+    """A mask of the rows that are new."""
     new = np.ones(len(rows), bool)
     units, indices = rows >> 32, rows.astype(np.uint32)
     for unit in np.unique(units).tolist():
@@ -159,7 +159,7 @@ def _object(storage: Storage, number: int, stored: Stored) -> np.ndarray:
 
 
 def _records(rows: pa.Table, place: int) -> np.ndarray:
-    """The records of rows that have an image. The first row has this place."""
+    """The records of rows that have an image. `place` is that of the first row."""
     out = np.empty(rows.num_rows, ROW)
     hashes = rows["sha256"].to_pylist()
     out["image"] = _keys(bytes.fromhex(text[:32]) if text else bytes(16) for text in hashes)
@@ -182,7 +182,7 @@ def _keys(keys: Iterable[bytes]) -> np.ndarray:
 
 
 def _images(part: Part, found: Found, listed: Callable[[pa.Table], None] | None) -> None:
-    """Count the images of a file that stand there more than once, and tell their rows."""
+    """Count the repeated images of a file, and list their rows."""
     for chunks in part.passes(lambda rows: hashed(rows["image"], 1)):
         images = grouped(
             chunks(),
@@ -236,7 +236,7 @@ def _with(**columns: int | str) -> Callable[[pa.Table], pa.Table]:
 
 
 def _listed(chunk: np.ndarray, images: pa.Table) -> Iterator[pa.Table]:
-    """The rows of a chunk whose images stand there more than once."""
+    """The rows of a chunk with repeated images."""
     keys = pa.Array.from_buffers(pa.binary(16), len(chunk), [None, pa.py_buffer(chunk["image"].tobytes())])
     place = pc.index_in(keys, images["image"].combine_chunks())
     rows = chunk[place.is_valid().to_numpy(zero_copy_only=False)]

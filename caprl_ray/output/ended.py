@@ -1,4 +1,4 @@
-"""The end of a run: every row stands in the output once, and the ledger is balanced."""
+"""The end of a run: remove duplicate rows and balance the ledger."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def ended(
     limited: bool,
     tell: Tell,
 ) -> Ledger:
-    """Leave every row once in the output, and balance the ledger.
+    """Remove duplicate rows from the output, and balance the ledger.
 
     Args:
         output: the output, under its lease.
@@ -46,7 +46,7 @@ def ended(
     if repair(storage, path, committed, tell):
         committed = read_committed(storage, path, tell=tell)
     balance = ledger.balance(plan.units, committed, job.done, job.noun, plan.left_out)
-    # An output that was complete and has no work is accepted already, perhaps with another limit.
+    # An output that was complete and has no new rows was accepted before, perhaps with another limit.
     limits, gone = job.recipe.failures, GONE if output.extend else frozenset()
     over = verdict.over(balance, limits, *output.accepted(), gone) if worked else None
     refused = verdict.refusal(over, storage, path) if over else None
@@ -55,10 +55,10 @@ def ended(
 
 
 def _part_ended(output: Output, plan: Plan, notes: list[str], known: CommittedUnits | None, tell: Tell) -> Ledger:
-    """The ledger of a part, of which every row is there.
+    """The ledger of a part whose rows are all there.
 
-    Rows that stand twice, as after a retry, are left to the end of the whole output: a neighbour may have rows in the
-    same object.
+    Duplicate rows, as after a retry, are removed at the end of the whole output, because another part may have rows in
+    the same object.
     """
     storage, path, job = output.storage, output.path, output.job
     output.confirm()

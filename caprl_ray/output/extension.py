@@ -1,4 +1,4 @@
-"""What an extension, or `caprl-ray plan`, says of planned sources that are no longer what they were."""
+"""The report of an extension, or of `caprl-ray plan`, about planned sources that have changed."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ GONE = frozenset({"source_missing"})
 
 
 def changes(known: PlannedVersions) -> Iterator[str]:
-    """A sentence each for what is gone, was touched, or has changed since the plan."""
+    """One sentence each about missing, touched and changed sources."""
     gone, touched, changed = known.removed(MOST_LOOKED_UP), known.touched, known.changed
     if gone.count:
         yield (

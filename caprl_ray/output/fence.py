@@ -1,15 +1,15 @@
-"""Fencing: what the tasks of a lost run write after the next run has begun does not count.
+"""Fencing: late writes of a lost run do not count after the next run has begun.
 
-A run may be taken for lost while its tasks on other nodes still write. So the name of every object holds the number of
-its run's lease. A run that follows one that did not end properly first stores the names of the objects that earlier
-leases have left, in `fence/NUMBER.json`. From then on any other object of those leases is late: readers pass over it,
-and the end of the next run removes it. Its rows are missing in the output, so they are processed again.
+Tasks of a lost run may still write on other nodes. So the name of every object has the number of its run's lease. If a
+run did not end properly, the next run stores the names of all existing objects of earlier leases in
+`fence/NUMBER.json`. From then on, other objects of those leases are late: readers ignore them, and the end of the next
+run removes them. Their rows are missing in the output, so they are processed again.
 
-The fence with the highest number counts. Only the holder of that lease writes it, so a run that was overtaken cannot
-move it. Objects of older versions have no number in their names; they always count.
+The fence with the highest number counts. Only the holder of that lease writes it, so a run that lost its lease cannot
+change it. Objects of older versions have no number in their names; they always count.
 
-Each part of an output (output/part.py) has leases and fences of its own, and its objects name it. So the fence of a
-part passes over no object of its neighbours.
+Each part of an output (output/part.py) has leases and fences of its own, and the names of its objects have the part. So
+the fence of a part excludes no objects of other parts.
 """
 
 import json
@@ -45,24 +45,24 @@ class Fence:
     `kept`, too. Compacting replaces them (output/compact.py)."""
 
     def plain(self) -> dict[str, Any]:
-        """As it is stored."""
+        """The fence as stored JSON."""
         return {"lease": self.lease, "objects": sorted(self.kept), **({"parts": self.parts} if self.parts else {})}
 
 
 class Fences(dict[str, Fence]):
-    """The fences that count, by part; that of the whole output's leases under an empty name."""
+    """The present fences by part. The fence of the whole output's leases has an empty name."""
 
     def keep(self, stored: Stored, written: Written | None) -> bool:
-        """Whether an object counts that was written under this lease."""
+        """Whether an object counts. `written` is the lease in its name."""
         fence = self._of(written) if written else None
         return fence is None or short(stored.path) in fence.kept
 
     def compacted(self, written: Written) -> bool:
-        """Whether rows of this lease of a part may stand in objects of the whole output's leases."""
+        """Whether compacting may have moved rows of this lease of a part into objects of the whole output."""
         return bool(written.part and "" in self and written.number < self[""].parts.get(written.part, 0))
 
     def _of(self, written: Written) -> Fence | None:
-        """The fence whose list says whether an object of this lease counts; None if it counts anyway."""
+        """The fence that decides whether an object of this lease counts; None if it always counts."""
         if self.compacted(written):
             return self[""]
         own = self.get(written.part)
@@ -84,9 +84,9 @@ def committed_objects(
         folders: `data`, `failed` or both.
         since: only those of this lease and of later ones of the same part. If compacting has moved their rows into
             objects of the whole output, those too.
-        part: leave out what the other parts of its division write. They hold none of its units.
+        part: leave out objects of the other parts of the same division, which hold none of its units.
 
-    Raises OSError, and SystemFailure for a fence that cannot be read, or if compacting goes on all the time.
+    Raises OSError, and SystemFailure if a fence cannot be read, or if compacting changes the objects in every attempt.
     """
     found, fences = _listed_with_fences(storage, output, folders)
     moved = bool(since and fences.compacted(since))
@@ -103,7 +103,7 @@ def committed_objects(
 def _listed_with_fences(
     storage: Storage, output: str, folders: Iterable[str]
 ) -> tuple[dict[str, list[Stored]], Fences]:
-    """The objects and the fences of one moment: compacting may write its fence between two requests."""
+    """A consistent listing of objects and fences: compacting may write its fence between two requests."""
     for _ in range(LISTINGS):
         before = _fences(storage, output)
         fences, found = _loaded(storage, before), _listed(storage, output, folders)
@@ -144,12 +144,13 @@ def sweep(storage: Storage, output: str, part: str | None = None) -> int:
 
 
 def close(storage: Storage, output: str, lease: int, part: str = "") -> None:
-    """Let only those objects of earlier leases of `part` count that count now. Only the holder of `lease` may do it."""
+    """Store the fence of a part: of its earlier leases, only the present objects count from now on. Only the holder of
+    `lease` may do it."""
     close_all(storage, output, {part: lease})
 
 
 def close_all(storage: Storage, output: str, leases: Mapping[str, int]) -> None:
-    """The same for leases of several parts, by part. Lists the objects once."""
+    """Store the fences of several parts, given as the lease of each part. Lists the objects once."""
     fences, found = load(storage, output), committed_objects(storage, output).values()
     parts = fences[""].parts if "" in leases and "" in fences else {}
     kept: dict[str, set[str]] = {part: set() for part in leases}
@@ -163,11 +164,11 @@ def close_all(storage: Storage, output: str, leases: Mapping[str, int]) -> None:
 
 
 def replace(storage: Storage, output: str, lease: int, kept: Iterable[str], parts: Mapping[str, int]) -> None:
-    """Let only the objects count that are `kept`, as "folder/name", and those of later leases: at once, for all
-    readers. Objects of `lease` itself count no sooner than they are among them. Only its holder may do it.
+    """Switch to another set of objects, at once for all readers: only `kept`, as "folder/name", and objects of later
+    leases count. Other objects of `lease` itself do not count yet. Only its holder may do it.
 
-    `parts` has the number from which on leases of a part are later ones. Objects of older versions, whose names have no
-    number, go on to count.
+    `parts` has the first number of later leases of each part. Objects of older versions, without a number in their
+    names, still count.
     """
     _store(storage, output, Written(number=lease), Fence(lease + 1, frozenset(kept), parts))
 

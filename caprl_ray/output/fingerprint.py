@@ -50,7 +50,7 @@ def engine_fields(model: Model, section: str = "model") -> dict[str, Any]:
 
 
 def outdated(field: str) -> bool:
-    """Whether a field that an older version stored counts no more: an engine argument that changes no caption."""
+    """Whether a field that an older version stored is ignored now: an engine argument that changes no caption."""
     section, _, name = field.rpartition(".")
     return bool(ENGINE.match(section)) and name not in CHANGES_CAPTIONS
 

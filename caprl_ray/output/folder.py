@@ -97,7 +97,7 @@ class Output:
         """Open a new or an existing output. Raises RecipeError if it belongs to another job or recipe.
 
         Fields of the fingerprint in `adopt` may differ. They and their stored values become `adopted`. With `extend`
-        the recipe may name further paths of input. With `again` it may be another recipe.
+        the recipe may have more input paths. With `again` the recipe may differ.
         """
         storage, path, ours = Storage(job.recipe.storage), job.recipe.output.path, fingerprint(job)
         try:
@@ -150,7 +150,7 @@ class Output:
         return output
 
     def plan(self, planning: Planning | None = None) -> Plan:
-        """The stored plan, or a new plan, stored before it is used. A planning that was stopped goes on.
+        """The stored plan, or a new plan, which is stored before use. Continues planning that was stopped.
 
         An extension adds units for objects that the stored plan lacks. Raises RecipeError for an input without images
         or with a column whose name the output needs, and Abandoned when the run has ended.
@@ -165,7 +165,7 @@ class Output:
             return stored
         try:
             further = self._planned_further(stored, planning)
-            with planning.storing():  # also if the paths are the same: no extension is under way any more
+            with planning.storing():  # also if the paths are the same, to record that no extension is open
                 self._write_input(paths=self.paths)
             return further
         except RecipeError:
@@ -173,24 +173,25 @@ class Output:
                 with planning.storing():
                     self._write_input(paths=self._stored_paths())
                     plan.discard(self.storage, self.path, stored.end.closed)
-            elif self.job.check_units:  # what was refused may be mended in the input, so that all is listed again
+            elif self.job.check_units:  # the input may be corrected after a refusal, so list all of it again
                 with planning.storing():
                     plan.discard(self.storage, self.path, 0)
             raise
 
     def share(self, _: Planning) -> Plan:
-        """The units of the run's part in the stored plan. Writes nothing: others have the lease of the whole output."""
+        """The units of the run's part in the stored plan. Writes nothing, because the driver does not hold the lease of
+        the whole output."""
         assert self.part
         return self.part.share(plan.load(self.storage, self.path))
 
     def whole_plan(self) -> Plan:
-        """The stored plan, of an input that was planned to its end. Raises RecipeError if an extension was stopped."""
+        """The complete stored plan. Raises RecipeError if an extension was stopped."""
         if not plan.load(self.storage, self.path).complete:
             raise RecipeError(f"--again: {self.path} is not planned to its end; run without --again first.")
         return self.plan()
 
     def check_columns(self, whole: Plan) -> None:
-        """Raise RecipeError if this recipe does not fit the columns of the plan, which another one has made."""
+        """Raise RecipeError if this recipe does not fit the columns of the plan, which another recipe made."""
         names, kept = whole.columns.names, self.job.again[1] if self.again and self.job.again else None
         # Older outputs may have the source's own columns of some names (rows.schema.LATER).
         taken = [name for name in clashes(names, self.job.adds) if name not in LATER or name == kept]
@@ -202,14 +203,14 @@ class Output:
         self.job.check_columns(names)
 
     def _unrecorded(self) -> bool:
-        """Whether the recipe is not yet among those that run.json keeps."""
+        """Whether run.json does not yet have the recipe."""
         return self.run not in (read_run(self.storage, self.path) or {}).get("runs", {})
 
     def _stored_paths(self) -> list[str]:
         return record.stored_paths(read_run(self.storage, self.path) or {})
 
     def _extending(self) -> bool:
-        """Whether the recipe names a path of an extension that was killed, perhaps before its first part."""
+        """Whether the recipe has a path of an extension that was killed, perhaps before it stored units."""
         run = read_run(self.storage, self.path) or {}
         return not set(self.paths).isdisjoint({*record.stored_paths(run, EXTENDING)} - {*record.stored_paths(run)})
 
@@ -225,7 +226,7 @@ class Output:
         return stored
 
     def _same_recipe(self) -> bool:
-        """Whether the recipe takes all that an unfinished plan holds. It may name further paths."""
+        """Whether the recipe includes everything in an unfinished plan. It may have more paths."""
         run = read_run(self.storage, self.path) or {}
         same = stored_job(run)["name"] == self.job.name and run.get("fingerprint") == record.plain(self.fingerprint)
         planned = {*record.stored_paths(run), *record.stored_paths(run, EXTENDING)}
@@ -267,15 +268,15 @@ class Output:
             self.unmark()
             if not stored.objects:
                 self._write_run()
-            elif self.paths != self._stored_paths():  # so that the same command goes on if this one is killed
+            elif self.paths != self._stored_paths():  # so that the same command continues if this one is killed
                 self._write_input(paths=self._stored_paths(), extending=self.paths)
         plan.store(self.storage, self.path, itertools.chain([first] if first else [], units), stored, planning)
         self._note_changes(known, planning)
         return plan.load(self.storage, self.path)
 
     def _checked_units(self, stored: Plan, found: Iterator[Unit]) -> Iterator[Unit]:
-        """The units that are found, after the job's check. It looks at all units of a new plan, those too that an
-        earlier run has stored of it, and at none of an extension."""
+        """The found units, after the job's check. The check gets all units of a new plan, including those that an
+        earlier run stored, and none of an extension."""
         if self.job.check_units is None or stored.end.closed:
             return found
         before = plan.load_units(self.storage, stored.units)
@@ -286,17 +287,17 @@ class Output:
             planning.notes += changes(known)
 
     def confirm(self) -> None:
-        """Make sure that the lease is still ours. Raises SystemFailure otherwise."""
+        """Check that the lease is still ours. Raises SystemFailure otherwise."""
         if self.lease:
             self.lease.check()
 
     def unmark(self) -> None:
-        """Take the mark of a complete output away: there is work to do."""
+        """Remove the mark of a complete output, because there is work to do."""
         self.confirm()
         self.storage.delete(join(self.path, SUCCESS))
 
     def empty(self) -> bool:
-        """Whether nothing of a run is in the output, beside its lease."""
+        """Whether the output holds nothing but a lease."""
         names = [RUN, plan.FOLDER, fence.FOLDER, DATA, FAILED, PARTS]
         return not any(self.storage.lookup(join(self.path, name)) for name in names)
 
@@ -305,7 +306,7 @@ class Output:
         return self.storage.lookup(join(self.path, SUCCESS)) is not None
 
     def accepted(self) -> tuple[int, int]:
-        """The rows, and the failed ones of them, with which the output was complete the last time."""
+        """The numbers of rows and of failed rows when the output was last complete."""
         return record.accepted(read_run(self.storage, self.path))
 
     def finish(self, ledger: Ledger, *, limited: bool, refused: TooManyFailures | None = None) -> None:
@@ -368,7 +369,7 @@ class Output:
 
 @contextmanager
 def forgotten_if_refused(output: Output) -> Iterator[None]:
-    """Leave no lease where a recipe is refused and nothing is planned."""
+    """Remove the lease if a recipe is refused and nothing is planned."""
     try:
         yield
     except RecipeError:

@@ -1,4 +1,4 @@
-"""What compacting makes of an output's objects: which units become one object, and which of them one task merges."""
+"""How compacting groups units: units of one new object, and objects of one task."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,23 +11,21 @@ from caprl_ray.output.merge import Batch, Group
 from caprl_ray.output.objects import written_under
 from caprl_ray.output.places import Places, origin
 
-# Rows of an object at least: units with fewer share one. The default of output.rows_per_object.
+# The least number of rows in an object: smaller units share one. The default of output.rows_per_object.
 LEAST_ROWS = 2048
-# Stored bytes of a unit at most, and of each object that holds rows of it; a larger one stays as it is. A worker holds
+# The largest unit, and the largest object with its rows, in stored bytes; larger ones are left alone. A worker holds
 # one unit, or a few objects, unpacked.
 MOST_BYTES = 128 * 2**20
-# What one task merges at most, if that is more than one unit. The rows lie on the disk of its node, unpacked, in a file
-# a group.
+# The limit of a task with more than one unit. Its rows are unpacked on the node's disk, in one file per group.
 BATCH_OBJECTS, BATCH_BYTES, BATCH_GROUPS = 500, 256 * 2**20, 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """What is to be merged in one folder: its objects, about how many it has then, and the batches, in the order of
-    units.
+    """The merges in one folder: its objects, their expected number afterwards, and the batches, in the order of units.
 
-    `left` counts units that stay as they are: `large` ones, and `older` ones, which have rows in objects of a version
-    that wrote no number in their names.
+    `left` counts units that are left alone: `large` ones, and `older` ones with rows in objects of a version without
+    lease numbers.
     """
 
     folder: str
@@ -41,7 +39,7 @@ class Grouping:
 
 @dataclass(frozen=True, kw_only=True)
 class _Units:
-    """Units that become one object, and by number the objects in which each has rows, one after the other."""
+    """Units that become one object, and for each unit the numbers of the objects with its rows."""
 
     units: Sequence[int]
     objects: np.ndarray
@@ -49,7 +47,8 @@ class _Units:
 
 
 def grouped(there: Places, folder: str, finished: Sequence[int]) -> Grouping:
-    """Group the finished units of a folder, given in order. A batch that would not make the objects fewer is left."""
+    """Group the finished units of a folder, given in order. Batches that would not reduce the number of objects are
+    left out."""
     units_of = np.bincount(there.object, minlength=len(there.objects))  # how many units have rows in each object
     rows = np.bincount(there.object, there.rows, len(there.objects))
     left, batches = Counter[str](), []
@@ -75,7 +74,7 @@ def grouped(there: Places, folder: str, finished: Sequence[int]) -> Grouping:
 
 
 def _groups(there: Places, finished: Sequence[int], units_of: np.ndarray, left: Counter[str]) -> Iterator[_Units]:
-    """The units of each new object, without those that have an object of their own already."""
+    """The units of each new object, without units that already have an object of their own."""
     for some in _enough(there, _fit(there, finished, left)):
         group = _Units(
             units=[unit for unit, _ in some],
@@ -88,7 +87,7 @@ def _groups(there: Places, finished: Sequence[int], units_of: np.ndarray, left: 
 
 
 def _enough(there: Places, units: Iterator[tuple[int, slice]]) -> Iterator[list[tuple[int, slice]]]:
-    """Units with rows for an object, the last ones perhaps with fewer."""
+    """Units with enough rows for an object; the last group may have fewer."""
     held: list[tuple[int, slice]] = []
     rows = 0
     for unit, where in units:
@@ -134,7 +133,7 @@ def _batched(there: Places, groups: Iterator[_Units]) -> Iterator[list[_Units]]:
 
 
 def said(groupings: Sequence[Grouping], verb: str) -> str:
-    """What is to be done, or was, in words: `verb` is between the numbers of objects before and after."""
+    """The plan or the result in words: `verb` is between the numbers of objects before and after."""
     parts = [f"{one.objects:,} objects in {one.folder}/ {verb} {one.after:,}" for one in groupings]
     left: Counter[str] = sum((one.left for one in groupings), Counter())
     if left["large"]:

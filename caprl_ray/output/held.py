@@ -1,4 +1,4 @@
-"""What finished rows say of their samples: it tells whether a source that changed still holds them."""
+"""Keys and hashes of finished rows, to check whether a changed source still holds them."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ Held = np.ndarray
 
 
 def digest(key: str, sha256: str) -> bytes:
-    """What a finished row says of its sample. As numpy gives it back: without zeros at the end."""
+    """A digest of a finished row's key and bytes, without trailing zeros, as numpy returns it."""
     return hashlib.sha256(f"{key}\0{sha256}".encode("utf-8", "surrogateescape")).digest()[:8].rstrip(b"\0")
 
 

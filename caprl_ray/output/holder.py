@@ -1,4 +1,4 @@
-"""The holder of an output's lease: which process it is, and whether that process is known to have ended."""
+"""The holder of an output's lease: the process, and whether it is known to have ended."""
 
 import json
 import os
@@ -11,21 +11,21 @@ from pathlib import Path
 HELD = "held"
 STOPPED = "stopped"  # the run ended early: its tasks on other nodes may still be writing
 FINISHED = "finished"  # the run ended after its last task
-SETTLED = "settled"  # the run of a part was lost, and what it writes late does not count
+SETTLED = "settled"  # the run of a part was lost, and its late writes do not count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The driver that writes, as the lease names it.
+    """The driver that writes, as stored in the lease.
 
     Attributes:
         number: the lease's number, larger than that of every earlier lease of this output, or of this part.
         run: unique.
         host: the name of its machine, for messages.
         boot: the machine since its last start, and the namespaces of its process; see `boot`.
-        pid: its process, which is known only where `boot` is the same.
-        started: the start of its process in the kernel's clock ticks. Unlike a time of day it never moves.
-        renewals: counts, so that the content of the lease changes with every renewal, and with it the version.
+        pid: its process id, which has a meaning only where `boot` is the same.
+        started: the start of its process in the kernel's clock ticks, which does not change when clocks are set.
+        renewals: a counter, so that every renewal changes the lease's content and its version.
         until: when the lease expires, by the holder's own clock.
         state: HELD, STOPPED, FINISHED or SETTLED.
         part: the part that the driver writes, as K/N; empty for a run of the whole output.
@@ -78,7 +78,7 @@ class Holder:
 
     @property
     def over(self) -> bool:
-        """Whether nothing that its run still writes counts: it wrote its last, or was settled."""
+        """Whether its run writes no more, or was settled, so that late writes do not count."""
         return self.state in (FINISHED, SETTLED)
 
     @property
@@ -98,12 +98,12 @@ class Holder:
 
 
 def now() -> datetime:
-    """The time of day. It may be set at any moment, so nothing but a message may depend on it alone."""
+    """The time of day. It may be set at any moment, so only messages may depend on it alone."""
     return datetime.now(UTC)
 
 
 def boot() -> str | None:
-    """Where a process number and its start mean the same: this start of the machine, and these namespaces.
+    """The scope of a process id and its start: this boot of the machine, and these namespaces.
 
     None if the system does not tell.
     """
@@ -115,7 +115,7 @@ def boot() -> str | None:
 
 
 def _time_namespace() -> str:
-    """It moves the starts of processes (man 7 time_namespaces). Kernels before 5.6 have none."""
+    """The time namespace, which shifts starts of processes (man 7 time_namespaces). Kernels before 5.6 have none."""
     try:
         return os.readlink("/proc/self/ns/time")
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def start_ticks(pid: int) -> int:
 
 
 def _has_ended(pid: int, started: int | None) -> bool:
-    """Whether no such process is there. False where the system does not tell."""
+    """Whether there is no such process. False if the system does not tell."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,15 +1,14 @@
 """The lease: one driver at a time writes an output. A second driver is told who holds it and until when.
 
-An object in the output names the holder. It is created only if there is none, and replaced only at the version that was
-read (conditional writes), so that one of several drivers wins. The holder renews it. It is not deleted, because each
-lease's number must be larger than those before (output/fence.py); except by its holder, where a recipe was refused
-before anything else was written. Each part of an output has a lease of its own, with numbers of its own
-(output/parts.py).
+The lease is an object in the output that names the holder. It is created only if there is none, and replaced only at
+the version that was read (conditional writes), so that one of several drivers wins. The holder renews it. It is not
+deleted, because lease numbers must grow (output/fence.py). Exception: its holder deletes it if a recipe was refused
+before anything else was written. Each part of an output has its own lease, with its own numbers (output/parts.py).
 
-Another driver takes a lease over when its run gave it back, when its process on this machine has ended, or when it was
-not renewed for EXPIRY_S while that driver watched. Each waits by its own clock, which nobody sets. A holder that cannot
-renew its lease stops sooner than that; one that was paused longer looks at the stored lease when it wakes. The time of
-day is shown, and lets a second driver be refused at once, but never lets it take over.
+Another driver takes the lease over if the run gave it back, if its process on this machine has ended, or if it was not
+renewed for EXPIRY_S while the other driver watched. Both measure with a monotonic clock. A holder that cannot renew its
+lease stops before EXPIRY_S is over. A holder that was paused longer checks the stored lease when it wakes. The time of
+day is used for messages and to refuse a second driver at once, but never to take over.
 """
 
 import errno
@@ -35,19 +34,19 @@ T = TypeVar("T")
 
 NAME = "lease.json"
 # A holder renews its lease every RENEWAL_S. It gives up when that has failed for EXPIRY_S - RENEWAL_S, and a last
-# attempt of half of RENEWAL_S too. Others wait for EXPIRY_S. A store that refuses everything for a minute, from before
-# a renewal on, ends no run: EXPIRY_S - 2 * RENEWAL_S is a minute and what may lie between two attempts (s3_client.py).
+# attempt of half of RENEWAL_S too. Others wait for EXPIRY_S. A store that refuses every request for a minute, beginning
+# before a renewal, ends no run: EXPIRY_S - 2 * RENEWAL_S is a minute plus the time between two attempts (s3_client.py).
 RENEWAL_S, EXPIRY_S = 20.0, 120.0
-# How soon a holder notices that it was paused, and another driver that the lease was renewed.
+# How soon a holder notices a pause, and another driver a renewal.
 TICK_S = 1.0
 READ_ATTEMPTS, TAKE_ATTEMPTS = 10, 3
 SETTLED_AT_ONCE = 64  # lost parts, each of which is watched for EXPIRY_S
-# The runs of this process that hold a lease, or try to. Another of its runs has ended, even if its lease says nothing.
+# The runs of this process that hold a lease or try to. Its other runs have ended, even if their leases do not say so.
 _here: set[str] = set()
 
 
 def clock() -> float:
-    """Seconds that nobody sets, and that go on while the machine is suspended."""
+    """A clock that is never set and that continues while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -72,7 +71,7 @@ class _Taken:
 class Busy(RecipeError):
     """Another driver holds the lease.
 
-    `holder` is None where it is not known. `passing`: it has just begun or ended, so that another look helps.
+    `holder` is None if it is not known. `passing`: it has just begun or ended, so trying again helps.
     """
 
     holder: Holder | None = None
@@ -88,9 +87,9 @@ class Busy(RecipeError):
 
 @contextmanager
 def held(storage: Storage, output: str) -> Iterator["Lease"]:
-    """Hold the whole output: its lease, as `taken` does, while no driver writes a part of it.
+    """Hold the lease of the whole output, as `taken` does, while no driver writes a part.
 
-    What drivers of parts that were lost write late does not count from then on.
+    From then on, late writes of lost drivers of parts do not count.
     """
     with _written(output):
         _refuse_parts(holders(storage, output))
@@ -104,7 +103,7 @@ def held(storage: Storage, output: str) -> Iterator["Lease"]:
 def taken(storage: Storage, output: str, part: Part | None = None, on_behalf: Part | None = None) -> Iterator["Lease"]:
     """Hold the lease of the output, or of a part of it, renew it from a thread, and give it back.
 
-    `on_behalf` is the part whose driver holds the output's lease for a while (output/parts.py).
+    `on_behalf` is the part whose driver holds the output's lease for its turn (output/parts.py).
 
     Raises Busy if another driver holds it, and SystemFailure if it cannot be written or was lost. When it is
     lost, or its thread ends for any reason, the main thread is interrupted, because another driver may be writing.
@@ -124,7 +123,7 @@ def _unfenced(
     on_behalf: Part | None = None,
     given_up: threading.Event | None = None,
 ) -> Iterator["Lease"]:
-    """`taken` without the fence. A thread that waits for the lease raises Busy when it is `given_up`."""
+    """`taken` without the fence. A thread that waits for the lease raises Busy when `given_up` is set."""
     with _known_here(str(part or on_behalf or "")) as ours:
         with _written(output):
             found = _take(storage, output, part, ours, given_up or threading.Event())
@@ -155,13 +154,13 @@ def holders(storage: Storage, output: str) -> dict[Part, Holder | None]:
 
 
 def holder_of(storage: Storage, output: str) -> Holder | None:
-    """Who holds or last held the lease of the whole output; None if nobody did, or if it is not known."""
+    """The present or last holder of the whole output's lease; None if there was none or it is not known."""
     found = _find(storage, path_of(output))
     return found.holder if found else None
 
 
 def settle(storage: Storage, output: str, parts: Mapping[Part, Holder | None]) -> None:
-    """See to it that nothing counts which drivers of lost parts write late. Raises Busy if one of them lives."""
+    """Make late writes of lost parts not count. Raises Busy if one of their drivers lives."""
     _refuse_parts(parts)
     lost = [part for part, holder in parts.items() if not (holder and holder.over)]
     for start in range(0, len(lost), SETTLED_AT_ONCE):
@@ -169,9 +168,8 @@ def settle(storage: Storage, output: str, parts: Mapping[Part, Holder | None]) -
 
 
 def _settle(storage: Storage, output: str, lost: Collection[Part]) -> None:
-    """Settle some lost parts together: their leases are watched and taken in threads, and their fences closed at once.
-
-    When one cannot be taken, or on Ctrl-C, all threads end before the leases are given back."""
+    """Settle some lost parts together: watch and take their leases in threads, and close their fences at once. If one
+    cannot be taken, or on Ctrl-C, all threads end before the leases are given back."""
     given_up = threading.Event()
     with ExitStack() as stack:
 
@@ -237,7 +235,7 @@ def _take(
         stored = storage.replace(found.stored, holder.content) if found else storage.create(path, holder.content)
     except (FileExistsError, SourceChanged, FileNotFoundError):
         now = _find(storage, path)
-        if now is None and found is None:  # nothing can be written there
+        if now is None and found is None:  # the place is not writable
             raise
         if now is None or now.holder is None:
             raise _busy(path, now) from None
@@ -264,8 +262,8 @@ def _find(storage: Storage, path: str) -> _Found | None:
 def _await_end(storage: Storage, found: _Found, given_up: threading.Event) -> None:
     """Return when the lease has ended. Raises Busy if its holder lives, or when the wait is `given_up`.
 
-    An end that has passed by the time of day proves nothing, nor does one that lies too far ahead: the clocks of two
-    machines differ, and they are set. So the lease is watched.
+    The end in the lease, by the time of day, proves nothing, because the clocks of two machines differ and can be set.
+    So the lease is watched.
     """
     holder, path = found.holder, found.stored.path
     if holder and _has_ended(holder):
@@ -284,7 +282,7 @@ def _await_end(storage: Storage, found: _Found, given_up: threading.Event) -> No
 
 
 def refuse_held(storage: Storage, output: str) -> None:
-    """Raise RecipeError if another driver surely holds the lease, or that of a part. Takes nothing."""
+    """Raise RecipeError if another driver surely holds the lease of the output or of a part. Takes no lease."""
     found = _find(storage, join(output, NAME))
     if found:
         _refuse_living(found)
@@ -301,7 +299,7 @@ def _has_ended(holder: Holder) -> bool:
 
 
 def _busy(path: str, found: _Found | None, *, watched: bool = False) -> Busy:
-    """The refusal. `watched`: a renewal was seen, and `until` may be the time of a wrong clock."""
+    """The refusal. `watched`: a renewal was seen, and `until` may come from a wrong clock."""
     holder = found.holder if found else None
     if found is None or (holder and holder.state != HELD):
         return Busy.of(f"output.path: another run has just begun or ended at {path}; try again.", holder, passing=True)
@@ -362,9 +360,10 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Renew the lease now. Before a driver writes something that has no number in its name.
+        """Renew the lease now. Call it before writing an object without a lease number in its name.
 
-        Raises SystemFailure if another run may have taken it, as after a pause that no clock of this machine shows.
+        Raises SystemFailure if another run may have taken it, for instance after a pause that no clock of this machine
+        shows.
         """
         with self._lock:
             if self._lost is None:
@@ -430,7 +429,8 @@ class Lease:
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
-    """What a function returns or raises. Raises TimeoutError if it takes longer; the function then runs on alone."""
+    """The result of a function, or its exception. Raises TimeoutError if it takes longer; the function then continues
+    in its thread."""
     future: Future[T] = Future()
 
     def work() -> None:

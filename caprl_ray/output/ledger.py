@@ -1,4 +1,4 @@
-"""The ledger: what of the plan is done, and whether every planned row stands in the output exactly once."""
+"""The ledger: the progress of the plan, and whether every planned row is in the output exactly once."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.rows.codes import ASKED_FOR
 
 SHOWN = 3  # codes of failed rows
-SHOWN_FLAGS = 8  # there are some fifteen checks
+SHOWN_FLAGS = 8  # of about fifteen checks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +36,12 @@ class UnitLedger:
 
     @property
     def missing(self) -> int | None:
-        """Planned rows that are nowhere in the output; None where `planned` is."""
+        """Planned rows that are not in the output; None if `planned` is None."""
         return None if self.planned is None else self.planned - self.finished - self.failed + self.beyond
 
     @property
     def balanced(self) -> bool:
-        """Whether every planned row is there once."""
+        """Whether every planned row is in the output once."""
         return self.missing == 0 and not self.duplicate and not self.beyond
 
 
@@ -81,14 +81,14 @@ class Ledger:
     """The balance of a whole output.
 
     Attributes:
-        units: the balances of its units. `balance` gives one that makes each when it is asked for, and holds none.
+        units: the balances of its units. `balance` returns a lazy sequence, which holds none of them.
         done: the job's word for finished rows, such as "captioned".
         noun: the job's word for rows, such as "image".
         counts: sums over the rows: flags, codes, and recipes. Objects of older versions give none.
-        left_out: what of the input is not captioned.
-        notes: what a user should read before the numbers, a sentence each.
+        left_out: counts of the input that is not captioned.
+        notes: sentences to print before the numbers.
         part: the part of the output whose units these are, as K/N; empty for all units.
-        summed: the sums over its units, where `units` has none of them.
+        summed: the sums over its units, if `units` is empty.
     """
 
     units: Sequence[UnitLedger]
@@ -117,7 +117,7 @@ class Ledger:
 
     @property
     def whole(self) -> bool:
-        """Whether no row is missing, though some may stand twice."""
+        """Whether no row is missing; there may be duplicates."""
         return not (self.sums.unknown or self.sums.missing or self.sums.beyond)
 
     @property
@@ -137,13 +137,13 @@ class Ledger:
 
     @property
     def asked_for(self) -> int:
-        """The failed rows that the user asked for (rows/codes.py). No run is judged by them."""
-        # Where a run of all units has written before a part, the sums are of both.
+        """The failed rows that the user asked for (rows/codes.py). They do not count towards failures.max_fraction."""
+        # If a run of all units wrote before a part, the sums include both.
         return min(self.failed, sum(self.counts.codes[code] for code in ASKED_FOR))
 
     @property
     def duplicate(self) -> int:
-        """Rows that stand more than once."""
+        """Duplicate rows."""
         return self.sums.duplicate
 
     @property
@@ -158,12 +158,12 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """Units of which nothing could be read."""
+        """Units that could not be read at all."""
         return self.sums.lost
 
     @property
     def ended(self) -> int:
-        """Units that could be read only up to some row."""
+        """Units that could not be read to the end."""
         return self.sums.ended
 
     def report(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Ledger:
         return "; ".join(parts)
 
     def reasons(self, without: Collection[str] = ()) -> str:
-        """The most frequent codes of failed rows, except those in `without`."""
+        """The most frequent codes of failed rows, without those in `without`."""
         codes = Counter({code: count for code, count in self.counts.codes.items() if code not in without})
         return ", ".join(f"{code} {count:,}" for code, count in codes.most_common(SHOWN))
 

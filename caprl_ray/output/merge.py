@@ -1,7 +1,7 @@
 """Merge the objects of some units: what one task of compacting does.
 
-The rows of each new object are gathered in a file on the node's disk, object after object, so that memory holds one
-object that is read and one that is written.
+The rows of each new object are collected in a file on the node's disk, one old object after the other. So memory holds
+only one object that is read and one that is written.
 """
 
 import json
@@ -34,8 +34,8 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Groups that are merged together, and the objects that hold their rows, by path. `rests` are the paths of those
-    whose other rows are written here, too: together, because most are few."""
+    """Groups that are merged together, and the objects that hold their rows, by path. `rests` are the paths of objects
+    whose remaining rows are written here, too, in common objects because they are few."""
 
     groups: Sequence[Group]
     objects: Sequence[Stored]
@@ -44,9 +44,9 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What the batches of one round share. `number` is part of the objects' names, because the rows of an earlier
-    round's rest may be all that a new object has. `units` are the numbers of all units of the round, in order. `least`:
-    an object of rests has so many rows, if there are so many."""
+    """The common settings of a round's batches. `number` is part of the objects' names, because a new object may have
+    the same rows as a rest of an earlier round. `units` are the numbers of all units of the round, in order. `least` is
+    the least number of rows in an object of rests, except the last."""
 
     storage: Storage
     output: str
@@ -59,10 +59,10 @@ class Round:
 
 @dataclass
 class Merged:
-    """What a task has done: the names of new objects, as "folder/name", and the number of their rows.
+    """The result of a task: the names of new objects, as "folder/name", and the number of their rows.
 
-    Of the objects that it read, it counts all, and the rows of those whose rests are its own. `rests` are the objects
-    of those rests, by the paths of what they are left of.
+    It counts all objects that it read, and the rows of those whose rests it writes. `rests` are the new objects of
+    these rests, by the paths of the old objects.
     """
 
     names: set[str] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Merged:
     rests: dict[str, Stored] = field(default_factory=dict)
 
     def add(self, other: "Merged") -> None:
-        """Add what another task has done."""
+        """Add the result of another task."""
         self.names |= other.names
         self.rests |= other.rests
         self.rows += other.rows
@@ -90,7 +90,7 @@ def merged(this: Round, folder: str, batches: Sequence[Batch]) -> Merged:
 
 
 class _Merging:
-    """One batch under way: the rows of its groups are gathered in a file each."""
+    """One batch in progress: the rows of each group are collected in a file."""
 
     def __init__(self, this: Round, folder: str, batch: Batch, temporary: Path, done: Merged) -> None:
         self._this, self._folder, self._batch, self._done = this, folder, batch, done

@@ -1,5 +1,5 @@
-"""How the rows of a unit are numbered. --adopt accepts no other numbering: a unit that is partly done would be resumed
-at the wrong rows."""
+"""How the rows of a unit are numbered. --adopt refuses another numbering, because a partly finished unit would be
+resumed at the wrong rows."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.sources.image_column import LISTED
 
 NUMBERING = "numbering"  # a field of the fingerprint; outputs of 0.1.0 have none
-NOW = 2  # a shard's members that tools keep beside data have no number
+NOW = 2  # members of a shard that belong to tools have no number
 IMAGE_COLUMN = "input.image_column"
 
 
@@ -22,14 +22,14 @@ def refuse_other(
     """
     if stored.get(NUMBERING) != wanted.get(NUMBERING) and "webdataset" in kinds():
         raise RecipeError(
-            f"output.path: {path} holds shards, whose samples another version of caprl_ray has numbered otherwise; "
+            f"output.path: {path} holds shards, whose samples another version of caprl_ray numbered differently; "
             "--adopt cannot accept that: caption into a new output.path."
         )
     was, now = stored.get(IMAGE_COLUMN), wanted.get(IMAGE_COLUMN)
     if _listed(was) != _listed(now) and "parquet" in kinds():
         raise RecipeError(
             f"output.path: {path} belongs to another recipe: {IMAGE_COLUMN} was {was!r} and is {now!r}, which numbers "
-            "the rows otherwise; --adopt cannot accept that: give the stored value, or caption into a new output.path."
+            "the rows differently; --adopt cannot accept that: give the stored value, or use a new output.path."
         )
 
 

@@ -1,4 +1,4 @@
-"""The objects of an output: their folders, their names, and the bytes of one. Without Ray, for whoever reads them."""
+"""The objects of an output: their folders, names and bytes. Does not need Ray."""
 
 import hashlib
 import io
@@ -30,12 +30,12 @@ class Written:
 
     @property
     def name(self) -> str:
-        """What the names of objects begin with."""
+        """The beginning of objects' names."""
         return f"{self.number:06d}-{self.part}" if self.part else f"{self.number:06d}"
 
 
 def object_name(rows: pa.Table, of: str = "") -> str:
-    """The part of a name that depends only on `of` and on the set of (unit, index) in `rows`, which must be sorted."""
+    """The hash in a name. It depends only on `of` and on the set of (unit, index) in `rows`, which must be sorted."""
     digest = hashlib.sha256(of.encode())
     for column, kind in (("unit", "<i4"), ("index", "<i8")):
         digest.update(rows[column].to_numpy().astype(kind).tobytes())
@@ -49,7 +49,7 @@ def written_under(path: str) -> Written | None:
 
 
 def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with these columns; one that they lack is null."""
+    """The rows with exactly these columns; missing ones are null."""
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
         for field in schema
@@ -58,7 +58,7 @@ def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def dated(table: pa.Table) -> pa.Table:
-    """The table with the time of day in its metadata, for people: nothing depends on it (docs/design.md, D2)."""
+    """The table with the time of day in its metadata, for reports only (docs/design.md, D2)."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), WRITTEN: f"{time.time():.3f}"})
 
 

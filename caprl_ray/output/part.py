@@ -8,7 +8,7 @@ from caprl_ray.errors import RecipeError
 from caprl_ray.plan import Plan
 
 FOLDER = "parts"
-LEASE, STATUS = ".lease.json", ".status.json"  # what the names in FOLDER end in
+LEASE, STATUS = ".lease.json", ".status.json"  # endings of the names in FOLDER
 _WRITTEN = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 _NAME = re.compile(r"([1-9]\d{0,5})of([1-9]\d{0,5})")
 
@@ -25,12 +25,12 @@ class Part:
         """The part that a user writes as K/N. Raises RecipeError."""
         found = cls._matched(_WRITTEN, text)
         if found is None:
-            raise RecipeError(f"--part: {text!r} is no part; give K/N with K from 1 to N, such as 1/3.")
+            raise RecipeError(f"--part: {text!r} is not a part; give K/N with K from 1 to N, such as 1/3.")
         return found
 
     @classmethod
     def named(cls, name: str) -> "Part | None":
-        """The part of a name in the output; None if it names none."""
+        """The part in the name of a file of the output; None if the name has none."""
         return cls._matched(_NAME, name)
 
     @classmethod
@@ -48,16 +48,16 @@ class Part:
         return f"{self.number}/{self.of}"
 
     def share(self, whole: Plan) -> Plan:
-        """The plan, with the units of this part alone."""
+        """The plan with the units of this part only."""
         return replace(whole, units=[ref for ref in whole.units if part_of(ref.unit, self.of) == self])
 
 
 def part_of(unit: int, of: int) -> Part:
     """The part that a unit belongs to.
 
-    Each `of` units that follow each other go to different parts, so that parts have as many units as each other. Where
-    they begin is another part each time, so that a pattern in the input (a file's short last unit) meets all parts. It
-    depends on no other unit: what an extension adds moves none.
+    Each group of `of` consecutive units is spread over all parts, so that parts have equally many units. Each group
+    starts at another part, so that a pattern in the input (a file's short last unit) does not always meet the same
+    part. The part of a unit does not depend on other units, so an extension moves none.
     """
     group, place = divmod(unit, of)
     return Part(number=(place + zlib.crc32(group.to_bytes(8, "big"))) % of + 1, of=of)

@@ -1,8 +1,8 @@
 """Group more rows than memory holds: fixed-width records in temporary files, one for each range of a key's hashes.
 
-All records of one key lie in one file. A file is read in pieces, and one that is still too large in several passes,
+All records of one key lie in one file. A file is read in pieces. A file that is too large is read in several passes,
 each over the keys with another remainder. So memory holds about `rows` records, however the keys are distributed: the
-records of one key are put together piece by piece.
+records of one key are combined piece by piece.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +15,12 @@ import pyarrow as pa
 # Files of one set, and records that are held in memory, of 48 bytes: in the files' buffer, and of one file. Grouping a
 # million takes 400 MiB. Of a billion rows each file has a million, so it is read in one pass.
 FILES, ROWS = 1024, 2**20
-KEY = "V16"  # 128 bits of a hash: of a billion keys two are alike with a probability of 10^-21
+KEY = "V16"  # 128 bits of a hash: among a billion keys, two collide with a probability of 10^-21
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many files there are, and how many records memory holds."""
+    """The number of files, and of records in memory."""
 
     files: int = FILES
     rows: int = ROWS
@@ -43,7 +43,7 @@ class Partitions:
             self._flush(self._limits.files)
 
     def close(self) -> None:
-        """Write what is held. If it is all there is, one file is enough."""
+        """Write the records in memory. If no file was written before, one file is enough."""
         if self._held:
             self._flush(self._limits.files if any(self._folder.iterdir()) else 1)
 
@@ -80,8 +80,8 @@ class Part:
                 yield records
 
     def passes(self, keys: Callable[[np.ndarray], np.ndarray]) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
-        """The file in as many passes as it is too large. `keys` gives a number for each record; records of the same
-        number are in the same pass. Each pass can be read several times."""
+        """The file in several passes, so that each fits into memory. `keys` returns a number for each record; records
+        with the same number are in the same pass. Each pass can be read several times."""
         total = -(-self.path.stat().st_size // (self.kind.itemsize * self.rows))
         for number in range(total):
             yield lambda number=number: (  # type: ignore[misc]
@@ -121,7 +121,7 @@ def _array(values: np.ndarray) -> pa.Array:
 
 
 def aggregated(rows: pa.Table, keys: list[str], how: Mapping[str, str]) -> pa.Table:
-    """One row of each key. `how` says for each other column how several rows become one: sum, min or max."""
+    """One row per key. `how` says for each other column how rows are combined: sum, min or max."""
     found = rows.group_by(keys, use_threads=False).aggregate(list(how.items()))
     return found.select([*keys, *(f"{name}_{of}" for name, of in how.items())]).rename_columns([*keys, *how])
 

@@ -1,12 +1,12 @@
 """Several drivers on one output, each with a part of its units (docs/design.md, D21).
 
-The driver of a part holds the lease of the whole output only for a while, its turn: to plan the input, if nobody has
-done it, and to balance the whole ledger, if its part is the last one. In between it holds the lease of its part. A run
-of the whole output holds the whole output's lease all the time.
+The driver of a part holds the lease of the whole output only for its turns: to plan the input, if no plan is stored,
+and to balance the whole ledger, if its part is the last one. Otherwise it holds only the lease of its part. A run of
+the whole output holds the whole output's lease all the time.
 
-Who begins takes its own lease first and looks at the leases of the others then. So of two that must not write at the
-same time, at least one sees the other. A driver that has taken the lease of its part waits for the end of a turn that
-began before, which may not have seen that lease.
+Every driver first takes its own lease and then looks at the leases of the others. So of two that must not write at the
+same time, at least one sees the other. A turn that began earlier may not have seen the lease of a part. So the driver
+of the part waits for the end of that turn.
 """
 
 import sys
@@ -35,7 +35,7 @@ SHOWN = 3  # parts
 def turn(storage: Storage, output: str, part: Part, *, patient: bool = False) -> Iterator[Lease]:
     """Hold the lease of the whole output for a while, on behalf of a part. Waits while another part has its turn.
 
-    Raises Busy if a run of the whole output goes on, unless it is `patient` and waits for that one, too.
+    Raises Busy during a run of the whole output; if `patient`, waits for it, too.
     """
     with ExitStack() as stack:
         yield _awaited(storage, output, part, stack, patient)
@@ -64,9 +64,10 @@ def _doing(storage: Storage, output: str, holder: Holder) -> str:
 
 
 def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
-    """Divide the output into as many parts as this one is of. `own` is the turn. Returns the parts that are over.
+    """Divide the output into `part.of` parts. `own` is the turn. Returns the parts of earlier divisions, which are
+    over.
 
-    What their lost drivers write late does not count. Raises RecipeError if one of them is being written.
+    Late writes of their lost drivers do not count. Raises RecipeError if a driver still writes one of them.
     """
     others = refuse_otherwise(storage, output, part)
     lease.settle(storage, output, others)
@@ -79,7 +80,7 @@ def divide(storage: Storage, output: str, part: Part, own: Lease) -> list[Part]:
 
 
 def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Holder | None]:
-    """Raise RecipeError if another number of parts is being written. Returns the leases of another number of parts."""
+    """Raise RecipeError if a driver writes a part of another division. Returns the leases of other divisions."""
     others = {other: holder for other, holder in lease.holders(storage, output).items() if other.of != part.of}
     for other, holder in others.items():
         if holder and lease.lives(holder):
@@ -94,12 +95,12 @@ def refuse_otherwise(storage: Storage, output: str, part: Part) -> dict[Part, Ho
 def held(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
     """Hold the lease of a part, while neither the whole output nor another number of parts is written.
 
-    Raises RecipeError if it is, and SystemFailure if the output was divided anew meanwhile.
+    Raises RecipeError if it is, and SystemFailure if the output was divided again in the meantime.
     """
     with lease.taken(storage, output, part) as own:
         whole = lease.holder_of(storage, output)
         if whole and whole.part and whole.state == HELD:
-            with turn(storage, output, part):  # it may not have seen this lease
+            with turn(storage, output, part):  # an earlier turn may not have seen this lease
                 own.check()
         elif whole and not whole.part and whole.state != FINISHED:
             raise Busy.of(f"output.path: another run has just begun or ended at {output}; try again.", whole)
@@ -113,7 +114,7 @@ def held(storage: Storage, output: str, part: Part) -> Iterator[Lease]:
 
 
 def living(holders: Mapping[Part, Holder | None]) -> list[Part]:
-    """Those of the holders' parts that are being written."""
+    """The parts that a driver is writing, by their holders."""
     return [part for part, holder in holders.items() if holder and lease.lives(holder)]
 
 
@@ -128,7 +129,7 @@ def shares(holders: Mapping[Part, Holder | None], whole: Ledger) -> list[Ledger]
 
 
 def unfinished(storage: Storage, output: str, parts: Collection[Part]) -> list[Part]:
-    """Those of `parts` whose last run has surely not finished them, by their leases."""
+    """The unfinished ones of `parts`, by the state of their leases."""
     found = lease.holders(storage, output)
     ended = {part for part, holder in found.items() if holder and holder.over}
     return sorted({*parts} - ended)

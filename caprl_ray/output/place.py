@@ -1,4 +1,4 @@
-"""Where an output may lie: in a folder of its own, apart from the input and from other people's files."""
+"""Allowed places for an output: a folder of its own, apart from the input and from other files."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.storage import Folder, Storage, is_below, join
 from caprl_ray.storage.local import missing_folders, remove_empty
 
-# What runs write at the top of an output. Names that begin with a dot are no data.
+# The names that runs write at the top of an output. Names that begin with a dot are ignored.
 FOLDERS = {"plan", "data", "failed", "fence", "again", "doubtful", "report", "evaluations", "parts"}
 OURS = FOLDERS | {"run.json", "lease.json", "status.json", "summary.json", "evaluation.json", "_SUCCESS"}
 LOOKED_AT = 1000  # objects: the parts of a plan that was stopped come before other people's files only by their names
@@ -50,7 +50,7 @@ def refuse_whole(output: str) -> None:
 
 @contextmanager
 def left_as_it_was(output: str) -> Iterator[None]:
-    """Remove the folders of an output that the block has made, if a recipe is refused and they are empty."""
+    """Remove empty folders that the block made for an output, if a recipe is refused."""
     made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
     try:
         yield
@@ -61,7 +61,7 @@ def left_as_it_was(output: str) -> Iterator[None]:
 
 @contextmanager
 def untouched(output: str) -> Iterator[None]:
-    """Remove the folders of an output that the block has made, if they are empty."""
+    """Remove empty folders that the block made for an output."""
     made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
     try:
         yield
@@ -85,7 +85,7 @@ def _folder(storage: Storage, path: str) -> str:
 
 
 def _others(storage: Storage, output: str) -> str | None:
-    """The name of a file in the folder that is not a run's."""
+    """The name of a file in the folder that no run wrote."""
     if not isinstance(storage.lookup(output), Folder):
         return None
     folder = join(output, "")

@@ -1,7 +1,7 @@
-"""In which objects the rows of each unit stand: what reading an output unit by unit needs.
+"""The objects that hold the rows of each unit, to read an output unit by unit.
 
-An object holds rows of several units, in any mixture. A record of 16 bytes says so for each pair of an object and a
-unit, so that no unit looks for its rows in all objects.
+An object may hold rows of several units. There is a record of 16 bytes for each pair of an object and a unit, so that
+no unit has to search all objects for its rows.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
-# The identity of the first row that an object holds of a unit, as unit * 2^32 + index, and how many rows of it.
+# The identity of a unit's first row in an object, as unit * 2^32 + index, and the number of its rows there.
 PLACE = np.dtype([("first", "<i8"), ("object", "<i4"), ("rows", "<i4")])
 Numbered = tuple[int, Stored]
 
@@ -30,7 +30,7 @@ Numbered = tuple[int, Stored]
 class Place:
     """An object that holds rows of a unit, the first of them at the index `first`.
 
-    `origin` names the objects that the rows were first written in: compacting changes it as little as it changes rows.
+    `origin` names the objects in which the rows were first written. Compacting does not change it.
     """
 
     stored: Stored
@@ -39,14 +39,14 @@ class Place:
 
 
 def origin(places: Iterable[Place]) -> str:
-    """The origin of all rows of a unit: of several places a hash of theirs."""
+    """The origin of all rows of a unit; with several places, a hash of their origins."""
     names = [place.origin for place in places]
     return names[0] if len(names) == 1 else hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """The places of all units in some objects: of each the fields of PLACE, sorted by the first row and the object.
+    """The places of all units in some objects, with the fields of PLACE, sorted by first row and object.
 
     `origins` has those of compacted objects, by the number of the object and the unit's number as text. `schemas` are
     the columns of the objects, each set of columns once.
@@ -73,7 +73,7 @@ class Places:
         return cls(objects=objects, origins=origins, schemas=schemas, **columns)
 
     def range(self, unit: int) -> slice:
-        """Where the places of a unit are, in the order of their first rows."""
+        """The range of a unit's places."""
         start, end = np.searchsorted(self.first, [unit << 32, (unit + 1) << 32]).tolist()
         return slice(start, end)
 
@@ -89,7 +89,7 @@ class Places:
 
 
 class UnitPlaces(Sequence[Place]):
-    """The places of one unit. Each is made when it is asked for; they travel to workers as a list."""
+    """The places of one unit, created lazily; pickled as a list."""
 
     def __init__(self, places: Places, where: slice) -> None:
         self._places, self._where = places, range(where.start, where.stop)

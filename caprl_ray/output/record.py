@@ -1,4 +1,4 @@
-"""run.json: the job and the input of an output, every recipe that wrote rows of it, and what was accepted of it."""
+"""run.json: the job, the input, every recipe that wrote rows, and accepted differences and failures."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -86,8 +86,8 @@ def counted(run: Mapping[str, Any], ledger: Ledger, *, accepted: bool) -> dict[s
 
 
 def accepted(run: Mapping[str, Any] | None) -> tuple[int, int]:
-    """The rows, and the failed ones of them, with which the output was complete the last time, without those that the
-    user asked to fail."""
+    """The numbers of rows and of failed rows when the output was last complete, without rows that the user asked to
+    fail."""
     told = (run or {}).get("accepted") or {}
     return told.get("rows", 0), told.get("failed", 0)
 
@@ -104,7 +104,7 @@ def stored_paths(run: Mapping[str, Any], which: str = "paths") -> list[str]:
 
 
 def takes_alike(run: Mapping[str, Any], job: Job) -> bool:
-    """Whether the recipe of a run.json and this one take the same files of a path."""
+    """Whether the recipe of a run.json and this one select the same files of a path."""
     stored = run.get("recipe", {}).get("input", {})
     return all(
         stored.get(name, Input.model_fields[name].default) == getattr(job.recipe.input, name)
@@ -123,13 +123,13 @@ def _whole(path: str) -> str:
 
 
 def compared(run: Mapping[str, Any] | None, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint of a run.json, without the fields that count no more."""
+    """The fingerprint of a run.json, without outdated fields."""
     stored: dict[str, Any] = run["fingerprint"] if run else {}
     return {field: value for field, value in stored.items() if field in ours or not job.outdated(field)}
 
 
 def refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
-    """Raise RecipeError if the output is another job's."""
+    """Raise RecipeError if the output belongs to another job."""
     if stored["name"] != name:
         raise RecipeError(
             f"output.path: {path} holds the rows of the job {stored['name']}, not of {name}; give a new output.path."
@@ -137,7 +137,7 @@ def refuse_other_job(path: str, stored: Mapping[str, str], name: str) -> None:
 
 
 def refuse_other(path: str, stored: dict[str, Any], wanted: dict[str, Any], adopt: Collection[str]) -> None:
-    """Raise RecipeError if the output is another recipe's. Its numbering is compared apart (numbering.py)."""
+    """Raise RecipeError if the output belongs to another recipe. The numbering is compared in numbering.py."""
     differing = [
         f"{field} was {stored.get(field)!r} and is {wanted.get(field)!r}"
         for field in sorted((stored.keys() | wanted.keys()) - {*adopt, NUMBERING})

@@ -1,8 +1,8 @@
-"""Repair: remove superseded rows, so that every row stands in the output once (docs/design.md, D7).
+"""Repair: remove superseded rows, so that every row is in the output once (docs/design.md, D7).
 
 A finished row supersedes a failed one, then the highest `attempts` counts, then the first object by name. Only objects
-that can hold such rows are read, and `data` only if a row stands twice there. Every object is replaced completely, so
-that an interrupted repair loses nothing and can run again.
+that can hold such rows are read, and `data` only if it has a duplicate. Every object is replaced completely, so an
+interrupted repair loses nothing and can run again.
 """
 
 import io
@@ -22,7 +22,7 @@ from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import FETCHED_AHEAD, prefetched
 
-# One of several rows with the same identity: the object that it stands in, by its number, and its place there.
+# One of several rows with the same identity: the number of its object, and its position there.
 STANDING = np.dtype([("identity", "<i8"), ("attempts", "<i4"), ("object", "<i4"), ("position", "<i4")])
 Numbered = tuple[int, Stored]
 Superseded = tuple[Stored, np.ndarray]
@@ -42,16 +42,15 @@ def superseded(
 
 
 def forget(storage: Storage, output: str, rows: Collection[tuple[int, int]], since: Written) -> int:
-    """Remove rows, as (unit, index), from the objects of lease `since` and of its part's later ones; returns how many.
-
-    They are not done then: a run processes them.
+    """Remove rows, as (unit, index), from the objects of lease `since` and later ones of its part. Returns their
+    number. A run then processes these rows again.
     """
     wanted = np.sort(np.asarray([unit << 32 | index for unit, index in rows], dtype=np.int64))
     return sum(_repair(storage, output, folder, wanted, wanted, silent, since) for folder in (DATA, FAILED))
 
 
 def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Committed], BitMap]) -> np.ndarray:
-    """Some rows of all units, as `rows` picks them, as sorted identities: unit * 2^32 + index."""
+    """The rows of all units that `rows` selects, as sorted identities: unit * 2^32 + index."""
     found = [
         np.asarray(some.to_array(), dtype=np.int64) + (number << 32)
         for number, unit in sorted(units.items())
@@ -61,7 +60,7 @@ def standing_more_than_once(units: Mapping[int, Committed], rows: Callable[[Comm
 
 
 def _several(units: Mapping[int, Committed]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """By folder, the rows that stand more than once, and those of them of which none counts."""
+    """By folder, the duplicate rows, and those of them that must all be removed."""
     twice = standing_more_than_once(units, lambda unit: unit.extra_finished)
     yield DATA, twice, twice[:0]
     several = standing_more_than_once(units, lambda unit: unit.extra_failed)
@@ -94,7 +93,7 @@ def _find(
     tell: Tell,
     since: Written | None = None,
 ) -> list[Superseded]:
-    """What is to be removed for that, by object."""
+    """The rows to remove, by object."""
     if not len(several):
         return []
     objects = list(enumerate(committed_objects(storage, output, [folder], since)[folder]))
@@ -138,7 +137,7 @@ def _standing_in(storage: Storage, several: np.ndarray, numbered: Numbered) -> n
 
 
 def _among(rows: np.ndarray, several: np.ndarray) -> np.ndarray:
-    """Which rows are among `several`, which are sorted, without a copy of those."""
+    """A mask of the rows that are in `several`, which is sorted and not copied."""
     places = np.searchsorted(several, rows)
     same: np.ndarray = several[np.minimum(places, len(several) - 1)] == rows
     return same
@@ -163,7 +162,7 @@ def _columns(metadata: pq.FileMetaData, name: str) -> Iterable[pq.ColumnChunkMet
 
 
 def _remove(storage: Storage, folder: str, superseded: Sequence[Superseded]) -> None:
-    with ThreadPoolExecutor(FETCHED_AHEAD) as pool:  # its end waits for what is being written
+    with ThreadPoolExecutor(FETCHED_AHEAD) as pool:  # its end waits for running writes
         for _ in pool.map(lambda item: _remove_from(storage, *item), superseded):
             pass
 

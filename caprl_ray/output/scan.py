@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# Objects per Ray task: seconds of waiting for a bucket, fractions of a second on a disk. Up to this many are processed
-# here, without Ray.
+# Objects per Ray task: seconds of work in a bucket, fractions of a second on a disk. Up to this many are processed in
+# this process, without Ray.
 OBJECTS_PER_TASK = 1000
 
 
 class Tell(Protocol):
-    """Hears how many objects of a step are done (watch/steps.py)."""
+    """Is called with the number of finished objects of a step (watch/steps.py)."""
 
     def __call__(self, step: str, done: int, total: int) -> None: ...
 
 
 def silent(step: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 def scan(
@@ -33,10 +33,10 @@ def scan(
     tell: Tell = silent,
     per_task: int | None = None,
 ) -> Iterator[Out]:
-    """Yield what `function` returns for a folder and some of its objects, for all objects by folder in `found`.
+    """Call `function` with a folder and some of its objects, for all objects by folder in `found`, and yield the
+    results.
 
-    In Ray tasks the results come as the tasks finish. Only a bounded number of them is held. `per_task`: how many
-    objects a task gets (OBJECTS_PER_TASK).
+    Results of Ray tasks are yielded as the tasks finish; only a bounded number is held. `per_task`: objects per task.
     """
     total, per_task = sum(map(len, found.values())), per_task or OBJECTS_PER_TASK
     if total <= per_task:

@@ -1,4 +1,4 @@
-"""What the scores of a whole output say, from the sums in its objects' footers (output/tallies.py)."""
+"""The mean scores of a whole output, from the sums in its objects' footers (output/tallies.py)."""
 
 import math
 from collections import Counter
@@ -12,8 +12,8 @@ SHOWN = 3  # codes
 
 
 def content(tallies: Tallies) -> dict[str, Any]:
-    """The mean score of the rows, why others have none, and what keeping the best of several captions has brought:
-    plain data, empty for an output without scores.
+    """The mean score of the rows, the reasons of missing scores, and the gain from keeping the best of several
+    captions, as plain data; empty for an output without scores.
 
     A row is an image, and its score the mean over its questions. So the intervals are those of means of independent
     values (Miller, arXiv 2411.00640, 2.1 and 2.2).
@@ -34,7 +34,7 @@ def content(tallies: Tallies) -> dict[str, Any]:
 
 
 def sentences(found: Mapping[str, Any]) -> Iterator[str]:
-    """The same for people, from a summary."""
+    """The same in sentences, from a summary."""
     scores = found.get("scores")
     if not scores:
         return

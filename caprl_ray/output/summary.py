@@ -1,6 +1,6 @@
-"""summary.json: what the rows of a whole output say in sum, at the end of every run.
+"""summary.json: counters of the whole output, written at the end of every run.
 
-It holds counters, and of scores their means, and only if they add up: a wrong number is worse than none.
+It holds counters and mean scores. It is written only if the counters add up, because a wrong number is worse than none.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ MOST_OPENERS = 20
 def content(ledger: Ledger) -> dict[str, Any] | None:
     """The summary of an output; None if its counters do not add up.
 
-    Rows of versions that counted nothing are in `rows` and in no other counter; `counted` says how many rows are.
+    Rows of versions without counters are only in `rows`; `counted` is the number of rows in the other counters.
     """
     counts, of = ledger.counts, ledger.counts.tallies
     counted = of["model"].total() if "model" in of else 0

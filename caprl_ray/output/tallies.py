@@ -1,4 +1,4 @@
-"""What the captions of an object say in sum. Counters only: rates and verdicts are for those who read them."""
+"""Counters of the captions of an object. Readers of the counters compute rates."""
 
 from collections import Counter
 from typing import Any
@@ -16,8 +16,8 @@ LISTS = ("repaired",)
 SUMS = {"caption_tokens": "kept", "decoded_tokens": "spent", "saved_tokens": "saved"}
 # The lower ends of the histogram's bins, in characters.
 LENGTHS = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-# The first words of a caption. An object tells the most frequent ones that it has twice or more, so their counts in the
-# whole output are too small rather than too large.
+# The first words of a caption. Each object counts only its most frequent ones that occur at least twice, so the counts
+# of the whole output may be too small, but not too large.
 OPENER_WORDS, MOST_OPENERS = 3, 50
 
 
@@ -37,7 +37,7 @@ def tallies(table: pa.Table) -> Tallies:
 
 
 def scores(table: pa.Table) -> dict[str, Counter[str]]:
-    """The sums of the rows' scores, and of what choosing the best of several captions has brought.
+    """The sums of the rows' scores, and of the gain from choosing the best of several captions.
 
     `scores` has rows, and the sums of their scores and of the squares. `gain` has rows with two scores, and the sums of
     the kept and of the first captions' scores, of the differences and of their squares. `score_codes` counts rows
@@ -66,7 +66,7 @@ def _sum(values: pa.ChunkedArray) -> float:
 
 
 def counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    """How often each value stands there, by its text."""
+    """The count of each value, by its text."""
     pairs = pc.value_counts(values.drop_null()).to_pylist() if len(values) else []
     return Counter(
         {str(pair["values"]): pair["counts"] for pair in sorted(pairs, key=lambda pair: str(pair["values"]))}

@@ -1,7 +1,6 @@
-"""Whether an output may pass for complete: `failures.max_fraction` holds for all of its rows, however few they are.
+"""Whether an output may be marked as complete: `failures.max_fraction` applies to all of its rows, however few.
 
-`failures.min_rows` is the number from which on a run is stopped early (watch/breaker.py). At its end every run is
-judged.
+`failures.min_rows` is only for stopping a run early (watch/breaker.py). This check runs at the end of every run.
 """
 
 from collections.abc import Collection, Iterator
@@ -27,10 +26,10 @@ COLUMNS = ["source", "key", "code", "detail"]
 
 
 def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignored: Collection[str] = ()) -> str | None:
-    """What is wrong with an output of which more failed than the limit allows; None if it is within.
+    """The message for an output with more failed rows than the limit; None if it is within.
 
-    `rows` and `failed` are those with which the output was accepted before: they count no more. Rows with a
-    code in `ignored` count neither, nor do those that the user asked for.
+    `rows` and `failed` are the numbers when the output was accepted before; these rows do not count. Rows with a code
+    in `ignored`, and rows that the user asked to fail, do not count either.
     """
     codes = {*ignored, *ASKED_FOR}
     known = sum(ledger.counts.codes[code] for code in codes)
@@ -47,7 +46,7 @@ def over(ledger: Ledger, limits: Failures, rows: int = 0, failed: int = 0, ignor
 def refusal(wrong: str, storage: Storage, output: str) -> TooManyFailures:
     """The error for an output that is over the limit, with some failed rows as examples."""
     return TooManyFailures(
-        f"{wrong}; {examples(storage, output)}what is written stays. Mend the cause and run again with --retry-failed, "
+        f"{wrong}; {examples(storage, output)}written rows stay. Remove the cause and run again with --retry-failed, "
         "or accept them: run again with a higher failures.max_fraction."
     )
 
@@ -63,7 +62,7 @@ def with_examples(storage: Storage, output: str, part: Part | None = None) -> It
 
 
 def examples(storage: Storage, output: str, part: Part | None = None) -> str:
-    """Some failed rows of the newest object, of different codes if there are. None that the user asked for."""
+    """Some failed rows of the newest object, if possible with different codes, but none that the user asked for."""
     objects = committed_objects(storage, output, [FAILED], part=part)[FAILED]
     if not objects:
         return ""

@@ -1,7 +1,7 @@
-"""Which rows of an output meet a condition: an SQL expression over its columns, such as `flags = []`.
+"""Select rows of an output by a condition: an SQL expression over its columns, such as `flags = []`.
 
-DuckDB evaluates it, on one thread, without access to files, the network, extensions and its own settings. The text is
-one expression and no statement. Rows are judged one by one, so that the answer depends on nothing but the row.
+DuckDB evaluates it, on one thread, without access to files, the network, extensions and its own settings. The text must
+be one expression, not a statement. Its value may depend only on the row.
 """
 
 import json
@@ -47,7 +47,7 @@ CLOCKS = frozenset(
     ]
 )
 ROW = "caprl_ray row"  # the number of a row in its table
-BATCH = 2**16  # rows that are judged at once
+BATCH = 2**16  # rows that are evaluated at once
 MOST_SHOWN = 60  # columns in a message
 # One of several rows with the same identity, and whether it meets the condition.
 JUDGED = np.dtype([("identity", "<i8"), ("attempts", "<i4"), ("object", "<i4"), ("meets", "?")])
@@ -58,7 +58,7 @@ Numbered = tuple[int, Stored]
 class Condition:
     """An SQL expression that is true or false for a row of `schema`. `option` names it in messages.
 
-    Raises RecipeError if it is none, or if its answer would depend on more than the row.
+    Raises RecipeError if it is no condition, or if its value may depend on more than the row.
     """
 
     text: str
@@ -71,12 +71,12 @@ class Condition:
         object.__setattr__(self, "columns", self._checked())
 
     def of(self, rows: pa.Table) -> np.ndarray:
-        """Which rows meet it. A column that the rows lack is null."""
+        """A mask of the rows that meet it. A column that the rows lack is null."""
         import duckdb
 
         columns = [_column(rows, self.schema.field(name)) for name in self.columns]
         numbered = pa.table([np.arange(rows.num_rows), *columns], names=[ROW, *self.columns])
-        cursor = self._connection.cursor()  # in DuckDB 1.4 what it has found ends with it
+        cursor = self._connection.cursor()  # in DuckDB 1.4, its results end with it
         try:
             found = cursor.from_arrow(numbered).filter(self._sql).project(f'"{ROW}"').fetchnumpy()[ROW]
         except duckdb.Error as error:
@@ -123,7 +123,7 @@ class Condition:
         return used
 
     def _refuse(self, connection: "duckdb.DuckDBPyConnection", parts: list[dict[str, Any]]) -> None:
-        """Refuse what depends on more than the row: the same export would have other rows each time."""
+        """Refuse expressions that depend on more than the row: the same export would have other rows each time."""
         if any(part.get("class") == "SUBQUERY" for part in parts):
             raise RecipeError(f"{self.option}: a condition is about one row; it has no SELECT inside.")
         changing = CLOCKS | {name for (name,) in connection.execute(CHANGING).fetchall()}
@@ -153,7 +153,7 @@ def _with_has(text: str) -> str:
     """The text with `LIST has 'WORD'` as DuckDB writes it, `list_has(LIST, 'WORD')`. Quoted text stays as it is."""
     import duckdb
 
-    sql = text.encode()  # what DuckDB's tokens count in
+    sql = text.encode()  # DuckDB's tokens count in bytes
     starts = [*(start for start, _ in duckdb.tokenize(text)), len(sql)]
     tokens = [sql[start:end].strip() for start, end in pairwise(starts)]
     for n in range(len(tokens) - 2, 0, -1):
@@ -177,7 +177,7 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _said(error: Exception) -> str:
-    """The first line of what DuckDB says, without its kind."""
+    """The first line of DuckDB's message, without the kind of error."""
     return str(error).strip().splitlines()[0].partition("Error: ")[2].rstrip(".!") or type(error).__name__
 
 
@@ -235,8 +235,7 @@ def matching(
 def _judged(
     storage: Storage, condition: Condition, several: Mapping[str, np.ndarray], folder: str, objects: Sequence[Numbered]
 ) -> tuple[str, dict[int, bytes], np.ndarray]:
-    """The rows of some objects that meet a condition, as bitmaps by unit; and apart, all those that stand in the folder
-    more than once."""
+    """The rows of some objects that meet a condition, as bitmaps by unit; and separately, all duplicate rows."""
     rows: dict[int, BitMap] = {}
     again = [np.empty(0, JUDGED)]
     found = prefetched(lambda item: list(_judged_in(storage, condition, several[folder], *item)), objects, 2)

@@ -50,7 +50,7 @@ class PlannedPaths:
 
 
 class PlannedVersions:
-    """What a plan says of its paths, compared with what is listed now: 25 bytes a path, also while it is loaded.
+    """The planned paths and versions, compared with the present listing: 25 bytes per path, also while it is loaded.
 
     Attributes:
         touched, changed: listed objects of another version, and the planned or another size; each with an example.

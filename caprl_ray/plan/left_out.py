@@ -1,4 +1,4 @@
-"""What of the input is not captioned, counted by reason.
+"""Counts of the input that is not captioned, by reason.
 
 Files are left out while planning, members of a shard while it is read. Every reader of the counts shows a reason in
 the same words: those of `REASONS`.
@@ -24,7 +24,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "further_image": ("further image of a sample", "further images of samples"),
     "other_member": ("member that is neither image nor text", "members that are neither image nor text"),
     "unkeyed_member": ("member without a sample's key", "members without a sample's key"),
-    "volume_part": ("rest of a file of another volume", "rests of files of other volumes"),
+    "volume_part": ("part of a file from another volume", "parts of files from other volumes"),
     "no_end_marker": ("shard without its end marker, which may lack samples", "shards without their end marker"),
     "after_end": ("shard with bytes after its end", "shards with bytes after their end"),
 }
@@ -72,7 +72,7 @@ class LeftOut:
         return found
 
     def summary(self) -> str:
-        """One line for people: "12 hidden files (such as a/.b.jpg), 1 link (c.jpg)"."""
+        """One line: "12 hidden files (such as a/.b.jpg), 1 link (c.jpg)"."""
         return ", ".join(
             f"{count:,} {REASONS[reason][count != 1]} ({'such as ' if count > 1 else ''}{self._examples[reason]})"
             for reason, count in sorted(self._counts.items(), key=lambda item: -item[1])

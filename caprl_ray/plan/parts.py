@@ -1,7 +1,7 @@
 """Store a plan in parts while the input is listed.
 
-A planning that was killed goes on after its last part. A part is created only if its number is free, so that a write
-of a lost driver that lands late never replaces a part of its successor.
+Killed planning continues after its last part. A part is created only if its number is free, so that a late write of a
+lost driver never replaces a part of its successor.
 """
 
 import base64
@@ -25,8 +25,9 @@ from caprl_ray.text import readable
 ENTRIES_PER_ROW_GROUP = 4096
 # Bounds a part and its footer: 64 row groups of files have some 6 MB and 50 kB. Every read task fetches the footer.
 ROW_GROUPS_PER_PART = 64
-# A part is stored after this many seconds even if it is small: what a killed planning loses. The first part comes soon,
-# because nothing is started before it. Later ones may take longer, up to the second number, so that they are not many.
+# A part is stored after this many seconds even if it is small, because killed planning loses the unstored part. The
+# first part comes soon, because nothing starts before it. Later ones may take longer, up to the second number, so that
+# there are few.
 FIRST_PART_S, PART_S = 2.0, 60.0
 
 
@@ -96,7 +97,7 @@ class _Parts:
             self.keep()
 
     def keep(self) -> None:
-        """Store what there is as a part, from which planning goes on."""
+        """Store the units so far as a part, after which planning can continue."""
         if self._last and not self._last.more:
             self._store(End(closed=self._before.end.closed, position=self._last.position), self._left_out)
 
@@ -182,7 +183,7 @@ def unified(columns: pa.Schema, units: Iterable[Unit]) -> pa.Schema:
 
 
 def _with_meanings(columns: pa.Schema, unit: Unit) -> pa.Schema:
-    """The columns with what only a later unit says of them. Unifying keeps the metadata of the first."""
+    """The columns with metadata from later units. Unifying keeps only the metadata of the first."""
     for number, field in enumerate(columns):
         given = unit.columns.get_field_index(field.name)
         more = meaning(unit.columns.field(given)) if given >= 0 else {}

@@ -1,4 +1,4 @@
-"""What the thread that makes a plan and the run that waits for it know of each other."""
+"""The shared state of the planning thread and the run that waits for it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Planning:
         self._left = False
 
     def status(self) -> str:
-        """How far it has come, in words."""
+        """The progress, in words."""
         return f"listing the input, {self.objects:,} files or shards so far"
 
     def check(self) -> None:

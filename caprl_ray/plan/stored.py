@@ -1,8 +1,8 @@
 """The stored plan, as it is read: by the driver as a whole, by a read task one unit at a time.
 
-It lies in numbered parquet objects, its parts. A part's row groups bound what a read task loads, and a part has few of
-them, so that its footer is small. The footer says whether the part closes the plan. Outputs of older versions hold one
-object for the first plan and one for each extension, of any size.
+It consists of numbered parquet objects, its parts. A read task loads one row group, and a part has few of them, so that
+its footer is small. The footer says whether the part closes the plan. Outputs of older versions have one object for the
+first plan and one for each extension, of any size.
 """
 
 import base64
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """What a part says of the plan up to its own end.
+    """The state of the plan at the end of a part.
 
     `closed` is the number of the plan's first parts that are closed: all of them, this one included, if the input was
     planned to its end. Otherwise planning goes on after `position`.
@@ -76,7 +76,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitRef:
-    """The place of a unit in the plan, and what the driver must know of it. All units of an object share `object`.
+    """The place of a unit in the plan, and the facts that the driver needs. All units of an object share `object`.
 
     The driver holds one per unit: about 200 bytes.
     """
@@ -137,8 +137,8 @@ class Plan:
     """The stored plan: its units in order, the source's own columns of all units, the number of its objects, and its
     end.
 
-    `left_out` is what the last listing of the input has left out. An extension lists the whole input again, so that its
-    counts replace those before.
+    `left_out` are the counts of the last listing of the input. An extension lists the whole input again, so its counts
+    replace the earlier ones.
     """
 
     units: list[UnitRef]
@@ -162,7 +162,7 @@ def objects(storage: Storage, output: str) -> list[Stored]:
 
 
 def closed(storage: Storage, output: str) -> bool:
-    """Whether the output holds a plan that was closed once, so that there may be rows. Raises SystemFailure."""
+    """Whether the output holds a plan that was once complete, so that there may be rows. Raises SystemFailure."""
     found = objects(storage, output)
     if not found:
         return False

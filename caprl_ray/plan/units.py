@@ -22,7 +22,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far planning has come: everything of the input up to `object` is planned.
+    """The position of planning: everything of the input up to `object` is planned.
 
     `object` was found at the path number `path` of the recipe, by the name number `name` that this path expands to.
     `paths` is a hash of the recipe's paths up to this one. With other paths the position says nothing. `kind` is the

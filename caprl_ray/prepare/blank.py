@@ -11,7 +11,7 @@ BLANK = "blank"  # the flag of such a row
 # (tests/prepare/photographs). Anything of high contrast on a 10,000th of the area has more than 2.
 MOST_DEVIATION = 2.0
 # Pixels that are looked at: first a few, which are enough for nearly every picture (13 us), then many (50 us in all).
-# Details smaller than one pixel in so many may be missed.
+# Details smaller than one pixel in this many may be missed.
 FEW, MANY = 256, 2048
 
 
@@ -22,7 +22,7 @@ def blank(pixels: bytes, width: int) -> bool:
 
 
 def deviation(pixels: np.ndarray, width: int, samples: int) -> float:
-    """The largest standard deviation of a channel, from about so many pixels that lie in all rows and columns."""
+    """The largest standard deviation of a channel, from about this many pixels in all rows and columns."""
     step = max(1, len(pixels) // samples)
     while math.gcd(step, width) > 1:  # otherwise only some columns would be seen
         step += 1

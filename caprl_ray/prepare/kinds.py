@@ -52,7 +52,7 @@ _BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4}|[\r\n])*[A-Za-z0-9+/_=-]{0,4}
 
 
 def kind(content: bytes) -> str:
-    """What the bytes are, in words such as "an HTML page" that fit after "the bytes are"."""
+    """The kind of the bytes in words that fit after "the bytes are", such as "an HTML page"."""
     front = content[:LOOKED_AT]
     if not front:
         return "none at all"

@@ -54,7 +54,7 @@ class TileRule(SizeRule):
 
 @lru_cache(maxsize=16)
 def _grids(fewest: int, most: int) -> list[tuple[int, int]]:
-    """All grids of so many tiles, the smallest first, then the narrowest."""
+    """All grids with this range of tiles, the smallest first, then the narrowest."""
     sides = range(1, most + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if fewest <= columns * rows <= most]
     return sorted(grids, key=lambda grid: grid[0] * grid[1])

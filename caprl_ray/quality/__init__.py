@@ -1,4 +1,4 @@
-"""Checks on captions: pure functions of the text and of what is known about it. No module here imports Ray or vLLM.
+"""Checks on captions: pure functions of the text and its context. No module here imports Ray or vLLM.
 
 The other rooms use `checks.Checks`. `registry.CHECKS` lists every check.
 """

@@ -57,5 +57,5 @@ class Check:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides what this check finds, as plain data."""
+        """The version and thresholds of this check, as plain data."""
         return {"version": self.version} | {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,4 +1,4 @@
-"""The checks of one recipe: which run, with which thresholds, and what they find."""
+"""The checks of one recipe, with their thresholds and results."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, Threshold
 from caprl_ray.quality.registry import CHECKS
 
 Number = int | float
-# What a check needs beside the caption, and where a recipe or a command says it.
+# What a check needs beside the caption, and the field or option that gives it.
 NEEDED = {
     "language": "the language that captions should have, as quality.language or --language",
     "json": "a JSON schema, as sampling.structured_outputs.json of a recipe",
@@ -20,7 +20,7 @@ NEEDED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a recipe says about checks.
+    """A recipe's settings of checks.
 
     Attributes:
         checks: the names of the checks that run, or import paths `package.module:function`. If None, the standard ones.

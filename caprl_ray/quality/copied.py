@@ -1,4 +1,4 @@
-"""Checks for captions that repeat what the model was given: its instruction, or the text that came with the image."""
+"""Checks for captions that repeat their input: the instruction, or the alt text."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, threshold
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？:：])\s*|\n+")
 _WORD = re.compile(r"\w+")
-# A sentence of so many characters is no accident. Chinese says it in half as many.
+# A repeated sentence of at least this many characters is no coincidence. Chinese needs half as many.
 _LEAST, _LEAST_DENSE = 15, 8
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -40,8 +40,8 @@ class CopiesAltText(Check):
     """The caption is the alt text and little more."""
 
     name: ClassVar = "copies_alt_text"
-    spares: ClassVar = "Captions that say the alt text and then describe the image."
-    causes: ClassVar = "The prompt holds the alt text, and the model takes it over instead of looking."
+    spares: ClassVar = "Captions that contain the alt text and then describe the image."
+    causes: ClassVar = "The prompt holds the alt text, and the model copies it instead of describing the image."
     remedy: ClassVar = "Say in the prompt that the text may be wrong, or leave it out."
 
     share: float = threshold(

@@ -42,7 +42,7 @@ _SAMPLES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage(Check):
-    """The caption is no language: one character or word nearly all through, symbols, a token's debris."""
+    """The caption is not language: almost only one character or word, symbols, or fragments of tokens."""
 
     name: ClassVar = "garbage"
     severe: ClassVar = True

@@ -21,7 +21,7 @@ _LETTER = re.compile(r"[^\W\d_]+")
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
-# Where so many of all words are common ones, or of all characters in the script, the language is known.
+# With this share of common words, or of characters in the script, the language is known.
 _COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
 _LEAST_OWN = 2  # different words among them that a language near it lacks
 _COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10  # of a text; a Chinese caption may name a shop in kana
@@ -46,7 +46,7 @@ class Language(Check):
     version: ClassVar = 2
     spares: ClassVar = "Quotes, tables and code in other languages; names; captions with little text of their own."
     causes: ClassVar = (
-        "The picture's text is in another language and the model goes on in it, or the prompt names none."
+        "The picture's text is in another language and the model continues in it, or the prompt names none."
     )
     remedy: ClassVar = "Name the language in the prompt, and mark the check `retry`."
 

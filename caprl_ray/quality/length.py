@@ -12,7 +12,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 _UNSPACED_PER_WORD = 2
 _LETTER = re.compile(r"[^\W_]")
 _LONGEST_WORD = 12  # a text of few but endless words is garbage, and not short
-# What is visible but says nothing: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
+# Visible text without content: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
 _FEW = 12
 
 
@@ -72,7 +72,7 @@ class TooShort(Check):
 
 @dataclass(frozen=True, kw_only=True)
 class TooLong(Check):
-    """The caption is longer than any that CapRL is rewarded for."""
+    """The caption is longer than the longest one that CapRL rewards."""
 
     name: ClassVar = "too_long"
     spares: ClassVar = "Long markdown and tables read out: those stay far below."

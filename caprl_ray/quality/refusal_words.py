@@ -1,4 +1,4 @@
-"""How models decline, by language, as regular expressions: what a refusal begins with.
+"""The beginnings of refusals, by language, as regular expressions.
 
 `ANYWHERE` may begin any sentence of the opening. `AT_START` counts only where the caption begins. Apostrophes are
 straight, and asterisks are gone.
@@ -113,7 +113,7 @@ _OTHERS = (
         r"(?:Rất tiếc|Xin lỗi|Tôi không thể) ?,? ?(?:tôi|nhưng|mô tả|cung cấp|giúp)",
     ),
 )
-# What an honest description cannot do.
+# Things that an honest description may be unable to do.
 _HONEST = (
     r"(?:to |of |currently |actually |directly |clearly |fully |quite |really |be )*(?:read|make|tell|decipher"
     r"|distinguish|determine|discern|sure|certain|say|see|know"

@@ -60,7 +60,7 @@ class Json(Check):
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """What a schema refers to, at any depth."""
+    """The references of a schema, at any depth."""
     if isinstance(schema, dict):
         for key, value in schema.items():
             if key in ("$ref", "$dynamicRef") and isinstance(value, str):

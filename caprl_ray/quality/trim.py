@@ -1,4 +1,4 @@
-"""Cut what a caption that was stopped should not end with: a loop, and half a sentence."""
+"""Trim the end of a caption that was stopped: a loop, and half a sentence."""
 
 import re
 

@@ -94,7 +94,7 @@ class Opener(Check):
     name: ClassVar = "opener"
     standard: ClassVar = False
     spares: ClassVar = 'The same words later, and "The image" as the subject of a real sentence.'
-    causes: ClassVar = "The usual way in which a captioner begins."
+    causes: ClassVar = "Captioners often begin like this."
     remedy: ClassVar = "Nothing for most uses; ask in the prompt to begin with the subject."
 
     def found(self, caption: Caption) -> bool:

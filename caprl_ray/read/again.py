@@ -1,4 +1,4 @@
-"""Rows that are done again, with what they keep of their old version."""
+"""Rows that are captioned again, and the values of their old version that they keep."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from caprl_ray.storage import Storage, Stored, join
 
 @dataclass(frozen=True, kw_only=True)
 class Keeps:
-    """What a row that is done again keeps of its old version in an output: its `column` as `name`."""
+    """The value of the old version that a row keeps: its `column`, under the name `name`."""
 
     storage: Storage
     output: str
@@ -26,11 +26,11 @@ class Keeps:
 
     @classmethod
     def of(cls, storage: Storage, output: str, columns: tuple[str, str] | None) -> "Keeps | None":
-        """What a job with these columns keeps (caprl_ray/job.py)."""
+        """The value that a job with these columns keeps (caprl_ray/job.py)."""
         return cls(storage=storage, output=output, column=columns[0], name=columns[1]) if columns else None
 
     def old(self, unit: int, chosen: Chosen) -> dict[int, Row]:
-        """What is kept of the chosen rows of a unit, and their attempts, by index."""
+        """The kept values of the chosen rows of a unit, and their attempts, by index."""
         found: dict[int, Row] = {}
         for table in self._tables(chosen):
             for row in table.filter(pc.equal(table["unit"], unit)).to_pylist():

@@ -34,16 +34,16 @@ from caprl_ray.storage.prefetch import prefetched
 # With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
 # driver's work.
 MOST_READ_TASKS = 4096
-LARGE = 2  # a unit with so many times the mean's bytes is begun before the others
+LARGE = 2  # a unit with this many times the mean's bytes is started before the others
 # Ray repeats a task without limit. After the first attempt units are read in a child process, so further worker deaths
 # mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
 MOST_ATTEMPTS = 20
-ASKED_S = 0.5  # between two questions of a task whether no more rows are to be read
+ASKED_S = 0.5  # between two checks of a task whether reading should stop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A unit with what earlier runs have finished of it, and its length if that is known.
+    """A unit, its finished rows, and its length if it is known.
 
     `retry` are the failed rows that are to be retried, by how they failed. `accept` tells whether another version of
     the source than the planned one may be read, and `held` what the finished rows say of it (present.py). `again` are
@@ -114,8 +114,8 @@ def chosen_again(
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What every read task needs, beside its work. The recipe's placeholders may be megabytes: they lie in the object
-    store once, and not in every task. `keeps` says what rows that are done again keep."""
+    """The common settings of all read tasks. The recipe's placeholders may be megabytes: they lie in the object store
+    once, and not in every task. `keeps` says what rows that are done again keep."""
 
     access: Access
     counter: ActorHandle | None = None
@@ -270,8 +270,8 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
 
 
 class _Closing:
-    """Whether the run is about to end, so that no more rows are to be read (watch/breaker.py). Asks the counter at the
-    first table and then at most every ASKED_S: a read task yields many tables a second.
+    """Whether the run is about to end, so that reading should stop (watch/breaker.py). Asks the counter at the first
+    table and then at most every ASKED_S: a read task yields many tables a second.
 
     A task that Ray repeats then yields the first of its rows again, or fewer. None is repeated within one attempt.
     """

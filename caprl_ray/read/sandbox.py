@@ -136,7 +136,7 @@ def _started() -> "_Child":
 
 
 def _failed(unit: Unit, position: int, failure: RowFailure) -> Sample:
-    """The sample that stands for a lost one. Only loose files are known without reading them."""
+    """A failed sample in place of a lost one. Only loose files are known without reading them."""
     entry, known = (unit.entries[position], True) if len(unit.entries) > 1 else (unit.entries[0], False)
     key, row = readable(entry.key) if known else "", sources.KINDS[unit.kind].row(unit, position)
     failed = RowFailure(*failure.args)
@@ -230,7 +230,7 @@ def serve(connection: Connection) -> None:
 
 
 def _send_all(connection: Connection, unit: Unit, done: BitMap, access: Access) -> None:
-    """The samples of a unit, then what was left out, and the failure at which reading ended, if any."""
+    """The samples of a unit, then the counts of skipped members, and the failure that ended reading, if any."""
     left_out, ended = LeftOut(), {}
     try:
         for sample in sources.read_unit(unit, done, access, left_out):

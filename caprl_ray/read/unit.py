@@ -120,7 +120,8 @@ def _planned(columns: set[str], sample: Sample | None) -> Sample | None:
     more = sorted(sample.metadata.keys() - columns) if sample and sample.failure is None else []
     if more:
         raise RowFailure(
-            "truncated_unit", f"mended, with the column {more[0]} that the plan does not have; use another output.path"
+            "truncated_unit",
+            f"repaired, with the column {more[0]} that the plan does not have; use another output.path",
         )
     return sample
 

@@ -31,7 +31,7 @@ from caprl_ray.sources.source import Access
 # first.
 HEAD_START_S = 3.0
 POLL_S = 0.2
-TOLD_S = 15.0  # seconds between two lines while nothing but the plan is waited for
+TOLD_S = 15.0  # seconds between two lines while the run only waits for the plan
 WORK = pa.schema([("work", pa.large_binary())])
 
 

@@ -49,7 +49,7 @@ def _with_source(document: Any, source: str) -> Any:
 
 
 class Curate(Section):
-    """How questions are made and chosen: by what a second model answers with the image and without it."""
+    """How questions are made and chosen: by the answers of a second model with the image and without it."""
 
     questions: Annotated[int, Field(ge=1, le=20)] = 5
     """How many questions are asked for about each image, and read at most."""
@@ -122,7 +122,7 @@ class CurateRecipe(Recipe):
 
     @property
     def answering(self) -> Answering:
-        """What the replicas of the answering model run. Raises RecipeError for settings that do not fit together."""
+        """The recipe of the answering model's replicas. Raises RecipeError for settings that do not fit together."""
         own = {"model": self.curate.model, "engine": self.curate.engine, "replicas": self.curate.replicas}
         shared = {"input": self.input, "prepare": self.prepare, "storage": self.storage, "output": self.output}
         try:

@@ -112,7 +112,7 @@ def refuse_secrets(section: str, arguments: Mapping[str, Any]) -> None:
 
 
 def redacted(value: Any) -> Any:
-    """A value for a message, without what may be a secret."""
+    """A value for a message, without possible secrets."""
     if isinstance(value, str):
         return NOT_SHOWN if ASSIGNED.search(value) or URL_PASSWORD.search(value) else value
     if not isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""The section `input`: what is captioned."""
+"""The section `input`: the images to caption."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The judge of an evaluation: who writes questions about images, and who answers them from captions.
+"""The judge of an evaluation: the models that write questions about images and answer them from captions.
 
 One file with the sections of a recipe for questions (recipe/curate.py), and in its section `score` the reader's, as a
 recipe that scores while it captions has it (recipe/score.py). What is asked about, and where results go, the evaluation
@@ -74,7 +74,8 @@ class Judge:
 
 
 def judge(path: str | None, overrides: Sequence[str] = ()) -> Judge:
-    """Read a judge's recipe; without a path it is CapRL's models. Raises RecipeError for what no judge can have."""
+    """Read a judge's recipe; without a path, use CapRL's models. Raises RecipeError for fields that a judge cannot
+    have."""
     return as_judge(document(path, overrides, CurateRecipe))
 
 

@@ -19,7 +19,7 @@ QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's mes
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping in which a key stands twice, of which PyYAML would silently take the last."""
+    """Refuses a mapping with a duplicate key; PyYAML would silently take the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As PyYAML, before `<<` brings the keys of other mappings, which may be given again."""
@@ -116,7 +116,7 @@ def parse_as(kind: type[R], document: dict[str, Any]) -> R:
 
 
 def _yaml_fault(error: Exception) -> str:
-    """What is wrong, and where. PyYAML's own text repeats the line, which may hold a secret."""
+    """The fault and its place. PyYAML's own text repeats the line, which may hold a secret."""
     mark = getattr(error, "problem_mark", None)
     problem = QUOTED.sub(NOT_SHOWN, str(getattr(error, "problem", None) or type(error).__name__))
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem

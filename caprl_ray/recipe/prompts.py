@@ -48,7 +48,7 @@ class PromptTemplate:
 
     @property
     def literal(self) -> str:
-        """The template's own text, without what is filled in."""
+        """The template's own text, without inserted values."""
         return " ".join(literal for literal, _ in self._parts).strip()
 
     def missing(self, columns: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ RETRIES: list[dict[str, Any]] = [
 
 
 class Quality(Section):
-    """How captions are checked, and what is done about those that fail a check (docs: Caption quality)."""
+    """How captions are checked, and what happens to captions that fail a check (docs: Checks on captions)."""
 
     checks: dict[str, Action] = {}
     """The action when a caption fails a check, by the check's name. `keep` flags it, `retry` decodes it again, `fail`
@@ -43,9 +43,9 @@ class Quality(Section):
     window: Annotated[int, Field(ge=32, le=10_000)] = 200
     """How many of a replica's latest captions `limits` looks at."""
     self_check: Annotated[int, Field(ge=0)] = 100
-    """Two unlike pictures are planted among the images of a replica's first batch, and of each so many batches after
-    it. If their captions are not told apart, the replica is restarted as for `limits`, and all captions since
-    the last of these checks are written again. 0 never checks."""
+    """Two different test pictures are added to a replica's first batch, and to every batch of this number after it. If
+    their captions do not fit the right picture, the replica is restarted as for `limits`, and all captions since the
+    last successful self check are written again. 0 never checks."""
     at_end: Literal["keep", "trim", "fail"] = "keep"
     """The action for a caption that still fails such a check after all tries. `keep` keeps it with its flags. `trim`
     cuts it after its last whole sentence, before a loop, and adds the flag `trimmed`. `fail` makes a failed row of

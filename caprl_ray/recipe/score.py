@@ -20,8 +20,8 @@ class QuestionFile(Section):
     """Parquet, a JSON list or JSON lines, local or s3://: CapRL-QA-75K, one of CapRL's evaluation files, or a table
     with the columns id, question, choices, answer and metric. Or the output folder of `caprl-ray curate`."""
     benchmark: Annotated[str, Field(min_length=1)] | None = None
-    """The name under which the results stand. If left out, the file's name. One of the paper's benchmarks, such as
-    ChartQA, is shown beside the paper's results."""
+    """The name of the results. If left out, the file's name. One of the paper's benchmarks, such as ChartQA, is shown
+    beside the paper's results."""
     metric: Metric | None = None
     """How answers are compared: choice, relaxed (within 5 % of a number), anls (similar texts), exact, or math (equal
     formulas). If left out, that of the paper's benchmark, or the one that the row names; questions with options have
@@ -35,7 +35,7 @@ def _files(value: Any) -> Any:
 
 
 class Score(Section):
-    """How captions are scored: what a reader who never saw the image can answer from them."""
+    """How captions are scored: by the questions that a language model can answer from them without the image."""
 
     questions: Annotated[list[QuestionFile], Field(min_length=1), BeforeValidator(_files)]
     """The question files: paths, or {path, benchmark, metric}."""
@@ -58,16 +58,17 @@ class Score(Section):
     samples: Annotated[int, Field(ge=1, le=64)] = 1
     """How often each question is answered, in the mode prism."""
     blind: Share = 1.0
-    """The share of questions that are also asked without the caption, for the floor of guessing. 0 saves the time."""
+    """The share of questions that are also asked without the caption, to measure guessing. 0 saves the time."""
     twice: Share = 0.01
-    """The share of questions that are asked again in the same words, to see whether the reader says the same."""
+    """The share of questions that are asked twice, to measure whether the reader repeats its answer."""
     seed: int = 0
     """Decides rotations, draws, and which questions are asked blind or twice."""
     system: str | None = None
     """The system turn of the prompts, in the modes deterministic and sampled. null means none, as in CapRL's reward.
     With an endpoint it must be a text."""
     instruction: str | None = None
-    """Another instruction than ours, with {caption} and {question}, for the modes deterministic and sampled."""
+    """Replaces the standard instruction in the modes deterministic and sampled. It must have {caption} and {question}.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> "Score":
@@ -89,8 +90,7 @@ class ReaderModel(Model):
 
 
 class Scoring(Score):
-    """How captions are scored while they are written, by a second pool of replicas. Without this section they are not
-    scored (docs: Scoring captions)."""
+    """Score captions while they are written, with a second pool of replicas (docs: Scoring captions)."""
 
     model: ReaderModel = ReaderModel()
     """The reader, with the fields of the section model."""

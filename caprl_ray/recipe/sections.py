@@ -1,4 +1,4 @@
-"""The recipe, the YAML file that describes a run: its sections together, and what holds between them.
+"""The recipe, the YAML file that describes a run: all sections, and the checks between them.
 
 `load.load` reads the file, applies `section.field=value` overrides and returns a frozen `Recipe`. The recipe is checked
 before anything starts. An error is a `RecipeError` of one sentence: the field, its value, and what is allowed.
@@ -159,7 +159,7 @@ class Recipe(Section):
 
 
 def _first_message(error: ValueError) -> str:
-    """What pydantic says of the first fault, with the field."""
+    """Pydantic's message about the first fault, with the field."""
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors(include_url=False)[0]

@@ -1,7 +1,7 @@
 """The actor that holds one engine and works on batches of rows (docs/design.md, D8).
 
-Ray calls the actor from several threads, one batch each. The engine has its own event loop and thread. So neither Ray's
-backpressure nor a slow batch delays the rows of another batch.
+Ray calls the actor from several threads, one batch each. The engine has its own event loop and thread. So a batch is
+not delayed by Ray's backpressure or by another, slow batch.
 """
 
 import asyncio
@@ -38,20 +38,20 @@ T = TypeVar("T")
 
 
 class Writer(Protocol):
-    """What turns rows into results by an engine, on its event loop."""
+    """Turns rows into results with an engine, on its event loop."""
 
     async def write(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """The result of each row, in order. Raises Sick if the results cannot be trusted, and SystemFailure as the
+        """The result of each row, in order. Raises Sick if the results cannot be trusted, and SystemFailure if the
         engine does."""
         ...
 
     def sums(self) -> Mapping[str, Counter[str]]:
-        """What was counted since the last call, beside what the rows say."""
+        """Counters since the last call, beside those in the rows."""
         ...
 
 
 class ReplicaActor:
-    """One replica, as Ray Data's actor. A subclass says by `_writing` what it does.
+    """One replica, as an actor of Ray Data. Subclasses implement `_writing`.
 
     A task returns one table with exactly its input rows, in their order (docs/design.md, D4).
     """
@@ -72,9 +72,9 @@ class ReplicaActor:
         replaced: bool = True,
         stopped: Sequence[ray.ObjectRef] = (),
     ) -> None:
-        """`rows` of a batch. `pool` is its pool's name, and `last` says whether the commit follows: only then are rows
-        counted as done. `replaced` says whether the run replaces a replica whose engine does not start
-        (watch/replicas.py). `stopped` holds, if a run can be stopped, what is there then."""
+        """`rows`: the size of a batch. `pool`: the pool's name. `last`: the commit follows, so the rows count as done.
+        `replaced`: the run replaces a replica whose engine does not start (watch/replicas.py). `stopped`: the reference
+        that is resolved when the run is stopped, if it can be."""
         recipe = recipe.model_copy(update={"model": recipe.model.landed(resources.accelerators())})
         self._counter, self._pool, self._last = counter, pool, last
         batches = concurrency.batches_in_flight(recipe, rows)
@@ -85,7 +85,7 @@ class ReplicaActor:
         self._cut = Cut()
         for ref in stopped:
             threading.Thread(target=self._cut_at, args=[ref], name="stopped", daemon=True).start()
-        # A service is the same for every node: if it fails, so does the run.
+        # A service is the same for every node: if it fails, the run fails.
         replaced = replaced and not recipe.model.endpoint
         self._replica = Replica(counter, replaced=replaced, pool=pool) if counter else None
         self._suspects = Suspects(recipe.quality.window)
@@ -101,12 +101,12 @@ class ReplicaActor:
         except SystemFailure as failure:
             if self._replica and self._replica.replaced:
                 raise
-            # Raised at the first batch. Ray carries an exception from there to the driver whole; from a constructor it
-            # carries only the text.
+            # Raised at the first batch: there, Ray passes the exception itself to the driver; from a constructor it
+            # passes only its text.
             self._failure = failure
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Work on one batch. Raises SystemFailure if the engine or the service answers nothing any more."""
+        """Process one batch. Raises SystemFailure if the engine or the service no longer answers."""
         if self._failure:
             raise self._failure
         began = time.monotonic()
@@ -125,9 +125,9 @@ class ReplicaActor:
         if self._replica:
             self._replica.captioned()
         if not self._suspects.add(done):
-            time.sleep(HOLD_S)  # another batch has found the fault, which ends this process or the run
+            time.sleep(HOLD_S)  # another batch has reported the fault, which ends this process or the run
             raise SystemFailure("The captions of this replica cannot be trusted.")
-        self._say_missed()  # some of it shows only with the first images
+        self._say_missed()  # some internals are used only with the first images
         return self._told(done, time.monotonic() - began) if self._counter else done
 
     def _told(self, done: pa.Table, seconds: float) -> pa.Table:
@@ -147,7 +147,7 @@ class ReplicaActor:
         return done
 
     def _writing(self, recipe: Recipe, model: ModelRef) -> Callable[[Engine], Writer]:
-        """Makes the writer, when the engine runs. Raises RecipeError for what is wrong before it starts."""
+        """The function that makes the writer when the engine runs. Raises RecipeError before the engine starts."""
         raise NotImplementedError
 
     def _metered(self, recipe: Recipe) -> Meter:
@@ -162,7 +162,7 @@ class ReplicaActor:
         return self._run(launch.start(recipe, model))
 
     def _cut_at(self, stopped: ray.ObjectRef) -> None:
-        """End what is being written when the run is stopped."""
+        """Cancel requests when the run is stopped."""
         with suppress(ray.exceptions.RayError):
             ray.get(stopped)
             self._loop.call_soon_threadsafe(self._cut.now)
@@ -181,7 +181,7 @@ class ReplicaActor:
         return dict(getattr(self._engine, "arguments", {}))
 
     def apply(self, rows: list[dict[str, Any]]) -> Sequence[Changes | RowFailure]:
-        """The results of rows, which are made concurrently. Each row fails alone."""
+        """Process rows concurrently. A row that fails does not affect the others."""
         if self._attempts and rows:
             task = ray.get_runtime_context().get_task_id()
             return self._run(self._attempts.caption(task, rows, self._writer.write))

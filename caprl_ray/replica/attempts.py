@@ -1,4 +1,4 @@
-"""Find the row that kills a whole replica, with a count of batches that began and did not end.
+"""Find the row that kills a whole replica, by counting batches that began and did not end.
 
 Ray restarts a replica that died and runs its tasks again, without limit and without knowing why. So each batch is
 counted before its rows are sent, by an actor outside the replica. A batch that keeps coming back is split up, as
@@ -19,14 +19,14 @@ from caprl_ray.rows.stage import Changes
 
 Results = Sequence[Changes | RowFailure]
 
-# A batch that was running at this many crashes may still run with any other: most crashes have an external cause.
+# A batch with at most this many crashes may run together with any other, because most crashes have an external cause.
 UNSUSPECTED = 2
-# A row that was running alone at this many crashes is not sent again.
+# After this many crashes alone, a row is not sent again.
 DEATHS_ALONE = 2
 
 
 def company(in_flight: int) -> tuple[int | None, ...]:
-    """How many batches may run at once, by the number of crashes that they have seen.
+    """The number of batches that may run at once, by the number of their crashes.
 
     Any number for the first UNSUSPECTED counts, then half of the `in_flight` batches of a replica, and half of those at
     each further crash: three crashes from outside still leave a quarter of the engine's places in use. Invariant: a
@@ -51,8 +51,8 @@ class Attempts:
         self._ended: collections.deque[str] = collections.deque()
 
     def ended(self) -> tuple[str, ...]:
-        """The batches that have ended since the last question. The counter must hear of them: with what else there is
-        to tell of a batch, so that it is one message (watch/batch.py). Call it from any thread."""
+        """The batches that have ended since the last call. The caller must report them to the counter, in the message
+        about a batch (watch/batch.py). Call it from any thread."""
         taken: list[str] = []
         with suppress(IndexError):  # another thread may take the last one
             while True:
@@ -62,16 +62,17 @@ class Attempts:
     async def caption(
         self, task: str, rows: list[dict[str, Any]], caption: Callable[[list[dict[str, Any]]], Awaitable[Results]]
     ) -> Results:
-        """Caption a batch by `caption`: its rows together, until that has killed the replica too often.
+        """Caption a batch with `caption`: all rows together, or row by row if the batch has killed the replica too
+        often.
 
-        `task` is Ray's id of the task. It stays when Ray runs the task again. It tells apart equal rows of datasets
-        without a plan.
+        `task` is Ray's id of the task, which stays the same when Ray repeats the task. It distinguishes equal rows of
+        datasets without a plan.
         """
         keys = [_digest([task, repr((row["unit"], row["index"]))]) for row in rows]
         key = _digest(keys)
         async with self._admission.admitted(0):
             begun = await self._counter.begin.remote(key, self._node)
-            if not begun:  # nearly always: one question is the whole cost
+            if not begun:  # nearly always: this one call is the whole cost
                 results = await caption(rows)
                 self._ended.append(key)
                 return results

@@ -1,4 +1,4 @@
-"""Cut captions short when the run stops: what is not finished then stays for the next run."""
+"""Cancel unfinished captions when the run stops; the next run captions these rows."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class Cut:
-    """Wraps what is awaited on one event loop, and ends all of it at `now`."""
+    """Wraps awaitables of one event loop, and cancels all of them at `now`."""
 
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
 
     def now(self) -> None:
-        """End everything. Call it on the event loop."""
+        """Cancel everything. Call it on the event loop."""
         self._stopped.set()
 
     async def __call__(self, work: Coroutine[Any, Any, T]) -> T | RowFailure:

@@ -1,4 +1,4 @@
-"""The pool of replicas of a stage, as Ray Data wants it described."""
+"""The arguments for Ray Data's actor pool of replicas."""
 
 import math
 from functools import partial
@@ -14,20 +14,20 @@ from caprl_ray.watch.starts import MAIN
 
 
 def pool(recipe: Recipe, counter: ActorHandle, rows: int, name: str = MAIN, prompts: int = 1) -> dict[str, Any]:
-    """Arguments of `map_batches` for the pool of this name, whose batches have so many rows of so many prompts."""
+    """Arguments of `map_batches` for the pool of this name. A batch has `rows` rows with `prompts` prompts each."""
     return resources.replica_pool(recipe, in_flight(recipe, rows, prompts), partial(_struck, counter, name))
 
 
 def batch_rows(recipe: Recipe, max_pixels: int) -> int:
-    """The rows of a batch for the pool of a recipe: more for a large pool, but at most a third of an engine's places.
-    With so few batches that each is a large part of the places, too many of these would be empty at each one's end."""
+    """The number of rows in a batch for a recipe's pool: more for a large pool, but at most a third of an engine's
+    places. If a batch filled a larger part of the places, too many would be empty whenever a batch ends."""
     few, many = resources.batch_rows(max_pixels), resources.batch_rows(max_pixels, recipe.replicas.most)
     return max(few, min(many, concurrency.max_num_seqs(recipe) // 3))
 
 
 def in_flight(recipe: Recipe, rows: int, prompts: int = 1) -> int:
-    """The batches that a replica takes at once. Two at least, so that another one is there when one ends, unless its
-    engine runs so few requests that a single batch keeps it busy."""
+    """The number of batches in a replica at once. At least two, so that the next one is there when one ends. One, if a
+    single batch keeps the engine busy."""
     batches = concurrency.batches_in_flight(recipe, rows)
     return max(min(2, batches), math.ceil(batches / prompts))
 

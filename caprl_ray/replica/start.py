@@ -1,6 +1,6 @@
-"""How a replica joins the pool, and how it leaves if its engine does not start or captions nothing any more.
+"""How a replica joins the pool, and how it leaves if its engine does not start or stops captioning.
 
-A node can be unable to run an engine: a broken GPU, an old driver, a full disk. It must not end the run of all. So the
+A node may be unable to run an engine: a broken GPU, an old driver, a full disk. That must not end the whole run. So the
 counter actor counts failed starts. After some of them the node gets no more replicas (cluster/resources.py). The run
 ends only if no node is left (watch/replicas.py).
 """
@@ -27,16 +27,17 @@ from caprl_ray.watch.starts import MAIN
 
 T = TypeVar("T")
 
-# If Ray places a replica on a node that gets none, it holds its place so long, and the next one goes elsewhere.
+# If Ray places a replica on an excluded node, the replica occupies its resources for this long, so that the next one is
+# placed elsewhere.
 HOLD_S = 60.0
-# Between two starts in one place.
+# Between two starts on the same resources.
 PAUSE_S = 5.0
 
 
 class Replica:
     """One replica as the counter actor sees it.
 
-    `replaced` says whether another one may do what this one cannot. If not, SystemFailures are the caller's.
+    `replaced`: if this replica fails, the run starts another one. Otherwise SystemFailures go to the caller.
     """
 
     def __init__(self, counter: ActorHandle, *, replaced: bool, pool: str = MAIN) -> None:
@@ -84,7 +85,7 @@ class Replica:
                 self._batches -= 1
 
     def load(self) -> Load | None:
-        """The requests of its engine since the last question; None before it runs."""
+        """The requests of its engine since the last call; None before it runs."""
         if not self.meter:
             return None
         requests = self.meter.requests()
@@ -100,23 +101,23 @@ class Replica:
         return load
 
     def captioned(self) -> None:
-        """A batch is done, so this node can run an engine."""
+        """Report a finished batch: this node can run an engine."""
         if not self._captioned:
             self._captioned = True
             self._counter.captioned.remote(self._node, self._pool)
 
     def lost(self, failure: SystemFailure) -> None:
-        """The engine captions nothing any more. Ends the process, which Ray starts again, and its batches with it."""
+        """Report that the engine no longer captions. Ends the process; Ray starts it again and repeats its batches."""
         if self.replaced:
-            with self._leaving:  # every batch in flight comes here, and it is one failure
+            with self._leaving:  # every batch in flight comes here; report one failure
                 self._failed(failure)
                 os._exit(1)
 
     def sick(self, sentence: str, suspects: list[Identity]) -> None:
-        """Its captions cannot be trusted, nor those of `suspects`, rows that it has handed on.
+        """Report that its captions cannot be trusted, including those of `suspects`, rows of finished batches.
 
-        Ends the process, so that another one captions its batches, if the run replaces it. Otherwise the run ends
-        (watch/sick.py), and this waits for that.
+        If the run replaces the replica, ends the process, and another one captions its batches. Otherwise waits for the
+        end of the run (watch/sick.py).
         """
         with self._leaving:
             self._ended.set()
@@ -137,7 +138,8 @@ class Replica:
         if not struck or self._restarted:
             time.sleep(PAUSE_S)
         if self._restarted:
-            # Ray sends the unfinished tasks of this actor to no other one. So Ray must restart it, here or elsewhere.
+            # Ray does not send the unfinished tasks of this actor to another one. So Ray must restart it, here or
+            # elsewhere.
             os._exit(1)
         while struck and not resources.replaces_actors():
             time.sleep(HOLD_S)  # an older Ray would end the run with this actor

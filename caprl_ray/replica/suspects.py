@@ -1,11 +1,11 @@
-"""Which rows a replica has handed on that a fault, once it is seen, makes doubtful."""
+"""The finished rows of a replica that become doubtful when a fault is found."""
 
 import collections
 import threading
 
 import pyarrow as pa
 
-# Ten thousand images a minute would be a very fast replica; a self check is due every few minutes.
+# Enough for a very fast replica (ten thousand images a minute): self checks are a few minutes apart.
 MOST = 2**16
 
 Identity = tuple[int, int]
@@ -26,7 +26,7 @@ class Suspects:
         self._closed = False
 
     def add(self, rows: pa.Table) -> bool:
-        """A batch is done. Returns whether it may be handed on: not after a fault."""
+        """Add a finished batch. Returns whether it may be returned to Ray: not after a fault."""
         with self._lock:
             if not self._closed:
                 self._rows.extend(zip(rows["unit"].to_pylist(), rows["index"].to_pylist(), strict=True))
@@ -39,7 +39,7 @@ class Suspects:
                 self._rows.popleft()
 
     def close(self) -> list[Identity]:
-        """There is a fault: the rows that are doubtful now. None is handed on from here."""
+        """Report a fault. Returns the doubtful rows. No batch is returned to Ray from now on."""
         with self._lock:
             self._closed = True
             return list(self._rows)

@@ -1,4 +1,4 @@
-"""The way out for people: one page about an output with images beside captions, and one that compares two outputs.
+"""HTML pages: one about an output with images beside captions, and one that compares two outputs.
 
 A page is one file. It needs no network, opens from disk, and shows captions as text only.
 """

@@ -47,7 +47,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The page, and in one line what it says."""
+    """The page, and its summary in one line."""
 
     page: str
     summary: str
@@ -115,7 +115,7 @@ def _recipes(a: Facts, b: Facts) -> list[tuple[str, ...]]:
 
 
 def _table(pairs: Pairs) -> Iterator[tuple[str, ...]]:
-    """What is measured on the images that are in both, for A and for B."""
+    """The figures of the images that are in both, for A and for B."""
     sides = ("a", "b")
     codes, flags = ([pairs.counts(side, what) for side in sides] for what in ("code", "flags"))
     failed = [sum(of.values()) for of in codes]

@@ -1,4 +1,4 @@
-"""What an evaluation says of an output, for the report about it."""
+"""The score of an evaluated output, for its report."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What an output says of itself: its plan, run.json, and the ledger."""
+"""The facts about an output: its plan, run.json, and the ledger."""
 
 import json
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from caprl_ray.plan import Plan
 from caprl_ray.storage import Folder, Storage, Stored, join
 
 STATUS = "status.json"  # where the last run stands, if it wrote one
-# Columns that usually hold what was known of an image before, the likeliest first.
+# Usual names of columns with an image's old text, the likeliest first.
 OLD_TEXTS = ("txt", "alt_text", "alt", "text", "old_caption", "original_caption", "description", "title", "TEXT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One output: where it is, what it says, and its objects that count by folder.
+    """One output: its place, its facts, and its objects by folder.
 
     `superseded` are the positions of rows that do not count (docs/design.md, D7), by the paths of their objects.
     `status` is that of the last run: empty if there is none, None if it is not whole.
@@ -55,7 +55,7 @@ class Facts:
         return recipe if isinstance(recipe, dict) else {}
 
     def old_text(self, wanted: str | None = None) -> str | None:
-        """The source's column that holds the text of before; None if there is none.
+        """The source's column with the old text; None if there is none.
 
         Raises RecipeError if the output lacks the wanted one.
         """

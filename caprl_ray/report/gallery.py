@@ -11,7 +11,7 @@ from caprl_ray.report.strata import Row
 from caprl_ray.text import plain
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-MOST_CHARACTERS, MOST_OLD = 4000, 1000  # of a caption on a page, and of a text of before
+MOST_CHARACTERS, MOST_OLD = 4000, 1000  # of a caption on a page, and of an old text
 Option = tuple[str, str]  # the value of an option of a select, and its label
 SORTS: tuple[Option, ...] = (
     ("place up", "failures and flags first"),
@@ -67,7 +67,7 @@ def card(row: Row, picture: Picture) -> Card:
 
 
 def kinds(row: Row) -> list[str]:
-    """What a row can be filtered by."""
+    """The filters that a row passes."""
     if row.get("code"):
         return ["failed", f"code:{word(row['code'])}"]
     flags = flags_of(row)
@@ -105,7 +105,7 @@ def _options(start: str, found: Mapping[str, int]) -> list[Option]:
 
 
 def _facts(row: Row) -> Iterable[tuple[str, str]]:
-    """What the opened card says beside the caption."""
+    """The facts on an opened card, beside the caption."""
     for n, one in enumerate(row.get("captions") or (), 1):
         text = one.get("text") or f"({', '.join(one.get('flags') or ())})"
         yield f"caption {n}: {one.get('prompt') or ''}", short(text, MOST_OLD)

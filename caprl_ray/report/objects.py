@@ -1,4 +1,4 @@
-"""Which objects of an output are read for a page: a bounded, seeded choice in which every flag and every code is.
+"""Choose the objects of an output that are read for a page: a bounded, seeded choice that covers every flag and code.
 
 The sums in the objects' footers (output/counts.py) tell which objects have a rare flag, so it is found among millions
 of rows without reading them.
@@ -24,7 +24,7 @@ MOST_FOOTERS, MOST_ROWS = 4096, 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """What one object says of its rows, and when it was written in seconds since 1970; None if nothing tells."""
+    """The sums in an object's footer, and its time in seconds since 1970, None if unknown."""
 
     stored: Stored
     rows: int

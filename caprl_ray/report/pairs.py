@@ -30,8 +30,8 @@ SCHEMA = pa.schema(list(COLUMNS.items()))
 MOST_ROWS = 200_000  # of each output; of larger ones every n-th image is compared, the same in both
 MEMORY = "1GB"
 OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-# How images are found again: by where they lie, or, if the input was moved, by their bytes. Of an image that returns,
-# the n-th row stands beside the n-th row.
+# How images are matched: by their place, or, if the input was moved, by their bytes. For a repeated image, the n-th
+# rows are matched.
 BY_PLACE, BY_BYTES = "source and key", "SHA-256"
 _JOINS = {
     BY_PLACE: ("source, key", "coalesce(a.sha256 = b.sha256, true)"),
@@ -57,7 +57,7 @@ select a_id, b_id, case when len(a_words) + len(b_words) = 0 then 0.0
   else 1 - 2.0 * len(list_intersect(a_words, b_words)) / (len(a_words) + len(b_words)) end as distance
 from words
 """
-# The pairs to show: where only one failed, where flags differ, and where captions differ most. A pair has one reason.
+# The pairs to show: only one failed, flags differ, or captions differ most. A pair has one reason.
 _CHOSEN = """
 with seen as (
   select a_id, b_id, distance, a.code is null as a_done, b.code is null as b_done,
@@ -78,7 +78,7 @@ select reason, distance, {columns} from ranked
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Two outputs in a database, joined. `by` says how, `every` that only each so many-th image was compared."""
+    """Two outputs in a database, joined. `by` is the kind of match, `every` n: only every n-th image was compared."""
 
     connection: "DuckDBPyConnection"
     by: str

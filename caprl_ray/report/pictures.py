@@ -42,7 +42,7 @@ from caprl_ray.sources.samples import Sample
 from caprl_ray.sources.source import Access
 
 SIDE = 288  # a thumbnail has at most as many pixels as a square of this side
-# A thumbnail is encoded once more, worse, if it has more bytes: 480 of these are 8 MB in base64.
+# A thumbnail with more bytes is encoded again with lower quality: 480 thumbnails of this size are 8 MB in base64.
 MOST_BYTES, QUALITIES = 12 * 1024, (78, 60, 40)
 WORKERS = 4  # processes that decode at most
 FILES_AT_ONCE = 32  # loose files that one worker reads, of one unit
@@ -72,7 +72,7 @@ class _Late(Exception):
 
 
 def pictures(facts: Facts, rows: Sequence[Row], seconds: float) -> Mapping[str, Picture]:
-    """The thumbnails of rows by id. Reading takes at most about so many seconds."""
+    """The thumbnails of rows by id. Reading takes at most about `seconds`."""
     return _read(facts, rows, seconds, whole=False)
 
 
@@ -102,7 +102,7 @@ def _without(row: Row) -> str:
 
 
 def _recipe(facts: Facts) -> Recipe:
-    """The recipe of the output as far as reading needs it: the images, and nothing beside them."""
+    """The parts of the output's recipe that reading needs, without other columns than the images."""
     stored = {name: facts.recipe.get(name) or {} for name in ("input", "prepare", "storage")}
     recipe = parse({**stored, "output": {"path": facts.path}})
     light = {"columns": Columns(keep=[]), "rename": {}, "placeholders": [], "long_metadata": "drop"}
@@ -177,7 +177,7 @@ class _Studio:
         length = max(last + 2, unit.rows or 0, len(unit.entries), (committed and committed.rows) or 0)
         done = BitMap(range(length)) - BitMap(work.rows)
         read = self._reader(unit.kind)
-        # Whatever is there now: a picture is shown only if its bytes are the ones that were captioned.
+        # Any present version: a picture is shown only if its bytes are those that were captioned.
         unit = present(unit, Accept.CHANGED, done, BitMap(work.rows), None, self._access, read)
         rows = unit_rows(work.unit, unit, schema=SCHEMA, access=self._access, done=done, rows=length, read=read)
         for row in rows:

@@ -23,7 +23,7 @@ SIDE_TICKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot: its name on the page, a title, what it shows in a sentence, and its SVG."""
+    """A plot: its name on the page, a title, its message in a sentence, and its SVG."""
 
     name: str
     title: str

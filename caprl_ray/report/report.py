@@ -45,7 +45,7 @@ def report(
     Args:
         images: rows in the gallery, at most.
         seconds: the time after which no more images are read.
-        old_column: the source's column with the text of before; found by its name if left out.
+        old_column: the source's column with the old text; found by its name if left out.
 
     Raises:
         RecipeError: there is no output, or matplotlib is not installed.
@@ -59,7 +59,8 @@ def report(
 
 
 def written(storage: Storage, path: str) -> str:
-    """Write the page about an output to its place there. Returns a line with its path, or with why there is none."""
+    """Write the page about an output into the output. Returns a line with its path, or with the reason why there is
+    none."""
     to = join(path, *PLACE)
     try:
         storage.put(to, report(storage, path).encode())

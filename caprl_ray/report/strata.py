@@ -21,7 +21,7 @@ FAILED, FLAG, REPAIRED, LENGTH, SIZE, ANY = "failed", "flag", "repaired", "lengt
 # The part of the rows that each kind of stratum may take; what it does not need goes to the last one.
 SHARES = {FAILED: 0.25, FLAG: 0.35, REPAIRED: 0.08, LENGTH: 0.1, SIZE: 0.1, ANY: 1.0}
 PIXELS = (0, 100_000, 300_000, 1_000_000, 4_000_000, 12_000_000)  # the lower ends of ranges of width * height
-# Rows are preferred from so many units: a shard is read from its start, so each further one costs.
+# Rows of this many units are preferred, because a shard is read from its start, so each further one costs time.
 UNITS = 32
 SPARE = 32  # rows that a stratum keeps beyond its share, for those that stand for another stratum
 MOST_KINDS = 64  # flags or codes that have a stratum of their own

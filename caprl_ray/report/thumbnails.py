@@ -13,7 +13,7 @@ from caprl_ray.report.pictures import SIDE, TIMEOUT_S, Picture, shown
 
 @contextmanager
 def thumbnails() -> Iterator[Callable[[bytes], Picture]]:
-    """What makes a thumbnail of the bytes of an image. Without bytes it says that there are none."""
+    """A function that makes a thumbnail of the bytes of an image; without bytes, the reason."""
     defaults = Prepare()
     limits = Limits(max_bytes=defaults.max_bytes, max_source_pixels=defaults.max_source_pixels)
     rule = SizeRule(factor=None, min_pixels=0, max_pixels=SIDE * SIDE, max_aspect=float("inf"))

@@ -1,5 +1,5 @@
-"""When the rows of an output were done, and by how many replicas: from the history in status.json; without one, from
-the times at which the output's objects were written."""
+"""Rates and replicas over time: from the history in status.json, or else from the times at which the output's objects
+were written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from caprl_ray.report.objects import Footer
 from caprl_ray.watch.history import Point
 
 BINS = 60
-# An object's rows were captioned since the object before, or, after a pause, within so many usual times between two.
+# An object's rows were captioned since the previous object, or, after a pause, within this multiple of the usual
+# interval.
 PAUSE = 5
 LEAST_S = 5.0  # shorter runs have no rate worth a plot
 LEAST_STEPS = 3

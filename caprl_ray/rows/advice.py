@@ -1,4 +1,4 @@
-"""What failure codes and the flags of reading usually come from, and what to do about them.
+"""Usual causes of failure codes and of flags of the input, and what to do.
 
 `caprl_ray.explain` reads it for the command `explain`, the documentation and the report. A check on captions has its
 own advice in its class (quality/check.py), and a job that of its own codes.
@@ -138,7 +138,7 @@ CODE_ADVICE = {
     ),
     "engine_error": Advice(
         causes="A fault of the service that only this picture or prompt shows.",
-        remedy="See the service's log; use `--retry-failed` when its fault is mended.",
+        remedy="See the service's log; use `--retry-failed` when its fault is repaired.",
     ),
     "engine_timeout": Advice(
         causes="A caption that never ends, or a service that is busy with others' requests.",
@@ -153,14 +153,14 @@ CODE_ADVICE = {
 # Flags that no check gives: reading, prepare and repair do.
 FLAG_ADVICE = {
     "blank": Advice(
-        meaning="The picture is of one colour, but for noise.",
+        meaning="The picture has a single colour, apart from noise.",
         causes="A placeholder for a lost image, a failed render, or a photo of the dark.",
         remedy="Look at some. `caprl-ray plan --duplicates` finds placeholders; leave the rest out when you train.",
     ),
     "metadata_undecoded": Advice(
         meaning="A text beside the image is not UTF-8, so its column is null.",
         causes="A crawler stored pages in their own encoding.",
-        remedy="Convert the text at its source if you need it. The caption is not concerned.",
+        remedy="Convert the text at its source if you need it. The caption is not affected.",
     ),
     "metadata_recoded": Advice(
         meaning="A text beside the image had a byte order mark, and was converted to UTF-8.",
@@ -168,9 +168,9 @@ FLAG_ADVICE = {
         remedy="Nothing.",
     ),
     "metadata_invalid": Advice(
-        meaning="A text beside the image is not what its column holds, such as JSON or a number.",
+        meaning="A text beside the image does not have its column's type, such as JSON or a number.",
         causes="A cut or hand-written file, or tables whose columns have several types.",
-        remedy="Repair the value at its source if you need it. The caption is not concerned.",
+        remedy="Repair the value at its source if you need it. The caption is not affected.",
     ),
     "metadata_too_large": Advice(
         meaning="A text beside the image is larger than `input.max_metadata_bytes`, so it was left out.",
@@ -178,7 +178,7 @@ FLAG_ADVICE = {
         remedy="Raise `input.max_metadata_bytes` in the next dataset if you need it.",
     ),
     "trimmed": Advice(
-        meaning="No retry gave a caption without a fault, so the best one was cut before the fault.",
+        meaning="No try gave a caption without a fault, so the best one was cut before the fault.",
         causes="The model loops on this picture whatever the sampling.",
         remedy="Read some. `quality.at_end` says whether such captions are trimmed, kept or failed.",
     ),

@@ -3,52 +3,52 @@
 READ_CODES = {
     "source_missing": "The file was in the plan and is gone.",
     "source_changed": "The file or shard is not the one that was planned (size or modification time).",
-    "source_unreadable": "The file exists and cannot be read, though its storage works.",
-    "source_refused": "The row names its image by a web address, in other storage, or neither below the table's "
-    "folder nor below input.image_roots.",
-    "truncated_unit": "The shard or parquet file ends early, is damaged or inflates without bound from here on; counts "
-    "as the unit's last row.",
-    "unit_format": "The shard is no archive, or the table no parquet file; the detail says what its first bytes are.",
-    "bad_line": "The line of a manifest is no row: not JSON, not UTF-8, or with more or fewer fields than the header; "
-    "the detail says which line.",
+    "source_unreadable": "The file exists but cannot be read, although its storage works.",
+    "source_refused": "The row's path is a web address, or is neither below the table's folder nor below "
+    "input.image_roots.",
+    "truncated_unit": "From this row on, the shard or parquet file is missing, damaged or inflates without bound; the "
+    "row counts as the unit's last.",
+    "unit_format": "The shard is no archive, or the table is no parquet file; the detail says what it is.",
+    "bad_line": "The line of a manifest is no row: no JSON, not UTF-8, or with more or fewer fields than the header; "
+    "the detail has the number of the line.",
     "empty_unit": "The shard holds no sample.",
-    "read_crash": "Reading the row ends the process, each time that it is tried. In parquet all rows from there to the "
-    "end of the row group fail.",
+    "read_crash": "Reading the row kills the process in every attempt. In parquet all rows from there to the end of "
+    "the row group fail.",
     "no_image": "The sample has no image member, or the row no image.",
     "ambiguous_image": "The sample has images of several kinds, and input.image_key does not say which to caption; the "
     "detail names them.",
     "duplicate_member": "The sample has two members of the same name.",
     "metadata_too_large": "The sample's metadata is larger than input.max_metadata_bytes, and input.long_metadata is "
     "fail; or a shard's sample has too many members, or too long extensions.",
-    "metadata_invalid": "The image's own column holds what is no value of its type, such as text that is not UTF-8.",
+    "metadata_invalid": "The value in the image column is invalid, for instance text that is not UTF-8.",
     "placeholder": "The image's bytes are listed in input.placeholders.",
 }
 PREPARE_CODES = {
     "image_empty": "The image has no bytes.",
     "image_too_large": "The image has more bytes than prepare.max_bytes.",
-    "image_too_many_pixels": "The image has, or makes its decoder pass over, more than prepare.max_source_pixels.",
+    "image_too_many_pixels": "The image has, or makes its decoder read, more pixels than prepare.max_source_pixels.",
     "image_format": "The bytes are not an image of a supported format.",
-    "image_mode": "The image's pixels are of a kind that has no defined conversion to RGB.",
+    "image_mode": "The image has a kind of pixels without a defined conversion to RGB.",
     "image_truncated": "The image ends early.",
     "image_corrupt": "The image cannot be decoded.",
     "image_aspect": "The image is more elongated than the model's processor accepts.",
-    "decode_crash": "The image ends the process that decodes it, each time that it is tried.",
-    "decode_timeout": "The image takes longer than prepare.timeout_s, each time that it is tried.",
+    "decode_crash": "The image kills the process that decodes it, in every attempt.",
+    "decode_timeout": "The image takes longer than prepare.timeout_s, in every attempt.",
 }
 ENGINE_CODES = {
     "prompt_column": "The prompt names a column that this row does not have.",
-    "prompt_too_long": "Prompt and image have more tokens than the model's context holds.",
+    "prompt_too_long": "Prompt and image have more tokens than the model's context.",
     "engine_rejected": "The engine refused the request.",
-    "engine_error": "The service answered this row with an error each time, and captioned another picture in between.",
-    "engine_timeout": "The service did not caption this row within model.timeout_s, each time, and captioned another "
-    "picture in between.",
-    "engine_crash": "The engine, or the replica, died or hung each time it captioned this row, twice with it alone.",
+    "engine_error": "The service answered every attempt of this row with an error, but captioned another picture.",
+    "engine_timeout": "The service did not caption this row within model.timeout_s in any attempt, but captioned "
+    "another picture.",
+    "engine_crash": "The engine or the replica died or hung in every attempt, the last two times with this row alone.",
 }
-# Rows on which work ended because the run was stopped. They pass through the stages like failed rows, so that no stage
-# drops any (docs/design.md, D4), and the commit leaves them out: the next run has them. So no output has this code.
+# Unfinished rows of a stopped run. They pass through the stages like failed rows, so that no stage drops any
+# (docs/design.md, D4). The commit leaves them out, and the next run processes them. So no output has this code.
 UNFINISHED = "unfinished"
-# What the user asked for is no sign that something is broken: these rows count neither as failed nor as processed
-# where a run is judged by its share of failed rows.
+# Failures that the user asked for are no sign of a fault: these rows count neither as failed nor as processed in the
+# share of failed rows.
 NO_QUESTIONS = "no_questions"  # scoring: questions may be about some of the images only
 ASKED_FOR = frozenset({"placeholder", NO_QUESTIONS})
 NO_KEY = "no_key"  # scoring: the row has no value in the column that joins

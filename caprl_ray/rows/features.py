@@ -1,4 +1,4 @@
-"""What Hugging Face's `datasets` says of a column beyond its type: the names of classes, and which structs are images.
+"""Facts of Hugging Face's `datasets` about a column beyond its type: class names, and which structs are images.
 
 `datasets` keeps it as JSON in a parquet file's metadata (`datasets.Features.arrow_schema`), and reads it back from the
 output. It comes from the source, so only known parts are taken over: a feature that `datasets` cannot build would close
@@ -39,7 +39,7 @@ def features(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
 
 
 def meaning(field: pa.Field) -> dict[bytes, bytes]:
-    """What a column's metadata says beyond its type."""
+    """The meaning of a column beyond its type, from its metadata."""
     return {key: value for key, value in (field.metadata or {}).items() if key in (KEY, SOURCE_TYPE)}
 
 

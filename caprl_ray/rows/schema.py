@@ -23,12 +23,12 @@ IDENTITY = [
     column("id", pa.string(), "Readable identity: unit and index, unique in this dataset."),
     column("unit", pa.int32(), "Number of the work unit in the plan."),
     column("index", pa.int64(), "Position of the sample in its unit, from 0."),
-    column("unit_rows", pa.int64(), "On a unit's last row: how many rows the unit has; null on the others."),
+    column("unit_rows", pa.int64(), "On a unit's last row: the number of the unit's rows; null on the others."),
     column(
         "unit_left_out",
         pa.string(),
-        "On a unit's last row: what reading the unit left out, as a JSON object of reasons with their count and an "
-        "example; null when nothing, and on the other rows.",
+        "On a unit's last row: counts of what is in no row, as a JSON object of reasons, each with its count and an "
+        "example; null if there is none, and on the other rows.",
     ),
     column("source", pa.string(), "Path or URI of the file or shard that the image was read from."),
     column(
@@ -51,7 +51,7 @@ ATTEMPTS = column("attempts", pa.int32(), "How often the row was tried until it 
 FAILURE = [
     column("stage", pa.string(), "The stage that the row failed in, such as read, prepare or caption."),
     column("code", pa.string(), "The reason: one of the failure codes."),
-    column("detail", pa.string(), "What was seen, in words that hold no secret."),
+    column("detail", pa.string(), "Details of the failure, without secrets."),
 ]
 RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, which `runs` in run.json resolves.")
 # Columns that outputs of older versions lack. The source of such an output may have a column of that name.

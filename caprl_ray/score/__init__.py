@@ -1,4 +1,4 @@
-"""What a reader who never saw the image can answer from its caption (CapRL, arXiv 2509.22647).
+"""Score captions by the questions that a reader can answer from them without the image (CapRL, arXiv 2509.22647).
 
 Questions, prompts, metrics, rewards and sums. Nothing here needs Ray, an engine or a GPU.
 """

@@ -32,7 +32,7 @@ CODES = {
 
 
 class Answer(Protocol):
-    """What a reader says. `logprobs` has the log-probability of each choice, where the prompt has choices."""
+    """A reader's output. `logprobs` has the log-probability of each choice, if the prompt has choices."""
 
     @property
     def text(self) -> str: ...
@@ -49,7 +49,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One question to a reader, and how its answer is read. `shown` has the options, if there are any."""
+    """One question to a reader, and how its answer is parsed. `shown` has the options, if there are any."""
 
     question: Question
     condition: str
@@ -73,7 +73,7 @@ class Ask:
         }
 
     def failed(self, code: str) -> dict[str, Any]:
-        """The answer that a reader did not give."""
+        """A missing answer, with its code."""
         nothing = {"raw": None, "parsed": None, "correct": None, "can_not_answer": False, "logprobs": None}
         return self._known() | nothing | {"code": code}
 
@@ -89,7 +89,7 @@ class Ask:
         }
 
     def _judged(self, text: str) -> tuple[str | None, float | None, str | None]:
-        """The answer in a text, what it is worth, and why it is worth nothing known."""
+        """The answer in a text, its value, and the code if it cannot be judged."""
         if self.shown:
             letter = judge.letter(text, self.shown, constrained=bool(self.turns.choices))
             return (letter, self.shown.correct(letter), None) if letter else (None, None, UNCLEAR)
@@ -111,7 +111,7 @@ class Asking:
         return [*self.seen(questions, caption), *self.blind(questions)]
 
     def seen(self, questions: Sequence[Question], caption: str) -> list[Ask]:
-        """What is asked with the caption. A question that is asked again follows the one that it repeats."""
+        """The questions with the caption. A repeated question follows the original."""
         seed, caption = self._settings.seed, self._strip(caption)
         found = []
         for number, question in enumerate(self._chosen(questions, caption)):
@@ -122,12 +122,12 @@ class Asking:
         return found
 
     def blind(self, questions: Sequence[Question]) -> list[Ask]:
-        """What is asked without any caption: the same for all captions of an image."""
+        """The questions without a caption: the same for all captions of an image."""
         chosen = (q for q in questions if judge.chosen(self._settings.seed, q, "blind", self._settings.blind))
         return [ask for question in chosen for ask in self._of(question, None, 0)]
 
     def _chosen(self, questions: Sequence[Question], caption: str) -> Sequence[Question]:
-        """The questions, or those that are drawn with replacement, as CapRL's reward does."""
+        """All questions, or a draw with replacement, as in CapRL's reward."""
         if self._settings.mode != "sampled" or not questions:
             return questions
         numbers = (judge.number_of(self._settings.seed, questions[0], caption, n) for n in range(self._settings.draws))
@@ -183,7 +183,7 @@ class Asking:
 
 
 async def answers(reader: Reader, asks: Sequence[Ask]) -> list[dict[str, Any]]:
-    """The answers to all questions, asked at the same time. One that fails has a code and is not judged."""
+    """The answers to all questions, asked concurrently. A failed one has a code and is not judged."""
 
     async def one(ask: Ask) -> dict[str, Any]:
         try:

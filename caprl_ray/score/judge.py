@@ -1,6 +1,6 @@
-"""Ask a reader multiple-choice questions about a caption, and understand its answers.
+"""Prompts for multiple-choice questions about a caption, and parsing of the answers.
 
-The instruction says the same as CapRL's, with the same two worked examples, in our own words.
+The instruction has the meaning of CapRL's, with the same two worked examples, in other words.
 """
 
 import random
@@ -13,7 +13,8 @@ from caprl_ray.recipe.turns import Turns
 from caprl_ray.score.metrics import LETTERS, option_letter
 from caprl_ray.score.question import CAN_NOT_ANSWER, Question
 
-# The name of this prompt in results. A change of its text is a change of its name: scores of two prompts differ.
+# The name of this prompt in results. If the text changes, the name must change, because scores of two prompts are not
+# comparable.
 PROMPT = "caption-questions-1"
 OWN_PROMPT = "own instruction"
 CAPTION, QUESTION = "{caption}", "{question}"
@@ -48,7 +49,7 @@ Now the caption and the question:
 
 Caption: <Caption Start> {caption} <Caption End>
 Question: {question}"""
-# The floor of guessing: neither a caption nor a way out.
+# Measures guessing: neither a caption nor the option "can not answer".
 BLIND = """Answer this multiple-choice question about an image that you cannot see. If you do not know, guess.
 
 Question: {question}"""
@@ -71,7 +72,7 @@ _LAST = "I"  # of the letters that CapRL's server looks for
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A question as a reader sees it: its options in this order, and whether it may answer that it cannot."""
+    """A question as shown to a reader: its options in this order, and whether "can not answer" is an option."""
 
     question: Question
     order: tuple[int, ...]
@@ -132,7 +133,7 @@ def open_answer(text: str) -> str | None:
 
 
 def filled(template: str, caption: str, question: str) -> str:
-    """A template with both texts, whatever braces they have themselves."""
+    """A template with both texts, which may contain braces."""
     parts = re.split(r"(\{caption\}|\{question\})", template)
     return "".join({CAPTION: caption, QUESTION: question}.get(part, part) for part in parts)
 
@@ -159,9 +160,9 @@ def letter(text: str, shown: Shown, *, constrained: bool) -> str | None:
 
 
 def rotations(question: Question, seed: int, most: int | None = None) -> list[tuple[int, ...]]:
-    """Orders of a question's options, each a turn of the last one: as many as it has options, or `most`.
+    """Orders of a question's options, each a rotation of the last one: one per option, or `most`.
 
-    So every option stands once in every place. The first order depends on seed, image and question alone.
+    So every option is in every position once. The first order depends only on seed, image and question.
     """
     count = len(question.choices)
     first = number_of(seed, question) % count
@@ -170,27 +171,28 @@ def rotations(question: Question, seed: int, most: int | None = None) -> list[tu
 
 
 def shuffled(question: Question, seed: int, *more: object) -> tuple[int, ...]:
-    """A random order of a question's options, which depends on these alone."""
+    """A pseudorandom order of a question's options, determined by the arguments."""
     order = list(range(len(question.choices)))
     random.Random(number_of(seed, question, *more, "order")).shuffle(order)
     return tuple(order)
 
 
 def number_of(seed: int, question: Question, *more: object) -> int:
-    """A number that looks random and depends on these alone."""
+    """A pseudorandom number, determined by the arguments."""
     text = repr((seed, question.image, question.id, *more)).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=4).digest(), "little") & 0x7FFFFFFF
 
 
 def chosen(seed: int, question: Question, what: str, share: float) -> bool:
-    """Whether a question belongs to the share of questions for which something is done."""
+    """Whether a question belongs to a pseudorandom share of questions."""
     return number_of(seed, question, what) < share * 2**31
 
 
 def position_bias(answers: Sequence[tuple[int, bool]]) -> float | None:
-    """How much accuracy depends on where the right option stands: the best place's less the worst place's.
+    """Position bias: the accuracy at the best position of the right option minus that at the worst.
 
-    `answers` are pairs of the right option's place and whether the answer was right. None without two places.
+    `answers` are pairs of the right option's position and whether the answer was right. None with fewer than two
+    positions.
     """
     places: dict[int, list[bool]] = {}
     for place, right in answers:

@@ -68,12 +68,12 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float | None]] = {
 
 
 def judge(metric: str, answer: str, golds: Sequence[str]) -> float | None:
-    """An answer's worth by a metric, 0 to 1; None if it cannot be judged."""
+    """The value of an answer by a metric, 0 to 1; None if it cannot be judged."""
     return METRICS[metric](answer, golds) if len(answer) <= LONGEST else None
 
 
 def fault(metric: str, gold: str) -> str | None:
-    """What is wrong with a right answer, in words that follow its value; None if the metric can use it."""
+    """Why a metric cannot use a right answer, in words that follow its value; None if it can."""
     if not gold.strip():
         return "is empty"
     if len(gold) > LONGEST:

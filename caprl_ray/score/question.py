@@ -1,4 +1,4 @@
-"""One question about an image, and what its options are called in a prompt."""
+"""One question about an image, and the letters of its options."""
 
 import re
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Question:
     `image` is the value by which a caption finds it. `choices` are the options without letters, of which `right` is the
     number of the right one; a question without options has no choices, and `right` is None. `answers` are what `metric`
     compares an answer with. `text` is the question; with `own_prompt` (prism.py) it is the user's turn without image,
-    and `system` and `begin` are the other turns. `kind` is what the questioner calls its kind; it is no part of what is
-    asked, and of no name of questions.
+    and `system` and `begin` are the other turns. `kind` is the questioner's name for its kind; hashes of questions
+    leave it out.
     """
 
     id: str

@@ -117,7 +117,7 @@ def digest(text: str) -> int:
 
 
 def joined(join: str, value: Any) -> str:
-    """A value by which captions and questions find each other: of a path only the file's name."""
+    """The value that joins captions and questions: of a path only the file's name."""
     text = str(value)
     if join == "path":
         return posixpath.basename(text.replace("\\", "/"))
@@ -125,13 +125,14 @@ def joined(join: str, value: Any) -> str:
 
 
 def without_twins(questions: Iterator[tuple[str, Question]]) -> Iterator[Question]:
-    """The questions. Raises RecipeError for one that is there twice; each comes with its place for that."""
+    """The questions. Raises RecipeError for a duplicate, with its place in the files."""
     seen: set[bytes] = set()
     for place, one in questions:
         key = blake2b(f"{one.benchmark}\0{one.image}\0{one.id}".encode(), digest_size=12).digest()
         if key in seen:
             raise RecipeError(
-                f"{place}: the question {one.id[:80]!r} stands before it, in this file or in one before; remove one."
+                f"{place}: the question {one.id[:80]!r} occurs twice, here and before, in this file or "
+                "another; remove one."
             )
         seen.add(key)
         yield one

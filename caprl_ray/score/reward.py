@@ -2,9 +2,9 @@
 
 `RELEASED` asks as CapRL's reward server does: questions drawn with replacement, options shuffled for each, "can not
 answer" last, the answer begun with "The answer is", temperature 0.6, ten tokens, the first letter, the mean. It differs
-on purpose in four things. It is seeded. The letter of "can not answer" is the next one, not always F. The first letter
-must stand alone. And a question that the reader did not answer is left out: there it counts as wrong, also while the
-server is down.
+on purpose in five things. It is seeded. The letter of "can not answer" is the next one, not always F. The first letter
+must stand alone. Letters from J on can be chosen. A question that the reader did not answer is left out; CapRL counts
+it as wrong, even while the server is down.
 
 `STRICT` asks every question, once in each rotation of its options, greedily.
 """
@@ -28,7 +28,7 @@ FULL_TOKENS, NO_TOKENS = 2048, 3072
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """How a caption is rewarded.
+    """The settings of the reward.
 
     Attributes:
         mode: sampled, as CapRL's server asks, or deterministic.
@@ -96,7 +96,7 @@ def caption_reward(
         captions: the captions.
         questions: of each caption, its questions: `Question`s, or dicts of question, choices and answer as in
             CapRL-QA-75K.
-        engine: who answers. Start it by `on_loop`, on whose event loop all questions are asked.
+        engine: the reader. Start it with `on_loop`, on whose event loop all questions are asked.
         reward: RELEASED, STRICT or one of your own.
         tokens: how many tokens each caption has, for its length.
 

@@ -27,7 +27,7 @@ def summary(tally: Tally) -> dict[str, Any]:
 
 
 def difference(ours: Tally, theirs: Tally) -> dict[str, Any]:
-    """Ours less theirs, on the questions of each benchmark that both have answers to.
+    """Ours minus theirs, on the questions of each benchmark that both have answered.
 
     `told_apart` says whether the interval leaves zero out.
     """
@@ -86,7 +86,7 @@ def _share(which: np.ndarray) -> Any:
 
 
 def _places(lines: Lines, judged: np.ndarray) -> dict[str, Any] | None:
-    """Accuracy by the place of the right option, and the difference between the best and the worst place."""
+    """Accuracy by the position of the right option, and the difference between the best and the worst position."""
     placed = judged & (lines.places >= 0)
     if not placed.any():
         return None
@@ -97,14 +97,14 @@ def _places(lines: Lines, judged: np.ndarray) -> dict[str, Any] | None:
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """A summary for people, a line for each benchmark."""
+    """A summary in sentences, a line for each benchmark."""
     lines = [_line(name, one) for name, one in found["benchmarks"].items()]
     average = found["average"]
     return [*lines, *([f"average of {len(lines)} benchmarks: {average:.1%}"] if len(lines) > 1 and average else ())]
 
 
 def compared(found: Mapping[str, Any], other: str) -> list[str]:
-    """Differences for people, a line for each benchmark."""
+    """Differences in sentences, a line for each benchmark."""
     if not found:
         return [f"{other} has no benchmark in common"]
     return [

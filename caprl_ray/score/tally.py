@@ -100,7 +100,7 @@ class Lines:
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What each question is worth, and its image."""
+    """The value of each question, and its image."""
 
     questions: np.ndarray
     images: np.ndarray

@@ -97,7 +97,7 @@ def objects(access: Access) -> Iterator[tuple[str, Found]]:
 
 
 def goes_on(after: Position | None, settings: Input) -> bool:
-    """Whether the listing of this input can go on after a position."""
+    """Whether the listing of this input can continue after a position."""
     if after is None:
         return False
     return after.paths == _paths_hash(settings, after.path) and settings.kind in (None, after.kind)

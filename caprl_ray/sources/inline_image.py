@@ -1,4 +1,4 @@
-"""Images that stand as text in a table: base64, or a `data:` URI (RFC 2397) of base64."""
+"""Images as text in a table: base64, or a `data:` URI (RFC 2397) of base64."""
 
 import binascii
 import re
@@ -16,7 +16,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def inline(text: str) -> str | None:
-    """The text if it is an image itself, base64 in the standard alphabet and without line ends; None for a path."""
+    """The text as base64 in the standard alphabet and without line ends, if it is an image; None for a path."""
     if is_data_uri(text):
         return text
     return _base64(text) if text.startswith(_BEGINS) and len(text) >= _LEAST else None

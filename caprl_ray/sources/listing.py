@@ -44,7 +44,7 @@ class Listing:
         return self._after.path if self._after and not self._anew else 0
 
     def objects(self, number: int) -> Iterator[Found | Passed]:
-        """What the path number `number` names, after the position. Raises RecipeError for what does not exist."""
+        """The objects of the path number `number`, after the position. Raises RecipeError for a missing path."""
         path, names = self._paths[number], self._names[number]
         end = (self._after.path, self._after.name) if self._after else (-1, -1)
         if number == end[0] and end[1] >= len(names):  # a path with braces exists as written by now
@@ -68,7 +68,7 @@ class Listing:
     def _found(
         self, name: str, there: Stored | Folder | None, place: int, last: str | None
     ) -> Iterator[Found | Passed]:
-        """What a name without braces finds: an object, everything below a folder, or what matches."""
+        """The objects of a name without braces: one object, everything below a folder, or all matches."""
         if isinstance(there, Stored):
             real = self._access.storage.real(there.path) if self._repeating else None
             yield Found(stored=there, key=there.path.rpartition("/")[2], named=True, name=place, real=real)
@@ -141,7 +141,7 @@ def _repeating(paths: list[list[str]]) -> bool:
 
 
 def _head(name: str, *, whole: bool) -> str:
-    """What all objects begin with that a name reaches. A `whole` name is no mere prefix of others."""
+    """The common beginning of all objects of a name. A `whole` name is not only a prefix."""
     head = split(r"[*?\[]", name)[0]
     return head + "/" * (whole and head == name and not name.endswith("/"))
 

@@ -26,7 +26,7 @@ Values = dict[str, Any]
 
 
 class NoManifest(Exception):
-    """The file is no manifest. The message, which says why and what to do, goes on after the file's name."""
+    """The file is no manifest. The message, with the reason and what to do, follows the file's name."""
 
 
 @dataclass(frozen=True, kw_only=True)

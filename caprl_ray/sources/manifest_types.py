@@ -1,4 +1,4 @@
-"""The types of a manifest's columns. What CSV holds is text; JSON tells numbers, truth values and text apart."""
+"""The types of a manifest's columns. CSV has only text; JSON has numbers, truth values and text."""
 
 import json
 from collections.abc import Mapping

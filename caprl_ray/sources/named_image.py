@@ -15,7 +15,7 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def read_named_image(image: NamedImage, access: Access) -> bytes:
-    """Read an image that a row names. Raises RowFailure for whatever is wrong with it.
+    """Read an image that a row names. Raises RowFailure for every fault of the image.
 
     After a fault the storage is asked for the root. If the root cannot be listed or is empty, the storage does not
     work: SystemFailure. If it can, a fault that may have passed is tried once more. A process that has no file or

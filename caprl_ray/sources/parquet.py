@@ -38,8 +38,8 @@ def takes(stored: Stored) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
-    """What planning needs from a file: its columns, the rows and compressed bytes of each row group, and the compressed
-    bytes of each column."""
+    """The facts that planning needs from a file: its columns, the rows and compressed bytes of each row group, and the
+    compressed bytes of each column."""
 
     schema: pa.Schema
     groups: list[tuple[int, int]]

@@ -43,7 +43,7 @@ def metadata_columns(schema: pa.Schema, image: ImageColumn | None, path: str) ->
 
 
 def _logical_types(file: pq.ParquetFile) -> dict[str, str]:
-    """What parquet says of columns that are not nested."""
+    """Parquet's logical types of columns that are not nested."""
     columns = map(file.schema.column, range(len(file.schema)))
     kinds = ((column.path, _kind(column)) for column in columns if column.max_repetition_level == 0)
     named = {

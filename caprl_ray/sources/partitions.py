@@ -1,4 +1,4 @@
-"""Columns that stand in the folders of a table's files, as Hive and Spark write them: `label=cat/year=2024/`.
+"""Columns in the folder names of a table's files, as Hive and Spark write them: `label=cat/year=2024/`.
 
 A value is text: only all files of a dataset could tell a number, and a later one may be none. Names and values are
 percent-decoded, as Spark, DuckDB and Arrow encode them.
@@ -12,7 +12,7 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def partitions(path: str) -> dict[str, str | None]:
-    """The columns in the folders of a file's path or URI, by name. Of a name that stands twice the inner one counts."""
+    """The columns in the folders of a file's path or URI, by name. If a name occurs twice, the inner one counts."""
     folders = path.split("://", 1)[-1].split("/")[:-1]
     pairs = (folder.partition("=") for folder in folders)
     return {_text(name): None if value == NULL else _text(value) for name, equals, value in pairs if name and equals}

@@ -1,4 +1,4 @@
-"""Which images stand for a missing one: the hashes of input.placeholders, from the recipe or from a file."""
+"""The hashes of placeholder images (input.placeholders), from the recipe or from a file."""
 
 from collections.abc import Iterable
 

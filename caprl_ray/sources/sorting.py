@@ -1,4 +1,4 @@
-"""Sort what one path of the recipe names: the objects of one kind, and what is left out."""
+"""Sort the objects of one path of the recipe: those of one kind, and those that are left out."""
 
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping

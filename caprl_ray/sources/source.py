@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What is needed to plan and read the input: storage, the recipe's section, and the largest image in bytes.
+    """The settings to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
     `images` says whether the job needs images. If not, the rows of parquet files and manifests are read without images.
     `output` is the job's output, which is no input.
@@ -81,7 +81,7 @@ def not_listed(path: str, error: OSError) -> SystemFailure:
     if isinstance(error, PermissionError):
         return SystemFailure(
             f"input.paths: {path} is not listed: permission denied at {error.filename or path}; make it readable, or "
-            "name only what is, and run the same command again to go on."
+            "name only readable folders, and run the same command again to continue."
         )
     at = f"; {error.filename}" if error.filename and error.filename != path else ""
     again = (
@@ -122,5 +122,5 @@ def planning_failures(path: str) -> Iterator[None]:
         elif isinstance(error, PermissionError) and not isinstance(error, Archived):
             first = "make it readable or remove it, and "
         raise SystemFailure(
-            f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning goes on there."
+            f"input: {path} cannot be planned ({reason}); {first}run the same command again: planning continues there."
         ) from error

@@ -15,7 +15,7 @@ class TarDamaged(Exception):
 
 
 class TarFormat(TarDamaged):
-    """The bytes are no archive at all. The message says what they are."""
+    """The bytes are no archive. The message says what they are."""
 
 
 class Tape:

@@ -104,7 +104,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 
 def _tape(stream: BinaryIO, front: bytes, unpacked: Unpacked | None, length: int | None) -> Tape:
-    """The archive's bytes at their start. Raises TarFormat if they are none of an archive."""
+    """The archive's bytes at their start. Raises TarFormat if they are no archive."""
     inside = f" in {unpacked.kind}" if unpacked else ""
     if unpacked:
         front = Tape(unpacked.read).read(BLOCK)
@@ -223,7 +223,7 @@ class _Archives:
         return Member(name=header.text, size=sparse.size, content=sparse.read())
 
     def _other(self, header: Header) -> None:
-        """Skip and count what is no file. Folders and labels hold nothing to caption."""
+        """Skip and count members that are no files. Folders and labels hold nothing to caption."""
         if header.kind in LINK_KINDS:
             self._left_out.add("link", header.text)
         elif header.kind in SPECIAL_KINDS:

@@ -1,4 +1,4 @@
-"""Text beside an image: how its bytes become a value, and what is noted where they do not.
+"""Text beside an image: decode its bytes, with a flag if that fails.
 
 A text that cannot be used costs its column, never the picture. The row's `flags` then say why.
 """
@@ -7,7 +7,7 @@ import codecs
 import json
 import re
 
-# What a flag says of the member whose extension follows it, as in metadata_undecoded:txt, or of a table's column.
+# Flags about the member whose extension follows, as in metadata_undecoded:txt, or about a table's column.
 UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark says what it is
 RECODED = "metadata_recoded"  # a byte order mark said how it is encoded; the mark is left out
 INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer; in parquet, it does not fit its column's type
@@ -27,7 +27,7 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 
 
 def decoded(content: bytes) -> tuple[str | None, str | None]:
-    """The text, if it can be told, and what is to be noted. Nothing is guessed."""
+    """The decoded text, None if its encoding is unknown, and the flag. Nothing is guessed."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     try:
         if encoding is None and 4 * content.count(0) >= len(content) > 0:

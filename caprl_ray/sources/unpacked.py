@@ -32,7 +32,7 @@ XZ_MEMORY = (1 << WINDOW_LOG) + (32 << 20)
 
 
 class _Decoder(Protocol):
-    """What the decoders of bz2, lzma and zstd have in common."""
+    """The common interface of the decoders of bz2, lzma and zstd."""
 
     @property
     def eof(self) -> bool: ...

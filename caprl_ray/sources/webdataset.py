@@ -21,9 +21,9 @@ from caprl_ray.sources.tar import TarDamaged, TarFormat, read_members
 from caprl_ray.sources.texts import shown
 from caprl_ray.storage import Stored
 
-# How a shard is packed is told by its bytes, not by its name.
+# The compression of a shard is detected from its bytes, not from its name.
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-# What planning looks at of the first shard: samples, and bytes at most.
+# The part of the first shard that planning reads: samples, and at most this many bytes.
 SAMPLES_TRIED, BYTES_TRIED, PIECE = 3, 64 << 20, 64 << 10
 
 

@@ -126,7 +126,7 @@ class Storage:
         return self._store(wanted.folder).find(wanted, after)
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
-        """Every object below a folder, at any depth, whatever its name. As `find` does."""
+        """Every object below a folder, at any depth and with any name, as `find` lists them."""
         return self._store(folder).walk(folder, after)
 
     def objects(self, folder: str, suffix: str) -> list[Stored]:
@@ -187,7 +187,7 @@ class Storage:
         return store.age(path) if isinstance(store, Dated) else None
 
     def sweep(self, folder: str) -> None:
-        """Remove what writers that were killed have left in a folder."""
+        """Remove files of killed writers in a folder."""
         self._store(folder).sweep(folder)
 
     def _store(self, path: str) -> Store:

@@ -45,9 +45,7 @@ def _client(settings: Storage) -> Any:
             )
         return BlobServiceClient(f"https://{account}.blob.core.windows.net", _credential(settings), **limits)
     except ValueError:
-        raise RecipeError(
-            f"{CONNECTION} or {ACCOUNT} is set and is none; give it as Azure's portal shows it."
-        ) from None
+        raise RecipeError(f"{CONNECTION} or {ACCOUNT} has an invalid value; copy it from Azure's portal.") from None
 
 
 def _credential(settings: Storage) -> Any:

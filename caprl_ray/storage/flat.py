@@ -132,12 +132,12 @@ class _Fetched(Ranges):
 
 
 def _folder(path: str) -> str:
-    """What the paths in a folder begin with. A name may end with several slashes."""
+    """The beginning of the paths in a folder. A name may end with several slashes."""
     return path if path.endswith("/") else path + "/"
 
 
 def _in_order(found: Iterator[Stored], after: str | None) -> Iterator[Stored]:
-    """What comes after a path. A listing in another order would lose objects where planning goes on."""
+    """The objects after a path. With a listing in another order, continued planning would lose objects."""
     last = ""
     for stored in found:
         if stored.path <= last:

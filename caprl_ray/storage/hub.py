@@ -31,7 +31,7 @@ _PINNED = re.compile(r"(hf://datasets/[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?=/|\Z)")
 
 
 def unpinned(path: str) -> str:
-    """A path without its commit: what names a file in all versions of a repository."""
+    """A path without its commit: the name of a file in all versions of a repository."""
     return _PINNED.sub(r"\1", path) if path.startswith(SCHEME) else path
 
 
@@ -106,7 +106,7 @@ def _ask(method: Any, path: str, timeout: float, *, once: bool = False, **argume
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the text of the client, which may hold signed addresses."""
+    """The reason of a failure, without the client's text, which may hold signed addresses."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -57,7 +57,7 @@ class LocalListing:
                 yield from (self._folder if folder else self._file)(place, entry, path)
 
     def _folder(self, place: _Place, entry: os.DirEntry[str], path: str) -> Iterator[Listed | Passed]:
-        """What is taken of a folder of a folder."""
+        """The wanted objects of a folder within a folder."""
         states = self._wanted.below(place.states, entry.name)
         if isinstance(states, str):
             yield Passed(path=path, reason=states)
@@ -118,7 +118,7 @@ class LocalListing:
             yield listed(stored_at(path, status), place.whole, None if real == path else real)
 
     def _passed(self, status: os.stat_result, real: str, path: str) -> str | None:
-        """The reason to pass over what is no folder."""
+        """The reason to skip an entry that is no folder."""
         if not stat.S_ISREG(status.st_mode) or real.startswith(KERNEL):
             return "special"
         below = real[len(self._root) :] if real.startswith(self._root) else None

@@ -73,7 +73,7 @@ class S3Store:
         return self._find(wanted, wanted.begin(), wanted.folder, after)
 
     def _find(self, wanted: Wanted, states: States, folder: str, after: str | None) -> Iterator[Listed | Passed]:
-        """What is wanted below a folder that has matched so far: level by level until a pattern takes any depth."""
+        """The wanted objects below a folder that has matched so far: level by level until a pattern takes any depth."""
         if wanted.deep(states):
             yield from Sieve(wanted, states, folder).of(self.walk(folder, after))
             return
@@ -215,7 +215,7 @@ class S3Store:
 
     @contextmanager
     def written(self, path: str) -> Iterator[BinaryIO]:
-        """Large files go up in parts, and the object is there when all are."""
+        """Large files are uploaded in parts, and the object appears when all parts are there."""
         bucket, key = bucket_and_key(path)
         with tempfile.TemporaryFile(prefix="caprl-ray-") as file:
             yield file
@@ -247,7 +247,7 @@ class S3Store:
         return path
 
     def sweep(self, folder: str) -> None:
-        """Nothing to do: an object is there whole or not at all."""
+        """Nothing to do: an object appears whole or not at all."""
 
     def probe(self, path: str, root: str) -> None:
         """Credentials that may read but not list show nothing."""

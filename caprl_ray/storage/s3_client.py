@@ -53,7 +53,7 @@ def _repeated(call: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether an error tells of the store's state, and not of the request."""
+    """Whether an error is about the store's state, not about the request."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, SSLError
 
     if isinstance(error, ClientError):
@@ -150,7 +150,7 @@ def version_of(answer: Mapping[str, Any]) -> str:
 
 
 def lacking(what: str) -> OSError:
-    """The exception for a store whose answers lack what is needed."""
+    """The exception for a store whose answers lack required fields."""
     return OSError(errno.EOPNOTSUPP, f"the store's answer lacks {what}")
 
 

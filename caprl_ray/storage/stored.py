@@ -41,7 +41,7 @@ class Passed:
 
 
 class Archived(PermissionError):
-    """The object is there, and must be restored before it can be read."""
+    """The object exists, but must be restored before it can be read."""
 
 
 class NotGranted(OSError):

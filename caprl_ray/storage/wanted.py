@@ -24,7 +24,7 @@ NONE: States = frozenset()
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What lies below `folder`, which ends with a slash, and matches the names `parts`. Without parts it is everything.
+    """The objects below `folder`, which ends with a slash, that match the names `parts`. Without parts, all objects.
 
     `folders_only`: only what is below a folder that matches. `rule` passes names over, unless the pattern spells them
     out; a name of the pattern that begins with a dot takes hidden names.
@@ -37,7 +37,7 @@ class Wanted:
 
     @classmethod
     def of(cls, root: str, pattern: str, rule: Rule | None = None) -> Wanted:
-        """What matches a pattern below `root`, or begins with it if it has no `*`, `?` or `[`."""
+        """The objects that match a pattern below `root`, or begin with it if it has no `*`, `?` or `[`."""
         *folders, last = pattern.split("/")
         if not has_magic(pattern):
             return cls(folder=_folder(root, folders), parts=(escape(last) + "*",), rule=rule)
@@ -64,7 +64,7 @@ class Wanted:
         return self.everything(states) or any(self.parts[state] == "**" for state in states)
 
     def head(self, states: States) -> str:
-        """What all names begin with that match next in a folder."""
+        """The common beginning of all names that match next in a folder."""
         if len(states) != 1 or self.whole(states):
             return ""
         magic = search(r"[*?\[]", part := self.parts[min(states)])
@@ -127,7 +127,7 @@ def _folder(root: str, names: list[str]) -> str:
 
 
 class Sieve:
-    """Picks what is wanted out of a flat listing in the order of paths, all below one folder."""
+    """Selects wanted objects from a flat, ordered listing below one folder."""
 
     def __init__(self, wanted: Wanted, states: States, folder: str) -> None:
         self._wanted = wanted
@@ -137,7 +137,7 @@ class Sieve:
         self._passed = ""  # the folder that was passed over last
 
     def of(self, found: Iterator[Stored]) -> Iterator[Listed | Passed]:
-        """What is taken, and what is passed over: a folder once."""
+        """The wanted and the skipped objects; a skipped folder appears once."""
         for stored in found:
             if self._passed and stored.path.startswith(self._passed):
                 continue

@@ -1,1 +1,1 @@
-"""Find the engine settings that are fastest for a recipe, by measuring them on the machine at hand."""
+"""Find the fastest engine settings for a recipe by measuring them on this machine."""

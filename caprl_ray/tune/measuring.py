@@ -1,4 +1,4 @@
-"""Measure one setting on a sample of images: replicas of its own, which are ended afterwards, however that goes."""
+"""Measure one setting on a sample of images, with replicas of its own, which are always stopped afterwards."""
 
 import itertools
 import time
@@ -38,7 +38,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of a setting.
+    """The measurement of a setting.
 
     Attributes:
         finished: when each batch was finished, in seconds since the first one, its captions and their tokens. The
@@ -57,7 +57,7 @@ class Seen:
 
 
 class Sample:
-    """The images of a recipe, and the pixels that settings make of them, each size only once."""
+    """The images of a recipe, and their pixels, prepared once for each size."""
 
     def __init__(self, recipe: Recipe, model: ModelRef, images: pa.Table) -> None:
         self._recipe, self._model, self._images = recipe, model, images
@@ -83,7 +83,7 @@ class Sample:
 def measured(setting: Setting, sample: Sample, seconds: float, limit_s: float) -> Seen:
     """Measure a setting for `seconds` in steady state.
 
-    Raises OutOfTime after `limit_s`, and what the replicas raise: see `failure`.
+    Raises OutOfTime after `limit_s`, and the replicas' exceptions: see `failure`.
     """
     until = time.monotonic() + limit_s
     model, blocks = sample.of(setting)
@@ -95,11 +95,11 @@ def measured(setting: Setting, sample: Sample, seconds: float, limit_s: float) -
     finally:
         for replica in replicas:
             ray.kill(replica)
-        cores.give_back()  # the next engine starts with as many as this one did
+        cores.give_back()  # the next engine starts with the same cores
 
 
 def failure(error: Exception, limit_s: float) -> str | None:
-    """Why a setting could not be measured, for the table; None if that says nothing about the setting."""
+    """The reason why a setting could not be measured, for the table; None if the setting is not the cause."""
     own = own_error(error) if isinstance(error, ray.exceptions.RayError | CaprlError) else None
     causes = (error, getattr(error, "cause", None), error.__cause__)
     if isinstance(error, OutOfTime):
@@ -116,8 +116,8 @@ def failure(error: Exception, limit_s: float) -> str | None:
 
 
 def passes(error: Exception) -> bool:
-    """Whether the same setting may work the next time: its engine or process died, for instance for want of memory that
-    other work used. A sentence of ours about the setting, such as one about an argument, stays true."""
+    """Whether the same setting may work the next time: its engine or process died, for instance because other work used
+    the memory. Our own errors about a setting, such as a wrong argument, are final."""
     own = own_error(error) if isinstance(error, ray.exceptions.RayError | CaprlError) else None
     return not isinstance(error, OutOfTime) and (own is None or isinstance(own, DiedStarting))
 
@@ -131,7 +131,7 @@ def _measured(
     until: float,
     replicas: list[Any],
 ) -> Seen:
-    """As `measured`. `replicas` gets those that are started."""
+    """Like `measured`. Adds the started replicas to `replicas`."""
     recipe = setting.recipe
     in_flight = concurrency.batches_in_flight(recipe, resources.batch_rows(model.size_rule.max_pixels))
     options = resources.replica_resources(recipe) | {"max_concurrency": in_flight + CALLS}
@@ -173,7 +173,7 @@ def _greedy(replica: Any, blocks: Sequence[Block], until: float) -> tuple[list[s
 def _busy(
     replicas: Sequence[Any], blocks: Sequence[Block], in_flight: int, seconds: float, until: float
 ) -> tuple[Finished, dict[str, int]]:
-    """Keep every replica busy, and count from the first batch that is finished on."""
+    """Keep every replica busy, and count from the first finished batch."""
     again = itertools.cycle(block for block, _ in blocks)
     free = [replica for _ in range(in_flight) for replica in replicas]
     under_way: dict[ray.ObjectRef, Any] = {}
@@ -193,7 +193,7 @@ def _busy(
             if not first:
                 first = now
                 for replica in replicas:
-                    replica.load.remote()  # what was used until now does not count
+                    replica.load.remote()  # resets the load
             tokens = sum(filter(None, table["caption_tokens"].to_pylist()))
             failed.update(filter(None, table["code"].to_pylist()))
             captions = table.num_rows - table["caption"].null_count

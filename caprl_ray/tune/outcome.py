@@ -1,4 +1,4 @@
-"""The findings of a tune: as a table, as data, and as the file that is merged into the recipe."""
+"""The result of a tune: as a table, as data, and as a recipe file with the fastest fields."""
 
 import os
 import re
@@ -23,7 +23,7 @@ BARE = re.compile(r"(?!(?:true|false|yes|no|on|off|null)$)[A-Za-z][\w-]*", re.IG
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The findings for a recipe. `price` is that of a GPU hour, or of a replica's without one."""
+    """The result for a recipe. `price` is per GPU hour, or per hour of a replica without a GPU."""
 
     recipe: Recipe
     path: str
@@ -36,17 +36,17 @@ class Outcome:
 
     @property
     def winner(self) -> Setting | None:
-        """The fastest setting that writes the same, if it is faster than the recipe for sure."""
+        """The fastest setting that does not change captions, if it is significantly faster than the recipe."""
         best = self.found.best
         return best if best and faster(self.found.gain(best)) else None
 
     @property
     def rows(self) -> list[Row]:
-        """The recipe, then the settings as they were measured."""
+        """The recipe, then the settings in the order of their measurement."""
         return [self._row(setting) for setting, *_ in self.found.results.values()]
 
     def captions(self) -> dict[str, list[str | None]]:
-        """The greedy captions of the recipe, and those of the settings that may write others."""
+        """The greedy captions of the recipe, and of the settings that may change captions."""
         found = {setting.name: self._result(setting) for setting, *_ in self.found.results.values()}
         others = {name for name, (setting, *_) in self.found.results.items() if setting.captions}
         wanted = others | {self.found.default.name}
@@ -77,7 +77,7 @@ class Outcome:
         return "\n".join([*lines, "", *self._verdict()])
 
     def file(self) -> str:
-        """The fields of the fastest setting as a recipe file, with what they bring and where."""
+        """The fields of the fastest setting as a recipe file, with their gain and the machine."""
         assert self.winner
         lines = [
             *comment(f"Faster settings for {os.path.basename(self.path)}: {self._fastest(self.winner)}."),
@@ -126,7 +126,7 @@ class Outcome:
         return result
 
     def _per_million(self, setting: Setting, rate: Estimate | None) -> float | None:
-        """What a million images cost."""
+        """The cost of a million images."""
         if self.price is None or not rate or not rate.value:
             return None
         return self.price * (setting.recipe.replicas.gpus or 1) * setting.copies * 1e6 / rate.value / 3600
@@ -158,7 +158,7 @@ class Outcome:
         return percent(gain.value, bounds.low if bounds else None, bounds.high if bounds else None)
 
     def _where(self) -> str:
-        """What was measured on: what one replica of the recipe has."""
+        """The hardware of the measurements: that of one replica of the recipe."""
         gpus, known = self.recipe.replicas.gpus, self.conditions
         share = f"{gpus:g} GPU{'s' if gpus > 1 else ''}, as one replica has," if gpus else "the CPU"
         machine = "a node of the cluster" if known.get("machine") == "cluster" else "this machine"

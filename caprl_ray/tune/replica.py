@@ -1,4 +1,4 @@
-"""A replica that is measured: a captioner whose engine nothing restarts, and what it uses."""
+"""A replica for measurements: its engine is not restarted, and it reports its load."""
 
 import os
 import random
@@ -30,13 +30,13 @@ GREEDY: Mapping[str, Any] = {"temperature": 0.0, "n": 1}
 
 
 class DiedStarting(SystemFailure):
-    """The engine died while it started, most often for want of memory, which other work may have used."""
+    """The engine died during its start, most often because other work used the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a replica has used since it was asked last: `gpu_busy` as a mean, 0 to 1, `gpu_bytes` at most, and
-    `host_bytes` now."""
+    """The load of a replica since the last call: the mean of `gpu_busy`, 0 to 1, the peak of `gpu_bytes`, and the
+    present `host_bytes`."""
 
     gpu_busy: float | None
     gpu_bytes: int | None
@@ -44,7 +44,7 @@ class Load:
 
 
 class Measured(Captioner):
-    """One replica. If its engine dies, so does the measurement: a setting that needs to be restarted is none."""
+    """One replica. If its engine dies, the measurement fails: a setting that needs restarts is useless."""
 
     def __init__(self, recipe: Recipe, model: ModelRef) -> None:
         self._recipe = recipe
@@ -57,13 +57,13 @@ class Measured(Captioner):
             threading.Thread(target=self._look, name="load", daemon=True).start()
 
     def started(self) -> dict[str, Any]:
-        """The engine's arguments. Raises SystemFailure if the engine has not started."""
+        """Wait for the engine. Returns its arguments. Raises SystemFailure if it has not started."""
         if self._failure:
             raise self._failure
         return self.engine_arguments()
 
     def where(self) -> tuple[str, dict[str, Any]]:
-        """The id of this node, and what it has."""
+        """The id of this node, and its hardware."""
         return ray.get_runtime_context().get_node_id(), self._machine
 
     def greedily(self) -> None:
@@ -72,11 +72,11 @@ class Measured(Captioner):
         self._steered.greedy = True
 
     def as_the_recipe(self, tokens: int) -> float:
-        """Caption as the recipe says from now on. Returns the seconds from the engine's start to its first caption, 0
+        """Sample as in the recipe from now on. Returns the seconds from the engine's start to its first caption, 0
         without one.
 
-        The requests that fill the engine's places are cut to a random part of `tokens`, the mean of a caption. In the
-        middle of a run, captions have that much left. If all began whole, they would end in waves.
+        The first requests, which fill the engine's places, are cut to a random part of `tokens`, the mean length of a
+        caption. So the engine begins as in the middle of a run. Otherwise all captions would end in waves.
         """
         assert self._steered
         places = int(self.engine_arguments().get("max_num_seqs") or concurrency.max_num_seqs(self._recipe))
@@ -84,7 +84,7 @@ class Measured(Captioner):
         return max(0.0, self._steered.first - self._started)
 
     def load(self) -> Load:
-        """What was used since the last call."""
+        """The load since the last call."""
         seen, self._gpu = self._gpu, []
         return Load(
             gpu_busy=fmean(busy for busy, _ in seen) if seen else None,
@@ -109,10 +109,9 @@ class Measured(Captioner):
 
 
 class _Steered:
-    """An Engine that captions by another one, greedily or shorter where it is told to.
+    """Wraps an Engine: captions greedily, or shorter, on request.
 
-    So many requests as `filling` are still cut to a random part of `tokens`. `first` is when the first caption was
-    there.
+    The next `filling` requests are cut to a random part of `tokens`. `first` is the time of the first caption.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -131,7 +130,7 @@ class _Steered:
             most = {"max_tokens": self._random.randint(1, self.tokens)}
             completion = replace(
                 await self._engine.caption(picture, prompt, {**sampling, **most}), finish_reason="stop"
-            )  # no check may take it for truncated
+            )  # so that no check flags it as truncated
         else:
             completion = await self._engine.caption(picture, prompt, sampling)
         self.first = self.first or time.monotonic()
@@ -147,7 +146,7 @@ def machine() -> dict[str, Any]:
 
 
 def _host_bytes() -> int:
-    """The memory of this process and those below it. Shared memory counts in equal parts."""
+    """The memory of this process and its children (PSS: shared memory is divided among its users)."""
     own, found = psutil.Process(), 0
     for process in [own, *own.children(recursive=True)]:
         with suppress(psutil.Error):

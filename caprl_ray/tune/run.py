@@ -41,18 +41,18 @@ def tune(
     score: ScoreRecipe | None = None,
     debug: bool = False,
 ) -> Outcome:
-    """Measure settings for about so many minutes, and write the fastest to the folder.
+    """Measure settings for about this many minutes, and write the fastest to the folder.
 
     Args:
         path: the recipe's file, for messages.
-        folder: where measurements are kept. The same call goes on from those that are there.
+        folder: keeps the measurements. The same call continues from them.
         seconds: how long a setting is measured in the first round.
-        images: how many are drawn from the input, about.
+        images: the approximate size of the sample.
         price: of a GPU hour; by default the recipe's.
-        score: how captions are scored that may be others than the recipe's.
+        score: the recipe that scores the captions of settings that may change them.
 
-    Raises RecipeError for what cannot be tuned here, SystemFailure if the recipe itself cannot be measured, and both as
-    a run would.
+    Raises RecipeError if the recipe cannot be tuned here, SystemFailure if the recipe itself cannot be measured, and
+    both as a run would.
     """
     _check(recipe)
     began, state, conditions = time.monotonic(), State(folder), _conditions(recipe)
@@ -111,7 +111,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _conditions(recipe: Recipe) -> dict[str, Any]:
-    """What measurements depend on beside the setting: recipe, input, versions and machine."""
+    """The conditions of a measurement beside the setting: recipe, input, versions and machine."""
     job, plain = caption_job(recipe), recorded(recipe.model_dump())
     names = ("gpus", "accelerator_type")
     found = {f"replicas.{name}": plain["replicas"][name] for name in names}
@@ -125,7 +125,7 @@ def _conditions(recipe: Recipe) -> dict[str, Any]:
 
 
 def _measure(state: State, sample: Sample, setting: Setting, seconds: float, limit_s: float) -> Measurement:
-    """Measure a setting, or take what was measured before. Raises RecipeError on another machine than before."""
+    """Measure a setting, or return an earlier measurement. Raises RecipeError on another machine than before."""
     before = state.load(setting.name, seconds)
     if before and not before.worth_another_try(limit_s):
         _say(f"{_line(before)} (from before)")
@@ -142,7 +142,7 @@ def _measure(state: State, sample: Sample, setting: Setting, seconds: float, lim
         limit = limit_s if isinstance(error, OutOfTime) else None
         once = before is None and passes(error)
         found = Measurement.failed_with(setting, seconds, time.monotonic() - began, why, limit_s=limit, passing=once)
-    if not found.failure or setting.changes:  # what is wrong with the recipe itself may be mended
+    if not found.failure or setting.changes:  # a fault of the recipe itself may be repaired
         state.same_machine(sample.machine)
         state.keep(found)
     _say(_line(found))
@@ -157,7 +157,7 @@ def _combined(recipe: Recipe, first: Setting, second: Setting) -> Setting | None
 
 
 def _plan(offered: list[Setting], first: Measurement, seconds: float, minutes: float, left_s: float) -> str:
-    """How many settings there is time for, and how many minutes would be enough for all."""
+    """A line with the number of settings that fit into the time, and the minutes that all need."""
     start_s = first.cost_s - seconds
     fits = fitting(offered, start_s, seconds, left_s)
     enough = ceil(minutes + (needed(offered, start_s, seconds) - left_s) / 60)

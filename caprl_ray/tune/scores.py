@@ -1,7 +1,7 @@
 """Scores of the captions of settings that may change them, beside those of the recipe.
 
-The greedy captions that a tune keeps are the input of an ordinary scoring run (docs/score.md): one for all settings, so
-that the reader starts once, and resumed like any.
+The greedy captions of a tune are the input of an ordinary scoring run (docs/score.md). There is one run for all
+settings, so that the reader starts once. It can be resumed.
 """
 
 from collections import defaultdict
@@ -29,21 +29,22 @@ SAMPLED = {"key": "key", "path": "key", "sha256": "sha256"}  # columns of the sa
 
 
 def joining(recipe: ScoreRecipe, images: pa.Table) -> list[str | None]:
-    """Of each image of the sample what joins it with questions. Raises RecipeError if the sample has no such column."""
+    """The value of each image of the sample that joins it with questions. Raises RecipeError if the sample has no such
+    column."""
     name = recipe.score.column or SAMPLED.get(recipe.score.join, recipe.score.join)
     for column in (META_PREFIX + name, name):
         if column in images.column_names and (recipe.score.column is None or column.startswith(META_PREFIX)):
             return [None if value is None else str(value) for value in images[column].to_pylist()]
     raise RecipeError(
-        f"score.join: images have no {name} while settings are measured; give score.join: key, path or sha256, or a "
-        "column of the input as score.column."
+        f"score.join: a tune knows no {name} of its images; give score.join: key, path or sha256, or a column of the "
+        "input as score.column."
     )
 
 
 def scored(
     recipe: ScoreRecipe, folder: Path, images: Sequence[str | None], captions: Mapping[str, Sequence[str | None]]
 ) -> dict[str, Interval]:
-    """The mean score of each setting's captions of the images, those that have questions; empty if none has.
+    """The mean score of each setting's captions, over images with questions; empty if no image has any.
 
     Raises what a scoring run raises.
     """
@@ -67,7 +68,8 @@ def scored(
 
 
 def _over(recipe: ScoreRecipe, place: Path) -> ScoreRecipe:
-    """The recipe with our captions for its own. Nothing is asked twice or blind: settings are compared."""
+    """The scoring recipe with our captions as its input, without repeated and blind questions, which comparing does not
+    need."""
     document: dict[str, Any] = recipe.model_dump(exclude_unset=True)
     document["input"] = {"paths": [str(place / CAPTIONS)], "kind": "parquet"}
     document["output"] = {"path": str(place / "out")}

@@ -1,15 +1,15 @@
-"""Which settings are measured, how long, and which is the fastest: pure functions of measurements.
+"""The search for the fastest setting: which settings to measure and how long. Pure functions of measurements.
 
-The way (successive halving, Jamieson and Talwalkar 2016): as many settings as there is time for are measured once. Of
-those that write the same as the recipe the better half is measured again, twice as long, until at most FINALISTS are
-left; so is the recipe, because the machine may have had other work before. Settings of different knobs are combined
-greedily: the fastest one, then each next one if both together are faster. With the time that is left the recipe and the
-fastest are measured once more, twice as long: what was chosen because it was fastest was also lucky, and this
-measurement does not know that it was chosen.
+The method is successive halving (Jamieson and Talwalkar 2016). As many settings as time allows are measured once. Among
+those that do not change captions, the faster half is measured again, twice as long, until at most FINALISTS are left.
+The recipe is measured along with them, because the machine may have had other work before. Settings of different knobs
+are combined greedily: the fastest one, then each next one if both together are faster. With the remaining time, the
+recipe and the fastest setting are measured once more, twice as long: the fastest of many measurements is partly lucky,
+and an independent measurement removes that bias.
 
-An engine's start costs more than a measurement. So time is counted in what measurements took, starts included, and
-nothing is begun for which the time will not do. Each measurement has a time limit. One that fails is a result like any,
-and costs what it took.
+An engine's start costs more than a measurement. So the cost of a measurement includes the start, and no measurement
+begins if the remaining time is too short. Each measurement has a time limit. A failed measurement is a result, too,
+with its cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from caprl_ray.commands.estimate import Estimate
 from caprl_ray.tune.settings import Setting
 
 FINALISTS = 4
-# A setting may take so many times what is expected of it before it is ended: weights of 8 bits are made while they are
-# loaded, and another form of the model is compiled anew. At least LEAST_LIMIT_S.
+# A setting is stopped after this multiple of its expected time: quantizing weights while loading, and compiling another
+# form of the model, take longer. At least LEAST_LIMIT_S.
 LIMIT, LEAST_LIMIT_S = 3.0, 90.0
-LEAST_GAIN = 1.01  # of a combination over what it is made of
-CERTAIN = 1.05  # a gain without an interval counts as one from here on
+LEAST_GAIN = 1.01  # of a combination over its best member
+CERTAIN = 1.05  # the least gain that counts without an interval
 
 
 class Result(Protocol):
@@ -39,7 +39,7 @@ class Result(Protocol):
 
     @property
     def cost_s(self) -> float:
-        """What it took, with the engine's start."""
+        """Its seconds, with the engine's start."""
         ...
 
 
@@ -51,11 +51,11 @@ class Measure(Protocol):
 
 @dataclass(kw_only=True)
 class Found:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
-        results: the longest measurement of each setting, and how long it was.
-        before: those of the recipe, by how long they were.
+        results: the longest measurement of each setting, and its length.
+        before: the recipe's measurements, by their length.
         left: settings that were not measured.
         confirmed: whether recipe and best were measured once more, and both worked.
     """
@@ -72,21 +72,21 @@ class Found:
         return self.results[setting.name][1].rate
 
     def gain(self, setting: Setting) -> Estimate | None:
-        """Its rate over the recipe's, by one that was measured equally long, which is at about the same time."""
+        """Its rate over the recipe's, from a measurement of the same length, and so of about the same time."""
         _, result, seconds = self.results[setting.name]
         before = (self.before.get(seconds) or self.results[self.default.name][1]).rate
         return result.rate.over(before) if result.rate and before else None
 
 
 def faster(gain: Estimate | None) -> bool:
-    """Whether a gain is more than what measuring alone makes of two equal settings."""
+    """Whether a gain is significant, or only noise."""
     if gain is None:
         return False
     return gain.interval.low > 1 if gain.interval else gain.value >= CERTAIN
 
 
 def rounds(settings: int) -> list[int]:
-    """How many settings each round of halving measures."""
+    """The number of settings in each round of halving."""
     found = [settings]
     while found[-1] > FINALISTS:
         found.append(ceil(found[-1] / 2))
@@ -94,12 +94,12 @@ def rounds(settings: int) -> list[int]:
 
 
 def fitting(settings: Sequence[Setting], overhead_s: float, seconds: float, left_s: float) -> int:
-    """How many of the settings there is time for, the first ones, if each takes so long beside its measurement."""
+    """The number of settings that fit into the time, if each takes `overhead_s` beside its measurement."""
     return next((n for n in range(len(settings), 0, -1) if needed(settings[:n], overhead_s, seconds) <= left_s), 0)
 
 
 def needed(settings: Sequence[Setting], overhead_s: float, seconds: float) -> float:
-    """The seconds that measuring takes: each once, the rounds of halving, and one combination."""
+    """The seconds for all measurements: each setting once, the rounds of halving, and one combination."""
     same = sum(not setting.captions for setting in settings)
     again = [(1 + n) * (overhead_s + seconds * 2.0**number) for number, n in enumerate(rounds(same)) if number]
     combination = overhead_s + seconds if same > 1 else 0
@@ -123,10 +123,10 @@ def search(
 
     Args:
         first: the recipe itself, measured for `seconds`.
-        offered: what to measure, the most telling first.
-        combine: makes one setting of two; None if it cannot.
+        offered: the settings to measure, the most promising first.
+        combine: merges two settings; returns None if they exclude each other.
         seconds: how long a setting is measured in the first round.
-        budget_s: for everything, with what `first` took.
+        budget_s: the time for everything, including the cost of `first`.
     """
     return _Search(first, combine, measure, seconds, budget_s).run(offered)
 
@@ -161,7 +161,7 @@ class _Search:
         return self._found
 
     def _halved(self, settings: Sequence[Setting]) -> float:
-        """Measure the better half again and again. Returns how long the last ones were measured."""
+        """Measure the faster half again, until few are left. Returns the length of the last measurements."""
         seconds = self._seconds
         while len(settings) > FINALISTS:
             better = self._ranked(settings)[: ceil(len(settings) / 2)]
@@ -172,7 +172,8 @@ class _Search:
         return seconds
 
     def _combination(self, seconds: float) -> Setting | None:
-        """The fastest setting, joined by each next one that makes it faster; None if none is faster than the recipe."""
+        """The fastest setting, combined with each next one that makes it faster; None if none is faster than the
+        recipe."""
         best: Setting | None = None
         for setting in self._ranked([setting for setting, *_ in list(self._found.results.values())]):
             if best is None:
@@ -184,8 +185,8 @@ class _Search:
         return best
 
     def _confirm(self, seconds: float) -> None:
-        """Measure the recipe and the fastest setting once more, if there is time for both. Where that setting fails
-        now, the next fastest one takes its place."""
+        """Measure the recipe and the fastest setting once more, if there is time for both. If that setting fails now,
+        take the next fastest."""
         found, todo = self._found, [self._found.default]
         while found.best and self._left_s >= _needed_once([*todo, found.best], self._overhead_s, seconds):
             if not all(self._try(one, seconds) for one in [*todo, found.best]):
@@ -197,7 +198,7 @@ class _Search:
             todo = []  # the recipe was measured
 
     def _ranked(self, settings: Sequence[Setting]) -> list[Setting]:
-        """Those that write the same as the recipe and are faster, the fastest first."""
+        """The settings that do not change captions and are faster than the recipe, the fastest first."""
         least = self._value(self._found.default)
         same = [one for one in settings if not one.captions and self._value(one) > least]
         return sorted(same, key=self._value, reverse=True)
@@ -208,7 +209,7 @@ class _Search:
 
     @property
     def _overhead_s(self) -> float:
-        """What a measurement takes beside its seconds, as far as is known. The first start may compile."""
+        """The expected overhead of a measurement. The first start may include compiling."""
         return median(self._overheads) if self._overheads else self._first_overhead_s
 
     def _try(self, setting: Setting, seconds: float, reserve_s: float = 0.0) -> bool:

@@ -1,8 +1,8 @@
 """The settings that `tune` measures, beside the recipe's own: each is a few fields of a recipe.
 
-A setting may change what is written exactly if it changes the recipe's fingerprint, because that is what a resumed run
-refuses. To offer another one, add it to `_on_gpu` or `_on_cpu`, the most telling first: what has no time is left out
-from the end.
+A setting counts as changing captions if it changes the recipe's fingerprint, because a resumed run refuses that. To
+offer another setting, add it to `_on_gpu` or `_on_cpu`. The most promising ones come first: if time is short, the last
+ones are left out.
 """
 
 import importlib.util
@@ -29,13 +29,13 @@ class Setting:
     """A recipe to measure.
 
     Attributes:
-        name: what differs from the recipe, with the names of its fields; those of model.engine stand alone.
-        knobs: what is turned. Settings of one knob exclude each other.
+        name: the fields that differ from the recipe; those of model.engine without their section.
+        knobs: groups of settings that exclude each other.
         changes: the fields that differ, as a recipe file has them.
         recipe: the recipe with them.
-        copies: how many replicas are measured at once, because they share what one replica of the recipe has.
-        captions: the fields by which it may change what is written.
-        note: what it does to what is written.
+        copies: the number of replicas that share the resources of one replica of the recipe.
+        captions: the fields that may change captions.
+        note: how it may change captions.
     """
 
     name: str
@@ -53,9 +53,9 @@ def default(recipe: Recipe) -> Setting:
 
 
 def offered(recipe: Recipe, model: ModelRef, arguments: Mapping[str, Any]) -> list[Setting]:
-    """The settings for a recipe whose engine has these arguments here, in the order in which they are measured.
+    """The settings for a recipe whose engine has these arguments on this machine, in the order of measurement.
 
-    Left out are arguments that this vLLM does not know, and those that the recipe gives by type of GPU.
+    Arguments that this vLLM does not have, or that the recipe sets by type of GPU, are left out.
     """
     found = _on_gpu(recipe, model, arguments) if recipe.replicas.gpus else _on_cpu(model, arguments)
     return [_setting(recipe, model, *one) for one in found if _known(recipe, one[1])]
@@ -77,7 +77,7 @@ def combined(recipe: Recipe, first: Setting, second: Setting) -> Setting | None:
 
 
 def with_changes(recipe: Recipe, changes: Document) -> Recipe:
-    """The recipe with other fields, checked like any. Raises RecipeError."""
+    """The recipe with these changes, validated. Raises RecipeError."""
     return parse(merged(recipe.model_dump(exclude_unset=True), changes))
 
 
@@ -123,7 +123,7 @@ def _engine(**arguments: Any) -> Document:
 
 
 def _two_a_gpu(recipe: Recipe) -> Document:
-    """Two replicas a GPU: twice as many replicas in the whole run, each with half of the memory."""
+    """Two replicas per GPU: twice as many replicas in the whole run, each with half of the memory."""
     replicas = {"gpus": 0.5, "min": 2 * recipe.replicas.min, "max": 2 * recipe.replicas.most}
     utilization = recipe.model.engine.get("gpu_memory_utilization")
     return {"replicas": replicas} | (_engine(gpu_memory_utilization=utilization / 2) if utilization else {})
@@ -150,7 +150,7 @@ def _setting(recipe: Recipe, model: ModelRef, knob: str, changes: Document, note
 
 
 def _known(recipe: Recipe, changes: Document) -> bool:
-    """Whether this vLLM has the arguments, and the recipe does not give them by type of GPU."""
+    """Whether this vLLM has the arguments, and the recipe does not set them by type of GPU."""
     names = changes.get("model", {}).get("engine", {}).keys()
     known = vllm_names.engine_arguments()
     by_type = {name for more in recipe.model.engine_by_accelerator.values() for name in more}
@@ -158,7 +158,7 @@ def _known(recipe: Recipe, changes: Document) -> bool:
 
 
 def _named(changes: Document, place: str = "") -> Iterator[str]:
-    """What differs; of replicas only their GPUs, from which the rest follows."""
+    """The differing fields; of `replicas` only `gpus`, which determines the rest."""
     for name, value in changes.items():
         if isinstance(value, dict):
             yield from _named(value, f"{place}{name}.".removeprefix("model.engine."))

@@ -1,4 +1,4 @@
-"""The folder of a tune: what it is of, and every measurement as it was made. The same command goes on from it."""
+"""The folder of a tune: its conditions and all measurements. The same command continues from it."""
 
 import json
 import os
@@ -25,12 +25,12 @@ class Measurement:
     """One measurement of a setting, as it is stored: a Result of search.py.
 
     Attributes:
-        seconds: how long it should last in steady state.
-        cost_s: what it took, with the start.
+        seconds: the requested time in steady state.
+        cost_s: the whole time, with the start.
         finished: when each batch was finished, its captions and tokens.
         greedy: greedy captions of the first images of the sample.
         failure: why it failed; empty if it did not.
-        limit_s: the time limit that it did not meet, if that is why.
+        limit_s: the time limit, if it was exceeded.
         passing: whether it may work the next time; it has failed in this way once.
     """
 
@@ -52,7 +52,8 @@ class Measurement:
 
     @classmethod
     def of(cls, setting: Setting, seconds: float, cost_s: float, seen: Seen, arguments: dict[str, Any]) -> Self:
-        """A measurement that worked, unless no image has a caption. Replicas share one GPU, each has its own memory."""
+        """A successful measurement, unless no image has a caption. Replicas share one GPU, and each has its own host
+        memory."""
         busy = [load.gpu_busy for load in seen.loads if load.gpu_busy is not None]
         used = [load.gpu_bytes for load in seen.loads if load.gpu_bytes is not None]
         captions = sum(captions for _, captions, _ in seen.finished)
@@ -84,7 +85,7 @@ class Measurement:
         limit_s: float | None = None,
         passing: bool = False,
     ) -> Self:
-        """A measurement that failed; for want of time if a limit is given."""
+        """A failed measurement; with `limit_s`, it ran out of time."""
         return cls(
             setting=setting.name, seconds=seconds, cost_s=cost_s, failure=failure,
             finished=[], greedy=[], failed={}, arguments={}, limit_s=limit_s, passing=passing,
@@ -104,11 +105,11 @@ class Measurement:
         return steady([one[0] for one in self.finished], [one[column] for one in self.finished])
 
     def worth_another_try(self, limit_s: float) -> bool:
-        """Whether it may work the next time, or was ended by a shorter time limit than this one."""
+        """Whether it may work the next time, or had a shorter time limit than this one."""
         return self.passing or (self.limit_s is not None and self.limit_s < 0.9 * limit_s)
 
     def equal(self, other: "Measurement") -> tuple[int, int]:
-        """How many greedy captions are those of another measurement, and of how many."""
+        """The number of greedy captions that equal those of another measurement, and the number compared."""
         both = [pair for pair in zip(self.greedy, other.greedy, strict=False) if None not in pair]
         return sum(one == another for one, another in both), len(both)
 
@@ -136,7 +137,7 @@ class State:
         self._lock.release()
 
     def check(self, conditions: Mapping[str, Any]) -> None:
-        """Raise RecipeError if what is there was measured under other conditions."""
+        """Raise RecipeError if the stored measurements have other conditions."""
         file = self.folder / CONDITIONS
         if not file.exists():
             return
@@ -153,8 +154,9 @@ class State:
         self.write(CONDITIONS, _text(_plain(conditions)))
 
     def same_machine(self, machine: Mapping[str, Any]) -> None:
-        """Store what the first replica's node has. Raises RecipeError for another node: its figures do not compare."""
-        if not machine:  # no replica was there
+        """Store the hardware of the first replica's node. Raises RecipeError for other hardware, whose figures are not
+        comparable."""
+        if not machine:  # no replica started
             return
         before = self.machine
         if not before:
@@ -167,7 +169,7 @@ class State:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What the node of the measurements has; empty before the first one."""
+        """The hardware of the measurements; empty before the first one."""
         file = self.folder / MACHINE
         return _read(file) if file.exists() else {}
 
@@ -182,7 +184,7 @@ class State:
         os.replace(temporary, file)
 
     def load(self, setting: str, seconds: float) -> Measurement | None:
-        """A measurement that was made before."""
+        """An earlier measurement."""
         file = self.folder / _name(setting, seconds)
         if not file.exists():
             return None
@@ -206,7 +208,7 @@ def _said(machine: Mapping[str, Any]) -> str:
 
 
 def _plain(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """As they are when they are read again."""
+    """Conditions as JSON returns them."""
     return dict(json.loads(json.dumps(conditions, default=str)))
 
 

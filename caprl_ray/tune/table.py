@@ -1,4 +1,4 @@
-"""The table of what was measured, a line for each setting."""
+"""The table of measurements, one line per setting."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting of the table. Figures are None where it failed, or where nothing tells them."""
+    """One setting of the table. Figures are None if it failed or if they are unknown."""
 
     setting: str
     changes: dict[str, Any]
@@ -37,7 +37,7 @@ class Row:
     failure: str
 
     def cells(self) -> list[str]:
-        """For people."""
+        """The cells of the table."""
         if self.failure:
             return [self.setting]
         return [
@@ -82,6 +82,6 @@ def lines_of(rows: list[Row]) -> Iterator[str]:
 
 
 def percent(gain: float, low: float | None, high: float | None) -> str:
-    """A factor as what it adds, with its interval."""
+    """A factor as a percentage of gain, with its interval."""
     text = f"{gain - 1:+.1%}"
     return text if low is None or high is None else f"{text} [{low - 1:+.1%} to {high - 1:+.1%}]"

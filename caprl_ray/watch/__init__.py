@@ -1,1 +1,1 @@
-"""Observers of a running job: its counts and who shows them, and what stops it when it goes wrong."""
+"""Observers of a running job: its counters, the displays, and the checks that stop it."""

@@ -1,4 +1,4 @@
-"""The statuses of an output's parts (output/part.py), and what they say together."""
+"""The statuses of an output's parts (output/part.py), and their sum."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ Counts = TypeVar("Counts", Replicas, Requests)
 
 
 def statuses(storage: Storage, output: str) -> dict[Part, Status]:
-    """The last status of each part that has one which can be read."""
+    """The last readable status of each part."""
     names = [stored.path.rpartition("/")[2] for stored in storage.objects(join(output, FOLDER), STATUS)]
     parts = sorted(filter(None, (Part.named(name.removesuffix(STATUS)) for name in names)))
     found = prefetched(lambda part: _status(storage, output, part), parts)
@@ -33,9 +33,9 @@ def _status(storage: Storage, output: str, part: Part) -> Status | None:
 
 
 def total(parts: Mapping[Part, Status], running: Collection[Part], missing: bool = False) -> Status:
-    """The sum of the parts' statuses, of which those in `running` go on.
+    """The sum of the parts' statuses. `running` are the parts that a driver writes.
 
-    `missing`: other parts have no status, so that it is not known how many rows are planned.
+    `missing`: some parts have no status, so the number of planned rows is unknown.
     """
     told = list(parts.values())
     live = [status for part, status in parts.items() if part in running]
@@ -59,14 +59,14 @@ def _phase(live: list[Status]) -> str:
 
 
 def empty(output: str, part: Part | None = None, holder: Holder | None = None) -> Status:
-    """The status of a run that has told nothing yet."""
+    """The status of a run that has reported nothing yet."""
     run = Run(output=output, part=str(part or ""), lease=holder.number if holder and part else None)
     at = now().isoformat(timespec="seconds")
     return Status(run=run, at=at, phase="starting", before=0, failed_before=0, rates=Rates(), record=Record())
 
 
 def _price(told: list[Status], latest: Status) -> float | None:
-    """The price of a GPU hour in the mean: clusters may differ."""
+    """The mean price of a GPU hour, because clusters may differ."""
     hours = sum(status.gpu_hours or 0 for status in told)
     costs = [status.cost for status in told if status.cost is not None]
     return sum(costs) / hours if hours and len(costs) == len(told) else latest.run.price
@@ -113,7 +113,7 @@ def _record(told: list[Status], live: list[Status], latest: Status) -> Record:
 
 
 def _ended(record: Record) -> Record:
-    """The record of a run that has ended: its replicas and requests are gone."""
+    """The record of a run that has ended, without replicas and requests."""
     readers = {
         name: Readers(replicas=replace(pool.replicas, running=0, starting=0)) for name, pool in record.readers.items()
     }
@@ -142,14 +142,14 @@ def _added(mappings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _together(kind: type[Counts], counts: Sequence[Counts]) -> Counts:
-    """The sum of records whose fields are all numbers."""
+    """The sum of records with numeric fields."""
     return kind(**{field.name: sum(getattr(one, field.name) for one in counts) for field in fields(kind)})
 
 
 def keep(storage: Storage, output: str) -> None:
-    """Write what all parts have done and cost into the status of the whole output, when they are finished.
+    """When all parts are finished, write their totals and cost into the status of the whole output.
 
-    The output is complete already, so that a store which fails now fails no run.
+    The output is already complete, so a failing store does not fail the run.
     """
     with suppress(OSError):
         found = statuses(storage, output)

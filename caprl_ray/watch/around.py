@@ -1,4 +1,4 @@
-"""Everything that looks at a run while it goes on."""
+"""All observers of a running job, in one context manager."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from caprl_ray.watch.standstill import StandstillGuard
 
 @dataclass(frozen=True)
 class Watch:
-    """Those that a run speaks to. `stop` ends it with an error."""
+    """The observers that a run reports to. `stop` ends the run with an error."""
 
     counter: ActorHandle
     breaker: CircuitBreaker

@@ -1,4 +1,4 @@
-"""What one batch tells the counter actor: one message, however many facts."""
+"""The report about one batch to the counter actor: a single message."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,9 +37,9 @@ class Batch:
         rows: their number.
         codes: the codes of the failed ones.
         retried: how many of the rows had failed before.
-        anew: the codes of those that failed again with another code.
+        anew: the codes of rows that failed again with another code.
         again: the codes of those that failed again with the same code.
-        sums: what the rows and the replica say in sum.
+        sums: counters of the rows and the replica.
         last: one of the finished rows.
         load: the replica, if one worked on the batch.
         pool: the name of its pool (watch/starts.py).

@@ -14,16 +14,17 @@ from caprl_ray.recipe.output import Failures
 from caprl_ray.recipe.replicas import Replicas
 
 POLL_S = 1.0
-# Seconds in which the rows that were read may go through and be written before the run is interrupted.
+# Seconds for processing and writing the rows that were already read, before the run is interrupted.
 DRAIN_S = 60.0
 SHOWN_REASONS = 3
-# What earlier runs have finished speaks for this one, but only so many times `failures.min_rows` of it: a system that
-# worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a run.
+# Finished rows of earlier runs count in favour of this run, but at most this many times `failures.min_rows`, because a
+# system that worked then may be broken now. With the default, a last shard of ten thousand bad images does not stop a
+# run.
 HELD_OVER_MIN = 50
 
 
 class SickReplicas(TooManyFailures):
-    """The captions of the replicas cannot be trusted (watch/sick.py), so no more of them are to be written."""
+    """The captions of the replicas cannot be trusted (watch/sick.py), so they must not be written."""
 
 
 class CircuitBreaker:
@@ -57,7 +58,7 @@ class CircuitBreaker:
                     raise error
 
     def allow_for(self, held: int, failed: int) -> None:
-        """Tell how many rows the output holds from earlier runs, and how many of them failed."""
+        """Set the numbers of rows and of failed rows from earlier runs."""
         self._allowance = allowance(held, failed, self._job.recipe.failures)
 
     def _work(self) -> None:
@@ -84,7 +85,7 @@ class CircuitBreaker:
         return None
 
     def _drained(self, error: TooManyFailures) -> bool:
-        """Let no more rows be read. Returns whether the run has then ended by itself, with what it had read written."""
+        """Stop reading. Returns whether the run has then ended by itself, with all rows that were read written."""
         self._tripped = error
         with suppress(ray.exceptions.RayError):
             ray.get(self._counter.close.remote(), timeout=10)
@@ -107,13 +108,13 @@ class CircuitBreaker:
 
 
 UNTRUSTED = (
-    "what is written stays. Take a broken node out of the cluster, or mend model, prompt or sampling, and run the same "
+    "written rows stay. Remove a broken node from the cluster, or correct model, prompt or sampling, and run the same "
     "command again."
 )
-AFTERWARDS = "what is written stays. Mend the cause and run again with --retry-failed, or allow more."
+AFTERWARDS = "written rows stay. Remove the cause and run again with --retry-failed, or allow more."
 # Captions without a score are finished rows, so that --retry-failed leaves them.
 SCORED_AGAIN = (
-    "what is written stays. Mend the cause, or allow more, and run the same command again; then score these captions "
+    "written rows stay. Remove the cause, or allow more, and run the same command again; then score these captions "
     'with caprl-ray score, or write new ones with --again "score_code in ({codes})".'
 )
 NEW = "{failures} of the first {rows} rows failed"
@@ -122,7 +123,7 @@ RETRIED = "of {rows} retried rows that did not fail as before, {failures} failed
 
 
 def allowance(held: int, failed: int, limits: Failures) -> float:
-    """How many failures more than its own share a run may have, because fewer of the rows before it failed.
+    """The extra failures that a run may have, because fewer rows failed before it.
 
     Never negative: a run is not stopped for the failures of earlier runs.
     """
@@ -151,7 +152,8 @@ def tripped(
 
 
 def await_replica(counter: Any, replicas: Replicas) -> None:
-    """Wait until a replica has its GPUs. Raises SystemFailure after `replicas.wait_s`: Ray itself would wait on."""
+    """Wait until a replica has its GPUs. Raises SystemFailure after `replicas.wait_s`, because Ray itself would wait
+    for ever."""
     while absent := ray.get(counter.awaited.remote()):
         failure = without_replica(absent, replicas)
         if failure:
@@ -167,6 +169,6 @@ def without_replica(seconds: float, replicas: Replicas, section: str = "") -> Sy
     kind = f" {replicas.accelerator_type}" if replicas.accelerator_type else ""
     return SystemFailure(
         f"{section}replicas.wait_s: no node had room for a replica ({replicas.gpus:g}{kind} GPUs) for "
-        f"{replicas.wait_s:g} seconds; see that such nodes can come, or wait longer, and run the same command again to "
-        "resume."
+        f"{replicas.wait_s:g} seconds; make sure that such nodes can start, or raise the limit, and run the same "
+        "command again to resume."
     )

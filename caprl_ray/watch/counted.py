@@ -34,14 +34,14 @@ def counted(rows: pa.Table, counter: ActorHandle, own: Batch = NOTHING) -> pa.Ta
 
 
 def _ended(rows: pa.Table) -> pa.Table:
-    """The rows without those that a stopped run has cut."""
+    """The rows without those that a stopped run has cancelled."""
     if rows["code"].null_count == rows.num_rows:
         return rows  # a filter copies
     return rows.filter(pc.not_equal(rows["code"], UNFINISHED).fill_null(True))
 
 
 def batch_of(rows: pa.Table) -> Batch:
-    """What the rows of a batch say. Columns that the job does not add say nothing, nor do rows that were cut."""
+    """The report about a batch. Columns that the job does not add, and cancelled rows, are left out."""
     rows = _ended(rows)
     told = rows.select([name for name in TOLD if name in rows.schema.names])  # others are large, and a filter copies
     finished = told.filter(pc.is_null(rows["code"])) if rows["code"].null_count < rows.num_rows else told

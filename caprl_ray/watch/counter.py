@@ -23,7 +23,7 @@ HERE_S = GONE_S / 2
 # Attempts that ended because the node was lost and that no row is blamed for. The limit still finds a row that keeps
 # killing nodes.
 FORGIVEN = 10
-# Captions without a question, before any with one, from which on the user is told.
+# If this many captions, and no others, have no question, warn the user.
 NONE_ASKED = 1000
 # Tasks whose attempts are remembered. Ray soon repeats a task that died.
 MOST_TASKS = 2**16
@@ -232,7 +232,7 @@ class Counter:
         return node in starts.struck()
 
     def healthy(self) -> None:
-        """A replica has written a window of captions of which few fail a check."""
+        """A replica has written a window of captions within its limits."""
         self._sick.healthy()
 
     def sick(
@@ -267,11 +267,11 @@ class Counter:
         return self._starts(pool).pool(least)
 
     def close(self) -> None:
-        """Let no more rows be read: the run ends with those that are on their way."""
+        """Stop reading: the run ends with the rows in flight."""
         self._closing = True
 
     def closing(self) -> bool:
-        """Whether no more rows are to be read."""
+        """Whether reading should stop."""
         return self._closing
 
     def stop(self) -> int:
@@ -286,7 +286,8 @@ class Counter:
 
     @ray.method(concurrency_group=WAITING)  # type: ignore[untyped-decorator]
     def until_stopped(self) -> None:
-        """Wait until the run ends. Ask once a run and share the answer: it takes the only thread of its group."""
+        """Wait until the run ends. Call it once per run and share the reference, because it blocks the only thread of
+        its group."""
         self._stopped.wait()
 
     def plan(self, work: list[bytes]) -> None:
@@ -294,7 +295,7 @@ class Counter:
         self._work = work
 
     def work(self) -> list[bytes] | None:
-        """What each read task reads; None while the input is being listed."""
+        """The work of each read task; None while the input is being listed."""
         return self._work
 
 

@@ -1,4 +1,4 @@
-"""End a run in good order when it is asked to stop: what is finished is committed, and nothing else is begun."""
+"""End a run in good order when it is asked to stop: commit finished rows, and begin no others."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ class GracefulEnd:
             self._stop_run(self._stopped(late))
 
     def _said(self) -> str:
-        """What is committed, in words."""
+        """The rows that are committed, in words."""
         if self._finished is None:
             return f"the finished {self._job.noun}s"
         return f"the {self._finished:,} finished {self._job.noun}s of this run"

@@ -1,6 +1,6 @@
-"""What the runs of an output were like over time: few points, however long they take. status.json holds them.
+"""The history of the runs of an output in a bounded number of points. status.json holds it.
 
-Where two points become one, its replicas are their mean over the time of both, so that no thinning moves an average.
+When two points are merged, the number of replicas is the mean over the time of both, so that averages do not change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,8 +45,7 @@ def added(points: Points, point: Point) -> Points:
 
 
 def together(before: Points, runs: Sequence[Points]) -> Points:
-    """The history of runs that went on at the same time, each with rows of its own, after `before`. They have no one
-    lease."""
+    """The common history of concurrent runs, each with rows of its own, after `before`. It has no lease number."""
     events = sorted((point.at, number, place) for number, run in enumerate(runs) for place, point in enumerate(run))
     now: dict[int, Point] = {}
     for at, number, place in events:
@@ -86,8 +85,8 @@ def steps(points: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
 
 
 def _thinned(points: Points) -> Points:
-    """About half as many, evenly spread over the time in which runs went on. Each run keeps its first and last point,
-    as far as MOST allows."""
+    """Merge points to about half as many, evenly spread over the time of the runs. Each run keeps its first and last
+    point, as far as MOST allows."""
     apart = 2 * sum(two.at - one.at for one, two in steps(points)) / MOST
     kept: list[Point] = []
     over: Point | None = None  # goes into the next one

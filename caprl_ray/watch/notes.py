@@ -1,4 +1,4 @@
-"""Lines that the user should read, from any number of replicas: a few of each kind, then now and then their number.
+"""Notes for the user, from any number of replicas: the first few of each kind, then only counts.
 
 A thousand replicas may each say the same about their own node. The driver fetches all lines every second and prints
 the new ones, so they must be few.

@@ -1,4 +1,4 @@
-"""From the counts of two moments to rates and the time left. Pure functions, without a clock."""
+"""Rates and the time left, computed from counters at two times. Pure functions, without a clock."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Rates:
 
 
 def rates(start: Start | None, history: Sequence[Record]) -> Rates:
-    """What the records of a run say, the latest one last. `start` is None until the input is listed."""
+    """Compute the rates from the records of a run, in order. `start` is None until the input is listed."""
     latest = history[-1]
     since, lately = _since(latest), _lately(history, FIVE_MINUTES_S)
     overall, five = _rate(since, latest, _rows), _rate(lately, latest, _rows)
@@ -94,8 +94,8 @@ def _tokens(record: Record) -> float:
 
 
 def _since(latest: Record) -> Record | None:
-    """What the rates of the whole run count from: when the first engine ran, or the first batch of a job without
-    engines; None before the first batch."""
+    """The start for the rates of the whole run: when the first engine ran, or the first batch of a job without engines;
+    None before the first batch."""
     if latest.first is None:
         return None
     if latest.ready is not None:
@@ -105,7 +105,7 @@ def _since(latest: Record) -> Record | None:
 
 
 def _lately(history: Sequence[Record], seconds: float) -> Record | None:
-    """The record so many seconds ago, but none before the first batch; None until the second batch is done."""
+    """The record of this many seconds ago, but not before the first batch; None until the second batch is done."""
     latest = history[-1]
     if latest.first is None or latest.rows <= latest.first[1]:
         return None

@@ -1,6 +1,6 @@
 """The counts of a run at one moment. Every reader has them from here: view, status.json, metrics.
 
-They are what the counter actor knows of this run. A task that Ray repeats counts twice; the ledger has exact numbers.
+They come from the counter actor. A task that Ray repeats counts twice; the ledger has exact numbers.
 """
 
 from collections.abc import Mapping

@@ -61,7 +61,7 @@ def hopeless(pool: Pool, able: Mapping[str, str], replicas: Replicas) -> SystemF
     if pool.running < replicas.min and pool.short_s > replicas.wait_s:
         return SystemFailure(
             f"replicas.min: fewer than {replicas.min} replicas ran for {replicas.wait_s:g} seconds "
-            f"(replicas.wait_s). {_reason(struck)} {_nodes(struck)}; mend them, or lower replicas.min, and run the "
+            f"(replicas.wait_s). {_reason(struck)} {_nodes(struck)}; repair them, or lower replicas.min, and run the "
             "same command again to resume."
         )
     return None

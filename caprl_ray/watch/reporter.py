@@ -1,4 +1,5 @@
-"""Tell how a run goes, from the driver: on the screen, in status.json, and as metrics. One thread asks the counter."""
+"""Report the state of a run from the driver: on the screen, in status.json, and as metrics. One thread asks the
+counter."""
 
 import sys
 import threading
@@ -26,7 +27,7 @@ ABSENT_S = 10.0  # a replica's process needs some seconds to start
 
 
 class Reporter:
-    """Context manager around a run. Nothing of it can end the run."""
+    """Context manager around a run. Its faults never end the run."""
 
     def __init__(self, counter: Any, output: Output, *, debug: bool = False, stream: TextIO | None = None) -> None:
         self.start: Start | None = None

@@ -1,6 +1,6 @@
-"""Where a run shows itself while it goes on: a live view on a terminal, lines elsewhere.
+"""The display of a running job: a live view on a terminal, lines elsewhere.
 
-What others print meanwhile, such as Ray's messages, stands above the view.
+Output of others, such as Ray's messages, appears above the view.
 """
 
 import sys
@@ -32,13 +32,13 @@ class Screen(Protocol):
 
 
 def screen(stream: TextIO, *, debug: bool = False) -> Screen:
-    """What suits a stream. With `debug` other programs write to the terminal too, so there are lines."""
+    """The display for a stream. With `debug`, other programs write to the terminal too, so lines are used."""
     console = Console(file=stream)
     return Lines(stream) if debug or not fits(console) else LiveView(console)
 
 
 class Lines:
-    """Writes a line after 15 seconds, then more and more seldom, at least every minute."""
+    """Writes a line after 15 seconds, then less and less often, but at least every minute."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Whether a replica whose captions fail a check far too often is replaced, or the run is at fault and ends.
+"""Decide whether a sick replica is replaced, or the run itself is at fault and ends.
 
 A broken GPU writes "!!!!" for every third caption (QwenLM/Qwen3-VL issue 1673), and its neighbours write none. A broken
 model, prompt or recipe does so everywhere.
@@ -6,13 +6,13 @@ model, prompt or recipe does so everywhere.
 
 import collections
 
-# How often replicas of one node are replaced because they are sick. A restart mends a fault of the driver or of the
-# memory; a broken GPU stays broken.
+# How often sick replicas of one node are replaced. A restart repairs a fault of the driver or of the memory; a broken
+# GPU stays broken.
 REPLACED_ON_NODE = 3
 
 
 class Sick:
-    """Keeps what replicas report of their captions, and decides. The counter actor has one."""
+    """Keeps the replicas' reports about their captions, and decides. The counter actor has one."""
 
     def __init__(self) -> None:
         self._healthy = False

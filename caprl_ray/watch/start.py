@@ -1,4 +1,4 @@
-"""Where a run begins: what earlier runs have done, and what is planned."""
+"""The start of a run: the rows of earlier runs, and the plan."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Start:
 
     @property
     def judged(self) -> tuple[int, int]:
-        """The rows, and the failed ones of them, that say how the runs before went."""
+        """The numbers of rows and of failed rows of earlier runs, for the circuit breaker."""
         return self.done - self.asked_for, self.failed - self.asked_for
 
 

@@ -1,4 +1,5 @@
-"""Which replicas run, and which nodes start none. The counter actor keeps it, and the driver decides (replicas.py)."""
+"""The state of all replicas, and the nodes that cannot start any. The counter actor keeps it, and the driver decides
+(replicas.py)."""
 
 import collections
 import math
@@ -8,8 +9,8 @@ from dataclasses import dataclass, field
 
 from caprl_ray.watch.record import Replicas
 
-# Starts that may fail on a node, one after the other, before it gets no more replicas. One may fail because the memory
-# of the GPU is not free yet.
+# Consecutive failed starts after which a node gets no more replicas. A single start may fail because the GPU's memory
+# is not free yet.
 STARTS = 3
 # Seconds without a sign of life after which a replica counts as gone.
 GONE_S = 60.0

@@ -1,4 +1,4 @@
-"""Where a run stands: everything that one screen tells, as plain data. `status.json` holds it."""
+"""The status of a run: everything that one screen shows, as plain data. `status.json` holds it."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ STARVED, FULL = 0.8, 0.95
 
 
 def place(output: str, part: Part | None = None) -> str:
-    """Where the status of an output lies, or of a part of it."""
+    """The path of the status of an output, or of a part of it."""
     return join(output, FOLDER, f"{part.name}{STATUS}") if part else join(output, NAME)
 
 
@@ -29,7 +29,7 @@ class NotAStatus(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Which run it is, and what never changes in it.
+    """The identity of a run, and its constant facts.
 
     Attributes:
         job: the job's name.
@@ -64,9 +64,9 @@ class Status:
 
     Attributes:
         at: the time of day.
-        phase: what it does, in words.
-        before, failed_before: rows of the output that earlier runs have done, and those of them that failed.
-        ended: why the run ended early; empty if it was finished, None while it goes on.
+        phase: the present activity, in words.
+        before, failed_before: rows of earlier runs, and the failed ones among them.
+        ended: why the run ended early; empty if it was finished, None while it runs.
     """
 
     run: Run
@@ -113,7 +113,7 @@ class Status:
 
     @property
     def waits(self) -> str | None:
-        """Who waits for whom, in words; None while no engine runs."""
+        """The bottleneck, in words; None while no engine runs."""
         requests = self.record.requests
         if not requests.places or self.ended is not None:
             return None
@@ -130,7 +130,7 @@ class Status:
         )
 
     def plain(self) -> dict[str, Any]:
-        """The content of status.json: the fields, and what follows from them."""
+        """The content of status.json: the fields, and values that are derived from them."""
         told = {"done": self.done, "failed": self.failed, "gpu_hours": self.gpu_hours, "cost": self.cost}
         return {"schema": SCHEMA, **asdict(self), "waits": self.waits, **told}
 

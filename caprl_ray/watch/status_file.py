@@ -1,4 +1,4 @@
-"""Write status.json, so that other machines see where the run stands and reports how the runs went."""
+"""Write status.json, for `caprl-ray status` on other machines and for the history in reports."""
 
 import json
 import threading
@@ -75,10 +75,11 @@ class StatusFile:
 
 @contextmanager
 def end_told(output: Output) -> Iterator[None]:
-    """Write what ends the block into the run's last status: it may end before its first row, and after its last.
+    """Write the reason for the end of the block into the run's last status, also if it ends before its first row or
+    after its last.
 
-    The status of an earlier run stays where this one is refused before it has one, or where the output is complete: it
-    tells what that run did and cost, which is more than that this one did nothing.
+    The status of an earlier run is kept if this run is refused before it has one, or if the output is complete, because
+    it has the cost of that run.
     """
     try:
         yield
@@ -121,7 +122,7 @@ def nothing_to_do(output: Output, found: Ledger) -> None:
 
 
 def _last(output: Output) -> Status | None:
-    """The last status that was written, by this run or an earlier one."""
+    """The last written status, of this run or an earlier one."""
     with suppress(FileNotFoundError, NotADirectoryError, NotAStatus):
         return Status.parse(output.storage.read(place(output.path, output.part)))
     return None
@@ -141,7 +142,7 @@ def _nothing_done(run: Run, earlier: Status | None) -> Status:
 
 
 def run_of(output: Output) -> Run:
-    """What never changes in the run that writes an output."""
+    """The constant facts of the run that writes an output."""
     job, holder = output.job, output.lease.holder if output.lease else None
     return Run(
         job=job.name,

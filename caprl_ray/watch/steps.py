@@ -1,4 +1,4 @@
-"""How far a step before or after the run itself is, which reads or writes many objects of the output."""
+"""The progress of a step before or after the run itself that reads or writes many objects."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ class Steps:
         self._shown = False
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Hear that `done` of `total` objects of this step are done."""
+        """Report that `done` of `total` objects of this step are done."""
         now = time.monotonic()
         if step != self._step:
             self._step, self._told = step, now

@@ -13,7 +13,7 @@ LABEL_WIDTH, LAST_LINES, MOST_BAR = 12, 2, 60
 
 
 def fits(console: Console) -> bool:
-    """Whether a view can be drawn there, and again and again in one place."""
+    """Whether a view can be drawn there repeatedly in one place."""
     return console.is_terminal and not console.is_dumb_terminal and console.width >= LEAST_WIDTH
 
 

@@ -1,4 +1,4 @@
-"""What a status says, in words: the facts of the view on a terminal and of the line elsewhere."""
+"""A status in words: the facts of the view on a terminal and of the line elsewhere."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ UNNAMED = ("done", "rate", "state")  # in a line
 
 
 def facts(status: Status) -> dict[str, str]:
-    """Each fact by its name. What a run does not have, it does not say."""
+    """Each fact by its name, without empty ones."""
     return {name: text for name, text in _facts(status) if text}
 
 
@@ -113,7 +113,7 @@ def _self_check(status: Status) -> str:
 
 
 def _score(status: Status) -> str:
-    """The mean of this run's scores, and what choosing the best of several captions has brought so far."""
+    """The mean of this run's scores, and the gain from choosing the best of several captions so far."""
     scores, gain = (Counter(status.record.sums.get(kind, {})) for kind in ("scores", "gain"))
     if not scores["rows"]:
         return ""

@@ -141,7 +141,11 @@ def test_a_file_is_read_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         (b"PAR1 and no more", (), "captions: is not a parquet file that can be read"),
         (b'{"caption": "a"}\n', ("--checks", "lop"), "'lop' is not a check; they are empty"),
         (b'{"caption": "a"}\n', ("--checks", ""), "--checks: it names no check; leave it out"),
-        (b'{"caption": "a"}\n', ("--recipe", "r.yaml", "--checks", "loop"), "--recipe: not with --checks"),
+        (
+            b'{"caption": "a"}\n',
+            ("--recipe", "r.yaml", "--checks", "loop"),
+            "--recipe: it sets the checks and the language",
+        ),
         (b'{"caption": "a"}\n', ("--checks", "json"), "the check json needs a JSON schema, as sampling.structured_"),
         (b'{"caption": "a"}\n', ("--language", "klingon"), "'klingon' is not known; give a code such as en"),
         (

@@ -105,10 +105,10 @@ def test_an_estimate_has_an_interval_for_each_figure_and_says_what_it_rests_on(
 def test_a_wrong_combination_is_one_sentence(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document(image, tmp_path / "out")))
     for wrong, said in (
-        (["--estimate", "--duplicates"], "--estimate: not with --duplicates"),
-        (["--sample", "5"], "--sample: it is for --duplicates or --estimate only"),
-        (["--price", "2"], "--price: it is for --estimate only"),
-        (["--duplicates", "--seconds", "2"], "--seconds: it is for --estimate only"),
+        (["--estimate", "--duplicates"], "--estimate: cannot be given with --duplicates"),
+        (["--sample", "5"], "--sample: needs --duplicates or --estimate"),
+        (["--price", "2"], "--price: needs --estimate"),
+        (["--duplicates", "--seconds", "2"], "--seconds: needs --estimate"),
         (["--estimate", "--price", "-1"], "--price: -1 is no price"),
         (["--estimate", "--price", "nan"], "--price: nan is no price"),
     ):

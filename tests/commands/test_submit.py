@@ -215,7 +215,7 @@ def test_the_same_command_watches_what_runs_and_stops_it() -> None:
     again.submission.begin()
     again.later()
     assert len(cluster.jobs) == 2 and [part.job for part in again.submission.parts] == ["job-0", "job-1"]
-    with pytest.raises(RecipeError, match="--parts: a job is under way that does part 1/2"):
+    with pytest.raises(RecipeError, match="--parts: a job for part 1/2 of"):
         Watched([cluster], 3).submission.begin()
     cluster.jobs["other"] = Job("other", "x", {submit.OUTPUT: "s3://b/another"}, {})
     assert again.submission.stop() == 2

@@ -42,5 +42,5 @@ def test_captions_are_right_without_them(tmp_path: Path) -> None:
     environment = os.environ | {PLAIN: "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert run.returncode == 0 and "40 captioned, 0 failed" in run.stdout, run.stderr
-    right = re.search(r"^(\d+) of 40 captions are right", run.stdout, re.MULTILINE)
+    right = re.search(r"^(\d+) of 40 captions are exactly right", run.stdout, re.MULTILINE)
     assert right and int(right[1]) >= 38

@@ -155,7 +155,7 @@ def test_a_broken_system_is_no_deadly_row() -> None:
     script.broken = True
     results, living = run(script, 40)
     assert all(isinstance(result, SystemFailure) for result in results)
-    assert "does not live" in str(results[0]) and living.deaths <= 5
+    assert "dies at once" in str(results[0]) and living.deaths <= 5
 
 
 def test_a_system_that_breaks_later_is_no_deadly_row_either() -> None:

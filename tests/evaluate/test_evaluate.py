@@ -105,4 +105,4 @@ def test_a_questioner_without_questions_ends_the_evaluation_with_examples(
     assert cli.main(["evaluate", str(out), "--judge", judge(tmp_path, prompt={"user": "Describe it."})]) == 3
     said = capsys.readouterr().err
     assert "failures.max_fraction: 12 of 12 images failed, more than 0.5 allows (no_question 12); " in said
-    assert "no JSON object; it begins" in said and "the questioner makes no question that can be used" in said
+    assert "no JSON object; it begins" in said and "the questioner wrote no usable question" in said

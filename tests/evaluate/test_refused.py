@@ -113,10 +113,10 @@ def test_a_judge_whose_rows_fail_is_named_with_what_can_be_done(out: Path) -> No
         )
 
     request = Request(outputs=[str(out)], judge=as_judge(dict(JUDGE)), questions=asked(out.parent))
-    with pytest.raises(TooManyFailures, match=r"\(answer_unclear 8\); the reader answers so few questions; give the"):
+    with pytest.raises(TooManyFailures, match=r"\(answer_unclear 8\); the reader did not answer them; give the"):
         evaluate(request, fails)
     request = Request(outputs=[str(out)], judge=as_judge(dict(JUDGE)))
-    with pytest.raises(TooManyFailures, match="the questioner makes no question that can be used about so many images"):
+    with pytest.raises(TooManyFailures, match="the questioner wrote no usable question about these images"):
         evaluate(request, fails)
 
 
@@ -297,7 +297,7 @@ def test_names_of_images_are_said_without_control_characters() -> None:
     name = "\x1b[31m\x07red.png"
     seen = Image(key="1", source=f"/in/{name}", kind="png", width=1, height=1)
     asked = questions.Given(path="q", join="key", questions=Questions.of([question("x", "y", right=0)]))
-    assert str(asked.refuse([{"key": name}])).endswith("the images are [31mred.png.")
+    assert str(asked.refuse([{"key": name}])).endswith("the images are [31mred.png; give questions about these images.")
     gone = Pictures(storage=Storage(), folder="/nothing", places={}, gone={"1": "no such file"})
     with pytest.raises(RecipeError) as error:
         refuse_gone(gone, [Drawn(image=seen, rows=())], "out")

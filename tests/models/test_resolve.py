@@ -516,8 +516,8 @@ def test_a_branch_is_resolved_once_and_said_and_stored(hub: Hub, tmp_path: Path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == ["org/tiny", REVISION, f"org/tiny@{REVISION}"]
     assert run.stderr.splitlines() == [
-        f"caprl-ray: model.revision: main of org/tiny is not pinned and now means {REVISION}, which this run uses; "
-        f"give model.revision={REVISION} to stay with it."
+        f"caprl-ray: model.revision: main of org/tiny is not pinned; this run uses its commit {REVISION}. Give "
+        f"model.revision={REVISION} to keep using it."
     ]
     stored = json.loads((tmp_path / "out" / "run.json").read_text())
     assert stored["model"] == {"source": "org/tiny", "revision": "main", "commit": REVISION}
@@ -538,7 +538,7 @@ def test_a_hub_that_is_away_is_not_needed_twice(hub: Hub, tmp_path: Path) -> Non
     assert on_the_hub(hub, tmp_path).returncode == 0
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}"}):
         run = on_the_hub(hub, tmp_path, **environment)
-        assert run.returncode == 0 and f"now means {REVISION}" in run.stderr, run.stderr
+        assert run.returncode == 0 and f"its commit {REVISION}" in run.stderr, run.stderr
 
 
 @pytest.mark.parametrize(

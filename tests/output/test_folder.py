@@ -213,7 +213,7 @@ def test_no_other_numbering_of_rows_is_adopted(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [[b"1"]]}), tmp_path / "a.parquet")
     adopt = ["version.caprl_ray"]
     shards = older("0.tar")
-    with pytest.raises(RecipeError, match=r"holds shards, .* numbered otherwise; .* into a new output\.path"):
+    with pytest.raises(RecipeError, match=r"holds shards, .* numbered differently; .* into a new output\.path"):
         Output.open(shards, adopt)
     with pytest.raises(RecipeError, match="holds shards"):
         Output.open(shards, [*adopt, "numbering"])

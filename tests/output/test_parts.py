@@ -146,7 +146,7 @@ def test_the_ledgers_of_parts_hold_no_balances_of_units() -> None:
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "-1/3", "1/3/3", "a/b", ""])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="is no part; give K/N with K from 1 to N, such as 1/3"):
+    with pytest.raises(RecipeError, match="is not a part; give K/N with K from 1 to N, such as 1/3"):
         Part.parse(text)
     assert str(Part.parse("3/12")) == "3/12" and Part.named("3of12") == Part.parse("3/12")
 
@@ -157,7 +157,8 @@ def test_what_does_not_go_with_parts_is_refused(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(demo_recipe([tmp_path], tmp_path / "out")))
     assert cli.main(["caption", str(tmp_path / "recipe.yaml"), "--part", "1/3", option]) == 2
-    said = f"--part: it does not go with {option.partition('=')[0]}; run that without --part when no part runs."
+    name = option.partition("=")[0]
+    said = f"--part: cannot be given with {name}; run {name} without --part when no part runs."
     assert capsys.readouterr().err == f"caprl-ray: {said}\n"
 
 
@@ -362,7 +363,7 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
         said = capsys.readouterr().out
         assert "part 1/3: 2 images: 2 captioned, 0 failed" in said
         assert "part 2/3: 2 images: 1 captioned, 0 failed; 1 of 2 units balanced, 1 missing" in said
-        assert "being written: part 2/3; look again at the end." in said
+        assert "part 2/3 is being written; verify again when it has ended." in said
         assert cli.main(["status", path, *where]) == 0
         assert capsys.readouterr().out.startswith("part 1/3  finished  2 ")
     lost(output, TWO)

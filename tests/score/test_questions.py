@@ -160,7 +160,7 @@ def test_files_that_cannot_be_questions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is no file"):
         questions(str(tmp_path / "absent.json"))
     twice = write(tmp_path / "twice.json", [TABLE, TABLE])
-    with pytest.raises(RecipeError, match=r"row 1: the question 'a#Q\?' stands before it, in this file"):
+    with pytest.raises(RecipeError, match=r"row 1: the question 'a#Q\?' occurs twice, here and before, in this file"):
         questions(twice)
     rows = [{"image": path, "prompt": CHATML, "answer": "1"} for path in ("x/1.png", "y/1.png")]
     with pytest.raises(RecipeError, match=r"y/1\.png and x/1\.png have the same file name"):

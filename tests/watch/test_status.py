@@ -179,7 +179,13 @@ HOLDER = Holder(number=3, run="r", host="head", boot=None, pid=7, started=None).
         (HOLDER, 5.0, 200.0, "slow", "The driver lives, but this is 0:03:20 old"),
         (HOLDER, 55.0, 60.0, "slow", "process 7 on head renewed its lease 0:00:55 ago"),
         (HOLDER, 600.0, 600.0, "silent", "The driver has gone silent: process 7 on head renewed its lease 0:10:00 ago"),
-        (HOLDER.renewed(0, STOPPED), 5.0, 5.0, "ended", "The run was stopped: disk full; the same command goes on"),
+        (
+            HOLDER.renewed(0, STOPPED),
+            5.0,
+            5.0,
+            "ended",
+            "The run was stopped: disk full; the same command continues it",
+        ),
         (HOLDER.renewed(0, FINISHED), 5.0, 5.0, "ended", "rows are left"),
         (dataclasses.replace(HOLDER, number=4).renewed(0, STOPPED), 5.0, 5.0, "ended", "stopped: nobody says why"),
         (dataclasses.replace(HOLDER, number=4), 5.0, 900.0, "running", "has just begun another run"),
@@ -244,7 +250,7 @@ def test_what_is_no_output_is_said_in_one_sentence(tmp_path: Path, capsys: pytes
     assert "status.json: is no whole status.json; look again" in said(tmp_path)
     (tmp_path / "status.json").unlink()
     (tmp_path / "run.json").write_text('{"fingerprint": {}}')
-    assert "has told nothing yet" in said(tmp_path)
+    assert "there is no status yet" in said(tmp_path)
     assert "storage.endpoint=" in store_hint(StorageSettings(), "s3://bucket/out")
 
 
