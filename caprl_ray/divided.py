@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from caprl_ray.errors import LedgerUnbalanced
+from caprl_ray.errors import LedgerUnbalanced, RecipeError
 from caprl_ray.output import doubtful, parts
 from caprl_ray.output.ended import ended
 from caprl_ray.output.folder import Output, forgotten_if_refused
@@ -42,11 +42,14 @@ def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger
     """
     storage, path = output.storage, output.path
     with status_file.end_told(output), parts.turn(storage, path, part, patient=True) as own:
-        whole = replace(opened(own), part=None)
-        plan, marked = whole.plan(), whole.marked()
-        left = [] if marked else parts.unfinished(storage, path, parts_with_units(plan, part.of))
-        if not left and not marked:
+        whole = _whole(opened, own, part)
+        plan = whole.plan()
+        left = parts.unfinished(storage, path, parts_with_units(plan, part.of))
+        if not left:
             doubtful.settle(storage, path)  # also late lists by drivers of another division
+        if whole.marked():
+            left = []
+        elif not left:
             notes = [*done.notes, f"part {part} is finished, the last one"]
             found = ended(whole, plan, notes, worked=True, limited=True, tell=Steps())
             if found.balanced:
@@ -62,3 +65,12 @@ def complete(output: Output, opened: Opened, part: Part, done: Ledger) -> Ledger
     elif not left:
         said += ", and so is the whole output"
     return replace(done, notes=(*done.notes, said))
+
+
+def _whole(opened: Opened, own: Lease, part: Part) -> Output:
+    """The whole output, at the end of a part. Raises RecipeError if a driver of another part has meanwhile accepted
+    another recipe for it."""
+    try:
+        return replace(opened(own), part=None)
+    except RecipeError as error:
+        raise RecipeError(f"part {part} is finished. {error}") from None

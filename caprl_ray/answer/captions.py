@@ -4,6 +4,7 @@ with questions."""
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -39,12 +40,14 @@ OWN_COLUMNS = {"path": "key"}  # of a caption run's output
 class Captions:
     """A recipe whose input is parquet or JSON lines, and the column that joins captions and questions.
 
-    `stored` is the column in the input, `column` the same under its name in rows.
+    `stored` is the column in the input, `column` the same under its name in rows. `of_runs`: the input's paths are
+    folders of caption runs' objects.
     """
 
     recipe: ScoreRecipe
     stored: str
     column: str
+    of_runs: bool = False
 
 
 def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
@@ -66,7 +69,9 @@ def found(recipe: ScoreRecipe, storage: Storage) -> Captions:
         update |= {"paths": paths, "columns": columns, "kind": "parquet"}
     settings = settings.model_copy(update=update)
     column = settings.rename.get(stored, stored)
-    return Captions(recipe=recipe.model_copy(update={"input": settings}), stored=stored, column=column)
+    return Captions(
+        recipe=recipe.model_copy(update={"input": settings}), stored=stored, column=column, of_runs=bool(ours)
+    )
 
 
 def _joining(join: str, names: Collection[str], *, own: bool) -> str:
@@ -120,6 +125,32 @@ def _refuse_shared_names(captions: Captions, questions: Questions, storage: Stor
                 f"score.join: {before} and {key} in {captions.stored} have the same file name, by which path joins; "
                 "give score.join: key and the paths as captions have them."
             )
+
+
+def refuse_replaced(captions: Captions, storage: Storage) -> None:
+    """Raise RecipeError if objects of a caption run that this output has planned are gone or have other rows now: an
+    extension would score what has replaced them once more."""
+    if not captions.of_runs:
+        return
+    sizes = {
+        storage.real(path): {_name(stored): stored.size for stored in storage.objects(path, ".parquet")}
+        for path in captions.recipe.input.paths
+    }
+    folder, gone = cache(storage.real), set[str]()
+    for entry in plan.first_entries(storage, plan.load(storage, captions.recipe.output.path).units):
+        there = sizes.get(folder(entry.stored.path.rpartition("/")[0]))
+        if there is not None and there.get(_name(entry.stored)) != entry.stored.size:
+            gone.add(entry.stored.path)
+    if gone:
+        raise RecipeError(
+            "--extend: caprl-ray compact or caption --again has replaced files of captions since they were scored "
+            f"({len(gone):,}, such as {min(gone)}); what replaced them would be scored once more, so give a new "
+            "output.path."
+        )
+
+
+def _name(stored: Stored) -> str:
+    return stored.path.rpartition("/")[2]
 
 
 def _data(storage: Storage, path: str) -> str:

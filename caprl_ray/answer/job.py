@@ -22,12 +22,14 @@ from caprl_ray.score.questions import Questions
 from caprl_ray.storage import Storage
 
 
-def score_job(recipe: ScoreRecipe) -> tuple[Job, Questions]:
-    """The job `score` for a recipe, and its questions. Raises RecipeError or SystemFailure if the recipe, the
-    questions, the captions or the model are wrong."""
+def score_job(recipe: ScoreRecipe, *, extend: bool = False) -> tuple[Job, Questions]:
+    """The job `score` for a recipe, and its questions. `extend`: also captions that are new. Raises RecipeError or
+    SystemFailure if the recipe, the questions, the captions or the model are wrong."""
     storage = Storage(recipe.storage)
     questions = readers.questions_of(recipe, storage)
     found = captions.found(recipe, storage)
+    if extend:
+        captions.refuse_replaced(found, storage)
     launch.check_engine(recipe)
     captions.check_common(found, questions, storage)
     model = readers.resolved(recipe)

@@ -44,7 +44,11 @@ def asked_part(args: argparse.Namespace) -> "Part | None":
     if args.part is None:
         return None
     part = Part.parse(args.part)
-    asked = {"--extend": args.extend, "--limit": args.limit is not None, "--again": args.again is not None}
+    asked = {
+        "--extend": args.extend,
+        "--limit": args.limit is not None,
+        "--again": getattr(args, "again", None) is not None,
+    }
     for option in filter(asked.get, asked):
         raise RecipeError(f"--part: cannot be given with {option}; run {option} without --part when no part runs.")
     return part

@@ -1,9 +1,10 @@
 """`caprl-ray status` of an output that several drivers write: each part, and all together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from caprl_ray.commands.judge import judge
 from caprl_ray.output import lease
 from caprl_ray.output.holder import FINISHED, Holder
 from caprl_ray.output.part import Part
@@ -14,7 +15,6 @@ from caprl_ray.watch.words import facts
 
 PART_FINISHED, NOT_BEGUN, SETTLED_PART = "finished", "not begun", "taken over"
 SHOWN = ("done", "rate", "state", "ETA", "failed")  # facts in a part's line
-Judge = Callable[[Status, Holder, float | None, float | None], tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class SeenPart:
 
     Attributes:
         status: None if it has reported nothing yet.
-        state: one of the states of a run (commands/status.py), PART_FINISHED, NOT_BEGUN or SETTLED_PART.
+        state: one of the states of a run (commands/judge.py), PART_FINISHED, NOT_BEGUN or SETTLED_PART.
         sentence: what is wrong, for people.
         age_s: seconds since the status was written.
     """
@@ -46,7 +46,7 @@ class SeenPart:
         return "  ".join([f"part {self.part}", self.state, *told, *filter(None, [self.sentence])])
 
 
-def look(storage: Storage, output: str, judge: Judge) -> list[SeenPart]:
+def look(storage: Storage, output: str) -> list[SeenPart]:
     """All parts of an output, if drivers of parts have begun; otherwise none."""
     holders, statuses = lease.holders(storage, output), all_parts.statuses(storage, output)
     begun = {*holders, *statuses}
@@ -54,7 +54,7 @@ def look(storage: Storage, output: str, judge: Judge) -> list[SeenPart]:
         return []
     of = max(begun, key=lambda part: (_held(holders.get(part)), part)).of
     return [
-        _seen(storage, output, part, holders, statuses.get(part), judge)
+        _seen(storage, output, part, holders, statuses.get(part))
         for part in (Part(number=number, of=of) for number in range(1, of + 1))
     ]
 
@@ -69,7 +69,6 @@ def _seen(
     part: Part,
     holders: Mapping[Part, Holder | None],
     status: Status | None,
-    judge: Judge,
 ) -> SeenPart:
     holder = holders.get(part)
     if holder is None:
@@ -79,7 +78,8 @@ def _seen(
         state, sentence = PART_FINISHED if holder.state == FINISHED else SETTLED_PART, ""
     else:
         told = status or all_parts.empty(output, part, holder)
-        state, sentence = judge(told, holder, storage.age(lease.path_of(output, part)), age)
+        lease_age = storage.age(lease.path_of(output, part))
+        state, sentence = judge(told, holder, lease_age, age, complete=False)
     return SeenPart(part=part, status=status, state=state, sentence=sentence, age_s=age)
 
 

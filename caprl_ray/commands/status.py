@@ -2,8 +2,7 @@
 
 import sys
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,26 +11,19 @@ from rich.text import Text
 
 from caprl_ray import plan
 from caprl_ray.commands import parts
+from caprl_ray.commands.judge import COMPLETE, DIED, ENDED, RUNNING, SILENT, SLOW, judge, named, old
 from caprl_ray.commands.parts import NOT_BEGUN, PART_FINISHED, SETTLED_PART, SeenPart
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import lease
 from caprl_ray.output.folder import SUCCESS
-from caprl_ray.output.holder import FINISHED, STOPPED, Holder
+from caprl_ray.output.holder import Holder
 from caprl_ray.output.record import read_run
 from caprl_ray.storage import Storage, join
 from caprl_ray.watch import all_parts
 from caprl_ray.watch import status as status_module
 from caprl_ray.watch.status import NotAStatus, Status
 from caprl_ray.watch.view import fits, view
-from caprl_ray.watch.words import clock, line
-
-RUNNING, SLOW, SILENT, DIED = "running", "slow", "silent", "died"
-ENDED, COMPLETE = "ended", "complete"
-# The limits of a running state: two missing renewals of the lease, or a status that is late by more than one period and
-# the time of a write.
-LATE_S = 2 * lease.RENEWAL_S
-STATUS_LATE_S = 90.0
-AGAIN = "the same command continues it"
+from caprl_ray.watch.words import line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,133 +60,101 @@ def look(storage: Storage, output: str, hint: str = "") -> Seen:
     Raises RecipeError if there is no such folder or no run has written there, SystemFailure if the status cannot be
     read.
     """
-    path = join(output, status_module.NAME)
     try:
-        by_parts = _look_at_parts(storage, output)
-        if by_parts:
-            return by_parts
-        content = storage.read(path)
+        return _look_at_parts(storage, output) or _look_at_run(storage, output)
     except (FileNotFoundError, NotADirectoryError):
         raise _without_status(storage, output, hint) from None
     except OSError as error:
+        path = join(output, status_module.NAME)
         raise SystemFailure(f"{path}: cannot be read ({error.strerror}){hint}.") from error
+
+
+def _look_at_run(storage: Storage, output: str) -> Seen:
+    """What the last run of the whole output has told."""
+    path = join(output, status_module.NAME)
     try:
-        status = Status.parse(content)
+        status = Status.parse(storage.read(path))
     except NotAStatus as error:
         raise SystemFailure(f"{path}: {error}.") from None
     age, holder = storage.age(path), _holder(storage, output)
-    done = storage.lookup(join(output, SUCCESS)) is not None
-    state, sentence = judge(status, holder, storage.age(join(output, lease.NAME)), age, complete=done)
+    state, sentence = judge(
+        status, holder, storage.age(join(output, lease.NAME)), age, complete=_complete(storage, output)
+    )
     return Seen(status=status, state=state, sentence=sentence, age_s=age)
 
 
+def _complete(storage: Storage, output: str) -> bool:
+    return storage.lookup(join(output, SUCCESS)) is not None
+
+
 def _look_at_parts(storage: Storage, output: str) -> Seen | None:
-    """The statuses of drivers of parts; None if there are none, or if a run of the whole output came after them. Repair
-    and compact hold the whole output, too, but write no status.
+    """The statuses of drivers of parts; None if there are none, or if a run of the whole output came after them.
+
+    When an output is complete, status.json has the sum. Repair and compact hold the whole output, too, but write no
+    status.
     """
     holder = _holder(storage, output)
-    silent = _old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
-    turn = holder if holder and holder.part and not holder.ended and not silent else None
-    whole = holder if holder and not holder.part else None
-    found = [] if whole and lease.lives(whole) else parts.look(storage, output, partial(judge, complete=False))
-    if not (found or turn) or (whole and _told_since(storage, output, found)):
+    silent = old(storage.age(join(output, lease.NAME)), lease.EXPIRY_S)
+    living = holder if holder and not holder.ended and not silent else None
+    found = parts.look(storage, output)
+    if not found and not (living and living.part):
         return None
+    complete = _complete(storage, output)
+    if (complete or (holder and not holder.part)) and _told_since(storage, output, found, holder, complete=complete):
+        return _with_parts(_look_at_run(storage, output), found) if complete else None
     told = {one.part: one.status for one in found if one.status}
     running = [one.part for one in found if one.state in (RUNNING, SLOW)]
     missing = any(one.status is None for one in found)
-    status = all_parts.total(told, running, missing) if told else all_parts.empty(output, holder=turn)
-    complete = storage.lookup(join(output, SUCCESS)) is not None
-    state, sentence = _judge_together(found, turn, complete=complete)
+    status = all_parts.total(told, running, missing) if told else all_parts.empty(output, holder=living)
+    state, sentence = _judge_together(found, living, complete=complete)
     ages = [one.age_s for one in found if one.age_s is not None]
     return Seen(status=status, state=state, sentence=sentence, age_s=min(ages, default=None), parts=tuple(found))
 
 
-def _told_since(storage: Storage, output: str, found: list[SeenPart]) -> bool:
-    """Whether a run of the whole output has written a status since the parts have."""
+def _with_parts(seen: Seen, found: list[SeenPart]) -> Seen:
+    """What is told of a complete output, with its parts if these have done all of it."""
+    all_told = all(one.status and one.state == PART_FINISHED for one in found)
+    return replace(seen, parts=tuple(found)) if all_told else seen
+
+
+def _told_since(storage: Storage, output: str, found: list[SeenPart], holder: Holder | None, *, complete: bool) -> bool:
+    """Whether status.json is of the holder's run, or else later than what the parts have told. When these have
+    completed the output, it is as late as the last of them."""
     with suppress(OSError, NotAStatus):
-        at = Status.parse(storage.read(join(output, status_module.NAME))).at
-        return all(one.status is None or one.status.at < at for one in found)
+        told = Status.parse(storage.read(join(output, status_module.NAME)))
+        if holder and told.run.run == holder.run:
+            return True
+        latest = max((one.status.at for one in found if one.status), default="")
+        return latest < told.at or (complete and latest == told.at)
     return False
 
 
-def _judge_together(found: list[SeenPart], turn: Holder | None, *, complete: bool) -> tuple[str, str]:
+def _judge_together(found: list[SeenPart], living: Holder | None, *, complete: bool) -> tuple[str, str]:
+    """The same as `judge` of all parts. `living` holds the whole output: for the turn of a part, or all the time."""
     if complete:
         return COMPLETE, "The output is complete."
     states = {one.state for one in found}
     said = f"{parts.together(found)}." if found else ""
-    if turn:
-        doing = "checks the whole output" if states <= {PART_FINISHED} and found else "plans the input or looks at it"
-        return RUNNING, " ".join(filter(None, [said, f"{_named(turn).capitalize()} (part {turn.part}) {doing}."]))
+    if living:
+        return RUNNING, " ".join(filter(None, [said, _doing(living, states)]))
     if states & {DIED, ENDED, SILENT, SETTLED_PART}:
         said += " Run the parts that are lost again, from anywhere."
     elif states == {PART_FINISHED}:
-        said += " The output is not complete; run any part again."
+        why = next((one.status.ended for one in found if one.status and one.status.ended), "")
+        said += f" The output is not complete: {why}" if why else " The output is not complete; run any part again."
     elif NOT_BEGUN in states:
         said += " Run the others, from anywhere."
     worst = next((state for state in (RUNNING, SLOW, SILENT, DIED) if state in states), ENDED)
     return worst, said
 
 
-def judge(
-    status: Status, holder: Holder | None, lease_age: float | None, age: float | None, *, complete: bool
-) -> tuple[str, str]:
-    """The state of the run, and a sentence if something is wrong.
-
-    The driver renews its lease every lease.RENEWAL_S, whatever its run does. So an old lease means that the driver is
-    gone or cut off. An old status with a fresh lease means that the driver is slow.
-    """
-    if complete:
-        return COMPLETE, "The output is complete."
-    if holder is None:
-        return ENDED, f"Nobody holds the lease, so no run is active; {AGAIN}."
-    return _ended(status, holder) or _late(status, holder, lease_age, age)
-
-
-def _ended(status: Status, holder: Holder) -> tuple[str, str] | None:
-    """The sentence about a run that has ended; None if it may be running."""
-    if holder.state == FINISHED:
-        return ENDED, f"The run has ended, and rows are left; {AGAIN}."
-    if holder.state == STOPPED:
-        why = ((not _of_another(status, holder) and status.ended) or "nobody says why").rstrip(".")
-        if why.startswith("stopped"):  # by a signal: it says what to do (watch/ending.py)
-            return ENDED, f"The run was {why}."
-        return ENDED, f"The run was stopped: {why}; {AGAIN}."
-    if holder.ended:
-        return DIED, f"The driver has died: {_named(holder)} is not there any more; {AGAIN}."
-    return None
-
-
-def _late(status: Status, holder: Holder, lease_age: float | None, age: float | None) -> tuple[str, str]:
-    """Whether a run that holds its lease gives signs of life."""
-    since = f"{_named(holder)} renewed its lease {clock(lease_age or 0)} ago"
-    if _old(lease_age, lease.EXPIRY_S):
-        return SILENT, (
-            f"The driver has gone silent: {since}, and should every {lease.RENEWAL_S:.0f} seconds; it has died, or "
-            f"cannot write to the output. If it is gone, {AGAIN}."
-        )
-    if _old(lease_age, LATE_S):
-        return SLOW, f"The driver is late: {since}."
-    if _of_another(status, holder):
-        return RUNNING, f"{_named(holder).capitalize()} has just begun another run; this is the run before."
-    if status.ended is not None:
-        doing = "it checks the whole output and balances the ledger"
-        return RUNNING, f"The run is at its end: {(status.ended or doing).rstrip('.')}."
-    if _old(age, STATUS_LATE_S):
-        return SLOW, f"The driver lives, but this is {clock(age or 0)} old: {_named(holder)} or its storage is slow."
-    return RUNNING, ""
-
-
-def _of_another(status: Status, holder: Holder) -> bool:
-    """Whether a status is that of a run before the holder's, which has written none yet."""
-    return status.run.lease not in (None, holder.number)
-
-
-def _old(age: float | None, limit: float) -> bool:
-    return age is not None and age > limit
-
-
-def _named(holder: Holder) -> str:
-    return f"process {holder.pid} on {holder.host}"
+def _doing(living: Holder, states: set[str]) -> str:
+    """What holds the whole output."""
+    who = named(living).capitalize()
+    if not living.part:
+        return f"{who} holds the whole output: verify --repair, compact, or a run without --part that has just begun."
+    doing = "checks the whole output" if states == {PART_FINISHED} else "plans the input or looks at it"
+    return f"{who} (part {living.part}) {doing}."
 
 
 def _holder(storage: Storage, output: str) -> Holder | None:

@@ -27,7 +27,7 @@ from caprl_ray.output.objects import DATA, FAILED, Written
 from caprl_ray.output.part import Part as PartOfOutput
 from caprl_ray.output.scan import Tell, scan, silent
 from caprl_ray.plan.left_out import LeftOut
-from caprl_ray.storage import Storage, Stored
+from caprl_ray.storage import SourceChanged, Storage, Stored
 from caprl_ray.storage.prefetch import prefetched
 
 # A unit's length, and counts of what is in no row (LeftOut.dump), "" if none.
@@ -287,6 +287,11 @@ def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Itera
             # Only a few pages are read, so Arrow's threads and prefetching would cost more than they save. `stream`
             # buffers one piece.
             yield pq.ParquetFile(stream, pre_buffer=False)
+    except (FileNotFoundError, SourceChanged) as error:
+        raise SystemFailure(
+            f"{stored.path}: the committed object cannot be read: it was replaced meanwhile, by a run, by verify "
+            "--repair or by compact; run the command again."
+        ) from error
     except (OSError, pa.ArrowInvalid) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise SystemFailure(f"{stored.path}: the committed object cannot be read ({reason}).") from error

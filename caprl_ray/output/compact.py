@@ -96,10 +96,11 @@ class _Work:
             now = [replace(one, objects=_now(one.objects, moved)) for one in batches]
             new = self._merged(todo.folder, with_rests(now), schema, number, (done, total))
             old = {stored.path: stored for batch in now for stored in batch.objects}
-            self._kept = (self._kept - set(map(short, old))) | new.names
+            gone = set(map(short, old))
+            assert not gone & new.names, "the name of a new object has its lease and its round"
+            self._kept = (self._kept - gone) | new.names
             self._switch()
-            gone = [stored for stored in old.values() if short(stored.path) not in self._kept]
-            for _ in scan(partial(_delete, self._storage), {todo.folder: gone}, "deleting objects"):
+            for _ in scan(partial(_delete, self._storage), {todo.folder: [*old.values()]}, "deleting objects"):
                 pass
             moved = new.rests | {path: new.rests.get(stored.path, stored) for path, stored in moved.items()}
             done += new.objects

@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping
 from pyroaring import BitMap
 
 from caprl_ray.errors import SystemFailure
+from caprl_ray.output import fence
 from caprl_ray.output.committed import Committed
+from caprl_ray.output.folder import SUCCESS
 from caprl_ray.output.objects import Written
 from caprl_ray.output.repair import forget
 from caprl_ray.rows.schema import row_id
@@ -30,15 +32,24 @@ def keep(storage: Storage, output: str, lease: int, rows: Collection[Identity], 
 def settle(storage: Storage, output: str, part: str | None = None) -> set[Identity]:
     """Remove all doubtful rows from the output, or with `part` only those of its leases. Returns them.
 
+    An output that had some is not complete any more.
+
+    Rows of a part that compact has moved to objects of the whole output are left to the holder of its lease, because
+    drivers of several parts could rewrite one object.
+
     Only the holder of the lease may do it.
 
     Raises SystemFailure for a file that no run wrote.
     """
     removed: set[Identity] = set()
-    for stored in storage.objects(join(output, FOLDER), ".json"):
+    lists = storage.objects(join(output, FOLDER), ".json")
+    fences = fence.load(storage, output) if lists else fence.Fences()
+    for stored in lists:
         lease, rows = _kept(storage, stored)
-        if part not in (None, lease.part):
+        if part not in (None, "" if fences.compacted(lease) else lease.part):
             continue
+        if rows:
+            storage.delete(join(output, SUCCESS))
         forget(storage, output, rows, lease)
         storage.delete(stored.path)
         removed |= rows

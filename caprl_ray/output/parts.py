@@ -19,6 +19,7 @@ from caprl_ray import plan
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import lease
 from caprl_ray.output.counts import Counts
+from caprl_ray.output.folder import SUCCESS
 from caprl_ray.output.holder import FINISHED, HELD, Holder
 from caprl_ray.output.lease import Busy, Lease
 from caprl_ray.output.ledger import Ledger, Sums
@@ -132,6 +133,11 @@ def unfinished(storage: Storage, output: str, parts: Collection[Part]) -> list[P
     found = lease.holders(storage, output)
     ended = {part for part, holder in found.items() if holder and holder.over}
     return sorted({*parts} - ended)
+
+
+def others_are_left(storage: Storage, output: str, found: Ledger) -> bool:
+    """Whether a run has finished its part of an output that is not complete. Who completes it sums it up."""
+    return bool(found.part) and storage.lookup(join(output, SUCCESS)) is None
 
 
 def some(parts: Sequence[Part]) -> str:

@@ -12,7 +12,8 @@ MAX_RUN_BYTES = 16 * 2**20
 # The objects of data/ and failed/ of every version, the parts of a plan, and what an evaluation keeps (see
 # evaluate/folder.py). Only these names cost a look at run.json.
 _OBJECT = re.compile(
-    r"(.*/)(?:(?:data|failed)/(?:\d{6,}-)?[0-9a-f]{32}|plan/\d{5}|evaluations/(?:images|answers)-[0-9a-f]{16}/\w+)\.parquet",
+    r"(.*/)(?:(?:data|failed)/(?:\d{6,}-(?:\d+of\d+-)?)?[0-9a-f]{32}|plan/\d{5}"
+    r"|evaluations/(?:images|answers)-[0-9a-f]{16}/\w+)\.parquet",
     re.DOTALL,
 )
 

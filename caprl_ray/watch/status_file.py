@@ -10,6 +10,7 @@ from datetime import datetime
 from caprl_ray.errors import RecipeError
 from caprl_ray.output.folder import Output
 from caprl_ray.output.holder import now
+from caprl_ray.output.ledger import Ledger
 from caprl_ray.storage import Storage
 from caprl_ray.watch import history
 from caprl_ray.watch.history import Point, Points
@@ -101,6 +102,23 @@ def _tell_end(output: Output, error: Exception) -> None:
             told = _nothing_done(own, told)
         if told.ended != str(error):
             storage.put(path, content(replace(told, ended=str(error)), written(storage, path)))
+
+
+def nothing_to_do(output: Output, found: Ledger) -> None:
+    """Write the status of a part of which every row was done before this run, perhaps not by the part's own drivers, so
+    that the sum of all parts has these rows. What its last run did and cost stays in it."""
+    with suppress(OSError):
+        told = _last(output) or _nothing_done(run_of(output), None)
+        status = replace(
+            told,
+            at=now().isoformat(timespec="seconds"),
+            before=found.finished + found.failed - told.record.rows,
+            failed_before=found.failed - told.record.failures,
+            rates=replace(told.rates, planned=found.planned, exact=True, eta_s=None),
+            ended="",
+        )
+        path = place(output.path, output.part)
+        output.storage.put(path, content(status, written(output.storage, path)))
 
 
 def _last(output: Output) -> Status | None:

@@ -24,6 +24,7 @@ from caprl_ray.embedded.scenes import caption as scene_caption
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import again, doubtful, lease
 from caprl_ray.output.holder import FINISHED, Holder
+from caprl_ray.output.part import Part, part_of
 from caprl_ray.output.record import plain
 from caprl_ray.recipe.load import load_as
 from caprl_ray.recipe.score import QuestionFile
@@ -149,6 +150,23 @@ def test_questions_are_not_taken_from_the_output_of_another_job(tmp_path: Path) 
         score_job(load_as(ScoreRecipe, path))
 
 
+def in_two_parts(path: str, sums: Path) -> None:
+    """Score by two drivers. There is one unit, so one of them has nothing to do."""
+    last, before = part_of(0, 2), sums.read_text()
+    assert cli.main(["score", path, "--part", str(Part(number=3 - last.number, of=2))]) == 0
+    assert sums.read_text() == before, "who completes the output sums it up"
+    assert cli.main(["score", path, "--part", str(last)]) == 0
+    assert sums.read_text() != before
+
+
+def compacted(output: Path) -> list[dict[str, Any]]:
+    """The rows of an output after `compact`."""
+    before = len(list((output / "data").iterdir()))
+    assert cli.main(["compact", str(output)]) == 0
+    assert before > 3 and len(list((output / "data").iterdir())) == 1
+    return pq.read_table(output / "data").to_pylist()
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -159,7 +177,7 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     kept = pq.read_table(tmp_path / "scores" / "data").to_pylist()
     assert 0 < len(kept) < IMAGES
     capsys.readouterr()
-    assert cli.main(["score", path]) == 0
+    in_two_parts(path, tmp_path / "scores" / "scores.json")
     said = capsys.readouterr().out
 
     rows = {row["image_key"]: row for row in pq.read_table(tmp_path / "scores" / "data").to_pylist()}
@@ -197,10 +215,18 @@ def test_captions_are_scored_by_what_can_be_answered_from_them_and_a_run_resumes
     assert cli.main(["score", path, "--against", str(tmp_path / "captions")]) == 2
     assert "is not the output of a scoring run: it holds the rows of the job caption." in capsys.readouterr().err
 
-    assert cli.main(["verify", str(tmp_path / "scores")]) == 0
+    assert {row["image_key"]: row for row in compacted(tmp_path / "scores")} == rows
+    assert cli.main(["score", path]) == 0
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text()) == found
+    assert cli.main(["verify", own]) == 0
     assert "48 scored, 2 failed" in capsys.readouterr().out
     assert cli.main(["score", path, "score.seed=1"]) == 2
     assert "score.seed was 0 and is 1" in capsys.readouterr().err
+    (merged,) = (tmp_path / "captions" / "data").iterdir()
+    merged.rename(merged.with_name("1" * 32 + ".parquet"))  # as compact does
+    assert cli.main(["score", path, "--extend"]) == 2
+    assert f"has replaced files of captions since they were scored (1, such as {merged})" in capsys.readouterr().err
+    assert cli.main(["score", path]) == 0
 
 
 def test_a_wrong_recipe_is_refused_in_one_sentence_before_anything_starts(

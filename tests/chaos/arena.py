@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from caprl_ray.commands.demo import demo_recipe
 from caprl_ray.embedded import scenes
 from caprl_ray.output import ledger
 from caprl_ray.output.committed import read_committed
+from caprl_ray.output.ledger import Ledger
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.sections import Recipe
 from caprl_ray.storage import Storage
 from tests.chaos import victims
-from tests.chaos.schedule import STORAGE_FAULTS, Kill, Schedule
+from tests.chaos.schedule import STORAGE_FAULTS, Kill, Point, Schedule
 from tests.expected import expected_caption
 from tests.ray_head import NOTICED_SOON, Head, new_head
 from tests.s3_server import BUCKET, Request, S3Server
@@ -47,6 +49,12 @@ DRIVERS, DRIVER_S = 5, 240.0
 # Ray notices a node's death in three seconds. Captions take a while, so that a fault finds running rows.
 SETTINGS = NOTICED_SOON | {"AWS_MAX_ATTEMPTS": "6"}  # the default; other tests give up sooner
 PAUSE_S = 0.02  # seconds of the stub per row
+OUT = f"s3://{BUCKET}/out"
+# Where `compact` is killed. It writes the fence before the merged objects and after them, then deletes the old ones.
+COMPACTING = [
+    *(Point("PUT", place, count) for place, count in (("out/fence/", 1), ("out/fence/", 2), ("out/data/", 1))),
+    *(Point("DELETE", "out/data/", count) for count in (1, 4)),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +190,7 @@ class Arena:
             self.server.fault = None
             drivers, killed = drivers + 1, driver.returncode == -signal.SIGKILL
             problem = problem or self._changed(before) or (None if killed else said)
+        problem = problem or self.compact(chance) or self.check(document)
         return Outcome(
             seed=schedule.seed,
             fired=trigger.fired,
@@ -190,7 +199,7 @@ class Arena:
             drivers=drivers,
             read_again=self.read_again(),
             seconds=time.monotonic() - began,
-            problem=problem or self.check(document),
+            problem=problem,
         )
 
     def clear(self) -> dict[str, Any]:
@@ -204,10 +213,32 @@ class Arena:
         """Start a driver."""
         path = self.folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(document))
-        command = [sys.executable, "-m", "caprl_ray", "caption", str(path)]
+        return self._begin("caption", str(path))
+
+    def compact(self, chance: random.Random) -> str | None:
+        """Kill `compact` at one of its writes, and let another one finish; returns the fault, if any."""
+        kill = Kill("driver killed", chance.choice(COMPACTING))
+        settings = [f"storage.endpoint={self.server.endpoint}", "storage.region=us-east-1"]
+        for kills in ((kill,), ()):
+            command = self._begin("compact", OUT, *settings)
+            strike = partial(self._killed, command, chance)
+            self.server.fault = trigger = Trigger(Schedule(seed=0, kills=kills, share=0.0), strike)
+            said = self.finish(command)
+            self.server.fault = None
+            balance = self.balance(self.document())
+            if trigger.waiting or (said and not kills) or not balance.balanced:
+                return f"compact, {kill}: {said or balance.summary()}"
+        return None
+
+    def _killed(self, command: subprocess.Popen[bytes], chance: random.Random, kill: Kill) -> str | None:
+        return victims.strike(kill.kind, self.head, command, chance)
+
+    def _begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         environment = self.head.client | {"RAY_ADDRESS": self.head.address}
         with open(self.log, "wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(
+                [sys.executable, "-m", "caprl_ray", *arguments], env=environment, stdout=log, stderr=log
+            )
 
     @property
     def log(self) -> Path:
@@ -238,7 +269,7 @@ class Arena:
             "prepare": {"max_pixels": 20_000},
             "replicas": {"min": 1, "max": 1 + gpus, "gpus": gpus},
             "storage": {"endpoint": self.server.endpoint, "region": "us-east-1"},
-            "output": {"path": f"s3://{BUCKET}/out", "rows_per_object": 32},
+            "output": {"path": OUT, "rows_per_object": 32},
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -285,8 +316,7 @@ class Arena:
         wrong = [row for row in rows if not self._right(row, expected[row["sha256"]], recipe)]
         if len(wrong) > self._may_be_wrong * len(rows):
             return f"{len(wrong)} captions are wrong, among them that of {wrong[0]['id']}: {wrong[0]['caption']}"
-        storage, out = Storage(recipe.storage), recipe.output.path
-        balance = ledger.balance(plan.load(storage, out).units, read_committed(storage, out), "captioned")
+        balance = self.balance(document)
         if not balance.balanced or balance.finished != len(rows):
             return balance.summary()
         left = set(self._keys("out/"))
@@ -294,6 +324,11 @@ class Arena:
         left -= {"out/status.json"}  # a fault of the storage may keep it from being written
         ours = {"out/run.json", "out/lease.json", "out/summary.json", "out/_SUCCESS"}
         return None if left == ours else f"unexpected objects: {sorted(left ^ ours)}"
+
+    def balance(self, document: dict[str, Any]) -> Ledger:
+        """The ledger of the output."""
+        storage = Storage(parse(document).storage)
+        return ledger.balance(plan.load(storage, OUT).units, read_committed(storage, OUT), "captioned")
 
     @property
     def _may_be_wrong(self) -> float:

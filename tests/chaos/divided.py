@@ -123,7 +123,7 @@ def run(arena: Arena, schedule: Schedule, *, apart: bool) -> Outcome:
         drivers=drivers.begun,
         read_again=arena.read_again(),
         seconds=time.monotonic() - began,
-        problem=problem or arena.check(document),
+        problem=problem or arena.compact(chance) or arena.check(document),
     )
 
 

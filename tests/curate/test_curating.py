@@ -77,6 +77,11 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     assert curated.parts(Storage(), named) and "not finished" not in capsys.readouterr().err
     assert load_dataset("parquet", data_files=str(out / "data/*.parquet"), split="train").num_rows == IMAGES
 
+    assert cli.main(["compact", str(out)]) == 0
+    merged = pq.read_table(out / "data").to_pylist()
+    assert len(list((out / "data").iterdir())) == 1 and {row["key"]: row for row in merged} == rows
+    assert cli.main(["curate", path]) == 0 and json.loads((out / "curated.json").read_text()) == found
+
     captions = recipe_of_captions(images)
     assert cli.main(["caption", captions]) == 0
     assert cli.main(["score", recipe_of_scores(images)]) == 0

@@ -23,10 +23,11 @@ def test_they_are_removed_from_the_objects_of_their_lease_and_once(tmp_path: Pat
     put(tmp_path, DATA, NAME.format(2), [{"unit": 0, "index": n, "attempts": 2} for n in range(4)])
     put(tmp_path, FAILED, NAME.format(2), [{"unit": 3, "index": 7, "attempts": 1, "code": "caption_empty"}])
     doubtful.keep(Storage(), str(tmp_path), 2, [(0, 1), (0, 2), (3, 7), (9, 9)])
+    (tmp_path / "_SUCCESS").touch()
     assert doubtful.settle(Storage(), str(tmp_path)) == {(0, 1), (0, 2), (3, 7), (9, 9)}
     rows = [(row["index"], row["attempts"]) for row in stand(tmp_path, DATA)]
     assert rows == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (3, 2)]
-    assert not stand(tmp_path, FAILED)
+    assert not stand(tmp_path, FAILED) and not (tmp_path / "_SUCCESS").exists(), "rows are missing now"
     assert doubtful.settle(Storage(), str(tmp_path)) == set()
     assert not list((tmp_path / doubtful.FOLDER).iterdir())
     (tmp_path / doubtful.FOLDER / "000007.json").write_text("[1")

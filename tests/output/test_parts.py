@@ -31,7 +31,7 @@ from caprl_ray.job import Job
 from caprl_ray.output import doubtful, fence, lease, ledger, parts
 from caprl_ray.output.commit import CommittedRows
 from caprl_ray.output.committed import read_committed
-from caprl_ray.output.folder import Output
+from caprl_ray.output.folder import SUCCESS, Output
 from caprl_ray.output.holder import HELD, Holder
 from caprl_ray.output.ledger import Ledger
 from caprl_ray.output.part import Part, part_of
@@ -368,10 +368,19 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
         assert capsys.readouterr().out.startswith("part 1/3  finished  2 ")
     lost(output, TWO)
     with lease.held(*output):  # as verify --repair does, which tells no status
-        pass
+        seen = look(*output)
+        assert (seen.state, seen.status.done) == ("running", 3)
+        assert "holds the whole output: verify --repair, compact, or a run without --part" in seen.sentence
     assert [one.state for one in look(*output).parts] == ["finished", "taken over", "not begun"]
     storage.put(place(path), content(changed(run=Run(output=path), at="2999-01-01T00:00:00+00:00"), ()))
     assert not look(*output).parts, "a run of the whole output came after them"
+    storage.put(join(path, SUCCESS), b"")
+    with turn(output, Part(number=1, of=4)):
+        pass
+    with parts.held(*output, Part(number=1, of=4)):  # has nothing to do
+        pass
+    seen = look(*output)
+    assert (seen.state, seen.status.done, seen.parts) == ("complete", 10_018, ())
 
 
 FILES, ROWS = 7, 2  # each file is a unit
@@ -448,10 +457,11 @@ def test_drivers_that_begin_at_once_plan_once_and_the_last_one_completes_the_out
 
 
 def test_a_part_says_which_others_are_left_and_a_run_of_all_units_finishes_them(
-    tmp_path: Path, written: Written
+    tmp_path: Path, written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = job(tmp_path)
-    ledger = pipeline.run(made, part=ONE)
+    ledger = pipeline.run(made, part=ONE, opening="the opening\n")
+    assert capsys.readouterr().err.startswith("the opening\n")
     assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3, 3/3"
     assert ledger.summary().startswith("part 1/3: ")
     written.never = {unit for unit in range(FILES) if part_of(unit, 3) == TWO}
@@ -475,6 +485,8 @@ def test_retried_rows_of_a_part_stand_once_when_all_parts_are_finished(tmp_path:
     pipeline.run(made, part=TWO)
     with pytest.raises(TooManyFailures, match=r"failures\.max_fraction: 14 of 14 images failed"):
         pipeline.run(made, part=THREE)
+    said = "Of 3 parts, 3 finished. The output is not complete: failures.max_fraction: 14 of 14 images failed"
+    assert look(Storage(), str(tmp_path / "out")).sentence.startswith(said)
     written.failing = set()
     retry = partial(pipeline.run, made, retry=["source_missing"])
     for part in (ONE, TWO):
@@ -512,6 +524,39 @@ def test_the_last_part_waits_for_who_holds_the_whole_output_and_a_failing_store_
     assert "part 3/3 waits for process" in capsys.readouterr().err
 
 
+def test_what_others_have_done_of_a_part_is_in_the_sum_of_all_parts(tmp_path: Path, written: Written) -> None:
+    made, out, units = job(tmp_path), str(tmp_path / "out"), Counter(part_of(unit, 3) for unit in range(FILES))
+    written.never = {next(unit for unit in range(FILES) if part_of(unit, 3) == THREE)}
+    with pytest.raises(LedgerUnbalanced):
+        pipeline.run(made)
+    stopped = changed(run=Run(part="2/3", lease=1), before=0, failed_before=0, rows=1, failed={}, ended="stopped")
+    Storage().put(place(out, TWO), content(stopped, ()))
+    for part in (ONE, TWO):
+        pipeline.run(made, part=part)
+    seen = look(Storage(), out)
+    assert [one.status and one.status.done for one in seen.parts] == [units[ONE] * ROWS, units[TWO] * ROWS, None]
+    assert seen.status.done == (units[ONE] + units[TWO]) * ROWS
+
+
+def test_a_driver_that_ends_after_another_has_accepted_another_recipe_says_that_it_is_finished(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, other, of = job(tmp_path), job(tmp_path, prompt={"user": "What is it?"}), divided.complete
+
+    def complete(*arguments: Any) -> Ledger:
+        if arguments[2] == THREE:
+            pool.submit(pipeline.run, other, part=TWO, adopt=["prompt.user"]).result()
+        return of(*arguments)
+
+    pipeline.run(made, part=ONE)
+    monkeypatch.setattr(divided, "complete", complete)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RecipeError) as refused:
+        pipeline.run(made, part=THREE)
+    assert str(refused.value).startswith("part 3/3 is finished. output.path: ")
+    assert "belongs to another recipe: prompt.user was" in str(refused.value)
+    assert (tmp_path / "out" / "_SUCCESS").exists(), "2/3 was the last one, and has the rows of all"
+
+
 def test_a_retry_that_begins_in_the_last_turn_of_another_part_waits_for_its_end(
     tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,10 +589,16 @@ def test_a_late_list_of_sick_rows_of_another_division_is_no_part_of_a_complete_o
     for part in (half, *(part for part in (ONE, TWO, THREE) if part != part_of(sick[0], 3))):
         pipeline.run(made, part=part)
     doubtful.keep(Storage(), str(tmp_path / "out"), 1, [sick], half.name)
+    own = part_of(sick[0], 3)
     with pytest.raises(LedgerUnbalanced, match="1 missing; run the same command again"):
-        pipeline.run(made, part=part_of(sick[0], 3))
+        pipeline.run(made, part=own)
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert pipeline.run(made, part=part_of(sick[0], 3)).finished == FILES * ROWS
+    assert pipeline.run(made, part=own).finished == FILES * ROWS
+    doubtful.keep(Storage(), str(tmp_path / "out"), 1, [(0, 0)], half.name)
+    other = next(part for part in (ONE, TWO, THREE) if part != own)
+    assert pipeline.run(made, part=other).notes[-1] == f"part {other} is finished; 1 other is not: {own}"
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert pipeline.run(made, part=own).finished == FILES * ROWS
 
 
 def test_fewer_units_than_parts_leave_some_parts_without_work(tmp_path: Path, written: Written) -> None:
@@ -555,6 +606,8 @@ def test_fewer_units_than_parts_leave_some_parts_without_work(tmp_path: Path, wr
     shares = [Part(number=number, of=20) for number in range(1, 21)]
     empty = next(part for part in shares if not any(part_of(unit, 20) == part for unit in range(FILES)))
     assert pipeline.run(made, part=empty).finished == 0
+    seen = look(Storage(), str(tmp_path / "out")).parts[empty.number - 1]
+    assert seen.status and (seen.state, seen.status.done, seen.status.rates.planned) == ("finished", 0, 0)
     full = sorted({part_of(unit, 20) for unit in range(FILES)})
     ledgers = [pipeline.run(made, part=part) for part in full]
     assert ledgers[-1].balanced and not ledgers[-1].part

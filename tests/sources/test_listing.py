@@ -11,6 +11,7 @@ import pytest
 
 from caprl_ray import plan, sources
 from caprl_ray.errors import RecipeError, RowFailure, SystemFailure
+from caprl_ray.output.objects import Written
 from caprl_ray.plan import LeftOut
 from caprl_ray.plan.known import Seen
 from caprl_ray.recipe.input import Input
@@ -158,8 +159,10 @@ def test_what_comes_before_a_table_without_rows_is_counted(tmp_path: Path) -> No
 
 
 def test_outputs_are_no_input_unless_their_rows_are_named(tmp_path: Path, s3: S3Server, remote: Storage) -> None:
-    row = f"{1:06d}-{'ab' * 16}.parquet"
-    contents = {f"in/old/data/{row}": b"no parquet", "in/old/run.json": json.dumps({"fingerprint": {}}).encode()}
+    row, run = f"{1:06d}-{'ab' * 16}.parquet", json.dumps({"fingerprint": {}}).encode()
+    contents = {f"in/old/data/{row}": b"no parquet", "in/old/run.json": run}
+    of_part = f"{Written(number=1, part='2of12').name}-{'ab' * 16}.parquet"
+    contents |= {f"in/parts/data/{of_part}": b"no parquet", "in/parts/run.json": run}
     contents |= {
         "in/old/plan/00000.parquet": b"",
         f"in/old/evaluations/images-{'ab' * 8}/00000.parquet": b"no parquet",
@@ -175,9 +178,9 @@ def test_outputs_are_no_input_unless_their_rows_are_named(tmp_path: Path, s3: S3
         for path in ("in", "in/*", "in/**/*.parquet"):
             keys, counts = planned(f"{root}/{path}", storage=storage, out=f"{root}/in/own")
             assert [key.rpartition("/")[2] for key in keys] == ["t.parquet", row]
-            assert counts == {"own_output": 2}
+            assert counts == {"own_output": 3}
         assert planned(f"{root}/in/old/data", storage=storage)[0] == [row]
-        assert planned(f"{root}/in/*/data/*.parquet", storage=storage)[0] == [row, row]
+        assert planned(f"{root}/in/[ot]*/data/*.parquet", storage=storage)[0] == [row, row]
         with pytest.raises(RecipeError, match=r"left out: 1 output of a run \(.*/in/old/\)"):
             planned(f"{root}/in/old", storage=storage)
 

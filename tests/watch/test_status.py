@@ -14,7 +14,7 @@ from caprl_ray import cli
 from caprl_ray.caption.job import caption_job
 from caprl_ray.cli.arguments import store_hint
 from caprl_ray.commands.demo import demo_recipe
-from caprl_ray.commands.status import judge
+from caprl_ray.commands.judge import judge
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output import holder as holders
 from caprl_ray.output import lease
