@@ -73,4 +73,7 @@ def _whole(opened: Opened, own: Lease, part: Part) -> Output:
     try:
         return replace(opened(own), part=None)
     except RecipeError as error:
-        raise RecipeError(f"part {part} is finished. {error}") from None
+        raise RecipeError(
+            f"part {part} is finished. {error} If the output is not complete, run any part again by the recipe that it "
+            "belongs to."
+        ) from None

@@ -73,7 +73,7 @@ def run(
         part: process only this part of the plan, while other drivers process the others. Not with `limit`, `extend` or
             `again`. The ledger is that of the part, or of the whole output if it is complete now.
         debug: show Ray's own output.
-        opening: the first lines of the log, unless the recipe is refused.
+        opening: the first lines of the log, unless the recipe or the input is refused.
 
     Raises:
         RecipeError: the recipe is wrong; nothing was started.
@@ -84,9 +84,9 @@ def run(
     """
     opened = partial(Output.open, job, adopt, extend=extend, again=again is not None, part=part)
     seen = opened()  # refuses a wrong recipe before anything is written
-    sys.stderr.write(opening)
     with signals.handled(), place.left_as_it_was(seen.path):
         if part:
+            sys.stderr.write(opening)
             divided.plan_once(seen, opened, part)
         held = parts.held(seen.storage, seen.path, part) if part else lease.held(seen.storage, seen.path)
         # Disconnect from Ray before releasing the lease: workers of a stopped run may still be writing.
@@ -96,12 +96,14 @@ def run(
             doubtful_rows.settle(output.storage, output.path, part.name if part else None)
             least = Accept.TOUCHED if accept_touched else Accept.SAME_ROWS if extend else Accept.NONE
             if again is not None:
+                sys.stderr.write(opening)
                 with status_file.end_told(output):
                     return _run_again(output, again, limit, least, debug)
             make = output.share if part else output.plan
             with forgotten_if_refused(output), while_planning.begun(make) as underway:
                 if not output.planned:
                     underway.begins()
+                sys.stderr.write("" if part else opening)
                 with status_file.end_told(output):
                     done = _run(output, underway, limit, retry, least, debug)
         return divided.complete(output, opened, part, done) if part else done

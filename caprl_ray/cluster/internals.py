@@ -222,7 +222,9 @@ def calm_waiting() -> Patch:
 
 
 def blocks_without_leave() -> Patch:
-    """Let a replica's task end without waiting until its block is taken (turns.py)."""
+    """Let a replica's task end without waiting until its block is taken, if it has one block (turns.py)."""
+    if not whole_batches():
+        return nullcontext()
 
     def place() -> Place:
         from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator

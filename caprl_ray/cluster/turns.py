@@ -6,6 +6,7 @@ collects it, needs no budget. So up to AT_ONCE such blocks are handed over befor
 a task with a CPU are handed over one by one, as before.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -94,10 +95,14 @@ def _counted(operator: Any) -> tuple[int, int, int]:
 
 
 def calm(get: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray's `get_output_blocking`, as one that looks for output only every LOOK_S."""
+    """Ray's `get_output_blocking`, as one that looks for output only every LOOK_S.
+
+    Only for this thread's datasets. Others may have consumers, and Ray must see that they wait.
+    """
+    here = threading.get_ident()
 
     def got(state: Any, *split: Any) -> Any:
-        while _nothing_yet(state, *split):
+        while threading.get_ident() == here and _nothing_yet(state, *split):
             time.sleep(LOOK_S)
         return get(state, *split)
 
@@ -155,10 +160,13 @@ def completed_soon(own: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def unasked(arguments: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Ray's arguments of a replica's task, as those of one that never waits until its blocks are taken.
 
-    Otherwise the driver tells the replica what it has taken. A task has one block, so that it never has more ready.
+    Otherwise the driver tells the replica what it has taken. A replica's task has one block, so that it never has more
+    ready. Those of other threads' datasets may have many.
     """
+    here = threading.get_ident()
 
     def without(*given: Any, **named: Any) -> dict[str, Any]:
-        return arguments(*given, **named) | {"_generator_backpressure_num_objects": -1}
+        unasked_for = {"_generator_backpressure_num_objects": -1} if threading.get_ident() == here else {}
+        return arguments(*given, **named) | unasked_for
 
     return without

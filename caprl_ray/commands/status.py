@@ -114,7 +114,8 @@ def _look_at_parts(storage: Storage, output: str) -> Seen | None:
 def _with_parts(seen: Seen, found: list[SeenPart]) -> Seen:
     """What is told of a complete output, with its parts if these have done all of it."""
     all_told = all(one.status and one.state == PART_FINISHED for one in found)
-    return replace(seen, parts=tuple(found)) if all_told else seen
+    sum_of_parts = seen.status.run.run is None  # a run of the whole output tells which run it is
+    return replace(seen, parts=tuple(found)) if all_told and sum_of_parts else seen
 
 
 def _told_since(storage: Storage, output: str, found: list[SeenPart], holder: Holder | None, *, complete: bool) -> bool:

@@ -67,8 +67,7 @@ class Score(Section):
     """The system turn of the prompts, in the modes deterministic and sampled. null means none, as in CapRL's reward.
     With an endpoint it must be a text."""
     instruction: str | None = None
-    """Replaces the standard instruction in the modes deterministic and sampled. It must have {caption} and {question}.
-    """
+    """Replaces the instruction in the modes deterministic and sampled. It must have {caption} and {question}."""
 
     @model_validator(mode="after")
     def _check(self) -> "Score":

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -229,7 +230,11 @@ def test_the_main_thread_looks_for_output_and_for_the_end(
             vars(state).update(ends)
 
     monkeypatch.setattr(turns, "time", SimpleNamespace(sleep=sleep))
-    assert calm(lambda state, split: (state, split))(state, None) == (state, None)
+    calmly = calm(lambda state, split: (state, split))
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(calmly, state, None).result() == (state, None)
+    assert not slept, "Ray must see that the consumer of another dataset waits"
+    assert calmly(state, None) == (state, None)
     assert len(slept) == looks
 
 
@@ -240,7 +245,7 @@ def test_numbers_are_rounded_as_by_ray(value: float | None, digits: int | None) 
     assert repr(quickly) == repr(execution_options.safe_round(value, digits))
 
 
-@pytest.mark.parametrize("state", itertools.product([False, True], [False, True], [0, 1], [False, True]))
+@pytest.mark.parametrize("state", list(itertools.product([False, True], [False, True], [0, 1], [False, True])))
 def test_an_operator_has_finished_and_completed_when_ray_says_so(state: tuple[bool, bool, int, bool]) -> None:
     marked, inputs, tasks, output = state
     finished, completed = PhysicalOperator.has_execution_finished, PhysicalOperator.has_completed
@@ -271,6 +276,9 @@ def test_a_replica_does_not_wait_until_its_block_is_taken_and_ray_is_left_as_it_
     arguments = {"num_cpus": 1}
     with internals.blocks_without_leave():
         assert operator._apply_default_actor_task_remote_args(arguments, context)[waits] == -1
+        with ThreadPoolExecutor(1) as another:
+            theirs = another.submit(operator._apply_default_actor_task_remote_args, arguments, context).result()
+        assert theirs[waits] > 0, "a task of another dataset may have many blocks"
     assert operator._apply_default_actor_task_remote_args(arguments, context)[waits] > 0
     assert inspect.getattr_static(ActorPoolMapOperator, "_apply_default_actor_task_remote_args") is method
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from caprl_ray import cli
 from caprl_ray.answer import curated
+from caprl_ray.output.part import Part, part_of
 from caprl_ray.recipe.score import Score
 from caprl_ray.storage import Storage
 
@@ -48,7 +49,12 @@ def test_questions_are_kept_that_need_the_image_and_a_run_resumes(images: Path, 
     capsys.readouterr()
     assert len(curated.parts(Storage(), named)[str(out)]) == len(list((out / "data").iterdir()))
     assert f"score.questions: {out} is not finished, " in capsys.readouterr().err
-    assert cli.main(["curate", path]) == 0
+    sums, last = out / "curated.json", part_of(0, 2)  # there is one unit
+    sums.unlink()
+    assert cli.main(["curate", path, "--part", str(Part(number=3 - last.number, of=2))]) == 0
+    assert not sums.exists(), "who completes the output sums it up"
+    assert cli.main(["curate", path, "--part", str(last)]) == 0
+    assert sums.exists()
     said = capsys.readouterr().out
 
     rows = {row["key"]: row for row in pq.read_table(out / "data").to_pylist()}

@@ -375,6 +375,13 @@ def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureF
     storage.put(place(path), content(changed(run=Run(output=path), at="2999-01-01T00:00:00+00:00"), ()))
     assert not look(*output).parts, "a run of the whole output came after them"
     storage.put(join(path, SUCCESS), b"")
+    for part in (TWO, THREE):
+        with parts.held(*output, part):
+            storage.put(place(path, part), content(changed(run=Run(part=str(part), lease=1)), ()))
+    assert len(look(*output).parts) == 3, "they have done all of it"
+    extended = changed(run=Run(output=path, run="0123456789abcdef"), at="2999-01-01T00:00:00+00:00")
+    storage.put(place(path), content(extended, ()))
+    assert not look(*output).parts, "a run of the whole output has done more since"
     with turn(output, Part(number=1, of=4)):
         pass
     with parts.held(*output, Part(number=1, of=4)):  # has nothing to do
