@@ -284,6 +284,6 @@ def test_a_run_whose_replicas_are_all_sick_ends_with_examples(scenes: list[bytes
     words = {number: SICK + str(tmp_path / f"sick{number}") for number in range(ROWS)}
     shard(tmp_path / "0.tar", scenes[:ROWS], words)
     with pytest.raises(
-        TooManyFailures, match=r"flagged garbage, more than 0.1 allows \(such as '!!!!.*what is written"
+        TooManyFailures, match=r"flagged garbage, more than 0.1 allows \(such as '!!!!.*written rows stay"
     ):
         pipeline.run(caption_job(stub_recipe(tmp_path / "0.tar", tmp_path / "out")))
