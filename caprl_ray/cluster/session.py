@@ -181,8 +181,8 @@ def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
     if address:
         return SystemFailure(f"Ray: no cluster answers at {address} ({error}).")
     return SystemFailure(
-        f"Ray: it did not start on this machine ({str(error).rstrip('.')}); the same command goes on, for instance "
-        "when the machine is less busy."
+        f"Ray: it did not start on this machine ({str(error).rstrip('.')}); run the same command again when the "
+        "machine is less busy."
     )
 
 

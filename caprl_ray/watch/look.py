@@ -25,12 +25,14 @@ Failed = tuple[int, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Attributes:
-    record, notes: what is shown.
-    new, retried, unscored: what the circuit breaker judges.
-    fault: why captions cannot be trusted, if so.
-    pools, absent: the replicas of each pool, and the seconds for which it has had none.
-    doubtful: rows that sick replicas have handed on.
+    """One answer of the counter.
+
+    Attributes:
+        record, notes: what is shown.
+        new, retried, unscored: what the circuit breaker judges.
+        fault: why captions cannot be trusted, if so.
+        pools, absent: the replicas of each pool, and the seconds for which it has had none.
+        doubtful: rows that sick replicas have handed on.
     """
 
     record: Record

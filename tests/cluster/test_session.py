@@ -83,7 +83,7 @@ def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch: pytest.M
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(session.local, "start", start)
-    with pytest.raises(SystemFailure, match=r"^Ray: it did not start on this machine \(.* startup\); the same command"):
+    with pytest.raises(SystemFailure, match=r"^Ray: it did not start on this machine \(.* startup\); run the same"):
         session._connect(debug=False)
 
 
