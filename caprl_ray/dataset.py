@@ -34,20 +34,18 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
 
     Args:
         rows: a Dataset with a column of encoded images, as bytes or as Hugging Face's struct with a field `bytes`.
-        settings: the recipe's sections prepare, model, replicas, prompt, sampling and quality, as plain data.
-        image_column: the name of that column.
+        settings: the recipe's sections `prepare`, `model`, `replicas`, `prompt`, `sampling` and `quality`, as plain
+            data.
+        image_column: the name of the column of images.
 
-    Returns: A lazy Dataset of the same rows with all their columns, and the columns of
-    `caption.columns.caption_columns` and `rows.schema.FAILURE`. A row whose image cannot be captioned has a null
-    caption; `stage`, `code` and `detail` say why. Nothing is written, so it cannot resume; use a recipe for that. This
-    sets the Ray Data context of `rows` as `cluster.session.configure` does, with blocks of at most BLOCK_BYTES. The run
-    ends with a SystemFailure if a batch of rows is larger than WHOLE_BYTES.
+    Returns: A lazy Dataset of the same rows with all their columns, and the columns that captioning adds. A row whose
+    image cannot be captioned has a null `caption`; `stage`, `code` and `detail` say why.
 
     Raises:
         RecipeError: a setting is wrong, the image column is missing, a column has the name of one that is added, or the
             cluster has too few GPUs for a replica and cannot grow.
         SystemFailure: nothing answers at RAY_ADDRESS. Reading the rows raises one if no replica has its GPUs within
-            `replicas.wait_s`.
+            `replicas.wait_s`, or if the rows of a batch are larger than 384 MiB.
     """
     parsed = load.parse({"input": {"paths": ["-"]}, "output": {"path": "-"}} | (settings or {}))
     if parsed.score:
@@ -77,8 +75,8 @@ def caption_dataset(rows: Dataset, settings: dict[str, Any] | None = None, *, im
 
 
 def _configure(context: DataContext, recipe: Recipe) -> None:
-    """Apply the settings of a recipe's run, except for changes to Ray Data in the whole process (cluster/internals.py),
-    which would affect the caller's other datasets."""
+    """Apply the settings of a recipe's run to the context of the caller's dataset, except for changes to Ray Data in
+    the whole process (cluster/internals.py), which would affect the caller's other datasets."""
     session.configure(context, debug=True)
     session.wait_for_replicas(context, recipe)
     context.target_max_block_size = BLOCK_BYTES

@@ -26,7 +26,7 @@ def readable(name: str) -> str:
 
 
 def as_named(text: str) -> str:
-    """The file's name that `readable` gave this text for."""
+    """The name of a local file, from the text that stands for it in an output: the reverse of `readable`."""
     if "\\" not in text:
         return text
     return _BYTE.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)

@@ -1,10 +1,15 @@
-"""Pages made from the code (recipe, output, failure codes, commands) or copied from elsewhere in the repository.
+"""Pages made from the code (recipe, output, failure codes, commands) or copied from elsewhere in the repository, and
+the signatures on written pages.
 
 An mkdocs hook (see mkdocs.yml). Nothing that it makes is stored in the repository.
 """
 
 import argparse
+import importlib
+import inspect
 import json
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +17,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 ROOT = Path(__file__).parent.parent
+# The place of a signature on a written page. A page that is read as it is shows nothing there.
+SIGNATURE = re.compile(r"^<!-- signature: ([\w.]+) -->$", re.MULTILINE)
+SIGNATURE_WIDTH = 88  # characters of a code block that a page shows without scrolling
 
 # When a check runs that is no standard one.
 NOT_STANDARD = {
@@ -240,6 +248,21 @@ def left_out_page() -> str:
     return "\n".join([*lines, *(f"| `{reason}` | {_cell(many)} |" for reason, (_, many) in REASONS.items()), ""])
 
 
+def described(name: str) -> str:
+    """The signature of a function or class, by its import path, and its docstring as Markdown."""
+    module, _, own = name.rpartition(".")
+    thing = getattr(importlib.import_module(module), own)
+    if inspect.isclass(thing):
+        head = f"class {own}{inspect.signature(thing)}".removesuffix(" -> None")
+    else:
+        head = inspect.getsource(thing).partition('    """')[0].rstrip().removesuffix(":")
+    lines = (textwrap.fill(line, SIGNATURE_WIDTH, subsequent_indent=" " * 8) for line in head.splitlines())
+    text = re.sub(r"^    (\w+): ", r"- `\1`: ", inspect.getdoc(thing) or "", flags=re.MULTILINE)
+    text = re.sub(r"^(Args|Attributes|Raises):$", r"**\1:**\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^(Returns|Raises)(?=:? )", r"**\1**", text, flags=re.MULTILINE)
+    return "\n".join(["```python", *lines, "```", "", text])
+
+
 PAGES = {
     "reference/recipe.md": recipe_page,
     "reference/output.md": output_page,
@@ -265,3 +288,8 @@ def on_files(files: Any, config: Any) -> Any:
     for path, page in PAGES.items():
         files.append(File.generated(config, path, content=page()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in the signatures of a written page (an mkdocs event)."""
+    return SIGNATURE.sub(lambda place: described(place[1]), markdown)

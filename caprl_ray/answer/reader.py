@@ -13,13 +13,18 @@ from caprl_ray.score.reward import on_loop
 
 
 def start_reader(model: Mapping[str, Any], *, gpus: float = 0) -> Engine:
-    """Start a reader on the event loop on which rewards are asked.
+    """Start a language model that answers questions about captions.
 
     Args:
-        model: a recipe's section `model`: `source`, `engine`; or `endpoint` and `served_name` of a `vllm serve`.
-        gpus: the number of GPUs of an engine in this process; ignored for a service.
+        model: a recipe's section `model`: `source` and `engine` for vLLM in a child process, or `source`, `endpoint`
+            and `served_name` of a running `vllm serve`.
+        gpus: the number of GPUs of the child process; 0 runs on the CPU. Not used for a service.
 
-    Raises RecipeError for a model that is wrong, SystemFailure if it does not start.
+    Returns: The reader, for the functions that compute rewards.
+
+    Raises:
+        RecipeError: the model is wrong, or the service cannot continue a text.
+        SystemFailure: the engine does not start, or the service does not answer.
     """
     document = {
         "input": {"paths": ["-"]},
@@ -36,6 +41,6 @@ def start_reader(model: Mapping[str, Any], *, gpus: float = 0) -> Engine:
 
 
 def stop_reader(reader: Engine) -> None:
-    """Stop an engine of `start_reader` and its processes. Does nothing to a service."""
+    """Stop a reader of `start_reader` and its processes. Does nothing to a service."""
     if isinstance(reader, Revival):
         on_loop(reader.stop())

@@ -58,7 +58,13 @@ WAITING = ("plan", "reader")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. `arguments` defaults to those of the process."""
+    """Run one command and return its exit code. A failure is printed to stderr as one sentence.
+
+    Args:
+        arguments: the words of the command line, without the program's name. If left out, those of this process.
+
+    Raises SystemExit with the code 2 for words that are no command; with `--debug`, any exception as it is.
+    """
     args = parsed(arguments)
     command: Callable[[argparse.Namespace], int] = args.command
     if args.debug:
@@ -94,7 +100,7 @@ def _overrides(text: str) -> bool:
 
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit. Does not wait for unfinished requests of the command."""
+    """Run one command and exit with its code. Does not wait for unfinished requests of the command."""
     code = main(arguments)
     if any(thread.name.startswith(WAITING) for thread in threading.enumerate()):
         sys.stdout.flush()

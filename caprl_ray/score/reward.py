@@ -31,13 +31,16 @@ class Reward:
     """The settings of the reward.
 
     Attributes:
-        mode: sampled, as CapRL's server asks, or deterministic.
+        mode: `sampled`, as CapRL's server asks, or `deterministic`.
         draws: how many questions are drawn for each caption; only for sampled.
         rotations: in how many orders each question is asked; only for deterministic. None: as many as its options.
         seed: decides draws, orders and sampling. The same caption and questions have the same reward.
         system: the system turn of the prompts; None for none, as CapRL's server asks. A reader at an endpoint needs a
             text, because the service's own chat template may add a turn.
-        length_weight: what a caption that is not too long gets beside; 0.2 in CapRL++.
+        length_weight: is added for a caption of at most 2,048 tokens, nothing from 3,072 on, and a share in between;
+            0.2 in CapRL++.
+
+    Raises ValueError for a wrong setting.
     """
 
     mode: str = "sampled"
@@ -46,6 +49,9 @@ class Reward:
     seed: int = 0
     system: str | None = None
     length_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _ = self._score  # a trainer would meet the error after minutes
 
     @property
     def _score(self) -> Score:
@@ -90,17 +96,22 @@ def caption_reward(
     reward: Reward = RELEASED,
     tokens: Sequence[int] | None = None,
 ) -> list[float | None]:
-    """The reward of each caption, 0 to 1, and more with a weight for its length. None: it cannot be scored.
+    """Score captions by the questions that a reader can answer from them.
 
     Args:
         captions: the captions.
-        questions: of each caption, its questions: `Question`s, or dicts of question, choices and answer as in
+        questions: for each caption, the list of its questions: dicts of `question`, `choices` and `answer`, as in
             CapRL-QA-75K.
-        engine: the reader. Start it with `on_loop`, on whose event loop all questions are asked.
-        reward: RELEASED, STRICT or one of your own.
-        tokens: how many tokens each caption has, for its length.
+        engine: the reader, from `start_reader`. All readers are asked on one event loop, in a thread of its own.
+        reward: RELEASED, STRICT or your own settings.
+        tokens: the number of tokens of each caption; only `length_weight` needs it.
 
-    Raises ValueError for questions that are wrong, SystemFailure if the engine answers nothing any more.
+    Returns: The reward of each caption: 0 to 1, and up to `length_weight` more. None if the caption has no question, or
+    none was answered.
+
+    Raises:
+        ValueError: a question is wrong, `tokens` are missing, or the lists differ in length.
+        SystemFailure: the reader answers nothing any more.
     """
     return on_loop(_rewards(captions, questions, engine, reward, tokens))
 
@@ -113,7 +124,7 @@ async def caption_reward_async(
     reward: Reward = RELEASED,
     tokens: Sequence[int] | None = None,
 ) -> list[float | None]:
-    """As `caption_reward`, for callers on an event loop of their own."""
+    """The same as `caption_reward`, for callers on an event loop of their own."""
     asked = _rewards(captions, questions, engine, reward, tokens)
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, _loop()))
 

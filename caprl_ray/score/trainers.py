@@ -10,9 +10,15 @@ Rewards = list[float | None]
 
 
 def trl_reward(engine: Reader, *, reward: Reward = RELEASED, column: str = "questions") -> Callable[..., Rewards]:
-    """A reward function for GRPOTrainer's `reward_funcs`. `column`: the dataset's column of questions.
+    """Make a reward function for the `reward_funcs` of TRL's GRPOTrainer.
 
-    TRL leaves a completion without a reward (None) out of this function's part.
+    Args:
+        engine: the reader, from `start_reader`.
+        reward: RELEASED, STRICT or your own settings.
+        column: the dataset's column of questions.
+
+    Returns: A function that takes `completions` (texts or conversations) and the dataset's columns, and returns the
+    reward of each. TRL leaves completions whose reward is None out of their group.
     """
 
     def caption_questions(*, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> Rewards:
@@ -26,7 +32,7 @@ def trl_reward(engine: Reader, *, reward: Reward = RELEASED, column: str = "ques
 def trl_reward_async(
     engine: Reader, *, reward: Reward = RELEASED, column: str = "questions"
 ) -> Callable[..., Awaitable[Rewards]]:
-    """The same as a coroutine function, which GRPOTrainer runs beside other rewards."""
+    """Make the same as a coroutine function, which GRPOTrainer runs beside other rewards."""
 
     async def caption_questions(*, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> Rewards:
         return await caption_reward_async(
@@ -43,10 +49,17 @@ def verl_reward(
     unscored: float | None = None,
     count: Callable[[str], int] | None = None,
 ) -> Callable[..., dict[str, float]]:
-    """A `compute_score` for verl's `reward.custom_reward_function`. `ground_truth` is CapRL's list of questions.
+    """Make a function for verl's `reward.custom_reward_function`. verl calls it in threads, with one caption each.
 
-    verl has no reward for "not scored": such a caption gets `unscored`, or, if that is None, RuntimeError is raised.
-    `count` counts the tokens of a caption, for its length. verl calls it in threads, one caption each.
+    Args:
+        engine: the reader, from `start_reader`.
+        reward: RELEASED, STRICT or your own settings.
+        unscored: the reward of a caption that cannot be scored, because verl has no missing rewards.
+        count: counts the tokens of a caption; only `length_weight` needs it.
+
+    Returns: A function that takes `data_source`, `solution_str` (the caption) and `ground_truth` (the list of its
+    questions), and returns `score`, and `scored`: 1.0 if the caption could be scored, otherwise 0.0. It raises
+    RuntimeError for a caption that cannot be scored if `unscored` is None.
     """
 
     def compute_score(
@@ -66,7 +79,8 @@ def verl_reward_async(
     unscored: float | None = None,
     count: Callable[[str], int] | None = None,
 ) -> Callable[..., Awaitable[dict[str, float]]]:
-    """The same as a coroutine function. verl waits for all captions of a batch at once, not for a few threads."""
+    """Make the same as a coroutine function. verl then waits for all captions of a batch at once, not for a few
+    threads."""
 
     async def compute_score(
         data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **more: Any

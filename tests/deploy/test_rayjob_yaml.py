@@ -6,6 +6,7 @@ is misspelt or stands one level off, an API server would drop or refuse.
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from caprl_ray.version import __version__
 from tests.checkout import ROOT
 from tests.deploy.machines import (
     GUIDE,
+    LOCK,
     MACHINES,
     PROJECT,
     PURCHASES,
@@ -27,6 +29,8 @@ from tests.deploy.machines import (
     recipe_of,
     submitted,
 )
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 Document = dict[str, Any]
 Schema = dict[str, Any]
@@ -383,10 +387,24 @@ def test_each_fault_is_found(name: str, recipe: Recipe) -> None:
 
 
 def test_the_image_has_the_versions_of_the_lock() -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    (base,) = re.findall(r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)-gpu$", dockerfile, re.MULTILINE)
+    (base,) = re.findall(r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)-cu(\d\d)(\d)$", DOCKERFILE, re.MULTILINE)
     assert base[0] == RAY_VERSION and PROJECT["requires-python"].startswith(f">={base[1]}.{base[2]}.")
-    assert set(re.findall(r"caprl_ray(?:==|:|/)(\d[\d.]*\d)", dockerfile + GUIDE)) == {__version__}
+    assert any(line.startswith(f"nvidia-cuda-runtime=={base[3]}.{base[4]}.") for line in LOCK)
+    assert set(re.findall(r"caprl_ray(?:==|:|/)(\d[\d.]*\d)", DOCKERFILE + GUIDE)) == {__version__}
+
+
+def test_the_image_installs_what_the_release_holds_from_nowhere_else() -> None:
+    """Its commands are a shell's, and every file that they name is made by the guide."""
+    runs = re.findall(r"^RUN (.*)$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
+    for run in runs:
+        subprocess.run(["bash", "-n", "-c", re.sub(r"--mount=\S+", "", run)], check=True)
+    installs = [part.strip() for run in runs for part in run.split("&&") if "pip install" in part]
+    assert len(installs) == 2 and all("--no-index --find-links /release --no-deps" in part for part in installs)
+    assert "--require-hashes -r /release/gpu.lock" in installs[0]
+    assert "cp requirements/gpu.lock release" in GUIDE and "pip wheel --no-deps -w release ." in GUIDE
+    assert (
+        f"docker build -t REGISTRY/caprl_ray:{__version__} -f Dockerfile release" in GUIDE and "COPY" not in DOCKERFILE
+    )
 
 
 def test_the_arithmetic_of_costs_adds_up() -> None:
