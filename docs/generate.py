@@ -19,7 +19,7 @@ from pydantic import BaseModel
 ROOT = Path(__file__).parent.parent
 # The place of a signature on a written page. A page that is read as it is shows nothing there.
 SIGNATURE = re.compile(r"^<!-- signature: ([\w.]+) -->$", re.MULTILINE)
-SIGNATURE_WIDTH = 88  # characters of a code block that a page shows without scrolling
+SIGNATURE_WIDTH = 80  # characters of a code block that a page shows without scrolling
 
 # When a check runs that is no standard one.
 NOT_STANDARD = {

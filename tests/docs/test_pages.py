@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import caprl_ray
 from caprl_ray import pipeline
 from caprl_ray.caption.columns import CODES
 from caprl_ray.caption.job import caption_job
@@ -20,7 +21,7 @@ from caprl_ray.recipe.load import parse, parse_as
 from caprl_ray.recipe.score_recipe import ScoreRecipe
 from caprl_ray.recipe.sections import Recipe
 from docs.draw_view import PICTURE, picture
-from docs.generate import PAGES
+from docs.generate import PAGES, SIGNATURE, on_page_markdown
 from tests.checkout import ROOT
 from tests.docs import joining
 
@@ -173,6 +174,14 @@ def test_the_readme_is_short() -> None:
 def test_the_picture_of_the_view_is_up_to_date_and_loads_nothing_from_elsewhere() -> None:
     assert PICTURE.read_text(encoding="utf-8") == picture(), "run python docs/draw_view.py"
     assert not re.search(r"url\((?!#)|href=", picture())
+
+
+def test_the_page_of_the_python_api_has_all_names_with_their_signatures() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert set(caprl_ray.__all__) <= set(re.findall(r"\w+", page)) and set(dir(caprl_ray)) == set(caprl_ray.__all__)
+    filled = on_page_markdown(page)
+    assert 'image_column: str = "image") -> Dataset\n```\n' in filled and "\n- `gpus`: the number of GPUs" in filled
+    assert "class Reward(*, mode: str = 'sampled'" in filled and not SIGNATURE.search(filled)
 
 
 def test_generated_pages_hold_every_field_code_and_command() -> None:

@@ -1,4 +1,4 @@
-"""Every message that the page of messages explains is one of the program's."""
+"""Every message that a page explains is one of the program's."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ import pytest
 
 from tests.checkout import ROOT
 
-PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.MULTILINE)
+PAGES = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("troubleshooting.md", "nodes.md")]
+MESSAGES = [message for page in PAGES for message in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)]
 
 
 def texts(path: Path) -> Iterator[str]:

@@ -109,6 +109,11 @@ def test_captions_that_cannot_be_scored_have_no_reward() -> None:
         caption_reward(["a"], [QUESTIONS], Gone())
 
 
+def test_a_wrong_setting_is_refused_when_it_is_given() -> None:
+    with pytest.raises(ValueError, match="mode"):
+        Reward(mode="other")
+
+
 def test_length_earns_in_full_up_to_2048_tokens_and_nothing_from_3072() -> None:
     assert [length_share(n) for n in (0, 2048, 2560, 3072, 9999)] == [1, 1, 0.5, 0, 0]
     long = Reward(mode="deterministic", length_weight=0.2)
