@@ -39,6 +39,7 @@ METADATA_THREAD = "RAY_DATA_METADATA_PREFETCH_ON_THREAD"  # Ray's own variable
 WHOLE = "blocks that are handed on at once"
 STEADY = "steady flow through a small object store"
 STOPS = "a quick end when the run is stopped"
+REPLACED = "a new replica for each whose engine does not start"
 
 Place = tuple[Any, str, object]
 Patch = AbstractContextManager[None]
@@ -268,6 +269,39 @@ def _drop(topology: Any) -> None:
         operator.mark_execution_finished()
         topology[operator].output_queue.clear()
     last.clear_internal_input_queue()
+
+
+def replicas_replaced(most: int) -> Patch:
+    """Replace replicas that do not start, up to `most` in a row, as Ray does from 2.58 on. Earlier versions end the
+    run."""
+    return _replaced(REPLACED, partial(_tolerant, most))
+
+
+def can_replace() -> bool:
+    """Whether `replicas_replaced` is possible."""
+    return optional(REPLACED, lambda: _found(partial(_tolerant, 0))) is not None
+
+
+def _tolerant(most: int) -> Place:
+    import ray
+    from ray.data._internal.execution.operators.actor_pool_map_operator import _ActorPool
+
+    ready = _ActorPool.pending_to_running
+    failed = 0
+
+    def joined(pool: Any, ref: Any) -> Any:
+        nonlocal failed
+        try:
+            actor = ready(pool, ref)
+        except ray.exceptions.RayError:
+            failed += 1
+            if failed > most:
+                raise
+            return None  # the pool has removed this actor, and Ray Data creates another one
+        failed = 0
+        return actor
+
+    return _ActorPool, "pending_to_running", joined
 
 
 def more_blocks_ready(context: Any) -> None:

@@ -117,8 +117,10 @@ def _placed(struck: Callable[[], Collection[str]]) -> dict[str, Any]:
 
 
 def replaces_actors() -> bool:
-    """Whether Ray Data replaces an actor whose constructor fails. Before Ray 2.60 it ends the run."""
-    return hasattr(DataContext.get_current(), REPLACES)
+    """Whether the run replaces an actor whose constructor fails: by Ray itself from 2.58 on, by internals.py before.
+    Otherwise such an actor would end the run, and session.py lets constructors be retried without limit."""
+    context = DataContext.get_current()
+    return hasattr(context, REPLACES) or context.actor_init_max_retries >= 0
 
 
 def able_nodes(recipe: Recipe) -> dict[str, str]:

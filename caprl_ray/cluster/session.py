@@ -44,8 +44,8 @@ def session(
         DataContext.get_current().execution_no_progress_timeout_s = no_progress_s(job)
         if not guarded:
             DataContext.get_current().execution_no_progress_timeout_s = -1
-        _replace_replicas(DataContext.get_current())
         with ExitStack() as patches:
+            patches.enter_context(_replaced_replicas(DataContext.get_current()))
             for patch in _patches(job, stopping):
                 patches.enter_context(patch)
             without = missed()
@@ -227,12 +227,15 @@ def wait_for_replicas(context: DataContext, recipe: Recipe) -> None:
     context.execution_no_progress_timeout_s = recipe.replicas.wait_s + NO_PROGRESS_S
 
 
-def _replace_replicas(context: DataContext) -> None:
+def _replaced_replicas(context: DataContext) -> AbstractContextManager[None]:
     """Replace replicas whose engine does not start on their node. watch/replicas.py ends a run in which none starts."""
-    if resources.replaces_actors():
+    if hasattr(context, resources.REPLACES):
         setattr(context, resources.REPLACES, MOST_REPLACED)
-    else:
-        context.actor_init_max_retries = -1
+        return nullcontext()
+    if internals.can_replace():
+        return internals.replicas_replaced(MOST_REPLACED)
+    context.actor_init_max_retries = -1
+    return nullcontext()
 
 
 def configure(context: DataContext, debug: bool) -> None:

@@ -142,7 +142,7 @@ class Replica:
             # elsewhere.
             os._exit(1)
         while struck and not resources.replaces_actors():
-            time.sleep(HOLD_S)  # an older Ray would end the run with this actor
+            time.sleep(HOLD_S)  # this Ray would end the run with the actor, which now keeps its place in the pool
         raise failure
 
     def _report(self) -> None:

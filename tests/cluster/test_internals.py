@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,11 @@ from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.interfaces import execution_options
 from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 from ray.data._internal.execution.operators import map_operator
-from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator, _ActorPool
 from ray.data._internal.planner import plan_udf_map_op
+from ray.exceptions import ActorDiedError
 
-from caprl_ray.cluster import internals, optional, resources, turns
+from caprl_ray.cluster import internals, optional, resources, session, turns
 from caprl_ray.cluster.ahead import policy_class
 from caprl_ray.cluster.demand import demand_class
 from caprl_ray.cluster.turns import AT_ONCE, FRESH_S, calm, completed_soon, finished_soon, once, rounded, several
@@ -65,6 +67,7 @@ def patches() -> Iterator[internals.Patch]:
     yield internals.usage_once()
     yield internals.calm_waiting()
     yield internals.blocks_without_leave()
+    yield internals.replicas_replaced(1)
     yield internals.replicas_demand([{"GPU": 1}], 1.0)
     yield internals.lean_start(debug=False)
     yield internals.lean_data()
@@ -123,6 +126,38 @@ def test_a_pool_waits_while_many_of_its_rows_wait_for_the_next_pool() -> None:
         assert policy.can_add_input(captioners) == allowed
         assert policy.can_add_input(operator(0, captioners)) and policy.can_add_input(readers)
     assert policy.can_add_input(operator(1, operator(0, readers))), "another Ray counts by other names"
+
+
+def test_replicas_that_do_not_start_are_replaced_until_too_many_in_a_row_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The locked Ray does so itself. Ray 2.57 and earlier end the run at the first one."""
+
+    def started(pool: Any, ref: Any) -> Any:
+        if isinstance(ref, Exception):
+            raise ref
+        return ref
+
+    monkeypatch.setattr(_ActorPool, "pending_to_running", started)
+    dead, of_ours = ActorDiedError(), ValueError("not an actor's death")
+    with internals.replicas_replaced(2):
+        join = partial(_ActorPool.pending_to_running, None)
+        assert [join(ref) for ref in (dead, dead, "actor", dead, dead)] == [None, None, "actor", None, None]
+        with pytest.raises(ActorDiedError):
+            join(dead)
+        with pytest.raises(ValueError, match="not an actor's death"):
+            join(of_ours)
+    assert _ActorPool.pending_to_running is started
+
+
+def test_where_ray_ends_the_run_with_a_replica_the_constructor_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(actor_init_max_retries=3)  # Ray 2.57 and earlier
+    monkeypatch.setattr(optional, "_missing", {})
+    monkeypatch.delenv(optional.PLAIN, raising=False)
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    with session._replaced_replicas(context):  # type: ignore[arg-type]
+        assert resources.replaces_actors()
+    monkeypatch.setenv(optional.PLAIN, "1")
+    with session._replaced_replicas(context):  # type: ignore[arg-type]
+        assert not resources.replaces_actors()
 
 
 class Operator:
