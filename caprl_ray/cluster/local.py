@@ -5,6 +5,7 @@ them (benchmarks/results.md).
 """
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ IDLE_WORKERS_VARIABLE = "RAY_num_workers_soft_limit"  # Ray's own variables
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 
+SHARED_MEMORY = Path("/dev/shm")
 LATEST = "session_latest"  # Ray's link
 GONE_S = 10.0  # for Ray's processes, which write into the session's folder until they have ended
 
@@ -45,6 +47,21 @@ def start(*, debug: bool = False, **more: Any) -> None:
             internals.no_worker_logs()
         ray.init("local", include_dashboard=False, log_to_driver=debug, logging_level=level, **more)
     _sessions[ray.get_runtime_context().get_session_name()] = internals.session_folder()
+
+
+def slow_store(folder: Path = SHARED_MEMORY) -> str | None:
+    """A sentence if Ray's object store does not fit into this machine's shared memory, so that Ray keeps it on disk."""
+    try:
+        room = shutil.disk_usage(folder).free
+    except OSError:
+        room = 0
+    store = int(ray.cluster_resources().get("object_store_memory", 0))
+    if store <= room:
+        return None
+    return (
+        f"{folder} has {room / 1e9:.2g} GB free and Ray's object store is {store / 1e9:.2g} GB, so Ray keeps it in "
+        f"files, which is slower; give a container --shm-size {math.ceil(store / 1e9)}g"
+    )
 
 
 def connected() -> bool:

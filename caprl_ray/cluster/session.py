@@ -159,6 +159,9 @@ def _init(address: str | None, debug: bool) -> None:
         sys.stderr.write("caprl-ray: starting Ray on this machine ...\n")  # it takes seconds, or most of a minute
         sys.stderr.flush()
         local.start(debug=debug)
+        slow = local.slow_store()
+        if slow:
+            sys.stderr.write(f"caprl-ray: {slow}.\n")
 
 
 def joined() -> bool:

@@ -1,15 +1,17 @@
 """The connection to Ray, in a process that has none."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 from ray.data import DataContext
 from ray.data._internal.execution import metadata_fetcher
 
-from caprl_ray.cluster import internals, session
+from caprl_ray.cluster import internals, local, session
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.recipe.load import parse
 from caprl_ray.recipe.score_recipe import reader_recipe
@@ -85,6 +87,15 @@ def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch: pytest.M
     monkeypatch.setattr(session.local, "start", start)
     with pytest.raises(SystemFailure, match=r"^Ray: it did not start on this machine \(.* startup\); run the same"):
         session._connect(debug=False)
+
+
+def test_a_small_shared_memory_is_a_line_with_what_to_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 * 2**20))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"object_store_memory": 6.4e9})
+    slow = local.slow_store(tmp_path)
+    assert slow and "0.067 GB free" in slow and "6.4 GB" in slow and slow.endswith("--shm-size 7g")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"object_store_memory": 64.0 * 2**20})
+    assert local.slow_store(tmp_path) is None
 
 
 @pytest.mark.parametrize(("given", "kind"), [(None, "Inline"), ("1", "Threaded")])
