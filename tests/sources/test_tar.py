@@ -278,7 +278,7 @@ def test_an_archive_without_its_end_marker_is_read_whole_and_noted(pack: Callabl
         (b"\x04\x22\x4d\x18" + bytes(600), "lz4"),
         (b"PK\3\4" + bytes(600), "zip"),
         (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "gzip in gzip"),
-        (random.Random(1).randbytes(2000), "of no kind that is known here"),
+        (random.Random(1).randbytes(2000), "of an unknown kind"),
     ],
 )
 def test_bytes_that_are_no_archive_are_told_by_their_kind(content: bytes, says: str) -> None:
