@@ -23,8 +23,8 @@ class Folder:
 class Listed:
     """An object that a listing takes.
 
-    `key` is its path below the folder that is taken as a whole, or else its own name. `real` is its path with links
-    followed, if that is another one.
+    `key`: its path below the folder that is taken as a whole, or else its own name. `real`: its path with links
+    followed, if that differs.
     """
 
     stored: Stored
@@ -45,7 +45,7 @@ class Archived(PermissionError):
 
 
 class NotGranted(OSError):
-    """There is no such bucket, or it wants other credentials: the same request will be refused again."""
+    """The bucket does not exist, or the store refuses the credentials. The same request will be refused again."""
 
 
 class SourceChanged(OSError):
