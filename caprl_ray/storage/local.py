@@ -203,7 +203,7 @@ def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterat
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Unlike a rename, fails if the target exists. Copies where there are no hard links (exFAT, some network mounts)."""
+    """Unlike a rename, fails if the target exists. Copies if there are no hard links (exFAT, some network mounts)."""
     try:
         os.link(temporary, target)
     except OSError as error:
