@@ -53,7 +53,7 @@ class Sparse:
         return bytes(content)
 
     def skip(self, taken: int = 0) -> None:
-        """Skip what is stored of the file, from its byte `taken` on, and the padding."""
+        """Skip the stored bytes after the first `taken`, and the padding."""
         self._tape.skip(self._stored - taken + -self._stored % BLOCK, "a sparse member")
 
     def _check(self) -> None:
