@@ -1,4 +1,4 @@
-"""Read the rows of a unit of a parquet file. A row group is streamed in batches. Their size depends on its average row."""
+"""Read the rows of a unit of a parquet file. A row group is streamed in batches, sized by its average row."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
