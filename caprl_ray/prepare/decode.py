@@ -112,10 +112,10 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 Extent = tuple[float, float, float, float]  # left, upper, right, lower
 
 # A JPEG can be decoded to fewer pixels (DCT scaling) for a fraction of the cost. The bicubic resize must still reduce
-# each side by at least this factor. It is 1.74 for a picture of 12 megapixels that the model sees as one. Compared with
-# a resize of all pixels, photographs differ by less than 1.3 grey levels of 255 in the mean and 25 anywhere, pages of
-# small text by 3.2 and 45 (checked by tests/prepare/test_decode.py). With a factor of 2 or more the difference would be
-# smaller, but 12 megapixels would be decoded in full.
+# each side by at least this factor. For a picture of 12 megapixels that the model sees as one, it reduces by 1.74.
+# Compared with a resize of all pixels, photographs differ by less than 1.3 grey levels of 255 in the mean and 25
+# anywhere, pages of small text by 3.2 and 45 (checked by tests/prepare/test_decode.py). With a factor of 2 or more the
+# difference would be smaller, but 12 megapixels would be decoded in full.
 DECODED_OVER_SEEN: Final = 1.7
 # Pictures of more than MOST_AT_ONCE pixels are converted to RGB in bands, because a decoded pixel takes up to four
 # bytes, and each copy as many again.
@@ -197,7 +197,7 @@ def _decode_smaller(picture: JpegImagePlugin.JpegImageFile, rule: SizeRule) -> E
 
 
 def _turned(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Convert the size of a stored picture to its upright size, or back: swaps the sides if it lies on its side."""
+    """Convert the size of a stored picture to its upright size, or back: swaps the sides for a quarter turn."""
     width, height = size
     return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
 

@@ -16,10 +16,9 @@ from caprl_ray.prepare.headers import is_progressive, png_chunks, scan_starts
 READ_AHEAD: Final = bytes(8)
 PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
 _EOI: Final = re.compile(rb"\xff\xd9")  # searched for in every JPEG: faster than bytes.find
-# Coded data with an end marker: each 0xff before that is stuffed, or begins a restart marker, a table or another scan.
+# Coded data up to an end marker. Each 0xff in it is stuffed, or begins a restart marker, a table or another scan.
 _CODED: Final = re.compile(rb"[^\xff]*+(?:\xff++[\0\xd0-\xd7\xc4\xda\xdd\xfe][^\xff]*+)++\xff\xd9\0*+", re.DOTALL)
-# The end of a PNG's pixels is looked for in this many inflated bytes: those of the largest picture with 16 bits a
-# sample.
+# Most bytes of a PNG's pixels that are inflated to find their end: those of the largest picture, with 16 bits a sample.
 MOST_INFLATED: Final = 8 * 178_956_970 + 2**20
 CHUNK: Final = 2**20
 

@@ -27,8 +27,8 @@ COUNTED_AT_ONCE: Final = 2**20  # bytes
 # of counting both bytes in numpy: 1.5 % of the cost of a picture of 640 x 480. By chance every 256th byte has this
 # value, which seldom exceeds the limit in so small a file.
 SMALL_FILE: Final = 256 * 2**10
-# Most chunks of a PNG that are walked: a number for every file, and one more for each so many bytes. Encoders write at
-# least 4 KiB of pixels into each chunk but the last.
+# Most chunks of a PNG that are walked: CHUNKS_OF_ANY_PNG, and one more per BYTES_OF_A_CHUNK bytes of the file. Encoders
+# write at least 4 KiB of pixels into each chunk but the last.
 CHUNKS_OF_ANY_PNG, BYTES_OF_A_CHUNK = 1000, 1024
 # Most blocks of a GIF before its first picture. A block has 255 bytes, or about 60 where XMP is stored as raw text.
 MOST_GIF_BLOCKS: Final = 10_000

@@ -1,4 +1,4 @@
-"""Decode images that may kill their process (docs/design.md, D11): in a child, one after another, with a timeout.
+"""Decode images in a child process, because an image may kill it (docs/design.md, D11). Each image has a timeout.
 
 Decoding in the worker itself has the same timeout. It uses the kernel's timer, because no Python thread runs while a
 decoder in C holds the interpreter's lock.

@@ -76,7 +76,7 @@ class SizeRule:
         return first
 
     def engine_limits(self) -> dict[str, Any]:
-        """Arguments for the engine's image processor, with which it does not resize an image of this rule."""
+        """Arguments for the engine's image processor, so that it does not resize images of this rule."""
         return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels} if self.factor else {}
 
     def _rounded(self, width: int, height: int, factor: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from caprl_ray.rows.schema import SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 
 # Ray retries a task without limit. From the second attempt on, images are decoded in a child process. If the worker
-# still dies, its node was preempted or lacks memory, and the latter could go on for ever. Give up after this many.
+# still dies, its node was preempted or lacks memory. The latter would repeat for ever, so give up after this many.
 MOST_ATTEMPTS = 20
 ASKED_S = 0.5  # seconds between two checks of a task whether the run is stopped
 

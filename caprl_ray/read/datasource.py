@@ -31,12 +31,12 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 from caprl_ray.storage.prefetch import prefetched
 
-# Each unit has a read task of its own up to this number. Neighbours share a task where there are more, which bounds the
-# driver's work.
+# Most read tasks. Up to this many units, each has a task of its own. Above it, neighbouring units share a task, which
+# bounds the driver's work.
 MOST_READ_TASKS = 4096
 LARGE = 2  # a unit with more than this many times the mean bytes is read before the others
 # Ray retries a task without limit. From the second attempt on, units are read in a child process. If the worker still
-# dies, its node was preempted or lacks memory, and the latter could go on for ever. Give up after this many.
+# dies, its node was preempted or lacks memory. The latter would repeat for ever, so give up after this many.
 MOST_ATTEMPTS = 20
 ASKED_S = 0.5  # seconds between two checks of a task whether reading should stop
 
@@ -117,8 +117,8 @@ def chosen_again(
 class Reading:
     """The common settings of all read tasks.
 
-    `placeholders`: the recipe's, once in the object store, because they may take megabytes in every task. `keeps`: what
-    rows that are done again keep.
+    `placeholders`: the recipe's, in the object store, because a copy in each task may take megabytes. `keeps`: the
+    values that rows keep when they are done again.
     """
 
     access: Access

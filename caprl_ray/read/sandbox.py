@@ -1,4 +1,4 @@
-"""Read units that may kill their process in a child (docs/design.md, D11). A page may crash Arrow or take all memory.
+"""Read units in a child process, because a page may crash Arrow or take all memory (docs/design.md, D11).
 
 The parent counts the samples that it receives, so it knows at which sample the child died.
 """

@@ -40,9 +40,7 @@ def checked(
     """
     columns = pa.schema([]) if before is None else before
     for unit in units:
-        if unfit(
-            set(unit.columns.names).difference(columns.names), adds
-        ):  # earlier ones may: older outputs have a column `run`
+        if unfit(set(unit.columns.names).difference(columns.names), adds):  # older outputs may have a column `run`
             _refuse_names(unit, units, settings, adds)
         _check_meaning(columns, unit, settings)
         columns = plan.unified(columns, [unit])
@@ -118,7 +116,7 @@ def _differs(name: str, here: str, before: str, unit: Unit, settings: Input) -> 
     dropped = ", ".join(map(quoted, [*settings.columns.drop, source]))
     return RecipeError(
         f"input: the column {source} of {unit.entries[0].stored.path} {here}, and in the files before {before}; make "
-        f"them equal, caption the files in separate runs, or leave the column out with "
+        "the files agree, caption them in separate runs, or leave the column out with "
         f"'input.columns.drop=[{dropped}]'."
     )
 

@@ -10,7 +10,7 @@ from caprl_ray.storage import Storage, Stored, join
 RUN = "run.json"
 MAX_RUN_BYTES = 16 * 2**20
 # Objects of data/ and failed/ of every version, parts of a plan, and files of an evaluation (evaluate/folder.py). Only
-# for these names run.json is looked up.
+# these names cause a request for run.json.
 _OBJECT = re.compile(
     r"(.*/)(?:(?:data|failed)/(?:\d{6,}-(?:\d+of\d+-)?)?[0-9a-f]{32}|plan/\d{5}"
     r"|evaluations/(?:images|answers)-[0-9a-f]{16}/\w+)\.parquet",

@@ -170,13 +170,13 @@ class Storage:
         self._store(path).delete(path)
 
     def real(self, path: str) -> str:
-        """The path with its symbolic links followed. Nothing needs to be there."""
+        """The path with its symbolic links followed. It need not exist."""
         return self._store(path).real(path)
 
     def probe(self, path: str, root: str) -> None:
         """Raise OSError if the storage of a path below the folder `root` does not work, or if `root` is empty.
 
-        It is empty if its mount is lost.
+        A lost mount leaves an empty folder.
         """
         self._store(path).probe(path, root)
 

@@ -109,7 +109,7 @@ class AzureStore(FlatStore):
         return self._client.get_blob_client(*self.split(path))
 
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
-        """Lists from the first key whatever `after` is, because Azure cannot start at a key."""
+        """Lists from the first key and ignores `after`, because Azure cannot start at a key."""
         root, (name, key) = self.root(prefix), self.split(prefix)
         with _faults(prefix):
             found = self._client.get_container_client(name).list_blobs(name_starts_with=key, include=["metadata"])

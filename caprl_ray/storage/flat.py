@@ -100,7 +100,7 @@ class FlatStore(ABC):
         pass
 
     def probe(self, path: str, root: str) -> None:
-        """Raise FileNotFoundError if nothing is below the root. Does not if the user may read but not list."""
+        """Raise FileNotFoundError if nothing is below the root, unless the user may read but not list."""
         try:
             found = next(self.below(_folder(self.real(root)), None), None)
         except PermissionError:
@@ -137,11 +137,11 @@ def _folder(path: str) -> str:
 
 
 def _in_order(found: Iterator[Stored], after: str | None) -> Iterator[Stored]:
-    """The objects after a path. Raises OSError for another order, in which continued planning would lose objects."""
+    """The objects after a path. Raises OSError if they are not sorted: continued planning would then lose objects."""
     last = ""
     for stored in found:
         if stored.path <= last:
-            raise OSError(errno.EOPNOTSUPP, "the store does not list its objects by name", stored.path)
+            raise OSError(errno.EOPNOTSUPP, "the store does not list its objects sorted by name", stored.path)
         last = stored.path
         if after is None or stored.path > after:
             yield stored

@@ -31,7 +31,7 @@ _PINNED = re.compile(r"(hf://datasets/[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?=/|\Z)")
 
 
 def unpinned(path: str) -> str:
-    """The path without its commit. A file has the same one in all versions of a repository."""
+    """The path without its commit, which is the same for a file in all versions of a repository."""
     return _PINNED.sub(r"\1", path) if path.startswith(SCHEME) else path
 
 

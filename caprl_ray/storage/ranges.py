@@ -14,9 +14,9 @@ from caprl_ray.storage.stored import Stored
 # Bytes of one request of a stream: enough to hide its latency, and few enough for each read task to hold.
 RANGE_BYTES = 8 * 2**20
 # A seek back, or this far forward, suggests that more will follow (skipping tar members). So the next range is small,
-# enough for headers. A shorter seek is read over: a store sends about this much in the time of one more request (30 ms
-# at 70 MB/s). Ranges grow while reads are sequential, until they have their full size again. So unused bytes stay below
-# a few times the used ones, and sequential reading after a seek costs four more requests.
+# enough for headers. At a shorter seek the bytes between are read: a store sends about this much in the time of one
+# more request (30 ms at 70 MB/s). Ranges grow while reads are sequential, until they have their full size again. So
+# unused bytes stay below a few times the used ones, and sequential reading after a seek costs four more requests.
 JUMP_BYTES = 2 * 2**20
 RANGE_BYTES_AFTER_JUMP, RANGE_GROWTH = 64 * 2**10, 4
 

@@ -189,7 +189,7 @@ class S3Store:
         return Page(found, _next(page))
 
     def _goes_on(self, bucket: str, prefix: str, last: str) -> bool:
-        """Whether a prefix has keys after the key or sub-prefix `last`. Asked if the listing does not say it."""
+        """Whether a prefix has keys after the key or sub-prefix `last`. For stores whose listing does not tell."""
         after = last[:-1] + "0" if last.endswith("/") else last  # 0 comes after the slash
         with faults(path_of(bucket, prefix)):
             page = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=1)
@@ -251,7 +251,7 @@ class S3Store:
         """Nothing to do: an object is written whole or not at all."""
 
     def probe(self, path: str, root: str) -> None:
-        """Raises nothing if the credentials allow reading but not listing."""
+        """Raises nothing if the credentials may read but not list."""
         bucket, key = bucket_and_key(root)
         with suppress(PermissionError):
             page = self._page(bucket, _folder_key(key), "", 1, None, None)

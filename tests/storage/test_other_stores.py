@@ -166,7 +166,7 @@ def test_folders_of_a_hierarchical_account_are_no_objects_and_their_order_is_che
     assert [stored.path for stored in STORAGE.walk("az://photos")] == ["az://photos/in/a.jpg"]
     server.put("in/b.jpg", b"b")
     server.backwards = True  # how such an account orders its names is not promised
-    with pytest.raises(SystemFailure, match="does not list its objects by name"):
+    with pytest.raises(SystemFailure, match="does not list its objects sorted by name"):
         planned(access_to("az://photos/in", storage=STORAGE))
     server.stop()
 
