@@ -68,7 +68,7 @@ class ImageColumn:
         return self.parts(column.flatten() if self.listed else column)[1]
 
     def parts(self, images: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
-        """Split images into bytes and paths. Each is None if the column has none, and null in images without a value."""
+        """Split images into bytes and paths. Each is None if the column has none, and null where an image has none."""
         if not self.fields:
             return (images, None) if self.has_bytes else (None, images)
         content, paths = (_field(images, name) if name in self.fields else None for name in ("bytes", "path"))
