@@ -1,4 +1,4 @@
-"""Manifests: the rows of a list of images and the values of its columns; files that are no lists are refused."""
+"""Manifests: the rows of a list of images and the values of its columns. Files that are not lists are refused."""
 
 import gzip
 import json
@@ -222,7 +222,7 @@ def test_a_list_counts_only_where_it_is_asked_for(folder: Path) -> None:
 
 
 def test_a_job_without_images_reads_the_rows_of_a_list_and_looks_for_no_picture(tmp_path: Path) -> None:
-    """Also in a folder, where lists of images do not count for captioning; what an export keeps is no list."""
+    """It finds lists in a folder too, where captioning leaves them out. An export's own files are not lists."""
     rows: list[Any] = [{"image": "nowhere/0.jpg", "n": 1}, {"n": 2}, {}, {"image": None, "more": "x"}]
     lines = [*map(json.dumps, rows), '{"image" 5}', "[1]"]
     listed(tmp_path, "a.jsonl", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Datasets on the hub, by a server on loopback that answers as the hub does."""
+"""Datasets on the hub, with a server on loopback that answers like the hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
