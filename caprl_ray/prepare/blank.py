@@ -16,7 +16,7 @@ FEW, MANY = 256, 2048
 
 
 def blank(pixels: bytes, width: int) -> bool:
-    """Whether RGB pixels, rows of `width` one after another, are all nearly the same."""
+    """Whether all pixels of a picture are nearly the same. `pixels`: RGB, row by row, `width` a row."""
     seen = np.frombuffer(pixels, np.uint8).reshape(-1, 3)
     return deviation(seen, width, FEW) <= 4 * MOST_DEVIATION and deviation(seen, width, MANY) <= MOST_DEVIATION
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # the child starts without Arrow and Ray
     from caprl_ray.prepare.decode import Prepared
     from caprl_ray.rows.stage import Changes
 
-# Seconds that a child may take to import Pillow on a busy machine, and how many starts are tried before the run ends.
+# Seconds for a child to start, which imports Pillow on a busy machine, and starts that are tried before the run ends.
 START_S, STARTS = 60.0, 3
-# Seconds to wait for a child beyond the image's timeout. Usually it ends itself at the timeout.
+# Seconds to wait for a child beyond the image's timeout. Usually the child ends itself at the timeout.
 SLACK_S = 10.0
 
 

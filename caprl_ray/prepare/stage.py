@@ -27,9 +27,9 @@ ASKED_S = 0.5  # seconds between two checks of a task whether the run is stopped
 
 
 class Prepare:
-    """Decodes and resizes a batch in a CPU worker, in another process than the engine's.
+    """Decodes and resizes a batch in a CPU worker, which is never the engine's process.
 
-    The first attempt of a task decodes in the worker itself, which ends if an image takes longer than `timeout_s`.
+    The first attempt of a task decodes in the worker itself. The worker ends if an image takes longer than `timeout_s`.
     Later attempts decode in a child process that may die (docs/design.md, D11).
     """
 

@@ -71,7 +71,7 @@ class Work:
 
 
 def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
-    """The units that are not finished, or that have failed rows to retry."""
+    """The work on units that are not finished or have failed rows to retry."""
     work = []
     for ref in units:
         unit = committed.get(ref.unit) or Committed()
@@ -103,7 +103,7 @@ def only_retried(work: Iterable[Work], rows: Collection[tuple[int, int]]) -> lis
 def chosen_again(
     units: Iterable[UnitRef], committed: Mapping[int, Committed], chosen: Mapping[int, Chosen]
 ) -> list[Work]:
-    """The units with finished rows that are to be done again."""
+    """The work on units with finished rows that are done again. `chosen`: these rows, by unit."""
     work = []
     for ref in units:
         if again := chosen.get(ref.unit):

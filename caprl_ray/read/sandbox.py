@@ -26,7 +26,7 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import prefetch
 from caprl_ray.text import readable
 
-# Seconds that a child may take to import Arrow on a busy machine, and how many starts are tried before the run ends.
+# Seconds for a child to start, which imports Arrow on a busy machine, and starts that are tried before the run ends.
 START_S, STARTS = 60.0, 3
 
 

@@ -29,7 +29,7 @@ class NamedImage:
 
 
 class Outside(RowFailure):
-    """The row names an image below no root. Its folder is `folder`."""
+    """The row names an image that is below no root. `folder`: the image's folder."""
 
     def __init__(self, folder: str) -> None:
         shown = plain(folder).replace("\n", " ")

@@ -19,7 +19,7 @@ class TarFormat(TarDamaged):
 
 
 class Tape:
-    """Reads the bytes of an archive in order and counts them in `offset`. `front` are read first."""
+    """Reads the bytes of an archive in order and counts them in `offset`. `front`: bytes that come first."""
 
     def __init__(self, read: Callable[[int], bytes], front: bytes = b"") -> None:
         self._read = read

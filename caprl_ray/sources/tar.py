@@ -212,7 +212,7 @@ class _Archives:
         return Member(name=header.text, size=header.size, content=content)
 
     def _sparse(self, header: Header, limit: Callable[[str], int]) -> Member:
-        """Read or skip a sparse file. Holes are bounded as compressed bytes are."""
+        """Read or skip a sparse file. Its size with holes is limited like the inflated size of a compressed stream."""
         sparse = Sparse(self._tape, header)
         if sparse.size > limit(header.text):
             sparse.skip()

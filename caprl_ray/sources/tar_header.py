@@ -95,7 +95,7 @@ def is_header(block: bytes) -> bool:
 
 
 def _checksums(block: bytes) -> tuple[int | None, tuple[int, int]]:
-    """The stated sum of the header's bytes, and the right ones. Some old writers summed signed bytes."""
+    """The stated checksum of a header, and the two valid ones: some old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
     octal = _OCTAL.fullmatch(block[148:156])

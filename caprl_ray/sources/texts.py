@@ -27,7 +27,7 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 
 
 def decoded(content: bytes) -> tuple[str | None, str | None]:
-    """The decoded text, None if its encoding is unknown, and the flag. Nothing is guessed."""
+    """The decoded text (None if its encoding is unknown) and a flag (None if there is none). Nothing is guessed."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     try:
         if encoding is None and 4 * content.count(0) >= len(content) > 0:

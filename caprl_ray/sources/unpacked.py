@@ -22,9 +22,9 @@ from caprl_ray.sources.tape import CHUNK, TarDamaged
 PACKED_CHUNK = 64 << 10  # compressed bytes per read
 LONGEST_MAGIC = 16
 
-# A few megabytes of gzip can hold hours of zeros (deflate: up to 1030 to 1). Images hardly compress at all; flat
-# pictures in raw formats compress 20 to 50 to 1. All the data of a stream may inflate to at most
-# FREE_INFLATION bytes + MAX_INFLATION x the compressed bytes read so far.
+# A few megabytes of gzip can inflate to gigabytes of zeros (deflate: up to 1030 to 1). Images hardly compress at all;
+# flat pictures in raw formats compress 20 to 50 to 1. All the data of a stream may inflate to at most FREE_INFLATION
+# bytes + MAX_INFLATION x the compressed bytes read so far.
 FREE_INFLATION, MAX_INFLATION = 32 << 20, 100
 # The largest window of a decoder. xz and zstd use 64 and 128 MiB at most, unless they are told to use more.
 WINDOW_LOG = 27

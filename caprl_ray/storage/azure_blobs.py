@@ -163,7 +163,7 @@ def _stored(path: str, size: int, etag: str) -> Stored:
 
 
 def _same(stored: Stored) -> dict[str, Any]:
-    """The condition that an object has this version."""
+    """Arguments of a request that is refused if the object has another version."""
     from azure.core import MatchConditions
 
     etag = stored.version.removeprefix("etag:")

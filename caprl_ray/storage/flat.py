@@ -29,7 +29,7 @@ class FlatStore(ABC):
         return f"{self.scheme}{bucket}/"
 
     def split(self, path: str) -> tuple[str, str]:
-        """Bucket and key."""
+        """Split a path into bucket and key."""
         root = self.root(path)
         return root[len(self.scheme) : -1], path[len(root) :]
 

@@ -34,7 +34,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passed:
-    """A file or folder that a listing passes over, and the reason (plan/left_out.py). A folder ends with a slash."""
+    """A file or folder that a listing passes over, and why (plan/left_out.py). A folder's path ends with a slash."""
 
     path: str
     reason: str
