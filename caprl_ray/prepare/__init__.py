@@ -1,1 +1,1 @@
-"""Image bytes to pixels at the size that the model sees."""
+"""Decode image bytes to pixels at the size that the model sees."""

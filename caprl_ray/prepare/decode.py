@@ -1,12 +1,12 @@
-"""Compressed image bytes to RGB pixels at exactly the size that the model sees.
+"""Decode compressed image bytes to RGB pixels at exactly the size that the model sees.
 
-Pure functions on untrusted bytes. They check the number of bytes, the first bytes against the list of formats, the
-extent of the headers and the size in the header, and only then decode. Only the first picture of a file is read. Colour
-profiles are not applied; the model's own processor does not apply them to an opened image either.
+Pure functions on untrusted bytes. Before they decode, they check the number of bytes, the first bytes against the list
+of formats, the extent of the headers and the size that the header states. Only the first picture of a file is read.
+Colour profiles are not applied; the model's own processor does not apply them to an opened image either.
 
-Pillow's process-wide settings stay as they are. Plugins are called directly, not through `Image.open`: its check of
-MAX_IMAGE_PIXELS would come before our own limit, and it does not tell a damaged PNG from a text file. Pillow itself
-still refuses WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels), whatever our limit.
+Pillow's process-wide settings are not changed. Plugins are called directly instead of through `Image.open`, which
+checks MAX_IMAGE_PIXELS before our own limit and cannot tell a damaged PNG from a text file. Pillow itself still
+refuses WebP and TIFF above twice MAX_IMAGE_PIXELS (178,956,970 pixels), whatever our limit.
 """
 
 import math
@@ -40,10 +40,10 @@ from caprl_ray.prepare.ends import with_end
 from caprl_ray.prepare.headers import check_scans, without_extras
 from caprl_ray.prepare.sizes import SizeRule
 
-# Exceptions of Pillow's plugins on damaged files, found by reading the plugins and by mutating files: OSError for most;
-# SyntaxError at opening, into which the base class also turns IndexError, KeyError, TypeError, EOFError and
-# struct.error; RuntimeError from AVIF; the others if a plugin trusts a field. MemoryError is missing on purpose: it is
-# a fault of the machine, not of the row.
+# Exceptions that Pillow's plugins raise on damaged files, found by reading the plugins and by mutating files. Most
+# raise OSError. Opening raises SyntaxError; the base class converts IndexError, KeyError, TypeError, EOFError and
+# struct.error to it. AVIF raises RuntimeError. The others come from plugins that trust a field. MemoryError is missing
+# on purpose: it is a fault of the machine, not of the row.
 DECODE_ERRORS: Final = (
     OSError,
     SyntaxError,
@@ -61,8 +61,8 @@ DECODE_ERRORS: Final = (
 )
 _ENDS_EARLY: Final = (EOFError, IndexError, struct.error)
 
-# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). Nothing here uses it, because irot and imir in the
-# container turn an AVIF. A damaged one would cost the picture: the plugin refuses it at opening.
+# The EXIF item in an AVIF's item table (ISO/IEC 14496-12, 8.11.6). It is hidden from the plugin, which refuses the
+# picture if this item is damaged. Nothing here needs it: an AVIF's container holds the orientation (irot, imir).
 _AVIF_EXIF: Final = re.compile(rb"(infe[\2\3].{7}(?:..)?)Exif", re.DOTALL)
 
 
@@ -70,8 +70,8 @@ def _avif(file: BytesIO) -> ImageFile.ImageFile:
     return AvifImagePlugin.AvifImageFile(BytesIO(_AVIF_EXIF.sub(rb"\1skip", file.getvalue())))
 
 
-# The allow-list: the first bytes of a file, and the plugin that reads it. A file of several JPEGs (MPO) starts with the
-# one that counts and is read as JPEG. The brands in its first box tell AVIF from HEIC.
+# The allow-list: name, first bytes, and the plugin that reads the format. A file of several JPEGs (MPO) starts with the
+# main picture and is read as JPEG. AVIF and HEIC differ by the brands in the first box.
 _FORMATS: Final[tuple[tuple[str, re.Pattern[bytes], Callable[[BytesIO], Image.Image]], ...]] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
@@ -111,14 +111,16 @@ _ON_ITS_SIDE: Final = frozenset({5, 6, 7, 8})
 
 Extent = tuple[float, float, float, float]  # left, upper, right, lower
 
-# A JPEG can be decoded to fewer pixels (DCT scaling) for a fraction of the cost. The bicubic resize then still reduces
-# by at least this factor: 12 megapixels seen as one leave 1.74. Compared with a resize of all pixels, photographs
-# differ by less than 1.3 grey levels of 255 in the mean and 25 anywhere, pages of small text by 3.2 and 45 (held by
-# tests/prepare/test_decode.py). Factors of 2 and more differ less, but then 12 megapixels are decoded whole.
+# A JPEG can be decoded to fewer pixels (DCT scaling) for a fraction of the cost. The bicubic resize must still reduce
+# each side by at least this factor. For a picture of 12 megapixels that the model sees as one, it reduces by 1.74.
+# Compared with a resize of all pixels, photographs differ by less than 1.3 grey levels of 255 in the mean and 25
+# anywhere, pages of small text by 3.2 and 45 (checked by tests/prepare/test_decode.py). With a factor of 2 or more the
+# difference would be smaller, but 12 megapixels would be decoded in full.
 DECODED_OVER_SEEN: Final = 1.7
-# Larger pictures become RGB in bands: decoded pixels take up to four bytes each, and copies as much again.
+# Pictures of more than MOST_AT_ONCE pixels are converted to RGB in bands, because a decoded pixel takes up to four
+# bytes, and each copy as many again.
 MOST_AT_ONCE, BAND_PIXELS = 16 * 2**20, 2**20
-# EXIF data is read up to this size; a JPEG's segment has 64 KiB.
+# Larger EXIF data is ignored. A JPEG's segment has at most 64 KiB.
 MOST_EXIF: Final = 2**20
 # A tile of a TIFF is decoded whole, however little of it the picture needs. Usual sides are 128 to 1024 pixels.
 MOST_TILE: Final = 4096 * 4096
@@ -148,12 +150,12 @@ class Prepared:
 
 
 def prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
-    """The first picture in `image` as upright RGB at `rule.settled` of its size, resized bicubically.
+    """Decode the first picture in `image` to upright RGB and resize it, bicubically, to `rule.settled` of its size.
 
     A picture that already has this size keeps its pixels bit for bit. Raises RowFailure with one of the image_ codes of
     `rows.codes.FAILURE_CODES`.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns about each damaged tag: thousands of lines of log
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns about each damaged tag, which would fill the log
         return _prepare(image, rule, limits)
 
 
@@ -163,7 +165,7 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     image = with_end(kind, image)
     ends_early = _ends_early(kind, image)
     image = without_extras(kind, image)
-    if kind == "JPEG XL":  # its decoder opens and decodes at once
+    if kind == "JPEG XL":  # its plugin decodes at opening, so the size is checked before
         image = jpeg_xl.codestream(image)
         _check_pixels(kind, *jpeg_xl.size(image), limits)
     with _decoding(kind, ends_early):
@@ -179,16 +181,15 @@ def _prepare(image: bytes, rule: SizeRule, limits: Limits) -> Prepared:
     orientation = _orientation(picture)
     width, height = _turned(orientation, stored_size if extent else picture.size)
     size = rule.settled(width, height)
-    with _decoding(kind):  # Pillow trusts what it has decoded, for instance a palette that is missing
+    with _decoding(kind):  # converting fails too if decoded data is incomplete, for instance without its palette
         pixels = _seen(picture, extent, orientation, size).tobytes()
     return Prepared(pixels=pixels, pixel_width=size[0], pixel_height=size[1], width=width, height=height)
 
 
 def _decode_smaller(picture: JpegImagePlugin.JpegImageFile, rule: SizeRule) -> Extent | None:
-    """Decode a JPEG at a half, a quarter or an eighth, if that leaves DECODED_OVER_SEEN times what is seen.
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, if that leaves DECODED_OVER_SEEN times the size to see.
 
-    Returns the part of the decoded pixels that the file's pixels cover: the last ones lie partly beyond its right or
-    lower edge.
+    Returns the part of the decoded picture that the file's pixels cover: it may exclude some of the last column or row.
     """
     width, height = rule.settled(*picture.size)
     drafted = picture.draft(None, (math.ceil(DECODED_OVER_SEEN * width), math.ceil(DECODED_OVER_SEEN * height)))
@@ -196,7 +197,7 @@ def _decode_smaller(picture: JpegImagePlugin.JpegImageFile, rule: SizeRule) -> E
 
 
 def _turned(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The width and height of a stored picture when it is upright, and the other way round."""
+    """Convert the size of a stored picture to its upright size, or back: swaps the sides for a quarter turn."""
     width, height = size
     return (height, width) if orientation in _ON_ITS_SIDE else (width, height)
 
@@ -216,18 +217,18 @@ def _format(image: bytes) -> tuple[str, Callable[[BytesIO], Image.Image]]:
 
 
 def _ends_early(kind: str, image: bytes) -> bool:
-    """Whether the file lacks its end, for formats whose plugin does not tell.
+    """Whether a PNG or WebP lacks its end. For other formats the plugin reports it.
 
     Pillow accepts a PNG without its last chunk, and reports every fault of a WebP alike.
     """
     if kind == "PNG":
-        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: a search from the start costs 3 % of everything
+        return image.rfind(b"IEND\xaeB`\x82") < 0  # from the end: searching from the start takes 3 % of the total time
     return kind == "WebP" and len(image) < 8 + int.from_bytes(image[4:8], "little")
 
 
 @contextmanager
 def _decoding(kind: str, ends_early: bool = False) -> Iterator[None]:
-    """Turn a plugin's exceptions on damaged files into RowFailure. Put only calls into Pillow inside."""
+    """Convert a plugin's exceptions on damaged files to RowFailure. Wrap nothing but calls of Pillow in it."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -245,7 +246,7 @@ def _check_pixels(kind: str, width: int, height: int, limits: Limits) -> None:
 
 
 def _check_header(kind: str, picture: Image.Image, rule: SizeRule, limits: Limits) -> None:
-    """Refuse by size and kind of pixels before anything is decoded. Pillow has already refused sides below 1."""
+    """Refuse a picture by its size and mode before it is decoded. Pillow has already refused sides below 1."""
     width, height = picture.size
     _check_pixels(kind, width, height, limits)
     if _tile_pixels(picture) > max(width * height, MOST_TILE):
@@ -271,7 +272,7 @@ def _decode(kind: str, picture: Image.Image) -> None:
 
 
 def _seen(picture: Image.Image, extent: Extent | None, orientation: int, size: tuple[int, int]) -> Image.Image:
-    """A decoded picture upright, as RGB of `size`. It is turned last, when it has the fewest pixels."""
+    """Resize a decoded picture to upright RGB of `size`. It is rotated last, when it has the fewest pixels."""
     stored_size = _turned(orientation, size)
     if picture.width * picture.height > MOST_AT_ONCE:
         rgb = _resized_by_bands(picture, extent, stored_size)
@@ -282,7 +283,7 @@ def _seen(picture: Image.Image, extent: Extent | None, orientation: int, size: t
 
 
 def _resized_by_bands(picture: Image.Image, extent: Extent | None, size: tuple[int, int]) -> Image.Image:
-    """As RGB of `size`, without all of it as RGB at once: first across, one band of rows at a time, then down.
+    """Resize to RGB of `size` with only one band of rows as RGB at a time: first the width, then the height.
 
     Pillow resizes in the same two steps, so the pixels are the same.
     """
@@ -303,10 +304,9 @@ def _tags(picture: Image.Image) -> Mapping[int, object]:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation that a loaded picture still needs; 1 if there is none or the EXIF data is damaged.
+    """The EXIF orientation still to be applied to a loaded picture; 1 if there is none or the EXIF data is damaged.
 
-    Pillow turns a TIFF when it loads it and removes the tag. It reports the rotation in an AVIF's container as if it
-    were EXIF.
+    Pillow rotates a TIFF when it loads it, and removes the tag. It reports the rotation in an AVIF's container as EXIF.
     """
     if len(picture.info.get("exif") or b"") > MOST_EXIF:
         return 1
@@ -318,10 +318,10 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _match_transparency(picture: ImageFile.ImageFile) -> None:
-    """Bring a PNG's transparent colour (tRNS) to the 8 bits a sample of Pillow's pixels. Call it before load.
+    """Scale a PNG's transparent colour (tRNS) to 8 bits a sample, as Pillow scales the pixels. Call it before load.
 
-    Pillow leaves the colour at the file's depth (PNG specification 11.3.1.1) when it scales 2 and 4 bit greys up and
-    cuts 16 bit colours to their high byte.
+    Pillow scales 2 and 4 bit greys up and cuts 16 bit colours to their high byte, but leaves the transparent colour at
+    the file's depth (PNG specification 11.3.1.1).
     """
     key = picture.info.get("transparency")
     depth = picture.tile[0].args if picture.tile else None
@@ -334,7 +334,7 @@ def _match_transparency(picture: ImageFile.ImageFile) -> None:
 
 
 def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
-    """A loaded picture of an accepted mode as RGB, transparent parts in white. `tags` are its TIFF's."""
+    """Convert a loaded picture of an accepted mode to RGB, transparent parts to white. `tags`: those of a TIFF."""
     if picture.mode in _GREY16_MODES:
         return _grey16(picture, tags)
     if picture.has_transparency_data:
@@ -347,10 +347,10 @@ def _rgb(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
 
 
 def _grey16(picture: Image.Image, tags: Mapping[int, object]) -> Image.Image:
-    """16 bit grey as RGB, by the high byte, as Pillow treats 16 bit colour. So grey and colour files agree.
+    """Convert 16 bit grey to RGB by its high byte. Pillow does the same with 16 bit colour, so both kinds agree.
 
-    Black stays 0, full white 255. A TIFF of 12 bits a sample fills only 12 bits. One with WhiteIsZero is inverted,
-    which Pillow does for 8 bits and not for 16.
+    Black becomes 0 and full white 255. A TIFF of 12 bits a sample uses only 12 of the 16 bits. A TIFF with WhiteIsZero
+    is inverted here, because Pillow inverts only 8 bits.
     """
     values = np.asarray(picture)
     grey = (values >> (4 if tags.get(ExifTags.Base.BitsPerSample) == (12,) else 8)).astype(np.uint8)

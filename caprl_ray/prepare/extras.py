@@ -1,4 +1,4 @@
-"""Formats that Pillow does not read, with the extra `formats` of this package."""
+"""Image formats that Pillow does not read. They need this package's extra `formats`."""
 
 from io import BytesIO
 
@@ -13,7 +13,7 @@ def missing(kind: str) -> RowFailure:
 
 
 def heic(file: BytesIO) -> ImageFile.ImageFile:
-    """Open a HEIC; only its headers are read. libheif's own limits hold. Raises RowFailure without the extra."""
+    """Open a HEIC and read only its headers, within libheif's own limits. Raises RowFailure without the extra."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

@@ -1,9 +1,8 @@
-"""Bound the headers of an image file, and remove most of them, before a decoder sees it.
+"""Limit the headers of an image file, and remove most of them, before a decoder reads it.
 
-Pillow reads headers one marker, chunk or block at a time and keeps what it finds. A file of some megabytes can hold
-millions of them. Here they are walked first. Parts without influence on the pixels (profiles, texts, comments,
-animation) are removed, so that neither their size nor damage in them costs the picture. The remaining headers are
-bounded.
+Pillow reads headers one marker, chunk or block at a time and keeps them all. A file of a few megabytes can hold
+millions of them. This module removes parts that do not influence the pixels (profiles, texts, comments, animation).
+Then neither their size nor damage in them fails the picture. It limits the number of the other parts.
 """
 
 import re
@@ -17,28 +16,30 @@ import numpy as np
 
 from caprl_ray.errors import RowFailure
 
-# A JPEG's header stays as it is up to this size. Pillow needs at most a fifth of a second for it.
+# A JPEG's header of up to this size is not changed. Pillow needs at most a fifth of a second for it.
 SMALL_HEADER: Final = 256 * 2**10
-# Segments of a JPEG before its first scan. The most in real files: 255 of a profile, and a depth map of 60 MB in XMP.
+# Most segments of a JPEG before its first scan. Real files have up to 255 of a profile, or a depth map of 60 MB in XMP.
 MOST_SEGMENTS: Final = 10_000
-# A progressive JPEG can pass over all of its pixels with each few bytes. Twelve scans are many.
+# A scan of a progressive JPEG can be a few bytes long and still pass over all pixels. Twelve scans are many.
 MOST_SCANNED: Final = 2 * 2**30  # pixels times scans
 COUNTED_AT_ONCE: Final = 2**20  # bytes
-# Up to this size the second byte of a scan marker is counted first. That takes a third of the time of counting both in
-# numpy, and is 1.5 % of the cost of a picture of 640 x 480. Every 256th byte is one, which is seldom too many in so
-# few.
+# In files of up to this size, first only the second byte of the scan marker is counted. That takes a third of the time
+# of counting both bytes in numpy: 1.5 % of the cost of a picture of 640 x 480. By chance every 256th byte has this
+# value, which seldom exceeds the limit in so small a file.
 SMALL_FILE: Final = 256 * 2**10
-# Chunks of a PNG that are looked at. Encoders write at least 4 KiB of pixels into each chunk but the last.
+# Most chunks of a PNG that are walked: CHUNKS_OF_ANY_PNG, and one more per BYTES_OF_A_CHUNK bytes of the file. Encoders
+# write at least 4 KiB of pixels into each chunk but the last.
 CHUNKS_OF_ANY_PNG, BYTES_OF_A_CHUNK = 1000, 1024
-# Blocks of a GIF before its first picture: 255 bytes each, or about 60 where XMP is stored as it is.
+# Most blocks of a GIF before its first picture. A block has 255 bytes, or about 60 where XMP is stored as raw text.
 MOST_GIF_BLOCKS: Final = 10_000
-# Tags of a TIFF, and numbers in one tag, which become a tuple: at most this many if each row of pixels is stored.
+# Most tags of a TIFF, and most numbers in one tag, which Pillow keeps as a tuple. A TIFF that stores each row of pixels
+# by itself has one number a row.
 MOST_TAGS, MOST_NUMBERS = 4096, 2**20
-# A run-length BMP, which Pillow decodes in Python at some megabytes a second. Real ones are small.
+# Most bytes of a run-length BMP. Pillow decodes it in Python at a few megabytes a second. Real ones are small.
 MOST_BMP_RUNS: Final = 4 * 2**20
 
-_MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips what is before a marker
-_NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # in coded data: neither stuffing nor restart
+_MARKER: Final = re.compile(rb"[^\xff]*\xff+([^\xff])", re.DOTALL)  # Pillow skips the bytes before a marker
+_NEXT_SCAN: Final = re.compile(rb"\xff[^\0\xd0-\xd7\xff]", re.DOTALL)  # a marker in coded data, but no restart marker
 _SOS, _EOI, _PROGRESSIVE = 0xDA, 0xD9, (0xC2, 0xCA)
 _WITHOUT_LENGTH: Final = frozenset([0x01, *range(0xD0, 0xDA)])
 _USELESS: Final = frozenset([0, *range(0xE2, 0xEE), 0xEF, 0xFE])  # APPn except JFIF's, EXIF's and Adobe's; comments
@@ -56,7 +57,7 @@ _PNG_ORIENTATION: Final = re.compile(rb"(Raw profile type exif|XML:com\.adobe\.x
 
 
 def without_extras(kind: str, image: bytes) -> bytes:
-    """The file, with all that influences its first picture. Raises RowFailure for headers without end."""
+    """The file, without parts that do not influence its first picture. Raises RowFailure if headers exceed a limit."""
     if kind == "JPEG":
         return _jpeg(image)
     if kind == "PNG":
@@ -66,15 +67,15 @@ def without_extras(kind: str, image: bytes) -> bytes:
     if kind == "TIFF":
         _check_tiff(image)
     if kind == "BMP" and image[30:31] in _BMP_RUNS and len(image) > MOST_BMP_RUNS:
-        raise RowFailure("image_too_large", f"BMP of {len(image)} bytes of runs, at most {MOST_BMP_RUNS}")
+        raise RowFailure("image_too_large", f"run-length BMP of {len(image)} bytes, at most {MOST_BMP_RUNS}")
     return image
 
 
 def check_scans(image: bytes, width: int, height: int) -> None:
-    """Refuse a JPEG whose scans pass over more pixels than MOST_SCANNED."""
+    """Raise RowFailure for a JPEG whose scans together pass over more pixels than MOST_SCANNED."""
     if len(image) <= SMALL_FILE and image.count(_SOS) * width * height <= MOST_SCANNED:
         return
-    if _scan_marks(image) * width * height <= MOST_SCANNED:  # also those of thumbnails and of data that follows
+    if _scan_marks(image) * width * height <= MOST_SCANNED:  # counts those of thumbnails and of appended data too
         return
     for scans, _ in enumerate(scan_starts(image), 1):
         if scans * width * height > MOST_SCANNED:
@@ -82,7 +83,7 @@ def check_scans(image: bytes, width: int, height: int) -> None:
 
 
 def _scan_marks(image: bytes) -> int:
-    """Upper bound of the number of scans: five times as fast as `count`, which costs 3 % of a small picture."""
+    """An upper bound of the number of scans. `bytes.count` is five times slower: 3 % of the cost of a small picture."""
     data = np.frombuffer(image, np.uint8)
     first, second = data[:-1], data[1:]
     return sum(
@@ -92,7 +93,7 @@ def _scan_marks(image: bytes) -> int:
 
 
 def _jpeg(image: bytes) -> bytes:
-    """The JPEG. If its header is large: without useless segments, and without bytes outside of segments."""
+    """The JPEG. A large header loses its useless segments and the bytes outside of segments."""
     if len(image) <= SMALL_HEADER:
         return image
     kept, orientation = [image[:2]], {b"Exif", b"http"}
@@ -112,7 +113,7 @@ def _jpeg(image: bytes) -> bytes:
 
 
 def _segments(image: bytes) -> Iterator[tuple[int, int, int]]:
-    """Code, start and end of each segment, to the first scan or to the end of the segments."""
+    """Yield the code, start and end of each segment, up to the first scan if there is one."""
     at = 2
     for _ in range(MOST_SEGMENTS):
         marker = _MARKER.match(image, at)
@@ -136,7 +137,7 @@ def is_progressive(image: bytes) -> bool:
 
 
 def scan_starts(image: bytes) -> Iterator[int]:
-    """The start of each scan's coded data, of the first picture."""
+    """Yield the start of the coded data of each scan of the first picture."""
     at = next((end for code, _, end in _segments(image) if code == _SOS), None)
     while at is not None:
         yield at
@@ -151,7 +152,7 @@ def scan_starts(image: bytes) -> Iterator[int]:
 
 
 def _png(image: bytes) -> bytes:
-    """The PNG's chunks that influence the pixels of its default picture."""
+    """The PNG with only those chunks that influence the pixels of its default picture."""
     most = CHUNKS_OF_ANY_PNG + len(image) // BYTES_OF_A_CHUNK
     view, at, copied, has_pixels = memoryview(image), 8, 8, False
     kept = [view[:8]]
@@ -169,7 +170,7 @@ def _png(image: bytes) -> bytes:
 
 
 def png_chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
-    """Name and end of each whole chunk before the last."""
+    """Yield the name and end of each complete chunk before the IEND chunk."""
     at = 8
     while at + 12 <= len(image):
         size, name = _PNG_CHUNK.unpack_from(image, at)
@@ -180,13 +181,13 @@ def png_chunks(image: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _is_orientation(image: bytes, start: int, end: int) -> bool:
-    """Whether a text chunk may hold an orientation and is sound. A damaged one would cost the picture."""
+    """Whether a text chunk may hold an orientation and has the right checksum. Pillow fails at a damaged chunk."""
     sound = zlib.crc32(memoryview(image)[start + 4 : end - 4]) == int.from_bytes(image[end - 4 : end], "big")
     return sound and _PNG_ORIENTATION.match(image, start + 8, end) is not None
 
 
 def _check_gif(image: bytes) -> None:
-    """Walk to the first picture: over blocks, and over bytes outside of them, which Pillow skips one by one."""
+    """Limit the blocks before the first picture. A byte outside of blocks counts as one: Pillow skips them singly."""
     palette = 3 << (image[10] & 7) + 1 if len(image) > 10 and image[10] > 127 else 0
     at, blocks = 13 + palette, 0
     while blocks <= MOST_GIF_BLOCKS:
@@ -203,7 +204,7 @@ def _check_gif(image: bytes) -> None:
 
 
 def _check_tiff(image: bytes) -> None:
-    """Check the tags of the first picture. One that ends early is left to the plugin."""
+    """Limit the tags of the first picture. The plugin refuses a file that ends early."""
     order, big = "<" if image.startswith(b"I") else ">", b"+" in image[:4]
     offset, number, entry, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
     try:
@@ -211,7 +212,7 @@ def _check_tiff(image: bytes) -> None:
         (tags,) = struct.unpack_from(order + number, image, start)
         first = start + struct.calcsize(order + number)
         counts = [struct.unpack_from(order + entry, image, first + size * n) for n in range(min(tags, MOST_TAGS))]
-    except (struct.error, OverflowError):  # the second for an offset of more than 63 bits
+    except (struct.error, OverflowError):  # OverflowError for an offset of more than 63 bits
         return
     if tags > MOST_TAGS or any(count > MOST_NUMBERS and kind not in _TIFF_BYTES for _, kind, count in counts):
         raise RowFailure("image_corrupt", f"TIFF of more than {MOST_TAGS} tags, or {MOST_NUMBERS} numbers in one")

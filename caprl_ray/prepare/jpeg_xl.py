@@ -1,7 +1,7 @@
-"""JPEG XL (ISO/IEC 18181), with the extra `formats`: the header is read here, before the decoder sees the file.
+"""Read JPEG XL (ISO/IEC 18181), which needs the extra `formats`. The header is checked here before decoding.
 
-Only the codestream is decoded. Boxes around it (metadata, the parts of a JPEG that it was made from) do not reach the
-decoder. The codestream says how the picture is turned, and the decoder turns it.
+Only the codestream reaches the decoder. The boxes around it (metadata, data to restore an original JPEG) are dropped.
+The codestream holds the orientation, and the decoder applies it.
 """
 
 import struct
@@ -19,7 +19,7 @@ MOST_BOXES: Final = 1000
 MOST_EXTRA_CHANNELS: Final = 4  # alpha, depth and the like; each costs as much memory as a colour
 
 _BOX: Final = struct.Struct(">I4s")
-# A size is stored in 9, 13, 18 or 30 bits, a number of channels as 0, 1, or in 4 or 12 bits: bits, and what is added.
+# The four ways to store a number, as (bits, offset): the number is the value of the bits plus the offset.
 _SIZES: Final = ((9, 1), (13, 1), (18, 1), (30, 1))
 _DEPTHS: Final = ((0, 8), (0, 10), (0, 12), (6, 1))
 _FLOAT_DEPTHS: Final = ((0, 32), (0, 16), (0, 24), (6, 1))
@@ -28,7 +28,7 @@ _RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 def codestream(image: bytes) -> bytes:
-    """The coded picture without the boxes around it. Raises RowFailure."""
+    """The coded picture without the boxes around it. Raises RowFailure if the file has none."""
     if image.startswith(CODESTREAM):
         return image
     found = b"".join(_parts(image))
@@ -38,7 +38,7 @@ def codestream(image: bytes) -> bytes:
 
 
 def size(image: bytes) -> tuple[int, int]:
-    """Width and height that a codestream states, as stored. Raises RowFailure if it is no single still picture."""
+    """Width and height as stored, from a codestream's header. Raises RowFailure unless it is a single still picture."""
     try:
         bits = _Bits(image[2:66])
         width, height = _size(bits)
@@ -49,7 +49,7 @@ def size(image: bytes) -> tuple[int, int]:
 
 
 def decoded(file: BytesIO) -> Image.Image:
-    """The picture of a codestream, upright. Raises RowFailure without the extra `formats`, RuntimeError on damage."""
+    """Decode a codestream, upright. Raises RowFailure without the extra `formats`, RuntimeError for a damaged one."""
     try:
         from pillow_jxl import Decoder
     except ImportError:
@@ -74,12 +74,12 @@ def _parts(image: bytes) -> Iterator[bytes]:
         if name == b"jxlc":
             yield image[start:end]
         elif name == b"jxlp":
-            yield image[start + 4 : end]  # behind the number of the part
+            yield image[start + 4 : end]  # after the part's number
         at = end
 
 
 class _Bits:
-    """Bits from the lowest of each byte. Raises IndexError at the end."""
+    """Reads bits, the lowest of each byte first. Raises IndexError at the end."""
 
     def __init__(self, content: bytes) -> None:
         self._value = int.from_bytes(content, "little")
@@ -94,7 +94,7 @@ class _Bits:
         return value
 
     def number(self, ways: tuple[tuple[int, int], ...]) -> int:
-        """A number that is stored in one of four ways, each with its count of bits and what is added."""
+        """Read a number. Two bits select how it is stored: one of four pairs (bits, offset)."""
         count, added = ways[self.take(2)]
         return self.take(count) + added
 
@@ -110,12 +110,12 @@ def _size(bits: _Bits) -> tuple[int, int]:
 
 
 def _check_metadata(bits: _Bits) -> None:
-    if bits.take(1):  # everything has its default
+    if bits.take(1):  # all fields have their defaults
         return
     if bits.take(1):
-        bits.take(3)  # how the picture is turned
+        bits.take(3)  # orientation
         if bits.take(1):
-            _size(bits)  # the size at which it is meant to be shown
+            _size(bits)  # intrinsic size: the size to show it at
         if bits.take(1) or bits.take(1):
             raise RowFailure("image_format", "JPEG XL with a preview or an animation")
     if bits.take(1):

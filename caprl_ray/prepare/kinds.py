@@ -1,6 +1,6 @@
-"""The kind of a file by its first bytes, for the detail of a row whose bytes are of another kind than its name says.
+"""Tell the kind of a file from its first bytes, for the detail of a row whose bytes are not an accepted image.
 
-The signatures are those of the formats' own specifications; the order matters, because some contain others.
+The signatures are those of the formats' own specifications. Their order matters: some files match several.
 """
 
 import re
@@ -63,7 +63,7 @@ def kind(content: bytes) -> str:
             return name
     if len(front) >= 40 and _BASE64.fullmatch(front):
         return "base64 text"
-    return "plain text" if _is_text(front) else "of no kind that is known here"
+    return "plain text" if _is_text(front) else "of an unknown kind"
 
 
 def _is_text(front: bytes) -> bool:

@@ -1,7 +1,7 @@
-"""Decode images that may kill their process in a child process, one after another, each with a timeout.
+"""Decode images in a child process, because an image may kill it (docs/design.md, D11). Each image has a timeout.
 
-The timeout also serves the common path. It uses the kernel's timer, because no Python thread runs while a decoder in C
-holds the interpreter's lock (docs/design.md, D11).
+Decoding in the worker itself has the same timeout. It uses the kernel's timer, because no Python thread runs while a
+decoder in C holds the interpreter's lock.
 """
 
 import json
@@ -19,15 +19,15 @@ if TYPE_CHECKING:  # the child starts without Arrow and Ray
     from caprl_ray.prepare.decode import Prepared
     from caprl_ray.rows.stage import Changes
 
-# Seconds that a child may take to import Pillow on a busy machine, and how many starts are tried before the run ends.
+# Seconds for a child to start, which imports Pillow on a busy machine, and starts that are tried before the run ends.
 START_S, STARTS = 60.0, 3
-# Seconds to wait for a child beyond the image's timeout. Usually it ends itself at the timeout.
+# Seconds to wait for a child beyond the image's timeout. Usually the child ends itself at the timeout.
 SLACK_S = 10.0
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """End this process with SIGALRM if the block takes longer than `seconds`. Not for a process with a user in it."""
+    """End this process with SIGALRM if the block takes longer than `seconds`. For workers only, never the driver."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -36,7 +36,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def outcome(decode: "Callable[[bytes], Prepared]", image: bytes) -> "Changes | RowFailure":
-    """The outcome of an image: the columns of its pixels, or the failure that `decode` raised."""
+    """Decode an image. Returns the columns of its pixels, or the failure that `decode` raised."""
     try:
         return vars(decode(image))
     except RowFailure as failure:
@@ -44,11 +44,11 @@ def outcome(decode: "Callable[[bytes], Prepared]", image: bytes) -> "Changes | R
 
 
 class Sandbox:
-    """Context manager: `outcome` in a child process, which starts with the first image and ends with the block.
+    """Context manager that runs `outcome` in a child process. The child starts with the first image.
 
-    An image that kills the child is tried once more, alone in a new child. So neither an external kill nor leftovers of
-    an earlier image fail a row. Then it is `decode_crash`, or `decode_timeout` after `timeout_s` seconds. Each image
-    costs at most two children.
+    An image that kills the child is tried once more in a new child. So neither an external kill nor leftovers of an
+    earlier image fail a row. If the new child dies too, the row fails as `decode_crash`, or as `decode_timeout` after
+    `timeout_s` seconds. Each image costs at most two children.
     """
 
     def __init__(self, decode: "Callable[[bytes], Prepared]", timeout_s: float) -> None:
@@ -64,7 +64,7 @@ class Sandbox:
             self._child.end()
 
     def __call__(self, image: bytes) -> "Changes | RowFailure":
-        """Prepare one image. Raises SystemFailure if no child starts, or for a fault that is not the row's."""
+        """Prepare one image. Raises SystemFailure if no child starts, or for an error that the row did not cause."""
         result = self._try(image)
         return result if self._child else self._try(image)
 
@@ -102,7 +102,7 @@ class _Child(Child):
             self.connection.recv_bytes()
 
     def outcome(self, image: bytes) -> "Changes | RowFailure":
-        """One image's outcome."""
+        """Have the child decode one image."""
         with self.ended_after(self._timeout_s + SLACK_S):
             self.connection.send_bytes(image)
             answer = json.loads(self.connection.recv_bytes())
@@ -114,7 +114,7 @@ class _Child(Child):
             return columns | {"pixels": self.connection.recv_bytes()}
 
     def death(self) -> RowFailure:
-        """The failure of the image that a dead child had."""
+        """The failure of the image that the child was decoding when it died."""
         code = self.died()
         if self.late or code == -signal.SIGALRM:
             return RowFailure("decode_timeout", f"more than {self._timeout_s:g} s")
@@ -122,7 +122,7 @@ class _Child(Child):
 
 
 def serve(connection: Connection) -> None:
-    """The child: outcomes for images. An image that hangs ends it at the timeout."""
+    """Run in the child: answer each image with its outcome. An image that hangs ends the child at the timeout."""
     decode, timeout_s = pickle.loads(connection.recv_bytes())
     connection.send_bytes(b"ready")
     while True:
@@ -137,7 +137,7 @@ def serve(connection: Connection) -> None:
 
 
 def _answer(connection: Connection, result: "Changes | RowFailure") -> None:
-    """As JSON and plain bytes: if an image has taken over this process, the parent must not unpickle its words."""
+    """Send a result as JSON and plain bytes. No pickle: an image may have taken over this process."""
     if isinstance(result, RowFailure):
         connection.send_bytes(json.dumps({"failure": [result.code, result.detail]}).encode())
         return

@@ -1,7 +1,7 @@
 """The pixel size at which the model sees an image, by the rule of the model's own image processor.
 
-Images get that size before they reach the engine. So its processor has nothing left to resize, and the number of image
-tokens is known beforehand. The rule of the Qwen-VL family is `smart_resize` of transformers
+Images are resized to it before they reach the engine. So the engine's processor does not resize them again, and the
+number of image tokens is known beforehand. The rule of the Qwen-VL family is `smart_resize` of transformers
 (models/qwen2_vl/image_processing_qwen2_vl.py). It is repeated here because importing it imports torch.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from caprl_ray.errors import RecipeError, RowFailure
 
 QWEN_MAX_ASPECT = 200.0
-# Rounds of `settled`. An elongated image shrinks geometrically, so fewer than ten rounds were ever needed.
+# Most rounds of `settled`. An elongated image shrinks geometrically, so no image has needed ten.
 SETTLE_ROUNDS = 31
 
 
@@ -27,8 +27,8 @@ class _Defaults(NamedTuple):
 
 
 _QWEN2 = _Defaults(14, 2, 56 * 56, 28 * 28 * 1280)
-# By image_processor_type, without the suffix of a backend. Qwen3-VL names the Qwen2 class and sets all four values in
-# its file. If a file names a class of its own, the published values of Qwen3-VL apply.
+# By image_processor_type, without a backend's suffix. The published file of Qwen3-VL names the Qwen2 class and sets all
+# four values. A file that names the Qwen3-VL class gets these values as defaults.
 _QWEN_FAMILY = {
     "Qwen2VLImageProcessor": _QWEN2,
     "Qwen2_5_VLImageProcessor": _QWEN2,
@@ -40,9 +40,9 @@ _QWEN_FAMILY = {
 class SizeRule:
     """The size, in pixels, at which a model sees an image of a given size.
 
-    `factor`: both sides become multiples of it; None for a processor of another family, where the image keeps its
-    aspect and is only shrunk to `max_pixels`. `min_pixels`, `max_pixels`: the range of width * height. `max_aspect`:
-    the longer side over the shorter, above which the processor refuses.
+    `factor`: both sides become multiples of it. None for a processor of another family: then the image keeps its aspect
+    and is only shrunk to `max_pixels`. `min_pixels`, `max_pixels`: the range of width * height. `max_aspect`: the
+    processor refuses an image whose longer side over the shorter exceeds it.
     """
 
     factor: int | None
@@ -51,7 +51,7 @@ class SizeRule:
     max_aspect: float
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) that the processor gives an image of `width` x `height` pixels (both at least 1).
+        """The (width, height) to which the processor resizes an image of `width` x `height` pixels (both at least 1).
 
         Raises RowFailure image_aspect if the image is too elongated.
         """
@@ -62,11 +62,11 @@ class SizeRule:
         return self._rounded(width, height, self.factor)
 
     def settled(self, width: int, height: int) -> tuple[int, int]:
-        """`target`, applied until nothing changes: the processor leaves an image of this size as it is.
+        """Apply `target` until the size no longer changes. The processor does not resize an image of this size.
 
-        One round is enough except for very elongated images. There `target` can exceed `max_pixels` or, by rounding,
-        `max_aspect` (then RowFailure image_aspect: the engine's processor would refuse). A range narrower than one step
-        of `factor` may hold no such size; then this is `target`.
+        One round is enough except for very elongated images. For these, `target` can exceed `max_pixels` or, by
+        rounding, `max_aspect`. The latter raises RowFailure image_aspect, because the engine's processor would refuse
+        the image. A range narrower than one step of `factor` may hold no such size; then this returns `target`.
         """
         first = size = self.target(width, height)
         for _ in range(SETTLE_ROUNDS):
@@ -76,11 +76,11 @@ class SizeRule:
         return first
 
     def engine_limits(self) -> dict[str, Any]:
-        """Arguments of the engine's image processor with which it leaves every image of this rule as it is."""
+        """Arguments for the engine's image processor, so that it does not resize images of this rule."""
         return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels} if self.factor else {}
 
     def _rounded(self, width: int, height: int, factor: int) -> tuple[int, int]:
-        """`smart_resize`. Python's round is half to even, there and here."""
+        """`smart_resize` of transformers. Both use Python's `round`, which rounds half to even."""
         rounded_width = round(width / factor) * factor
         rounded_height = round(height / factor) * factor
         if rounded_width * rounded_height > self.max_pixels:

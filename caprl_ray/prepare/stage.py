@@ -1,4 +1,4 @@
-"""Prepare as a stage of the pipeline: compressed images in, pixels at the size that the model sees out."""
+"""The prepare stage of the pipeline: decodes compressed images to pixels at the size that the model sees."""
 
 import time
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ from caprl_ray.rows.codes import UNFINISHED
 from caprl_ray.rows.schema import SOURCE_FLAGS
 from caprl_ray.rows.stage import Changes, run_stage
 
-# Ray repeats a task without limit. After the first attempt images decode in a child process, so further worker deaths
-# mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
+# Ray retries a task without limit. From the second attempt on, images are decoded in a child process. If the worker
+# still dies, its node was preempted or lacks memory. The latter would repeat for ever, so give up after this many.
 MOST_ATTEMPTS = 20
-ASKED_S = 0.5  # between two questions of a task whether the run is stopped
+ASKED_S = 0.5  # seconds between two checks of a task whether the run is stopped
 
 
 class Prepare:
-    """Decodes and resizes a batch in a CPU worker, in another process than the engine's.
+    """Decodes and resizes a batch in a CPU worker, which is never the engine's process.
 
-    The first attempt of a task decodes in the worker itself, which ends if an image takes longer than `timeout_s`.
+    The first attempt of a task decodes in the worker itself. The worker ends if an image takes longer than `timeout_s`.
     Later attempts decode in a child process that may die (docs/design.md, D11).
     """
 
@@ -55,7 +55,7 @@ class Prepare:
         return prepared
 
     def apply(self, rows: list[dict[str, Any]]) -> list[Changes | RowFailure]:
-        """Prepare rows one after another, and flag those whose pixels show nothing. None when the run is stopped."""
+        """Prepare rows one after another, and flag blank ones. When the run is stopped, rows fail as UNFINISHED."""
         if self._stopped():
             return [RowFailure(UNFINISHED)] * len(rows)
         results = self._prepared(bytes(row["encoded"]) for row in rows)
@@ -68,7 +68,7 @@ class Prepare:
 
     def _prepared(self, images: Iterator[bytes]) -> list[Changes | RowFailure]:
         attempt = self._attempt()
-        if attempt is None:  # not in a Ray task, for instance in preflight: nothing would repeat it
+        if attempt is None:  # outside of a Ray task, for instance in preflight, nothing would retry it
             return [outcome(self._decode, image) for image in images]
         if attempt == 0:
             return [self._within_limit(image) for image in images]
@@ -77,7 +77,7 @@ class Prepare:
             return [sandbox(image) for image in images]
 
     def _attempt(self) -> int | None:
-        """How many earlier attempts this task has had; None outside of Ray's tasks. A task has several batches."""
+        """The number of earlier attempts of this task; None outside of Ray's tasks. A task has several batches."""
         task = current_task()
         if task is None:
             return None

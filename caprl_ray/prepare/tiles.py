@@ -1,7 +1,7 @@
-"""The size at which an InternVL sees an image: a grid of square tiles, and all of it once more as one tile.
+"""The size at which an InternVL model sees an image: a grid of square tiles, and the whole image as one more tile.
 
-The rule is `get_optimal_tiled_canvas` of transformers (models/got_ocr2/image_processing_got_ocr2.py), which InternVL's
-own code has as `dynamic_preprocess`. It is repeated here because importing it imports torch.
+The rule is `get_optimal_tiled_canvas` of transformers (models/got_ocr2/image_processing_got_ocr2.py). InternVL's own
+code calls it `dynamic_preprocess`. It is repeated here because importing it imports torch.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from typing import Any
 from caprl_ray.errors import RecipeError
 from caprl_ray.prepare.sizes import SizeRule
 
-# The model type of the layout that brings its code, which only a service runs.
+# The model type of checkpoints that bring their own code, which only a service runs.
 OWN_CODE = "internvl_chat"
-# Values of a file that leaves them out, as in the classes.
+# Defaults of the processor's classes, for files that leave a value out.
 TILE, FEWEST_TILES, MOST_TILES = 448, 1, 12
 
 
@@ -22,9 +22,9 @@ TILE, FEWEST_TILES, MOST_TILES = 448, 1, 12
 class TileRule(SizeRule):
     """A SizeRule whose `factor` is the side of a tile, and whose `min_pixels` and `max_pixels` are whole tiles.
 
-    The image is stretched to the grid of that many tiles whose aspect is nearest to its own, as the model's processor
-    does. So a small image gets as many tiles as a large one. The engine's processor cuts the tiles, and adds the
-    overview if there are several.
+    Of the grids with an allowed number of tiles, the one with the nearest aspect is used. The image is stretched to it,
+    as the model's processor does. So a small image gets as many tiles as a large one. The engine's processor cuts the
+    tiles, and adds the whole image as a tile if there are several.
     """
 
     factor: int
@@ -34,8 +34,8 @@ class TileRule(SizeRule):
         return columns * self.factor, rows * self.factor
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """(columns, rows) of tiles. Of grids with equally near aspects the larger one, unless it has twice as many
-        pixels as the image."""
+        """The (columns, rows) with the nearest aspect. Of equally near grids this is the larger one, unless it has
+        twice as many pixels as the image."""
         best, nearest = (1, 1), float("inf")
         for columns, rows in _grids(*self._tiles()):
             off = abs(width / height - columns / rows)
@@ -54,7 +54,7 @@ class TileRule(SizeRule):
 
 @lru_cache(maxsize=16)
 def _grids(fewest: int, most: int) -> list[tuple[int, int]]:
-    """All grids with this range of tiles, the smallest first, then the narrowest."""
+    """All grids with `fewest` to `most` tiles, the smallest first, then the narrowest."""
     sides = range(1, most + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if fewest <= columns * rows <= most]
     return sorted(grids, key=lambda grid: grid[0] * grid[1])
@@ -63,7 +63,7 @@ def _grids(fewest: int, most: int) -> list[tuple[int, int]]:
 def tile_rule(
     config: Mapping[str, Any], processor: Mapping[str, Any], *, min_pixels: int, max_pixels: int
 ) -> TileRule | None:
-    """The rule of an InternVL, narrowed to the recipe's limits; None for a model of another family.
+    """The rule of an InternVL model, narrowed to the recipe's limits; None for a model of another family.
 
     `config` and `processor` are its config.json and preprocessor_config.json. Raises RecipeError if the limits leave no
     grid.
@@ -83,7 +83,7 @@ def tile_rule(
 
 
 def _own(config: Mapping[str, Any], processor: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """The side of a tile and the fewest and most tiles of a model, in the layout of transformers or of its own code."""
+    """A model's tile side, fewest and most tiles, from the layout of transformers or of InternVL's own code."""
     if config.get("model_type") == "internvl":
         side = (processor.get("size") or {}).get("height")
         return side or TILE, processor.get("min_patches") or FEWEST_TILES, processor.get("max_patches") or MOST_TILES

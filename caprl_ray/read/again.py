@@ -1,4 +1,4 @@
-"""Rows that are captioned again, and the values of their old version that they keep."""
+"""Rows that are captioned again, and the values that they keep from their old version."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from caprl_ray.storage import Storage, Stored, join
 
 @dataclass(frozen=True, kw_only=True)
 class Keeps:
-    """The value of the old version that a row keeps: its `column`, under the name `name`."""
+    """What a row keeps from its old version in `output`: the value of `column`, under the name `name`."""
 
     storage: Storage
     output: str
@@ -26,11 +26,11 @@ class Keeps:
 
     @classmethod
     def of(cls, storage: Storage, output: str, columns: tuple[str, str] | None) -> "Keeps | None":
-        """The value that a job with these columns keeps (caprl_ray/job.py)."""
+        """Build from a job's pair (column, name); None for a job that keeps nothing (caprl_ray/job.py)."""
         return cls(storage=storage, output=output, column=columns[0], name=columns[1]) if columns else None
 
     def old(self, unit: int, chosen: Chosen) -> dict[int, Row]:
-        """The kept values of the chosen rows of a unit, and their attempts, by index."""
+        """The kept values and the attempts of a unit's chosen rows, by index. Raises SystemFailure if a row is gone."""
         found: dict[int, Row] = {}
         for table in self._tables(chosen):
             for row in table.filter(pc.equal(table["unit"], unit)).to_pylist():
@@ -44,13 +44,13 @@ class Keeps:
     def _tables(self, chosen: Chosen) -> Iterator[pa.Table]:
         for name in chosen.objects:
             stored = self.storage.lookup(join(self.output, DATA, name))
-            if isinstance(stored, Stored):  # a repair has removed it if all of its rows were done again
+            if isinstance(stored, Stored):  # a repair removes an object once all of its rows are done again
                 with opened(self.storage, stored) as file:
                     yield file.read(columns=["unit", "index", "attempts", self.column], use_threads=False)
 
 
 def done_again(rows: Iterator[Row], chosen: Chosen, old: Mapping[int, Row]) -> Iterator[Row]:
-    """The chosen rows of a unit, each with more attempts than its old version, which `old` gives by index."""
+    """Yield a unit's chosen rows with the values of `old` (by index). The attempts of both versions are added up."""
     last = chosen.rows.max()
     for row in rows:
         if row["index"] in chosen.rows:

@@ -1,4 +1,4 @@
-"""The Ray datasource over the plan's units: rows with identity, metadata and compressed images."""
+"""The Ray datasource over the plan's units. It yields rows with identity, metadata and compressed images."""
 
 import time
 from collections import defaultdict
@@ -31,23 +31,24 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage
 from caprl_ray.storage.prefetch import prefetched
 
-# With few units, each has a read task of its own. Above this number of tasks neighbours share one, which bounds the
-# driver's work.
+# Most read tasks. Up to this many units, each has a task of its own. Above it, neighbouring units share a task, which
+# bounds the driver's work.
 MOST_READ_TASKS = 4096
-LARGE = 2  # a unit with this many times the mean's bytes is started before the others
-# Ray repeats a task without limit. After the first attempt units are read in a child process, so further worker deaths
-# mean a preempted node, or a node without memory that would repeat for ever. Give up after this many.
+LARGE = 2  # a unit with more than this many times the mean bytes is read before the others
+# Ray retries a task without limit. From the second attempt on, units are read in a child process. If the worker still
+# dies, its node was preempted or lacks memory. The latter would repeat for ever, so give up after this many.
 MOST_ATTEMPTS = 20
-ASKED_S = 0.5  # between two checks of a task whether reading should stop
+ASKED_S = 0.5  # seconds between two checks of a task whether reading should stop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A unit, its finished rows, and its length if it is known.
+    """A unit with rows to read.
 
-    `retry` are the failed rows that are to be retried, by how they failed. `accept` tells whether another version of
-    the source than the planned one may be read, and `held` what the finished rows say of it (present.py). `again` are
-    finished rows that are done again; then no other row of the unit is read.
+    `done`: the rows that are not read. `rows`: the unit's length, None if unknown. `retry`: the failed rows that are
+    retried, by how they failed. `accept`: which versions of the source may be read instead of the planned one. `held`:
+    the finished rows that such a version must still hold (present.py). `again`: finished rows that are done again; then
+    no other row of the unit is read.
     """
 
     ref: UnitRef
@@ -60,24 +61,24 @@ class Work:
 
     @property
     def retried(self) -> BitMap:
-        """The rows that are retried."""
+        """All rows of `retry`."""
         return BitMap.union(BitMap(), *self.retry.values())
 
     @property
     def mends(self) -> bool:
-        """Whether rows are retried that failed because their source had changed or ended early."""
+        """Whether a retried row failed because its source had changed or ended early."""
         return any(code in MENDABLE for _, code in self.retry)
 
 
 def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> list[Work]:
-    """The units that are not finished, or that have failed rows to retry."""
+    """The work on units that are not finished or have failed rows to retry."""
     work = []
     for ref in units:
         unit = committed.get(ref.unit) or Committed()
         rows = ref.rows if unit.rows is None else unit.rows
         retried = BitMap.union(BitMap(), *unit.retry.values())
         if rows is not None and rows - 1 in retried:
-            rows = ref.rows  # the row that gave the length may have been the one where reading failed
+            rows = ref.rows  # reading may have failed at the last row, so the unit may be longer than that
         done = unit.done - retried
         if rows is None or len(done) < rows:
             work.append(Work(ref=ref, done=done, rows=rows, retry=dict(unit.retry)))
@@ -85,7 +86,7 @@ def remaining(units: Iterable[UnitRef], committed: Mapping[int, Committed]) -> l
 
 
 def only_retried(work: Iterable[Work], rows: Collection[tuple[int, int]]) -> list[Work]:
-    """The same work without failed rows to retry that are not among `rows`, given as (unit, index)."""
+    """The same work, but only failed rows among `rows`, given as (unit, index), are retried."""
     wanted: defaultdict[int, BitMap] = defaultdict(BitMap)
     for unit, index in rows:
         wanted[unit].add(index)
@@ -102,7 +103,7 @@ def only_retried(work: Iterable[Work], rows: Collection[tuple[int, int]]) -> lis
 def chosen_again(
     units: Iterable[UnitRef], committed: Mapping[int, Committed], chosen: Mapping[int, Chosen]
 ) -> list[Work]:
-    """The units with finished rows that are to be done again."""
+    """The work on units with finished rows that are done again. `chosen`: these rows, by unit."""
     work = []
     for ref in units:
         if again := chosen.get(ref.unit):
@@ -114,8 +115,11 @@ def chosen_again(
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The common settings of all read tasks. The recipe's placeholders may be megabytes: they lie in the object store
-    once, and not in every task. `keeps` says what rows that are done again keep."""
+    """The common settings of all read tasks.
+
+    `placeholders`: the recipe's, in the object store, because a copy in each task may take megabytes. `keeps`: the
+    values that rows keep when they are done again.
+    """
 
     access: Access
     counter: ActorHandle | None = None
@@ -124,7 +128,7 @@ class Reading:
 
     @classmethod
     def of(cls, access: Access, counter: ActorHandle | None = None, keeps: Keeps | None = None) -> "Reading":
-        """Load the recipe's placeholders and share them. Raises RecipeError for a wrong file of them."""
+        """Load the recipe's placeholders into the object store. Raises RecipeError for an invalid placeholder file."""
         found = placeholders.load(access.storage, access.input)
         light = replace(access, input=access.input.model_copy(update={"placeholders": []}))
         return cls(access=light, counter=counter, placeholders=ray.put(found) if found else None, keeps=keeps)
@@ -137,13 +141,14 @@ def accepting(
     storage: Storage,
     held_rows: Callable[[Collection[int]], Mapping[int, Held]],
 ) -> list[Work]:
-    """Tell each unit whether its source may have changed. `held_rows` gives the finished rows of units.
+    """Set `accept` and `held` of each unit: which versions of its source may be read, and the rows to check them with.
 
-    `codes` are those that are retried. With a mendable one, any present version is accepted of shards with such rows,
-    and of shards that an earlier retry may have left unfinished. `least` is accepted of every unit.
+    `codes`: the codes that are retried. If one of them is mendable, any present version is accepted for shards with
+    such rows, and for shards that an earlier retry may have left unfinished. `least`: accepted for every unit.
+    `held_rows`: looks up the finished rows of units.
 
-    Only shards that have changed are compared with their rows: that reads more of the output than a resume does. One
-    that changes later is read in its planned version.
+    Finished rows are looked up only for shards that have changed, because that reads more of the output than a resume
+    does. A shard that changes later is read in its planned version.
     """
     mending = not MENDABLE.isdisjoint(codes)
 
@@ -201,11 +206,11 @@ class PlannedRows(Datasource):  # type: ignore[misc]
 
 
 def groups(work: list[Work], *, planned_order: bool = False) -> list[list[Work]]:
-    """Assign units to read tasks, in the order in which these begin.
+    """Assign units to read tasks, in the order in which the tasks start.
 
-    Large units come first, the largest of all at the beginning, and each has a task of its own. Begun last, one of them
-    would be read by one stream while all replicas but a few have nothing left. The others stay in the plan's order.
-    With `planned_order` all do: the rows of a run with a limit are then the input's first, not those of large units.
+    Large units come first, the largest at the beginning, and each has a task of its own. If a large unit started last,
+    one stream would read it while most replicas had nothing to do. The other units stay in the plan's order. With
+    `planned_order` all units do, so that a run with a row limit gets the first rows of the input.
     """
     large = [] if planned_order else _large(work)
     alone = {one.ref.unit for one in large}
@@ -216,7 +221,7 @@ def groups(work: list[Work], *, planned_order: bool = False) -> list[list[Work]]
 
 
 def _large(work: list[Work]) -> list[Work]:
-    """The units with more than LARGE times as many bytes to read as the mean, the largest first."""
+    """The units whose bytes to read are more than LARGE times the mean, the largest first."""
     left = {one.ref.unit: _left(one) for one in work}
     bound = LARGE * sum(left.values()) / max(1, len(left))
     large = sorted((one for one in work if left[one.ref.unit] > bound), key=lambda one: -left[one.ref.unit])
@@ -224,7 +229,7 @@ def _large(work: list[Work]) -> list[Work]:
 
 
 def _left(work: Work) -> float:
-    """The bytes of a unit's rows that are not done, as far as its length is known."""
+    """The estimated bytes of a unit's unfinished rows; all of its bytes if its length is unknown."""
     if not work.rows:
         return work.ref.bytes
     return work.ref.bytes * max(0.0, 1 - len(work.done) / work.rows)
@@ -235,7 +240,7 @@ def _bytes(group: list[Work]) -> int:
 
 
 def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterator[pa.Table]:
-    """One read task: the rows of its units, in order.
+    """Run one read task: yield the rows of its units, in order.
 
     The first attempt reads in the worker itself. Later attempts read in a child process that may die
     (docs/design.md, D11).
@@ -270,10 +275,10 @@ def read_units(group: list[Work], schema: pa.Schema, reading: Reading) -> Iterat
 
 
 class _Closing:
-    """Whether the run is about to end, so that reading should stop (watch/breaker.py). Asks the counter at the first
-    table and then at most every ASKED_S: a read task yields many tables a second.
+    """Tells whether reading should stop, because the run is about to end (watch/breaker.py). Asks the counter at the
+    first table and then at most every ASKED_S: a read task yields many tables a second.
 
-    A task that Ray repeats then yields the first of its rows again, or fewer. None is repeated within one attempt.
+    If Ray retries a stopped task, it yields the same first rows again, or fewer. An attempt yields no row twice.
     """
 
     def __init__(self, counter: ActorHandle | None) -> None:
@@ -287,7 +292,7 @@ class _Closing:
 
 
 def _attempt(counter: ActorHandle | None) -> int:
-    """How many earlier attempts this task has had. Raises SystemFailure if it has had too many."""
+    """The number of earlier attempts of this task. Raises SystemFailure at MOST_ATTEMPTS."""
     task = current_task()
     attempt = earlier_attempts(task, counter) if task else 0
     if attempt >= MOST_ATTEMPTS:

@@ -1,9 +1,9 @@
-"""Sources that changed since the plan: whether their present version is captioned.
+"""Decide whether a source that changed since the plan is read in its present version.
 
 The plan never changes (docs/design.md, D2). A read task that may accept a source's present version looks it up and
-reads that. Of a shard or a parquet file, every finished row must then still be there, at its place, with the same
-bytes. Otherwise the unit is read in its planned version, and fails as before. So rows that are right stay, and no row
-joins a picture that it does not describe, wherever a run was stopped in between.
+reads it. A shard or a parquet file must then still hold every finished row at the same position with the same bytes.
+Otherwise the planned version is read, and the unit fails as before. So correct rows stay, and no row is joined to a
+picture that it does not describe, wherever a run was stopped in between.
 """
 
 import hashlib
@@ -25,29 +25,30 @@ from caprl_ray.storage.prefetch import prefetched
 FILES, PARQUET = "files", "parquet"
 LOOKUPS = 16  # at once
 Read = Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
-# Codes of rows that a source's present version may mend.
+# Codes of failed rows that may succeed in a source's present version.
 MENDABLE = frozenset({"source_changed", "truncated_unit", "unit_format"})
 
 
 class Accept(IntEnum):
-    """Which present versions are read instead of the planned ones."""
+    """Which present versions of a source may be read instead of the planned one."""
 
     NONE = 0
     SAME_ROWS = 1
-    """Of the same size, if finished rows prove that it is the same source: --extend."""
+    """A version of the same size, if the finished rows prove that it is the same source (--extend)."""
     TOUCHED = 2
-    """Of the same size: --accept-touched."""
+    """A version of the same size (--accept-touched)."""
     CHANGED = 3
-    """Any: files whose rows are retried, and shards with --retry-failed=source_changed or truncated_unit. A parquet
-    file that was planned keeps its size."""
+    """Any version: of files whose rows are retried, and of shards with --retry-failed=source_changed or truncated_unit.
+    A parquet file that was planned must still have the same size."""
 
 
 def present(
     unit: Unit, accept: Accept, done: BitMap, retried: BitMap, held: Held | None, access: Access, read: Read
 ) -> Unit:
-    """The unit with the present versions of its sources where they are accepted.
+    """The unit, with the present versions of its sources where they are accepted.
 
-    `done` are the rows not to be read. A file whose row is `retried` is read as it is now, whatever it failed for.
+    `done`: the rows that are not read. `retried`: the failed rows that are retried. A file of such a row is read in its
+    present version, whatever the row failed for. `held`: the finished rows that a present version must still hold.
     """
     if accept == Accept.SAME_ROWS and held is None:
         accept = Accept.NONE
@@ -67,7 +68,7 @@ def present(
 
 
 def has_changed(storage: Storage, ref: UnitRef) -> bool:
-    """Whether the source of a shard's unit is there in another version than the planned one."""
+    """Whether the shard of a unit exists in another version than the planned one."""
     planned = ref.load(storage).entries[0].stored
     now = _now(planned, storage)
     return now is not None and now != planned
@@ -77,22 +78,25 @@ def _now(planned: Stored, storage: Storage) -> Stored | None:
     try:
         found = storage.lookup(planned.path)
     except PermissionError:
-        return None  # reading it fails too
+        return None  # reading the source will fail too
     except OSError as error:
         raise SystemFailure(f"{planned.path}: cannot be read ({error.strerror or type(error).__name__}).") from error
     return found if isinstance(found, Stored) else None
 
 
 def _acceptable(now: Stored, planned: Stored, accept: Accept, unit: Unit) -> bool:
-    """A parquet file or manifest of another size has other row groups or lines, so that its units are others. One of
-    the same size may have others too: reading it tells (sources/parquet_read.py, manifest.py)."""
+    """Whether `now` may be read instead of `planned`.
+
+    A parquet file or manifest of another size has other row groups or lines, so the planned ranges do not fit it. One
+    of the same size may have others too; reading notices that (sources/parquet_read.py, manifest.py).
+    """
     planned_ranges = unit.lines is not None or (unit.kind == PARQUET and unit.row_groups is not None)
     same_size = accept != Accept.CHANGED or planned_ranges
     return not same_size or now.size == planned.size
 
 
 def _same(unit: Unit, held: Held, access: Access, read: Read) -> bool:
-    """Whether the finished rows are still at their places."""
+    """Whether the finished rows are still at their positions, with the same keys and bytes."""
     wanted = dict(zip(held["index"].tolist(), held["digest"].tolist(), strict=True))
     last = max(wanted)
     others = BitMap(range(last)) - BitMap(wanted)
@@ -104,7 +108,7 @@ def _same(unit: Unit, held: Held, access: Access, read: Read) -> bool:
                 return True
     except RowFailure:
         pass
-    return False  # it ends before them
+    return False  # the source ends before the last finished row
 
 
 def _digest(sample: Sample | None) -> bytes | None:

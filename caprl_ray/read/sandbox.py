@@ -1,6 +1,6 @@
-"""Read units that may kill their process in a child process: a page that crashes Arrow, or that takes all memory.
+"""Read units in a child process, because a page may crash Arrow or take all memory (docs/design.md, D11).
 
-The parent counts the samples that it gets, so it knows which one the child could not give (docs/design.md, D11).
+The parent counts the samples that it receives, so it knows at which sample the child died.
 """
 
 import json
@@ -26,7 +26,7 @@ from caprl_ray.sources.source import Access
 from caprl_ray.storage import prefetch
 from caprl_ray.text import readable
 
-# Seconds that a child may take to import Arrow on a busy machine, and how many starts are tried before the run ends.
+# Seconds for a child to start, which imports Arrow on a busy machine, and starts that are tried before the run ends.
 START_S, STARTS = 60.0, 3
 
 
@@ -35,10 +35,10 @@ class _Died(Exception):
 
 
 class ReadSandbox:
-    """Context manager: `sources.read_unit` in a child process, which starts with the first unit.
+    """Context manager that runs `sources.read_unit` in a child process. The child starts with the first unit.
 
-    A sample that kills the child is failed as `read_crash`, and with it those that cannot be read without it: in
-    parquet, all from the page on to the end of the row group. The unit's other samples are read.
+    A sample that kills the child fails as `read_crash`. So do the samples that cannot be read without it: in parquet,
+    all from its page on to the end of the row group. The unit's other samples are read.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class ReadSandbox:
             search.next(position, failure)
 
     def plain(self, unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
-        """Read in this process. Where its memory does not suffice, go on in a child."""
+        """Read in this process. If it runs out of memory, continue in a child."""
         position, here = 0, LeftOut()
         try:
             for sample in sources.read_unit(unit, done, access, here):
@@ -85,9 +85,10 @@ class ReadSandbox:
         yield from islice(self(unit, known, access, left_out), position, None)
 
     def _samples(self, unit: Unit, known: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
-        """The samples that the child reads. It is ended if not all of them are taken.
+        """Yield the samples that the child reads. Ends the child if the caller does not take all of them.
 
-        A child that dies has said nothing of what it left out; the next one reads the whole unit again.
+        The child sends the counts of left out members last. So a child that dies has sent none, and nothing is counted
+        twice when the next child reads the whole unit again.
         """
         child = self._running()
         finished = False
@@ -104,7 +105,7 @@ class ReadSandbox:
                 self._end()
 
     def _suspects(self, unit: Unit, position: int, access: Access, failure: RowFailure) -> list[range]:
-        """The samples that may have killed the child. Raises the failure if asking kills, too."""
+        """Ask a child for the samples that may have killed the last one. Raises `failure` if this child dies too."""
         child = self._running()
         try:
             child.ask("suspects", unit, position, access)
@@ -136,7 +137,7 @@ def _started() -> "_Child":
 
 
 def _failed(unit: Unit, position: int, failure: RowFailure) -> Sample:
-    """A failed sample in place of a lost one. Only loose files are known without reading them."""
+    """A failed sample in place of a lost one. It has a key only for loose files, whose keys are in the plan."""
     entry, known = (unit.entries[position], True) if len(unit.entries) > 1 else (unit.entries[0], False)
     key, row = readable(entry.key) if known else "", sources.KINDS[unit.kind].row(unit, position)
     failed = RowFailure(*failure.args)
@@ -157,14 +158,14 @@ class _Child(Child):
             raise _Died(reason(self.died())) from None
 
     def receive(self) -> bytes:
-        """One message."""
+        """Receive one message."""
         try:
             return self.connection.recv_bytes()
         except GONE:
             raise _Died(reason(self.died())) from None
 
     def answer(self) -> dict[str, Any]:
-        """The next answer. Raises what reading raised in the child."""
+        """Receive the next answer. Raises the error that reading raised in the child."""
         answer: dict[str, Any] = json.loads(self.receive())
         if "failure" in answer:
             raise RowFailure(*answer["failure"])
@@ -179,7 +180,7 @@ class _Child(Child):
         return answer
 
     def sample(self, answer: dict[str, Any]) -> Sample:
-        """The sample of an answer, whose image and arrays follow it."""
+        """The sample of an answer. Receives its image and arrays, which follow the answer."""
         failure = RowFailure(*answer["failed"]) if answer["failed"] else None
         image = self.receive() if answer["image"] else None
         sample = Sample(
@@ -196,7 +197,7 @@ class _Child(Child):
 
     def _arrays(self) -> dict[str, pa.Array]:
         schema = self.receive()
-        if b"ARROW:extension:name" in schema:  # a child that a page has taken over must run no code here
+        if b"ARROW:extension:name" in schema:  # loading the type runs code, and a page may have taken over the child
             raise SystemFailure("read: the process for sandboxed reading sent an extension type; see the worker's log.")
         batch = pa.ipc.read_record_batch(pa.py_buffer(self.receive()), pa.ipc.read_schema(pa.py_buffer(schema)))
         batch.validate(full=True)
@@ -204,8 +205,8 @@ class _Child(Child):
 
 
 def serve(connection: Connection) -> None:
-    """The child: the samples of one unit after the other."""
-    # One object at a time, so that the sample that the parent waits for is the one that kills.
+    """Run in the child: send the samples, or the suspects, of one unit after another."""
+    # Reads one object at a time, so that the child dies at the sample that the parent waits for.
     prefetch.FETCHED_AHEAD = parquet_rows.IMAGES_AT_ONCE = 1
     connection.send_bytes(b"ready")
     while True:
@@ -230,7 +231,7 @@ def serve(connection: Connection) -> None:
 
 
 def _send_all(connection: Connection, unit: Unit, done: BitMap, access: Access) -> None:
-    """The samples of a unit, then the counts of skipped members, and the failure that ended reading, if any."""
+    """Send a unit's samples, then the counts of left out members and the failure that ended reading, if any."""
     left_out, ended = LeftOut(), {}
     try:
         for sample in sources.read_unit(unit, done, access, left_out):
@@ -245,7 +246,7 @@ def _say(connection: Connection, **answer: Any) -> None:
 
 
 def _send(connection: Connection, sample: Sample | None) -> None:
-    """As JSON, plain bytes and Arrow: if a page has taken over this process, the parent must not unpickle its words."""
+    """Send a sample as JSON, plain bytes and Arrow. No pickle: a page may have taken over this process."""
     if sample is None:
         _say(connection, known=True)
         return

@@ -1,18 +1,18 @@
-"""Find the samples that kill the reader of a unit, from the places where children die."""
+"""Find the samples that kill the reader of a unit, from the positions at which its child processes died."""
 
 from caprl_ray.errors import RowFailure
 
-# Limits of one unit, which bound its time: places at which children died more than once, and deaths in all. Beyond them
-# the unit ends there.
+# Limits of one unit, which bound its time: places at which children died more than once, and deaths in all. The unit
+# ends at the place of the death that exceeds a limit.
 MOST_PLACES, MOST_DEATHS = 4, 20
 
 
 class Search:
-    """Which samples of a unit are given up, after each death of a child.
+    """Decides after each death of a child which samples of a unit are given up.
 
-    Invariant: at one place, the first sample that a child did not give, it dies once with nothing given up, because
-    that may have an external cause. Then each of the suspects is given up in turn. When a child gets beyond the
-    place, those stay that it had given up. If it gets beyond with none of them, the unit ends at the place.
+    A place is the position of the first sample that a child did not return. The first death at a place gives up
+    nothing, because its cause may be external. After the second one, each group of suspects is given up in turn. Once a
+    child gets beyond the place, the last group stays given up. If no group helps, the unit ends at the place.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Search:
 
     @property
     def lost(self) -> dict[int, RowFailure]:
-        """The samples that the next child passes over, and why."""
+        """The samples that the next child skips, and their failures."""
         return self._sure | self._tried
 
     def needs_suspects(self, place: int) -> bool:
@@ -31,7 +31,7 @@ class Search:
         return place == self._place and not self._tried
 
     def next(self, place: int, failure: RowFailure) -> None:
-        """Decide after a death. Raises the failure if the unit ends at this place."""
+        """Record a death and choose what to give up next. Raises the failure if the unit ends at this place."""
         self._deaths += 1
         if place != self._place:
             self._sure = self.lost

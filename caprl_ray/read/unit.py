@@ -28,7 +28,7 @@ Read = Callable[[Unit, BitMap, Access, LeftOut], Iterator[Sample | None]]
 
 
 def tables(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows as Arrow tables of about TABLE_BYTES. Deterministic, because only the input's bytes count."""
+    """Group rows into Arrow tables of about TABLE_BYTES. Deterministic: cuts depend only on the size of the input."""
     batch: list[Row] = []
     size = 0
     for row in rows:
@@ -46,7 +46,7 @@ def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values as one array. Values from a file with Arrow's types are one-row arrays themselves."""
+    """The values as one array. A value from a file with Arrow's types is itself an array of one row."""
     if not any(isinstance(value, pa.Array) for value in values):
         return pa.array(values, kind)
     return pa.concat_arrays([pa.nulls(1, kind) if value is None else value for value in values])
@@ -63,10 +63,11 @@ def unit_rows(
     read: Read = sources.read_unit,
     placeholders: Container[bytes] = (),
 ) -> Iterator[Row]:
-    """The unfinished rows of one unit, in order. The unit's last row carries `unit_rows` (docs/design.md, D5), and what
-    reading the whole unit left out.
+    """Yield the unfinished rows of one unit, in order.
 
-    A unit that cannot be read to its end finishes with a failed row, which counts as its last.
+    The unit's last row carries `unit_rows` (docs/design.md, D5), and the counts of what reading the unit left out. A
+    unit that cannot be read to its end finishes with a failed row, which counts as its last. Raises SystemFailure if
+    storage fails.
 
     Args:
         number: the unit's number in the plan.
@@ -116,7 +117,10 @@ def unit_rows(
 
 
 def _planned(columns: set[str], sample: Sample | None) -> Sample | None:
-    """A sample of a file that could not be read when it was planned, and was mended since: no column may be lost."""
+    """Check a sample of a file that could not be read when it was planned, and has been repaired since.
+
+    Raises RowFailure if it has a column that the plan lacks, because that column would be lost.
+    """
     more = sorted(sample.metadata.keys() - columns) if sample and sample.failure is None else []
     if more:
         raise RowFailure(
@@ -163,5 +167,5 @@ def _row(
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:
-    """A value cast to the common type of its column in all files. Raises an error of Arrow if it does not fit."""
+    """Cast a value to the common type of its column in all files. Raises an error of Arrow if it does not fit."""
     return value.cast(kind) if isinstance(value, pa.Array) and value.type != kind else value

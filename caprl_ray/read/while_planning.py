@@ -1,8 +1,8 @@
-"""Plan while the engines start: while a long input is listed, nodes join and replicas load the model.
+"""Plan while the engines start: nodes join and replicas load the model while a long input is still being listed.
 
 Ray Data starts replicas when an execution begins, and its input must be known by then. So the input is one task that
-waits for the plan and then yields one row for each read task behind it. The execution begins when the plan's first part
-is stored, and not before: replicas cost money.
+waits for the plan and then yields one row for each read task. Replicas cost money, so the execution begins only when
+the plan's first part is stored.
 """
 
 import pickle
@@ -27,23 +27,23 @@ from caprl_ray.plan.planning import THREAD
 from caprl_ray.read.datasource import Reading, groups, read_units, remaining
 from caprl_ray.sources.source import Access
 
-# Seconds to wait for the plan before anything is started. Most inputs are listed sooner, and their mistakes are found
-# first.
+# Seconds to wait for the plan before anything is started. Most inputs are listed by then, and an error in one of them
+# is found before replicas start.
 HEAD_START_S = 3.0
 POLL_S = 0.2
-TOLD_S = 15.0  # seconds between two lines while the run only waits for the plan
+TOLD_S = 15.0  # seconds between two progress lines while the run only waits for the plan
 WORK = pa.schema([("work", pa.large_binary())])
 
 
 @dataclass(frozen=True)
 class Underway:
-    """A plan that a thread makes."""
+    """A plan that a thread is making."""
 
     plan: "Future[Plan]"
     planning: Planning
 
     def begins(self) -> None:
-        """Wait HEAD_START_S for the plan. Raises what is wrong with the input, if that shows so soon."""
+        """Wait up to HEAD_START_S for the plan. Raises the error if planning fails in that time."""
         if wait([self.plan], HEAD_START_S).done:
             self.plan.result()
 
@@ -67,7 +67,8 @@ class Underway:
 def begun(make: Callable[[Planning], Plan]) -> Iterator[Underway]:
     """Make the plan in a thread.
 
-    The end of the block does not wait for the thread, which may wait for storage. It stores nothing from then on.
+    The end of the block does not wait for the thread, which may be waiting for storage. After it, the thread stores
+    nothing.
     """
     underway = Underway(Future(), Planning())
 
@@ -116,7 +117,7 @@ class PlannedWork(Datasource):  # type: ignore[misc]
 
 
 class ReadRows:
-    """A read task by the plan: one row of work in, the rows of its units out."""
+    """Runs the read tasks of the plan: takes a row of work and yields the rows of its units."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
@@ -129,7 +130,7 @@ class ReadRows:
 
 
 def read(counter: ActorHandle, access: Access) -> Dataset:
-    """The plan, once it is there -> rows."""
+    """The dataset of the plan's rows. Its first task waits for the plan."""
     work = ray.data.read_datasource(PlannedWork(counter), override_num_blocks=1, num_cpus=0)
     return work.repartition(target_num_rows_per_block=1, strict=True).map_batches(
         ReadRows(Reading.of(access, counter)), batch_size=1, batch_format="pyarrow", num_cpus=resources.READ_CPUS
@@ -137,7 +138,7 @@ def read(counter: ActorHandle, access: Access) -> Dataset:
 
 
 def hand_over(plan: Plan, schema: pa.Schema, counter: ActorHandle, *, planned_order: bool = False) -> None:
-    """Give the plan of a new output to the waiting task; `schema` is that of its rows. `planned_order`: as `groups`."""
+    """Give the plan of a new output to the waiting task. `schema`: of the rows. `planned_order`: as in `groups`."""
     split = groups(remaining(plan.units, {}), planned_order=planned_order)
     work = [pickle.dumps((group, schema)) for group in split]
     ray.get(counter.plan.remote(work))

@@ -26,12 +26,17 @@ from caprl_ray.storage import Passed, Stored
 class Source:
     """The functions of one kind of input.
 
-    `plan` cuts the objects that one path of the recipe names into units. `read` yields the samples of a unit in order
-    of their index; for an index in the given set it may yield None. It counts what it leaves out of the whole unit,
-    whatever is in the set. `takes` tells by its name whether an object is of this kind. `suspects` gives the rows that
-    may have killed a reader, in ranges of rows that can only be read together, the likeliest first; `index` is the
-    first row that the reader has not yielded. `row` is the column `row` of the sample at an index that could not be
-    read, if the plan tells it.
+    `plan`: cuts the objects that one path of the recipe names into units.
+
+    `read`: yields the samples of a unit in the order of their index. For an index in the given set it may yield None.
+    It counts what it leaves out of the whole unit, whatever is in the set.
+
+    `takes`: tells by its name whether an object is of this kind.
+
+    `suspects`: the rows that may have killed a reader, the likeliest first, in ranges of rows that can only be read
+    together. Its `index` is the first row that the reader has not yielded.
+
+    `row`: the column `row` of a sample that could not be read, by its index, if the plan tells it.
     """
 
     plan: Callable[[Iterator[Found], Access], Iterator[Unit]]
@@ -61,7 +66,7 @@ KINDS = {
 }
 
 TAKES = {kind: source.takes for kind, source in KINDS.items()}
-WITHOUT_IMAGES = ("parquet", "manifest")  # kinds that have rows even where no images are read
+WITHOUT_IMAGES = ("parquet", "manifest")  # kinds for a job that reads no images
 
 
 def plan_units(
@@ -73,15 +78,15 @@ def plan_units(
 ) -> Iterator[Unit]:
     """Yield the units of the recipe's input, in the order of its paths. Columns have their names in the output.
 
-    Objects in `known`, which goes by their paths, are left out. Objects before the position `after` are not
-    listed again, as far as storage and the recipe's paths allow; `known` must hold them. `columns` are those of the
-    units before. `left_out` counts the objects that are left out: with a unit those before its last object, at the end
-    the rest.
+    `known`: objects that are planned already and are not planned again; it compares their paths. `after`: objects
+    before this position are not listed again, as far as storage and the recipe's paths allow; `known` must hold them.
+    `columns`: those of earlier units. `left_out`: counts the objects that are left out. When a unit is yielded, it has
+    counted those before the unit's last object; at the end, all.
 
     Raises RecipeError if nothing is found, SystemFailure if storage cannot be listed.
     """
     planned = _planned(access, known, after, LeftOut() if left_out is None else left_out)
-    first = known == () and not columns  # an earlier plan may have no columns: all of them were left out
+    first = known == () and not columns  # `known` is asked too, because an earlier plan may have no columns
     yield from renamed(selected(planned, access.input, first=first), access.input.rename, columns)
 
 
@@ -116,7 +121,7 @@ def _planned(access: Access, known: Container[Stored], after: Position | None, l
     for number in range(listing.first, len(access.input.paths)):
         try:
             if after and number < after.path:
-                deque(listing.objects(number), maxlen=0)  # planned before, and listed to know it again
+                deque(listing.objects(number), maxlen=0)  # planned before; listed again to recognize its objects
             else:
                 kind = after.kind if after and number == after.path else None
                 yield from _plan_path(number, listing, access, known, kind, left_out)
@@ -143,7 +148,7 @@ def _plan_path(
 
 
 def _sorting(path: str, items: Iterator[Found | Passed], access: Access, known: str | None) -> Sorting:
-    """The objects that a path names. A job without images reads rows only."""
+    """The objects that a path names. Raises RecipeError if a job that reads no images cannot read the recipe's kind."""
     wanted = access.input.kind
     if access.images:
         return Sorting(path, items, TAKES, wanted, known)

@@ -1,4 +1,4 @@
-"""Recipes that the columns of a plan rule out are refused while planning, before anything starts."""
+"""Check while planning, before anything starts, that the recipe fits the columns of the input."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,7 +17,7 @@ from caprl_ray.rows.schema import Fields, clashes
 from caprl_ray.sources.image_column import shown
 from caprl_ray.text import quoted
 
-MORE_UNITS = 100  # that are planned after a clash, so that its message names the clashes of all files
+MORE_UNITS = 100  # to plan after a clash, so that its message names the clashes of all files
 
 
 def checked(
@@ -31,7 +31,8 @@ def checked(
 
     Args:
         adds: the columns that the job adds.
-        check: gets the names of all columns after the last unit; raises RecipeError if the job cannot work on them.
+        check: is called with the names of all columns after the last unit; raises RecipeError if the job cannot work
+            on them.
         before: the columns of earlier units.
 
     Raises:
@@ -68,13 +69,13 @@ def _refuse_names(unit: Unit, units: Iterator[Unit], settings: Input, adds: Fiel
 
 
 def _renaming(every: list[str], names: Collection[str], settings: Input, adds: Fields) -> str:
-    """The override that renames all clashing columns, and those that the recipe renames already."""
+    """The command-line override that renames all clashing columns and keeps the recipe's own renames."""
     rename = renames(every, names, settings, adds)
     return f"input.rename={{{', '.join(f'{quoted(old)}: {quoted(new)}' for old, new in rename.items())}}}"
 
 
 def renames(every: list[str], names: Collection[str], settings: Input, adds: Fields) -> dict[str, str]:
-    """`input.rename` with free names for the clashing columns `every` of all `names` in the output."""
+    """`input.rename`, completed by free names for the clashing columns `every`. `names`: all columns of the output."""
     sources = {new: old for old, new in settings.rename.items()}
     rename, used = dict(settings.rename), {*names, *settings.rename.values()}
     for name in every:
@@ -114,8 +115,9 @@ def _differs(name: str, here: str, before: str, unit: Unit, settings: Input) -> 
     source = next((old for old, new in settings.rename.items() if new == name), name)
     dropped = ", ".join(map(quoted, [*settings.columns.drop, source]))
     return RecipeError(
-        f"input: the column {source} of {unit.entries[0].stored.path} {here}, and in the files before {before}; write "
-        f"them alike, caption them apart, or leave the column out with 'input.columns.drop=[{dropped}]'."
+        f"input: the column {source} of {unit.entries[0].stored.path} {here}, and in the files before {before}; make "
+        "the files agree, caption them in separate runs, or leave the column out with "
+        f"'input.columns.drop=[{dropped}]'."
     )
 
 

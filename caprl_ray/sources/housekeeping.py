@@ -1,4 +1,4 @@
-"""Names of files that tools and systems leave beside people's own, in folders and in archives. They are no images.
+"""Names of files that tools and operating systems leave in folders and archives. They are not images of the dataset.
 
 Sources: AppleDouble files and folders of macOS ("Apple Single and AppleDouble Formats"), of Synology's and QNAP's
 storage, of Windows, of Linux desktops, of NFS and FUSE, of Hadoop's checksums, of editors and version control.
@@ -7,7 +7,7 @@ storage, of Windows, of Linux desktops, of NFS and FUSE, of Hadoop's checksums, 
 import re
 from collections.abc import Iterable
 
-# Files and folders. `*` is any text. Case does not matter: many of these systems do not tell it.
+# Files and folders. `*` is any text. Case is ignored, because many of these systems ignore it.
 NAMES = (
     "._*",
     ".AppleDouble",
@@ -40,8 +40,8 @@ NAMES = (
     ".ipynb_checkpoints",
     "__pycache__",
 )
-# What Spark, Delta and Databricks keep beside the files of a table. They write folders, and no archives: in an archive
-# a folder of such a name is the dataset's own, and its images are wanted.
+# Names that Spark, Delta and Databricks write beside the files of a table. They never write archives: in an archive, a
+# folder of such a name belongs to the dataset, and its images are wanted.
 TABLE_NAMES = (
     "_SUCCESS",
     "_committed_*",
@@ -64,10 +64,10 @@ _PART = re.compile(rf"(?:\A|/)(?:{_any(NAMES)})(?:/|\Z)", _RULE)
 
 
 def listed_housekeeping(name: str) -> bool:
-    """Whether a file or folder of this name, without its path, is a tool's or a system's own."""
+    """Whether a file or folder of this name, without its path, was left by a tool or a system."""
     return _LISTED.fullmatch(name) is not None
 
 
 def housekeeping(member: str) -> bool:
-    """Whether an archive's member is a tool's or a system's own file, or lies in such a folder."""
+    """Whether an archive's member, or a folder around it, was left by a tool or a system."""
     return _PART.search(member) is not None

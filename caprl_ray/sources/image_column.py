@@ -33,8 +33,8 @@ LISTED = "[*]"  # after a column's name in the recipe: each row holds a list, an
 class ImageColumn:
     """The column that holds the images.
 
-    `fields` names the struct fields to read. It is empty if the column is not a struct. If `listed`, a row holds a list
-    of them.
+    `fields`: the struct fields to read; empty if the column is not a struct. `has_bytes`: whether it holds encoded
+    images, not only paths. `listed`: whether each row holds a list of images.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ImageColumn:
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read, in pyarrow's notation (`image.bytes`). Of lists, all of it."""
+        """The columns to read, in pyarrow's notation (`image.bytes`). A column of lists is read as a whole."""
         return [self.name] if self.listed else [f"{self.name}.{field}" for field in self.fields] or [self.name]
 
     @property
@@ -68,7 +68,7 @@ class ImageColumn:
         return self.parts(column.flatten() if self.listed else column)[1]
 
     def parts(self, images: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
-        """The bytes and the paths of images: None if the column has none, null in images without a value."""
+        """Split images into bytes and paths. Each is None if the column has none, and null where an image has none."""
         if not self.fields:
             return (images, None) if self.has_bytes else (None, images)
         content, paths = (_field(images, name) if name in self.fields else None for name in ("bytes", "path"))
@@ -136,9 +136,9 @@ def _configured(schema: pa.Schema, name: str, path: str) -> ImageColumn:
 
 def _hint(field: pa.Field, listed: bool) -> str:
     if not listed and _list(field):
-        return f"; its lists become one row an image with 'input.image_column={field.name}{LISTED}'"
+        return f"; for one row per image of its lists, set 'input.image_column={field.name}{LISTED}'"
     if listed and (_struct(field) or _bytes(field) or _paths(field)):
-        return f"; without lists it is input.image_column={field.name}"
+        return f"; it has no lists, so set input.image_column={field.name}"
     return ""
 
 
@@ -157,12 +157,12 @@ def _candidates(schema: pa.Schema, path: str) -> Iterator[list[ImageColumn]]:
 
 
 def _refuse_lists(schema: pa.Schema, path: str) -> None:
-    """Raise RecipeError if only lists hold bytes of images: a text column beside them may hold anything."""
+    """Raise RecipeError if only lists hold bytes of images. A text column beside them is not tried as paths."""
     lists = [column.name for column in map(_list, schema) if column and column.has_bytes]
     if lists:
         raise RecipeError(
             f"input: {lists[0]} of {path} holds lists of images; set 'input.image_column={lists[0]}{LISTED}' for one "
-            "row an image, or name the column of the images."
+            "row per image, or to another column that holds the images."
         )
 
 
@@ -176,7 +176,7 @@ def _list(field: pa.Field) -> ImageColumn | None:
 
 
 def _struct(field: pa.Field) -> ImageColumn | None:
-    """Hugging Face's struct. Its bytes may be base64, and of type null where all images are paths."""
+    """Hugging Face's struct. Its bytes may be base64, or of type null if all images are paths."""
     if not pa.types.is_struct(field.type):
         return None
     kinds = {part.name: part.type for part in field.type}

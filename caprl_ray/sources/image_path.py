@@ -1,4 +1,4 @@
-"""Images that a table's column names by a path: relative to the table, absolute, or the URI of an object."""
+"""Resolve the paths by which a table names images: relative to the table, absolute, or the URI of an object."""
 
 import posixpath
 import re
@@ -16,7 +16,7 @@ def is_web_address(path: str) -> bool:
 
 
 def may_be_path(text: str) -> bool:
-    """Whether a text can be the path of a file or object. Web addresses are none; they may hold a secret."""
+    """Whether a text can be the path of a file or object. A web address cannot; it may hold a secret."""
     return not is_web_address(text) and "\0" not in text and len(text.encode()) <= MAX_PATH_BYTES
 
 
@@ -24,7 +24,7 @@ def resolve(path: str, parquet: str) -> str:
     """Return the full path or URI of the image that a row names. `parquet` is the path of the parquet file.
 
     Relative paths start at the parquet file's folder. Raises RowFailure for web addresses, for storage that is not
-    supported, and for what is no path.
+    supported, and for a text that is not a path.
     """
     if is_web_address(path):
         raise RowFailure("source_refused", "a web address")
@@ -34,7 +34,7 @@ def resolve(path: str, parquet: str) -> str:
         return path
     root = _ROOT.match(path)
     if root and len(path) > root.end() and not path.endswith("/"):
-        # A key is taken as it is, but some stores and proxies resolve these names.
+        # Keys are not normalized here, but some stores and proxies resolve these names.
         if {".", ".."} & set(path.split("/")):
             raise RowFailure("source_refused", "a URI with . or .. as a name")
         return path

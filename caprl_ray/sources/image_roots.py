@@ -1,4 +1,4 @@
-"""Which images the rows of a table may name: those below its own folder and below `input.image_roots`."""
+"""Check which images the rows of a table may name: only those below its own folder or below `input.image_roots`."""
 
 import json
 from collections import defaultdict
@@ -13,15 +13,15 @@ from caprl_ray.storage import Storage, is_below
 from caprl_ray.storage.hub import unpinned
 from caprl_ray.text import plain
 
-# Rows of the first file that planning looks at, until one may be read, and roots that its message proposes.
+# Most rows of the first file that planning tries until one may be read, and most roots that its message proposes.
 ROWS_TRIED, PROPOSED = 2**16, 4
 MOST_SHOWN = 200  # characters of a path in a message
-KERNEL = ("/proc", "/sys")  # what looks like a file there may block, or have no end
+KERNEL = ("/proc", "/sys")  # the kernel's files may block or never end
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedImage:
-    """An image that a row may name: its path or URI, where it really lies, and the root that it is below."""
+    """An image that a row may name: its path or URI, its real path with links followed, and the root above it."""
 
     path: str
     real: str
@@ -29,7 +29,7 @@ class NamedImage:
 
 
 class Outside(RowFailure):
-    """The row names an image below no root. Its folder is `folder`."""
+    """The row names an image that is below no root. `folder`: the image's folder."""
 
     def __init__(self, folder: str) -> None:
         shown = plain(folder).replace("\n", " ")
@@ -56,9 +56,9 @@ class Roots:
         return cls(parquet=parquet, storage=access.storage, folders=folders)
 
     def named(self, path: str) -> NamedImage:
-        """The image that a row names. Raises Outside, or RowFailure for what is no path."""
+        """The image that a row names. Raises Outside, or RowFailure for a text that is not a path."""
         full = resolve(path, self.parquet)
-        # Before a store is asked: no row has a connection made to a store or repository that the recipe does not name.
+        # Checked before any request: a row must not cause a connection to a store that the recipe does not name.
         if bucket_of(full) and not any(is_below(unpinned(full), unpinned(folder)) for folder in self.folders):
             raise Outside(full.rpartition("/")[0])
         try:
@@ -76,7 +76,7 @@ class Roots:
 def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
     """Raise RecipeError if no row with one of these paths would be read, and more image_roots would help.
 
-    `paths` are those of a parquet file's rows. They are looked at until one may be read.
+    `paths`: those of the table's rows. They are tried until one may be read.
     """
     roots, folders, example = Roots.of(parquet, access), set(), ""
     for path in islice(paths, ROWS_TRIED):
@@ -97,7 +97,7 @@ def refuse_outside(paths: Iterable[str], parquet: str, access: Access) -> None:
 
 
 def proposed(folders: Iterable[str]) -> list[str]:
-    """The roots that hold these folders: what all those of one bucket or top folder have in common."""
+    """Roots that hold these folders: for each bucket or top folder, the common parent of its folders."""
     groups: dict[str, list[list[str]]] = defaultdict(list)
     for names in sorted(folder.split("/") for folder in folders):
         bucket = bucket_of("/".join(names))
@@ -107,5 +107,5 @@ def proposed(folders: Iterable[str]) -> list[str]:
 
 
 def _common(first: list[str], last: list[str]) -> list[str]:
-    """The names that the first and the last of a sorted group begin with, as all between them do."""
+    """The names that the first and the last of a sorted group begin with. So do all between them."""
     return [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]

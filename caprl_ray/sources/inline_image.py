@@ -5,10 +5,10 @@ import re
 
 from caprl_ray.errors import RowFailure
 
-# How base64 of an image begins: JPEG, PNG, GIF, WebP (RIFF), TIFF of either byte order. JPEG's could be a path, too,
-# so the whole text must be base64.
+# The beginning of an image in base64: JPEG, PNG, GIF, WebP (RIFF), TIFF of either byte order. That of JPEG may also be
+# a path, so the whole text must be base64.
 _BEGINS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
-_LEAST = 32  # characters; the smallest images that there are take more
+_LEAST = 32  # characters; the smallest possible images take more
 _LINE_ENDS = re.compile(r"[\r\n]+")
 _DATA_URI = re.compile(r"data:([^,]{0,256}),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
@@ -16,7 +16,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def inline(text: str) -> str | None:
-    """The text as base64 in the standard alphabet and without line ends, if it is an image; None for a path."""
+    """A data: URI as it is, or base64 of an image in the standard alphabet and without line ends; None for a path."""
     if is_data_uri(text):
         return text
     return _base64(text) if text.startswith(_BEGINS) and len(text) >= _LEAST else None
@@ -30,7 +30,7 @@ def is_data_uri(text: str) -> bool:
 def decode_inline(text: str, max_bytes: int, *, known: bool = False) -> bytes:
     """The bytes of a data: URI or of base64. Raises RowFailure if it is neither, or has more than `max_bytes`.
 
-    `known`: the text comes from `inline`, so that base64, which may have megabytes, is not looked through again.
+    `known`: the text comes from `inline`, so its base64, which may have megabytes, is not checked again.
     """
     if is_data_uri(text):
         known = False
@@ -38,7 +38,7 @@ def decode_inline(text: str, max_bytes: int, *, known: bool = False) -> bytes:
         if head is None or not head[1].lower().endswith(";base64"):
             raise RowFailure("source_refused", "a data: URI without base64")
         text = text[head.end() :]
-    if len(text) // 4 * 3 > max_bytes + max_bytes // 16:  # with line ends, of which base64 has one in 64 at most
+    if len(text) // 4 * 3 > max_bytes + max_bytes // 16:  # plus line ends: at most one per 64 characters
         raise RowFailure("image_too_large", f"{len(text)} characters of base64")
     plain = text if known else _base64(text)
     if plain is None:

@@ -1,4 +1,4 @@
-"""The objects that the recipe's paths name, each once, in the order of the paths."""
+"""List the objects that the recipe's paths name, each once, in the order of the paths."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +20,8 @@ from caprl_ray.storage import Folder, Listed, Passed, Storage, Stored, Wanted
 class Listing:
     """One listing of the input, from its start or after a position.
 
-    An object that was found before, by another path or through a link, is marked. To know that takes 16 bytes for each
-    object if paths of the recipe may reach the same, and for each object that a link leads to.
+    An object that was found before, by another path or through a link, is marked with `again`. This takes 16 bytes of
+    memory for each object that a link leads to, and for every object if several paths of the recipe may reach the same.
     """
 
     def __init__(self, access: Access, after: Position | None) -> None:
@@ -35,7 +35,7 @@ class Listing:
         self._repeating = _repeating(self._names)
         self.linked = after is not None and after.linked
         """Whether a link has led to an object so far."""
-        # Only a listing from the start knows what was found before.
+        # List from the start where objects may be found twice, because only then the earlier ones are known.
         self._anew = after is not None and (self._repeating or self.linked)
 
     @property
@@ -47,7 +47,7 @@ class Listing:
         """The objects of the path number `number`, after the position. Raises RecipeError for a missing path."""
         path, names = self._paths[number], self._names[number]
         end = (self._after.path, self._after.name) if self._after else (-1, -1)
-        if number == end[0] and end[1] >= len(names):  # a path with braces exists as written by now
+        if number == end[0] and end[1] >= len(names):  # a path with braces now exists as written
             end = (-1, -1)
         begin = 0 if self._anew or number != end[0] else end[1]
         for place, there in enumerate(self._access.storage.lookup_all(names[begin:]), begin):
@@ -68,7 +68,7 @@ class Listing:
     def _found(
         self, name: str, there: Stored | Folder | None, place: int, last: str | None
     ) -> Iterator[Found | Passed]:
-        """The objects of a name without braces: one object, everything below a folder, or all matches."""
+        """The objects of a name without braces: a single object, everything below a folder, or all matches."""
         if isinstance(there, Stored):
             real = self._access.storage.real(there.path) if self._repeating else None
             yield Found(stored=there, key=there.path.rpartition("/")[2], named=True, name=place, real=real)
@@ -131,7 +131,7 @@ def path_of(item: Found | Passed) -> str:
 
 
 def _repeating(paths: list[list[str]]) -> bool:
-    """Whether names may reach the same object. In a store those can that begin alike, up to their first pattern."""
+    """Whether names may reach the same object. In a store, two can if one begins with the other, up to a pattern."""
     if sum(map(len, paths)) < 2:
         return False
     if not all("://" in name and not name.startswith("file:") for names in paths for name in names):
@@ -141,7 +141,7 @@ def _repeating(paths: list[list[str]]) -> bool:
 
 
 def _head(name: str, *, whole: bool) -> str:
-    """The common beginning of all objects of a name. A `whole` name is not only a prefix."""
+    """The common beginning of all objects of a name. `whole`: the name is a full path, not a prefix."""
     head = split(r"[*?\[]", name)[0]
     return head + "/" * (whole and head == name and not name.endswith("/"))
 

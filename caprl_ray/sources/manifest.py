@@ -1,7 +1,7 @@
-"""Manifests: text files whose rows name images (manifest_text.py), or rows alone for a job that reads no images. A unit
-is a range of one file's lines.
+"""Manifests: text files whose rows name images (manifest_text.py). A unit is a range of one file's lines. A job that
+reads no images uses the rows alone.
 
-Planning reads a manifest once, as a stream, to know where its rows are and which columns it has. It holds the ranges.
+Planning streams a manifest once, to find where its rows are and which columns it has. It holds only the ranges.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,10 +29,10 @@ from caprl_ray.storage.prefetch import prefetched
 from caprl_ray.text import readable
 
 UNIT_ROWS = 1000
-# A unit of a compressed manifest reads all before it again, so that there are few.
+# A unit of a compressed manifest reads everything before it again, so such a manifest has few units.
 MOST_PACKED_UNITS = 32
 PIECE = 2**18  # bytes per request of a unit
-NO_IMAGE = "\0"  # stands for the image column where none is read; the output takes no column of this name
+NO_IMAGE = "\0"  # the image column's name if no images are read; no column of the output has it
 
 
 def takes(stored: Stored) -> bool:
@@ -43,8 +43,8 @@ def takes(stored: Stored) -> bool:
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield units of lines, in the order of the files. A file without rows has no unit.
 
-    Raises RecipeError for a file that is no manifest, whose image column is not clear, or whose rows name no images
-    that may be read; SystemFailure for one that cannot be opened.
+    Raises RecipeError if a file is not a manifest, if its image column is not clear, or if its rows name no image that
+    may be read. Raises SystemFailure if a file cannot be opened.
     """
     looked = False
     for file in found:
@@ -65,7 +65,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def row(unit: Unit, index: int) -> int | None:
-    """The number in the file of the row at an index of the unit."""
+    """The number within its file of the unit's row at an index, if the plan tells it."""
     return unit.lines.row + index if unit.lines else None
 
 
@@ -97,7 +97,7 @@ def _survey(stored: Stored, access: Access) -> _Survey:
         rows = manifest.rows()
         for first in rows:
             last, count = first, 0
-            for last in chain([first], islice(rows, UNIT_ROWS - 1)):  # one row is held at a time, and the first one
+            for last in chain([first], islice(rows, UNIT_ROWS - 1)):  # holds the first row and the current one
                 count += 1
                 if manifest.names is None:
                     survey.add(last)
@@ -144,7 +144,7 @@ def _texts(stored: Stored, image: ImageColumn, access: Access) -> Iterator[str]:
 
 @contextmanager
 def _refused(stored: Stored) -> Iterator[None]:
-    """A file that is no manifest, as a RecipeError: where its rows are cannot be known."""
+    """Raise RecipeError for a file that is not a manifest, because its rows cannot be located."""
     try:
         yield
     except (NoManifest, TarDamaged) as error:
@@ -158,8 +158,8 @@ def _said(error: Exception) -> str:
 def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the samples of the unit's lines in order. None is yielded in place of samples in `done`.
 
-    Raises RowFailure at the end if there are not as many rows as planned: another version is read instead of the
-    planned one, and its rows are others.
+    Raises RowFailure at the end if there are not as many rows as planned. Then another version of the file is read, and
+    its rows are not the planned ones.
     """
     (entry,) = unit.entries
     lines = unit.lines
@@ -188,7 +188,7 @@ class _Reader:
     done: BitMap
 
     def samples(self, rows: Iterable[Row], first: int) -> Iterator[Sample | None]:
-        """The samples of rows, of which the first has the number `first` in the file."""
+        """Yield the samples of rows. `first`: the number of the first row in the file."""
 
         def sample(numbered: tuple[int, Row]) -> Sample | None:
             number, row = numbered
@@ -216,6 +216,6 @@ class _Reader:
 
 
 def _image_of(values: Mapping[str, Any], configured: str | None) -> str:
-    """The image column of a row, which may lack it. Planning has found that no second column of the file fits."""
+    """The image column of a row. A row may lack it. Planning has checked that only one column of the file fits."""
     texts = (name for name, value in values.items() if isinstance(value, str) and name.lower() in PATH_NAMES)
     return configured or next(texts, PATH_NAMES[0])

@@ -1,7 +1,7 @@
-"""The rows of a manifest, a text file that names images: CSV, tab-separated values, or JSON lines.
+"""Read the rows of a manifest, a text file that names images: CSV, tab-separated values, or JSON lines.
 
-Rows are read one after another from any place where a row begins, with their lines and bytes counted. A row that
-cannot be read is a row with a fault, so that it has the same number whenever it is read.
+Reading can start at any byte where a row begins. Lines and bytes are counted. A row that cannot be parsed becomes a row
+with a fault, so that the numbers of the other rows never change.
 """
 
 import csv
@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 from caprl_ray.plan import Lines
 from caprl_ray.sources.unpacked import LONGEST_MAGIC, Unpacked, compression
 
-MOST_ROW = 2**20  # bytes, which a reader holds at once
+MOST_ROW = 2**20  # bytes of a row, which is held in memory
 MOST_COLUMNS = 1000  # of all rows together
-ENDINGS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None, ".json": None}  # and the delimiter
+ENDINGS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None, ".json": None}  # ending: delimiter
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
 _MARK = "utf-8".encode("utf-8-sig")[:3]
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -26,12 +26,12 @@ Values = dict[str, Any]
 
 
 class NoManifest(Exception):
-    """The file is no manifest. The message, with the reason and what to do, follows the file's name."""
+    """The file is not a manifest. The message gives the reason and what to do. It is written after the file's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row: its values by column, its first and last line from 1, and the byte after it. With a fault it has none."""
+    """A row. `values`: by column, none if it has a fault. `first`, `last`: its lines, from 1. `end`: the byte after."""
 
     values: Values
     first: int
@@ -41,20 +41,21 @@ class Row:
 
     @property
     def lines(self) -> str:
-        """Its lines in words."""
+        """The row's lines in words."""
         return f"line {self.first}" if self.first == self.last else f"lines {self.first} to {self.last}"
 
 
 def named(path: str) -> bool:
-    """Whether a path or pattern ends as a manifest's name does."""
+    """Whether a path or pattern has the ending of a manifest."""
     return path.lower().endswith(tuple(ending + packed for ending in ENDINGS for packed in PACKED))
 
 
 class Manifest:
-    """An open manifest. `names` are the columns of its header; None of JSON lines, where each row names its own.
+    """An open manifest.
 
-    `packed` says whether it is compressed. Then places in it are those of the plain text. Raises NoManifest, and
-    TarDamaged for a compressed stream that is damaged.
+    `names`: the columns of its header; None for JSON lines, where each row names its own. `packed`: whether it is
+    compressed; then byte positions are those of the plain text. Raises NoManifest, and TarDamaged for a compressed
+    stream that is damaged.
     """
 
     def __init__(self, stream: BinaryIO, path: str) -> None:
@@ -69,7 +70,7 @@ class Manifest:
         )
 
     def rows(self, lines: Lines | None = None) -> Iterator[Row]:
-        """The rows of some lines, or all that follow. Raises NoManifest for one that is too long."""
+        """The rows of `lines`, or all that follow. Raises NoManifest for a row that is too long."""
         if lines:
             self._text.go_to(lines)
         for row in self._rows(self._text):
@@ -79,11 +80,11 @@ class Manifest:
 
     @property
     def place(self) -> tuple[int, int]:
-        """The byte and the number of the line that come next."""
+        """The byte at which the next line begins, and the number of lines before it."""
         return self._text.offset, self._text.line
 
     def _begin(self, path: str) -> str | None:
-        """Pass over the byte order mark. Returns the delimiter, by the name or else by the first line."""
+        """Check the encoding. Returns the delimiter, by the file's name or else by its first line; None for JSON."""
         first = self._text.peek()
         if first.startswith(_OTHER_MARKS):
             raise NoManifest("is UTF-16; write it as UTF-8")
@@ -103,8 +104,8 @@ class Manifest:
     def _header(self, delimiter: str) -> Sequence[str]:
         for row in _csv_rows(self._text, None, delimiter):
             if row.fault:
-                raise NoManifest(f"has in its header, {row.lines}: {row.fault}; mend it")
-            # As pandas reads the column without a name that it writes for its index.
+                raise NoManifest(f"has a faulty header ({row.lines}: {row.fault}); correct it")
+            # As pandas does when it reads its own index, which it writes as a column without a name.
             return [name or f"Unnamed: {number}" for number, name in enumerate(row.values)]
         return []
 
@@ -125,7 +126,7 @@ class _Plain(io.RawIOBase):
 
 
 class _Text:
-    """The lines of a file, with the byte `offset` and the number of lines before the next one."""
+    """The lines of a file. `offset`, `line`: the bytes and lines before the next line."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -142,7 +143,7 @@ class _Text:
         return self._next
 
     def go_to(self, lines: Lines) -> None:
-        """Go on at the first of some lines. A compressed stream, which cannot seek, is read up to there."""
+        """Continue at the first of `lines`. A compressed stream cannot seek, so it is read up to there."""
         if lines.start == self.offset:
             return
         if self._stream.seekable():
@@ -155,7 +156,7 @@ class _Text:
         self.offset, self.line = lines.start, lines.line
 
     def begin(self) -> int:
-        """A row begins. Returns the number of its first line."""
+        """Begin a row. Returns the number of its first line."""
         self._first, self._begun = self.line + 1, self.offset
         return self._first
 
@@ -173,7 +174,7 @@ class _Text:
         return line.decode("utf-8", "surrogateescape")
 
     def too_long(self) -> NoManifest:
-        """The exception for a row that does not end."""
+        """The exception for a row that is too long."""
         return NoManifest(
             f"has a row of more than {MOST_ROW:,} bytes, or a field of more than {csv.field_size_limit():,}, that "
             f"begins in line {self._first}; close its quote, or write one row a line"
@@ -189,7 +190,7 @@ class _Text:
 
 
 def _csv_rows(text: _Text, names: Sequence[str] | None, delimiter: str) -> Iterator[Row]:
-    """Rows of text; an empty field is None. Without names, the values of the first row are their own names."""
+    """Yield the rows; an empty field is None. Without `names`, each row is read as a header: `values` has its names."""
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         text.begin()
@@ -245,17 +246,17 @@ def _json_row(text: _Text, line: str) -> Row:
     except RecursionError:
         return text.row({}, "JSON nested too deeply")
     except ValueError as error:
-        return text.row({}, f"no JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "no JSON")
+        return text.row({}, f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON")
     if flat is None:
-        return text.row({}, "JSON, but no object")
+        return text.row({}, "JSON, but not an object")
     texts = (value for value in (*flat, *flat.values()) if isinstance(value, str))
-    if not _is_unicode(line) or ("\\ud" in line.lower() and not _is_unicode("".join(texts))):  # JSON can spell halves
+    if not _is_unicode(line) or ("\\ud" in line.lower() and not _is_unicode("".join(texts))):  # lone surrogates
         return text.row({}, "not UTF-8")
     return text.row(flat)
 
 
 def _flat(value: Any) -> Any:
-    """An object or a list as text."""
+    """A value, or the JSON text of an object or a list."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 

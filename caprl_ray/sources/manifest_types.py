@@ -10,7 +10,7 @@ _EXACT = 2**63
 
 
 def type_of(value: Any) -> pa.DataType:
-    """The type of one value, which is no object or list. Larger integers are text, as JSON writes them."""
+    """The type of one value, which is not an object or list. Integers beyond 64 bits are text, as JSON writes them."""
     if value is None:
         return pa.null()
     if isinstance(value, bool):
@@ -21,7 +21,7 @@ def type_of(value: Any) -> pa.DataType:
 
 
 def common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type of a column with values of both: the wider of two numbers, or else text."""
+    """The type of a column with values of both types: the wider of two numbers, or else text."""
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):

@@ -1,4 +1,4 @@
-"""Read an image that a row of a table names. The row has chosen the path, so faults of the path are the row's."""
+"""Read an image that a row of a table names. The path comes from the row, so an error of the path fails the row."""
 
 import errno
 
@@ -15,11 +15,11 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def read_named_image(image: NamedImage, access: Access) -> bytes:
-    """Read an image that a row names. Raises RowFailure for every fault of the image.
+    """Read an image that a row names. Raises RowFailure for every error of the image.
 
-    After a fault the storage is asked for the root. If the root cannot be listed or is empty, the storage does not
-    work: SystemFailure. If it can, a fault that may have passed is tried once more. A process that has no file or
-    memory left raises OSError.
+    After an error, the root is probed. If it cannot be listed or is empty, the storage does not work: raises
+    SystemFailure. Otherwise reading is tried once more if the error may have passed. Raises OSError if the process has
+    no file handles or memory left.
     """
     try:
         return _read(image, access)
@@ -44,7 +44,7 @@ def _read(image: NamedImage, access: Access) -> bytes:
 
 
 def _failure(fault: OSError | ValueError) -> RowFailure:
-    """The row's failure for a fault of its path. Raises the fault if it is the machine's."""
+    """The row's failure for an error of its path. Raises the error if the machine caused it."""
     number = fault.errno if isinstance(fault, OSError) else errno.EINVAL
     if number in _EXHAUSTED:
         raise fault

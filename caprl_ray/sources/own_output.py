@@ -1,4 +1,4 @@
-"""Outputs of this program among the input. Their parquet files are captions already, and no input."""
+"""Find outputs of this program among the input. Their parquet files hold captions and are not read as input."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from caprl_ray.storage import Storage, Stored, join
 
 RUN = "run.json"
 MAX_RUN_BYTES = 16 * 2**20
-# The objects of data/ and failed/ of every version, the parts of a plan, and what an evaluation keeps (see
-# evaluate/folder.py). Only these names cost a look at run.json.
+# Objects of data/ and failed/ of every version, parts of a plan, and files of an evaluation (evaluate/folder.py). Only
+# these names cause a request for run.json.
 _OBJECT = re.compile(
     r"(.*/)(?:(?:data|failed)/(?:\d{6,}-(?:\d+of\d+-)?)?[0-9a-f]{32}|plan/\d{5}"
     r"|evaluations/(?:images|answers)-[0-9a-f]{16}/\w+)\.parquet",
@@ -19,10 +19,7 @@ _OBJECT = re.compile(
 
 
 class OwnOutputs:
-    """Finds the output folders that objects of a listing lie in.
-
-    A listing comes in the order of paths, so the last folder that was found is enough to know.
-    """
+    """Finds the outputs that hold the objects of a listing. Remembers the folders that it has looked at."""
 
     def __init__(self, storage: Storage, own: str | None) -> None:
         self._storage = storage
@@ -30,7 +27,7 @@ class OwnOutputs:
         self._is_output = lru_cache(1024)(self._look)
 
     def folder(self, path: str, below: str) -> str | None:
-        """The output of an object at a real path, if the output is not above the folder `below`."""
+        """The folder of the output that holds an object, by its real path. An output above `below` does not count."""
         if self._own is not None and path.startswith(self._own):
             return self._own
         match = _OBJECT.fullmatch(path) if path.endswith(".parquet") else None

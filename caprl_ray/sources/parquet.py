@@ -27,8 +27,8 @@ UNIT_ROWS = 2000
 UNIT_BYTES = 256 * 2**20
 
 
-OVERHEAD = 2**14  # bytes of a row group's columns that are no values: the headers and statistics of pages
-FILES_AT_ONCE = 16  # footers that planning reads at once
+OVERHEAD = 2**14  # bytes of a row group beside its values: the headers and statistics of pages
+FILES_AT_ONCE = 16  # footers that planning reads at the same time
 
 
 def takes(stored: Stored) -> bool:
@@ -53,9 +53,9 @@ class _Footer:
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield units of row groups, in the order of the files. Only footers are read.
 
-    A file without rows has no unit. A file that is no parquet, or has a damaged footer, has one unit, which fails when
-    it is read. Raises SystemFailure for a file that cannot be opened: whatever is in it would be lost. Raises
-    RecipeError if the image column is not clear or holds what is no image, or if another column is too large.
+    A file without rows has no unit. A file that is not parquet, or has a damaged footer, has one unit, which fails when
+    it is read. Raises SystemFailure for a file that cannot be opened, because its rows would be lost. Raises
+    RecipeError if the image column is not clear or does not hold images, or if another column is too large.
     """
     looked = first_checked = False
     with readers(FILES_AT_ONCE) as pool:
@@ -76,7 +76,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
 
 
 def row(unit: Unit, index: int) -> int | None:
-    """The number in the file of the row at an index of the unit. None where the rows hold lists of images: only reading
+    """The number within its file of the unit's row at an index. None if rows hold lists of images, because only reading
     tells how many."""
     return None if unit.rows is None or unit.first_row is None else unit.first_row + index
 
@@ -98,7 +98,7 @@ def _compressed_bytes(group: pq.RowGroupMetaData) -> int:
 
 
 def _sizes(file: pq.ParquetFile, groups: list[pq.RowGroupMetaData]) -> dict[str, int]:
-    """The stored bytes of each column by its name, which may have dots."""
+    """The stored bytes of each column by its name. Parquet's columns are matched by order: names may have dots."""
     sizes: Counter[str] = Counter()
     leaves = [leaf for field in file.schema_arrow for leaf in [field.name] * _leaves(field.type)]
     if len(leaves) == len(file.schema):
@@ -109,7 +109,7 @@ def _sizes(file: pq.ParquetFile, groups: list[pq.RowGroupMetaData]) -> dict[str,
 
 
 def _leaves(kind: pa.DataType) -> int:
-    """How many of parquet's columns a type takes."""
+    """The number of parquet's columns that a type takes."""
     if pa.types.is_dictionary(kind):
         return _leaves(kind.value_type)
     return sum(_leaves(kind.field(number).type) for number in range(kind.num_fields)) if kind.num_fields else 1
@@ -126,7 +126,7 @@ def _image_column(schema: pa.Schema, path: str, access: Access) -> ImageColumn |
 def _refuse_large(footer: _Footer, image: ImageColumn | None, path: str, access: Access) -> None:
     """Raise RecipeError if columns beside the images, such as second images, are too large for nearly every row.
 
-    Only the first file is looked at: one odd file must not stop the rest, and its rows lose the value alone.
+    Only the first file is checked. A single odd file must not stop the others, and its rows lose only the value.
     """
     bound = access.input.max_metadata_bytes
     names = [n for n in footer.schema.names if not (image and n == image.name) and access.input.columns.keeps(n)]

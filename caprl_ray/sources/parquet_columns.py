@@ -9,16 +9,16 @@ from caprl_ray.sources.parquet_file import HIDDEN_EXTENSION, plain_schema
 from caprl_ray.sources.partitions import partition_fields
 from caprl_ray.text import plain
 
-# Parquet's own names of meanings, as Arrow calls the same.
+# Parquet's logical types, and Arrow's names for them.
 _LOGICAL = {"UUID": "arrow.uuid", "JSON": "arrow.json"}
 _OTHER = ("BSON", "ENUM", "INTERVAL", "GEOMETRY", "GEOGRAPHY", "VARIANT")
 
 
 def described(file: pq.ParquetFile) -> pa.Schema:
-    """All columns of a file with their types; the metadata of a column holds what it means beyond its type.
+    """All columns of a file with their types. The metadata of a column holds its meaning beyond the type.
 
-    The name of an extension type is kept as text. The type itself is never made: its code would run on data of the
-    file.
+    The name of an extension type is kept as text. The type itself is never created, because its code would run on data
+    of the file.
     """
     arrow, logical = file.schema_arrow, _logical_types(file)
     found = features(arrow.metadata)
@@ -33,7 +33,7 @@ def described(file: pq.ParquetFile) -> pa.Schema:
 
 
 def metadata_columns(schema: pa.Schema, image: ImageColumn | None, path: str) -> pa.Schema:
-    """All columns except the images, and those in the file's path, with the descriptions for the output."""
+    """All columns except the images, and the columns in the file's path, with descriptions for the output."""
     own = [
         field.with_metadata({"description": f"The source's column {field.name}.", **(field.metadata or {})})
         for field in schema
@@ -53,6 +53,6 @@ def _logical_types(file: pq.ParquetFile) -> dict[str, str]:
 
 
 def _kind(column: pq.ColumnSchema) -> str:
-    """The logical type, or else the older converted type, which alone knows intervals."""
+    """The logical type, or else the older converted type. Only the latter has intervals."""
     kind = str(column.logical_type.type)
     return str(column.converted_type) if kind in ("NONE", "UNKNOWN") else kind

@@ -22,9 +22,9 @@ MAX_FOOTER = 256 * 2**20  # the footer is held in memory, and the file itself st
 BUFFERED_BYTES = 32 * 2**20
 MIN_BUFFER, MAX_BUFFER = 64 * 2**10, 4 * 2**20
 
-# At both ends of a file; the second one where its footer is encrypted (parquet-format, Encryption.md).
+# At both ends of a file: MAGIC, or ENCRYPTED if its footer is encrypted (parquet-format, Encryption.md).
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
-# Bytes of the signature after a footer that is not encrypted itself. pyarrow ends the process when it is asked for an
+# Bytes of the signature after a plain footer of an encrypted file. pyarrow ends the process when it is asked for an
 # encrypted column of such a file.
 SIGNATURE = 28
 IS_ENCRYPTED = "the parquet file is encrypted; write it without encryption"
@@ -49,7 +49,7 @@ class ParquetDamaged(Exception):
 
 
 class NotParquet(ParquetDamaged):
-    """The file is no parquet, or encrypted."""
+    """The file is not parquet, or it is encrypted."""
 
     code = "unit_format"
 
@@ -57,8 +57,8 @@ class NotParquet(ParquetDamaged):
 class ParquetStream:
     """The file object that pyarrow reads from. Each read fetches exactly one range.
 
-    The file states `footer_size`. `fault` is the exception of a failed read. If `inspector` is set, it checks
-    all bytes that are read.
+    `footer_size`: as the file states it. `fault`: the exception of a failed read. `inspector`: if set, it checks all
+    bytes that are read.
 
     Extension types are removed from the footer before pyarrow sees it, so their columns get their storage types.
     Otherwise pyarrow runs the code of the registered type on data from the file, whatever its options say.
@@ -135,7 +135,7 @@ class ParquetStream:
         return start, tail[:cut] + without_extensions(tail[cut:])
 
     def _check_kind(self, tail: bytes) -> None:
-        """Raise NotParquet by the file's ends. A file that only begins as parquet does was cut."""
+        """Raise NotParquet by the file's ends. A file that only begins like parquet was cut, and fails later."""
         if tail.endswith(ENCRYPTED):
             raise NotParquet(IS_ENCRYPTED)
         if not tail.endswith(MAGIC):
@@ -210,7 +210,7 @@ def open_file(source: ParquetStream) -> pq.ParquetFile:
 
 
 def _readable(source: ParquetStream) -> pq.ParquetFile:
-    """Open the file, without its Arrow schema if that has types that pyarrow does not know, as of Polars."""
+    """Open the file, without its Arrow schema if that has types that pyarrow does not know, such as those of Polars."""
     try:
         return _opened(source)
     except pa.ArrowNotImplementedError:
@@ -268,7 +268,7 @@ def _plain_list(kind: pa.DataType) -> pa.DataType:
 
 
 def refuse_claims(rows: list[int], size: int) -> None:
-    """Raise ParquetDamaged for a footer whose row groups claim `rows` that cannot be in a file of this size."""
+    """Raise ParquetDamaged if a footer claims more `rows` in its row groups than a file of this size can have."""
     if any(count < 0 for count in rows):
         raise ParquetDamaged("a row group has a negative number of rows")
     if sum(rows) > FREE_ROWS + size:

@@ -1,4 +1,4 @@
-"""Planning's look at the first rows of a table: whether its texts are images, paths to read, or neither."""
+"""Check a table's first rows while planning: whether its texts are images, paths to read, or neither."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ ROWS_LOOKED_AT = 64
 
 
 def look(stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError if the rows of a file that name images cannot work. A damaged file fails when it is read."""
+    """Raise RecipeError if no row of a file names an image that can be read. A damaged file fails when it is read."""
     try:
         with opened(stored, access) as (source, file):
             if image.has_bytes and (image.listed or not _all_null(file, image.bytes_column)):
@@ -35,7 +35,7 @@ def look(stored: Stored, image: ImageColumn, access: Access) -> None:
 
 
 def look_at(texts: list[str], every: Iterable[str], stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError if the texts of a table's first rows, and those of `every` row, name no image to read."""
+    """Raise RecipeError if a table names no image to read. `texts`: of its first rows. `every`: of all its rows."""
     if any(map(inline, texts)):
         return
     _refuse_web_addresses(texts, stored, image)
@@ -77,7 +77,7 @@ def _refuse_web_addresses(texts: list[str], stored: Stored, image: ImageColumn) 
 
 
 def _refuse_other_texts(texts: list[str], stored: Stored, image: ImageColumn, access: Access) -> None:
-    """Raise RecipeError if the texts are neither named like images, nor is a file found at one of them."""
+    """Raise RecipeError if no text is named like an image, and no text is the path of a file."""
     roots = Roots.of(stored.path, access)
     if texts and not any(_names_image(text) or _is_found(text, roots, access) for text in texts):
         shown = plain(texts[0]).replace("\n", " ")[:MOST_SHOWN]

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 FREE_INFLATION = 64 * 2**20
 MAX_INFLATION = 4
 # A column of a row group may have at most FREE_VALUES values plus VALUES_PER_BYTE per stored byte. Without this limit,
-# a page of a few bytes can claim thousands of millions of values, which take memory once they are decoded.
+# a page of a few bytes can claim billions of values, which take memory once they are decoded.
 FREE_VALUES, VALUES_PER_BYTE = 32 * 2**20, 8
 # Values that share stored bytes (a dictionary, or common prefixes) get their own bytes when they are decoded. This is
 # the limit in bytes for the values of one batch, or of one row group if a row can have many values.
 MAX_SHARED = 128 * 2**20
 
-# Bytes of a page header: usual, and at most. Writers shorten the minimum and maximum values in its statistics.
+# Usual and most bytes of a page header. Writers shorten the minimum and maximum values in its statistics.
 USUAL_HEADER, MAX_HEADER = 512, 2**20
 MAX_DEPTH = 8
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3

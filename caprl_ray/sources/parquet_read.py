@@ -1,5 +1,4 @@
-"""Read the rows of a unit of a parquet file. A row group is streamed in batches, whose size follows from its average
-row."""
+"""Read the rows of a unit of a parquet file. A row group is streamed in batches, sized by its average row."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,7 @@ BATCH_ROWS = 256
 
 @contextmanager
 def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.ParquetFile]]:
-    """Open the file. Yields the stream that pyarrow reads, and the file. Faults of the file raise RowFailure."""
+    """Open the file. Yields the stream that pyarrow reads, and the file. Raises RowFailure for errors of the file."""
     try:
         with source_failures(stored, access), access.storage.open(stored) as stream:
             source = ParquetStream(stream, stored.size)
@@ -53,9 +52,9 @@ def _opened(stored: Stored, access: Access) -> Iterator[tuple[ParquetStream, pq.
 def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterator[Sample | None]:
     """Yield the samples of the unit's row groups in order. None is yielded in place of samples in `done`.
 
-    A row group that is completely done is not read, except where rows hold lists of images: only reading tells how many
-    there are. Raises RowFailure at the point where the file cannot be read further, and at once if a version that is
-    read instead of the planned one has other row groups: cut as planned, it would lose rows.
+    A row group that is completely done is not read, except if rows hold lists of images, because only reading tells how
+    many there are. Raises RowFailure at the point where the file cannot be read further. Raises it at once if another
+    version than the planned one is read and has other row groups: the planned cuts would lose rows.
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (source, file), ThreadPoolExecutor(IMAGES_AT_ONCE) as pool:
@@ -68,31 +67,31 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
 
 
 def _planned_groups(file: pq.ParquetFile, unit: Unit) -> tuple[int, int] | None:
-    """The unit's row groups, which must be those of the plan."""
+    """The unit's row groups, or None if the plan has none. Raises RowFailure if the file's are not as planned."""
     if unit.row_groups is None:
         return None
     there, planned = file.num_row_groups, unit.file_groups or file.num_row_groups
     if there != planned or unit.row_groups[1] > there:
         raise RowFailure("source_changed", f"planned: {max(planned, unit.row_groups[1])} row groups; found: {there}")
     rows = sum(_lengths(file, range(*unit.row_groups)))
-    if unit.rows not in (None, rows):  # None where rows hold lists of images
+    if unit.rows not in (None, rows):  # None if rows hold lists of images
         raise RowFailure("source_changed", f"planned: {unit.rows} rows in these row groups; found: {rows}")
     first = sum(_lengths(file, range(unit.row_groups[0])))
-    if unit.first_row not in (None, first):  # the column `row` of finished rows would name others
+    if unit.first_row not in (None, first):  # the column `row` of finished rows would be wrong
         raise RowFailure("source_changed", f"planned: {unit.first_row} rows before these row groups; found: {first}")
     return unit.row_groups
 
 
 def _all_groups(file: pq.ParquetFile, size: int) -> tuple[int, int]:
-    """The row groups of a file that could not be read when it was planned, and was mended since."""
+    """The row groups of a file that could not be read when it was planned, and has been repaired since."""
     refuse_claims(_lengths(file, range(file.num_row_groups)), size)
     return 0, file.num_row_groups
 
 
 def suspects(unit: Unit, index: int, access: Access) -> list[range]:
-    """The rest of the row group that holds the unit's row `index`: its pages are decoded one after another.
+    """The rest of the row group that holds the unit's row `index`, because its pages are decoded one after another.
 
-    None where rows hold lists: their lengths are in the pages that may kill. The unit ends there.
+    Empty if rows hold lists, because their lengths are in the pages that may kill. Then the unit ends there.
     """
     (entry,) = unit.entries
     with _opened(entry.stored, access) as (_, file):
@@ -177,7 +176,7 @@ class _Reader:
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows to decode at a time: few if rows are large, or may be large because they share values."""
+    """The number of rows to decode at a time: few if rows are large, or may be large because they share values."""
     rows = max(1, group.num_rows)
     shared = sum(_shared_bytes(group.column(number), rows) for number in range(group.num_columns))
     sizes = (group.total_byte_size // rows, BATCH_BYTES), (shared, SHARED_BYTES)

@@ -29,9 +29,8 @@ IMAGES_AT_ONCE = 8  # images of one unit that are read in parallel, if the rows 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The place of an image: the number of its row in the batch and, if the row holds a list, its number in the list.
-
-    `image` is the number of the image among those of the batch; None in a row whose list has none.
+    """The place of an image. `row`: the number of its row in the batch. `number`: its number in the row's list, if the
+    row holds one. `image`: its number among the images of the batch; None if the row's list is empty.
     """
 
     row: int
@@ -43,9 +42,9 @@ class Place:
 class Rows:
     """Makes the samples of one unit.
 
-    `columns` are the metadata columns of the output, and `partitions` those of them that the file's folders give.
-    `image` is None if the job needs no images; `roots` says which images rows may name by a path. `pool` reads the
-    images that the rows of a batch name.
+    `image`: the image column; None if the job needs no images. `roots`: the images that rows may name by a path.
+    `columns`: the metadata columns of the output. `partitions`: the values of those that the file's folders give.
+    `pool`: reads the images that the rows of a batch name.
     """
 
     entry: Entry
@@ -57,7 +56,7 @@ class Rows:
     pool: ThreadPoolExecutor | None = None
 
     def places(self, batch: pa.RecordBatch) -> list[Place]:
-        """The places of a batch's images, in order. Each is one sample, also where a row has no image."""
+        """The places of a batch's images, in order. Each is one sample. A row without an image has one too."""
         if not (self.image and self.image.listed):
             return [Place(row=number, image=number) for number in range(batch.num_rows)]
         return _listed(pc.list_value_length(batch.column(self.image.name)).to_pylist())
@@ -87,7 +86,7 @@ class Rows:
             yield from self.pool.map(sample, few)
 
     def sample(self, row: pa.RecordBatch, number: int) -> Sample:
-        """The sample of a batch of one row, which has this number in the file. It holds no list of images."""
+        """The sample of a batch of one row, which has this number in the file. The row holds no list of images."""
         place = Place(row=0, image=0)
         return self._sample(row, self._images(row), place, number, sound=_is_sound(row))
 
@@ -107,7 +106,7 @@ class Rows:
             self._fill_metadata(sample, values, unsound)
             if self.image is not None:
                 if self.image.name in unsound:
-                    raise RowFailure("metadata_invalid", "the image's column holds what is no value of its type")
+                    raise RowFailure("metadata_invalid", "the image column holds a value that does not fit its type")
                 if images is None or place.image is None:
                     raise RowFailure("no_image")
                 self._fill_image(sample, images.slice(place.image, 1))
@@ -140,7 +139,7 @@ class Rows:
         values = {field.name: self._value(field, row) for field in self.columns if field.name not in unsound}
         left = self.access.input.max_metadata_bytes - sum(value.nbytes for value in values.values())
         if left < 0 and self.access.input.long_metadata == "fail":
-            raise RowFailure("metadata_too_large", "all columns but the image together")
+            raise RowFailure("metadata_too_large", "all columns except the image together")
         dropped = [f"{texts.INVALID}:{texts.shown(name)}" for name in self.columns.names if name in unsound]
         for name in sorted(values, key=lambda name: -int(values[name].nbytes)):
             if left >= 0:
@@ -164,7 +163,7 @@ class Rows:
 
 
 def _listed(lengths: list[int | None]) -> list[Place]:
-    """The places in lists of these lengths, of which None is null. A list without images has one, too."""
+    """The places in lists of these lengths; None is a null list. A list without images has one place too."""
     places, image = [], 0
     for row, length in enumerate(lengths):
         if not length:

@@ -1,7 +1,7 @@
 """Columns in the folder names of a table's files, as Hive and Spark write them: `label=cat/year=2024/`.
 
-A value is text: only all files of a dataset could tell a number, and a later one may be none. Names and values are
-percent-decoded, as Spark, DuckDB and Arrow encode them.
+Values are text: only all files together tell whether a column has only numbers, and a later file may add another value.
+Names and values are percent-decoded, as Spark, DuckDB and Arrow encode them.
 """
 
 from urllib.parse import unquote
@@ -19,7 +19,7 @@ def partitions(path: str) -> dict[str, str | None]:
 
 
 def partition_fields(path: str, names: list[str]) -> list[pa.Field]:
-    """The fields of these columns. A column that the file itself has, among `names`, counts instead."""
+    """The fields of these columns, without those that the file itself has (`names`)."""
     return [
         pa.field(name, pa.string(), metadata={"description": f"The value of {name}= in the path of the source's file."})
         for name in partitions(path)
@@ -28,7 +28,7 @@ def partition_fields(path: str, names: list[str]) -> list[pa.Field]:
 
 
 def partition_values(path: str, names: list[str]) -> dict[str, pa.Array]:
-    """The values of these columns, each as an array of one row."""
+    """The values of these columns, each as an array of one row, without those that the file itself has (`names`)."""
     return {name: pa.array([value], pa.string()) for name, value in partitions(path).items() if name not in names}
 
 

@@ -11,7 +11,7 @@ def reason(name: str, folder: bool) -> str | None:
 
 
 def reason_unless_hidden(name: str, folder: bool) -> str | None:
-    """As `reason`, with input.hidden: hidden files are taken."""
+    """As `reason`, but takes hidden files (input.hidden)."""
     return "housekeeping" if listed_housekeeping(name) else None
 
 

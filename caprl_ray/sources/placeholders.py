@@ -9,7 +9,7 @@ from caprl_ray.recipe import hashes
 from caprl_ray.recipe.input import Input
 from caprl_ray.storage import Storage, Stored
 
-# 32 MB, which the object store holds once a node.
+# Most hashes. They take 32 MB of the object store on each node.
 MOST = 1_000_000
 MOST_BYTES = 256 * MOST  # of the file, comments included
 _DIGEST = np.dtype("S32")
@@ -29,7 +29,7 @@ class Placeholders:
         if not isinstance(digest, bytes):
             return False
         place = int(self.digests.searchsorted(digest))
-        # numpy takes zeros from the end of a value.
+        # numpy removes zeros from the end of a value.
         return place < len(self.digests) and bool(self.digests[place] == digest.rstrip(b"\0"))
 
 

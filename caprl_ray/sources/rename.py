@@ -15,8 +15,8 @@ from caprl_ray.sources.samples import Sample
 def selected(units: Iterator[Unit], settings: Input, *, first: bool) -> Iterator[Unit]:
     """Yield the units with the columns that `input.columns` keeps.
 
-    After the last unit, raises RecipeError if no unit had one of the columns that it names, but only if these are the
-    `first` units: what an earlier plan left out is not known.
+    After the last unit, raises RecipeError if `input.columns` names a column that no unit had. Only if these are the
+    `first` units, because the columns that an earlier plan left out are not known.
     """
     columns = settings.columns
     images = {settings.image_column, *BYTES_NAMES, *PATH_NAMES}
@@ -34,7 +34,7 @@ def selected(units: Iterator[Unit], settings: Input, *, first: bool) -> Iterator
 
 
 def renamed(units: Iterator[Unit], names: Mapping[str, str], before: Collection[str] = ()) -> Iterator[Unit]:
-    """Yield the units with renamed columns. `names` maps names in the source to names in the output. `before` are the
+    """Yield the units with renamed columns. `names` maps names in the source to names in the output. `before`: the
     names in the output that earlier units have.
 
     Raises RecipeError if two columns of a unit would get the same name. After the last unit, raises RecipeError

@@ -56,11 +56,11 @@ class Sample:
     `source`, the path of the shard. Parquet rows have their own columns; each value is an Arrow array of one row,
     because Python's types cannot hold all values exactly.
 
-    `row` is its number in its file (rows/schema.py); None if it is not known.
+    `row`: its number in its file (rows/schema.py); None if it is not known.
 
-    `flags` says what is worth knowing of the row, such as a text that could not be used (texts.py).
+    `flags`: remarks about the row, such as a text that could not be used (texts.py).
 
-    `counted` is the size in bytes, if another process has made the sample: a copy of an array may have another size.
+    `counted`: its size in bytes, if another process has made the sample. A copied array may have another size.
     """
 
     key: str
@@ -135,9 +135,9 @@ def member_limit(rules: Rules, done: BitMap | frozenset[int] = frozenset()) -> C
 def group_samples(members: Iterator[Member], rules: Rules, left_out: LeftOut) -> Iterator[Sample]:
     """Group members, which were read with `member_limit`, into samples; yield the samples in order.
 
-    If a sample has faults, `failure` is the first one; the key and all valid metadata are kept. `left_out` counts what
-    is in no row. A sample is yielded once the next key or the end of the archive shows that it is complete. TarDamaged
-    from `members` passes through, so it arrives after all complete samples.
+    If a sample has faults, `failure` is the first one; the key and all valid metadata are kept. `left_out` counts
+    members that are in no row. A sample is yielded once the next key or the end of the archive shows that it is
+    complete. TarDamaged from `members` passes through, so it arrives after all complete samples.
     """
     numbering = _Numbering()
     current: _SampleBuilder | None = None
@@ -157,8 +157,8 @@ def group_samples(members: Iterator[Member], rules: Rules, left_out: LeftOut) ->
 
 
 def sample_of() -> Callable[[str], tuple[str, int] | None]:
-    """Return a function that gives a member's extension and the index of its sample, None for a member of none. Call
-    it once for every member, in the archive's order."""
+    """Return a function from a member's name to its extension and the index of its sample, or None if it belongs to no
+    sample. Call it once for every member, in the archive's order."""
     numbering = _Numbering()
 
     def of(name: str) -> tuple[str, int] | None:
@@ -184,7 +184,7 @@ class _Numbering:
 
 def _split(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its base name. Both parts are empty if WebDataset ignores the member,
-    and for what tools leave behind.
+    or if a tool left it behind.
 
     This equals the library's pattern, `^((?:.*/|)[^.]+)[.]([^/]*)$`, which takes quadratic time on hostile names. As
     with the pattern, the hidden file `a/.b` has the key `a/`, unless the name of its folder contains a dot.
@@ -205,7 +205,7 @@ class _SampleBuilder:
         self.index = index
         self._rules = rules
         self._left_out = left_out
-        self._image: tuple[int, str, Member] | None = None  # by priority, its extension, the member
+        self._image: tuple[int, str, Member] | None = None  # priority, extension, member
         self._images: list[str] = []
         self._columns: dict[str, str | int | None] = {"json": None, "txt": None, "cls": None}
         self._extra: dict[str, str] = {}
@@ -258,7 +258,7 @@ class _SampleBuilder:
                 self._image = priority, extension, member
 
     def _chosen(self) -> bytes | None:
-        """The image to caption; if there is none, the sample has failed. Further ones are counted."""
+        """The image to caption. If there is none, the sample has failed. Counts further images."""
         if self._image and not self._ambiguous:
             self._count_further(self._image[1])
         if self._failure:
@@ -279,7 +279,7 @@ class _SampleBuilder:
         return not self._rules.image_keys and len({name.rpartition(".")[0] for name in self._images}) > 1
 
     def _count_further(self, chosen: str) -> None:
-        """Count the other images, also of a failed sample: on a resume its failure may not show."""
+        """Count the other images, also if the sample has failed: on a resume, its failure may not be seen again."""
         if len(self._images) > 1:
             further = next(name for name in self._images if name != chosen)
             self._left_out.add("further_image", f"{self.key}.{further}", len(self._images) - 1)
@@ -301,7 +301,7 @@ class _SampleBuilder:
             self._keep(extension, text)
 
     def _keep(self, extension: str, text: str) -> None:
-        """Keep a text in its column, if there is room. One that is not what its extension says goes to `extra`."""
+        """Keep a text in its column, if there is room. A text that does not fit its extension goes to `extra`."""
         kind = _kind(extension)
         value = texts.integer(text) if kind == "cls" else text
         valid = value is not None and (kind != "json" or texts.is_json(text))
@@ -328,7 +328,7 @@ class _SampleBuilder:
 
 
 def _size(value: str | int | pa.Array | None) -> int:
-    """The bytes that a value has in its row."""
+    """The bytes that a value takes in its row."""
     if isinstance(value, pa.Array):
         return int(value.nbytes)
     return len(value.encode()) if isinstance(value, str) else 8
@@ -339,6 +339,6 @@ def _kind(extension: str) -> str:
 
 
 def _listed(extensions: list[str]) -> str:
-    """Extensions as a list for people."""
+    """Extensions as text for a message."""
     rest = [f"{len(extensions) - MOST_SHOWN} more"] if len(extensions) > MOST_SHOWN else []
     return ", ".join([*map(texts.shown, extensions[:MOST_SHOWN]), *rest])

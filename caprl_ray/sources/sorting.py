@@ -1,4 +1,4 @@
-"""Sort the objects of one path of the recipe: those of one kind, and those that are left out."""
+"""Sort the objects of one path of the recipe: those of one kind are planned, the others are left out and counted."""
 
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -10,31 +10,31 @@ from caprl_ray.sources import manifest_text
 from caprl_ray.sources.source import Found
 from caprl_ray.storage import Passed, Stored
 
-MANIFEST = "manifest"  # a kind that counts only where it is asked for
+MANIFEST = "manifest"  # a kind that counts only if it is asked for
 Takes = Mapping[str, Callable[[Stored], bool]]  # whether a kind takes an object, by its name
 
 
 class Sorting:
-    """The objects of one path of the recipe. All are of one kind, which their names tell unless it is given.
+    """The objects of one path of the recipe. All are of one kind. If it is not given, their names tell it.
 
-    `wanted` is the recipe's kind, `known` the kind from the planning before. Raises RecipeError for a path of two kinds
-    or of none, whenever that shows.
+    `wanted`: the recipe's kind. `known`: the kind that earlier planning found. Raises RecipeError as soon as a path
+    turns out to be of two kinds or of none.
     """
 
     def __init__(
         self, path: str, items: Iterator[Found | Passed], takes: Takes, wanted: str | None, known: str | None
     ) -> None:
         self._path = path
-        # Folders of images often hold a list of them, which counts only for a job that reads no images.
+        # Folders of images often hold a list of them. It is left out, unless it is asked for or no images are read.
         asked = manifest_text.named(path) or MANIFEST in (wanted, known) or "files" not in takes
         self._takes = {kind: rule for kind, rule in takes.items() if asked or kind != MANIFEST}
         self._kinds = " or ".join(takes)
         self._named = "an image, a shard or parquet" if "files" in takes else "parquet or JSON lines"
         self._wanted = wanted
         self._items = items
-        self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # given away, and not yet in a unit
+        self._begun: deque[tuple[Found, LeftOut | None]] = deque()  # yielded, and not yet in a unit
         self.left_out = LeftOut()
-        """What is left out after the last object that was given away. `end` takes it in."""
+        """What was left out after the last object that was yielded. `end` counts it."""
         self._likely = wanted or known
         self.kind = self._likely = wanted or known or self._infer()
 
@@ -86,7 +86,7 @@ class Sorting:
             self.left_out.add(reason, item.stored.path)
 
     def _kind_of(self, item: Found) -> str | None:
-        # Most objects are of this kind.
+        # This kind is tried first, because most objects are of it.
         if self._likely and self._takes[self._likely](item.stored):
             return self._likely
         return next((kind for kind, takes in self._takes.items() if takes(item.stored)), None)

@@ -16,10 +16,10 @@ from caprl_ray.storage import Archived, NotGranted, SourceChanged, Storage, Stor
 class Found:
     """An object that the recipe's paths name.
 
-    `key` is its path below the folder that the recipe names, or else its own name. If `named`, the recipe names the
-    object itself; it is then used even if its name is not typical of its kind. `name` is the number of the name, among
-    those that the recipe's path expands to. `hidden_table`: hidden if it is a table. `again`: found before. `real` is
-    its path with links followed, where that is asked for.
+    `key`: its path below the folder that the recipe names, or else its own name. `named`: the recipe names the object
+    itself; then it is used even if its name is not typical of its kind. `name`: the number of the name, among those
+    that the recipe's path expands to. `hidden_table`: it counts as hidden if it is a table. `again`: it was found
+    before. `real`: its path with links followed, if that is needed.
     """
 
     stored: Stored
@@ -35,8 +35,8 @@ class Found:
 class Access:
     """The settings to plan and read the input: storage, the recipe's section, and the largest image in bytes.
 
-    `images` says whether the job needs images. If not, the rows of parquet files and manifests are read without images.
-    `output` is the job's output, which is no input.
+    `images`: whether the job needs images. If not, the rows of parquet files and manifests are read without them.
+    `output`: the job's output, which is never read as input.
     """
 
     storage: Storage

@@ -1,4 +1,4 @@
-"""Sparse members of a tar archive, read as the file that they stand for ("Storing Sparse Files" in the GNU tar manual).
+"""Read sparse members of a tar archive, with zeros for their holes ("Storing Sparse Files" in the GNU tar manual).
 
 The archive holds the parts of the file that are not holes, and a map of where they belong. The map is in the header
 (GNU's old format), in pax records (0.0 and 0.1), or in front of the data (1.0).
@@ -20,7 +20,7 @@ from caprl_ray.sources.tar_header import (
     number,
 )
 
-MOST_PARTS = 1 << 17  # of one file: those of 512 MiB, if every second page is a hole
+MOST_PARTS = 1 << 17  # of one file; enough for 512 MiB of data in single pages of 4 KiB
 _ENTRY, _IN_HEADER, _IN_BLOCK = struct.Struct("12s12s"), 4, 21
 _NUMBER = re.compile(rb"[0-9]{1,19}")
 
@@ -53,7 +53,7 @@ class Sparse:
         return bytes(content)
 
     def skip(self, taken: int = 0) -> None:
-        """Skip what is stored of the file, from its byte `taken` on, and the padding."""
+        """Skip the stored bytes after the first `taken`, and the padding."""
         self._tape.skip(self._stored - taken + -self._stored % BLOCK, "a sparse member")
 
     def _check(self) -> None:

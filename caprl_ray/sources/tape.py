@@ -1,4 +1,4 @@
-"""The bytes of an archive in order, as if from a tape: read, skipped and counted, never trusted for their length."""
+"""Read the bytes of an archive in order, as from a tape, and count them. Lengths that it states are never trusted."""
 
 import os
 from collections.abc import Callable
@@ -15,11 +15,11 @@ class TarDamaged(Exception):
 
 
 class TarFormat(TarDamaged):
-    """The bytes are no archive. The message says what they are."""
+    """The bytes are not an archive. The message names their kind."""
 
 
 class Tape:
-    """Reads the bytes of an archive in order and counts them in `offset`. `front` are read first."""
+    """Reads the bytes of an archive in order and counts them in `offset`. `front`: bytes that come first."""
 
     def __init__(self, read: Callable[[int], bytes], front: bytes = b"") -> None:
         self._read = read

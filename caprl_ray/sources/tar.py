@@ -30,12 +30,12 @@ from caprl_ray.sources.unpacked import FREE_INFLATION, MAX_INFLATION, Unpacked, 
 
 __all__ = ["Member", "Streamed", "TarDamaged", "TarFormat", "read_members", "stream_members"]
 
-# Zeros that may follow the end marker: writers pad to records of 10 KiB, or of some hundred. A file that was allocated
-# before it was written has many more.
+# Most zeros after the end marker that count as padding: writers pad to records of 10 KiB, or of some hundred KiB. A
+# file that was allocated before it was written has many more.
 PADDING = 1 << 20
-# Zeros that are looked through for another archive behind them.
+# Most zeros that are searched for another archive after them.
 MOST_ZEROS = 16 << 20
-MOST_SPARSE = 64 << 20  # bytes of a sparse file that is streamed, which is read as a whole
+MOST_SPARSE = 64 << 20  # bytes of a streamed sparse file, because it is read as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,16 @@ class Streamed:
 def read_members(
     stream: BinaryIO, *, limit: Callable[[str], int], left_out: LeftOut, shard: str = "", length: int | None = None
 ) -> Iterator[Member]:
-    """Yield the regular files of one or several tar archives, in order; sparse ones as the files that they stand for.
+    """Yield the regular files of one or several tar archives, in order. Sparse files are yielded with their holes.
 
-    Raises TarDamaged; TarFormat if the bytes are no archive at all. An OSError of the stream itself passes through.
+    Raises TarDamaged; TarFormat if the bytes are not an archive at all. An OSError of the stream itself passes through.
 
     Args:
         stream: the archive, at its start. It is left open. Without `length` it is only read, never sought in.
         limit: returns the most bytes to hold of a member, given its name; a larger member has no content, and with 0
             nothing is held. It is called once per member, in order, before the member's content is read.
         left_out: counts links, devices, and what is wrong with the end of the file.
-        shard: what `left_out` calls the file.
+        shard: the name of the file in `left_out`.
         length: the length of the stream in bytes, if it can seek: content is then skipped by seeking, except in a
             compressed stream.
     """
@@ -104,7 +104,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 
 def _tape(stream: BinaryIO, front: bytes, unpacked: Unpacked | None, length: int | None) -> Tape:
-    """The archive's bytes at their start. Raises TarFormat if they are no archive."""
+    """The archive's bytes at their start. Raises TarFormat if they are not an archive."""
     inside = f" in {unpacked.kind}" if unpacked else ""
     if unpacked:
         front = Tape(unpacked.read).read(BLOCK)
@@ -128,12 +128,12 @@ class _Archives:
         self._given = 0  # bytes of a streamed member that were read
 
     def members(self, limit: Callable[[str], int]) -> Iterator[Member]:
-        """The files. Members that are neither file nor folder are counted."""
+        """Yield the files. Members that are neither file nor folder are counted."""
         for header in self._files():
             yield self._sparse(header, limit) if header.is_sparse else self._file(header, limit)
 
     def streamed(self) -> Iterator["Streamed"]:
-        """The files, each to be read, in pieces, before the next one."""
+        """Yield the files. Each must be read, in pieces, before the next one."""
         for header in self._files():
             if header.is_sparse:
                 member = self._sparse(header, lambda _: MOST_SPARSE)
@@ -157,7 +157,7 @@ class _Archives:
             yield piece
 
     def _files(self) -> Iterator[Header]:
-        """The headers of the files, with what extension headers say of them."""
+        """Yield the headers of the files, with their extension headers applied."""
         extended: dict[bytes, bytes] = {}
         while (header := self._next_header()) is not None:
             if header.kind in EXTENSION_KINDS:
@@ -172,7 +172,7 @@ class _Archives:
             raise TarDamaged(f"an extension header without its member ends at byte {self._tape.offset}")
 
     def _next_header(self) -> Header | None:
-        """The next header, also of an archive behind the end of one; None at the end of all."""
+        """The next header, also that of another archive after this one's end; None at the end of the last one."""
         start, block = self._tape.offset, self._tape.read(BLOCK)
         if len(block) == BLOCK and not any(block):
             start, block = self._behind_end(start)
@@ -186,7 +186,7 @@ class _Archives:
         return parse(block, start)
 
     def _behind_end(self, end: int) -> tuple[int, bytes]:
-        """Go on behind a zero block: the header of another archive with its place, or nothing."""
+        """Continue after a zero block. Returns the position and header of another archive, or an empty block."""
         tape = self._tape
         while tape.offset - end <= MOST_ZEROS and (block := tape.read(BLOCK)):
             start = tape.offset - len(block)
@@ -212,7 +212,7 @@ class _Archives:
         return Member(name=header.text, size=header.size, content=content)
 
     def _sparse(self, header: Header, limit: Callable[[str], int]) -> Member:
-        """Read or skip a sparse file. Holes are bounded as compressed bytes are."""
+        """Read or skip a sparse file. Its size with holes is limited like the inflated size of a compressed stream."""
         sparse = Sparse(self._tape, header)
         if sparse.size > limit(header.text):
             sparse.skip()
@@ -223,7 +223,7 @@ class _Archives:
         return Member(name=header.text, size=sparse.size, content=sparse.read())
 
     def _other(self, header: Header) -> None:
-        """Skip and count members that are no files. Folders and labels hold nothing to caption."""
+        """Skip members that are not files, and count them. Folders and labels are not counted: they hold no image."""
         if header.kind in LINK_KINDS:
             self._left_out.add("link", header.text)
         elif header.kind in SPECIAL_KINDS:

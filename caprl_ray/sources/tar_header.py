@@ -18,7 +18,7 @@ MAX_SIZE = 2**63 - 1  # the largest 64-bit file offset
 FILE_KINDS = b"0\0" + b"7"
 DATALESS_KINDS = b"123456"  # links, devices, folders, pipes: no data follows, whatever size they state
 LINK_KINDS, SPECIAL_KINDS = b"12", b"346"
-FOLDER_KINDS = b"5D"  # D: with the names in it, of an incremental archive
+FOLDER_KINDS = b"5D"  # D: of an incremental archive, with the names in the folder
 LABEL_KIND, VOLUME_KIND = b"V", b"M"
 SPARSE_KIND = b"S"
 PAX_KINDS = b"xX"
@@ -41,7 +41,7 @@ _PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The header of one member. `block` is as it was read; `sparse` are the pax records of a sparse file."""
+    """The header of one member. `block`: as it was read. `sparse`: the pax records of a sparse file."""
 
     start: int
     name: bytes
@@ -78,7 +78,7 @@ class Header:
 
 
 def parse(block: bytes, start: int) -> Header:
-    """Check and read a header block, which stands at byte `start`."""
+    """Check and read a header block, which begins at byte `start`. Raises TarDamaged."""
     stated, sums = _checksums(block)
     if stated not in sums:
         raise TarDamaged(f"wrong header checksum at byte {start}")
@@ -95,7 +95,7 @@ def is_header(block: bytes) -> bool:
 
 
 def _checksums(block: bytes) -> tuple[int | None, tuple[int, int]]:
-    """The stated sum of the header's bytes, and the right ones. Some old writers summed signed bytes."""
+    """The stated checksum of a header, and the two valid ones: some old writers summed signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
     octal = _OCTAL.fullmatch(block[148:156])

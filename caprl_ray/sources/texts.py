@@ -1,6 +1,6 @@
 """Text beside an image: decode its bytes, with a flag if that fails.
 
-A text that cannot be used costs its column, never the picture. The row's `flags` then say why.
+A text that cannot be used leaves its column empty, but never fails the picture. The row's `flags` then say why.
 """
 
 import codecs
@@ -8,9 +8,9 @@ import json
 import re
 
 # Flags about the member whose extension follows, as in metadata_undecoded:txt, or about a table's column.
-UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark says what it is
-RECODED = "metadata_recoded"  # a byte order mark said how it is encoded; the mark is left out
-INVALID = "metadata_invalid"  # it is no JSON, or no 64-bit integer; in parquet, it does not fit its column's type
+UNDECODED = "metadata_undecoded"  # it is not UTF-8, and no byte order mark tells its encoding
+RECODED = "metadata_recoded"  # a byte order mark told its encoding; the mark is left out
+INVALID = "metadata_invalid"  # it is not JSON, or not a 64-bit integer; in parquet, it does not fit its column's type
 TOO_LARGE = "metadata_too_large"  # the sample's texts are larger than input.max_metadata_bytes
 
 MAX_SHOWN = 80  # characters of an extension in a flag or a detail
@@ -27,7 +27,7 @@ _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 
 
 def decoded(content: bytes) -> tuple[str | None, str | None]:
-    """The decoded text, None if its encoding is unknown, and the flag. Nothing is guessed."""
+    """The decoded text (None if its encoding is unknown) and a flag (None if there is none). Nothing is guessed."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     try:
         if encoding is None and 4 * content.count(0) >= len(content) > 0:
@@ -47,11 +47,11 @@ def is_json(text: str) -> bool:
 
 
 def integer(text: str) -> int | None:
-    """The 64-bit integer that a text is; None if it is none."""
+    """Parse a text as a 64-bit integer; None if it is not one."""
     value = int(text) if _INTEGER.fullmatch(text) and text.isascii() else None
     return value if value is not None and -(2**63) <= value < 2**63 else None
 
 
 def shown(extension: str) -> str:
-    """An extension as it may be shown."""
+    """An extension for a message: shortened, and escaped to ASCII."""
     return extension[:MAX_SHOWN].encode("unicode_escape").decode("ascii")

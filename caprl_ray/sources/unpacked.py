@@ -1,4 +1,4 @@
-"""Compressed streams as plain bytes: gzip, bzip2, xz and zstd, by their first bytes.
+"""Decompress streams. Their first bytes tell the compression: gzip, bzip2, xz or zstd.
 
 A stream may hold several members (frames), one after the other, also of different kinds. Bytes after
 the last one are not read; `junk` counts them. No header is trusted: memory and inflation are bounded.
@@ -22,11 +22,11 @@ from caprl_ray.sources.tape import CHUNK, TarDamaged
 PACKED_CHUNK = 64 << 10  # compressed bytes per read
 LONGEST_MAGIC = 16
 
-# A few megabytes of gzip can hold hours of zeros (deflate: up to 1030 to 1). Images hardly compress at all; flat
-# pictures in raw formats compress 20 to 50 to 1. All the data of a stream may inflate to at most
-# FREE_INFLATION bytes + MAX_INFLATION x the compressed bytes read so far.
+# A few megabytes of gzip can inflate to gigabytes of zeros (deflate: up to 1030 to 1). Images hardly compress at all;
+# flat pictures in raw formats compress 20 to 50 to 1. All the data of a stream may inflate to at most FREE_INFLATION
+# bytes + MAX_INFLATION x the compressed bytes read so far.
 FREE_INFLATION, MAX_INFLATION = 32 << 20, 100
-# The window that a decoder holds: xz and zstd have 64 and 128 MiB at most, unless they are told to use more.
+# The largest window of a decoder. xz and zstd use 64 and 128 MiB at most, unless they are told to use more.
 WINDOW_LOG = 27
 XZ_MEMORY = (1 << WINDOW_LOG) + (32 << 20)
 
@@ -75,7 +75,7 @@ _KINDS: tuple[tuple[str, re.Pattern[bytes], Callable[[], _Decoder]], ...] = (
     ("xz", re.compile(rb"\xfd7zXZ\0"), lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)),
     (
         "zstd",
-        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),  # a frame, or one to skip
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),  # a frame, or a skippable one
         lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG}),
     ),
 )
@@ -91,8 +91,8 @@ class Unpacked:
     """Reads the plain bytes of a compressed stream. `front` are its first bytes, which have been read already.
 
     Attributes:
-        kind: how the member that is read is compressed.
-        junk: after the end, the bytes that follow the last member.
+        kind: the compression of the current member.
+        junk: the number of bytes after the last member, once that is read.
     """
 
     def __init__(self, stream: BinaryIO, front: bytes) -> None:
@@ -132,7 +132,7 @@ class Unpacked:
         return TarDamaged(f"the {self.kind} stream is damaged or ends early after byte {self._given}")
 
     def _next(self, front: bytes) -> bool:
-        """Begin the next member, after zeros that pad the one before. Without one, count what follows."""
+        """Begin the next member, after padding zeros. If there is none, count the remaining bytes; returns False."""
         front = front.lstrip(b"\0")
         while len(front) < LONGEST_MAGIC and (more := self._packed.read(PACKED_CHUNK)):
             front = (front + more).lstrip(b"\0")

@@ -23,7 +23,7 @@ from caprl_ray.storage import Stored
 
 # The compression of a shard is detected from its bytes, not from its name.
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-# The part of the first shard that planning reads: samples, and at most this many bytes.
+# The part of the first shard that planning reads: samples, most bytes, and bytes per request.
 SAMPLES_TRIED, BYTES_TRIED, PIECE = 3, 64 << 20, 64 << 10
 
 
@@ -35,7 +35,7 @@ def takes(stored: Stored) -> bool:
 def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     """Yield one unit per shard. The number of its rows is unknown until it is read.
 
-    Raises RecipeError if the samples of the first shard have several images and the recipe does not say which counts.
+    Raises RecipeError if samples of the first shard have several images and the recipe does not say which to caption.
     """
     for number, f in enumerate(found):
         if number == 0:
@@ -68,7 +68,8 @@ def read(unit: Unit, done: BitMap, access: Access, left_out: LeftOut) -> Iterato
 
 
 def suspects(unit: Unit, index: int, access: Access) -> list[range]:
-    """The sample after the last complete one, or that one: a sample is complete when the next one's key is seen."""
+    """The sample after `index`, then `index` itself. A sample is only yielded when the next one's key is seen, so the
+    reader may have died in either."""
     return [range(index + 1, index + 2), range(index, index + 1)]
 
 
@@ -89,7 +90,7 @@ def _check_images(stored: Stored, access: Access) -> None:
 
 
 class _Front:
-    """A stream of which a bounded part is read."""
+    """A stream that ends after BYTES_TRIED bytes were read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -1,6 +1,6 @@
 """All access to storage, local and remote, behind one interface.
 
-Another kind of store is a module with the functions of `Store` and one line in `Storage._store`.
+To add a store, write a module with the functions of `Store`, and add it to `Storage._store`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,16 +35,16 @@ __all__ = [
     "join",
 ]
 
-LOOKUPS = 16  # at once: each waits for storage far longer than it computes
+LOOKUPS = 16  # at the same time, because each mostly waits for storage
 
 
 def join(path: str, *names: str) -> str:
-    """The path of something below a folder."""
+    """The path of `names`, one within the other, below a folder."""
     return "/".join([path.rstrip("/"), *names])
 
 
 class Store(Protocol):
-    """One kind of storage. Storage, which passes calls on, describes each function."""
+    """One kind of storage. `Storage` passes calls on to it, and describes each function."""
 
     def lookup(self, path: str) -> Stored | Folder | None: ...
 
@@ -86,12 +86,12 @@ class Dated(Protocol):
 
 @dataclass(frozen=True)
 class Storage:
-    """Storage by the recipe's section `storage`. It travels to Ray's workers and connects where it is used.
+    """All storage, with the settings of the recipe's section `storage`. It can be sent to Ray's workers: each process
+    connects when it first uses a store.
 
     Paths are as the recipe gives them: relative, absolute, `file://`, `s3://bucket/key`, or those of another store
-    (`gs://`, `az://`, `hf://`). Every function raises
-    FileNotFoundError or PermissionError for the one object that was asked for, and any other OSError for a fault of the
-    storage itself; its `strerror` holds no secret. RecipeError for other schemes.
+    (`gs://`, `az://`, `hf://`); other schemes raise RecipeError. A FileNotFoundError or PermissionError concerns only
+    the object that was asked for. Any other OSError is a fault of the storage itself. Its `strerror` holds no secret.
     """
 
     settings: StorageSettings = field(default_factory=StorageSettings)
@@ -101,49 +101,49 @@ class Storage:
         return self._store(path).lookup(path)
 
     def pinned(self, path: str, before: str | None = None) -> str:
-        """The path with the commit that it means now, where a store has commits; otherwise the path itself.
+        """The path with its present commit, if the store has commits; otherwise the path itself.
 
-        `before` was found at this path by an earlier planning; its commit stays.
+        `before`: the pinned path of an earlier planning, whose commit is kept.
         """
         return hub.pinned(path, before) if path.startswith(hub.SCHEME) else path
 
     def lookup_all(self, paths: Iterable[str]) -> Iterator[Stored | Folder | None]:
-        """The object or folder at each path, in order, several lookups at a time."""
+        """The object or folder at each path, in order. Several are looked up at the same time."""
         return prefetched(self.lookup, paths, LOOKUPS)
 
     def wanted(self, pattern: str, rule: Rule | None = None) -> Wanted:
-        """What matches a glob (`*`, `?`, `[…]`, `**`), or begins with a path without a pattern.
+        """The objects to `find`: those that match a glob (`*`, `?`, `[…]`, `**`), or begin with a path without one.
 
-        `rule` passes names over, unless the pattern spells them out.
+        `rule`: tells which names are passed over, unless the pattern spells them out.
         """
         return self._store(pattern).wanted(pattern, rule)
 
     def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
-        """The wanted objects and those that are passed over, in the order of paths. Holds a bounded part at a time.
+        """List the wanted objects and those that are passed over, in the order of paths. Holds a bounded part of them.
 
-        `after`: only objects after this path, which was listed before. Those before it are not listed again.
+        `after`: a path that was listed before; only objects after it are listed.
         """
         return self._store(wanted.folder).find(wanted, after)
 
     def walk(self, folder: str, after: str | None = None) -> Iterator[Stored]:
-        """Every object below a folder, at any depth and with any name, as `find` lists them."""
+        """List every object below a folder, at any depth and with any name, as `find` does."""
         return self._store(folder).walk(folder, after)
 
     def objects(self, folder: str, suffix: str) -> list[Stored]:
-        """The objects directly in a folder whose names end in `suffix`, by path; empty without a folder."""
+        """The objects directly in a folder whose names end in `suffix`, sorted by path; empty if there is no folder."""
         found = (stored for stored in self._store(folder).objects(folder) if stored.path.endswith(suffix))
         return sorted(found, key=lambda stored: stored.path)
 
     def open(self, stored: Stored, *, piece: int | None = None) -> BinaryIO:
-        """Open an object for reading from its start. It is seekable.
+        """Open an object for reading from its start. The stream is seekable.
 
         `piece`: the bytes per request, small for a few columns of a table; by default the store decides. Raises
-        SourceChanged, here or while reading, if it is not the given version.
+        SourceChanged, here or while reading, if the object has another version than `stored`.
         """
         return self._store(stored.path).open(stored, piece)
 
     def read(self, path: str) -> bytes:
-        """A small object as a whole."""
+        """Read a small object as a whole."""
         return self._store(path).read(path)
 
     def put(self, path: str, content: bytes) -> None:
@@ -151,43 +151,43 @@ class Storage:
         self._store(path).put(path, content)
 
     def written(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """A local file for the content of an object larger than memory.
+        """Context manager of a local file, for the content of an object larger than memory.
 
-        It is put in its place, whole, over any older one, when the block ends. After an exception nothing is there.
+        When the block ends, the object is written whole, over any older one. After an exception nothing is written.
         """
         return self._store(path).written(path)
 
     def create(self, path: str, content: bytes) -> Stored:
-        """Write a new object. Raises FileExistsError if there is one, also one written this moment."""
+        """Write a new object. Raises FileExistsError if there is one, even if it is being written at the same time."""
         return self._store(path).create(path, content)
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
-        """Write an object over exactly this version. Raises SourceChanged or FileNotFoundError otherwise."""
+        """Overwrite exactly this version of an object. Raises SourceChanged or FileNotFoundError otherwise."""
         return self._store(stored.path).replace(stored, content)
 
     def delete(self, path: str) -> None:
-        """Remove an object; no error if it is not there."""
+        """Remove an object. No error if it does not exist."""
         self._store(path).delete(path)
 
     def real(self, path: str) -> str:
-        """The path with its symbolic links followed, also if nothing is there."""
+        """The path with its symbolic links followed. It need not exist."""
         return self._store(path).real(path)
 
     def probe(self, path: str, root: str) -> None:
-        """Raise OSError if the storage of a path below a folder `root` does not work, or if `root` is empty.
+        """Raise OSError if the storage of a path below the folder `root` does not work, or if `root` is empty.
 
         A lost mount leaves an empty folder.
         """
         self._store(path).probe(path, root)
 
     def age(self, path: str) -> float | None:
-        """The seconds since an object was written, by the store's own clock; None if there is none, or it does not
-        tell."""
+        """The seconds since an object was written, by the store's own clock. None if there is no such object, or if the
+        store does not tell."""
         store = self._store(path)
         return store.age(path) if isinstance(store, Dated) else None
 
     def sweep(self, folder: str) -> None:
-        """Remove files of killed writers in a folder."""
+        """Remove the temporary files that killed writers left in a folder."""
         self._store(folder).sweep(folder)
 
     def _store(self, path: str) -> Store:

@@ -66,7 +66,7 @@ def _credential(settings: Storage) -> Any:
 
 @contextmanager
 def _faults(path: str) -> Iterator[None]:
-    """The client's exceptions as OSErrors. Their own texts may hold signed addresses and are not passed on."""
+    """Convert the client's exceptions to OSErrors. Drops their texts, which may hold signed URLs."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
     try:
@@ -109,7 +109,7 @@ class AzureStore(FlatStore):
         return self._client.get_blob_client(*self.split(path))
 
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
-        """The listing begins anew after `after`: Azure lists from no key on."""
+        """Lists from the first key and ignores `after`, because Azure cannot start at a key."""
         root, (name, key) = self.root(prefix), self.split(prefix)
         with _faults(prefix):
             found = self._client.get_container_client(name).list_blobs(name_starts_with=key, include=["metadata"])
@@ -138,7 +138,7 @@ class AzureStore(FlatStore):
         try:
             return self._upload(path, content, overwrite=False)
         except SourceChanged:
-            raise FileExistsError(errno.EEXIST, "there is one already", path) from None
+            raise FileExistsError(errno.EEXIST, "an object of this name exists already", path) from None
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
         return self._upload(stored.path, content, overwrite=True, **_same(stored))
@@ -158,12 +158,12 @@ class AzureStore(FlatStore):
 
 
 def _stored(path: str, size: int, etag: str) -> Stored:
-    """A listing has the ETag without its quotes."""
+    """The quotes of the ETag are removed, because listings give it without them."""
     return Stored(path=path, size=size, version=f"etag:{etag.strip(chr(34))}")
 
 
 def _same(stored: Stored) -> dict[str, Any]:
-    """The condition that an object has this version."""
+    """Arguments of a request that is refused if the object has another version."""
     from azure.core import MatchConditions
 
     etag = stored.version.removeprefix("etag:")

@@ -1,6 +1,6 @@
-"""The common part of all stores except S3 and local ones: a flat list of objects, in the order of their names.
+"""The common part of all stores except S3 and local ones: they list objects without folders, in the order of names.
 
-A store gives a listing, a look at one object and a range of one. Folders and patterns are made of names here.
+A store lists a prefix, looks up one object and fetches a range of it. Folders and patterns are derived here from names.
 """
 
 import errno
@@ -22,14 +22,14 @@ class FlatStore(ABC):
     scheme: ClassVar[str]
 
     def root(self, path: str) -> str:
-        """The part of a path that is no name: the bucket or repository, with a slash at its end."""
+        """The part of a path before the object's name: the bucket or repository, with a slash at the end."""
         bucket = path.removeprefix(self.scheme).partition("/")[0]
         if not bucket:
             raise RecipeError(f"{path} names no bucket; give {self.scheme}bucket/path.")
         return f"{self.scheme}{bucket}/"
 
     def split(self, path: str) -> tuple[str, str]:
-        """Bucket and key."""
+        """Split a path into bucket and key."""
         root = self.root(path)
         return root[len(self.scheme) : -1], path[len(root) :]
 
@@ -39,7 +39,7 @@ class FlatStore(ABC):
 
     @abstractmethod
     def look(self, path: str) -> Stored:
-        """One object. Raises FileNotFoundError."""
+        """Look up one object. Raises FileNotFoundError."""
 
     @abstractmethod
     def fetch(self, stored: Stored, start: int, end: int) -> bytes:
@@ -47,7 +47,7 @@ class FlatStore(ABC):
 
     @abstractmethod
     def upload(self, path: str, file: BinaryIO) -> None:
-        """Put a file of any size in its place, whole."""
+        """Write an object from a file of any size, completely or not at all."""
 
     def lookup(self, path: str) -> Stored | Folder | None:
         """An object wins over a folder of the same name."""
@@ -96,11 +96,11 @@ class FlatStore(ABC):
     def real(self, path: str) -> str:
         return path
 
-    def sweep(self, folder: str) -> None:  # noqa: B027 (nothing to do: an object is there whole or not at all)
+    def sweep(self, folder: str) -> None:  # noqa: B027 (nothing to do: an object is written whole or not at all)
         pass
 
     def probe(self, path: str, root: str) -> None:
-        """Raise FileNotFoundError if there is nothing below the root. A user who may read and not list sees nothing."""
+        """Raise FileNotFoundError if nothing is below the root, unless the user may read but not list."""
         try:
             found = next(self.below(_folder(self.real(root)), None), None)
         except PermissionError:
@@ -115,7 +115,7 @@ class _Fetched(Ranges):
         self._store = store
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """A refusal that concerns more than this object is a fault of the store: as many bad rows would result."""
+        """Raises plain OSError if the store denies more than this object: otherwise every row would fail."""
         try:
             content = self._store.fetch(self._stored, start, end)
         except Archived:
@@ -132,16 +132,16 @@ class _Fetched(Ranges):
 
 
 def _folder(path: str) -> str:
-    """The beginning of the paths in a folder. A name may end with several slashes."""
+    """The common beginning of the paths in a folder. Slashes at the end stay, because a name may end with several."""
     return path if path.endswith("/") else path + "/"
 
 
 def _in_order(found: Iterator[Stored], after: str | None) -> Iterator[Stored]:
-    """The objects after a path. With a listing in another order, continued planning would lose objects."""
+    """The objects after a path. Raises OSError if they are not sorted: continued planning would then lose objects."""
     last = ""
     for stored in found:
         if stored.path <= last:
-            raise OSError(errno.EOPNOTSUPP, "the store does not list its names in their order", stored.path)
+            raise OSError(errno.EOPNOTSUPP, "the store does not list its objects sorted by name", stored.path)
         last = stored.path
         if after is None or stored.path > after:
             yield stored

@@ -1,6 +1,6 @@
 """Google Cloud Storage, `gs://bucket/key`, through its own client. An object's version is its generation.
 
-Every read and every conditional write names the generation, so that another version is never taken for it.
+Every read and every conditional write names the generation, so that another version is never read or overwritten.
 """
 
 import errno
@@ -15,8 +15,8 @@ from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import NotGranted, SourceChanged, Stored
 
-CONNECTIONS = 32  # of a process
-FIELDS = "items(name,size,generation),nextPageToken"  # of a listing
+CONNECTIONS = 32  # per process
+FIELDS = "items(name,size,generation),nextPageToken"  # to request in a listing
 
 
 @cache
@@ -31,7 +31,7 @@ def _client(settings: Storage) -> Any:
     if settings.anonymous:
         return storage.Client.create_anonymous_client()
     try:
-        client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need none
+        client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need no project
     except DefaultCredentialsError:
         reason = "no Google credentials were found; give them in the usual ways, or set storage.anonymous"
         raise NotGranted(errno.EIO, reason) from None
@@ -41,7 +41,7 @@ def _client(settings: Storage) -> Any:
 
 @contextmanager
 def _faults(path: str) -> Iterator[None]:
-    """The client's exceptions as OSErrors. Their own texts may hold signed addresses and are not passed on."""
+    """Convert the client's exceptions to OSErrors. Drops their texts, which may hold signed URLs."""
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, PreconditionFailed
     from google.auth.exceptions import GoogleAuthError
     from requests import RequestException
@@ -90,7 +90,7 @@ class GoogleStore(FlatStore):
                     name, prefix=key, start_offset=start, fields=FIELDS, timeout=self._timeout
                 )
                 for blob in found:
-                    if blob.size or not blob.name.endswith("/"):  # by which consoles show a folder
+                    if blob.size or not blob.name.endswith("/"):  # consoles show a folder by such an empty object
                         yield _stored(root + blob.name, blob)
         except FileNotFoundError:
             raise NotGranted(errno.EIO, "the bucket does not exist", prefix) from None
@@ -106,7 +106,7 @@ class GoogleStore(FlatStore):
             content: bytes = self._blob(stored.path).download_as_bytes(
                 start=start,
                 end=end - 1,
-                raw_download=True,  # as stored, also where a client would inflate it
+                raw_download=True,  # the stored bytes, even if they are compressed
                 if_generation_match=_generation(stored),
                 timeout=self._timeout,
                 checksum=None,
@@ -120,7 +120,7 @@ class GoogleStore(FlatStore):
         try:
             return self._upload(path, content, 0)
         except SourceChanged:
-            raise FileExistsError(errno.EEXIST, "there is one already", path) from None
+            raise FileExistsError(errno.EEXIST, "an object of this name exists already", path) from None
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
         return self._upload(stored.path, content, _generation(stored))

@@ -1,7 +1,7 @@
 """Datasets on the Hugging Face hub: `hf://datasets/ORG/NAME@REVISION/path`, only for reading.
 
-A commit never changes. So a branch or tag becomes its commit once, when it is listed, and stands as such in every
-path of the plan.
+A commit never changes. So a branch or tag is replaced by its commit when it is listed, and every path of the plan names
+the commit.
 """
 
 import errno
@@ -19,7 +19,7 @@ from caprl_ray.storage.flat import FlatStore
 from caprl_ray.storage.stored import Folder, SourceChanged, Stored
 
 SCHEME = "hf://"
-ANSWER_S = 20.0  # to wait for the commit of a revision, before anything is started
+ANSWER_S = 20.0  # seconds to wait for the commit of a revision, before anything is started
 MAIN = "main"
 _PLACE = re.compile(
     r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:convert|pr)/[\w.-]+|[^/]+))?(?:/(?P<name>.*))?",
@@ -31,15 +31,15 @@ _PINNED = re.compile(r"(hf://datasets/[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?=/|\Z)")
 
 
 def unpinned(path: str) -> str:
-    """A path without its commit: the name of a file in all versions of a repository."""
+    """The path without its commit, which is the same for a file in all versions of a repository."""
     return _PINNED.sub(r"\1", path) if path.startswith(SCHEME) else path
 
 
 def pinned(path: str, before: str | None = None) -> str:
-    """The path with the commit that its revision now means.
+    """The path with the present commit of its revision.
 
-    `before` was found at this path by an earlier planning: its commit stays. Raises RecipeError for a repository that
-    the hub does not give, SystemFailure if the hub does not answer.
+    `before`: the pinned path of an earlier planning, whose commit is kept. Raises RecipeError for a repository that the
+    hub does not give, SystemFailure if the hub does not answer.
     """
     repository, revision, name = _parts(path)
     if not _COMMIT.fullmatch(revision):
@@ -54,7 +54,7 @@ def _known_commit(repository: str, revision: str) -> str:
 
 
 def _parts(path: str) -> tuple[str, str, str]:
-    """Repository, revision and name. Raises RecipeError for what is no path of a dataset."""
+    """Split a path into repository, revision and name. Raises RecipeError if it is not a path of a dataset."""
     found = _PLACE.fullmatch(path)
     if found is None:
         raise RecipeError(f"{path}: a dataset on the hub is named hf://datasets/ORG/NAME@REVISION/path.")
@@ -62,7 +62,7 @@ def _parts(path: str) -> tuple[str, str, str]:
 
 
 def _commit(repository: str, revision: str, *, once: bool) -> str:
-    """The commit of a branch or tag. `once`: without retries, before anything is started."""
+    """The commit of a branch or tag. `once`: without retries, for a check before anything is started."""
     from huggingface_hub import errors
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
@@ -73,7 +73,7 @@ def _commit(repository: str, revision: str, *, once: bool) -> str:
     except errors.GatedRepoError:
         raise RecipeError(f"{where} is gated; accept its terms on the hub and set HF_TOKEN.") from None
     except errors.RepositoryNotFoundError:
-        reason = "the hub gives no such dataset; check the name, and HF_TOKEN where it is a private one"
+        reason = "the hub has no such dataset; check the name, and HF_TOKEN if the dataset is private"
         raise RecipeError(f"{where}: {reason}.") from None
     except errors.RevisionNotFoundError:
         raise RecipeError(f"{where} has no branch, tag or commit {revision}.") from None
@@ -85,7 +85,7 @@ def _commit(repository: str, revision: str, *, once: bool) -> str:
 
 
 def _ask(method: Any, path: str, timeout: float, *, once: bool = False, **arguments: Any) -> Any:
-    """An answer of the hub, to a path or a whole address. Raises errors of huggingface_hub.
+    """Request a path or a whole URL of the hub, and return its answer. Raises errors of huggingface_hub.
 
     `once`: without the client's retries, and without the line that it logs for each.
     """
@@ -106,7 +106,7 @@ def _ask(method: Any, path: str, timeout: float, *, once: bool = False, **argume
 
 
 def _reason(error: Exception) -> str:
-    """The reason of a failure, without the client's text, which may hold signed addresses."""
+    """The reason of a failure. Drops the client's text, which may hold signed URLs."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -117,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _faults(path: str) -> Iterator[None]:
-    """The client's exceptions as OSErrors."""
+    """Convert the client's exceptions to OSErrors."""
     from huggingface_hub import errors
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
@@ -141,7 +141,7 @@ class HubStore(FlatStore):
         self._timeout = settings.timeout_s
 
     def real(self, path: str) -> str:
-        """The path with its commit. A revision is looked up once by each process."""
+        """The path with its commit. A process looks up each revision once."""
         if _PINNED.match(path):
             return path
         repository, revision, name = _parts(path)
@@ -153,7 +153,7 @@ class HubStore(FlatStore):
         return f"hf://datasets/{repository}@{revision}/"
 
     def below(self, prefix: str, after: str | None) -> Iterator[Stored]:
-        """Holds the whole listing: the hub gives it in no certain order, and no repository has millions of files."""
+        """Sorts the whole listing in memory: the hub defines no order, and no repository has millions of files."""
         root = self.root(prefix)
         repository, revision, name = _parts(prefix)
         folder = name.rpartition("/")[0]
@@ -174,7 +174,7 @@ class HubStore(FlatStore):
             yield from page.json()
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """One request: the hub knows folders."""
+        """Takes one request, because the hub knows folders."""
         path = self.real(path)
         repository, revision, name = _parts(path)
         wanted = name.rstrip("/")
@@ -205,7 +205,7 @@ class HubStore(FlatStore):
             headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
             answer = _ask("GET", at, self._timeout, headers=headers)
         content: bytes = answer.content
-        if answer.status_code == 200 and len(content) == stored.size:  # a small file as a whole
+        if answer.status_code == 200 and len(content) == stored.size:  # the hub sent a small file as a whole
             return content[start:end]
         if answer.headers.get("Content-Range") != f"bytes {start}-{end - 1}/{stored.size}":
             raise SourceChanged(errno.ESTALE, "the hub gives a file of another size than it lists", stored.path)
@@ -228,7 +228,7 @@ class HubStore(FlatStore):
 
 
 def _read_only(path: str) -> OSError:
-    return OSError(errno.EROFS, "hf:// is only read", path)
+    return OSError(errno.EROFS, "hf:// is read-only", path)
 
 
 def _stored(root: str, entry: dict[str, Any]) -> Stored:

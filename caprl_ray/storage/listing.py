@@ -1,10 +1,10 @@
 """List all keys of one prefix in order. A long listing runs as several ranges at the same time.
 
-A page says where the next one begins, so the pages of a prefix come one after another, each after a store's full
-latency. A store also lists from any key (StartAfter). After the first pages, keys further on are guessed from those
-that were seen, and each range between two guesses is listed by itself. Wrong guesses cost requests, never keys: no key
-is listed twice or lost. A good guess leaves a few pages per range. A range without keys makes the guesses coarser, and
-a range with many keys is split again.
+Only a page tells where the next one begins. So the pages of a prefix arrive one after another, each after the store's
+full latency. But a store can also list from any key (StartAfter). After the first pages, later keys are guessed from
+those that were seen, and the ranges between the guesses are listed at the same time. A wrong guess costs requests, but
+no key is listed twice or lost. A good guess leaves a few pages per range. A range without keys makes the guesses
+coarser, and a range with many keys is split again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from caprl_ray.storage.stored import Folder, Stored
 
 Child = Stored | Folder
 
-# Pages that come one after another before anything is guessed. Shorter listings cost no further request.
+# Pages that are listed one after another before keys are guessed. A shorter listing needs no additional request.
 FIRST_PAGES = 4
-# Ranges at the same time, and pages per range. Memory holds at most twice their product, of a thousand keys each.
+# Most ranges at the same time, and most pages of a range. Memory holds at most twice their product in pages, of a
+# thousand keys each.
 MOST_RANGES, PAGES = 16, 8
-# Keys per range: some pages, so that the last page costs little, and fewer than PAGES.
+# Keys to aim at per range: several pages, so that a partly filled last page costs little, but fewer than PAGES.
 AIMED_KEYS = 6500
 COARSER = 4  # factor by which guesses widen after a range without keys
 
@@ -47,12 +48,12 @@ class StartAfterIgnored(OSError):
     """The store lists keys before the one that it should start after."""
 
     def __init__(self) -> None:
-        super().__init__(errno.EIO, "the store lists keys before the one that it was to start after")
+        super().__init__(errno.EIO, "the store ignores StartAfter: it lists keys before the given one")
 
 
 class Listing:
-    """The pages of a prefix, or of its keys after a path. The first is fetched at once, the others while earlier pages
-    are in use."""
+    """Iterates over the pages of a prefix, or of its keys after a path. The first page is fetched at once, the others
+    while earlier pages are in use."""
 
     def __init__(self, pool: ThreadPoolExecutor, folder: str, fetch: Fetch, after: str | None = None) -> None:
         self._pool = pool
@@ -80,11 +81,11 @@ class Listing:
         yield page.children
 
     def _in_ranges(self, seen: list[Child]) -> Iterator[list[Child]]:
-        """Every page after those seen; the last child that was seen is an object."""
+        """Every page after those seen. The last child that was seen must be an object."""
         cuts = Cuts.of(self._folder, seen)
         frontier: str | None = seen[-1].path  # end of the last range; None if it has no end
         ranges: deque[_Range] = deque()
-        most = 2  # ranges, growing with what was listed: guesses beyond the last key are wasted
+        most = 2  # ranges at the same time; grows while keys are found, because guesses beyond the last key are wasted
         beyond = ""  # the first key after the ranges that were yielded, if known
         while frontier or ranges:
             while frontier and len(ranges) < most:
@@ -95,9 +96,9 @@ class Listing:
             pages, token, beyond = head.fetched.result()
             yield from pages
             if not (token or beyond):
-                break  # there is no key after these
+                break  # the prefix has no more keys
             while ranges and ranges[0].until and ranges[0].until < beyond:
-                ranges.popleft().fetched.cancel()  # it has no key
+                ranges.popleft().fetched.cancel()  # this range has no keys
             found = list(chain.from_iterable(pages))
             cuts = Cuts.of(self._folder, found) if len(found) > 1 else cuts.coarser()
             if token:
@@ -108,7 +109,7 @@ class Listing:
             later.fetched.cancel()
 
     def _cut_again(self, cuts: Cuts, after: str, token: str, until: str | None, most: int) -> list[_Range]:
-        """The rest of a range that had more keys than were guessed, in several ranges."""
+        """Split the rest of a range that has more keys than expected into several ranges."""
         ranges: list[_Range] = []
         while len(ranges) < most - 1 and (cut := cuts.after(after)) and (until is None or cut < until):
             ranges.append(self._range(after, None if ranges else token, cut))
@@ -121,7 +122,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Range:
-    """Keys after `after`, up to and with `until` or to the end: their pages as `_pages` gives them."""
+    """The keys after `after`, up to and including `until`, or to the end if it is None. `fetched`: from `_pages`."""
 
     fetched: Future[tuple[list[list[Child]], str | None, str]]
     after: str
@@ -131,9 +132,9 @@ class _Range:
 def _pages(
     fetch: Fetch, after: str | None, token: str | None, until: str | None
 ) -> tuple[list[list[Child]], str | None, str]:
-    """At most PAGES pages of a range, the token of the rest, and the first key after it if it was seen.
+    """At most PAGES pages of a range, the token of its rest, and the first key after the range if it was seen.
 
-    Without both there is nothing more in the whole prefix.
+    Without token and key, the whole prefix has no more keys.
     """
     pages = []
     for _ in range(PAGES):
@@ -151,7 +152,7 @@ def _pages(
 
 @dataclass(frozen=True)
 class Cuts:
-    """Guesses keys, by reading names as numbers whose digits are the characters that were seen.
+    """Guesses keys at which to cut. Names are read as numbers whose digits are the characters seen so far.
 
     A cut has no slash, so all keys of a sub-prefix are on one side of it.
     """
@@ -163,7 +164,7 @@ class Cuts:
 
     @classmethod
     def of(cls, folder: str, seen: Sequence[Child]) -> Cuts:
-        """Cuts at a distance of about AIMED_KEYS, estimated from some children in order."""
+        """Cuts about AIMED_KEYS apart, estimated from `seen`, some children in order."""
         names = [child.path.removeprefix(folder) for child in seen]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(names[0], names[-1], strict=False))
         width = sum(1 for _ in same) + 4
@@ -175,11 +176,11 @@ class Cuts:
         return replace(cuts, span=max(1, span))
 
     def coarser(self) -> Cuts:
-        """Cuts at a larger distance."""
+        """The same with a larger distance between cuts."""
         return replace(self, span=self.span * COARSER)
 
     def after(self, path: str) -> str | None:
-        """A key that comes after a path; None if the alphabet has none."""
+        """The next cut after a path; None if the alphabet has none."""
         number, name = self._number(path.removeprefix(self.folder)) + self.span, ""
         for _ in range(self.width):
             number, digit = divmod(number, len(self.alphabet))

@@ -20,16 +20,16 @@ from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stor
 from caprl_ray.storage.wanted import Rule, Wanted
 
 TEMPORARY = ".tmp-"
-# Age in seconds of a temporary file whose writer must be dead: writing takes seconds.
+# The writer of a temporary file older than this many seconds must be dead, because writing takes seconds.
 LEFT_S = 3600
-LOCK = ".lock-"  # of another process's `replace`
+LOCK = ".lock-"  # prefix of the lock files of `replace`
 LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
-# Of file systems without hard links.
+# errno values of linking on file systems without hard links.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class LocalStore:
-    """The files of this machine. Faults are the system's own OSErrors."""
+    """The files of this machine. Raises the system's own OSErrors."""
 
     def lookup(self, path: str) -> Stored | Folder | None:
         """Devices and pipes count as absent: reading one might never end."""
@@ -47,7 +47,7 @@ class LocalStore:
         return Wanted.of("/", local_path(pattern).lstrip("/") + slash, rule)
 
     def find(self, wanted: Wanted, after: str | None = None) -> Iterator[Listed | Passed]:
-        """Follows symbolic links. A folder that a link leads to is listed once, and not if it is listed anyway.
+        """Follows symbolic links. A linked folder is listed once, and not at all if it is also listed without the link.
 
         Holds one folder's names at a time.
         """
@@ -59,7 +59,7 @@ class LocalStore:
         return (f.stored for f in found if isinstance(f, Listed))
 
     def objects(self, folder: str) -> list[Stored]:
-        """Leaves out names that begin with a dot, among them put's temporary files."""
+        """Leaves out names that begin with a dot, such as the temporary files of `put`."""
         path = local_path(folder)
         if not os.path.isdir(path):
             return []
@@ -67,7 +67,8 @@ class LocalStore:
         return [stored_at(entry.path, entry.stat()) for entry in entries]
 
     def open(self, stored: Stored, piece: int | None) -> BinaryIO:
-        """Never waits for a pipe. An empty file is not opened: reading a file of the kernel might never end."""
+        """Never waits for a pipe. A file of size 0 is not opened, because reading a file of the kernel might never
+        end."""
         now = self.lookup(stored.path)
         if not isinstance(now, Stored):
             raise FileNotFoundError(errno.ENOENT, "no such file", stored.path)
@@ -121,21 +122,21 @@ class LocalStore:
         return os.path.realpath(local_path(path))
 
     def probe(self, path: str, root: str) -> None:
-        """Looks at the folder and at the mount point of the path, which may be below it."""
+        """Checks `root` and the mount point of the path, which may be below it."""
         for folder in (local_path(root), mount_point(local_path(path))):
             try:
                 with os.scandir(folder) as entries:
                     empty = next(entries, None) is None
             except PermissionError:
                 empty = False
-                if not os.access(folder, os.X_OK):  # without it nothing below the folder can be opened
+                if not os.access(folder, os.X_OK):  # without this right nothing below the folder can be opened
                     raise
             if empty:
                 raise FileNotFoundError(errno.ENOENT, "the folder is empty", folder)
 
 
 def missing_folders(path: str) -> list[str]:
-    """The folders of a path that are not there, the deepest first."""
+    """The folders of a path that do not exist, the deepest first."""
     folder, missing = local_path(path), []
     while not os.path.exists(folder):
         missing.append(folder)
@@ -144,7 +145,7 @@ def missing_folders(path: str) -> list[str]:
 
 
 def remove_empty(folders: list[str]) -> None:
-    """Remove folders, the deepest first, up to one that holds more than locks of `replace`."""
+    """Remove folders, the deepest first. Stops at one that holds more than lock files of `replace`."""
     with suppress(OSError):
         for folder in folders:
             names = os.listdir(folder)
@@ -156,7 +157,7 @@ def remove_empty(folders: list[str]) -> None:
 
 
 def mount_point(path: str) -> str:
-    """The place where the file system of a path is mounted. Asks the kernel, because a lost mount answers nothing."""
+    """The folder where the file system of a path is mounted. Asks the kernel, because a lost mount may not answer."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -166,7 +167,7 @@ def mount_point(path: str) -> str:
 
 
 def local_path(path: str) -> str:
-    """An absolute local path of a relative, absolute or `file://` one."""
+    """The absolute local path of a relative, absolute or `file://` one."""
     if path.startswith("file://"):
         path = unquote(urlsplit(path).path)
     return os.path.abspath(os.path.expanduser(path))
@@ -179,8 +180,8 @@ def _write(target: Path, content: bytes, put_in_place: Callable[[Path, Path], No
 
 @contextmanager
 def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterator[BinaryIO]:
-    """Write to a temporary name, sync it to disk, then rename. An OSError of any step names the target, except one of
-    the block about another file."""
+    """Write to a temporary name, sync it to disk, then rename. An OSError names the target, unless the block raises it
+    for another file."""
     temporary, in_block = target.with_name(TEMPORARY + uuid.uuid4().hex), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,7 @@ def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterat
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Unlike a rename, fails if the target exists. Some file systems (exFAT, network mounts) have no hard links."""
+    """Unlike a rename, fails if the target exists. Copies if there are no hard links (exFAT, some network mounts)."""
     try:
         os.link(temporary, target)
     except OSError as error:
@@ -226,7 +227,7 @@ def _same(stream: BinaryIO, now: Stored, planned: Stored) -> BinaryIO:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder's names to disk, as fsync does a file's content."""
+    """Sync the names in a folder to disk, as fsync syncs a file's content."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

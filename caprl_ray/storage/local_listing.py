@@ -11,12 +11,15 @@ from caprl_ray.storage.wanted import NONE, States, Wanted, listed
 
 # errno values of a link that leads nowhere.
 BROKEN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-KERNEL = ("/proc/", "/sys/", "/dev/")  # what the kernel makes up there may block, or have no end
+KERNEL = ("/proc/", "/sys/", "/dev/")  # the kernel's files may block or never end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
-    """A folder on the way. Its paths end with a slash. `whole` is the folder around it that is taken as a whole."""
+    """A folder that is being listed. Its paths end with a slash.
+
+    `real`: with links followed. `whole`: the folder that is taken as a whole, this one or one around it, or empty.
+    """
 
     path: str
     real: str
@@ -25,10 +28,10 @@ class _Place:
 
 
 class LocalListing:
-    """One listing of what is wanted, after the path `after`.
+    """One listing of the wanted objects after the path `after`.
 
-    What a link leads to is passed over if this listing reaches it by its own path too. A folder is passed over if this
-    listing has reached it by another link. So loops end.
+    The target of a link is passed over if this listing also reaches it by its own path. A linked folder is passed over
+    if this listing has already reached it by another link. So loops end.
     """
 
     def __init__(self, wanted: Wanted, after: str | None) -> None:
@@ -38,7 +41,7 @@ class LocalListing:
         self._linked: set[tuple[int, int, States]] = set()
 
     def objects(self) -> Iterator[Listed | Passed]:
-        """Everything in the order of paths. Empty if there is no such folder."""
+        """List everything in the order of paths. Empty if there is no such folder."""
         folder, states = self._wanted.folder, self._wanted.begin()
         try:
             there = stat.S_ISDIR(os.stat(folder).st_mode)
@@ -57,7 +60,7 @@ class LocalListing:
                 yield from (self._folder if folder else self._file)(place, entry, path)
 
     def _folder(self, place: _Place, entry: os.DirEntry[str], path: str) -> Iterator[Listed | Passed]:
-        """The wanted objects of a folder within a folder."""
+        """The wanted objects of a subfolder."""
         states = self._wanted.below(place.states, entry.name)
         if isinstance(states, str):
             yield Passed(path=path, reason=states)
@@ -72,7 +75,7 @@ class LocalListing:
             yield from self._below(_Place(path=path, real=real, states=states, whole=whole))
 
     def _reached(self, real: str, states: States) -> str | None:
-        """The reason to pass over a folder that a link leads to."""
+        """The reason to pass over the folder `real` that a link leads to, if there is one."""
         if real.startswith(KERNEL):
             return "special"
         within = self._states_within(real[len(self._root) :]) if real.startswith(self._root) else NONE
@@ -96,7 +99,7 @@ class LocalListing:
         return states
 
     def _file(self, place: _Place, entry: os.DirEntry[str], path: str) -> Iterator[Listed | Passed]:
-        """The file, if it is taken. A file that goes while its folder is listed is left out."""
+        """The file, if it is taken. A file that disappears while its folder is listed is left out."""
         taken = self._wanted.takes(place.states, entry.name)
         if taken is not True:
             if taken:
@@ -118,7 +121,7 @@ class LocalListing:
             yield listed(stored_at(path, status), place.whole, None if real == path else real)
 
     def _passed(self, status: os.stat_result, real: str, path: str) -> str | None:
-        """The reason to skip an entry that is no folder."""
+        """The reason to skip an entry that is not a folder, if there is one."""
         if not stat.S_ISREG(status.st_mode) or real.startswith(KERNEL):
             return "special"
         below = real[len(self._root) :] if real.startswith(self._root) else None
@@ -138,5 +141,5 @@ def _real(folder: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # of a link; what it is shows when its status is asked for
+    except OSError:  # of a link; `_file` reports it when it asks for the status
         return False

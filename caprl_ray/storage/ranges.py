@@ -1,7 +1,7 @@
-"""One version of an object as a stream of exact ranges, whatever the store.
+"""Read one version of an object as a stream of exact ranges, from any store.
 
-So a change in the middle of a read is noticed where the store can refuse another version, an incomplete range is
-fetched again, and connections stay open between ranges.
+Each range is a request of its own. So the store can refuse another version in the middle of a read, an incomplete range
+can be fetched again, and connections stay open between ranges.
 """
 
 import io
@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, cast
 
 from caprl_ray.storage.stored import Stored
 
-# One request of a stream: large enough to hide its latency, small enough for each read task to hold.
+# Bytes of one request of a stream: enough to hide its latency, and few enough for each read task to hold.
 RANGE_BYTES = 8 * 2**20
-# After a large seek, forward or back, expect more of them (skipping tar members): the next range is a small one, enough
-# for headers. A store sends about as much as the seek in the time of one more request (30 ms at 70 MB/s). While reads
-# are sequential, ranges grow until they are whole again. So the unused bytes stay below a few times the used ones, and
-# continued reading costs four more requests.
+# A seek back, or this far forward, suggests that more will follow (skipping tar members). So the next range is small,
+# enough for headers. At a shorter seek the bytes between are read: a store sends about this much in the time of one
+# more request (30 ms at 70 MB/s). Ranges grow while reads are sequential, until they have their full size again. So
+# unused bytes stay below a few times the used ones, and sequential reading after a seek costs four more requests.
 JUMP_BYTES = 2 * 2**20
 RANGE_BYTES_AFTER_JUMP, RANGE_GROWTH = 64 * 2**10, 4
 
@@ -27,7 +27,7 @@ def buffered(ranges: "Ranges", piece: int | None, most: int = RANGE_BYTES) -> Bi
 
 
 class _Stream(io.BufferedReader):
-    """An object's ranges, buffered. Notices seeks, also those inside the buffer."""
+    """An object's ranges, buffered. Sees every seek, also one inside the buffer."""
 
     raw: "Ranges"
 
@@ -52,7 +52,7 @@ class Ranges(io.RawIOBase):
         self._most: int | None = None
 
     def jumped(self) -> None:
-        """Fetch little for the next buffer. The start of a reader is no seek."""
+        """Fetch a small range next. Has no effect before the first read, because a reader seeks when it starts."""
         if self._begun:
             self._most = RANGE_BYTES_AFTER_JUMP
 

@@ -1,4 +1,4 @@
-"""S3 and stores with its protocol, through boto3."""
+"""S3, and stores that speak its protocol, through boto3."""
 
 import errno
 import tempfile
@@ -23,7 +23,7 @@ LISTED_AHEAD = 16  # concurrent listings, of sub-prefixes or of ranges of one pr
 
 
 class S3Store:
-    """The objects of S3 buckets. A path is `s3://bucket/key`, with the key as it is, nothing encoded."""
+    """The objects of S3 buckets. A path is `s3://bucket/key`, where nothing of the key is encoded."""
 
     def __init__(self, settings: Storage) -> None:
         self._settings = settings
@@ -53,7 +53,7 @@ class S3Store:
         return Stored(path=path, size=head["ContentLength"], version=version_of(head))
 
     def age(self, path: str) -> float | None:
-        """By the clock of the service, whose answers carry the time."""
+        """By the clock of the service: its answers carry the time."""
         bucket, key = bucket_and_key(path)
         with suppress(FileNotFoundError), faults(path):
             head = self._s3.head_object(Bucket=bucket, Key=key)
@@ -73,7 +73,8 @@ class S3Store:
         return self._find(wanted, wanted.begin(), wanted.folder, after)
 
     def _find(self, wanted: Wanted, states: States, folder: str, after: str | None) -> Iterator[Listed | Passed]:
-        """The wanted objects below a folder that has matched so far: level by level until a pattern takes any depth."""
+        """The wanted objects below a folder that matches so far. Lists level by level until a pattern takes any depth,
+        then flat."""
         if wanted.deep(states):
             yield from Sieve(wanted, states, folder).of(self.walk(folder, after))
             return
@@ -104,15 +105,15 @@ class S3Store:
         bucket, key = bucket_and_key(folder)
         _refuse_unordered(bucket)
         prefix = _folder_key(key)
-        while lone := self._lone_folder(bucket, prefix):  # otherwise nothing would be listed at the same time
+        while lone := self._lone_folder(bucket, prefix):  # descend to where several can be listed at the same time
             prefix = lone
         if after is None or not after.startswith(path_of(bucket, prefix)):
             return (stored for stored in self._below(bucket, prefix) if after is None or stored.path > after)
         return self._after(bucket, prefix, after)
 
     def _after(self, bucket: str, prefix: str, after: str) -> Iterator[Stored]:
-        """What is below a prefix and comes after a path in it: the rest of its innermost sub-prefix, then of the one
-        around that, and so on."""
+        """The objects below a prefix that come after a path in it: first the rest of the innermost sub-prefix, then of
+        the one around it, and so on."""
         folder = path_of(bucket, prefix)
         while len(after) > len(folder):
             inner = after[: after.rindex("/", 0, -1) + 1]
@@ -120,7 +121,7 @@ class S3Store:
             after = inner
 
     def _lone_folder(self, bucket: str, prefix: str) -> str | None:
-        """The sub-prefix that all keys below a prefix share, up to its next slash."""
+        """The sub-prefix that all keys below a prefix share, up to its next slash; None if they share none."""
         pages = list(islice(self._pages(bucket, prefix, "/", 3), 2))
         if len(pages) == len(pages[0]) == 1 and isinstance(pages[0][0], Folder):
             return bucket_and_key(pages[0][0].path)[1]
@@ -137,7 +138,7 @@ class S3Store:
         with readers(LISTED_AHEAD) as pool:
             for page in self._listing(pool, bucket, prefix, "/", after or None):
                 for child in page:
-                    if child.path <= after:  # a sub-prefix is named again, whose keys come after its own name
+                    if child.path <= after:  # the store names this sub-prefix again, as its keys come after its name
                         continue
                     if isinstance(child, Folder):
                         ahead.append(self._listing(pool, bucket, bucket_and_key(child.path)[1], ""))
@@ -168,9 +169,9 @@ class S3Store:
         yield page.children
 
     def _page(self, bucket: str, prefix: str, delimiter: str, size: int, after: str | None, token: str | None) -> Page:
-        """A page after a path, after the page that gave a token, or the first one.
+        """Fetch the page after a path, the page after the one that gave a token, or the first page.
 
-        Leaves out the empty objects with a slash at the end, by which consoles show a folder.
+        Leaves out empty objects whose keys end with a slash. Consoles create them to show a folder.
         """
         where = {"StartAfter": bucket_and_key(after)[1]} if after else {}
         where |= {"ContinuationToken": token} if token else {}
@@ -188,7 +189,7 @@ class S3Store:
         return Page(found, _next(page))
 
     def _goes_on(self, bucket: str, prefix: str, last: str) -> bool:
-        """Whether there are keys below a prefix after the key or sub-prefix `last`, if the listing does not say so."""
+        """Whether a prefix has keys after the key or sub-prefix `last`. For stores whose listing does not tell."""
         after = last[:-1] + "0" if last.endswith("/") else last  # 0 comes after the slash
         with faults(path_of(bucket, prefix)):
             page = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=1)
@@ -227,7 +228,7 @@ class S3Store:
         try:
             return self._put_if(path, content, IfNoneMatch="*")
         except SourceChanged:
-            raise FileExistsError(errno.EEXIST, "there is one already", path) from None
+            raise FileExistsError(errno.EEXIST, "an object of this name exists already", path) from None
 
     def replace(self, stored: Stored, content: bytes) -> Stored:
         return self._put_if(stored.path, content, IfMatch=stored.version.removeprefix("etag:"))
@@ -247,10 +248,10 @@ class S3Store:
         return path
 
     def sweep(self, folder: str) -> None:
-        """Nothing to do: an object appears whole or not at all."""
+        """Nothing to do: an object is written whole or not at all."""
 
     def probe(self, path: str, root: str) -> None:
-        """Credentials that may read but not list show nothing."""
+        """Raises nothing if the credentials may read but not list."""
         bucket, key = bucket_and_key(root)
         with suppress(PermissionError):
             page = self._page(bucket, _folder_key(key), "", 1, None, None)
@@ -272,14 +273,15 @@ def _next(page: Mapping[str, Any]) -> str | None:
     """The token for the page after this one."""
     token: str | None = page.get("NextContinuationToken")
     if page.get("IsTruncated") and not token:
-        raise lacking("NextContinuationToken, by which a long listing goes on")
+        raise lacking("NextContinuationToken, which the next page of a listing needs")
     return token if page.get("IsTruncated", True) else None
 
 
 def _refuse_unordered(bucket: str) -> None:
-    """Directory buckets (S3 Express) list keys in no order and from no key on; listing.py needs both."""
+    """Raise OSError for a directory bucket (S3 Express). It lists keys in no order and cannot start after a key;
+    listing.py needs both."""
     if bucket.endswith("--x-s3"):
-        raise OSError(errno.EOPNOTSUPP, "an S3 directory bucket lists its keys in no order; use a general one")
+        raise OSError(errno.EOPNOTSUPP, "an S3 directory bucket lists its keys in no order; use a general purpose one")
 
 
 def _folder_key(key: str) -> str:

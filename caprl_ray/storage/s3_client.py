@@ -1,4 +1,4 @@
-"""The connection to S3: one client per process, the meaning of its errors, and the names of objects."""
+"""The connection to S3: one client per process, its errors as OSErrors, and the names of objects."""
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
@@ -10,25 +10,25 @@ from typing import Any, cast
 from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
-CONNECTIONS = 32  # connections of a process: twice as many as a listing uses
-# Attempts of a call, unless AWS_MAX_ATTEMPTS or the profile sets a number: half a minute of waiting at most by
-# botocore's "legacy" backoff with jitter. Its newer modes allow 35 retries (14 of a quota of 500 each) to all threads
-# of a process together, which an unreachable store uses up within a second.
+CONNECTIONS = 32  # per process: twice as many as a listing uses
+# Attempts of a call, unless AWS_MAX_ATTEMPTS or the profile sets a number. Botocore's "legacy" backoff with jitter then
+# waits half a minute at most. Its newer modes allow all threads of a process 35 retries together (each takes 14 of a
+# quota of 500), which an unreachable store uses up within a second.
 ATTEMPTS = 6
 # A store may refuse everything for a minute, for instance while it spreads a prefix over more machines. A call is
-# repeated until this many seconds after its first attempt. No pause is longer than 2^(ATTEMPTS - 2) seconds, so that
-# reading goes on soon after the store does.
+# retried until this many seconds after its first attempt. No pause is longer than 2^(ATTEMPTS - 2) seconds, so that
+# reading resumes soon after the store does.
 OUTAGE_S = 180.0
-SLOWED = frozenset({429, 500, 502, 503, 504})  # what an HTTP service answers when another attempt may help
+SLOWED = frozenset({429, 500, 502, 503, 504})  # HTTP statuses after which another attempt may help
 
-# The request was refused because of its sender, not because of its object: every other request would be refused, too.
+# S3 refused the request because of its sender, not because of its object. It would refuse every other request too.
 DENIED_SENDERS = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 )
 
 
 class Patient:
-    """boto3's client, whose calls outlast an outage of the store. A number of attempts that the user has set stays."""
+    """boto3's client, with calls that outlast an outage of the store. The user's own number of attempts is kept."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -53,7 +53,7 @@ def _repeated(call: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether an error is about the store's state, not about the request."""
+    """Whether an error is due to the store's state, not to the request, so that it may pass."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, SSLError
 
     if isinstance(error, ClientError):
@@ -104,7 +104,7 @@ def _moment(value: Any) -> datetime:
 
 @contextmanager
 def faults(path: str) -> Iterator[None]:
-    """botocore's exceptions as OSErrors. Their own texts may hold signed addresses and are not passed on."""
+    """Convert botocore's exceptions to OSErrors. Drops their texts, which may hold signed URLs."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
     try:
@@ -145,7 +145,7 @@ def changed(path: str) -> SourceChanged:
 def version_of(answer: Mapping[str, Any]) -> str:
     """The version of an object for the plan. Raises OSError if the store gives none."""
     if not answer.get("ETag"):
-        raise lacking("ETag, by which a changed object is noticed")
+        raise lacking("ETag, which tells whether an object has changed")
     return f"etag:{answer['ETag']}"
 
 
@@ -155,7 +155,7 @@ def lacking(what: str) -> OSError:
 
 
 def bucket_and_key(path: str) -> tuple[str, str]:
-    """Bucket and key."""
+    """Split a path into bucket and key."""
     bucket, _, key = path.removeprefix("s3://").partition("/")
     return bucket, key
 

@@ -1,4 +1,4 @@
-"""One version of an object of S3 as a stream of ranges (ranges.py), each with `If-Match` on the planned ETag."""
+"""Read one version of an S3 object as a stream of ranges (ranges.py), each with `If-Match` on the planned ETag."""
 
 import errno
 from contextlib import closing
@@ -10,7 +10,7 @@ from caprl_ray.storage.stored import Archived, Stored
 
 __all__ = ["RANGE_BYTES", "RANGE_BYTES_AFTER_JUMP", "opened"]
 
-BODY_ATTEMPTS = 5  # attempts at a range whose answer breaks off
+BODY_ATTEMPTS = 5  # attempts to fetch a range whose answer breaks off
 
 
 def opened(client: Any, stored: Stored, piece: int | None) -> BinaryIO:
@@ -43,7 +43,7 @@ class _Ranges(Ranges):
             raise
 
     def _check_bucket(self) -> None:
-        """Raise OSError if the refusal concerns more than this object: otherwise as many bad rows would result."""
+        """Raise plain OSError if S3 denies more than this object: otherwise every row would fail."""
         bucket, key = bucket_and_key(self._stored.path)
         try:
             with faults(self._stored.path):
@@ -71,4 +71,4 @@ class _Ranges(Ranges):
 
 
 class _BrokenOff(OSError):
-    """An answer began and did not end. botocore, which has seen its beginning, does not retry."""
+    """An answer broke off. botocore does not retry once an answer has begun."""

@@ -23,8 +23,8 @@ class Folder:
 class Listed:
     """An object that a listing takes.
 
-    `key` is its path below the folder that is taken as a whole, or else its own name. `real` is its path with links
-    followed, if that is another one.
+    `key`: its path below the folder that is taken as a whole, or else its own name. `real`: its path with links
+    followed, if that differs.
     """
 
     stored: Stored
@@ -34,7 +34,7 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passed:
-    """A file or folder that a listing passes over, and the reason (plan/left_out.py). A folder ends with a slash."""
+    """A file or folder that a listing passes over, and why (plan/left_out.py). A folder's path ends with a slash."""
 
     path: str
     reason: str
@@ -45,7 +45,7 @@ class Archived(PermissionError):
 
 
 class NotGranted(OSError):
-    """There is no such bucket, or it wants other credentials: the same request will be refused again."""
+    """The bucket does not exist, or the store refuses the credentials. The same request will be refused again."""
 
 
 class SourceChanged(OSError):

@@ -1,4 +1,4 @@
-"""Which objects below a folder a listing takes, by their names alone: the same rules for local files and for S3.
+"""Decide by names alone which objects below a folder a listing takes. All stores use these rules.
 
 A pattern is matched name by name. `*`, `?` and `[…]` match within a name, `**` any number of folders. An object is also
 taken if one of its folders matches.
@@ -14,10 +14,10 @@ from re import search
 
 from caprl_ray.storage.stored import Listed, Passed, Stored
 
-# Gives the reason to pass over a file or folder of this name, None to take it.
+# The arguments are a name, and whether it is a folder's. Returns the reason to pass it over, or None to take it.
 Rule = Callable[[str, bool], str | None]
-# How far a folder has matched: the numbers of the names of the pattern that may come next. The number after the last
-# one says that everything below the folder is taken.
+# How far a folder has matched: the indices of those names of the pattern that may match next. The index after the last
+# name means that everything below the folder is taken.
 States = frozenset[int]
 NONE: States = frozenset()
 
@@ -26,8 +26,8 @@ NONE: States = frozenset()
 class Wanted:
     """The objects below `folder`, which ends with a slash, that match the names `parts`. Without parts, all objects.
 
-    `folders_only`: only what is below a folder that matches. `rule` passes names over, unless the pattern spells them
-    out; a name of the pattern that begins with a dot takes hidden names.
+    `folders_only`: takes only objects below a folder that matches. `rule`: tells which names are passed over, unless
+    the pattern spells them out. A name of the pattern that begins with a dot takes hidden names.
     """
 
     folder: str
@@ -64,14 +64,14 @@ class Wanted:
         return self.everything(states) or any(self.parts[state] == "**" for state in states)
 
     def head(self, states: States) -> str:
-        """The common beginning of all names that match next in a folder."""
+        """The common beginning of all names in a folder that can match."""
         if len(states) != 1 or self.whole(states):
             return ""
         magic = search(r"[*?\[]", part := self.parts[min(states)])
         return part[: magic.start()] if magic else part
 
     def below(self, states: States, name: str) -> States | str:
-        """The states within a folder of a folder, NONE if nothing in it can match, or the reason to pass it over."""
+        """The states of the subfolder `name`, NONE if nothing in it can match, or the reason to pass it over."""
         found = self._matched(states, name)
         return self._reason(states, name, folder=True) or self._closed(found) if found else NONE
 
@@ -85,7 +85,7 @@ class Wanted:
         return (self._reason(states, name, folder=False) or True) if taken else False
 
     def reaches(self, name: str) -> bool:
-        """Whether a listing takes an object by this path below the folder."""
+        """Whether a listing takes the object with this path below the folder."""
         *folders, last = name.split("/")
         states = self.begin()
         for folder in folders:
@@ -105,7 +105,7 @@ class Wanted:
         return found
 
     def _closed(self, states: set[int]) -> States:
-        """`**` may also stand for no folder at all."""
+        """Add the states after each `**`, which may also match no folder at all."""
         for number, part in enumerate(self.parts):
             if part == "**" and number in states:
                 states.add(number + 1)
@@ -155,7 +155,7 @@ class Sieve:
                 yield listed(stored, self._whole)
 
     def _enter(self, folders: str) -> str | None:
-        """Go to another folder. Returns the reason if one of its folders is passed over."""
+        """Go to another folder. Returns the reason to pass over one of its folders, if there is one."""
         states, path = self._begin, self._folder
         whole = path if self._wanted.whole(states) else ""
         for name in folders.split("/")[:-1]:

@@ -355,7 +355,7 @@ def test_json_lines_are_scored_once_each_and_a_broken_one_is_a_failed_row(
         assert (row["image"], row["caption"], row["row"]) == (f"train/{n}.png", caption(n), n)
         assert row["score"] == (1 if n < 16 else 0)
     (failed,) = pq.read_table(tmp_path / "scores" / "failed").to_pylist()
-    assert (failed["code"], failed["row"]) == ("bad_line", 7) and failed["detail"].startswith("line 8: no JSON")
+    assert (failed["code"], failed["row"]) == ("bad_line", 7) and failed["detail"].startswith("line 8: not JSON")
     capsys.readouterr()
     assert cli.main(["verify", str(tmp_path / "scores")]) == 0
     assert "47 scored, 1 failed" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Which pictures show nothing, at the size that the model sees."""
+"""Blank pictures are told from others at the size that the model sees."""
 
 import io
 from pathlib import Path

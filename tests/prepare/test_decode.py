@@ -1,4 +1,4 @@
-"""Prepared pixels against pictures whose every pixel is known, and every way in which a file can be refused."""
+"""Prepared pixels are compared with pictures whose pixels are known. Each way to refuse a file is tried."""
 
 import base64
 import gzip
@@ -60,7 +60,7 @@ def refusal(image: bytes, rule: SizeRule = RULE, limits: Limits = LIMITS) -> Row
 
 
 def tiff(order: Literal["<", ">"], values: np.ndarray, tags: dict[int, int], strip: bytes | None = None) -> bytes:
-    """An uncompressed TIFF of one strip by hand; `tags` are added to the least that a TIFF needs."""
+    """An uncompressed TIFF of one strip, written by hand: the required tags, and `tags`."""
     data = values.astype(values.dtype.newbyteorder(order)).tobytes() if strip is None else strip
     height, width = values.shape
     entries = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)} | tags
@@ -302,7 +302,7 @@ def test_a_transparent_sixteen_bit_colour() -> None:
     assert np.array_equal(got, np.where(hidden[:, :, None], 255, PICTURE))
 
 
-# Orientation: what a picture stored as row 0, column 0 = EXIF's words looks like upright (EXIF 2.32, 4.6.5 A)
+# Orientation: from stored to upright pixels, by EXIF's words for row 0 and column 0 (EXIF 2.32, 4.6.5 A)
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda stored: stored,
@@ -341,7 +341,7 @@ def test_all_orientations(kind: str, orientation: int) -> None:
 
 
 def test_the_eight_orientations_are_told_apart() -> None:
-    """The test above can tell them apart: any two differ far more than a lossy format changes a picture."""
+    """So the test above proves something: any two differ far more than a lossy format changes a picture."""
     pictures = [turn(PICTURE) for turn in UPRIGHT.values()]
     for number, one in enumerate(pictures):
         for other in pictures[:number]:
@@ -504,7 +504,7 @@ def test_a_cut_file_never_gives_another_picture(kind: str) -> None:
             difference = (prepared_pixels(whole[:cut]) != expected).any(axis=2)
         except RowFailure as failure:
             codes[cut] = failure.code
-            assert cut < len(whole) - end  # without its end marker the picture is whole
+            assert cut < len(whole) - end  # a picture that lacks only its end marker is complete
         else:
             blocks = [np.ptp(where) for where in difference.nonzero() if len(where)]
             assert not blocks or (kind == "JPEG" and max(blocks) < 24 and cut >= len(whole) - end - 8)
@@ -551,7 +551,7 @@ def test_zeros_in_place_of_a_png_s_end_cost_no_picture() -> None:
         (b"\0\0\0\x18ftypisom" + bytes(50), r"a video \(MP4 or QuickTime\)"),
         ("Käse".encode(), "plain text"),
         (bytes(2000), "zeros"),
-        (bytes(range(128, 255)), "of no kind that is known here"),
+        (bytes(range(128, 255)), "of an unknown kind"),
     ],
 )
 def test_bytes_that_are_no_image_are_told_by_their_kind(content: bytes, says: str) -> None:
@@ -561,7 +561,7 @@ def test_bytes_that_are_no_image_are_told_by_their_kind(content: bytes, says: st
 
 @pytest.fixture(scope="module")
 def extra() -> dict[str, bytes]:
-    """The picture in the formats of the extra."""
+    """The picture in the formats that the extra `formats` reads."""
     import pillow_heif
     import pillow_jxl  # noqa: F401  (registers itself)
 
@@ -582,7 +582,7 @@ def extra() -> dict[str, bytes]:
 
 
 def jxl_boxes(stream: bytes) -> bytes:
-    """A codestream in the container, in two parts, with a comment between them."""
+    """A codestream in a container, split in two parts with a comment between them."""
     parts = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl "), (b"jxlp", bytes(4) + stream[:50])]
     parts += [(b"xml ", b"<x/>"), (b"jxlp", b"\x80\0\0\1" + stream[50:])]
     return b"".join(struct.pack(">I", 8 + len(content)) + name + content for name, content in parts)
@@ -714,7 +714,7 @@ def test_damaged_bytes_fail_as_rows_or_give_pictures_of_the_right_size(file: byt
 
 @cache
 def page_of_text(ink: str, paper: str, subsampling: int) -> bytes:
-    """1600 x 1200 pixels of letters 10 to 32 pixels high, which is the hardest to keep."""
+    """1600 x 1200 pixels of letters 10 to 32 pixels high. Scaling damages these most."""
     page = Image.new("RGB", (1600, 1200), paper)
     draw, top = ImageDraw.Draw(page), 6
     for height, lines in ((10, 8), (12, 8), (14, 8), (18, 8), (24, 4), (32, 4)):
@@ -775,7 +775,7 @@ ODD = Image.open(io.BytesIO(PHOTOGRAPHS["rocket"])).crop((0, 0, 639, 427))
 def test_a_jpeg_decoded_at_a_fraction_is_turned_and_keeps_its_place(
     orientation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of an odd size ends half a pixel beyond the picture: on the side to which that is turned."""
+    """Half of an odd size ends half a pixel beyond the picture. After a turn, that may be at another side."""
     jpeg = encode(ODD, "JPEG", quality=90, exif=exif(orientation))
     rule = seen_as(*ODD.size, 3.5)
     fast = prepare(jpeg, rule, LIMITS)
@@ -826,4 +826,4 @@ def test_a_large_picture_by_bands_is_turned(orientation: int, monkeypatch: pytes
     monkeypatch.setattr("caprl_ray.prepare.decode.BAND_PIXELS", 3000)
     bands = prepare(file, RULE, LIMITS)
     assert (bands.width, bands.height) == (whole.width, whole.height)
-    assert np.abs(pixels(bands).astype(int) - pixels(whole)).max() <= 2  # across and down in the other order
+    assert np.abs(pixels(bands).astype(int) - pixels(whole)).max() <= 2  # it is resized in the other order

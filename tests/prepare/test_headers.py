@@ -42,7 +42,7 @@ def test_a_jpeg_loses_a_large_profile_and_nothing_else(image: Image.Image, turne
 
 
 def test_scans_behind_a_photograph_are_not_counted() -> None:
-    """A phone's photograph may be followed by a film."""
+    """Some phones append a video to a photograph."""
     jpeg = encode(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     film = random.Random(1).randbytes(10_000).replace(b"\xff", b"") + b"\xff\xda" * 1000
     assert (jpeg + film).count(b"\xff\xda") * 16_000_000 > headers.MOST_SCANNED

@@ -1,4 +1,4 @@
-"""The sandbox with decoders that really crash, hang and are killed. It gives the same pixels as prepare."""
+"""The sandbox, with decoders that really crash, hang and are killed. It returns the same pixels as `prepare`."""
 
 import signal
 import subprocess
@@ -79,7 +79,7 @@ def shown(result: object) -> object:
 
 
 def children() -> list[psutil.Process]:
-    """Our living children that decode in a sandbox, and dead ones that were not reaped."""
+    """The sandbox processes of this test: running ones, and dead ones that were not reaped."""
     return [child for child in psutil.Process().children() if is_sandbox(child)]
 
 
@@ -159,7 +159,7 @@ def test_a_kill_from_outside_fails_no_row(sandbox: Sandbox, notes: Path) -> None
 
 
 def test_a_child_that_is_stopped_is_given_up(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its own timer ends it nor does it take what is sent: 1 MB does not fit into the pipe."""
+    """Its own timer does not end it, and it reads nothing from the pipe, into which 1 MB does not fit."""
     monkeypatch.setattr(module, "SLACK_S", 0.5)
     large = GOOD + bytes(1_000_000)
     assert sandbox(large) == outcome(PLAIN, large)
@@ -201,7 +201,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("busy", ["", "<sleep>", "<sleep with the lock>"])
 def test_the_child_ends_when_its_worker_is_killed(busy: str) -> None:
-    """At once when it waits for an image, at the image's limit when it hangs in one."""
+    """It ends at once if it waits for an image, and at the image's timeout if it hangs in one."""
     with subprocess.Popen([sys.executable, "-c", WORKER, busy], stdout=subprocess.PIPE, cwd=ROOT) as worker:
         assert worker.stdout
         child = psutil.Process(int(worker.stdout.readline()))

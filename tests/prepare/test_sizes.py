@@ -1,4 +1,4 @@
-"""The size rule against its original, and what the model's own processor does with prepared pixels."""
+"""The size rule is compared with its original. The model's own processor leaves prepared pixels as they are."""
 
 import io
 import random
@@ -60,7 +60,7 @@ def test_settled_sizes_stay_and_differ_from_target_only_for_extreme_aspects(fact
         aspect = max(width, height) / min(width, height)
         try:
             size = rule.settled(width, height)
-        except RowFailure:  # image_aspect, the only code there is
+        except RowFailure:  # image_aspect, the only possible code
             assert aspect > 100
             continue
         assert rule.target(*size) == size
@@ -168,7 +168,7 @@ def noise_png(width: int, height: int) -> bytes:
 
 
 def seen_by_model(processor: Any, prepared: Prepared) -> np.ndarray:
-    """The uint8 pixels that the patches of `pixel_values` hold, put together again."""
+    """The uint8 pixels, put together from the patches in `pixel_values`."""
     image = Image.frombytes("RGB", (prepared.pixel_width, prepared.pixel_height), prepared.pixels)
     out = processor(images=[image], return_tensors="np")
     patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
@@ -188,7 +188,7 @@ def seen_by_model(processor: Any, prepared: Prepared) -> np.ndarray:
 @pytest.mark.parametrize("size", [(640, 480), (333, 77), (13, 9), (31, 1999), (1501, 1007), (28, 56), (5, 700)])
 @pytest.mark.parametrize("recipe", [(3136, 1003520), (784, 9408)])
 def test_the_processor_sees_exactly_the_prepared_pixels(size: tuple[int, int], recipe: tuple[int, int]) -> None:
-    """Also when the processor itself has the narrow limits: nothing is left for it to resize."""
+    """The processor resizes nothing, even if it has the recipe's narrow limits itself."""
     from transformers import Qwen2VLImageProcessor
 
     low, high = recipe

@@ -1,4 +1,4 @@
-"""The tiles of InternVL and the tokens of each captioner's images, against the models' own processors."""
+"""The tiles of InternVL and the tokens of each captioner's images are those of the models' own processors."""
 
 import random
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def sizes(count: int) -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("limits", [{}, {"max_pixels": 1_003_520}, {"min_pixels": 3 * TILE, "max_pixels": 7 * TILE}])
 def test_tiles_are_those_of_the_models_own_processor(limits: dict[str, int]) -> None:
-    """Before and after the image is prepared, within the recipe's limits."""
+    """They are the same before and after the image is prepared, within the recipe's limits."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
     rule = internvl(**limits)
@@ -77,7 +77,7 @@ def test_a_range_without_tiles_is_refused_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("most", [1_003_520, 10**9])
 def test_tokens_of_a_prepared_image_are_those_of_the_image_itself(most: int) -> None:
-    """CapRL-3B, CapRL 2.0 and CapRL-InternVL: what the engine counts is what the model's own processor would count."""
+    """For CapRL-3B, CapRL 2.0 and CapRL-InternVL, the engine counts as many as the model's own processor would."""
     from transformers import GotOcr2ImageProcessor, Qwen2VLImageProcessor
 
     limits = {"min_pixels": 3136, "max_pixels": most}
@@ -95,7 +95,7 @@ def test_tokens_of_a_prepared_image_are_those_of_the_image_itself(most: int) -> 
             narrowed["size"] = {"shortest_edge": rule.min_pixels, "longest_edge": rule.max_pixels}
         for width, height in sizes(200):
             if max(width, height) > 150 * min(width, height):
-                continue  # settled elsewhere (test_sizes.py)
+                continue  # tested in test_sizes.py
             seen = rule.settled(width, height)
             count = own.get_number_of_image_patches(height, width, narrowed)
             assert own.get_number_of_image_patches(seen[1], seen[0], narrowed) == count, (width, height)

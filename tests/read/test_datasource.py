@@ -1,4 +1,4 @@
-"""The contents of a read task."""
+"""The units and rows of a read task."""
 
 import pickle
 from hashlib import sha256

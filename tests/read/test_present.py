@@ -33,7 +33,7 @@ MENDED = frozenset({"truncated_unit"})
 
 
 class Dataset:
-    """A source and an output, captioned without Ray: each finished row's caption is the digest of its picture."""
+    """A source and an output, captioned without Ray. The caption of a finished row is the digest of its picture."""
 
     def __init__(self, source: Path, out: Path) -> None:
         self.out = str(out)
@@ -95,7 +95,7 @@ def test_a_shard_cut_short_and_mended_is_captioned_further_and_the_rows_so_far_s
     before = kept(dataset)
     shard.write_bytes(whole)
     assert dataset.run().finished == first.finished
-    dataset.run(MENDED, limit=2, mend=False)  # killed on its way
+    dataset.run(MENDED, limit=2, mend=False)  # killed midway
     second = dataset.run(MENDED)
     assert second.balanced and (second.finished, second.failed, second.duplicate, second.ended) == (9, 0, 0, 0)
     assert before.items() <= kept(dataset).items()
@@ -148,7 +148,7 @@ def test_files_that_changed_are_captioned_as_they_are_now_and_the_others_are_not
         touch(folder / f"{number}.jpg")
     (folder / "2.jpg").write_bytes(picture(20))
     assert (touched := dataset.run(accept=Accept.TOUCHED)).balanced and (touched.finished, touched.failed) == (3, 1)
-    (folder / "3.jpg").touch()  # finished: not looked at
+    (folder / "3.jpg").touch()  # finished, so it is not looked up
     assert (found := dataset.run(CHANGED)).balanced and (found.finished, found.failed) == (4, 0)
     assert before.items() <= kept(dataset).items()
 

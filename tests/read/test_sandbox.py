@@ -1,4 +1,4 @@
-"""Units are read in a child that really crashes, is killed and runs out of memory; the rest comes out as it is."""
+"""Units are read in a child that really crashes, is killed and runs out of memory. The other rows are unchanged."""
 
 import io
 import tarfile
@@ -39,7 +39,7 @@ def image(number: int, words: bytes = b"", size: int = 5000) -> bytes:
 
 
 def table(path: Path, words: dict[int, bytes] | None = None, size: int = 5000, group: int = GROUP) -> Path:
-    """A file whose first 27 rows lie before the 64 KiB at its end that are read first."""
+    """A file whose first 27 rows are not in its last 64 KiB, which are read first."""
     images = [image(n, (words or {}).get(n, b""), size) for n in range(ROWS)]
     columns = {"image": images, "n": list(range(ROWS))}
     options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
@@ -70,7 +70,7 @@ def unit_of(path: Path) -> tuple[Unit, pa.Schema]:
 
 
 def read(path: Path, access: Access, done: BitMap | None = None) -> list[pa.Table]:
-    """The tables of a unit, as a later attempt of a read task makes them."""
+    """The tables of a unit, as the second attempt of a read task makes them."""
     unit, schema = unit_of(path)
     with ReadSandbox() as sandbox:
         rows = unit_rows(0, unit, schema=schema, access=access, done=done, rows=unit.rows, read=sandbox)
@@ -146,7 +146,7 @@ def test_a_page_that_kills_fails_its_row_group_and_no_other(tmp_path: Path, note
 
 
 def test_rows_before_the_page_in_its_row_group_are_read(tmp_path: Path, notes: Path) -> None:
-    """The reader fetches up to four MiB at a time, so the death comes that much too early."""
+    """The reader fetches up to four MiB at a time, so it dies up to four MiB before the page."""
     path = table(tmp_path / "a.parquet", {35: b"<segfault>"}, size=500_000, group=ROWS)
     found = outcomes(read(path, access_to(path, notes)))
     lost = {index for index, outcome in found.items() if outcome == "read_crash"}
@@ -228,7 +228,7 @@ def test_one_child_reads_many_units_and_ends_with_the_block(tmp_path: Path) -> N
             pids.add(sandbox._child._process.pid)
         next(left := sandbox(unit, BitMap(), access_to(path), LeftOut()))
         left.close()
-        assert sandbox._child is None  # it had more to say
+        assert sandbox._child is None  # it was ended, because it had more samples to send
         assert len(list(sandbox(unit, BitMap(), access_to(path), LeftOut()))) == ROWS
     assert len(pids) == 1
     assert not [child for child in psutil.Process().children() if "caprl_ray.read.sandbox" in child.cmdline()]

@@ -1,4 +1,4 @@
-"""Which samples are given up after which deaths."""
+"""The search gives up the right samples after each death of a child."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CRASH = RowFailure("read_crash", "SIGSEGV")
 
 
 def died(search: Search, place: int, suspects: list[range] | None = None) -> set[int]:
-    """The samples that the next child passes over."""
+    """The samples that the next child skips."""
     if search.needs_suspects(place):
         assert suspects is not None
         search.suspects = list(suspects)

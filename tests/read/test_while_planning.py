@@ -1,4 +1,4 @@
-"""An input that takes long to list: engines start meanwhile, and a wrong input still ends the run."""
+"""Engines start while a long input is still being listed. A wrong input still ends the run."""
 
 import json
 import os
@@ -54,9 +54,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A recipe whose input is listed only when an engine has started, but for its first unit.
+    """A recipe whose input yields its first unit at once, and the others only after an engine has started.
 
-    Then the listing takes longer than an execution may make no progress.
+    Then listing takes longer than the time that an execution may go without progress.
     """
     monkeypatch.setitem(globals(), "READY", str(tmp_path / "ready"))
     monkeypatch.setattr(job, "Captioner", NotedCaptioner)

@@ -1,4 +1,4 @@
-"""Tables for tests, and what reading them gives, without Ray."""
+"""Write tables for tests, and read them without Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def planned(access: Access) -> tuple[list[Unit], pa.Schema]:
 
 
 def table_of(access: Access, done: BitMap | None = None) -> pa.Table:
-    """All rows of an input, as they travel."""
+    """All rows of an input, as read tasks yield them."""
     units, columns = planned(access)
     schema = row_schema(columns, CAPTION)
     rows = (
@@ -70,7 +70,7 @@ def metadata_of(table: pa.Table) -> pa.Table:
 
 
 class _Passing:
-    """The frame of a real stage, which changes nothing but what it drops."""
+    """Needs and drops the columns of a real stage, but changes no others."""
 
     def __init__(self, stage: type[Prepare] | type[Captioner]) -> None:
         self.name, self.needs, self.drops = stage.name, ("unit", "index"), stage.drops
@@ -80,7 +80,7 @@ class _Passing:
 
 
 def committed(access: Access, output: Path) -> Path:
-    """Read, pass through the frames of the stages, and commit. Returns the folder of the output."""
+    """Read an input, pass its rows through stages that do nothing, and commit. Returns the output's folder."""
     table = table_of(access)
     for stage in (Prepare, Captioner):
         table = run_stage(_Passing(stage), table)

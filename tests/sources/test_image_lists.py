@@ -1,4 +1,4 @@
-"""The images of a table's rows: lists, base64, structs of any order, paths; and texts that are no images."""
+"""The images of a table's rows: lists, base64, structs of any order, paths; and texts that are not images."""
 
 import base64
 from pathlib import Path
@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 # Lists of images
 
 LISTS: list[list[int | None] | None] = [[0, 1], [], None, [2, None, 3], [4]]
-# What they become: key, image, code.
+# The rows that they become: key, image, code.
 PLACES = [
     ("0[0]", 0, None),
     ("0[1]", 1, None),
@@ -69,7 +69,7 @@ def test_a_part_that_is_done_is_not_read_again_and_the_rest_is_the_same(tmp_path
     whole = [row for row in rows_of(access) if row["index"] not in done]
     assert rows_of(access, BitMap(done)) == whole
     (unit,), _ = planned(access)
-    assert parquet_read.suspects(unit, 3, access) == []  # the pages that may kill tell the lists' lengths
+    assert parquet_read.suspects(unit, 3, access) == []  # the lists' lengths are in the pages that may kill
 
 
 def test_lists_of_paths_large_lists_and_lists_of_one_length(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_structs_bytes_may_be_base64(tmp_path: Path) -> None:
     assert [row["key"] for row in rows] == ["1.jpg", "a.parquet:1"]
 
 
-# Base64, and texts that are none
+# Base64, and texts that are not base64
 
 
 def test_base64_and_data_uris_are_decoded_and_a_key_never_holds_them(tmp_path: Path) -> None:

@@ -125,12 +125,12 @@ def test_a_relative_root_is_that_of_the_process_which_read_the_recipe(tmp_path: 
     assert recipe.input.image_roots == [os.path.abspath("images")]
 
 
-# What is no image
+# Files that are not images
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fails instead of hanging."""
+    """Ends the test run instead of letting it hang."""
     timer = threading.Timer(seconds, os._exit, [70])
     timer.start()
     yield
@@ -164,7 +164,7 @@ print(outcomes(access_to(sys.argv[1])))
 
 
 def in_own_mounts(script: str, *arguments: str) -> str:
-    """What a shell script prints that may mount: as root of a user namespace of its own."""
+    """The output of a shell script that may mount file systems, as root of its own user namespace."""
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip("no user namespaces here")
@@ -182,7 +182,7 @@ def in_own_mounts(script: str, *arguments: str) -> str:
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
 def test_files_of_the_kernel_that_are_mounted_elsewhere_are_empty_images(tree: Path) -> None:
-    """Reading them would be refused, or go on without end; they say that they have no bytes."""
+    """Reading them would be refused or never end. They state a size of 0."""
     (tree / "set/mem.jpg").touch()
     path = listed(tree / "set", "mem.jpg", "a.jpg")
     script = f'mount --bind /proc/self/mem "{tree}/set/mem.jpg"; exec "$1" -c "$2" "$3" "$4"'
@@ -203,7 +203,7 @@ def test_a_file_that_grows_while_it_is_read_is_read_no_further(tree: Path, monke
     assert outcomes(access_to(path)) == ["source_changed"]
 
 
-# The row's fault, or the storage's
+# Errors of the row, and errors of the storage
 
 
 def one_row(access: Access) -> dict[str, Any]:

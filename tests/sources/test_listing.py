@@ -134,7 +134,7 @@ def test_housekeeping_and_hidden_names_are_passed_over_and_counted(tmp_path: Pat
 
 
 def test_tables_also_hide_by_an_underscore(tmp_path: Path) -> None:
-    table = b"no parquet"  # ends as a row of its own
+    table = b"no parquet"  # becomes one failed row
     for name in (
         "0.parquet",
         "_1.parquet",

@@ -1,4 +1,4 @@
-"""Manifests: the rows of a list of images and the values of its columns; files that are no lists are refused."""
+"""Manifests: the rows of a list of images and the values of its columns. Files that are not lists are refused."""
 
 import gzip
 import json
@@ -85,7 +85,7 @@ def test_json_tells_types_and_a_column_of_several_is_text(folder: Path) -> None:
             "line 2: 1 fields, and the",
         ),
         ("a.tsv", [b"image\tn", b"photos/0.jpg\t1\t2", b'photos/0.jpg\t"x"y', b"\xff\t1"], "line 2: 3 fields, and the"),
-        ("a.jsonl", [b'{"image": "x"}', b"{", b"[1]", b'{"image": "a.jpg", "x": ["\\uD800"]}'], "line 2: no JSON"),
+        ("a.jsonl", [b'{"image": "x"}', b"{", b"[1]", b'{"image": "a.jpg", "x": ["\\uD800"]}'], "line 2: not JSON"),
         ("a.jsonl", [b'{"image": "x"}', b"[" * 10_000, b"3", b'{"image": "\xff"}'], "line 2: JSON nested too deeply"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         (
             "a.json",
             b'{\n  "images": [\n    "a.jpg"\n  ]\n}',
-            "no row in its first lines (line 1: no JSON (",
+            "no row in its first lines (line 1: not JSON (",
         ),
         ("a.json", b'[{"image": "a.jpg"}]', "jq -c '.[]' FILE > FILE.jsonl"),
         ("a.csv.gz", gzip.compress(b"image\n" + b"a.jpg\n" * 9, mtime=0)[:-9], "stream is damaged or ends early"),
@@ -222,7 +222,7 @@ def test_a_list_counts_only_where_it_is_asked_for(folder: Path) -> None:
 
 
 def test_a_job_without_images_reads_the_rows_of_a_list_and_looks_for_no_picture(tmp_path: Path) -> None:
-    """Also in a folder, where lists of images do not count for captioning; what an export keeps is no list."""
+    """It finds lists in a folder too, where captioning leaves them out. An export's own files are not lists."""
     rows: list[Any] = [{"image": "nowhere/0.jpg", "n": 1}, {"n": 2}, {}, {"image": None, "more": "x"}]
     lines = [*map(json.dumps, rows), '{"image" 5}', "[1]"]
     listed(tmp_path, "a.jsonl", "\n".join(lines))
@@ -237,4 +237,4 @@ def test_a_job_without_images_reads_the_rows_of_a_list_and_looks_for_no_picture(
     assert texts == [{"image": "nowhere/0.jpg"}, {}, {"image": None, "more": "x"}, {}, {}, {"image": "nowhere/1.jpg"}]
     failed = [(one.row, one.failure.code, one.failure.detail) for one in samples if one and one.failure]
     assert [one[:2] for one in failed] == [(4, "bad_line"), (5, "bad_line")]
-    assert failed[0][2].startswith("line 5: no JSON") and failed[1][2] == "line 6: JSON, but no object"
+    assert failed[0][2].startswith("line 5: not JSON") and failed[1][2] == "line 6: JSON, but not an object"

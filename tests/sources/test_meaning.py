@@ -1,4 +1,4 @@
-"""A source's columns keep their names, values and meaning on the whole way: read, stages, commit."""
+"""A source's columns keep their names, values and meaning through reading, stages and commit."""
 
 import json
 from pathlib import Path
@@ -134,7 +134,7 @@ def test_types_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path, one: 
 
 def test_a_prompt_that_names_a_column_of_no_row_is_refused() -> None:
     recipe = parse({"input": {"paths": ["-"]}, "output": {"path": "-"}, "prompt": {"user": "{txt} and {meta[alt]}"}})
-    check_prompt(recipe, ["json"])  # it may be in there
+    check_prompt(recipe, ["json"])  # the value may be in the JSON
     check_prompt(recipe, ["txt", "meta"])
     with pytest.raises(
         RecipeError, match=r"^prompt\.user: \{txt\} names a column that the input does not have; it has n\.$"

@@ -1,4 +1,4 @@
-"""Parquet: what becomes a unit, which column holds the images, and that every other column comes out as it went in."""
+"""Parquet: units and image columns are found, and all other columns keep their values."""
 
 import base64
 import random
@@ -50,7 +50,7 @@ from tests.sources.tables import (
     write,
 )
 
-# Pages of a megabyte, as `datasets` writes them; a page is the least of a file that can be held.
+# Pages of a megabyte, as `datasets` writes them. A reader holds at least one page.
 SMALL_PAGES = {"use_content_defined_chunking": True, "use_dictionary": False}
 
 
@@ -454,7 +454,7 @@ def test_an_image_beyond_the_bound_fails_its_row_alone(tmp_path: Path) -> None:
 
 
 class Trap(pa.ExtensionType):
-    """An extension type whose deserialisation leaves a trace, as one that unpickles would run code."""
+    """An extension type that records its deserialisation, in place of one that would run code by unpickling."""
 
     sprung: list[bytes] = []  # noqa: RUF012 (shared on purpose)
 
@@ -542,7 +542,7 @@ def test_a_file_that_is_no_parquet_fails_alone_and_not_the_plan(
 
 
 class _Keys(encryption.KmsClient):  # type: ignore[misc]
-    """Keys that are in the file itself."""
+    """A key service that stores the keys in the file itself."""
 
     def __init__(self) -> None:
         encryption.KmsClient.__init__(self)
@@ -650,7 +650,7 @@ def test_every_row_that_a_footer_claims_ends_as_one_row(tmp_path: Path, claimed:
     path = write(tmp_path / "a.parquet", {"image": contents(77)})
     raw = path.read_bytes()
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
-    count = b"\x16\x9a\x01"  # in Thrift: a field of 64 bits after the one before, and 77 in zigzag
+    count = b"\x16\x9a\x01"  # in Thrift: the next field, of 64 bits, with 77 in zigzag
     assert raw[footer:].count(count) == 3  # of the file, of the row group, of its column
     path.write_bytes(raw[:footer] + raw[footer:].replace(count, b"\x16" + bytes([2 * claimed & 0x7F | 0x80, 1])))
     rows = rows_of(access_to(path))
@@ -659,7 +659,7 @@ def test_every_row_that_a_footer_claims_ends_as_one_row(tmp_path: Path, claimed:
 
 
 class Counting:
-    """A stream that notes which bytes were read, and fails where it is told to."""
+    """A stream that records which bytes are read, and fails at a given byte."""
 
     def __init__(self, stream: Any, ranges: list[tuple[int, int]], fault: OSError | None, at: int) -> None:
         self.stream, self.ranges, self.fault, self.at = stream, ranges, fault, at
@@ -764,7 +764,7 @@ def test_only_the_units_own_row_groups_are_read_and_finished_ones_are_not(
         ranges.clear()
         rows = list(unit_rows(unit, units[unit], schema=row_schema(columns), access=access, done=done, rows=30))
         assert [row["encoded"] for row in rows] == [content(30 * unit + n, 100_000) for n in range(30) if n not in done]
-        for group in range(5):  # the last one lies in part in the tail that is read with the footer
+        for group in range(5):  # a part of the last one is read with the footer
             start, end = column_range(path, group)
             touched = sum(max(0, min(end, b) - max(start, a)) for a, b in ranges)
             assert touched == (end - start if group in wanted else 0)
@@ -832,7 +832,7 @@ def test_an_image_that_thousands_of_rows_share_is_not_held_for_each(tmp_path: Pa
 
 
 def peak_of(path: Path, *, images: int, size: int) -> float:
-    """The MiB by which a process grows that reads a file of so many images of one size."""
+    """Read a file of `images` images of `size` bytes in a new process. Returns by how many MiB it grows."""
     out = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True, timeout=300)
     total, grown = out.stdout.split()
     assert int(total) == images * size
@@ -926,7 +926,7 @@ def test_a_hugging_face_folder_is_captioned_with_all_its_columns(tmp_path: Path)
 def test_every_type_passes_through_the_whole_job(tmp_path: Path) -> None:
     rng = random.Random(0)
     images = [encode_scene(sample_scene(rng), rng)[1] for _ in range(3)]
-    transit = row_schema(pa.schema([]), CAPTION).names  # what travels between stages may be the name of a column, too
+    transit = row_schema(pa.schema([]), CAPTION).names  # names of columns between stages are allowed too
     named = {name: pa.array([name, None, ""]) for name in transit if not clashes([name], CAPTION)}
     columns = named | ALL_TYPES
     write(tmp_path / "set" / "a.parquet", {**columns, "photo": images})

@@ -1,4 +1,4 @@
-"""Pages are inspected while they are read: those of honest files are found, and too large ones are refused."""
+"""Pages are inspected while they are read. All pages of honest files are found, and too large ones are refused."""
 
 import io
 import random
@@ -32,7 +32,7 @@ def written(**options: Any) -> bytes:
 
 
 def rows_of(content: bytes, monkeypatch: pytest.MonkeyPatch, max_bytes: int = 10**6) -> tuple[pa.Table, list[Chunk]]:
-    """All rows of a file, and the chunks that were looked at."""
+    """All rows of a file, and the chunks that were inspected."""
     seen: list[Chunk] = []
 
     class Noted(PageInspector):
@@ -111,9 +111,9 @@ def test_a_header_is_read_as_arrows_reader_does() -> None:
     page = Page(is_dictionary=False, stored=10, inflated=20, values=5, encoding=8)
     assert page_header(HEADER + b"data") == (page, len(HEADER))
     assert all(page_header(HEADER[:cut]) is None for cut in range(len(HEADER)))
-    again = b"\x05\x04\x28"  # field 2 again, by its number: the last one counts
+    again = b"\x05\x04\x28"  # field 2 again, by its number; the last value counts
     assert page_header(b"\x15\x00\x15\x7e" + again + HEADER[4:]) == (page, len(HEADER) + 3)
-    as_64_bits = b"\x06\x04\x02"  # which Arrow passes over
+    as_64_bits = b"\x06\x04\x02"  # Arrow ignores it
     assert page_header(HEADER[:4] + as_64_bits + HEADER[4:]) == (page, len(HEADER) + 3)
 
 
@@ -146,7 +146,7 @@ def test_any_bytes_are_a_header_or_none_or_refused(content: bytes) -> None:
 
 
 def test_a_dictionary_is_measured_by_its_largest_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million short labels from a large dictionary are honest; as many long ones are not."""
+    """A million short labels from a large dictionary are accepted; as many long ones are refused."""
     words = [f"word {n}" for n in range(20_000)]
     for size, good in ((0, True), (3000, False)):
         dictionary = pa.array([*words, "x" * size])

@@ -1,4 +1,4 @@
-"""Hashes of images that are not wanted: how a file of them is read, and which digests are found."""
+"""Hashes of placeholder images are read from a file, and exactly their digests are found."""
 
 import pickle
 from hashlib import sha256

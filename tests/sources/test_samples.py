@@ -34,7 +34,7 @@ RULES = Rules(max_image_bytes=MAX_IMAGE)
 
 
 def content_of(position: int, name: str) -> bytes:
-    """What tells every member apart, valid for its kind."""
+    """A different content for each member, valid for its kind."""
     kind = name.rpartition(".")[2].lower()
     text = {"json": '{"n": %d}', "cls": "%d"}.get(kind, "member %d")
     return (text % position).encode()
@@ -62,7 +62,7 @@ def sample_of(*members: tuple[str, bytes]) -> Sample:
 
 
 def by_webdataset(content: bytes) -> list[dict[str, bytes]]:
-    """The library's samples; a duplicate, which it refuses, is left out and its sample marked."""
+    """The library's samples. It refuses duplicate members; these are left out, and their sample is marked."""
     duplicates: list[str] = []
 
     def on_error(error: Exception) -> bool:
@@ -73,7 +73,7 @@ def by_webdataset(content: bytes) -> list[dict[str, bytes]]:
         return True
 
     found = []
-    from webdataset.tariterators import group_by_keys, tar_file_expander  # and so torch, which takes seconds
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # imports torch, which takes seconds
 
     files = tar_file_expander([{"url": "shard.tar", "stream": io.BytesIO(content)}], handler=on_error)
     for sample in group_by_keys(files, handler=on_error):
@@ -83,7 +83,7 @@ def by_webdataset(content: bytes) -> list[dict[str, bytes]]:
 
 
 def as_ours(sample: dict[str, bytes]) -> tuple[object, ...]:
-    """The library's sample by our rules of columns, which are simple enough to state again here."""
+    """The library's sample in our columns. Their rules are simple enough to repeat here."""
     members = {name: value for name, value in sample.items() if not name.startswith("__") and name != "duplicate"}
     images = [value for name, value in members.items() if name.split(".")[-1] in IMAGE_EXTENSIONS]
     texts = {name: v.decode() for name, v in members.items() if name.split(".")[-1] in ("json", "txt", "cls")}
@@ -161,7 +161,7 @@ def test_a_member_has_the_key_that_webdataset_gives_it(name: str) -> None:
 def test_hostile_names_are_split_in_linear_time() -> None:
     names = ["/" * 65_000, "a/" * 32_000, "_" * 65_000, "." * 65_000, ".a/" * 21_000]
     limit = member_limit(replace(RULES, max_image_bytes=1))
-    for name in names * 100:  # the library's pattern takes seconds for one
+    for name in names * 100:  # the library's pattern takes seconds for each
         assert limit(name) == 0
 
 
@@ -193,7 +193,7 @@ def test_a_faulty_sample_keeps_its_key_and_valid_metadata(
         samples_of(archive(["z.jpg", *(n for n, _ in members), "b.jpg"], [b"z", *(c for _, c in members), b"b"]))
     )
     assert [s.key for s in found] == ["z", "a", "b"]
-    assert [s.failure is None for s in found] == [True, False, True]  # its neighbours are none the worse
+    assert [s.failure is None for s in found] == [True, False, True]  # its neighbours are unaffected
     sample = found[1]
     assert sample.failure is not None
     assert (sample.failure.code, sample.failure.detail) == (code, detail)
@@ -256,7 +256,7 @@ def test_the_image_key_says_which_member_is_captioned(key: str, image: bytes | N
     content = archive(["a.canny.png", "a.depth.png", "a.jpg", "a.txt"], [b"1", b"2", b"3", b"t"])
     rules, left_out = Rules.of(Input(paths=["-"], image_key=key), MAX_IMAGE), LeftOut()
     limit = member_limit(rules)
-    assert limit("a.canny.png") == 0  # only what may be captioned is held
+    assert limit("a.canny.png") == 0  # only images that may be captioned are held
     members = read_members(io.BytesIO(content), limit=member_limit(rules), left_out=left_out)
     (sample,) = group_samples(members, rules, left_out)
     assert sample.image == image
@@ -364,7 +364,7 @@ def test_a_cut_shard_gives_every_complete_sample_right_and_never_the_one_it_cut(
     edges = {block + d for block in range(0, marker + 1, 512) for d in (-1, 0, 1)} & set(range(marker + 1))
     for cut in sorted(edges | set(random.Random(1).sample(range(marker), 30))):
         found: list[tuple[object, ...]] = []
-        at_end = cut in ends  # whole to its last member: only the end marker is missing
+        at_end = cut in ends  # all members are complete; only the end marker is missing
         with nullcontext() if at_end else pytest.raises(TarDamaged):
             found.extend(map(as_tuple, samples_of(written[:cut])))
         assert found[: len(found) - at_end] == whole[: sum(end <= cut for end in opens)][: len(found) - at_end]

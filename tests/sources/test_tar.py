@@ -1,4 +1,4 @@
-"""The tar reader, compared with the standard library's, and with hostile archives."""
+"""The tar reader is compared with the standard library's, and tried on hostile archives."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ from caprl_ray.sources.unpacked import FREE_INFLATION
 from tests.hostile.shards import END, GIB, header, padded, pax, resummed
 from tests.tars import tar_of
 
-# Each as one stream, and zstd as many frames.
+# Each packs one stream; zst-frames packs many frames.
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gz": gzip.compress,
@@ -45,7 +45,7 @@ NAMES = ["a.jpg", "./b.txt", PREFIXED, "bücher/猫.png", "n" * 100]
 
 
 class Trickle:
-    """A stream with nothing but `read`, which gives less than was asked for, as sockets do."""
+    """A stream with only `read`, which returns fewer bytes than requested, like a socket."""
 
     def __init__(self, content: bytes, seed: int = 0) -> None:
         self._stream, self._random = io.BytesIO(content), random.Random(seed)
@@ -56,7 +56,7 @@ class Trickle:
 
 
 class Endless:
-    """A header, then zeros to the end; each read hands out one and the same buffer."""
+    """A header, then zeros to the end. Each read returns the same buffer."""
 
     def __init__(self, header: bytes, end: int) -> None:
         self._header, self._zeros, self.given, self._end = header, bytes(CHUNK), 0, end
@@ -137,9 +137,9 @@ def test_old_and_odd_headers_are_read_by_their_own_rules() -> None:
     content = b"".join(
         [
             header(b"v7.jpg", b"          1 ", b"\0") + file,
-            header(b"v7folder/", b"1", b"\0"),  # no data follows
+            header(b"v7folder/", b"1", b"\0"),  # has no data
             header(b"contiguous.jpg", b"1\0garbage", b"7") + file,
-            header(b"gnu.jpg", b"1", b"0", gnu_times) + file,  # no prefix: times
+            header(b"gnu.jpg", b"1", b"0", gnu_times) + file,  # GNU stores times in place of the prefix
             header(b"binary.jpg", b"\x80" + bytes(10) + b"\x01") + file,
             *[header(b"no data follows", b"70000", kind) for kind in (b"1", b"2", b"3", b"4", b"5", b"6")],
             header(b"unknown", b"1", b"Z") + file,
@@ -278,7 +278,7 @@ def test_an_archive_without_its_end_marker_is_read_whole_and_noted(pack: Callabl
         (b"\x04\x22\x4d\x18" + bytes(600), "lz4"),
         (b"PK\3\4" + bytes(600), "zip"),
         (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "gzip in gzip"),
-        (random.Random(1).randbytes(2000), "of no kind that is known here"),
+        (random.Random(1).randbytes(2000), "of an unknown kind"),
     ],
 )
 def test_bytes_that_are_no_archive_are_told_by_their_kind(content: bytes, says: str) -> None:
@@ -298,7 +298,7 @@ def test_every_cut_gives_the_members_before_it_and_then_damage() -> None:
     whole = members_of(written)
     with tarfile.open(fileobj=io.BytesIO(written)) as tar:
         ends = [i.offset_data + i.size + -i.size % 512 for i in tar if i.isreg()]
-        between = {i.offset for i in tar if i.offset}  # where a header stands, a whole archive may end
+        between = {i.offset for i in tar if i.offset}  # a cut before a header leaves a complete archive
         marker = tar.offset
     edges = {block + d for block in range(0, marker + 512, 512) for d in (-1, 0, 1, 156, 511)}
     for cut in [*sorted(edges & set(range(marker))), marker + 1, marker + 511]:
@@ -372,7 +372,7 @@ def test_a_hundred_gibibytes_are_read_past_without_memory() -> None:
 
 def test_a_size_that_is_only_claimed_costs_no_memory_even_under_its_limit() -> None:
     content = header(size=b"\x80" + (100 * GIB).to_bytes(11, "big")) + bytes(100_000)
-    stream = cast(BinaryIO, Trickle(content))  # which asserts that no more than a chunk is asked for
+    stream = cast(BinaryIO, Trickle(content))  # it asserts that no read asks for more than a chunk
     tracemalloc.start()
     with pytest.raises(TarDamaged, match="ends in a member at byte 100512"):
         list(read_members(stream, left_out=LeftOut(), limit=lambda name: 1000 * GIB))
@@ -412,7 +412,7 @@ def test_a_gzip_stream_that_inflates_without_end_is_damage_however_it_trickles_i
 
 
 def test_an_archive_that_packs_well_and_is_no_bomb_is_read() -> None:
-    """A hundred members of raw pixels that pack 50 to 1, far over the free part."""
+    """A hundred members of raw pixels that compress 50 to 1, far more than FREE_INFLATION in all."""
     content = random.Random(1).randbytes(20_000).ljust(1 << 20, b"\0")
     written = tar_of({f"{n}.bmp": content for n in range(64)})
     assert len(written) > 1.9 * FREE_INFLATION
@@ -502,7 +502,7 @@ def test_seeking_over_members_changes_no_other_member(
 
 
 def sought_part(content: bytes, wanted: set[int]) -> tuple[list[Member], str | None]:
-    """As `readable_part`, of the members with these numbers only, from a stream that can be sought in."""
+    """As `readable_part`, but from a seekable stream, with the content of only the members `wanted`."""
     numbers = count()
     found: list[Member] = []
     try:

@@ -66,7 +66,7 @@ def rows(s3: S3Server, unit: Unit, done: BitMap) -> list[Row]:
 
 
 def fetched(s3: S3Server) -> list[int]:
-    """The bytes of each range that was asked for."""
+    """The number of bytes in each requested range."""
 
     def sizes() -> Iterator[int]:
         for request in s3.of("GET", "shards/"):
@@ -95,7 +95,7 @@ def test_a_resumed_shard_is_fetched_where_it_is_not_done(s3: S3Server, large: by
     assert rows(s3, unit, BitMap(done)) == [row for row in whole if row["index"] not in done]
     ranges = fetched(s3)
     wanted = SAMPLES - len(done)
-    # The first range is whole, and what is read goes at most a few times its own length too far.
+    # The first range has its full size. After that, at most a few times the wanted bytes are read.
     assert sum(ranges) < RANGE_BYTES + 2.5 * wanted * MEMBER + SAMPLES * RANGE_BYTES_AFTER_JUMP
     assert sum(ranges) < 0.7 * len(large)
     assert len(ranges) < len(done) + 6 * min(wanted, 4)

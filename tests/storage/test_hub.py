@@ -1,4 +1,4 @@
-"""Datasets on the hub, by a server on loopback that answers as the hub does."""
+"""Datasets on the hub, with a server on loopback that answers like the hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_a_planning_that_was_stopped_goes_on_in_its_commit(server: HubServer, tm
     ("path", "kind", "sentence"),
     [
         (f"hf://datasets/{GATED}", RecipeError, "is gated; accept its terms on the hub and set HF_TOKEN"),
-        ("hf://datasets/org/absent", RecipeError, "the hub gives no such dataset"),
+        ("hf://datasets/org/absent", RecipeError, "the hub has no such dataset"),
         (f"{ROOT}@absent", RecipeError, "has no branch, tag or commit absent"),
         (f"hf://datasets/{HANGS}", SystemFailure, "the hub gave no answer"),
         ("hf://org/model", RecipeError, "hf://datasets/ORG/NAME@REVISION/path"),

@@ -1,4 +1,4 @@
-"""Listing one prefix from several keys on: whatever the keys and the guesses, each comes once and in order."""
+"""Listing one prefix in several ranges gives each key once and in order, whatever the keys and the guesses."""
 
 import random
 from bisect import bisect_right
@@ -17,7 +17,7 @@ LAST = "\U0010ffff"
 
 
 class Bucket:
-    """A sorted listing in pages, as S3 gives it; what was asked for stands in `starts`."""
+    """A sorted listing in pages, like that of S3. `starts` records the key from which each page was requested."""
 
     def __init__(self, names: list[str], *, page: int, folders: bool = False, ignores_start: bool = False) -> None:
         self.keys = sorted({BASE + name for name in names})
@@ -53,7 +53,7 @@ def listed(bucket: Bucket) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges of some pages, where a page has ten keys and not a thousand."""
+    """Ranges of a few pages, although a page here has ten keys instead of a thousand."""
     monkeypatch.setattr(listing, "AIMED_KEYS", 65)
 
 
@@ -73,7 +73,7 @@ def test_long_listings_are_whole_in_order_and_mostly_in_ranges(kind: str) -> Non
     bucket = Bucket(NAMES[kind], page=10)
     assert listed(bucket) == bucket.keys
     pages = len(bucket.keys) / 10
-    assert sum(start is not None for start in bucket.starts) > pages / 30  # that many ranges were listed by themselves
+    assert sum(start is not None for start in bucket.starts) > pages / 30  # at least that many ranges
     assert len(bucket.starts) < (3 * pages if kind == "clusters" else 1.4 * pages)
 
 

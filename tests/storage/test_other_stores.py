@@ -1,4 +1,4 @@
-"""Google's and Azure's stores, by servers on loopback: listing, ranges, versions, conditional writes and refusals."""
+"""Google's and Azure's stores, with servers on loopback: listing, ranges, versions, conditional writes, refusals."""
 
 import os
 import sys
@@ -165,8 +165,8 @@ def test_folders_of_a_hierarchical_account_are_no_objects_and_their_order_is_che
     server.folders = {"in", "in/empty.jpg"}
     assert [stored.path for stored in STORAGE.walk("az://photos")] == ["az://photos/in/a.jpg"]
     server.put("in/b.jpg", b"b")
-    server.backwards = True  # how such an account orders its names is not promised
-    with pytest.raises(SystemFailure, match="does not list its names in their order"):
+    server.backwards = True  # an account with folders promises no order of its names
+    with pytest.raises(SystemFailure, match="does not list its objects sorted by name"):
         planned(access_to("az://photos/in", storage=STORAGE))
     server.stop()
 

@@ -1,4 +1,4 @@
-"""Prefetching keeps order and faults, and stays within its bound."""
+"""Prefetching keeps the order and raises errors in their place, and stays within its bound."""
 
 import threading
 import time
@@ -61,6 +61,7 @@ def test_an_early_end_does_not_wait_for_the_ends_of_threads() -> None:
 
     results = prefetched(call, range(2), 2)
     assert next(results) == 0 and begun.wait(10)
-    with getattr(threading, "_shutdown_locks_lock", nullcontext()):  # as a garbage collection at a thread's start does
+    # As if the garbage collector closed it while a thread starts.
+    with getattr(threading, "_shutdown_locks_lock", nullcontext()):
         results.close()
     answer.set()

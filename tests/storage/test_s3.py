@@ -98,7 +98,7 @@ def test_a_walk_goes_on_after_any_object_without_listing_what_is_before_it(s3: S
         assert list(storage.walk(f"s3://{BUCKET}/in", stored.path)) == walked[number + 1 :]
         listed = [parse_qs(request.query) for request in s3.of("GET")]
         for prefix in (f"s3://{BUCKET}/{query['prefix'][0]}" for query in listed if "start-after" not in query):
-            assert prefix > stored.path or prefix == f"s3://{BUCKET}/in/"  # the look at the folder
+            assert prefix > stored.path or prefix == f"s3://{BUCKET}/in/"  # the request for a lone folder
 
 
 def test_a_flat_prefix_of_many_pages_is_listed_whole_and_lazily(s3: S3Server, storage: Storage) -> None:
@@ -106,7 +106,7 @@ def test_a_flat_prefix_of_many_pages_is_listed_whole_and_lazily(s3: S3Server, st
     s3.fill(names)
     first = list(islice(storage.walk(f"s3://{BUCKET}/flat"), 5))
     assert [s.path.rpartition("/")[2] for s in first] == [f"{n:05d}.jpg" for n in range(5)]
-    assert len(s3.of("GET")) <= 4  # a look at the folder, a page, and one ahead
+    assert len(s3.of("GET")) <= 4  # for a lone folder, for a page, and for the next one
     assert len(list(storage.walk(f"s3://{BUCKET}/flat"))) == 3_500
 
 
@@ -145,7 +145,7 @@ def test_folders_are_listed_at_the_same_time(s3: S3Server, storage: Storage) -> 
 
     def wait_for_four(request: Request) -> None:
         if "prefix=d%2F0" in request.query:
-            four.wait(10)  # raises where no four requests are under way at once
+            four.wait(10)  # raises unless four requests run at the same time
 
     s3.fault = wait_for_four
     assert len(list(storage.walk(f"s3://{BUCKET}/d"))) == 8
@@ -280,9 +280,9 @@ def test_the_user_sets_the_number_of_tries_and_the_timeouts(s3: S3Server, monkey
 def test_a_store_that_refuses_everything_for_a_while_is_waited_for(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as that may take, and with every call."""
+    """Each call waits, for the whole time that the store may take."""
     monkeypatch.delenv("AWS_MAX_ATTEMPTS")
-    monkeypatch.setattr(s3_client, "ATTEMPTS", 1)  # of botocore's own, whose pauses are long
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 1)  # without botocore's own retries, whose pauses are long
     storage = Storage(StorageSettings(endpoint=s3.endpoint, region="us-east-1", timeout_s=0.7))
     stored = planned(storage, s3.put("in/object", b"x" * 100))
     outages = {

@@ -18,7 +18,7 @@ SEEN = [name for name in NAMES if not name.startswith((".", "@")) and name not i
 HIDDEN = [("._a.jpg", "housekeeping"), (".cache/", "hidden"), (".h.jpg", "hidden"), ("@eaDir/", "housekeeping")]
 BELOW = [("d/.g/", "hidden"), ("d/Thumbs.db", "housekeeping")]
 
-# A pattern, the objects that it takes with their keys where these are not their names, and what it passes over.
+# A pattern, the names that it takes, and the names that it passes over with the reasons.
 PATTERNS = [
     ("*", SEEN, [*HIDDEN, *BELOW]),
     ("**", SEEN, [*HIDDEN, *BELOW]),
@@ -69,7 +69,7 @@ def test_patterns_take_the_same_names_everywhere(places: list[tuple[Storage, str
 
 
 def key_of(name: str, pattern: str) -> str:
-    """The path below the folder that is taken as a whole: the one that the pattern's last name matches."""
+    """The path below the folder that is taken as a whole, which is the one that the pattern's last name matches."""
     if pattern == "**":
         return name
     depth = pattern.count("/") + (not pattern.endswith("/"))
