@@ -39,7 +39,7 @@ WIDTH, INNER, LAYERS, HEADS = 128, 256, 5, 4
 
 
 def fixed_texts() -> list[str]:
-    """The texts that are one word each, the longest first, because the tokenizer's pattern takes the first that fits."""
+    """The texts that are one word each, the longest first: the tokenizer's pattern takes the first one that fits."""
     prompts = (
         part for text in (judge.INSTRUCTION, judge.BLIND) for part in re.split(r"\{caption\}|\{question\}", text)
     )

@@ -29,7 +29,7 @@ def initialise(model: Any, depth: Callable[[str], int]) -> None:
 
 
 class Cosine:
-    """AdamW for one round. The learning rate rises to `peak` in WARM_STEPS, then falls as a cosine to a fiftieth of it."""
+    """AdamW for one round. The learning rate rises to `peak` in WARM_STEPS, then falls as a cosine to `peak` / 50."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], peak: float) -> None:
         self._parameters, self._peak, self._steps = parameters, peak, 0

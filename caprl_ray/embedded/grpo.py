@@ -39,7 +39,7 @@ def dataset(count: int, *, seed: int, most: int = 5) -> Any:
 
 
 def curated(output: Path, names: str) -> Any:
-    """As `dataset`, from the output of a curation run: the images with questions whose file names begin with `names`."""
+    """As `dataset`, from the output of a curation run: images with questions whose file names begin with `names`."""
     from datasets import Dataset
 
     parts = committed_objects(Storage(), str(output), (DATA,))[DATA]

@@ -118,7 +118,7 @@ class Garbage(Check):
         return any(words.count(word) >= self.one_word * len(words) for word in common)
 
     def _one_part(self, text: str) -> bool:
-        """Whether two to four characters make up nearly the whole text, for scripts without spaces. Tables are spared."""
+        """Whether two to four characters make up nearly the whole text, for scripts without spaces. Spares tables."""
         if len(text) < 40 or outside_tables(text) != text:
             return False
         middle = len(text) // 2

@@ -41,7 +41,7 @@ class OwnCheck(Check):
     severe: ClassVar = True
 
     def found(self, caption: Caption) -> bool:
-        """Call the function. Raises CheckError, whose text has nothing from the function, because it may quote the row."""
+        """Call the function. Raises CheckError, without the function's own message, which may quote the row."""
         try:
             found = self.function(caption)
         except Exception as error:

@@ -117,7 +117,11 @@ class Url(Check):
     remedy: ClassVar = "Mark the check `retry` or `fail`: such addresses are rarely real."
 
     read_within: int = threshold(
-        60, 0, 1000, "The number of characters before an address in which such a word may be.", "set by hand"
+        60,
+        0,
+        1000,
+        "How many characters before an address may contain a word such as `reads` or `shows`.",
+        "set by hand",
     )
 
     def found(self, caption: Caption) -> bool:

@@ -59,9 +59,9 @@ class Input(Section):
     """The input: files, folders, prefixes, globs or brace ranges such as shards/{00000..00099}.tar; local, s3://,
     gs://, az:// or hf://datasets/ORG/NAME@REVISION/path."""
     hidden: bool = False
-    """Whether hidden files in folders and globs are read: files below a name that begins with a dot, and tables below a
-    name that begins with an underscore. Hidden files that a path names are always read. Files that tools keep beside
-    data, such as those in __MACOSX or _delta_log, are never read."""
+    """Whether hidden files in folders and globs are read. A file is hidden if its name or the name of a folder above it
+    begins with a dot, and a table also if such a name begins with an underscore. Hidden files that a path names are
+    always read. Files that tools keep beside data, such as those in __MACOSX or _delta_log, are never read."""
     image_column: str | None = None
     """The column of a table or manifest that holds the bytes or the paths of the images. If left out, it is found by
     type and name. Set it if several columns fit. Write `name[*]` for a parquet column of lists of images: each image

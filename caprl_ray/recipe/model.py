@@ -36,7 +36,7 @@ class Model(Section):
     ~/.cache/caprl_ray/models. Set it if that disk is too small."""
     engine: dict[str, Any] = {}
     """Engine arguments, with vLLM's names, for example {max_model_len: 8192}. Unless they are set here, batch size and
-    memory use on a GPU depend on the GPU's memory. An argument that may hold a secret is refused."""
+    memory use on a GPU follow from the GPU's memory. An argument that may hold a secret is refused."""
     engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
     """Engine arguments for replicas on one type of GPU, by Ray's name for the type: {H100: {max_num_seqs: 384}}. They
     override `engine`. Use it on clusters with several types of GPU."""

@@ -38,7 +38,7 @@ class RepetitionDetection(Section):
 class Sampling(BaseModel):
     """How captions are sampled.
 
-    Most other fields of vLLM's SamplingParams are allowed too, under the same names.
+    A recipe may have most other fields of vLLM's SamplingParams too, under the same names.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)

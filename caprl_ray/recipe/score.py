@@ -36,7 +36,10 @@ def _files(value: Any) -> Any:
 
 
 class Score(Section):
-    """How captions are scored. A language model, the reader, answers questions about the image from the caption alone."""
+    """How captions are scored.
+
+    A language model, the reader, answers questions about the image from the caption alone.
+    """
 
     questions: Annotated[list[QuestionFile], Field(min_length=1), BeforeValidator(_files)]
     """The question files: paths, or {path, benchmark, metric}."""
@@ -92,7 +95,10 @@ class ReaderModel(Model):
 
 
 class Scoring(Score):
-    """Score captions while they are written, with a second pool of replicas (docs: Scoring captions)."""
+    """How a second pool of replicas scores captions while they are written (docs: Scoring captions).
+
+    A language model, the reader, answers questions about the image from the caption alone.
+    """
 
     model: ReaderModel = ReaderModel()
     """The reader, with the fields of the section model."""
