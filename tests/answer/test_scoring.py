@@ -260,7 +260,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence_before_anything_starts(
     pq.write_table(pa.Table.from_pylist([{"id": row_id(0, 0), "question": f"{n}?" * 50, "choices": list("abcd"),
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
-    assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+    assert "instruction must contain {question} exactly once" in refused("score.instruction=Read {caption}")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").write_bytes(b"")
