@@ -32,7 +32,7 @@ class Batch:
         places = [_places(tokens) for _, tokens in groups]
         shape = (len(groups), max(row[-1][-1] + 3 for row in places))
         self.tokens, self.positions = torch.full(shape, words.end), torch.zeros(shape, dtype=torch.long)
-        segments = torch.full(shape, -1)  # all tokens attend to segment 0; to any other one, only its own tokens
+        segments = torch.full(shape, -1)  # all tokens see segment 0; only its own tokens see any other segment
         for row, ((examples, tokens), at) in enumerate(zip(groups, places, strict=True)):
             for number, (example, ids, own) in enumerate(zip(examples, tokens, at, strict=True)):
                 where = [*own, own[-1] + 1, own[-1] + 2]

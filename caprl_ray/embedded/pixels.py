@@ -27,7 +27,7 @@ def seen(image: Image.Image) -> Scene:
 
 
 def alike(image: Image.Image, scene: Scene) -> bool:
-    """Whether an image looks like a rendering of this scene. If not, `seen` was given an image that shows no scene."""
+    """Whether an image looks like a rendering of this scene. If not, the image shows no scene."""
     if not scene.things:
         return False
     drawn = np.asarray(scenes.render(scene, *image.size), np.float32)

@@ -102,7 +102,7 @@ def value(thing: Mapping[str, str], asked: str) -> str | None:
 
 
 def _possible(stated: Facts) -> Iterator[tuple[Kind, dict[str, str]]]:
-    """Every kind of question and named attributes that have exactly one right answer."""
+    """All questions with exactly one right answer, each as its kind and the attributes that name its thing."""
     for kind in KINDS:
         if not kind.by:
             yield kind, {}

@@ -65,7 +65,7 @@ def stated(caption: str) -> Facts:
 
 
 def understood(text: str) -> tuple[Kind, dict[str, str]]:
-    """The kind of a question about a scene, and the attributes that name its thing. Raises ValueError if it is none."""
+    """The kind of a question about a scene, and the attributes that name its thing. Other texts raise ValueError."""
     for kind in kinds.KINDS:
         names = {f"{{{name}}}": f"(?P<{name}>{'|'.join(VALUES[name])})" for name in kind.by}
         for phrase in kind.texts:

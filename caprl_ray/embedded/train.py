@@ -44,7 +44,7 @@ class Round:
     Attributes:
         images: the number of images.
         rate: the peak learning rate.
-        curriculum: whether scenes begin with one thing, then two.
+        curriculum: whether the first scenes have one thing, and the next ones two.
         digits: whether some scenes have digits.
         sizes: the image sizes in pixels, drawn at random; a size that is listed twice is drawn twice as often.
     """

@@ -16,18 +16,18 @@ from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_
 
 _PART = 600  # characters at the start and at the end; outside quotes, _SAMPLE of them are judged
 _SAMPLE = 300
-_MOST_BYTES = 300  # of a sample are given to the model, whose time is linear in the number of bytes
+_MOST_BYTES = 300  # of a sample for the model, which makes one step per byte
 _LETTER = re.compile(r"[^\W\d_]+")
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
-# The share of common words, or of characters in the script, from which on a text surely is in the language.
+# A text with a larger share of common words, or of characters in the script, is surely in the language.
 _COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
 _LEAST_OWN = 2  # different common words that a similar language lacks
 # The least share of these kana in a Japanese text. A Chinese caption may have a few, such as the name of a shop.
 _COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10
 _OTHER_LETTERS = 1 / 20  # the largest share of other scripts in a text in Latin letters
-_LEAST_LETTERS = 3  # letters that the language has and others with its script lack
+_LEAST_LETTERS = 3  # that the other languages of the script lack
 _OTHER_SCRIPT = 1 / 5  # if a smaller share of the letters is in the script, the text is in another language
 # Languages with similar writing. A caption in one of a group is not flagged if the recipe wants another one of it.
 _ALIKE = (

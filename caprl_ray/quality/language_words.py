@@ -62,7 +62,7 @@ COMMON = {
         "hi": "है हैं और के की का में पर से को एक ने यह",
     }.items()
 }
-# The words of these that similar languages have too: a text for each of them, or for several together.
+# Those of these words that similar languages have too: one text per similar language, or for several together.
 _NEAR = {
     language: [frozenset(words.split()) for words in near]
     for language, near in {

@@ -12,7 +12,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 _UNSPACED_PER_WORD = 2
 _LETTER = re.compile(r"[^\W_]")
 _LONGEST_WORD = 12  # characters; a text of few but very long words is garbage, not short
-# The longest text that may be marks only: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
+# Up to this length a text of marks only is empty: a full stop, an ellipsis, a dash, a pair of quotes, an empty fence.
 _FEW = 12
 
 

@@ -22,7 +22,7 @@ END = 2 * PIECE
 # Han and kana need a third of the characters for the same content.
 DENSE_PIECE = 150
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-# A table that is set out with spaces or lines has more than half of this number of other characters in a piece.
+# A piece is a table that is set out with spaces or lines only if it has more than half as many other characters.
 _SET_OUT = 24
 _TRIES = 4  # periods that are tried, because a repeated part may contain its own last characters more than once
 _SHORT = 60  # characters; a shorter text is no loop

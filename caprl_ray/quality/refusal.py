@@ -28,7 +28,7 @@ class Refusal(Check):
     name: ClassVar = "refusal"
     severe: ClassVar = True
     spares: ClassVar = (
-        'Signs or chats that are quoted with "I\'m sorry"; honest words such as "unable to read the small text".'
+        'Quotations of a sign or a chat with "I\'m sorry"; honest words such as "unable to read the small text".'
     )
     causes: ClassVar = (
         "The picture shows people, text or scenes that the model was taught to decline, or no picture reached it."

@@ -7,7 +7,7 @@ import re
 _WHOLE = re.compile(r"[.!?…]['\"”’)\]*_`]*(?=\s|\Z)|[。！？]['\"”’）」』]*|\|?\n|\|\Z")
 # A passage is a loop if it stands there this many times in a row.
 COPIES = 3
-MOST_CHARACTERS = 2**14  # at the end of a text in which a loop is looked for
+MOST_CHARACTERS = 2**14  # at the end of a text; a loop is looked for only in these
 
 
 def trimmed(text: str) -> str:

@@ -120,7 +120,7 @@ class Url(Check):
         60,
         0,
         1000,
-        "How many characters before an address may contain a word such as `reads` or `shows`.",
+        "A word such as `reads` or `shows` counts if it is within this many characters before the address.",
         "set by hand",
     )
 

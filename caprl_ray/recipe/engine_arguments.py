@@ -54,10 +54,10 @@ CHANGES_CAPTIONS = {
     "worker_cls": "other code runs the model",
     "worker_extension_cls": "other code runs the model",
 }
-# Arguments whose values may be shown: also some that take vLLM's keywords, paths or names of models.
+# Arguments whose values may be shown: these, and some that take vLLM's keywords, paths or names of models.
 SHOWN = CHANGES_CAPTIONS.keys() | {"distributed_executor_backend", "download_dir", "model", "revision"}
 NOT_SHOWN = "(not shown)"
-ENGINE = re.compile(r"(\w+\.)*model\.engine")  # where a recipe has engine arguments: the beginning of their fields
+ENGINE = re.compile(r"(\w+\.)*model\.engine")  # the beginning of the names of engine arguments in a recipe
 
 SECRET = re.compile("secret|passw|passphrase|credential")  # in a name: any value may be a secret
 KEY = re.compile("token|key")  # in a name: a text may be a secret

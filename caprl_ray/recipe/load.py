@@ -28,7 +28,7 @@ class UniqueKeys(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in known:
                 raise yaml.composer.ComposerError(
-                    problem=f"the key {key.value} is there twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value} appears twice", problem_mark=key.start_mark
                 )
             known.add(key.value)
         return node

@@ -25,9 +25,9 @@ class Replicas(Section):
     """The largest number of replicas. The pool grows up to it while rows wait and GPUs are free. If left out: 8 on
     GPUs, 1 on a CPU, but at least `min`."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
-    """GPUs per replica. With 0 it runs on the CPU, and with a fraction replicas share a GPU. A value of 1 or more must
-    equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint the value is always 0. With a
-    tiny model of the package it is 0 if left out."""
+    """GPUs per replica: 0 runs on the CPU, a fraction shares a GPU with other replicas, a value above 1 must be a whole
+    number. From 1 on, it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it
+    is always 0. With a tiny model of the package it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""

@@ -29,7 +29,7 @@ class ScoreRecipe(Recipe):
     def _only_scoring(cls, document: Any) -> Any:
         foreign = [name for name in FOREIGN if isinstance(document, dict) and name in document]
         if foreign:
-            raise ValueError(f"{foreign[0]} is for captioning; in a recipe for scoring, the section score has it all")
+            raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring cannot have it")
         score = document.get("score") if isinstance(document, dict) else None
         reader = [name for name in READER if isinstance(score, dict) and name in score]
         if reader:

@@ -123,9 +123,9 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
     (tmp_path / "more.yaml").write_text(twice)
     with pytest.raises(RecipeError) as error:
         load(recipe_file(tmp_path), [str(tmp_path / "more.yaml")])
-    said = "the recipe is not valid YAML (the key model is there twice in line 3, column 1)."
+    said = "the recipe is not valid YAML (the key model appears twice in line 3, column 1)."
     assert str(error.value) == f"{tmp_path}/more.yaml: {said}"
-    with pytest.raises(RecipeError, match="the key seed is there twice in line 1"):
+    with pytest.raises(RecipeError, match="the key seed appears twice in line 1"):
         load(recipe_file(tmp_path), ["model.engine={seed: 1, seed: 2}"])
     merged = "input: {paths: [x]}\noutput: &o {path: a}\nquality: {checks: {<<: {loop: keep}, loop: fail}}\n"
     assert load(recipe_file(tmp_path, merged)).quality.checks == {"loop": "fail"}, "what << brings may be given again"
