@@ -478,7 +478,7 @@ def test_a_part_says_which_others_are_left_and_a_run_of_all_units_finishes_them(
     made = job(tmp_path)
     ledger = pipeline.run(made, part=ONE, opening="the opening\n")
     assert capsys.readouterr().err.startswith("the opening\n")
-    assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3, 3/3"
+    assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3 and 3/3"
     assert ledger.summary().startswith("part 1/3: ")
     written.never = {unit for unit in range(FILES) if part_of(unit, 3) == TWO}
     with pytest.raises(LedgerUnbalanced, match=r"part 2/3: .* missing"):
