@@ -135,7 +135,7 @@ class Garbage(Check):
         if text.isascii():
             return False
         scripts = text.encode("utf-16-le", "surrogatepass")[1::2].translate(_SCRIPT, _NO_SCRIPT)
-        return bool(scripts) and len(set(scripts)) >= 2 and _touch(outside_quotes(text), self.mixed_scripts)
+        return bool(scripts) and len(set(scripts)) >= 2 and _scripts_touch(outside_quotes(text), self.mixed_scripts)
 
 
 def _common(samples: Sequence[str]) -> set[str]:
@@ -158,7 +158,7 @@ def _special(text: str) -> bool:
     return any(sign in text for sign in _SIGNS) and bool(_ROLE.search(text))
 
 
-def _touch(text: str, least: int) -> bool:
+def _scripts_touch(text: str, least: int) -> bool:
     """Whether letters of three scripts or more stand directly beside each other, in at least `least` places."""
     pairs = "".join(
         word[place.start() : place.start() + 2]

@@ -128,7 +128,7 @@ class Loop(Check):
 
     def _is_loop(self, piece: str, size: int, cut: bool) -> bool:
         """Whether a piece with a high compression ratio is a loop, and no table, list or form."""
-        if _SET_OUT < 2 * _said(piece) < len(piece):
+        if _SET_OUT < 2 * _content_length(piece) < len(piece):
             return False
         if not _has_markup(piece):
             return True
@@ -146,7 +146,7 @@ def _periods(text: str) -> Iterator[int]:
         yield len(text) - _TAIL - place
 
 
-def _said(piece: str) -> int:
+def _content_length(piece: str) -> int:
     """The length of a piece without the spaces and lines that set out a table."""
     return len(_FILL.sub(r"\1", piece))
 
@@ -180,13 +180,13 @@ def _counts_on(text: str, cut: bool) -> bool:
     data = end.encode(errors="replace")
     if len(end) < END or len(data) - len(data.translate(None, _DECIMAL)) < 12:
         return False
-    if not _count(_NUMBER.findall(end[-END:])[-_LAST:], 3 / 4) or not _count(_NUMBER.findall(end), 9 / 10):
+    if not _is_counting(_NUMBER.findall(end[-END:])[-_LAST:], 3 / 4) or not _is_counting(_NUMBER.findall(end), 9 / 10):
         return False
     masked = re.sub("0+", "0", end.translate(_DIGITS))
     return len(zlib.compress(masked.encode("utf-16-le", "surrogatepass")[::2], 1)) * 6 < len(masked)
 
 
-def _count(digits: list[str], share: float) -> bool:
+def _is_counting(digits: list[str], share: float) -> bool:
     """Whether numbers count up or down: each is the one before it, or two or three places before, plus a constant."""
     numbers = list(map(int, digits[1:-1]))  # without the outer ones, which may be cut off
     return any(_steps(numbers, apart, share) for apart in (1, 2, 3))
