@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 SIGNATURE = re.compile(r"^<!-- signature: ([\w.]+) -->$", re.MULTILINE)
 SIGNATURE_WIDTH = 80  # characters of a code block that a page shows without scrolling
 
-# When a check runs that is no standard one.
+# For checks that do not run by default: when they run.
 NOT_STANDARD = {
     "language": ", runs only with `quality.language`",
     "json": ", runs only with a JSON schema in `sampling.structured_outputs`",
@@ -33,23 +33,46 @@ def recipe_page() -> str:
     """All sections and fields of the recipe."""
     from caprl_ray.recipe.sections import Recipe
 
-    lines = ["# Recipe", "", "`caprl-ray schema` prints the same as a JSON schema.", ""]
+    lines = [
+        "# Recipe",
+        "",
+        "A recipe is a YAML file with these sections. A field that it leaves out has its default. `caprl-ray schema`",
+        "prints the same as a JSON schema, and `caprl-ray init` without a path writes a recipe with every field.",
+        "",
+    ]
     definitions = Recipe.model_json_schema()["$defs"]
+    top = {kind for section in Recipe.model_fields.values() for kind in _sections(section.annotation)}
     for name, section in Recipe.model_fields.items():
-        kinds = [kind for kind in get_args(section.annotation) if kind is not type(None)] or [section.annotation]
-        kind = kinds[0] if len(kinds) == 1 else section.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            lines += [f"## {name}", "", str(section.description), ""]
-            continue
-        lines += [f"## {name}", "", *_fields(kind, definitions)]
-        lines += ["", *(_more_sampling() if name == "sampling" else ())]
+        kinds = _sections(section.annotation)
+        lines += [f"## {name}", "", *(() if kinds else [str(section.description)])]
+        for kind in kinds:
+            lines += _fields(kind, definitions)
+            lines += ["", *(_more_sampling() if name == "sampling" else ())]
+            lines += _nested(name, kind, definitions, top)
+        lines.append("")
     return "\n".join(lines)
 
 
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections in the type of a field, such as `Score | None` or `list[QuestionFile]`."""
+    kinds = get_args(annotation) or (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _nested(name: str, kind: type[BaseModel], definitions: dict[str, Any], top: Iterable[type[BaseModel]]) -> list[str]:
+    """The tables of the sections within a section, without those that are also sections of the recipe."""
+    lines = []
+    for field, facts in kind.model_fields.items():
+        for inner in _sections(facts.annotation):
+            if not issubclass(inner, tuple(top)):
+                lines += [f"### {name}.{field}", "", *_fields(inner, definitions), ""]
+    return lines
+
+
 def _fields(kind: type[BaseModel], definitions: dict[str, Any]) -> list[str]:
-    """A section's summary and the table of its fields."""
+    """A section's docstring and the table of its fields."""
     properties = definitions[kind.__name__]["properties"]
-    lines = [str(kind.__doc__).partition("\n")[0], "", "| field | type | default | meaning |", "|---|---|---|---|"]
+    lines = [inspect.cleandoc(str(kind.__doc__)), "", "| field | type | default | meaning |", "|---|---|---|---|"]
     for field, facts in kind.model_fields.items():
         default = "required" if facts.is_required() else f"`{json.dumps(_plain(facts.default), default=dict)}`"
         meaning = _cell(facts.description or "")
@@ -109,11 +132,11 @@ def _own(codes: Mapping[str, str], advice: Mapping[str, Any]) -> list[str]:
 
 
 def _more_sampling() -> list[str]:
-    """The sampling fields that have no default here."""
+    """The sampling fields of vLLM that a recipe may have too."""
     from caprl_ray.recipe.sampling_fields import FIELDS, REFUSED
 
     given, refused = (", ".join(f"`{field}`" for field in fields) for fields in (FIELDS, REFUSED))
-    return [f"More fields, with vLLM's meaning: {given}. Others are refused, such as {refused}.", ""]
+    return [f"Also allowed, with vLLM's meaning and defaults: {given}. Others are refused, such as {refused}.", ""]
 
 
 def _plain(default: Any) -> Any:
@@ -128,17 +151,18 @@ def _type(schema: dict[str, Any]) -> str:
         return "section"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    limits = [
-        f"{sign} {schema[key]:g}"
-        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
-        if key in schema
-    ]
-    return " ".join([str(schema.get("type", "any")), *limits])
+    signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+    limits = [f"{sign} {_number(schema[key])}" for key, sign in signs if key in schema]
+    return " ".join(filter(None, [str(schema.get("type", "any")), " and ".join(limits)]))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.15g}"
 
 
 def output_page() -> str:
     """The folder and the columns of an output."""
-    from caprl_ray.caption.columns import CAPTION, CAPTIONS, FIRST_SCORE, SCORES
+    from caprl_ray.caption.columns import AGAIN, CAPTION, CAPTIONS, FIRST_SCORE, SCORES
     from caprl_ray.rows.schema import ATTEMPTS, FAILURE, IDENTITY, RUN
 
     return "\n".join(
@@ -150,25 +174,26 @@ def output_page() -> str:
             "OUT/plan/*.parquet        work units",
             "OUT/data/*.parquet        captioned rows (zstd)",
             "OUT/failed/*.parquet      failed rows with stage, code and detail",
-            "OUT/lease.json            the run that writes, or the last one that wrote",
+            "OUT/lease.json            the run that is writing, or the last run that wrote",
             "OUT/parts/*.json          leases and statuses of the parts, if several drivers write (--part K/N)",
             "OUT/fence/*.json          after a run was lost: the list of earlier objects that count",
-            "OUT/status.json           progress of the present or last run (caprl-ray status), and the history",
+            "OUT/status.json           progress of the current or last run (caprl-ray status), and its history",
             "OUT/summary.json          counters of the whole output: rows, flags, repairs, tokens, lengths",
             "OUT/evaluation.json       results of caprl-ray evaluate; its intermediate results are in OUT/evaluations",
             "OUT/report/index.html     the page of caprl-ray report",
             "OUT/_SUCCESS              written when every planned image has exactly one row",
             "```",
             "",
-            "The parquet schema describes every column. The source's own columns follow under their own names.",
+            "The parquet schema has these descriptions of the columns, too. The source's own columns follow, under",
+            "their own names.",
             "",
             "## Columns of data",
             "",
-            *_columns((*IDENTITY, *CAPTION, RUN)),
-            "With several captions per image (`prompts`, or `sampling.n` above 1) also:",
+            *_columns((*IDENTITY, *CAPTION, AGAIN, RUN)),
+            "With several captions per image (`prompts`, or `sampling.n` above 1), there is also:",
             "",
             *_columns([CAPTIONS]),
-            "With `score` also, and `first_score` if there are several captions:",
+            "With the section `score`, there are also these columns (`first_score` only with several captions):",
             "",
             *_columns([*SCORES, FIRST_SCORE]),
             "## Columns of failed",
@@ -214,7 +239,8 @@ def checks_page() -> str:
         if check.thresholds():
             lines += ["| threshold | default | range | meaning | source |", "|---|---|---|---|---|"]
         for key, t in check.thresholds().items():
-            cells = (f"`{name}.{key}`", f"{t.default:g}", f"{t.least:g} to {t.most:g}", t.meaning, t.source)
+            span = f"{_number(t.least)} to {_number(t.most)}"
+            cells = (f"`{name}.{key}`", _number(t.default), span, t.meaning, t.source)
             lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
         lines.append("")
     lines += ["## Other flags", "", "| flag | meaning | usual causes | what to do |", "|---|---|---|---|"]
@@ -243,8 +269,15 @@ def left_out_page() -> str:
     """Every reason for which something of the input is not captioned."""
     from caprl_ray.plan.left_out import REASONS
 
-    lines = ["# What is left out", "", "The reasons in `caprl-ray plan --json`, and the things that each counts.", ""]
-    lines += ["| reason | what is counted |", "|---|---|"]
+    lines = [
+        "# What is left out",
+        "",
+        "`caprl-ray plan --json` counts the files that are not captioned, by reason. `caprl-ray verify --json` also",
+        "counts members of shards, which are known only after a shard was read.",
+        "",
+        "| reason | what is counted |",
+        "|---|---|",
+    ]
     return "\n".join([*lines, *(f"| `{reason}` | {_cell(many)} |" for reason, (_, many) in REASONS.items()), ""])
 
 

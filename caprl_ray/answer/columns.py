@@ -28,22 +28,23 @@ SCORE = (
     column(
         "score",
         pa.float64(),
-        "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null in failed rows only.",
+        "The mean over the caption's questions whose answers were judged, 0 to 1; null only in failed rows.",
     ),
     column("answered", pa.int32(), "Answers from the caption that were judged."),
     column("unscored", pa.int32(), "Answers from the caption that were not judged; each has a code."),
-    column("can_not_answer", pa.int32(), "Answers that the caption does not have the information."),
+    column("can_not_answer", pa.int32(), "Answers that say that the caption lacks the information."),
     column(
         "answers",
         pa.list_(ANSWER),
-        "Each question as it was asked: its options as shown, the reader's answer (raw), the part that was compared "
-        "(parsed), the right answer, and the value (correct). condition: with the caption, blind without it, or asked "
-        "again. logprobs: of the letters, before other tokens were forbidden. code: why the answer was not judged.",
+        "Each question as it was asked: its options as shown, the reader's answer (raw), the part of it that was "
+        "compared (parsed), the right answer, and the answer's value (correct). condition: asked with the caption, "
+        "blind without it, or once more. logprobs: of the options' letters, before other tokens were forbidden. "
+        "code: why the answer was not judged.",
     ),
-    column("image_questions", pa.string(), "The value that joins caption and questions."),
+    column("image_questions", pa.string(), "The value by which caption and questions were joined."),
     ATTEMPTS,
     column("answerer", pa.string(), "The model that answered, with its revision."),
-    column("score_prompt", pa.string(), "The prompt that the score belongs to."),
+    column("score_prompt", pa.string(), "The name of the reader's prompt."),
 )
 NO_CAPTION = "no_caption"
 CODES = {
@@ -55,10 +56,10 @@ CODES = {
     **{code: ENGINE_CODES[code] for code in ("engine_timeout", "engine_crash")},
     **ask.CODES,
 }
-# Of its own codes.
+# Advice about its own codes.
 ADVICE = {
     NO_QUESTIONS: Advice(
-        causes="The questions are about other images, or are joined by another column than the captions have.",
+        causes="The questions are about other images, or captions and questions are joined by the wrong column.",
         remedy="Nothing, or add questions about the image and use `--retry-failed=no_questions`.",
     ),
     NO_KEY: Advice(
@@ -74,7 +75,7 @@ ADVICE = {
         remedy="See `raw` in the column `answers` of other rows; use another reader, or `score.mode=deterministic`.",
     ),
     ask.UNJUDGED: Advice(
-        causes="The answer is a formula that takes for ever to compare, or a text of many pages.",
+        causes="The answer is a formula that takes too long to compare, or a text of many pages.",
         remedy="Leave it failed: such an answer is not right.",
     ),
 }

@@ -16,25 +16,29 @@ from caprl_ray.rows.schema import ATTEMPTS, column
 CAPTION = (
     column("caption", pa.string(), "The caption."),
     column(
-        "finish_reason", pa.string(), "Why decoding ended: stop, length when it met max_tokens, repetition in a loop."
+        "finish_reason",
+        pa.string(),
+        "Why decoding ended: stop, length (max_tokens was reached), or repetition (the engine stopped a loop).",
     ),
     column(
         "flags",
         pa.list_(pa.string()),
-        "Checks that the caption fails, and marks of the input, such as blank and metadata_too_large:txt.",
+        "The checks that the caption fails, and flags of the input, such as blank and metadata_too_large:txt.",
     ),
-    column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the caption passes."),
+    column("repaired", pa.list_(pa.string()), "The checks that the first decoding failed and the kept caption passes."),
     column(
-        "decodes", pa.int32(), "How often the image was decoded: once for each caption, and again after a failed check."
+        "decodes",
+        pa.int32(),
+        "How often the model decoded a caption of the image: once for each caption, and again after a failed check.",
     ),
     column("decoded_tokens", pa.int32(), "Tokens of all these decodings."),
     column(
         "saved_tokens",
         pa.int32(),
-        "The most tokens that stopping loops early has saved: sampling.max_tokens minus decoded tokens.",
+        "The most tokens that were saved by stopping loops early: sampling.max_tokens minus the decoded tokens.",
     ),
     ATTEMPTS,
-    column("prompt_tokens", pa.int32(), "Tokens of the prompt, the image's included."),
+    column("prompt_tokens", pa.int32(), "Tokens of the prompt, including the image's."),
     column("caption_tokens", pa.int32(), "Tokens of the caption."),
     column("model", pa.string(), "The model that wrote the caption, with its revision."),
 )
@@ -46,11 +50,11 @@ ONE = [
     ("decodes", pa.int32()),
     ("tokens", pa.int32()),
 ]
-# Beside these, where rows have several captions.
+# An additional column if rows have several captions.
 CAPTIONS = column(
     "captions",
     pa.list_(pa.struct(ONE)),
-    "All captions of the image, in the order of the prompts; a caption that failed has no text, and its code as flag.",
+    "All captions of the image, in the order of the prompts. A failed caption has no text, and its code as a flag.",
 )
 # The same if captions are scored: each caption has the columns that its row gets if it is kept.
 SCORED_CAPTIONS = column(
@@ -66,23 +70,23 @@ SCORED_CAPTIONS = column(
             ]
         )
     ),
-    "All captions of the image, in the order of the prompts, each with its score, or the code of why it has none; a "
-    "caption that failed has no text, and its code as flag.",
+    "All captions of the image, in the order of the prompts, each with its score, or with the code that says why it "
+    "has none. A failed caption has no text, and its code as a flag.",
 )
-# Where captions are scored while they are written.
+# Additional columns if captions are scored while they are written.
 SCORES = (
     column(
         "score",
         pa.float64(),
-        "The mean of the caption's questions, 0 to 1, over those whose answers were judged; null where none was.",
+        "The mean over the caption's questions whose answers were judged, 0 to 1; null if none was judged.",
     ),
-    column("score_code", pa.string(), "Why the caption has no score: a failure code of the page on scoring."),
+    column("score_code", pa.string(), "Why the caption has no score: one of the failure codes of scoring."),
     *(field for field in SCORE if field.name not in ("score", ATTEMPTS.name)),
 )
 FIRST_SCORE = column(
     "first_score",
     pa.float64(),
-    "The score of the caption that would be kept without scores: of those with the least severe flags the first.",
+    "The score of the caption that would be kept if none had a score: the first of those with the least severe flags.",
 )
 
 
@@ -104,8 +108,9 @@ def output_columns(recipe: Recipe) -> tuple[pa.Field, ...]:
 
 CODES = FAILURE_CODES | {
     "caption_empty": "The model wrote nothing in any attempt.",
-    "quality": "The caption fails a check, and the recipe keeps no such caption; the detail names the check.",
-    "check_error": "A check of the recipe's own raised an exception; the detail names the check.",
+    "quality": "The caption fails a check, and the recipe does not keep such captions; the detail names the check.",
+    "check_error": "One of the user's own checks raised an exception, or did not return True or False; the detail "
+    "names the check.",
 }
 ADVICE = CODE_ADVICE | {
     "caption_empty": Advice(
@@ -113,11 +118,11 @@ ADVICE = CODE_ADVICE | {
         remedy="Use `--retry-failed` with other sampling and `--adopt`.",
     ),
     "quality": Advice(
-        causes="The recipe marks a check `fail`, or `retry` with `quality.at_end: fail`, and no try passed it.",
+        causes="The recipe marks a check `fail`, or `retry` with `quality.at_end: fail`, and no retry passed it.",
         remedy="See the detail; use `--retry-failed` with another `quality` section and `--adopt`.",
     ),
     "check_error": Advice(
-        causes="A fault of the function, such as a text that it does not expect.",
+        causes="A bug in the function, such as a text that it does not expect.",
         remedy="Correct the check, and use `--retry-failed=check_error` with `--adopt`.",
     ),
 }

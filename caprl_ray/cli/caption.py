@@ -15,13 +15,13 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--accept-touched",
         action="store_true",
-        help="read files whose time or ETag changed since the plan, if their size did not",
+        help="also read files whose modification time or ETag changed since the plan, if their size did not",
     )
     command.add_argument(
         "--again",
         metavar="SQL",
-        help="caption finished rows again that meet this condition, such as \"flags has 'loop'\"; the recipe may "
-        "differ; the column previous keeps the old caption",
+        help="caption again the finished rows that meet this condition, such as \"flags has 'loop'\", also with "
+        "another recipe; the column previous keeps the old caption",
     )
 
 

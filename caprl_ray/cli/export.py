@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--where", metavar="SQL", help="only rows that meet this condition, such as 'flags = []'")
     command.add_argument(
-        "--without", metavar="FILE", help="leave out repeated rows: a list of caprl-ray duplicates --list"
+        "--without", metavar="FILE", help="leave out the repeated rows in a file of caprl-ray duplicates --list"
     )
     command.add_argument("--form", choices=LINES, help=f"jsonl: the fields of a line (default: {LINES[0]})")
     command.add_argument(
@@ -27,9 +27,7 @@ def add(commands: Commands) -> None:
         metavar="SCORE",
         help="dpo: only pairs whose scores differ by more than this (default: 0)",
     )
-    command.add_argument(
-        "--sidecars", action="store_true", help="webdataset: write only the captions, in tars of their own"
-    )
+    command.add_argument("--sidecars", action="store_true", help="webdataset: write tars with the captions only")
     command.add_argument(
         "--member",
         metavar="NAME",
@@ -38,7 +36,10 @@ def add(commands: Commands) -> None:
     command.add_argument("--images", action="store_true", help="hf: with the images")
     command.add_argument("--license", metavar="ID", help="hf: the licence that the dataset card states; required")
     command.add_argument(
-        "--shard-rows", type=positive, metavar="N", help="rows per file, if the files do not follow those of the source"
+        "--shard-rows",
+        type=positive,
+        metavar="N",
+        help="rows per file, if the export does not write one file per source file",
     )
     command.add_argument(
         "--allow-missing", action="store_true", help="leave out rows whose source is gone or changed, and exit 0"

@@ -7,17 +7,18 @@ from caprl_ray.cli.arguments import Commands
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("init", _run, "look at the files at some paths and write a recipe for them")
+    command = commands.add("init", _run, "inspect the files at the given paths and write a recipe for them")
     command.add_argument(
         "paths",
         nargs="*",
         metavar="PATH",
-        help="input paths, local or s3://, and overrides such as storage.region=us-east-1; without a path: every field",
+        help="input paths, local or s3://, and overrides such as storage.region=us-east-1; without a path, the recipe "
+        "has every field",
     )
     command.add_argument(
-        "--out", default="recipe.yaml", metavar="FILE", help="the recipe (default: recipe.yaml; -: stdout)"
+        "--out", default="recipe.yaml", metavar="FILE", help="file of the recipe (default: recipe.yaml; -: stdout)"
     )
-    command.add_argument("--force", action="store_true", help="replace a file that exists")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
     command.set_defaults(overrides=[])
 
 

@@ -29,7 +29,10 @@ def add(commands: Commands) -> None:
         help="caption a sample on this machine: tokens, rate, hours and cost, with intervals",
     )
     command.add_argument(
-        "--sample", type=positive, metavar="N", help="rows of a sample (default: 10000 for duplicates, 256 to estimate)"
+        "--sample",
+        type=positive,
+        metavar="N",
+        help="number of rows in the sample (default: 10000 for duplicates, 256 to estimate)",
     )
     command.add_argument("--price", type=float, metavar="$", help="price of a GPU hour, for the estimate of the cost")
     command.add_argument(

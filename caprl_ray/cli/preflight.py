@@ -9,7 +9,9 @@ from caprl_ray.cli.arguments import Commands, add_recipe, check_store, positive
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
-    command = commands.add("preflight", _run, "caption a sample of the input: rates, time and cost; writes nothing")
+    command = commands.add(
+        "preflight", _run, "caption a sample of the input and print rates, time and cost; write nothing"
+    )
     add_recipe(command)
     command.add_argument(
         "--seconds", type=positive, default=30, metavar="N", help="how long the engine is measured (default: 30)"

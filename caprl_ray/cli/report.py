@@ -16,14 +16,14 @@ def add(commands: Commands) -> None:
     )
     add_output(command)
     add_page(command, "OUT/report/index.html")
-    command.add_argument("--images", type=positive, default=480, metavar="N", help="images on the page (default: 480)")
+    command.add_argument("--images", type=positive, default=480, metavar="N", help="number of images (default: 480)")
 
 
 def add_page(command: argparse.ArgumentParser, default: str) -> None:
     """Add the arguments of a page with images."""
     command.add_argument("--to", metavar="FILE", help=f"the page, local or s3:// (default: {default})")
     command.add_argument(
-        "--images-s", type=positive, default=60, metavar="S", help="seconds for reading images (default: 60)"
+        "--images-s", type=positive, default=60, metavar="S", help="most seconds for reading images (default: 60)"
     )
     command.add_argument(
         "--old-column", metavar="NAME", help="the source's column with the old text (default: found by its name)"

@@ -33,7 +33,9 @@ def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
 def add_part(command: argparse.ArgumentParser) -> None:
     """Add the part of the output that a driver writes."""
     command.add_argument(
-        "--part", metavar="K/N", help="do part K of N, beside drivers of the other parts; run again from anywhere"
+        "--part",
+        metavar="K/N",
+        help="process part K of N, while other drivers process the other parts; to resume it, run again from anywhere",
     )
 
 

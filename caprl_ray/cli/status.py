@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--watch", action="store_true", help="keep showing it until the run ends; Ctrl-C does not stop the run"
     )
-    command.add_argument("--json", action="store_true", help="print everything as one JSON object a line")
+    command.add_argument("--json", action="store_true", help="print everything as one JSON object per line")
 
 
 def _run(args: argparse.Namespace) -> int:

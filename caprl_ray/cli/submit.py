@@ -10,7 +10,9 @@ def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("submit", _run, "caption as Ray jobs on a cluster: submit, watch and restart lost jobs")
     add_recipe(command)
-    command.add_argument("--parts", type=positive, default=1, metavar="N", help="jobs that share the work (default: 1)")
+    command.add_argument(
+        "--parts", type=positive, default=1, metavar="N", help="number of jobs that share the work (default: 1)"
+    )
     command.add_argument(
         "--address",
         action="append",
@@ -20,7 +22,10 @@ def add(commands: Commands) -> None:
         "RAY_API_SERVER_ADDRESS)",
     )
     command.add_argument(
-        "--working-dir", default=".", metavar="DIR", help="checkout that is uploaded, with the recipe (default: .)"
+        "--working-dir",
+        default=".",
+        metavar="DIR",
+        help="folder that is uploaded: a checkout with the recipe (default: .)",
     )
     command.add_argument("--no-wait", action="store_true", help="only submit; the same command without it watches")
     command.add_argument("--stop", action="store_true", help="stop the jobs of the recipe's output, and submit none")

@@ -10,7 +10,9 @@ def add(commands: Commands) -> None:
     command = commands.add("verify", _run, "check that every planned image is in the output exactly once")
     add_output(command)
     command.add_argument(
-        "--repair", action="store_true", help="remove duplicated rows, and failed rows that a retry has replaced"
+        "--repair",
+        action="store_true",
+        help="remove duplicated rows, failed rows that a retry has replaced, and late and doubtful rows",
     )
     command.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
 
@@ -50,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     for share in shares if not args.json else ():
         print(f"{args.output}: {share.summary()}")
     if written and not args.json:
-        print(f"{args.output}: part {parts.some(written)} is being written; verify again when it has ended.")
+        print(f"{args.output}: {parts.being_written(written)}")
     if late and not args.json:
         print(
             f"{args.output}: late objects of a lost run: {len(late)}, such as {late[0].path}; they do not count, but "

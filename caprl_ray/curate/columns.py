@@ -16,12 +16,12 @@ QA_75K = (
     column(
         "image",
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        "The image's path, as the column key has it. Its bytes are left where they are.",
+        "The image's path, as in the column key. The image's bytes are not copied.",
     ),
     column(
         "prompt",
         pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-        "What a captioner is asked in training.",
+        "The prompt that a captioner gets in training.",
     ),
     column("data_source", pa.string(), "The name by which verl chooses a reward."),
     column(
@@ -45,30 +45,30 @@ TRIED = pa.struct(
 )
 CURATED = (
     *QA_75K,
-    column("kept", pa.int32(), "How many questions were kept."),
+    column("kept", pa.int32(), "The number of questions that were kept."),
     column(
         "tried",
         pa.list_(TRIED),
-        "Every usable question, with the letters that were answered with the image and without it, in the order "
-        "of `choices`; `none` is none of them. dropped: why it was not kept. code: why an answer is missing, such as "
-        "`answer_unclear` if it was no letter that could be chosen.",
+        "Every usable question, with the letters that were answered with the image and without it. The letters refer "
+        "to the order of `choices`; `none` is an answer that chooses none of them. dropped: why the question was not "
+        "kept. code: why an answer is missing, such as `answer_unclear` if it was none of the letters.",
     ),
-    column("unusable", pa.list_(pa.string()), "Why further questions could not be used, one reason each."),
+    column("unusable", pa.list_(pa.string()), "Why other questions could not be used: one reason per question."),
     ATTEMPTS,
     column("questioner", pa.string(), "The model that wrote the questions, with its revision."),
-    column("answerer", pa.string(), "The model that answered them, with its revision."),
-    column("question_prompt", pa.string(), "The name of the prompt by which they were written: ours, or `own prompt`."),
+    column("answerer", pa.string(), "The model that answered the questions, with its revision."),
+    column("question_prompt", pa.string(), "The name of the questioner's prompt; `own prompt` for one of the recipe."),
 )
 NO_QUESTION = "no_question"
 CODES = FAILURE_CODES | {
-    NO_QUESTION: "The questioner wrote no question that could be used; the detail says why.",
+    NO_QUESTION: "The questioner wrote no usable question; the detail says why.",
 }
 # Advice about its own code.
 ADVICE = {
     NO_QUESTION: Advice(
         causes="The questioner refuses, describes the image, or writes another form than the prompt asks for.",
-        remedy="See the detail. Give another `model`, or say the form in `prompt.user` as its default does; then use "
-        "`--retry-failed=no_question` with `--adopt`.",
+        remedy="See the detail. Give another `model`, or describe the form in `prompt.user`, as the default prompt "
+        "does; then use `--retry-failed=no_question` with `--adopt`.",
     ),
 }
 # The reasons why a question is not kept.

@@ -25,11 +25,11 @@ TELLS_ANSWER = "tells_answer"
 NEAR_DUPLICATE = "near_duplicate"
 UNUSABLE = {
     CUT_SHORT: "The text ends within the question.",
-    NO_FIELDS: "It is no object with the texts question and answer and the list of texts options.",
-    FEW_OPTIONS: f"It has fewer than {FEWEST_OPTIONS} options, or more than there are letters.",
+    NO_FIELDS: "It is not a JSON object with the texts `question` and `answer` and the list of texts `options`.",
+    FEW_OPTIONS: f"It has fewer than {FEWEST_OPTIONS} options, or more options than there are letters.",
     SAME_OPTIONS: "Two of its options are the same, or have the same letter.",
     ANSWER_OUTSIDE: "Its answer is none of its options, or names two of them.",
-    COMBINED_OPTION: 'An option is about the others, as "all of the above", so that their order matters.',
+    COMBINED_OPTION: 'An option is about the others, such as "all of the above", so that their order matters.',
     TOO_LONG: f"The question or an option has more than {LONGEST:,} characters.",
     TELLS_ANSWER: "The question contains the right option, and no other one.",
     NEAR_DUPLICATE: "It asks nearly the same as an earlier question about the image.",

@@ -1,1 +1,1 @@
-"""The embedded captioner: a tiny model of CapRL-3B's architecture, and the rendered scenes that it describes."""
+"""The tiny models that ship with the package, and the rendered scenes that they know (README.md)."""

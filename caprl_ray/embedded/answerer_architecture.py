@@ -1,9 +1,9 @@
-"""Tokenizer and configuration of the embedded answerer: a Llama of under a million parameters, which sees no images.
+"""Tokenizer and configuration of the embedded answerer: a Llama of under a million parameters, without vision.
 
-Its words are those of scenes and of questions about them. What the judge's prompts always say is one word each, so that
-a prompt has some forty tokens, most of them of the caption and of the question.
+Its vocabulary is the words of scenes and of questions about them. Each fixed text of the judge's prompts is one word,
+so a prompt has only about forty tokens, and most of them belong to the caption and the question.
 
-It is no Qwen2, because transformers splits the words of every Qwen2 by that family's own rules.
+The answerer is not a Qwen2 model, because transformers applies Qwen2's own word splitting to every Qwen2 tokenizer.
 """
 
 import itertools
@@ -25,12 +25,12 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# Phrases that are one word each, so that prompts are short.
+# Phrases that are one word each in the vocabulary, so that prompts are short.
 PHRASES = (
     *("On a", " at the", " of the", " in the image", " of the image"),
     *("What is the", "Where is the", "Where in the image is the", "How large is the"),
 )
-MARKERS = tuple(f"\n- {letter})" for letter in LETTERS)  # each begins an option
+MARKERS = tuple(f"\n- {letter})" for letter in LETTERS)  # an option begins with one of them
 NO_OPTION = f" {CAN_NOT_ANSWER}"
 SYSTEM_PROMPTS = (None, "You are a helpful assistant.")
 # Words, single digits, punctuation and white space.
@@ -39,7 +39,7 @@ WIDTH, INNER, LAYERS, HEADS = 128, 256, 5, 4
 
 
 def fixed_texts() -> list[str]:
-    """Texts that are one word each, longest first: a pattern takes the first that fits."""
+    """The texts that are one word each, the longest first: the tokenizer's pattern takes the first one that fits."""
     prompts = (
         part for text in (judge.INSTRUCTION, judge.BLIND) for part in re.split(r"\{caption\}|\{question\}", text)
     )
@@ -49,7 +49,7 @@ def fixed_texts() -> list[str]:
 
 
 def build_tokenizer() -> Any:
-    """A tokenizer that knows whole words; every other word is unknown."""
+    """A tokenizer of whole words. Every word outside its vocabulary is UNKNOWN."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +71,7 @@ def build_tokenizer() -> Any:
 
 
 def _corpus() -> Iterator[str]:
-    """Texts with all words that scenes and questions have."""
+    """Texts that together have every word of scenes and questions."""
     rng = random.Random(0)
     yield from (" shape", "At", "A", *filter(None, SYSTEM_PROMPTS))
     for _ in range(1000):
@@ -107,7 +107,7 @@ def build_config(tokenizer: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, directory: Path) -> None:
-    """Write model and tokenizer as a directory that transformers and vLLM load."""
+    """Write model and tokenizer as a directory that transformers and vLLM can load."""
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -1,6 +1,7 @@
 """Tokenizer, configuration and processor of the embedded captioner: CapRL-3B's classes, under a million parameters.
 
-Chat format and special tokens are those of Qwen2.5-VL, so the same code handles prompts and sizes for both models.
+Chat format and special tokens are those of Qwen2.5-VL, so the same code makes the prompts and image sizes of both
+models.
 """
 
 import json
@@ -43,7 +44,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Prompts for training: the recipe's default, CapRL's evaluation form, and a few similar ones.
+# The prompts of training: the recipe's default, the one of CapRL's evaluation, and a few similar ones.
 SYSTEM_PROMPTS = ("You are a helpful assistant.", None, "You caption images.")
 USER_PROMPTS = (
     "Please describe this image in detail.",
@@ -74,12 +75,13 @@ PROCESSOR = {
 
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, TEXT_KV_HEADS = 128, 3, 4, 2
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 64, 2, 2
-# Half a head's width (16), shared between time, row and column. The rotations are slow because positions are few.
+# The sections share half a head's width (16) between time, row and column. The base of the rotations is small, because
+# there are few positions.
 MROPE_SECTIONS, ROPE_THETA = [4, 6, 6], 3.0
 
 
 def build_tokenizer() -> Any:
-    """Train a byte-level BPE on captions and prompts; deterministic."""
+    """Train a byte-level BPE tokenizer on captions and prompts. The result is always the same."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -157,7 +159,7 @@ def build_config(tokenizer: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, directory: Path) -> None:
-    """Write model, tokenizer and processor configuration as a directory that transformers and vLLM load."""
+    """Write model, tokenizer and processor configuration as a directory that transformers and vLLM can load."""
     directory.mkdir(parents=True, exist_ok=True)
     end, pad = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
     model.generation_config.update(bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad)

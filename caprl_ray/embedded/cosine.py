@@ -1,4 +1,4 @@
-"""The common parts of both trainings: initial weights, and rounds of training."""
+"""The common parts of both trainings: the initial weights, and the optimiser of a round."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,10 @@ WARM_STEPS = 100
 
 
 def initialise(model: Any, depth: Callable[[str], int]) -> None:
-    """Fan-in initialisation; projections back into the residual stream are scaled down by the depth of their part."""
+    """Initialise the weights by fan-in. Projections back into the residual stream are scaled down by depth.
+
+    `depth` gives the number of layers of the part (vision or text) to which a parameter's name belongs.
+    """
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             continue
@@ -26,14 +29,14 @@ def initialise(model: Any, depth: Callable[[str], int]) -> None:
 
 
 class Cosine:
-    """AdamW for one round: its rate rises to `peak` in WARM_STEPS, then falls with the round's cosine to a fiftieth."""
+    """AdamW for one round. The learning rate rises to `peak` in WARM_STEPS, then falls as a cosine to `peak` / 50."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], peak: float) -> None:
         self._parameters, self._peak, self._steps = parameters, peak, 0
         self._adam = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, eps=1e-9)
 
     def step(self, loss: torch.Tensor, part: float) -> None:
-        """Follow the loss's gradient. `part` of the round is done."""
+        """Make one step down the gradient of the loss. `part` is the finished share of the round, 0 to 1."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._steps += 1

@@ -1,6 +1,7 @@
-"""Examples from which the embedded answerer learns: prompts of the judge, made by its own code, with the right letter.
+"""Examples from which the embedded answerer learns: the judge's prompts, made by its own code, with the right letter.
 
-Captions are right, wrong, of another scene, incomplete or empty. The right letter is that of a perfect reader.
+Captions are right, wrong, of another scene, incomplete or empty. The right letter is the one that a perfect reader
+would answer.
 """
 
 import random
@@ -24,9 +25,15 @@ ELSEWHERE = ("A photo of a dog.", "I cannot see the image.", "An image.", "The t
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A prompt as the judge sends it, its right letter, and what the auxiliary heads should tell.
+    """A prompt as the judge sends it, its right letter, and labels for the auxiliary heads.
 
-    `facts` is what the caption states.
+    Attributes:
+        kind: the name of the function that made the caption's facts, such as "incomplete".
+        question: the question in the prompt.
+        facts: what the caption states.
+        text: the prompt.
+        letter: the right answer.
+        fits: for each option, whether the caption says that it is right.
     """
 
     kind: str
@@ -60,7 +67,7 @@ def without_another_thing(scene: scenes.Scene, question: SceneQuestion, rng: ran
 
 
 def wrong(scene: scenes.Scene, question: SceneQuestion, rng: random.Random) -> Facts:
-    """Facts of which one to three are wrong."""
+    """All facts, of which one to three are changed."""
     facts = questions.facts(scene)
     things, background = [dict(one) for one in facts.things], facts.background
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -81,7 +88,7 @@ def of_another_scene(scene: scenes.Scene, question: SceneQuestion, rng: random.R
 
 
 def incomplete(scene: scenes.Scene, question: SceneQuestion, rng: random.Random) -> Facts:
-    """Facts of which some attributes are left out."""
+    """Facts without some of their attributes."""
     facts = questions.facts(scene)
     share = rng.choice((0.1, 0.2, 0.4))
     things = [{name: one for name, one in thing.items() if rng.random() > share} for thing in facts.things]
@@ -108,7 +115,7 @@ CAPTIONS: Sequence[tuple[Make, int]] = (
 
 
 def worded(facts: Facts, rng: random.Random) -> str:
-    """A caption that states these facts, in the words of `scenes.caption` if nothing is left out."""
+    """A caption that states these facts. If the facts are complete, it is the one of `scenes.caption`."""
     if not facts.things and facts.background is None:
         return rng.choice(("", "", "", *ELSEWHERE))
     background = f"On a {facts.background} background"
@@ -130,7 +137,7 @@ def _phrase(thing: Mapping[str, str], rng: random.Random) -> str:
 
 
 class Prompts:
-    """Makes examples with the judge's own prompts. `tokenizer` has the chat template."""
+    """Makes examples with the judge's own prompts. The chat template is the tokenizer's."""
 
     def __init__(self, tokenizer: Any, rng: random.Random) -> None:
         def apply(messages: Any) -> str:
@@ -141,7 +148,7 @@ class Prompts:
         self._formats = {system: ChatFormat.render(apply, system, image=False) for system in systems}
 
     def examples(self, make: Make | None = None) -> list[Example]:
-        """Questions about one scene and one caption, of the given kind or of a random one."""
+        """Questions about one scene with one caption. `make` makes the caption's facts; if None, it is random."""
         rng = self._rng
         scene = scenes.sample_scene(rng)
         asked = questions.about(scene, rng, QUESTIONS)
@@ -161,7 +168,7 @@ class Prompts:
         order = tuple(self._rng.sample(range(len(question.choices)), len(question.choices)))
         shown = Shown(question=asked, order=order, can_refuse=caption is not None)
         number = shown.options.index(right) if right else len(shown.options) - 1
-        if caption is None:  # nothing is known, so each option is as likely
+        if caption is None:  # nothing is known, so all options are equally likely
             number = self._rng.randrange(len(shown.options))
         turns = shown.turns(caption, one_letter=True, system=system)
         return Example(

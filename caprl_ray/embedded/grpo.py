@@ -1,8 +1,8 @@
 """Train the embedded captioner by GRPO with TRL's own trainer, as CapRL trains captioners (docs/caprl.md).
 
-`dataset` has scenes with their questions in TRL's form, `curated` those of a curation run. `unsure` is a captioner that
-has something to learn, and `trainer` puts them together with a reward (caprl_ray.score.trainers). TRL must be
-installed: `pip install trl`.
+`dataset` makes scenes with questions in TRL's form, and `curated` reads them from the output of a curation run.
+`unsure` is a captioner that makes mistakes, so that it has something to learn. `trainer` puts them together with a
+reward (caprl_ray.score.trainers). TRL must be installed: `pip install trl`.
 """
 
 import random
@@ -21,15 +21,16 @@ from caprl_ray.storage import Storage
 
 FOLDER = Path(__file__).with_name("model")
 SIDE = 84  # pixels of a scene: 9 image tokens
-MOST_TOKENS = 40  # of a caption; one of three things has 32
+MOST_TOKENS = 40  # of a caption; a caption of three things has 32
 # The divisor of the unsure captioner's logits. With it, a third of the facts in its sampled captions are wrong.
 UNSURE = 2.5
 
 
 def dataset(count: int, *, seed: int, most: int = 5) -> Any:
-    """A `datasets.Dataset` of scenes as GRPOTrainer takes them: `prompt`, `image`, and `questions` for the reward.
+    """A `datasets.Dataset` of `count` scenes for GRPOTrainer: `prompt`, `image`, and at most `most` `questions` each.
 
-    The prompt is a conversation without an image; TRL puts the column `image` before the user's text.
+    The reward uses the questions. The prompt is a conversation without an image; TRL puts the column `image` before the
+    user's text.
     """
     from datasets import Dataset
 
@@ -38,7 +39,7 @@ def dataset(count: int, *, seed: int, most: int = 5) -> Any:
 
 
 def curated(output: Path, names: str) -> Any:
-    """The same from the output of a curation run: the images whose file names begin so and that have questions."""
+    """As `dataset`, from the output of a curation run: images with questions whose file names begin with `names`."""
     from datasets import Dataset
 
     parts = committed_objects(Storage(), str(output), (DATA,))[DATA]
@@ -71,7 +72,7 @@ def _example(image: Image.Image, asked: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def unsure(folder: Path = FOLDER, by: float = UNSURE) -> Any:
-    """The captioner of a folder with logits that are divided by `by`: as if it were sampled at this temperature."""
+    """The captioner in a folder with its logits divided by `by`, as if it were sampled at this temperature."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -82,14 +83,14 @@ def unsure(folder: Path = FOLDER, by: float = UNSURE) -> Any:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write a captioner as a folder that a recipe names in `model.source`."""
+    """Write a captioner as a folder that a recipe can name in `model.source`."""
     from transformers import AutoTokenizer
 
     architecture.save(model, AutoTokenizer.from_pretrained(FOLDER), folder)
 
 
 def settings(folder: Path, **changes: Any) -> Any:
-    """A `GRPOConfig` for the embedded captioner on a CPU. `changes` are fields of it that are to differ."""
+    """A `GRPOConfig` for the embedded captioner on a CPU. `changes` replace its fields."""
     from trl import GRPOConfig
 
     fields: dict[str, Any] = {
@@ -98,7 +99,7 @@ def settings(folder: Path, **changes: Any) -> Any:
         "bf16": False,
         "gradient_checkpointing": False,
         "num_generations": 8,
-        "per_device_train_batch_size": 32,  # captions of a step: four scenes
+        "per_device_train_batch_size": 32,  # captions per step, of four scenes
         "per_device_eval_batch_size": 32,
         "max_completion_length": MOST_TOKENS,
         "learning_rate": 5e-4,
@@ -112,7 +113,7 @@ def settings(folder: Path, **changes: Any) -> Any:
 
 
 def trainer(model: Any, reward: Callable[..., Any], data: Any, config: Any, held_out: Any = None) -> Any:
-    """TRL's GRPOTrainer. `reward` is one of caprl_ray.score.trainers, `held_out` a data set for `evaluate`."""
+    """TRL's GRPOTrainer. `reward` is one of caprl_ray.score.trainers; `held_out` is a dataset for its `evaluate`."""
     from transformers import AutoProcessor
     from trl import GRPOTrainer
 

@@ -1,4 +1,4 @@
-"""The kinds of questions about rendered scenes: the asked attribute, and the wordings."""
+"""The kinds of questions about rendered scenes: the attribute that a question asks for, and its wordings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,13 @@ VALUES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of question: the asked attribute, the attributes that name the thing, and the wordings."""
+    """A kind of question.
+
+    Attributes:
+        asks: the attribute that is asked for, COUNT, BACKGROUND, or WHOLE.
+        by: the attributes by which the question names its thing.
+        texts: the wordings, with a placeholder for each attribute in `by`.
+    """
 
     asks: str
     by: tuple[str, ...] = ()
@@ -28,7 +34,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """Its name in results, such as "color by place"."""
+        """The name of the kind in results, such as "color by place"."""
         return f"{self.asks} by {' and '.join(self.by)}" if self.by else self.asks
 
 

@@ -1,4 +1,4 @@
-"""Examples as tensors, with labels for the auxiliary heads of the answerer's training."""
+"""Examples as tensors, with the labels of the auxiliary heads in the answerer's training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,16 @@ from caprl_ray.score.judge import INSTRUCTION
 from caprl_ray.score.metrics import LETTERS
 
 IGNORE = -100
-# The classes of the auxiliary heads; class 0 is "not stated". Things have the first four.
+# The auxiliary heads predict the values of these attributes. Class 0 means "not stated". Things have the first four.
 ATTRIBUTES = (PLACE, SIZE, COLOR, SHAPE, BACKGROUND, COUNT)
 
 
 class Batch:
-    """Examples as tensors, with the places and labels of the auxiliary heads.
+    """Examples as tensors, with the labels of the auxiliary heads.
 
-    A row has a caption once, and behind it all questions about it; no question sees another one. The tensors `ends`,
-    `things`, `asked` and `options` have a row and a place in their first two columns, and labels in the others.
+    A row has one caption and after it all questions about it; the mask hides each question from the others. Each row of
+    the tensors `ends`, `things`, `asked` and `options` names a token (columns 0 and 1: its row and place in `tokens`)
+    and gives its labels (the other columns).
     """
 
     def __init__(self, groups: Sequence[tuple[Sequence[Example], Sequence[list[int]]]], words: "Words") -> None:
@@ -31,7 +32,7 @@ class Batch:
         places = [_places(tokens) for _, tokens in groups]
         shape = (len(groups), max(row[-1][-1] + 3 for row in places))
         self.tokens, self.positions = torch.full(shape, words.end), torch.zeros(shape, dtype=torch.long)
-        segments = torch.full(shape, -1)  # 0 is seen by all, any other only by itself
+        segments = torch.full(shape, -1)  # all tokens see segment 0; only its own tokens see any other segment
         for row, ((examples, tokens), at) in enumerate(zip(groups, places, strict=True)):
             for number, (example, ids, own) in enumerate(zip(examples, tokens, at, strict=True)):
                 where = [*own, own[-1] + 1, own[-1] + 2]
@@ -56,7 +57,7 @@ class Batch:
             self._options.append((row, at[place], fits, letter))
 
     def _label_things(self, row: int, example: Example, ids: Sequence[int]) -> None:
-        """Label the shapes in the caption with the other attributes of their things."""
+        """Label the words for shapes in the caption with the other attributes of their things."""
         caption = ids[: ids.index(self._words.middle)] if self._words.middle in ids else []
         shapes = [place for place, one in enumerate(caption) if one in self._words.shapes]
         things = [thing for thing in example.facts.things if SHAPE in thing]
@@ -65,12 +66,12 @@ class Batch:
 
 
 def _common(tokens: Sequence[list[int]]) -> int:
-    """How many tokens all of them begin with."""
+    """The number of tokens at the beginning that all sequences have in common."""
     return next((n for n, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1), len(tokens[0]) - 1)
 
 
 def _places(tokens: Sequence[list[int]]) -> list[list[int]]:
-    """Where each token stands if the common beginning stands there once. Two places are left behind each question."""
+    """The place of each token in a row that has the common beginning once. After each question, two places are free."""
     begin = _common(tokens)
     found, used = [], begin
     for one in tokens:
@@ -85,7 +86,7 @@ def _number(name: str, found: str | None) -> int:
 
 
 def _meant(example: Example) -> list[int]:
-    """For each attribute its number in what the question is about; IGNORE for those that it is not about."""
+    """For each attribute, its class in the thing that the question is about. IGNORE for attributes without a label."""
     kind, facts = example.question.kind, example.facts
     if kind.asks in (BACKGROUND, COUNT):
         found = questions.stated_answer(kind, {}, facts)
@@ -96,7 +97,7 @@ def _meant(example: Example) -> list[int]:
 
 
 class Words:
-    """Tokens that training looks for."""
+    """The tokens that training looks for."""
 
     def __init__(self, tokenizer: Any) -> None:
         def of(text: str) -> int:

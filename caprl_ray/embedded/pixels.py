@@ -1,4 +1,4 @@
-"""Recognize a rendered scene from its pixels by rules, like a perfect viewer without a model."""
+"""Recognize a rendered scene from its pixels by rules, without a model and without errors."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,16 @@ from caprl_ray.embedded import scenes
 from caprl_ray.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing
 
 GRID = 3  # cells along a side
-MOST_APART = 20  # of 255, on average: drawing varies positions and colours a little
-PROFILE = 16  # side of the outlines that are compared to find the kind of a shape
-EDGE = 0.07  # of a cell: a large thing of the next cell may overlap by this much
-BETWEEN_SIZES = sum(SIZES.values())  # of a cell: the diameter between that of large things and that of small ones
+# The largest mean difference, of 255, between an image and its scene, whose positions and colours are varied a little.
+MOST_APART = 20
+PROFILE = 16  # pixels along a side of the outlines that are compared to find the kind of a shape
+EDGE = 0.07  # the share of a cell by which a large thing of the next cell may overlap it
+# As a share of a cell: the diameter halfway between large and small things (the sum of the radii).
+BETWEEN_SIZES = sum(SIZES.values())
 
 
 def seen(image: Image.Image) -> Scene:
-    """The scene in an image. Things lie within their cells, as `scenes.render` draws them."""
+    """The scene in an image, as `scenes.render` draws it: each thing lies in its cell of the grid."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     names = np.array(list(BACKGROUNDS))[_nearest(pixels)]
     values, counts = np.unique(names, return_counts=True)
@@ -25,7 +27,7 @@ def seen(image: Image.Image) -> Scene:
 
 
 def alike(image: Image.Image, scene: Scene) -> bool:
-    """Whether an image looks like a rendering of this scene. Otherwise it is no scene."""
+    """Whether an image looks like a rendering of this scene. If not, the image shows no scene."""
     if not scene.things:
         return False
     drawn = np.asarray(scenes.render(scene, *image.size), np.float32)
@@ -60,7 +62,7 @@ def _thing(cell: np.ndarray, background: str, row: int, column: int) -> Thing | 
     mask = _mask(cell, background, colour)
     edge = round(EDGE * min(height, width))
     inner = mask[edge : height - edge, edge : width - edge]
-    if not inner.any():  # no scene: its middle has several colours, and their median is in none of its pixels
+    if not inner.any():  # no scene: no pixel has the median colour of the middle, because its colours differ
         return None
     large = _extent(inner) > BETWEEN_SIZES * min(height, width)
     size, kind = ("large", _kind(mask)) if large else ("small", _kind(inner))
@@ -77,14 +79,14 @@ def _name(colour: np.ndarray) -> str:
 
 
 def _mask(cell: np.ndarray, background: str, colour: str) -> np.ndarray:
-    """Which pixels of a cell are nearer to the thing's colour than to the background's."""
+    """A mask of a cell's pixels that are nearer to the thing's colour than to the background's."""
     ours, theirs = (np.array(BACKGROUNDS[name], np.float32) for name in (colour, background))
     near: np.ndarray = ((cell - ours) ** 2).sum(-1) < ((cell - theirs) ** 2).sum(-1)
     return near
 
 
 def _kind(mask: np.ndarray) -> str:
-    """The kind of shape with the most similar outline, scaled to the same bounds."""
+    """The kind of shape with the most similar outline, when both are scaled to the same bounds."""
     outline = _outline(mask)
     return min(OUTLINES, key=lambda kind: float(np.abs(OUTLINES[kind] - outline).mean()))
 

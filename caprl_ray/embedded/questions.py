@@ -1,7 +1,7 @@
-"""Multiple-choice questions about rendered scenes, derived from the scene: a questioner that is always right.
+"""Multiple-choice questions about rendered scenes, which are always right because they are derived from the scene.
 
-`about` asks about a scene, `row` makes the rows that `caprl-ray score` reads, and `told` answers from the facts of a
-caption: the option that a perfect reader would choose, who knows only the caption.
+`about` makes the questions, and `row` makes the rows that `caprl-ray score` reads. `told` answers a question from the
+facts of a caption, as a perfect reader would who knows only the caption.
 """
 
 import random
@@ -13,7 +13,7 @@ from caprl_ray.embedded import scenes
 from caprl_ray.embedded.kinds import BACKGROUND, COLOR, COUNT, KINDS, NUMBERS, PLACE, SHAPE, SIZE, VALUES, WHOLE, Kind
 from caprl_ray.embedded.scenes import POSITIONS, Scene
 
-OPTIONS = (3, 4, 4, 5)  # how many a question has; a size has three
+OPTIONS = (3, 4, 4, 5)  # how many options a question has, drawn at random; a question about a size has at most three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class SceneQuestion:
 
 
 def about(scene: Scene, rng: random.Random, most: int) -> list[SceneQuestion]:
-    """`most` questions about a scene, or as many as there are. None is asked twice, and each has one right answer."""
+    """`most` different questions about a scene, or as many as there are. Each has exactly one right answer."""
     return about_facts(facts(scene), rng, most)
 
 
 def about_facts(stated: Facts, rng: random.Random, most: int) -> list[SceneQuestion]:
-    """The same from all that is true of a scene."""
+    """As `about`, from the complete facts of a scene."""
     possible = list(_possible(stated))
     return [_question(stated, kind, named, rng) for kind, named in rng.sample(possible, min(most, len(possible)))]
 
@@ -63,7 +63,7 @@ def row(question: SceneQuestion, *, key: str, question_id: str, benchmark: str) 
 
 
 def facts(scene: Scene) -> Facts:
-    """All that is true of a scene."""
+    """The complete facts of a scene."""
     things = tuple(
         {PLACE: POSITIONS[one.row][one.column], SIZE: one.size, COLOR: one.colour, SHAPE: one.kind}
         for one in scene.things
@@ -72,14 +72,14 @@ def facts(scene: Scene) -> Facts:
 
 
 def told(question: SceneQuestion, stated: Facts) -> str | None:
-    """The option that is right by the stated facts. None if the facts do not name the thing, match several things, lack
-    the asked attribute, or give a value that is no option."""
+    """The option that is right by the stated facts. None if no thing or several things in the facts match the question,
+    if the asked attribute is not stated, or if its value is no option."""
     found = stated_answer(question.kind, question.named, stated)
     return found if found in question.choices else None
 
 
 def stated_answer(kind: Kind, named: Mapping[str, str], stated: Facts) -> str | None:
-    """The answer that the facts give, whatever the options are."""
+    """The answer that the facts give to a question without options; None if they give none."""
     if kind.asks == BACKGROUND:
         return stated.background
     if kind.asks == COUNT:
@@ -94,7 +94,7 @@ def referred(named: Mapping[str, str], stated: Facts) -> list[Mapping[str, str]]
 
 
 def value(thing: Mapping[str, str], asked: str) -> str | None:
-    """An attribute of a thing, or WHOLE: what kind of thing it is."""
+    """An attribute of a thing. For WHOLE, a phrase such as "a large red circle". None if it is not stated."""
     if asked != WHOLE:
         return thing.get(asked)
     parts = [thing.get(name) for name in (SIZE, COLOR, SHAPE)]
@@ -102,7 +102,7 @@ def value(thing: Mapping[str, str], asked: str) -> str | None:
 
 
 def _possible(stated: Facts) -> Iterator[tuple[Kind, dict[str, str]]]:
-    """All questions with one right answer."""
+    """All questions with exactly one right answer, each as its kind and the attributes that name its thing."""
     for kind in KINDS:
         if not kind.by:
             yield kind, {}
@@ -123,7 +123,8 @@ def _question(stated: Facts, kind: Kind, named: Mapping[str, str], rng: random.R
 
 
 def _wrong(stated: Facts, kind: Kind, answer: str, rng: random.Random, most: int) -> list[str]:
-    """Wrong options. Values of the scene's other things come first, so that a reader must know which thing is meant."""
+    """At most `most` wrong options. Values of the scene's other things come first, so that a reader must know which
+    thing is meant."""
     others = [true for thing in stated.things if (true := value(thing, kind.asks))] if kind.by else []
     found = [one for one in dict.fromkeys(others) if one != answer]
     rng.shuffle(found)
@@ -137,7 +138,7 @@ def _wrong(stated: Facts, kind: Kind, answer: str, rng: random.Random, most: int
 
 
 def _near(whole: str, rng: random.Random) -> str:
-    """A thing that differs from another one in one or two attributes."""
+    """A phrase for a thing that differs from `whole` in at most two attributes."""
     _, *parts = whole.split(" ", 3)
     values = (tuple(scenes.SIZES), VALUES[COLOR], VALUES[SHAPE])
     for place in rng.sample(range(3), rng.choice((1, 2))):

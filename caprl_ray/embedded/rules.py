@@ -1,6 +1,6 @@
 """A reader without a model: it parses captions of scenes and questions about them by rules, without errors.
 
-It replaces a language model where one would be slow, or where a reader of known quality is needed.
+It replaces a language model where a model is too slow, or where a reader without errors is needed.
 """
 
 import random
@@ -28,7 +28,7 @@ class Said:
 
 
 class Rules:
-    """Chooses the option that the caption states, or the way out."""
+    """An engine that answers with the option that the caption states, or with the last one, "can not answer"."""
 
     async def caption(self, picture: None, prompt: Turns, sampling: Mapping[str, Any]) -> Said:
         """Answer one prompt of the judge (score/judge.py) that has a caption."""
@@ -39,9 +39,11 @@ class Rules:
 
 
 def answered(prompt: str, facts: Facts | None) -> str:
-    """The letter that answers the question at the end of a prompt: the option that the facts state, or else the last
-    one, also for a question that is not about scenes. Without facts it is a guess, of the same option for the same
-    question, whatever the order."""
+    """The letter of the answer to the question at the end of a prompt.
+
+    It is the option that the facts state. If they state none, or if the question is not about scenes, it is the last
+    option. If `facts` is None it is a guess, which for the same question is the same option in any order.
+    """
     asked = prompt.rpartition("Question: ")[2]
     options: dict[str, str] = {text: letter for letter, text in _OPTION.findall(asked)}
     question = asked.partition("\n")[0]
@@ -63,7 +65,7 @@ def stated(caption: str) -> Facts:
 
 
 def understood(text: str) -> tuple[Kind, dict[str, str]]:
-    """The attribute that a question about a scene asks for, and the attributes that name its thing."""
+    """The kind of a question about a scene, and the attributes that name its thing. Other texts raise ValueError."""
     for kind in kinds.KINDS:
         names = {f"{{{name}}}": f"(?P<{name}>{'|'.join(VALUES[name])})" for name in kind.by}
         for phrase in kind.texts:

@@ -1,8 +1,8 @@
 """Rendered scenes with a known correct caption, to train, show and check the embedded captioner.
 
 A scene is a coloured background with one to three things on a 3x3 grid. Its caption names every thing with position,
-size, colour and kind in reading order. So a caption is right or wrong to the letter: a swapped row, a mirrored image,
-exchanged colour channels or a crop all show.
+size, colour and kind in reading order. So every caption is either exactly right or wrong, and swapped rows, mirrored
+images, exchanged colour channels and crops are detected.
 """
 
 import math
@@ -25,7 +25,7 @@ COLOURS: dict[str, Colour] = {
     "black": (15, 15, 15),
 }
 BACKGROUNDS: dict[str, Colour] = {**COLOURS, "gray": (128, 128, 128), "pink": (250, 170, 190)}
-SIZES = {"large": 0.46, "small": 0.28}  # radius, as a part of a grid cell's shorter side
+SIZES = {"large": 0.46, "small": 0.28}  # radius, as a share of a grid cell's shorter side
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 DIGITS = tuple(f"digit {n}" for n in range(10))
 POSITIONS = (
@@ -73,7 +73,7 @@ def sample_scene(rng: random.Random, *, least: int = 1, most: int = 3, kinds: Se
 
 def caption(scene: Scene) -> str:
     """The one correct caption: "On a blue background, at the top left a large red circle and at …"."""
-    # Position first: every other attribute is then a look-up at a known place, which a tiny model can learn.
+    # The position comes first, because a tiny model can learn to look up the other attributes at a known place.
     phrases = [f"at the {POSITIONS[t.row][t.column]} a {t.size} {t.colour} {t.kind}" for t in scene.things]
     listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     return f"On a {scene.background} background, {listed}."
@@ -86,8 +86,8 @@ def render(
 
     Args:
         width, height: pixels of the result.
-        rng: shifts positions, sizes and colours a little; none draws the scene exactly.
-        supersample: factor at which it is drawn before it is reduced (bicubic).
+        rng: varies positions, sizes and colours a little; with None the scene is drawn exactly.
+        supersample: the scene is drawn larger by this factor and then reduced (bicubic).
     """
     shift = rng.uniform if rng else (lambda low, high: 0.0)
 

@@ -1,13 +1,14 @@
 """Train the embedded captioner from scratch on rendered scenes: `python -m caprl_ray.embedded.train --out DIR`.
 
-The recipe that works, and what each part is for:
+The parts of the training, and the reason for each:
 
-* fan-in initialisation (transformers' fixed 0.02 does not learn at this width);
-* captions that name the position first, so that every other word is a look-up;
-* auxiliary heads, thrown away afterwards, that predict kind, colour, size and background from each image token and
-  the grid position from the first text layer: without them the captions' loss alone finds the vision slowly;
-* a curriculum of 1, 2, then 3 things on square images, other aspects after that;
-* several rounds, each with its own cosine.
+* The weights are initialised by fan-in. With transformers' fixed deviation of 0.02, a model of this width learns
+  nothing.
+* Captions name the position first, so that the model can look up the other attributes at a known place.
+* Auxiliary heads predict kind, colour, size and background from each image token, and the grid position from the first
+  text layer. With the loss of captions alone, the vision part learns slowly. The heads are not saved.
+* Scenes have 1, then 2, then 3 things on square images. Other aspect ratios follow in later rounds.
+* There are several rounds, each with a learning rate that falls as a cosine.
 """
 
 import argparse
@@ -38,7 +39,15 @@ MOST_CAPTION_TOKENS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One pass of training: number of images, peak learning rate, and how its scenes are drawn."""
+    """One pass of training.
+
+    Attributes:
+        images: the number of images.
+        rate: the peak learning rate.
+        curriculum: whether the first scenes have one thing, and the next ones two.
+        digits: whether some scenes have digits.
+        sizes: the image sizes in pixels, drawn at random; a size that is listed twice is drawn twice as often.
+    """
 
     images: int
     rate: float
@@ -59,7 +68,7 @@ ROUNDS = (
 def batched_vision_attention(
     self: Any, x: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **_: Any
 ) -> torch.Tensor:
-    """Qwen2_5_VLVisionAttention.forward for equal segments in one call (transformers loops over them)."""
+    """Qwen2_5_VLVisionAttention.forward for segments of equal length, in one call. (transformers loops over them.)"""
     count = x.shape[0]
     q, k, v = self.qkv(x).reshape(count, 3, self.num_heads, -1).permute(1, 0, 2, 3).unbind(0)
     q, k = qwen.apply_rotary_pos_emb_vision(q, k, *position_embeddings)
@@ -70,7 +79,7 @@ def batched_vision_attention(
 
 
 def folded_patch_embed(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """Qwen2_5_VisionPatchEmbed.forward for a still image: both temporal frames are the same, so their weights add."""
+    """Qwen2_5_VisionPatchEmbed.forward for a still image: both frames are the same, so their weights are added."""
     return F.linear(x, self.proj.weight.sum(2).reshape(self.embed_dim, -1))
 
 
@@ -89,7 +98,7 @@ def patchify(images: np.ndarray) -> torch.Tensor:
 
 
 def token_labels(scene: scenes.Scene, width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Kind, colour, size and background for each image token; IGNORE where a token sees a thing's edge only."""
+    """Kind, colour, size and background for each image token. IGNORE where a token covers only the edge of a thing."""
     cell_width, cell_height = width / 3, height / 3
     labels = []
     for y in range(TOKEN // 2, height, TOKEN):
@@ -115,7 +124,7 @@ def token_labels(scene: scenes.Scene, width: int, height: int) -> list[tuple[int
 
 
 def draw(scene: scenes.Scene, width: int, height: int, rng: random.Random) -> np.ndarray:
-    """A scene as it may arrive: any drawing size, sometimes through JPEG, sometimes with noise."""
+    """A scene as users may store it: drawn at various scales, sometimes as JPEG, sometimes with noise."""
     image = scenes.render(scene, width, height, rng=rng, supersample=rng.choice((1, 2, 3, 5)))
     if rng.random() < 0.3:
         buffer = io.BytesIO()
@@ -129,7 +138,7 @@ def draw(scene: scenes.Scene, width: int, height: int, rng: random.Random) -> np
 
 
 class Trainer:
-    """The model, its auxiliary heads and the cached positions of each image size and prompt."""
+    """The model, its auxiliary heads, and the cached positions for each image size and prompt."""
 
     def __init__(self, init: Path | None, seed: int) -> None:
         torch.manual_seed(seed)
@@ -158,7 +167,8 @@ class Trainer:
         self.first_layer = output[0] if isinstance(output, tuple) else output
 
     def prompt(self, size: tuple[int, int], system: str | None, user: str) -> tuple[list[int], Any, int]:
-        """Token ids, M-RoPE positions [3, ids + MOST_CAPTION_TOKENS] and where the image starts."""
+        """The prompt's token ids, the M-RoPE positions [3, ids + MOST_CAPTION_TOKENS], and the place of the first image
+        token."""
         key = (size, system, user)
         if key not in self.prompts:
             count = (size[0] // TOKEN) * (size[1] // TOKEN)
@@ -183,7 +193,7 @@ class Trainer:
         return torch.tensor([[1, size[1] // architecture.PATCH, size[0] // architecture.PATCH]] * batch)
 
     def see(self, patches: torch.Tensor, size: tuple[int, int], batch: int) -> torch.Tensor:
-        """Patches -> image tokens [batch * tokens, width]."""
+        """The image tokens [batch * tokens, width] of the patches."""
         key = (size, batch)
         if key not in self.grids:
             grid = self.patch_grid(size, batch)
@@ -268,7 +278,8 @@ class Trainer:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score(self, plan: Round, rows: int = 64) -> str:
-        """Share of scenes with every token right, for each image size (teacher-forced: the same as greedy)."""
+        """The share of scenes with every token right, for each image size. Teacher forcing gives the same share as
+        greedy decoding."""
         self.model.eval()
         parts = []
         for size in sorted(set(plan.sizes)):

@@ -1,13 +1,14 @@
 """Train the embedded answerer from scratch: `python -m caprl_ray.embedded.train_answerer --out DIR`.
 
-What makes it learn in a quarter of an hour on one core:
+It takes a quarter of an hour on one core, for these reasons:
 
-* a tokenizer by which a prompt has some forty tokens (answerer_architecture.py), and one row for all questions about a
-  caption (packed.py);
-* fan-in initialisation, as for the captioner, and attention that finds and copies equal words from the start;
-* auxiliary heads, thrown away afterwards, for each step of the way: what a thing of the caption is, which letter an
-  option has, what the question is about, and which option fits. Without the head for letters, three answers of four
-  are right and no more.
+* A prompt has only about forty tokens (answerer_architecture.py), and all questions about a caption share a row
+  (packed.py).
+* The weights are initialised by fan-in, as for the captioner, and attention finds and copies equal words from the
+  start.
+* An auxiliary head trains each step of the answer: what each thing of the caption is, which letter an option has, what
+  the question is about, and which option fits. The heads are not saved. Without the head for letters, only three of
+  four answers become right.
 """
 
 import argparse
@@ -28,12 +29,12 @@ from caprl_ray.embedded.examples import CAPTIONS, Make, Prompts, complete, of_an
 from caprl_ray.embedded.packed import ATTRIBUTES, IGNORE, Batch, Words
 from caprl_ray.score.metrics import LETTERS
 
-SAID_STEPS = 50  # for each line: the share of right letters and the losses
+SAID_STEPS = 50  # steps per printed line, which has the means of the share of right letters and of the losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One pass of training: number of examples and peak learning rate."""
+    """One pass of training: the number of examples and the peak learning rate."""
 
     examples: int
     rate: float
@@ -43,9 +44,9 @@ ROUNDS = (Round(examples=150_000, rate=2e-3), Round(examples=100_000, rate=1e-3)
 
 
 def _initialised(tokenizer: Any) -> Any:
-    """A model in which equal words attend to each other from the start, from the second layer on.
+    """A new model. From its second layer on, equal words attend to each other before any training.
 
-    That is mimetic initialisation (Trockman and Kolter 2023, arXiv 2305.09828).
+    This is mimetic initialisation (Trockman and Kolter 2023, arXiv 2305.09828).
     """
     from transformers import LlamaForCausalLM
 
@@ -82,7 +83,10 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *(one for head in heads for one in head.parameters())]
 
     def batches(self, size: int, make: Make | None = None, pool: int = 16) -> Iterator[Batch]:
-        """Endless batches of this many captions with their questions, of similar length."""
+        """Endless batches of `size` captions with their questions; those of a batch have similar lengths.
+
+        `make` makes the captions' facts (if None, at random). `pool` batches are made and sorted at a time.
+        """
         while True:
             groups = [self.prompts.examples(make) for _ in range(size * pool)]
             tokens = [
@@ -100,7 +104,7 @@ class Trainer:
         return found
 
     def hidden(self, batch: Batch) -> list[torch.Tensor]:
-        """The residual stream after each layer; the last one normed."""
+        """The residual stream after each layer. The last one is normalised."""
         inner = self.model.model
         stream = inner.embed_tokens(batch.tokens)
         turned = inner.rotary_emb(stream, batch.positions)
@@ -111,7 +115,7 @@ class Trainer:
         return [*found[:-1], inner.norm(stream)]
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """The loss of letters, the auxiliary losses, and for each example whether its letter is right."""
+        """The loss of the answers, the auxiliary losses, and for each example whether its letter is right."""
         stream = self.hidden(batch)
         rows, places, answers = batch.ends.unbind(1)
         logits = self.model.lm_head(stream[-1][rows, places])
@@ -123,8 +127,8 @@ class Trainer:
         return answer_loss, self.auxiliary(batch, stream), right == letters
 
     def auxiliary(self, batch: Batch, stream: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What a thing of the caption is, which letter an option has, which thing the question means, and which option
-        fits: each after the layer by which it should be known."""
+        """The losses of the auxiliary heads, each at the layer after which the model should know the answer: what a
+        thing of the caption is, which letter an option has, which thing the question means, and which option fits."""
         things = stream[0][batch.things[:, 0], batch.things[:, 1]]
         lettered, compared = (stream[layer][batch.options[:, 0], batch.options[:, 1]] for layer in (0, 3))
         asked = stream[1][batch.asked[:, 0], batch.asked[:, 1]]
@@ -160,7 +164,8 @@ class Trainer:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def score(self, examples: int = 1024) -> str:
-        """The share of right letters for each kind of caption, and for right captions by kind of question."""
+        """The share of right letters for each kind of caption. For complete captions, and for those of another scene,
+        also by kind of question."""
         self.model.eval()
         said, by_kind = [], dict[str, list[bool]]()
         for make, _ in CAPTIONS:
@@ -183,7 +188,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="start from this model in place of random weights")
     parser.add_argument("--first", type=int, default=0, help="number of the first round to run, from 0")
     parser.add_argument("--rounds", type=int, default=len(ROUNDS), help="how many rounds to run")
-    parser.add_argument("--captions", type=int, default=16, help="of a batch")
+    parser.add_argument("--captions", type=int, default=16, help="captions in a batch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

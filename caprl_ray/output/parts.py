@@ -141,6 +141,14 @@ def others_are_left(storage: Storage, output: str, found: Ledger) -> bool:
 
 
 def some(parts: Sequence[Part]) -> str:
-    """Some of the parts, in words."""
-    more = len(parts) - SHOWN
-    return ", ".join(map(str, parts[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+    """The first of the parts in words, such as "1/3 and 2/3"; there is at least one."""
+    shown, more = [str(part) for part in parts[:SHOWN]], len(parts) - SHOWN
+    last = f"{more:,} more" if more > 0 else shown.pop()
+    return f"{', '.join(shown)} and {last}" if shown else last
+
+
+def being_written(parts: Sequence[Part]) -> str:
+    """What `verify` says of the parts that drivers are writing; there is at least one."""
+    if len(parts) == 1:
+        return f"part {some(parts)} is being written; verify again when it has ended."
+    return f"parts {some(parts)} are being written; verify again when they have ended."

@@ -1,4 +1,4 @@
 """Checks on captions: pure functions of the text and its context. No module here imports Ray or vLLM.
 
-The other rooms use `checks.Checks`. `registry.CHECKS` lists every check.
+Other rooms use `checks.Checks`. `registry.CHECKS` lists every check.
 """

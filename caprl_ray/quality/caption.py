@@ -1,14 +1,14 @@
-"""A caption as checks see it, with the facts about its row."""
+"""A caption as the input of checks, with facts about its row."""
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
 
-# Fenced and inline code. A fence that a truncated caption leaves open goes on to the end.
+# Fenced and inline code. If a truncated caption does not close a fence, the code goes on to the end.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-# Quoted text, within a paragraph. It has a longest length, so that marks that are never closed do not cost time by the
-# square. A straight single quote counts only at the edge of a word, so that it is no apostrophe. Every alternative
-# begins with its mark: `re` then looks for marks only, which takes a tenth of the time.
+# Quoted text within a paragraph. Its length is limited, because quotation marks that are never closed would otherwise
+# take quadratic time. A straight single quote counts only at the edge of a word; elsewhere it is an apostrophe. Every
+# alternative begins with its mark, so that `re` can search for the marks, which takes a tenth of the time.
 QUOTED = re.compile(
     r'"[^"\n]*"|“[^”\n]{,200}”|„[^“”\n]{,200}[“”]|«[^»\n]{,200}»|‹[^›\n]{,200}›|「[^」\n]{,200}」|『[^』\n]{,200}』'
     r"|《[^》\n]{,200}》|‘(?:[^’\n]|(?<=\w)’(?=\w)){,200}’|'(?<!\w')(?:[^'\n]|(?<=\w)'(?=\w)){1,200}'(?!\w)"
@@ -19,7 +19,7 @@ _EDGES = {'"': '"', "“": "”", "'": "'", "«": "»", "「": "」"}
 
 
 def outside_quotes(text: str) -> str:
-    """The text without what it quotes and without code. A text that is one quotation as a whole is taken out of it."""
+    """The text without quotations and code. If the whole text is one quotation, only its marks are removed."""
     text = text.strip()
     if text and _EDGES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]:
         text = text[1:-1]
@@ -31,7 +31,7 @@ def outside_quotes(text: str) -> str:
 
 
 def outside_tables(text: str) -> str:
-    """The text without the rows of tables, in markdown or set out with tabs."""
+    """The text without the rows of tables in markdown or with tabs."""
     return _TABLE_ROW.sub(" ", text) if "|" in text or "\t" in text else text
 
 
@@ -41,10 +41,10 @@ class Caption:
 
     Attributes:
         text: the caption.
-        finish_reason: why decoding ended: stop, length or repetition; None if that is not known.
-        prompt: the instruction that the model was given; empty if that is not known.
-        alt_text: the text that the source has for the image; empty if it has none.
-        caption_tokens: the caption's length in tokens; None if that is not known.
+        finish_reason: why decoding ended: stop, length or repetition; None if unknown.
+        prompt: the instruction that the model was given; empty if unknown.
+        alt_text: the image's alt text in the source; empty if it has none.
+        caption_tokens: the caption's length in tokens; None if unknown.
     """
 
     text: str
@@ -55,5 +55,5 @@ class Caption:
 
     @cached_property
     def words(self) -> list[str]:
-        """The parts of the text between spaces."""
+        """The text, split at white space."""
         return self.text.split()

@@ -1,4 +1,4 @@
-"""A check: a name, a version, thresholds, and one verb."""
+"""A check of captions: its name, version and thresholds, and the method that finds the fault."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -8,7 +8,10 @@ from caprl_ray.quality.caption import Caption
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A threshold: its default with its source, its range, and what it means."""
+    """A threshold: its default with the source of the value, its range, and its meaning.
+
+    `whole`: it is an integer. `least` and `most` are its smallest and largest value.
+    """
 
     default: float
     whole: bool
@@ -19,7 +22,7 @@ class Threshold:
 
 
 def threshold(default: float, least: float, most: float, meaning: str, source: str) -> Any:
-    """A field of a check that a recipe may set, between `least` and `most`. It is whole if its default is an int."""
+    """A field of a check that a recipe may set, from `least` to `most`. If its default is an int, it must be one."""
     whole = isinstance(default, int)
     described = Threshold(default=default, whole=whole, least=least, most=most, meaning=meaning, source=source)
     return field(default=default, metadata={"threshold": described})
@@ -27,24 +30,23 @@ def threshold(default: float, least: float, most: float, meaning: str, source: s
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check. Subclasses are frozen dataclasses: their first line says what they find, their fields are thresholds.
+    """One check. Subclasses are frozen dataclasses: their docstrings describe the fault, their fields are thresholds.
 
-    `found` is pure, takes time that grows with the text's length, and keeps nothing between captions. Raise `version`
-    with every change of what it finds.
+    `found` is a pure function and takes time linear in the text's length. Raise `version` whenever its results change.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     severe: ClassVar[bool] = False
-    """Whether a caption with this flag is not fit for training as it is, so that another attempt is better."""
+    """Whether a caption with this flag is unfit for training, so that another attempt is better."""
     standard: ClassVar[bool] = True
-    """Whether the check is on if a recipe names none."""
+    """Whether the check runs if a recipe names no checks."""
     spares: ClassVar[str] = ""
-    """What looks like a fault, and is none."""
+    """Captions that look faulty but are not flagged."""
     causes: ClassVar[str] = ""
-    """What it usually comes from."""
+    """The usual causes of the fault."""
     remedy: ClassVar[str] = ""
-    """What to do about it."""
+    """What the user can do about the fault."""
 
     def found(self, caption: Caption) -> bool:
         """Whether the caption has the fault."""

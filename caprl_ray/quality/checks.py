@@ -1,4 +1,4 @@
-"""The checks of one recipe, with their thresholds and results."""
+"""The checks that one recipe asks for, with its thresholds, and the flags that they set."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, Threshold
 from caprl_ray.quality.registry import CHECKS
 
 Number = int | float
-# What a check needs beside the caption, and the field or option that gives it.
+# The values that checks need beside the caption, and the field or option that gives them.
 NEEDED = {
     "language": "the language that captions should have, as quality.language or --language",
     "json": "a JSON schema, as sampling.structured_outputs.json of a recipe",
@@ -20,11 +20,11 @@ NEEDED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A recipe's settings of checks.
+    """A recipe's settings for checks.
 
     Attributes:
         checks: the names of the checks that run, or import paths `package.module:function`. If None, the standard ones.
-        own: import paths of checks of the user's own that run beside `checks`.
+        own: import paths of the user's own checks, which run in addition to `checks`.
         thresholds: values by `check.threshold`, such as {"loop.ratio": 10}.
         language: the language that captions should have, such as "en"; adds the check `language`.
         json_schema: the schema that captions should satisfy; adds the check `json`.
@@ -38,7 +38,7 @@ class Settings:
 
 
 class Checks:
-    """The checks of one recipe, ready to run, the worst fault first. Build it once per process; it is thread-safe."""
+    """The checks of one recipe, in order of severity, the worst fault first. Thread-safe; build it once per process."""
 
     def __init__(self, checks: Iterable[Check]) -> None:
         order = list(CHECKS)
@@ -49,7 +49,7 @@ class Checks:
     def of(cls, settings: Settings | None = None) -> "Checks":
         """The checks that a recipe asks for.
 
-        Raises RecipeError for a check, a threshold, a language or a schema that does not exist or is not allowed.
+        Raises RecipeError if a check, a threshold, a language or a schema does not exist or is not allowed.
         """
         settings = settings or Settings()
         names = _names(settings)
@@ -71,37 +71,37 @@ class Checks:
 
     @property
     def severe(self) -> frozenset[str]:
-        """The flags of captions that are not fit for training as they are."""
+        """The flags of captions that are unfit for training."""
         return frozenset(check.name for check in self._checks if check.severe)
 
     def flags(self, caption: Caption) -> tuple[str, ...]:
         """The names of the checks that find a fault, the worst first.
 
-        Raises CheckError, a RowFailure with the code `check_error`, if a check of the user's own fails.
+        Raises CheckError, a RowFailure with the code `check_error`, if one of the user's own checks fails.
         """
         return tuple(check.name for check in self._checks if check.found(caption))
 
     def severity(self, flags: Collection[str]) -> tuple[int, ...]:
-        """A key that sorts captions by their flags, the best first: by the worst flag, then the next.
+        """A sort key for captions by their flags, the best first. The worst flag decides, then the next one.
 
-        `min(attempts, key=lambda attempt: checks.severity(attempt.flags))` is the best attempt, the earliest of equals.
-        Flags of other checks count least.
+        `min(attempts, key=lambda attempt: checks.severity(attempt.flags))` is the best attempt; of equally good ones,
+        the earliest. Flags that are not of these checks count least.
         """
         return tuple(sorted((self._ranks.get(flag, 0) for flag in flags), reverse=True))
 
     def versions(self) -> dict[str, dict[str, Any]]:
-        """Everything that decides about flags, by check, as plain data, for the fingerprint."""
+        """Versions and settings by check, as plain data for the fingerprint: all that decides about flags."""
         return {check.name: check.settings for check in self._checks}
 
 
 def _rank(order: list[str], check: Check) -> float:
-    """The place of a check: those of the user's own come after the severe ones of the package."""
+    """The place of a check in the order of severity. The user's own checks come after the package's severe ones."""
     severe = sum(CHECKS[name].severe for name in order)
     return order.index(check.name) if check.name in order else severe - 0.5
 
 
 def _names(settings: Settings) -> list[str]:
-    """The names of the checks that run. Raises RecipeError for one that does not exist or lacks its value."""
+    """The names of the checks that run. Raises RecipeError if one does not exist or lacks a value that it needs."""
     given = {"language": settings.language, "json": settings.json_schema}
     standard = [name for name, check in CHECKS.items() if check.standard]
     names = list(dict.fromkeys(standard if settings.checks is None else settings.checks))
@@ -116,7 +116,7 @@ def _names(settings: Settings) -> list[str]:
 
 
 def _by_check(thresholds: Mapping[str, Number], names: Collection[str]) -> dict[str, dict[str, Number]]:
-    """Thresholds by check. Raises RecipeError for one that does not exist, has no effect, or is out of range."""
+    """Thresholds by check. Raises RecipeError if one does not exist, has no effect, or is out of range."""
     found: dict[str, dict[str, Number]] = {}
     for path, value in thresholds.items():
         name, _, key = path.partition(".")

@@ -11,7 +11,7 @@ from caprl_ray.quality.check import Check, threshold
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？:：])\s*|\n+")
 _WORD = re.compile(r"\w+")
-# A repeated sentence of at least this many characters is no coincidence. Chinese needs half as many.
+# A sentence of at least this many characters is not repeated by chance. Chinese needs half as many.
 _LEAST, _LEAST_DENSE = 15, 8
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -22,7 +22,7 @@ class PromptEcho(Check):
 
     name: ClassVar = "prompt_echo"
     severe: ClassVar = True
-    spares: ClassVar = "Words that the instruction and the caption share; sentences that also stand in the alt text."
+    spares: ClassVar = "Words that the instruction and the caption share; sentences that are also in the alt text."
     causes: ClassVar = "The chat format does not fit the model, or the model is small and the prompt long."
     remedy: ClassVar = "Check the prompt and the model's chat template; mark the check `retry`."
 
@@ -45,14 +45,14 @@ class CopiesAltText(Check):
     remedy: ClassVar = "Say in the prompt that the text may be wrong, or leave it out."
 
     share: float = threshold(
-        0.8, 0.3, 1, "The share of the caption's words that stand in an alt text of about its length.", "set by hand"
+        0.8, 0.3, 1, "The share of the caption's words that are in an alt text of similar length.", "set by hand"
     )
     words: int = threshold(
-        4, 1, 1000, "The fewest words of an alt text that can be copied.", "names such as IMG_2041 are no text"
+        4, 1, 1000, "A caption with fewer words is not flagged.", "names such as IMG_2041 are no text"
     )
 
     def found(self, caption: Caption) -> bool:
-        # A caption that is much longer has more to say.
+        # A caption that is much longer than the alt text also has a text of its own.
         if not caption.alt_text or len(caption.text) * self.share > 1.25 * len(caption.alt_text) + 20:
             return False
         given, written = _folded(caption.alt_text), _folded(caption.text)
@@ -71,6 +71,6 @@ def _folded(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _sentences(prompt: str) -> tuple[str, ...]:
-    """The sentences of an instruction that are long enough to be known again."""
+    """The sentences of an instruction that are long enough to be recognized in a caption."""
     sentences = (_folded(sentence).rstrip(".!?:。！？：") for sentence in _SENTENCE_END.split(prompt))
     return tuple(s for s in sentences if len(s) >= (_LEAST_DENSE if _DENSE.search(s) else _LEAST))

@@ -1,4 +1,4 @@
-"""The check for captions that are not language: an engine's or a tokenizer's fault more often than the image's."""
+"""The check for captions that are not language. The cause is mostly an engine or a tokenizer, rarely the image."""
 
 import re
 import string
@@ -10,14 +10,14 @@ from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
 
 REPLACEMENT = "\ufffd"
-# Tokens of chat formats and of tokenizers. Those that may also be HTML (<s>, <image>) are left out.
+# Tokens of chat formats and of tokenizers, without those that may also be HTML (<s>, <image>).
 _TOKEN = re.compile(
     r"<(?:\|[^\s<>|]{2,40}\|>|｜[^<>\n]{2,40}｜>|/?(?:start_of_turn|end_of_turn|unk|pad|bos|eos|think|IMG_CONTEXT)>"
     r"|s>(?=\s*\[INST\])|/s>\s*\Z|</?SYS>>|0x[0-9A-F]{2}>|unused\d+>)"
     r"|\[(?:/?INST|PAD|UNK|CLS|SEP|MASK|IMG)\]"
 )
-# A turn that a model writes for itself: a role alone on its line, as Qwen's chat format has it. `User:` is left out,
-# because pictures of chats, forms and diagrams have it.
+# A turn of a chat in the caption: a role alone on its line, as in Qwen's chat format. `User:` is left out, because
+# captions of chats, forms and diagrams have it.
 _ROLE = re.compile(r"^(?:assistant|user|system)[ \t]*$|\baddCriterion\b", re.MULTILINE)
 _SIGNS = ("assistant", "user", "system", "addCriterion")
 # The marks for spaces in byte-level BPE and in SentencePiece.
@@ -25,7 +25,7 @@ _SPACE_MARKS = re.compile("[Ġ▁Ċ]\\w")
 _ALNUM = (string.ascii_letters + string.digits).encode() + bytes(range(0x80, 0x100))
 _RULES = re.compile(rb"([-=_.+|:])\1{2,}")
 _WHITE = string.whitespace.encode()
-# Scripts by the high byte of their characters in UTF-16. Latin, punctuation, symbols and emoji have none.
+# The script of a character by its high byte in UTF-16. Latin letters, punctuation, symbols and emoji have none.
 _SCRIPT = bytes.maketrans(
     bytes([*range(0x03, 0x0F), 0x10, *range(0x30, 0xA0), *range(0xAC, 0xD8)]),
     bytes([3, 4, 5, 6, 6, 6, *[9] * 6, 16, *[0x30] * 0x70, *[0xAC] * 0x2C]),
@@ -35,7 +35,7 @@ _SCRIPTS = (
     *("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]", "[\u0370-\u03ff]", "[\u0400-\u04ff]", "[\u0590-\u05ff]", "[\u0600-\u06ff]"),
     *("[\u0900-\u0dff]", "[\u0e00-\u0eff]", "[\u3040-\u30ff\u3400-\u9fff]", "[\uac00-\ud7af]"),
 )
-# A letter that is followed at once by a letter of another script.
+# A letter directly before a letter of another script.
 _MIXED = re.compile("|".join(f"{script}(?!{script})(?=[^\\W\\d_])" for script in _SCRIPTS))
 _SAMPLES = 16
 
@@ -53,31 +53,39 @@ class Garbage(Check):
     )
     causes: ClassVar = "A broken GPU, damaged weights, overflowing half precision, or a tokenizer of another model."
     remedy: ClassVar = (
-        "If one node writes most of it, leave the node out; otherwise set `model.engine.dtype` to bfloat16, and check "
-        "that the model's files are whole."
+        "If one node writes most of it, remove the node from the cluster; otherwise set `model.engine.dtype` to "
+        "bfloat16, and check that the model's files are complete."
     )
 
     one_character: float = threshold(
-        0.9, 0.3, 1, "The share of one character, spaces apart.", "vLLM with not-a-number logits writes only `!`"
+        0.9,
+        0.3,
+        1,
+        "The share of the most frequent character, without spaces.",
+        "vLLM with not-a-number logits writes only `!`",
     )
     one_word: float = threshold(
-        0.8, 0.3, 1, "The share of one word, of 8 words or more.", "cosmos-curator flags half, of 6 words or more"
+        0.8,
+        0.3,
+        1,
+        "The share of the most frequent word, in captions of 8 words or more.",
+        "cosmos-curator flags a share of 0.5, from 6 words on",
     )
     symbols: float = threshold(
         0.75,
         0.3,
         1,
-        "The share of symbols, of 40 characters or more.",
+        "The share of symbols, in captions of 40 characters or more.",
         "measured on benchmarks/captions: an empty form has 0.64",
     )
     replacement_characters: int = threshold(
-        1, 1, 1000, "How many U+FFFD, which stand for bytes that are no text.", "good captions have none"
+        1, 1, 1000, "The number of U+FFFD, which replaces bytes that are not text.", "good captions have none"
     )
     mixed_scripts: int = threshold(
         4,
         2,
         1000,
-        "How often scripts change within a word, outside quotes.",
+        "How often the script changes within words, outside quotes.",
         "set by hand; good captions in two scripts or more have none",
     )
 
@@ -110,7 +118,7 @@ class Garbage(Check):
         return any(words.count(word) >= self.one_word * len(words) for word in common)
 
     def _one_part(self, text: str) -> bool:
-        """The same for scripts without spaces: two to four characters that are nearly all. Rows of a table may be."""
+        """Whether two to four characters make up nearly the whole text, for scripts without spaces. Spares tables."""
         if len(text) < 40 or outside_tables(text) != text:
             return False
         middle = len(text) // 2
@@ -120,18 +128,18 @@ class Garbage(Check):
         visible = text.encode(errors="replace").translate(None, _WHITE)
         if len(visible) < 40 or len(visible.translate(None, _ALNUM)) <= self.symbols * len(visible):
             return False
-        visible = _RULES.sub(rb"\1", visible)  # the lines of a table
+        visible = _RULES.sub(rb"\1", visible)  # without the ruled lines of tables
         return len(visible) >= 40 and len(visible.translate(None, _ALNUM)) > self.symbols * len(visible)
 
     def _mixed(self, text: str) -> bool:
         if text.isascii():
             return False
         scripts = text.encode("utf-16-le", "surrogatepass")[1::2].translate(_SCRIPT, _NO_SCRIPT)
-        return bool(scripts) and len(set(scripts)) >= 2 and _touch(outside_quotes(text), self.mixed_scripts)
+        return bool(scripts) and len(set(scripts)) >= 2 and _scripts_touch(outside_quotes(text), self.mixed_scripts)
 
 
 def _common(samples: Sequence[str]) -> set[str]:
-    """What is a third of the samples or more: much less than what a check looks for."""
+    """The samples that are a third of all or more. The default thresholds are much higher than a third."""
     return {sample for sample in set(samples) if 3 * samples.count(sample) >= len(samples)}
 
 
@@ -150,8 +158,8 @@ def _special(text: str) -> bool:
     return any(sign in text for sign in _SIGNS) and bool(_ROLE.search(text))
 
 
-def _touch(text: str, least: int) -> bool:
-    """Whether letters of three scripts or more touch each other."""
+def _scripts_touch(text: str, least: int) -> bool:
+    """Whether letters of three scripts or more stand directly beside each other, in at least `least` places."""
     pairs = "".join(
         word[place.start() : place.start() + 2]
         for word in text.split()

@@ -1,7 +1,7 @@
 """The check for captions in another language than the recipe wants. It needs the extra `language`.
 
-The sentences at the start and at the end are judged, each alone: a caption that slips into another language does so on
-its way. Quotes, tables and code are left out, because they repeat what the image shows.
+The start and the end of a caption are judged separately, because a caption may change to another language midway.
+Quotes, tables and code are left out, because they repeat text of the image.
 """
 
 import re
@@ -14,21 +14,22 @@ from caprl_ray.quality.caption import Caption, outside_quotes, outside_tables
 from caprl_ray.quality.check import Check, threshold
 from caprl_ray.quality.language_words import ALONE, COMMON, LATIN, LETTERS, NOT_LATIN, OWN, SCRIPT
 
-_PART = 600  # characters at the start and at the end, of which _SAMPLE outside quotes are judged
+_PART = 600  # characters at the start and at the end; outside quotes, _SAMPLE of them are judged
 _SAMPLE = 300
-_MOST_BYTES = 300  # of a sample, for the model, which takes a step for each
+_MOST_BYTES = 300  # of a sample for the model, which makes one step per byte
 _LETTER = re.compile(r"[^\W\d_]+")
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _KANA = re.compile("[\u3040-\u30ff]")
 _LETTERS_PER_DENSE = 2
-# With this share of common words, or of characters in the script, the language is known.
+# A text with a larger share of common words, or of characters in the script, is surely in the language.
 _COMMON_SHARE, _SCRIPT_SHARE = 1 / 8, 1 / 2
-_LEAST_OWN = 2  # different words among them that a language near it lacks
-_COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10  # of a text; a Chinese caption may name a shop in kana
-_OTHER_LETTERS = 1 / 20  # of a text in Latin letters may be in other scripts
-_LEAST_LETTERS = 3  # that the language has, and others of its script lack
-_OTHER_SCRIPT = 1 / 5  # where fewer letters are in the script, the language is another
-# Languages that are written alike: a caption in one is not flagged where another of its group is wanted.
+_LEAST_OWN = 2  # different common words that a similar language lacks
+# The least share of these kana in a Japanese text. A Chinese caption may have a few, such as the name of a shop.
+_COMMON_KANA, _KANA_SHARE = "のにはをがたてるいと", 1 / 10
+_OTHER_LETTERS = 1 / 20  # the largest share of other scripts in a text in Latin letters
+_LEAST_LETTERS = 3  # that the other languages of the script lack
+_OTHER_SCRIPT = 1 / 5  # if a smaller share of the letters is in the script, the text is in another language
+# Languages with similar writing. A caption in one of a group is not flagged if the recipe wants another one of it.
 _ALIKE = (
     *({"zh", "wuu", "yue"}, {"no", "nn", "da"}, {"hr", "bs", "sr"}, {"id", "ms"}, {"en", "pcm"}, {"cs", "sk"}),
     *({"ar", "ary", "arz"}, {"es", "gl", "ext", "an"}, {"pt", "gl"}, {"it", "vec", "lij"}, {"de", "lb"}, {"nl", "af"}),
@@ -46,16 +47,16 @@ class Language(Check):
     version: ClassVar = 2
     spares: ClassVar = "Quotes, tables and code in other languages; names; captions with little text of their own."
     causes: ClassVar = (
-        "The picture's text is in another language and the model continues in it, or the prompt names none."
+        "The picture's text is in another language and the model continues in it, or the prompt names no language."
     )
     remedy: ClassVar = "Name the language in the prompt, and mark the check `retry`."
 
     wanted: str
     confidence: float = threshold(
-        0.65, 0.3, 1, "How sure the other language must be.", "datatrove's filter by language: 0.65"
+        0.65, 0.3, 1, "The least probability of the other language.", "datatrove's filter by language: 0.65"
     )
     letters: int = threshold(
-        100, 20, 10_000, "The fewest letters that are judged.", "below 100 letters the answer is noise"
+        100, 20, 10_000, "A text of fewer letters is not judged.", "below 100 letters the answer is noise"
     )
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Language(Check):
         return len(text) > _SAMPLE and self._is_other(end[-_SAMPLE:], slice(-_MOST_BYTES, None))
 
     def _is_other(self, text: str, outer: slice) -> bool:
-        """Whether a part is in another language. The model sees only the `outer` of its bytes."""
+        """Whether a part is in another language. `outer` selects the bytes that the model gets."""
         wanted = _subtag(self.wanted)
         if _is_surely(wanted, text):
             return False
@@ -90,7 +91,7 @@ class Language(Check):
 
 
 def _is_surely(wanted: str, text: str) -> bool:
-    """Whether a text is in the wanted language by its common words, its letters, or a script that no other one has."""
+    """Whether a text is surely in the wanted language, by its common words, its letters, or a script of its own."""
     if wanted in COMMON:
         return _has_its_words(wanted, text.lower().split()) and _is_written(wanted, text)
     if not (wanted in ALONE or wanted in LETTERS) or not _is_written(wanted, text):
@@ -104,7 +105,8 @@ def _is_surely(wanted: str, text: str) -> bool:
 
 
 def _has_its_words(wanted: str, words: list[str]) -> bool:
-    """Whether enough of the words are the language's common ones, also of those that each language near it lacks."""
+    """Whether enough of the words are common words of the language, and some of them are missing in each similar
+    language."""
     common = COMMON[wanted]
     if sum(map(common.__contains__, words)) <= _COMMON_SHARE * len(words):
         return False
@@ -112,14 +114,14 @@ def _has_its_words(wanted: str, words: list[str]) -> bool:
 
 
 def _is_written(wanted: str, text: str) -> bool:
-    """Whether a text is in the language's script, apart from some letters."""
+    """Whether a text is in the language's script, except for some letters."""
     if wanted in LATIN:
         return text.isascii() or _length(NOT_LATIN, text) <= _OTHER_LETTERS * len(text)
     return _length(SCRIPT[wanted], text) >= _SCRIPT_SHARE * len(text)
 
 
 def _length(runs: "re.Pattern[str]", text: str) -> int:
-    """How many characters of a text are in runs of a kind."""
+    """The number of characters in the runs that a pattern finds."""
     return len("".join(runs.findall(text)))
 
 
@@ -134,13 +136,13 @@ def _like(language: str) -> frozenset[str]:
 
 @cache
 def _identifier() -> Any:
-    """The model, which is part of py3langid. Raises RecipeError without the package."""
+    """The model of py3langid. Raises RecipeError if the package is not installed."""
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise RecipeError("the check language needs a package: pip install 'caprl_ray[language]'.") from None
     read = LanguageIdentifier.from_model_file(MODEL_FILE)
-    # Its table has half precision; converting the rows of each text would take most of the time.
+    # The model's table has half precision. Converting its rows for each text would take most of the time.
     weights = read.nb_ptc.astype(read.nb_pc.dtype)
     return LanguageIdentifier(
         weights, read.nb_pc, read.nb_classes, read.tk_nextmove, read.tk_output, norm_probs=True, tk_row=read.tk_row

@@ -1,8 +1,8 @@
-"""Signs of a language that need no model: its script, and words that nearly every sentence of it has."""
+"""Signs by which a language is recognized without a model: its script, and words that nearly all its sentences have."""
 
 import re
 
-# Scripts, by their ranges of characters, and languages that are always written in them.
+# Scripts, as ranges of characters, and the languages that are always written in them.
 _LATIN = "a-zA-Zªº\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _SCRIPTS = {
@@ -26,22 +26,22 @@ _SCRIPTS = {
     "\u0530-\u058f": "hy",
     "\u1780-\u17ff": "km",
 }
-# Letters that are not Latin, in runs.
+# Runs of letters that are not Latin.
 NOT_LATIN = re.compile("[\u0370-\u1dff\u2c00-\ud7ff\uf900-\ufefc]+")
 LATIN = frozenset(_SCRIPTS[_LATIN].split())
-# The characters of a language's script, in runs.
+# Runs of characters of a language's script.
 SCRIPT = {
     language: re.compile(f"[{characters}]+") for characters, known in _SCRIPTS.items() for language in known.split()
 }
-# Languages that no other one shares its script with, so that the script is the answer.
+# Languages that share their script with no other one, so that the script alone tells the language.
 ALONE = frozenset(known for known in _SCRIPTS.values() if " " not in known)
-# Letters that texts in a language have, and letters that they lack, where others share its script.
+# For languages that share their script: letters that their texts have, and letters that they lack.
 LETTERS = {
     "ru": (re.compile("[ыэё]"), re.compile("[\u0402-\u040f\u0452-\u052f]")),
     "uk": (re.compile("[іїєґ]"), re.compile("[ыэёъўјљњћђ\u0460-\u052f]")),
     "ar": (re.compile("[ةأإىيك]"), re.compile("[\u0671-\u06d5]")),
 }
-# Words that make up a good part of every text in a language, and that other languages lack.
+# Words that make up a large part of every text in a language, and that most other languages lack.
 COMMON = {
     language: frozenset(words.split())
     for language, words in {
@@ -62,7 +62,7 @@ COMMON = {
         "hi": "है हैं और के की का में पर से को एक ने यह",
     }.items()
 }
-# Of these words, those that languages near it have as well: of each one, or of several together.
+# Those of these words that similar languages have too: one text per similar language, or for several together.
 _NEAR = {
     language: [frozenset(words.split()) for words in near]
     for language, near in {
@@ -83,5 +83,5 @@ _NEAR = {
         "hi": ["के की का में पर से को एक ने"],  # mr, ne, bho
     }.items()
 }
-# The others, for each of these languages.
+# The words that the similar languages lack, for each of them.
 OWN = {language: [common - shared for shared in _NEAR.get(language, ())] for language, common in COMMON.items()}

@@ -1,4 +1,4 @@
-"""Checks of the user's own: a function by its import path, `package.module:function`."""
+"""The user's own checks: functions, which a recipe names by import path, `package.module:function`."""
 
 import hashlib
 import importlib
@@ -12,11 +12,11 @@ from caprl_ray.quality.caption import Caption
 from caprl_ray.quality.check import Check
 
 CHECK_ERROR = "check_error"
-"""The code of a row whose caption a check of the user's own could not judge."""
+"""The code of a row for which one of the user's own checks failed."""
 
 
 class CheckError(RowFailure):
-    """A check of the user's own raised an exception, or returned something else than True or False."""
+    """One of the user's own checks raised an exception, or did not return True or False."""
 
     def __init__(self, check: str, what: str) -> None:
         super().__init__(CHECK_ERROR, f"the check {check} {what}")
@@ -32,7 +32,7 @@ def _again(check: str, detail: str) -> CheckError:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCheck(Check):
-    """A function of the user's own, which takes a Caption and returns whether it has the fault."""
+    """A function of the user that takes a Caption and returns whether it has the fault."""
 
     name: str  # type: ignore[misc]
     path: str
@@ -41,7 +41,7 @@ class OwnCheck(Check):
     severe: ClassVar = True
 
     def found(self, caption: Caption) -> bool:
-        """Ask the function. Raises CheckError, with no text of the function's: it may quote the row."""
+        """Call the function. Raises CheckError, without the function's own message, which may quote the row."""
         try:
             found = self.function(caption)
         except Exception as error:
@@ -61,9 +61,9 @@ def is_own(name: str) -> bool:
 
 
 def load(path: str) -> OwnCheck:
-    """The check behind an import path. Raises RecipeError if it cannot be imported or is no function.
+    """The check at an import path. Raises RecipeError if it cannot be imported or is not a function.
 
-    Its version is its attribute `version`, or else a hash of its source.
+    The version of the check is the function's attribute `version`, or else a hash of its source.
     """
     module, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
@@ -87,6 +87,6 @@ def _version(function: Callable[[Caption], Any]) -> str:
         return str(version)
     try:
         source = inspect.getsource(function)
-    except (OSError, TypeError):  # compiled, or made by a call
+    except (OSError, TypeError):  # the function is compiled, or was made at run time
         return "unknown"
     return hashlib.sha256(source.encode()).hexdigest()[:16]

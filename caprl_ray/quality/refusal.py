@@ -1,4 +1,4 @@
-"""The check for captions that refuse: in the first person, where the caption begins, outside quotes."""
+"""The check for captions that refuse the task in the first person, near the start and outside quotes."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from caprl_ray.quality.caption import Caption, outside_quotes
 from caprl_ray.quality.check import Check, threshold
 from caprl_ray.quality.refusal_words import ANYWHERE, AT_START
 
-# Where a sentence begins. A colon begins none: "The sign reads: I'm sorry, we are closed".
+# The beginning of a sentence. No sentence begins after a colon: "The sign reads: I'm sorry, we are closed".
 _SENTENCE = re.compile(
     r"(?:\A(?:(?:hello|hi|hey|thank you|thanks|您好|你好|こんにちは|안녕하세요)[^.!?,，。！？\n]{0,40}[,，])?"
     r"|[.!?。！？\n]|[,;，] ?(?:so|therefore|thus|hence|but|however|因此|所以|但是?))[\s*_#>\"“«「'‘-]*",
@@ -28,22 +28,22 @@ class Refusal(Check):
     name: ClassVar = "refusal"
     severe: ClassVar = True
     spares: ClassVar = (
-        'A sign or a chat that says "I\'m sorry" in quotes; honest words such as "unable to read the small text".'
+        'Quotations of a sign or a chat with "I\'m sorry"; honest words such as "unable to read the small text".'
     )
     causes: ClassVar = (
         "The picture shows people, text or scenes that the model was taught to decline, or no picture reached it."
     )
     remedy: ClassVar = (
-        "Read some. If many say that there is no image, check the chat template; else mark the check `fail`, or use "
-        "another prompt."
+        "Read some. If many say that there is no image, check the chat template. Otherwise mark the check `fail`, or "
+        "use another prompt."
     )
 
     opening: int = threshold(
         120,
         20,
         2000,
-        "A refusal must begin within so many characters.",
-        "substrings alone, as other tools have them, misfire on signs and on honest doubts",
+        "A refusal must begin within this many characters.",
+        "tools that search for substrings anywhere also flag signs and honest doubts",
     )
 
     def found(self, caption: Caption) -> bool:

@@ -1,10 +1,10 @@
 """The beginnings of refusals, by language, as regular expressions.
 
-`ANYWHERE` may begin any sentence of the opening. `AT_START` counts only where the caption begins. Apostrophes are
-straight, and asterisks are gone.
+A refusal of `ANYWHERE` may begin any sentence near the caption's start. One of `AT_START` counts only at the start
+itself. The text that is searched has straight apostrophes and no asterisks.
 """
 
-# To refuse is to decline the task. To be unable to read small text, or to tell a colour, is honest.
+# A refusal declines the task. It is no refusal to be unable to read small text or to tell a colour.
 _PICTURE = r"(?:images?|pictures?|photos?|photographs?|attachments?|files?|visuals?|content)"
 _PEOPLE = r"(?:people|persons?|individuals?|faces?|someone|anyone|wom[ae]n|m[ae]n|boys?|girls?|child(?:ren)?)"
 _ANSWER = r"(?:descriptions?|captions?|details?|information|assistance|analysis|answers?|responses?|content)"
@@ -113,7 +113,7 @@ _OTHERS = (
         r"(?:Rất tiếc|Xin lỗi|Tôi không thể) ?,? ?(?:tôi|nhưng|mô tả|cung cấp|giúp)",
     ),
 )
-# Things that an honest description may be unable to do.
+# Verbs for things that an honest description may be unable to do.
 _HONEST = (
     r"(?:to |of |currently |actually |directly |clearly |fully |quite |really |be )*(?:read|make|tell|decipher"
     r"|distinguish|determine|discern|sure|certain|say|see|know"
@@ -128,7 +128,7 @@ _FAILED = (
     r"(?:processed|loaded|opened|displayed|uploaded|fulfilled|completed|described|viewed|accessed|retrieved|shown)"
 )
 _ENDS = r"(?=\s*(?:[.,;:!]|\Z|because|due|since|as it|correctly|properly))"
-# Where a caption begins with these words, whatever follows: a caption has no reason to.
+# A caption that begins with these words is a refusal, whatever follows, because a description never does.
 AT_START = (
     rf"(?:{_SORRY}\b[^?\n]{{0,90}}?\b)?I\s*{_CANNOT}{_ADVERBS}\s+(?!{_HONEST})\w",
     rf"(?:{_SORRY}\b[,.!:;]?\s*)?I(?:'m|'d|'ll| am| was| have| must| would| will)\b[^.!?\n]{{0,50}}\b{_ABOUT_ITSELF}\b",

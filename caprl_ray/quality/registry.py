@@ -1,4 +1,4 @@
-"""Every check of the package, by name, the worst fault first."""
+"""Every check of the package by name, in order of severity, the worst fault first."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -13,19 +13,19 @@ from caprl_ray.quality.check import Check
 
 @dataclass(frozen=True, kw_only=True)
 class Json(Check):
-    """The caption is not JSON, or not as the schema wants it."""
+    """The caption is not JSON, or does not satisfy the schema."""
 
     name: ClassVar = "json"
     severe: ClassVar = True
     standard: ClassVar = False
-    spares: ClassVar = "White space around it, and any order of the fields. A markdown fence around it is a fault."
-    causes: ClassVar = "The model writes a fence or words around it, or is cut off at `sampling.max_tokens`."
+    spares: ClassVar = "White space around the JSON, and any order of its fields. A markdown fence is a fault."
+    causes: ClassVar = "The model writes a fence or words around the JSON, or is cut off at `sampling.max_tokens`."
     remedy: ClassVar = "Ask for JSON only, or give the schema as `sampling.structured_outputs` too."
 
     wanted: Mapping[str, Any] = field(hash=False)
 
     def __post_init__(self) -> None:
-        self._validator  # noqa: B018 (a schema that is wrong is refused here)
+        self._validator  # noqa: B018 (refuses a wrong schema at once)
 
     def found(self, caption: Caption) -> bool:
         from referencing.exceptions import Unresolvable
@@ -38,7 +38,7 @@ class Json(Check):
 
     @cached_property
     def _validator(self) -> Any:
-        """The schema, compiled. It fetches nothing. Raises RecipeError for one that is wrong or refers to others."""
+        """The compiled schema, which fetches nothing. Raises RecipeError if it is wrong or refers to another schema."""
         import jsonschema
         from referencing import Registry, Resource
         from referencing.exceptions import Unresolvable
@@ -73,5 +73,5 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _refuse(constant: str) -> None:
-    """NaN and Infinity, which Python reads and JSON does not have."""
+    """Refuse NaN and Infinity, which Python accepts although JSON does not have them."""
     raise ValueError(constant)

@@ -1,19 +1,19 @@
-"""Trim the end of a caption that was stopped: a loop, and half a sentence."""
+"""Trim a loop and an incomplete sentence off the end of a caption."""
 
 import re
 
-# The end of a sentence with what closes it (a quote, a bracket, markdown's emphasis), or of a line: lists and tables
-# have no full stops.
+# The end of a sentence, with closing quotes, brackets and markdown emphasis, or the end of a line, because lists and
+# tables have no full stops.
 _WHOLE = re.compile(r"[.!?…]['\"”’)\]*_`]*(?=\s|\Z)|[。！？]['\"”’）」』]*|\|?\n|\|\Z")
-# How often a passage must stand there, one after the other, to be a loop.
+# A passage is a loop if it stands there this many times in a row.
 COPIES = 3
-MOST_CHARACTERS = 2**14  # of the end of a text, in which a loop is looked for
+MOST_CHARACTERS = 2**14  # at the end of a text; a loop is looked for only in these
 
 
 def trimmed(text: str) -> str:
-    """The text up to the end of its last whole sentence or line, and up to the first round of a loop that ends it.
+    """Remove an incomplete last sentence or line. If the text ends in a loop, remove all but its first round, too.
 
-    A text without a whole sentence comes back as it is, but for the loop. Linear in its length.
+    From a text without a whole sentence, only the loop is removed. Takes time linear in the text's length.
     """
     text = text[: _loop_start(text)]
     ends = [match.end() for match in _WHOLE.finditer(text)]
@@ -22,11 +22,11 @@ def trimmed(text: str) -> str:
 
 
 def _loop_start(text: str) -> int:
-    """The end of the first round of the loop that ends the text; its length if it ends in none.
+    """The place after the first round of the loop at the end of the text; the text's length if there is no loop.
 
-    Of all endings that repeat themselves COPIES times, the longest one counts. A text read backwards has a border of
-    `border` characters in its first `length` ones exactly if they repeat with the period `length - border` (the prefix
-    function of Knuth, Morris and Pratt, 1977).
+    Of all endings that repeat themselves COPIES times, the longest one counts. They are found in the reversed text: its
+    first `length` characters have a border of `border` characters exactly if they repeat with the period `length -
+    border` (the prefix function of Knuth, Morris and Pratt, 1977).
     """
     backwards = text[-MOST_CHARACTERS:][::-1]
     borders = [0] * len(backwards)
@@ -41,4 +41,4 @@ def _loop_start(text: str) -> int:
         if length >= COPIES * period and length > 2 * period + 16:
             longest, round_ = length, period
     end = len(text) - longest + round_
-    return end + (text[end : end + 1] == "\n")  # a line is whole with its end
+    return end + (text[end : end + 1] == "\n")  # a line is whole only with its line break

@@ -1,4 +1,4 @@
-"""Checks for words that say nothing about the image: to the user, about the caption itself, or always the same."""
+"""Checks for words that do not describe the image: to the user, about the caption itself, formulas, and links."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from caprl_ray.quality.caption import Caption, outside_quotes
 from caprl_ray.quality.check import Check, threshold
 
 _NOUN = r"(?:descriptions?|captions?|breakdown|summary|overview|analysis|answer|response)"
-# To the user, or about the task, before the description begins.
+# Words to the user, or about the task, before the description begins.
 _OF = r"\b(?=\s*(?:[:.]|(?:of|for) (?:the|this|your) (?:given |provided |attached )?(?:image|picture|photo)))"
 _OPENER = re.compile(
     r"\A[\s*_#>]*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|got it)(?: thing| here)?\s*[,.!:—]"
@@ -20,7 +20,7 @@ _OPENER = re.compile(
     r"|\A(?:当然|好的|以下是|下面是)[^。\n]{0,30}(?:描述|说明|介绍)",
     re.IGNORECASE,
 )
-# About the caption itself, anywhere: what models write that were rewarded by a judge.
+# Praise of the caption itself, anywhere. Models that were trained with a judge's reward write this.
 _PRAISE = re.compile(
     rf"\bthis {_NOUN} (?:is|was|provides?|offers?|captures?|covers?|gives?|aims?|includes?|accurately|fully"
     rf"|thoroughly)\b"
@@ -47,7 +47,8 @@ _FORMULA = re.compile(
     re.IGNORECASE,
 )
 _END = 200
-# What every match of _PRAISE has, and how far it reaches: to search only there is thirty times as fast.
+# Each match of _PRAISE contains one of these words, begins at most _BEFORE characters before it, and ends at most
+# _AFTER characters after its first one. Searching only there is thirty times as fast.
 _PRAISE_SIGNS = (
     *("description", "caption", "breakdown", "summary", "overview", "analysis", "answer", "response", "details ha"),
     *("detail ha", "accurately", "faithfully", "comprehensively", "thoroughly"),
@@ -60,8 +61,10 @@ class Boilerplate(Check):
     """The caption talks to the user, praises itself, or is only ":description"."""
 
     name: ClassVar = "boilerplate"
-    spares: ClassVar = 'Such words in quotes, as on a poster; "The image shows" at the start (`opener` has that).'
-    causes: ClassVar = "The model answers a person instead of describing: usual for chat models."
+    spares: ClassVar = (
+        'Such words in quotes, as on a poster; "The image shows" at the start (the check `opener` flags that).'
+    )
+    causes: ClassVar = "The model answers a person instead of describing, as chat models often do."
     remedy: ClassVar = "Say in the prompt to write the description only; mark the check `retry`."
 
     def found(self, caption: Caption) -> bool:
@@ -73,7 +76,7 @@ class Boilerplate(Check):
 
 
 def _around_signs(text: str) -> Iterator[str]:
-    """The places of a text where it may praise itself."""
+    """The parts of a text in which it may praise itself."""
     for sign in _PRAISE_SIGNS:
         place = text.find(sign)
         while place >= 0:
@@ -103,15 +106,22 @@ class Opener(Check):
 
 @dataclass(frozen=True, kw_only=True)
 class Url(Check):
-    """The caption links to something: a markdown link or image, or an address that it does not read from the image."""
+    """The caption has a link: a markdown link or image, or a web address that it does not read from the image."""
 
     name: ClassVar = "url"
-    spares: ClassVar = "Addresses in quotes, code or tables, and those that the words before say are read or shown."
+    spares: ClassVar = (
+        "Addresses in quotes, code or tables, and addresses after a word such as `reads` or `shows`, because the image "
+        "shows them."
+    )
     causes: ClassVar = "The model learned from web pages and makes up links."
     remedy: ClassVar = "Mark the check `retry` or `fail`: such addresses are rarely real."
 
     read_within: int = threshold(
-        60, 0, 1000, "How many characters before an address may say that it is read.", "set by hand"
+        60,
+        0,
+        1000,
+        "A word such as `reads` or `shows` counts if it is within this many characters before the address.",
+        "set by hand",
     )
 
     def found(self, caption: Caption) -> bool:

@@ -1,1 +1,1 @@
-"""The recipe: its sections, the names that it may use, and how it is loaded."""
+"""The recipe: its sections, the names that they may use, and how a recipe is loaded."""

@@ -1,4 +1,4 @@
-"""Ray's names of GPU types, read from its source without importing it, which takes a second."""
+"""Ray's names for GPU types. They are parsed from Ray's source, because importing Ray takes a second."""
 
 import ast
 import importlib.util
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def check(name: str) -> str:
-    """The name itself. Ray may detect types without a constant, but no type that it spells in another way.
+    """Return the name. Raises ValueError if it is a known name in another spelling; the message has Ray's spelling.
 
-    Raises ValueError with Ray's spelling.
+    Unknown names are accepted, because Ray also detects GPU types that its source does not list.
     """
     for known in _known():
         if name != known and _plain(name) == _plain(known):
@@ -32,6 +32,6 @@ def _known() -> tuple[str, ...]:
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except OSError:
-        return ()  # this Ray has it elsewhere: no spelling is checked
+        return ()  # this version of Ray has moved the file: then no spelling is checked
     assigned = (node.value for node in tree.body if isinstance(node, ast.Assign))
     return tuple(str(value.value) for value in assigned if isinstance(value, ast.Constant))

@@ -1,4 +1,4 @@
-"""Recipes as YAML with comments. The comments are the descriptions of the fields."""
+"""Recipes as YAML with comments, which are the fields' descriptions."""
 
 import json
 import textwrap
@@ -12,14 +12,15 @@ from caprl_ray.recipe.sections import Recipe
 
 WIDTH = 100
 PLACEHOLDERS = {"paths": ["photos"], "path": "captions"}  # the fields without a default
-# Comments of a section: by field those before it, under "" those at the section's end. One that begins with # is a
-# field that is not set.
+# The comments of a section by field; they stand before the field. Those of the key "" stand at the section's end. A
+# comment that begins with # is a field that is commented out.
 Comments = Mapping[str, Iterable[str]]
 
 
 def whole() -> str:
-    """Every section and field: those without a default have a placeholder, the others are comments."""
-    lines = ["# Every field of a recipe. Those with a # directly before them have their default."]
+    """A recipe with every section and field. Required fields have a placeholder; all others are commented out, with
+    their default."""
+    lines = ["# Every field of a recipe. A field with a # directly before its name has its default."]
     for name, facts in Recipe.model_fields.items():
         section = facts.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -34,7 +35,7 @@ def whole() -> str:
 
 
 def section(name: str, values: Mapping[str, Any], comments: Comments) -> list[str]:
-    """The lines of one section with comments."""
+    """The YAML lines of one section with its comments."""
     lines = [f"{name}:"]
     for field, value in values.items():
         lines += [line for text in comments.get(field, ()) for line in comment(text, "  ")]
@@ -49,12 +50,12 @@ def described(name: str, field: str) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value in one line of YAML, whatever characters it has."""
+    """A value as one line of YAML, in JSON's form. Line breaks and unprintable characters are escaped."""
     return _escaped(json.dumps(value.model_dump() if isinstance(value, BaseModel) else value, ensure_ascii=False))
 
 
 def _escaped(text: str) -> str:
-    """The text with YAML's escapes for what it would take for the end of a line, or refuse to read."""
+    """Escape the characters that YAML takes for the end of a line or refuses to read."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" if c <= "\uffff" else f"\\U{ord(c):08x}" for c in text)
 
 
@@ -63,7 +64,7 @@ def _default(field: str, facts: FieldInfo) -> Any:
 
 
 def comment(text: str, indent: str = "") -> list[str]:
-    """A text as lines of comments; one that begins with # stays one line."""
+    """A text as lines of comments. A text that begins with # is a commented-out field and stays one line."""
     if text.startswith("#"):
         return [indent + _escaped(text)]
     prefix = f"{indent}# "

@@ -1,4 +1,4 @@
-"""The section `curate` of a recipe, and the recipe of the job that makes questions about images."""
+"""The section `curate` of a recipe, and the recipe of the curation job, which writes questions about images."""
 
 from typing import Annotated, Any
 
@@ -15,8 +15,8 @@ from caprl_ray.recipe.sections import Recipe
 
 # CapRL's models (arXiv 2509.22647, section 3.2).
 QUESTIONER, ANSWERER = "Qwen/Qwen2.5-VL-72B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
-COUNT = "questions"  # in the prompt: curate.questions
-# The name of the prompt in results. A change of its text is a change of its name.
+COUNT = "questions"  # the placeholder in the prompt for curate.questions
+# The name of the default prompt in results. Change it whenever ASKED changes.
 PROMPT = "image-questions-1"
 OWN_PROMPT = "own prompt"
 ASKED = """Write {questions} multiple-choice questions about this image, for people who know it only from a description.
@@ -30,7 +30,7 @@ different things, and about small ones, too.
 Answer with a JSON list and nothing else:
 
 [{{"question": "...", "options": ["...", "...", "...", "..."], "answer": "the text of the right option"}}, ...]"""
-# How CapRL's code samples questions, but for loops, as which a list of like questions may look.
+# How CapRL's code samples questions. Loops are not detected, because a list of similar questions may look like one.
 SAMPLED: dict[str, Any] = {
     "temperature": 0.1,
     "top_p": 1.0,
@@ -38,41 +38,47 @@ SAMPLED: dict[str, Any] = {
     "max_tokens": 2048,
     "repetition_detection": None,
 }
-# Sections of captioning, which a recipe for questions cannot have.
+# Sections of a captioning recipe that a curation recipe cannot have.
 FOREIGN = ("prompts", "quality", "score")
 
 
 def _with_source(document: Any, source: str) -> Any:
-    """The document with this model where its section `model` names none."""
+    """The document with `source` as model.source, if its section `model` names no model."""
     model = document.get("model") if isinstance(document, dict) else None
     return {**document, "model": {"source": source, **model}} if isinstance(model, dict) else document
 
 
 class Curate(Section):
-    """How questions are made and chosen: by the answers of a second model with the image and without it."""
+    """How questions about images are written and chosen.
+
+    A second model answers each question with the image and without it. A question is kept if the model is right with
+    the image and wrong without it.
+    """
 
     questions: Annotated[int, Field(ge=1, le=20)] = 5
-    """How many questions are asked for about each image, and read at most."""
+    """The number of questions that the questioner should write about each image. If it writes more, the rest is
+    ignored."""
     times: Annotated[int, Field(ge=1, le=16)] = 4
-    """How often each question is answered with the image, and as often without it, each time with the options in
-    another order."""
+    """How often each question is answered with the image, and as often without it. The order of the options changes
+    each time."""
     least_with_image: Annotated[float, Field(ge=0, lt=1)] = 0.75
-    """A question is kept only if a larger share of its answers with the image is right: with 0.75, more than three of
-    four."""
+    """A question is kept only if more than this share of its answers with the image is right: with 0.75, more than
+    three of four."""
     most_without_image: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """A question is kept only if a smaller share of its answers without the image is right: with 0.25, fewer than one
-    of four."""
+    """A question is kept only if less than this share of its answers without the image is right: with 0.25, fewer than
+    one of four."""
     seed: int = 0
-    """Decides the orders of the options, and the samples of the answers."""
+    """The seed for the orders of the options and for sampling the answers."""
     system: str | None = "You are a helpful assistant."
-    """The system turn of the questions to the answering model. null means none. With an endpoint it must be a text."""
+    """The system turn of the answering model's prompts. null means no system turn. With an endpoint it must be a
+    text."""
     model: Model = Model(source=ANSWERER)
     """The model that answers the questions, with the fields of the section `model`."""
     engine: Engine = Engine()
-    """How its engines are kept alive, with the fields of the section `engine`."""
+    """How the answering model's engines are kept alive, with the fields of the section `engine`."""
     replicas: Replicas = Replicas()
-    """Its replicas, with the fields of the section `replicas`. Both models run at the same time and share the
-    cluster."""
+    """The answering model's replicas, with the fields of the section `replicas`. Both models run at the same time and
+    share the cluster."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +87,7 @@ class Curate(Section):
 
 
 class Answering(Recipe):
-    """What the replicas of the answering model run."""
+    """The recipe that the answering model's replicas run."""
 
     @property
     def image_again(self) -> bool:
@@ -89,7 +95,7 @@ class Answering(Recipe):
 
 
 class CurateRecipe(Recipe):
-    """The recipe of a curation run: images go in, questions about them come out."""
+    """The recipe of a curation run. Its input is images, and its output is questions about them."""
 
     model: Model = Model(source=QUESTIONER)
     prompt: Prompt = Prompt(user=ASKED)
@@ -115,7 +121,7 @@ class CurateRecipe(Recipe):
             raise ValueError("sampling.n: only one answer of the questioner is read; leave it out")
         if self.curate.model.endpoint and self.curate.system is None:
             raise ValueError(
-                "curate.system: null cannot be kept with an endpoint, because the service's own chat template may add "
+                "curate.system: null is not possible with an endpoint, because the service's own chat template may add "
                 "a system turn; give it a text"
             )
         return self

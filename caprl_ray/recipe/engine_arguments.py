@@ -1,15 +1,16 @@
 """Engine arguments: those that change captions, those that may be shown, and those that are refused as secrets.
 
 A recipe is written to run.json, compared with the fingerprint of earlier runs and printed by preflight. vLLM has
-arguments that hold credentials, and others that take any mapping. So the fingerprint takes the arguments of a list, and
-only values that are known to hold no secret are written or printed.
+arguments that hold credentials, and others that take any mapping. So the fingerprint has only the arguments in
+CHANGES_CAPTIONS, and a value is written or printed only if it is known to hold no secret.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Arguments that change captions, each with the reason. Runs of one dataset must agree in them, and in no other.
+# Arguments that change captions, each with the reason. All runs of one dataset must agree in these arguments; all other
+# arguments may differ.
 CHANGES_CAPTIONS = {
     "dtype": "the precision of weights and activations",
     "quantization": "the precision of the weights",
@@ -53,16 +54,16 @@ CHANGES_CAPTIONS = {
     "worker_cls": "other code runs the model",
     "worker_extension_cls": "other code runs the model",
 }
-# More arguments whose values are words of vLLM, paths or names of models.
+# Arguments whose values may be shown: these, and some that take vLLM's keywords, paths or names of models.
 SHOWN = CHANGES_CAPTIONS.keys() | {"distributed_executor_backend", "download_dir", "model", "revision"}
 NOT_SHOWN = "(not shown)"
-ENGINE = re.compile(r"(\w+\.)*model\.engine")  # the fields of the engine arguments of any model in a recipe
+ENGINE = re.compile(r"(\w+\.)*model\.engine")  # the beginning of the names of engine arguments in a recipe
 
-SECRET = re.compile("secret|passw|passphrase|credential")  # in the name of any value
-KEY = re.compile("token|key")  # in the name of a text
+SECRET = re.compile("secret|passw|passphrase|credential")  # in a name: any value may be a secret
+KEY = re.compile("token|key")  # in a name: a text may be a secret
 ASSIGNED = re.compile(rf"({SECRET.pattern}|{KEY.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]*@")
-DEEPEST = 16
+DEEPEST = 16  # levels of nested values; deeper ones are refused
 
 
 def changing_captions(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def changing_captions(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for run.json and for messages. The value of an argument that is on no list shows only if it is a
-    number, true, false or null."""
+    """The arguments as run.json and messages may have them. A value of an argument outside SHOWN is replaced by
+    NOT_SHOWN, unless it is a number, true, false or null."""
     return {
         name: value if name in SHOWN or value is None or isinstance(value, int | float) else NOT_SHOWN
         for name, value in arguments.items()
@@ -80,7 +81,7 @@ def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as plain data, as run.json holds it: with the engine arguments of each of its models as `shown`."""
+    """A recipe as plain data, as run.json has it: `shown` was applied to the engine arguments of each model."""
     return {
         name: _recorded_model(section) if name == "model" and isinstance(section, dict) else _recorded_within(section)
         for name, section in recipe.items()
@@ -100,19 +101,19 @@ def refuse_secrets(section: str, arguments: Mapping[str, Any]) -> None:
     """Raise ValueError for the first argument that holds a secret. The message never repeats a value."""
     if "hf_token" in arguments:
         raise ValueError(
-            f"{section}.hf_token may not be given, because a recipe holds no secrets; set HF_TOKEN in the environment "
-            "of the command and of every worker"
+            f"{section}.hf_token may not be given, because a recipe must not hold secrets; set HF_TOKEN in the "
+            "environment of the command and of every worker"
         )
     for name, value in arguments.items():
         for place in _secrets("" if name in SHOWN else name, value, name):
             raise ValueError(
-                f"{section}.{place} may hold a secret, and a recipe holds none; give it through the environment of the "
-                "workers"
+                f"{section}.{place} may hold a secret, and a recipe must not hold secrets; set it in the environment "
+                "of the workers"
             )
 
 
 def redacted(value: Any) -> Any:
-    """A value for a message, without possible secrets."""
+    """A value as a message may show it: NOT_SHOWN if it may hold a secret."""
     if isinstance(value, str):
         return NOT_SHOWN if ASSIGNED.search(value) or URL_PASSWORD.search(value) else value
     if not isinstance(value, dict | list):
@@ -121,7 +122,8 @@ def redacted(value: Any) -> Any:
 
 
 def _secrets(name: str, value: Any, place: str, depth: int = 0) -> Iterator[str]:
-    """The places at or below `place` that may hold a secret. `name` is the part of the place that could say so."""
+    """The paths at or below `place` whose values may hold a secret. `name` is the part of the path in which words such
+    as "token" are looked for."""
     if depth > DEEPEST:
         yield f"{place} is nested too deeply: it"
     elif isinstance(value, dict | list):
@@ -134,7 +136,7 @@ def _secrets(name: str, value: Any, place: str, depth: int = 0) -> Iterator[str]
 def _names_secret(name: str, value: Any) -> bool:
     """Whether a value of this name may be a secret.
 
-    Numbers are counts and ids (max_num_batched_tokens, eos_token_id), unless the name says that they are not.
+    A number whose name merely contains "token" or "key" is a count or an id (max_num_batched_tokens, eos_token_id).
     """
     name = name.lower().replace("tokenizer", "")
     if value is None or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Common parts of the recipe's sections: the frozen model, and kinds of values."""
+"""Common parts of the recipe's sections: the frozen base class, and types of values."""
 
 import os
 import re
@@ -14,7 +14,10 @@ Accelerator = Annotated[str, Field(min_length=1), AfterValidator(accelerators.ch
 
 
 def service_url(url: Any) -> str | None:
-    """Check the base URL of a service. Errors do not repeat the URL, because it may contain a password."""
+    """The base URL of a service, without a slash at its end. Raises ValueError if it is none.
+
+    The message does not repeat the URL, because it may contain a password.
+    """
     if url is None:
         return None
     try:
@@ -30,12 +33,12 @@ def service_url(url: Any) -> str | None:
 
 
 def absolute(path: str) -> str:
-    """A local path from the working folder of this process. Workers have other working folders."""
+    """Make a local path absolute, because workers have other working folders. A URI is returned as it is."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def absolute_on_nodes(path: str | None) -> str | None:
-    """As `absolute`, for a folder that each node has for itself: `~` stays the home of each node's user."""
+    """As `absolute`, for a folder on each node. A leading `~` stays, because each node's user has another home."""
     return path if path is None or path.startswith("~") else absolute(path)
 
 

@@ -14,47 +14,51 @@ from caprl_ray.recipe.sections import Recipe
 from caprl_ray.recipe.storage import Storage
 
 R = TypeVar("R", bound=Recipe)
-SECTIONS = {*Recipe.model_fields, "curate"}  # the last is only of CurateRecipe, which imports this module
-QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # a piece of the recipe in PyYAML's messages; '<...>' is a word of its own
+SECTIONS = {*Recipe.model_fields, "curate"}  # curate is a section of CurateRecipe, which imports this module
+QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # text of the recipe that PyYAML quotes; '<...>' are PyYAML's own words
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping with a duplicate key; PyYAML would silently take the last one."""
+    """PyYAML's safe loader that refuses duplicate keys, of which PyYAML would silently use the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As PyYAML, before `<<` brings the keys of other mappings, which may be given again."""
+        """Check the keys here, before PyYAML merges the mappings of `<<`, because merged keys may be given again."""
         node = super().compose_mapping_node(anchor)
         known: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in known:
                 raise yaml.composer.ComposerError(
-                    problem=f"the key {key.value} stands twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value} appears twice", problem_mark=key.start_mark
                 )
             known.add(key.value)
         return node
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the recipe of a captioning run. As `load_as`."""
+    """Read the recipe of a captioning run, as `load_as` does."""
     return load_as(Recipe, path, overrides)
 
 
 def load_as(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
-    """Read a recipe file of a kind and apply what follows it, in order: `section.field=value` overrides, whose values
-    are YAML, and YAML files of fields that override those before them.
+    """Read a recipe file, apply the overrides in order, and check the result.
 
-    Raises RecipeError if a file cannot be read, or for the first thing that is wrong.
+    Args:
+        kind: the class of the recipe.
+        path: the recipe's YAML file.
+        overrides: each is `section.field=value`, whose value is YAML, or the path of a YAML file of fields.
+
+    Raises RecipeError if a file cannot be read, and for the first fault.
     """
     return parse_as(kind, overridden(_read(path), overrides, kind))
 
 
 def document(path: str | Path | None, overrides: Sequence[str], kind: type[Recipe]) -> dict[str, Any]:
-    """A recipe file with what overrides it as plain data, which is not checked; without a file only the latter."""
+    """A recipe file with its overrides, as plain data that is not checked. Without a file, only the overrides."""
     return overridden(_read(path) if path is not None else {}, overrides, kind)
 
 
 def overridden(document: dict[str, Any], overrides: Sequence[str], kind: type[Recipe]) -> dict[str, Any]:
-    """A recipe as plain data with what overrides it: fields, and files of fields."""
+    """A recipe as plain data with overrides: fields, or files of fields."""
     for override in overrides:
         if is_file(override):
             document = merged(document, _read(override))
@@ -79,7 +83,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def merged(document: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain data with the fields of another one over its own, also within mappings such as model.engine."""
+    """A recipe as plain data, in which the fields of `other` replace its own, also in mappings such as model.engine."""
     both = dict(document)
     for name, value in other.items():
         own = both.get(name)
@@ -90,7 +94,7 @@ def merged(document: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
 def parse_storage(overrides: Sequence[str]) -> Storage:
     """Build only the `storage` section, from `storage.field=value` overrides, for commands without a recipe.
 
-    Raises RecipeError for the first thing that is wrong.
+    Raises RecipeError for the first fault.
     """
     document: dict[str, Any] = {"input": {"paths": ["-"]}, "output": {"path": "-"}}
     for override in overrides:
@@ -103,12 +107,12 @@ def parse_storage(overrides: Sequence[str]) -> Storage:
 
 
 def parse(document: dict[str, Any]) -> Recipe:
-    """Build a recipe from plain data: sections as dicts. Raises RecipeError for the first thing that is wrong."""
+    """Build a recipe from plain data: sections as dicts. Raises RecipeError for the first fault."""
     return parse_as(Recipe, document)
 
 
 def parse_as(kind: type[R], document: dict[str, Any]) -> R:
-    """As `parse`, for a recipe of a kind."""
+    """As `parse`, for a recipe of the class `kind`."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -116,24 +120,24 @@ def parse_as(kind: type[R], document: dict[str, Any]) -> R:
 
 
 def _yaml_fault(error: Exception) -> str:
-    """The fault and its place. PyYAML's own text repeats the line, which may hold a secret."""
+    """The fault and its place, without PyYAML's own text, which repeats the line and may hold a secret."""
     mark = getattr(error, "problem_mark", None)
     problem = QUOTED.sub(NOT_SHOWN, str(getattr(error, "problem", None) or type(error).__name__))
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
 def is_file(text: str) -> bool:
-    """Whether a word behind a recipe is a file of fields that override it, not an override."""
+    """Whether an argument after the recipe is a file of overriding fields."""
     return text.endswith((".yaml", ".yml")) and not is_override(text)
 
 
 def is_override(text: str) -> bool:
-    """Whether a word of a command is an override, not a path that has a dot and an equals sign."""
+    """Whether an argument is an override, and not a path that contains a dot and an equals sign."""
     return text.partition(".")[0] in SECTIONS and bool(re.match(r"\w+(\.\w+)+=", text))
 
 
 def apply_override(document: dict[str, Any], override: str, kind: type[Recipe] = Recipe) -> None:
-    """Set a field in a recipe of a kind, as plain data. Raises RecipeError if the override is none."""
+    """Set a field of a recipe of the class `kind`, given as plain data. Raises RecipeError for a malformed override."""
     name, equals, text = override.partition("=")
     names = name.split(".")
     if not equals or len(names) < 2 or not all(names):
@@ -152,10 +156,10 @@ def apply_override(document: dict[str, Any], override: str, kind: type[Recipe] =
         value = yaml.load(text, UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names, kind):
-            raise RecipeError(f"{name}: {redacted(override)!r} gives no YAML value ({_yaml_fault(error)}).") from None
+            raise RecipeError(f"{name}: {redacted(override)!r} has no YAML value ({_yaml_fault(error)}).") from None
         value = text
     if isinstance(value, dict) and (_is_text(names, kind) or not text.lstrip().startswith("{")):
-        value = text  # a sentence with a colon, or one that begins with a column in braces, not a mapping
+        value = text  # no mapping, but a sentence with a colon, or one that begins with a placeholder such as {column}
     section[names[-1]] = value
 
 

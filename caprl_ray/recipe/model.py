@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from caprl_ray.recipe import engine_arguments, vllm_names
 from caprl_ray.recipe.fields import Accelerator, Section, absolute_on_nodes, service_url
 
-# What comes with the package: a model that captions, one that answers from captions, and two that are no models and
-# know scenes by rules. They answer from images, and write questions.
+# The tiny models of the package: one captions, and one answers from captions. The other two are rules, not models: one
+# answers from images, and one writes questions.
 PACKAGED = ("embedded", "embedded-answerer", "embedded-viewer", "embedded-questioner")
 PARALLEL_SIZES = frozenset({"pipeline_parallel_size", "tensor_parallel_size"})
 
@@ -28,15 +28,15 @@ class Model(Section):
     source: Annotated[str, Field(min_length=1)] = "internlm/CapRL-3B"
     """The model: a hub id, a folder that every node has, an `s3://` prefix, or a tiny model of the package that knows
     only its own scenes: `embedded`, `embedded-answerer` to score, or `embedded-questioner` and `embedded-viewer` to
-    curate. With an endpoint it only says which image processor and control tokens apply."""
+    curate. With an endpoint it only decides which image processor and control tokens are used."""
     revision: str | None = "main"
     """The hub revision: a branch, a tag or a commit. A commit is best, because a branch can move between runs."""
     cache_dir: Annotated[str | None, AfterValidator(absolute_on_nodes)] = None
     """The folder where each node keeps models fetched from `s3://`. If left out: $CAPRL_RAY_CACHE/models, or else
     ~/.cache/caprl_ray/models. Set it if that disk is too small."""
     engine: dict[str, Any] = {}
-    """Engine arguments, with vLLM's names, for example {max_model_len: 8192}. On a GPU, batch size and memory use
-    follow from the GPU's memory unless they are set here. An argument that may hold a secret is refused."""
+    """Engine arguments, with vLLM's names, for example {max_model_len: 8192}. Unless they are set here, batch size and
+    memory use on a GPU follow from the GPU's memory. An argument that may hold a secret is refused."""
     engine_by_accelerator: dict[Accelerator, dict[str, Any]] = {}
     """Engine arguments for replicas on one type of GPU, by Ray's name for the type: {H100: {max_num_seqs: 384}}. They
     override `engine`. Use it on clusters with several types of GPU."""
@@ -45,7 +45,7 @@ class Model(Section):
     instead of an engine in this job."""
     api_key_env: Annotated[str | None, BeforeValidator(_variable_name)] = None
     """The name of the environment variable that holds the endpoint's key. Replicas read it on their own nodes. If left
-    out, OPENAI_API_KEY is used if it is set and the endpoint has https or is on this machine."""
+    out, OPENAI_API_KEY is used if it is set, but only for an endpoint with https or on this machine."""
     served_name: Annotated[str, Field(min_length=1)] | None = None
     """The model's name at the endpoint. If left out, model.source."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None

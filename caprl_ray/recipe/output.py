@@ -11,19 +11,20 @@ class Failures(Section):
     """When a run stops because too many rows failed."""
 
     max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The largest share of rows that may fail, 0 to 1. A run stops above it, and a run whose whole output is above it
-    at the end, however few its rows are, exits with 3 and leaves no `_SUCCESS`. Run again with a higher value to accept
-    the output; 1 accepts everything. A web dataset loses a few per cent of its rows; a wrong recipe loses nearly all.
-    To stop a run early, good rows of earlier runs count in its favour, up to 50 x `min_rows`."""
+    """The largest share of rows that may fail, 0 to 1. A run stops early when a larger share of its rows has failed; up
+    to 50 x `min_rows` good rows of earlier runs count in its favour. At the end of a run the whole output is judged,
+    however few rows it has: if a larger share failed, the run exits with 3 and writes no `_SUCCESS`. Run again with a
+    higher value to accept the output; 1 accepts everything. In a web dataset a few per cent of the rows fail; with a
+    wrong recipe nearly all do."""
     min_rows: Positive = 1000
-    """The number of finished rows (captioned or failed) from which on a run may be stopped early for `max_fraction`.
-    Lower it to notice a wrong recipe sooner; raise it if the first shards are worse than the rest. At the end of a run
-    `max_fraction` holds for any number of rows."""
+    """A run with fewer finished rows (captioned or failed) is not stopped early for `max_fraction`. Lower it to notice
+    a wrong recipe sooner; raise it if the first shards are worse than the rest. At the end of a run `max_fraction`
+    applies to any number of rows."""
 
 
 def _writable(path: str) -> str:
     if path.startswith("hf://"):
-        raise ValueError(f"{path} is only read; write to a folder or bucket, and upload it with the hub's own client")
+        raise ValueError(f"{path} is read-only; write to a folder or bucket, and upload it with the hub's own client")
     return path
 
 
@@ -37,6 +38,6 @@ class Output(Section):
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
     stop_s: Annotated[float, Field(ge=0, le=600)] = 10
-    """The time for committing what is finished when the run is stopped by Ctrl-C, SIGTERM or `ray job stop`, in
-    seconds. Captions that are not finished are cut short and left to the next run. `ray job stop` itself gives a job 3
-    seconds, or RAY_JOB_STOP_WAIT_TIME_S."""
+    """The time that a run has to commit its finished rows when Ctrl-C, SIGTERM or `ray job stop` stops it, in seconds.
+    Captions that are not finished are dropped, and the next run writes them. `ray job stop` kills a job after 3
+    seconds, or after RAY_JOB_STOP_WAIT_TIME_S."""

@@ -15,8 +15,8 @@ class Prepare(Section):
     if it is higher."""
     max_pixels: Positive = 1_003_520
     """Images with more pixels are reduced to this number of pixels (width x height). The model's own maximum applies if
-    it is lower. For CapRL-3B, 28 x 28 pixels are one image token, and 32 x 32 for a Qwen3-VL. An InternVL gets as many
-    tiles of 448 x 448 pixels as fit. Lower it for speed, raise it for fine detail."""
+    it is lower. An image token is 28 x 28 pixels for CapRL-3B, and 32 x 32 pixels for a Qwen3-VL model. An InternVL
+    model gets as many tiles of 448 x 448 pixels as fit. Lower it for speed, raise it for fine detail."""
     max_bytes: Positive = 64 * 2**20
     """The largest size of a stored image, in bytes. A larger image becomes a failed row. Raise it for very large
     originals."""

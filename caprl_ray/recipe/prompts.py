@@ -24,10 +24,9 @@ FIELD = re.compile(r"([^\[\]|]+)((?:\[[^\[\]|]+\])*)(?:\|(.*))?", re.DOTALL)
 class PromptTemplate:
     """The text of the user turn, with placeholders `{column}` and, for fields of a JSON column, `{column[field]}`.
 
-    `{column|text}` stands for the text where a row has no value.
-
-    If the row has no column of that name, the name is looked up in the column `json`, where WebDataset keeps a sample's
-    metadata. Raises ValueError if the template cannot be parsed.
+    `{column|text}` is replaced by `text` if the row has no value. If the row has no column of that name, the name is
+    looked up in the column `json`, where WebDataset keeps a sample's metadata. Raises ValueError if the template cannot
+    be parsed.
     """
 
     def __init__(self, text: str) -> None:
@@ -52,7 +51,7 @@ class PromptTemplate:
         return " ".join(literal for literal, _ in self._parts).strip()
 
     def missing(self, columns: Collection[str]) -> list[str]:
-        """The placeholders that no row can fill if rows have these columns."""
+        """The placeholders that no row can fill if the rows have only these columns."""
         fields = [field for _, field in self._parts if field is not None]
         if FALLBACK_COLUMN in columns:
             return []
@@ -100,7 +99,7 @@ def _text(field: str, columns: Mapping[str, Any]) -> str:
 
 
 def _decoded(value: Any) -> Any:
-    """The text of a binary column's value; other values without a form in JSON, such as dates, as text."""
+    """A value that JSON can hold: bytes are decoded, and other types that JSON lacks, such as dates, become text."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode()
     return value if isinstance(value, str | int | float | bool | list | tuple | dict) else str(value)
@@ -127,4 +126,4 @@ class Prompt(Section):
     one."""
     user: PromptText = "Please describe this image in detail."
     """The text of the user turn, which follows the image. {column} and {json[field]} are replaced by the row's own
-    values, {column|text} by the text where a row has none."""
+    values. {column|text} is replaced by the given text if the row has no value."""

@@ -11,8 +11,8 @@ class Engine(Section):
     """How the engines of this job are kept alive."""
 
     stall_timeout_s: Annotated[float, Field(ge=1)] = 300
-    """The longest time without an engine step while rows wait, in seconds. After it the engine is killed and restarted.
-    An engine on a CPU may take longer for a step, as long as it computes."""
+    """If rows wait and the engine makes no step for this many seconds, it is killed and restarted. An engine on a CPU
+    may take longer for a step, as long as it computes."""
 
 
 class Replicas(Section):
@@ -22,21 +22,21 @@ class Replicas(Section):
     """The number of replicas at the start of the run; the pool never shrinks below it. Raise it to request more GPUs
     from the start."""
     max: Positive | None = None
-    """The largest number of replicas. The pool grows to it while there are work and free GPUs. If left out: 8 on GPUs,
-    1 on a CPU, and at least `min`."""
+    """The largest number of replicas. The pool grows up to it while rows wait and GPUs are free. If left out: 8 on
+    GPUs, 1 on a CPU, but at least `min`."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 1
-    """GPUs per replica: 0 runs on the CPU, a fraction shares one GPU, a value above 1 must be a whole number. From 1 on
-    it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it is always 0, and
-    with a model of the package it is 0 if left out."""
+    """GPUs per replica: 0 runs on the CPU, a fraction shares a GPU with other replicas, a value above 1 must be a whole
+    number. From 1 on, it must equal tensor_parallel_size x pipeline_parallel_size of model.engine. With an endpoint it
+    is always 0. With a tiny model of the package it is 0 if left out."""
     accelerator_type: Accelerator | None = None
     """The type of GPU that replicas must have, by Ray's name for it, such as L40S. If left out, any type. Set it if
     only some of the cluster's types should be used."""
     wait_s: Annotated[float, Field(ge=1)] = 3600
     """How long a run waits while no replica has a GPU, in seconds: at the start, or after all GPU nodes were lost. Then
-    the run ends with an error and can be resumed. The same holds while fewer than `min` run because the engine does not
-    start on some nodes. Raise it if spot capacity is often missing for longer."""
+    the run ends with an error; it can be resumed. A run also ends if fewer than `min` replicas run for so long because
+    the engine does not start on some nodes. Raise it if spot capacity is often missing for longer."""
     price: Annotated[float, Field(ge=0)] | None = None
-    """The price of an hour of one GPU, in dollars. If it is given, a run says how much it has cost so far."""
+    """The price of one GPU per hour, in dollars. If it is given, the progress shows what the run has cost so far."""
 
     @property
     def most(self) -> int:

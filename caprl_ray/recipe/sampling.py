@@ -10,21 +10,20 @@ from caprl_ray.recipe.fields import Positive, Section
 
 
 class RepetitionDetection(Section):
-    """When the engine stops a caption that repeats itself, token by token.
+    """When the engine stops a caption that repeats itself token by token.
 
-    A caption ends with the finish reason `repetition` when its last `min_count` x n tokens are one pattern of n tokens
-    again and again. n lies between `min_pattern_size` and `max_pattern_size`. A loop of fewer tokens is found too: some
-    multiple of its length lies between them, because the upper one is about twice the lower one.
+    A caption ends with the finish reason `repetition` if its last tokens are `min_count` copies of one pattern. The
+    pattern has `min_pattern_size` to `max_pattern_size` tokens. A shorter loop is found too, because a multiple of its
+    length lies in this range: the upper limit is about twice the lower one.
     """
 
     min_pattern_size: Annotated[int, Field(ge=1, le=512)] = 33
     """The shortest pattern, in tokens."""
     max_pattern_size: Annotated[int, Field(ge=1, le=512)] = 64
-    """The longest pattern, in tokens. vLLM compares each length between the two at every token: a wide range costs
-    time."""
+    """The longest pattern, in tokens. A wide range costs time, because each length in it is compared."""
     min_count: Annotated[int, Field(ge=2, le=64)] = 8
-    """How often the pattern must stand there, one after the other. Equal rows of a table are a pattern too: a lower
-    number saves tokens and cuts more tables."""
+    """The number of copies of the pattern in a row. Equal rows of a table are a pattern too, so a lower number saves
+    tokens but cuts off more tables."""
 
     @model_validator(mode="after")
     def _check(self) -> "RepetitionDetection":
@@ -39,13 +38,13 @@ class RepetitionDetection(Section):
 class Sampling(BaseModel):
     """How captions are sampled.
 
-    More fields of vLLM's SamplingParams are allowed, under the same names: those in `sampling_fields.FIELDS`.
+    A recipe may have most other fields of vLLM's SamplingParams too, under the same names.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, use_attribute_docstrings=True)
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """The sampling temperature. 0 is greedy decoding: the same image then gives nearly always the same caption."""
+    """The sampling temperature. 0 is greedy decoding: the same image then nearly always gives the same caption."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling: only the most likely tokens, whose probabilities sum to this value, are sampled. 1 keeps
     all."""
@@ -55,8 +54,8 @@ class Sampling(BaseModel):
     """Values above 1 make tokens that were already used less likely. Raise it slightly if captions repeat
     themselves."""
     n: Annotated[int, Field(ge=1, le=16)] = 1
-    """How many captions each prompt gives an image. Above 1, the column `captions` has them all and `caption` the
-    best, with `score` by its score. It needs a temperature above 0."""
+    """The number of captions per image and prompt. Above 1, the column `captions` has all of them, and `caption` has
+    the best one: with the section `score`, the one with the highest score. It needs a temperature above 0."""
     repetition_detection: RepetitionDetection | None = RepetitionDetection()
     """When the engine stops a caption that only repeats itself. null lets it go on to max_tokens."""
 
@@ -68,5 +67,5 @@ class Sampling(BaseModel):
         return self
 
     def changed(self, fields: Mapping[str, Any]) -> "Sampling":
-        """This section with other values in some fields. Raises ValueError if one is not allowed."""
+        """This section with other values in some fields. Raises ValueError if a value is not allowed."""
         return Sampling.model_validate({**self.model_dump(), **fields}) if fields else self

@@ -1,7 +1,7 @@
-"""The sampling fields that a recipe may add to those of its section, under vLLM's names.
+"""Further sampling fields that a recipe may have, under vLLM's names.
 
-A field is on the list if a caption shows its effect. vLLM has more fields. They ask for other results than one text, or
-they need objects that a recipe cannot hold.
+FIELDS has the fields that can change a caption. vLLM's other fields ask for results other than one text, or need
+objects that a recipe cannot hold.
 """
 
 import difflib
@@ -26,7 +26,7 @@ _STRUCTURED: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def _one(value: dict[str, Any]) -> dict[str, Any]:
-    """The only kind of structure, with a value of its type."""
+    """Check that exactly one kind of structure is given, and that its value has the right type."""
     kind = next(iter(value), "")
     if len(value) != 1 or kind not in _STRUCTURED:
         raise ValueError(f"should have one of {', '.join(_STRUCTURED)}")
@@ -56,7 +56,7 @@ FIELDS: Mapping[str, Any] = {
     "bad_words": Texts | None,
     "structured_outputs": Structured | None,
 }
-# Fields that cannot be answered: the only value that may be given, vLLM's own default, and the reason.
+# Fields whose results the output has no place for: the only allowed value, which is vLLM's default, and the reason.
 REFUSED: Mapping[str, tuple[Any, str]] = {
     "detokenize": (True, "a caption is text"),
     "logprobs": (None, "no column holds probabilities"),
@@ -65,7 +65,7 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
 
 
 def check(given: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first field that cannot be kept, or whose value is wrong."""
+    """Raise ValueError for the first field that a recipe cannot have, or whose value is wrong."""
     for name, value in given.items():
         if name in REFUSED:
             _check_refused(name, value)

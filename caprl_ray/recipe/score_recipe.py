@@ -11,16 +11,17 @@ from caprl_ray.recipe.sampling import Sampling
 from caprl_ray.recipe.score import ANSWERER, Score, check_system
 from caprl_ray.recipe.sections import Recipe
 
-# Sections of captioning, which a recipe for scoring cannot have.
-READER = ("model", "engine", "replicas")  # of the section `score`, likewise
+# Fields that the section `score` has only in a captioning recipe. In a scoring recipe they are sections.
+READER = ("model", "engine", "replicas")
+# Sections of a captioning recipe that a scoring recipe cannot have.
 FOREIGN = ("prepare", "prompt", "prompts", "sampling", "quality")
 
 
 class ScoreRecipe(Recipe):
-    """The recipe of a scoring run: captions go in, scores come out."""
+    """The recipe of a scoring run. Its input is captions, and its output is scores."""
 
     model: Model = Model(source=ANSWERER)
-    sampling: Sampling = Sampling(max_tokens=64)  # score.mode says how answers are sampled
+    sampling: Sampling = Sampling(max_tokens=64)  # score.mode decides how answers are sampled
     score: Score  # type: ignore[assignment]
 
     @model_validator(mode="before")
@@ -28,12 +29,12 @@ class ScoreRecipe(Recipe):
     def _only_scoring(cls, document: Any) -> Any:
         foreign = [name for name in FOREIGN if isinstance(document, dict) and name in document]
         if foreign:
-            raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring says in score how it asks")
+            raise ValueError(f"{foreign[0]} is for captioning; a recipe for scoring cannot have it")
         score = document.get("score") if isinstance(document, dict) else None
         reader = [name for name in READER if isinstance(score, dict) and name in score]
         if reader:
             raise ValueError(
-                f"score.{reader[0]} is for a recipe that captions; in a recipe for scoring {reader[0]} is the reader's"
+                f"score.{reader[0]} is for a captioning recipe; in a recipe for scoring, give the section {reader[0]}"
             )
         model = document.get("model") if isinstance(document, dict) else None
         if isinstance(model, dict) and "source" not in model:
@@ -51,7 +52,7 @@ class ScoreRecipe(Recipe):
 
 
 def reader_recipe(recipe: Recipe) -> ScoreRecipe:
-    """The recipe of the readers of a captioning recipe with the section `score`. Raises RecipeError."""
+    """The recipe that the readers of a captioning recipe run. The recipe must have `score`. Raises RecipeError."""
     assert recipe.score, "only a recipe with the section score has readers"
     score = recipe.score
     document = {"model": score.model, "engine": score.engine, "replicas": score.replicas, "score": score}
@@ -63,6 +64,6 @@ def reader_recipe(recipe: Recipe) -> ScoreRecipe:
 
 
 def in_section(error: RecipeError) -> RecipeError:
-    """An error about a reader, which names the fields of the section `score`."""
+    """The error with `score.` before the field, as the captioning recipe has it."""
     said = str(error)
     return error if said.startswith("score.") else RecipeError(f"score.{said}")

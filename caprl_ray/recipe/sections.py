@@ -3,8 +3,8 @@
 `load.load` reads the file, applies `section.field=value` overrides and returns a frozen `Recipe`. The recipe is checked
 before anything starts. An error is a `RecipeError` of one sentence: the field, its value, and what is allowed.
 
-Each section has a module of its name. The docstrings below the fields are the reference of the recipe; `caprl-ray
-schema` prints them.
+Each section has a module of its name. The docstrings below the fields are the reference of the recipe: the docs page
+and `caprl-ray schema` have them.
 """
 
 import math
@@ -24,7 +24,7 @@ from caprl_ray.recipe.sampling import Sampling
 from caprl_ray.recipe.score import Scoring, check_system
 from caprl_ray.recipe.storage import Storage
 
-MOST_CAPTIONS = 16  # of an image: each is cut to its share of what a row may have (caption/redecode.py)
+MOST_CAPTIONS = 16  # per image; each is cut to its share of the characters that a row may have (caption/redecode.py)
 
 
 class Recipe(Section):
@@ -37,16 +37,15 @@ class Recipe(Section):
     replicas: Annotated[Replicas, Field(validate_default=True)] = Replicas()
     prompt: Prompt = Prompt()
     prompts: dict[PromptName, PromptText] = {}
-    """Several prompts by name, in place of prompt.user: {dense: "Describe…", short: "Shorten this: {dense}"}. A later
-    one may use the caption of an earlier one by its name. The column `captions` has a caption for each, and `caption`
-    the best: of those whose flags are least severe, the first; with `score`, of those without severe flags the one
-    with the highest score."""
+    """Several prompts by name, in place of prompt.user: {dense: "Describe…", short: "Shorten this: {dense}"}. A prompt
+    may contain the caption of an earlier prompt, by its name in braces. The column `captions` has all captions, and
+    `caption` has the best one: the first of those with the least severe flags. With the section `score`, it is the one
+    with the highest score among those without severe flags."""
     sampling: Sampling = Sampling()
     quality: Quality = Quality()
     score: Scoring | None = None
-    """How captions are scored while they are written, by a second pool of replicas: {questions: …, model: …,
-    replicas: …}. If left out, they are not scored. With several captions an image, the one with the highest score is
-    kept."""
+    """How a second pool of replicas scores captions while they are written: {questions: …, model: …, replicas: …}. If
+    left out, captions are not scored. With several captions per image, the one with the highest score is kept."""
     failures: Failures = Failures()
     storage: Storage = Storage()
     output: Output
@@ -54,8 +53,8 @@ class Recipe(Section):
     @field_validator("replicas")
     @classmethod
     def _without_gpus(cls, replicas: Replicas, others: ValidationInfo) -> Replicas:
-        """Replicas of an endpoint only send requests, so they reserve no GPU, whatever the recipe says. The models
-        of the package need none."""
+        """Set `gpus` to 0 for an endpoint, whatever the recipe says, because its replicas only send requests; and for a
+        tiny model of the package, unless the recipe sets `gpus`."""
         model = others.data.get("model")
         gpus = {"gpus": 0, "accelerator_type": None}
         tiny = model and model.source in PACKAGED and "gpus" not in replicas.model_fields_set
@@ -65,14 +64,14 @@ class Recipe(Section):
     def _check_system_turn(self) -> "Recipe":
         if self.model.endpoint and self.prompt.system is None:
             raise ValueError(
-                "prompt.system: null cannot be kept with model.endpoint, because the service's own chat template may "
+                "prompt.system: null is not possible with model.endpoint, because the service's own chat template may "
                 "add a system turn; give it a text"
             )
         return self
 
     @property
     def named_prompts(self) -> dict[str, str]:
-        """The prompts by name, in order; the only one of most recipes is named `prompt`."""
+        """The prompts by name, in order. A recipe without `prompts` has one, named `prompt`."""
         return self.prompts or {"prompt": self.prompt.user}
 
     @property
@@ -84,7 +83,7 @@ class Recipe(Section):
     def _check_captions(self) -> "Recipe":
         if self.captions > MOST_CAPTIONS:
             raise ValueError(
-                f"prompts and sampling.n give {self.captions} captions an image; at most {MOST_CAPTIONS} can be kept, "
+                f"prompts and sampling.n give {self.captions} captions per image; at most {MOST_CAPTIONS} can be kept, "
                 "of 65,536 characters together"
             )
         return self
@@ -110,7 +109,7 @@ class Recipe(Section):
 
     @property
     def image_again(self) -> bool:
-        """Whether the model gets an image several times, with prompts that are equal up to its end."""
+        """Whether the model gets each image several times, in prompts that are equal up to the end of the image."""
         return self.several
 
     @property
@@ -136,8 +135,8 @@ class Recipe(Section):
                 raise ValueError(f"quality.retries[{number}]: {_first_message(error)}") from None
             if changed == self.sampling:
                 raise ValueError(
-                    f"quality.retries[{number}]: {fields} changes nothing of sampling, and the same sampling often "
-                    "gives the same fault; change a field, or leave the entry out"
+                    f"quality.retries[{number}]: {fields} does not change sampling, and the same sampling often gives "
+                    "the same fault; change a field, or leave the entry out"
                 )
         return self
 

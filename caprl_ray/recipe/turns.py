@@ -7,9 +7,12 @@ from dataclasses import dataclass
 class Turns:
     """The turns before an answer, and the beginning of the answer.
 
-    `system` None means no system turn at all. `begin` is text that the answer goes on from. `choices`: the answer is
-    one of these, each a letter, and nothing else. `shared` is how many characters of `user` other prompts begin with,
-    too, which may be asked at the same time.
+    Attributes:
+        user: the text of the user turn.
+        system: the text of the system turn; None means no system turn at all.
+        begin: the beginning of the answer, which the model continues.
+        choices: the letters of which the answer must be one; empty for any answer.
+        shared: how many characters at the start of `user` are the same in prompts that may be asked at the same time.
     """
 
     user: str

@@ -1,7 +1,8 @@
-"""vLLM's names of engine arguments and sampling parameters, read from its source without importing it.
+"""vLLM's names of engine arguments and sampling parameters, parsed from its source.
 
-Importing vLLM takes seconds and needs the engine's whole environment. A wrong recipe must be refused in milliseconds.
-If vLLM is not installed, or has these classes elsewhere, the names are checked when the engine starts.
+vLLM is not imported for them: this takes seconds and needs the engine's whole environment, but a wrong recipe must be
+refused in milliseconds. If vLLM is not installed, or has these classes elsewhere, the names are checked when the engine
+starts.
 """
 
 import ast
@@ -27,13 +28,13 @@ def check(section: str, given: Iterable[str], known: frozenset[str]) -> None:
     for name in given:
         if known and name not in known:
             near = difflib.get_close_matches(name, known, n=3)
-            hint = f"; near it are {', '.join(near)}" if near else ""
+            hint = f"; similar names are {', '.join(near)}" if near else ""
             raise ValueError(f"{name} is not a name that vLLM knows for {section}{hint}")
 
 
 @cache
 def _class_fields(module: str, classes: tuple[str, ...], one: str) -> frozenset[str]:
-    """The annotated fields of these classes. None if `one` is missing: then the other fields stand elsewhere, too."""
+    """The annotated fields of these classes. Empty without the field `one`: then this vLLM has the others elsewhere."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         return frozenset()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Usual causes, and what to do. `meaning` only where nothing else says what it is: for flags of the input."""
+    """Usual causes, and what to do. `meaning` is only for flags of the input; rows/codes.py has that of codes."""
 
     causes: str
     remedy: str
@@ -23,8 +23,8 @@ CODE_ADVICE = {
     ),
     "source_changed": Advice(
         causes="Somebody wrote the file or shard again, or copied it without its modification time.",
-        remedy="Use `--retry-failed=source_changed`: a file is captioned as it is now, a shard if its finished rows "
-        "are still in it.",
+        remedy="Use `--retry-failed=source_changed`. A file is captioned as it is now; a shard is captioned if its "
+        "finished rows are still in it.",
     ),
     "source_unreadable": Advice(
         causes="The run's user or role may not read the object, or it lies in an archive class of storage.",
@@ -37,30 +37,30 @@ CODE_ADVICE = {
     ),
     "truncated_unit": Advice(
         causes="The download or the upload of the shard or file was cut off, or its bytes are damaged.",
-        remedy="Replace the shard or file by a whole one and use `--retry-failed=truncated_unit`.",
+        remedy="Replace the shard or file by a complete one and use `--retry-failed=truncated_unit`.",
     ),
     "unit_format": Advice(
         causes="A web page, an error message or a Git LFS pointer was stored under the name of a shard or table.",
         remedy="Download the shard or file again, or fetch it from Git LFS, into the input of the next dataset.",
     ),
     "bad_line": Advice(
-        causes="A row with more or fewer fields than the header, a quotation mark without its pair, or a line that is "
-        "no JSON object.",
+        causes="A row with more or fewer fields than the header, a quotation mark that is not closed, or a line that "
+        "is not a JSON object.",
         remedy="Repair the line, and caption the list into a new output.",
     ),
     "empty_unit": Advice(
-        causes="The tool that packed the shards wrote a last one without samples.",
+        causes="The tool that packed the shards wrote a last shard without samples.",
         remedy="Nothing, or remove the shard from the input of the next dataset.",
     ),
     "read_crash": Advice(
-        causes="A damaged page that its decoder does not survive, or one that needs more memory than there is.",
+        causes="A damaged page that crashes its decoder, or one that needs more memory than there is.",
         remedy="Write the shard or file again, and caption it into a new output; report it to Arrow's authors.",
     ),
     "no_image": Advice(
-        causes="The sample has text only, its members do not stand together, or its image has another extension "
-        "than `input.image_key`.",
-        remedy="Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to a "
-        "member that the samples have.",
+        causes="The sample has text only, its members are not adjacent in the shard, or its image has another "
+        "extension than `input.image_key`.",
+        remedy="Nothing if the sample has text only. Pack a sample's members together; set `input.image_key` to the "
+        "extension of the images.",
     ),
     "ambiguous_image": Advice(
         causes="Samples hold a photo and its mask, or several sizes of it.",
@@ -117,11 +117,11 @@ CODE_ADVICE = {
         remedy="Crop the image: its sides differ more than the model's processor accepts.",
     ),
     "decode_crash": Advice(
-        causes="A damaged or hostile file that its decoder does not survive.",
-        remedy="Leave it failed; the file crashes its decoder.",
+        causes="A damaged or hostile file that crashes its decoder.",
+        remedy="Leave it failed.",
     ),
     "decode_timeout": Advice(
-        causes="A file that was made to take long, or a very large one on a busy node.",
+        causes="A file that was made to decode slowly, or a very large one on a busy node.",
         remedy="Raise `prepare.timeout_s`, or leave it failed.",
     ),
     "prompt_column": Advice(
@@ -133,11 +133,11 @@ CODE_ADVICE = {
         remedy="Shorten the prompt, lower `prepare.max_pixels`, or raise `model.engine.max_model_len`.",
     ),
     "engine_rejected": Advice(
-        causes="The model or the service accepts no request of this kind: its size, its parameters, or its content.",
+        causes="The model or the service does not accept the request's size, parameters or content.",
         remedy="See the detail; `preflight --debug` shows the engine's log.",
     ),
     "engine_error": Advice(
-        causes="A fault of the service that only this picture or prompt shows.",
+        causes="A fault of the service that only this picture or prompt triggers.",
         remedy="See the service's log; use `--retry-failed` when its fault is repaired.",
     ),
     "engine_timeout": Advice(
@@ -145,17 +145,17 @@ CODE_ADVICE = {
         remedy="Raise `model.timeout_s`, or lower `sampling.max_tokens`, and use `--retry-failed`.",
     ),
     "engine_crash": Advice(
-        causes="A picture of a size or shape that the engine's kernels do not survive.",
+        causes="A picture whose size or shape crashes the engine's kernels.",
         remedy="Leave it failed; report the image to the engine's authors.",
     ),
 }
 
-# Flags that no check gives: reading, prepare and repair do.
+# Flags that do not come from checks, but from reading, prepare and repair.
 FLAG_ADVICE = {
     "blank": Advice(
         meaning="The picture has a single colour, apart from noise.",
-        causes="A placeholder for a lost image, a failed render, or a photo of the dark.",
-        remedy="Look at some. `caprl-ray plan --duplicates` finds placeholders; leave the rest out when you train.",
+        causes="A placeholder for a lost image, a failed render, or a photo taken in the dark.",
+        remedy="Look at some. `caprl-ray plan --duplicates` finds placeholders; leave the others out when you train.",
     ),
     "metadata_undecoded": Advice(
         meaning="A text beside the image is not UTF-8, so its column is null.",
@@ -178,8 +178,8 @@ FLAG_ADVICE = {
         remedy="Raise `input.max_metadata_bytes` in the next dataset if you need it.",
     ),
     "trimmed": Advice(
-        meaning="No try gave a caption without a fault, so the best one was cut before the fault.",
-        causes="The model loops on this picture whatever the sampling.",
-        remedy="Read some. `quality.at_end` says whether such captions are trimmed, kept or failed.",
+        meaning="Every caption of the image had a fault, so the best one was cut before its fault.",
+        causes="The model loops on this picture with every sampling that was tried.",
+        remedy="Read some. `quality.at_end` decides whether such captions are trimmed, kept or failed.",
     ),
 }

@@ -1,23 +1,23 @@
 """The failure codes of the stages that jobs share. A job adds its own (job.py)."""
 
 READ_CODES = {
-    "source_missing": "The file was in the plan and is gone.",
-    "source_changed": "The file or shard is not the one that was planned (size or modification time).",
+    "source_missing": "The file is in the plan but no longer exists.",
+    "source_changed": "The file or shard has changed since it was planned (size or modification time).",
     "source_unreadable": "The file exists but cannot be read, although its storage works.",
     "source_refused": "The row's path is a web address, or is neither below the table's folder nor below "
     "input.image_roots.",
     "truncated_unit": "From this row on, the shard or parquet file is missing, damaged or inflates without bound; the "
     "row counts as the unit's last.",
-    "unit_format": "The shard is no archive, or the table is no parquet file; the detail says what it is.",
-    "bad_line": "The line of a manifest is no row: no JSON, not UTF-8, or with more or fewer fields than the header; "
-    "the detail has the number of the line.",
+    "unit_format": "The shard is not an archive, or the table is not a parquet file; the detail says what it is.",
+    "bad_line": "The line of a manifest is not a row: it is not JSON, is not UTF-8, or has more or fewer fields than "
+    "the header; the detail has the number of the line.",
     "empty_unit": "The shard holds no sample.",
-    "read_crash": "Reading the row kills the process in every attempt. In parquet all rows from there to the end of "
-    "the row group fail.",
+    "read_crash": "Reading the row kills the process in every attempt. In parquet, all rows from this one to the end "
+    "of the row group fail.",
     "no_image": "The sample has no image member, or the row no image.",
     "ambiguous_image": "The sample has images of several kinds, and input.image_key does not say which to caption; the "
     "detail names them.",
-    "duplicate_member": "The sample has two members of the same name.",
+    "duplicate_member": "The sample has two members with the same name.",
     "metadata_too_large": "The sample's metadata is larger than input.max_metadata_bytes, and input.long_metadata is "
     "fail; or a shard's sample has too many members, or too long extensions.",
     "metadata_invalid": "The value in the image column is invalid, for instance text that is not UTF-8.",

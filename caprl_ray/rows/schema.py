@@ -20,40 +20,40 @@ def column(name: str, kind: pa.DataType, description: str) -> pa.Field:
 
 
 IDENTITY = [
-    column("id", pa.string(), "Readable identity: unit and index, unique in this dataset."),
+    column("id", pa.string(), "Readable name of the row: unit and index. Unique in this dataset."),
     column("unit", pa.int32(), "Number of the work unit in the plan."),
     column("index", pa.int64(), "Position of the sample in its unit, from 0."),
     column("unit_rows", pa.int64(), "On a unit's last row: the number of the unit's rows; null on the others."),
     column(
         "unit_left_out",
         pa.string(),
-        "On a unit's last row: counts of what is in no row, as a JSON object of reasons, each with its count and an "
-        "example; null if there is none, and on the other rows.",
+        "On a unit's last row: what of the unit is in no row, as a JSON object of reasons, each with a count and an "
+        "example; null if nothing was left out, and on the other rows.",
     ),
     column("source", pa.string(), "Path or URI of the file or shard that the image was read from."),
     column(
         "row",
         pa.int64(),
-        "Number of the row in its parquet file, or of the sample in its shard, from 0; 0 for a file that is an image. "
-        "All images of a list have the number of their row. Null in a failed row whose place in the file is not known.",
+        "Number of the row in its parquet file, or of the sample in its shard, from 0; 0 for an image file. All images "
+        "of a list have the number of the list's row. Null in a failed row whose place in the file is unknown.",
     ),
     column(
         "key",
         pa.string(),
         "The file's path below its input folder, the sample's WebDataset key, or the image's path or row in parquet. "
-        "One of more than 4 KiB is cut and ends with the SHA-256 of the whole.",
+        "A key of more than 4 KiB is cut and ends with the SHA-256 of the whole key.",
     ),
-    column("sha256", pa.string(), "SHA-256 of the image's bytes as stored, in hex; null where none were read."),
+    column("sha256", pa.string(), "SHA-256 of the image's bytes as stored, in hex; null if no bytes were read."),
     column("width", pa.int32(), "Width of the source image in pixels, as displayed (after EXIF orientation)."),
     column("height", pa.int32(), "Height of the source image in pixels, as displayed."),
 ]
-ATTEMPTS = column("attempts", pa.int32(), "How often the row was tried until it was kept or given up.")
+ATTEMPTS = column("attempts", pa.int32(), "How often the row was tried before it was finished or given up.")
 FAILURE = [
-    column("stage", pa.string(), "The stage that the row failed in, such as read, prepare or caption."),
+    column("stage", pa.string(), "The stage in which the row failed, such as read, prepare or caption."),
     column("code", pa.string(), "The reason: one of the failure codes."),
     column("detail", pa.string(), "Details of the failure, without secrets."),
 ]
-RUN = column("run", pa.string(), "The recipe that wrote the row: a short hash, which `runs` in run.json resolves.")
+RUN = column("run", pa.string(), "Short hash of the recipe that wrote the row; `runs` in run.json has that recipe.")
 # Columns that outputs of older versions lack. The source of such an output may have a column of that name.
 LATER = frozenset({"previous", "row", "run", "saved_tokens"})
 # How descriptions of the source's own columns begin (sources/).

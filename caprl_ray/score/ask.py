@@ -26,7 +26,7 @@ NEUTRAL = {"top_p": 1.0, "repetition_penalty": 1.0, "repetition_detection": None
 UNCLEAR = "answer_unclear"
 UNJUDGED = "answer_unjudged"
 CODES = {
-    UNCLEAR: "The reader's answer chooses no option that is there, or has no answer where the prompt wants it.",
+    UNCLEAR: "The reader's answer chooses none of the options, or does not have the form that the prompt asks for.",
     UNJUDGED: "The reader's answer is too long, or comparing it with the right one takes too long.",
 }
 

@@ -256,11 +256,11 @@ def test_a_wrong_recipe_is_refused_in_one_sentence_before_anything_starts(
     assert "score.questions.0.pth: unknown field; questionfile has path" in refused(
         "score.questions=[{path: x, pth: x}]"
     )
-    assert "score.system: null cannot be kept with model.endpoint" in refused("model.endpoint=http://127.0.0.1:9/v1")
+    assert "score.system: null is not possible with model.endpoint" in refused("model.endpoint=http://127.0.0.1:9/v1")
     pq.write_table(pa.Table.from_pylist([{"id": row_id(0, 0), "question": f"{n}?" * 50, "choices": list("abcd"),
                                           "answer": "a"} for n in range(2000)]), asked)  # fmt: skip
     assert "an image has 2,000 questions, which is too many for one row" in refused("score.join=id")
-    assert "instruction must have {question} once" in refused("score.instruction=Read {caption}")
+    assert "instruction must contain {question} exactly once" in refused("score.instruction=Read {caption}")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").write_bytes(b"")

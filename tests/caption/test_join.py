@@ -66,7 +66,7 @@ def test_wrong_questions_and_readers_are_refused_before_anything_starts(
     assert "score.model.source: nowhere is no folder, s3:// prefix or hub id" in refused(
         questions, "score.model.source=nowhere"
     )
-    assert "score.system: null cannot be kept with score.model.endpoint" in refused(
+    assert "score.system: null is not possible with score.model.endpoint" in refused(
         questions, "score.model.endpoint=http://127.0.0.1:9/v1"
     )
     assert "score.mode: prism is an evaluation and no reward" in refused(questions, "score.mode=prism", "sampling.n=2")

@@ -477,7 +477,7 @@ def test_a_wrong_endpoint_is_refused_without_repeating_what_may_be_secret(model:
 def test_no_system_turn_cannot_be_promised_at_an_endpoint() -> None:
     document = demo_recipe([Path("a")], Path("o")) | {"prompt": {"system": None}}
     document["model"]["endpoint"] = "http://host/v1"
-    with pytest.raises(RecipeError, match=r"prompt\.system: null cannot be kept"):
+    with pytest.raises(RecipeError, match=r"prompt\.system: null is not possible"):
         parse(document)
 
 

@@ -67,9 +67,9 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str, code: int = 2) ->
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"input": {"paths": ["x"]}}, "input: a judge's recipe has only prepare, model,"),
-        ({"score": {"join": "id"}}, "score.join: an evaluation decides it; leave it out"),
-        ({"score": {"questions": ["x"]}}, "score.questions: an evaluation decides it"),
+        ({"input": {"paths": ["x"]}}, "input: a judge's recipe can have only prepare, model,"),
+        ({"score": {"join": "id"}}, "score.join: the evaluation sets it; leave it out"),
+        ({"score": {"questions": ["x"]}}, "score.questions: the evaluation sets it"),
         ({"score": {"mode": "prism"}}, "score.mode: prism is for the files of CapRL's evaluation"),
         ({"score": {"rotations": 0}}, "score.rotations: 0 is not allowed"),
         ({"score": {"model": {"engine": {"no_such": 1}}}}, "score.model: "),

@@ -339,6 +339,15 @@ def test_a_planner_that_died_elsewhere_is_followed(
     assert "part 1/3 waits for process 4711 on head-7 (part 2/3)" in capsys.readouterr().err
 
 
+def test_parts_that_are_being_written_agree_with_their_number() -> None:
+    five = [Part(number=number, of=5) for number in range(1, 6)]
+    assert parts.being_written([TWO]) == "part 2/3 is being written; verify again when it has ended."
+    assert parts.being_written([ONE, TWO]) == (
+        "parts 1/3 and 2/3 are being written; verify again when they have ended."
+    )
+    assert parts.some(five) == "1/5, 2/5, 3/5 and 2 more"
+
+
 def test_status_and_verify_show_all_parts(output: Place, capsys: pytest.CaptureFixture[str]) -> None:
     storage, path = output
     for part, rows in ((ONE, 2), (TWO, 1)):
@@ -469,7 +478,7 @@ def test_a_part_says_which_others_are_left_and_a_run_of_all_units_finishes_them(
     made = job(tmp_path)
     ledger = pipeline.run(made, part=ONE, opening="the opening\n")
     assert capsys.readouterr().err.startswith("the opening\n")
-    assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3, 3/3"
+    assert ledger.notes[-1] == "part 1/3 is finished; 2 others are not: 2/3 and 3/3"
     assert ledger.summary().startswith("part 1/3: ")
     written.never = {unit for unit in range(FILES) if part_of(unit, 3) == TWO}
     with pytest.raises(LedgerUnbalanced, match=r"part 2/3: .* missing"):

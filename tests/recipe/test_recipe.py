@@ -80,7 +80,7 @@ def placeholders(value: Any) -> dict[str, Any]:
         ([HASH[1:] + "g"], "entry 1 is"),
         ([7], "entry 1 is 7, which is not a SHA-256"),
         (["a" * 500], "entry 1 is"),
-        ("", "it should be a list of SHA-256 in hex, or the path of a file of them."),
+        ("", "it should be a list of SHA-256 in hex, or the path of a file that lists them."),
         ([HASH] * 1001, "it has 1,001 entries; write more than 1,000 into a text file"),
         (7, "not allowed"),
     ],
@@ -123,9 +123,9 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
     (tmp_path / "more.yaml").write_text(twice)
     with pytest.raises(RecipeError) as error:
         load(recipe_file(tmp_path), [str(tmp_path / "more.yaml")])
-    said = "the recipe is not valid YAML (the key model stands twice in line 3, column 1)."
+    said = "the recipe is not valid YAML (the key model appears twice in line 3, column 1)."
     assert str(error.value) == f"{tmp_path}/more.yaml: {said}"
-    with pytest.raises(RecipeError, match="the key seed stands twice in line 1"):
+    with pytest.raises(RecipeError, match="the key seed appears twice in line 1"):
         load(recipe_file(tmp_path), ["model.engine={seed: 1, seed: 2}"])
     merged = "input: {paths: [x]}\noutput: &o {path: a}\nquality: {checks: {<<: {loop: keep}, loop: fail}}\n"
     assert load(recipe_file(tmp_path, merged)).quality.checks == {"loop": "fail"}, "what << brings may be given again"

@@ -133,7 +133,7 @@ def test_a_row_without_its_picture_says_why(tmp_path: Path) -> None:
     seen = pictures(facts(Storage(), str(out)), list(rows.values()), 60)
     said = {index: seen[row["id"]].missing for index, row in rows.items()}
     assert said[0] == "" and seen[rows[0]["id"]].uri.startswith("data:image/webp;base64,")
-    assert said[1] == "The file was in the plan and is gone."
+    assert said[1] == "The file is in the plan but no longer exists."
     assert said[2] == said[3] == "The source changed: it holds another image than the one that was captioned."
     assert said[4] == "The image could not be decoded."  # failed as image_corrupt
     assert said[5] == "The plan does not hold this row's unit."

@@ -163,5 +163,5 @@ def test_without_the_hub_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_written_to_the_hub() -> None:
-    with pytest.raises(RecipeError, match=r"output\.path: .*hf://datasets/org/out is only read"):
+    with pytest.raises(RecipeError, match=r"output\.path: .*hf://datasets/org/out is read-only"):
         parse({"input": {"paths": "a"}, "output": {"path": "hf://datasets/org/out"}})
