@@ -19,7 +19,7 @@ from caprl_ray.quality.check import Check, threshold
 
 PIECE = 300
 END = 2 * PIECE
-# Han and kana need a third of the characters for the same content.
+# Han, kana and hangul need fewer characters for the same content.
 DENSE_PIECE = 150
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 # A piece is a table that is set out with spaces or lines only if it has more than half as many other characters.

@@ -109,7 +109,8 @@ def chosen_again(
         if again := chosen.get(ref.unit):
             unit = committed[ref.unit]
             rows = ref.rows if unit.rows is None else unit.rows
-            work.append(Work(ref=ref, done=BitMap(range(rows or unit.done.max())) - again.rows, rows=rows, again=again))
+            others = BitMap(range(rows or unit.done.max() + 1)) - again.rows
+            work.append(Work(ref=ref, done=others, rows=rows, again=again))
     return work
 
 

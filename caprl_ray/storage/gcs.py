@@ -28,10 +28,10 @@ def _client(settings: Storage) -> Any:
         from requests.adapters import HTTPAdapter
     except ImportError:
         raise RecipeError("gs:// paths need Google's client; run pip install 'caprl_ray[gcs]'.") from None
-    if settings.anonymous:
-        return storage.Client.create_anonymous_client()
+    project = os.environ.get("GOOGLE_CLOUD_PROJECT", "none")  # objects need no project
     try:
-        client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need no project
+        anonymous = settings.anonymous
+        client = storage.Client.create_anonymous_client() if anonymous else storage.Client(project=project)
     except DefaultCredentialsError:
         reason = "no Google credentials were found; give them in the usual ways, or set storage.anonymous"
         raise NotGranted(errno.EIO, reason) from None

@@ -23,7 +23,8 @@ TEMPORARY = ".tmp-"
 # The writer of a temporary file older than this many seconds must be dead, because writing takes seconds.
 LEFT_S = 3600
 LOCK = ".lock-"  # prefix of the lock files of `replace`
-LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
+CREATES = LOCK + "create"  # of a folder
+LOCK_S = 10  # seconds to wait for another process, which holds a lock for milliseconds
 # errno values of linking on file systems without hard links.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -63,8 +64,13 @@ class LocalStore:
         path = local_path(folder)
         if not os.path.isdir(path):
             return []
-        entries = (entry for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith("."))
-        return [stored_at(entry.path, entry.stat()) for entry in entries]
+        found = []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # another process has just deleted it
+                    if entry.is_file() and not entry.name.startswith("."):
+                        found.append(stored_at(entry.path, entry.stat()))
+        return found
 
     def open(self, stored: Stored, piece: int | None) -> BinaryIO:
         """Never waits for a pipe. A file of size 0 is not opened, because reading a file of the kernel might never
@@ -203,16 +209,17 @@ def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterat
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Unlike a rename, fails if the target exists. Copies if there are no hard links (exFAT, some network mounts)."""
+    """Unlike a rename, fails if the target exists. If there are no hard links (exFAT, some network mounts), renames
+    under a lock, so that a writer that is killed leaves no partial object."""
     try:
         os.link(temporary, target)
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with open(target, "xb") as file:
-            file.write(temporary.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
+        with FileLock(target.with_name(CREATES), timeout=LOCK_S):
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+            os.rename(temporary, target)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -81,7 +81,12 @@ class LocalListing:
         within = self._states_within(real[len(self._root) :]) if real.startswith(self._root) else NONE
         if states <= within or self._wanted.everything(within):
             return "overlap"
-        status = os.stat(real)
+        try:
+            status = os.stat(real)
+        except OSError as error:
+            if error.errno not in BROKEN:
+                raise
+            return "link"  # it was removed while its folder was listed
         identity = status.st_dev, status.st_ino, states
         if identity in self._linked:
             return "overlap"

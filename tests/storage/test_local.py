@@ -5,10 +5,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from caprl_ray.storage import SourceChanged, Storage, Stored, local
+from caprl_ray.storage import SourceChanged, Storage, Stored, local, local_listing
+from caprl_ray.storage.stored import Listed, Passed
+from caprl_ray.storage.wanted import Wanted
 
 STORAGE = Storage()
 
@@ -86,7 +89,46 @@ def test_where_links_do_not_exist_a_new_object_still_replaces_none(
     with pytest.raises(FileExistsError):
         Storage().create(path, b"second")
     assert Storage().read(path) == b"first" and stored.size == 5
-    assert os.listdir(tmp_path / "new") == ["a"]
+    assert [stored.path for stored in Storage().objects(str(tmp_path / "new"), "")] == [path]
+    assert sorted(os.listdir(tmp_path / "new")) == [local.CREATES, "a"], "half an object"
+
+
+def test_a_folder_whose_names_go_while_they_are_read_has_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("images/a", "images/b", "far/c"):
+        STORAGE.put(str(tmp_path / name), b"")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "far")
+    listed = os.stat
+
+    class Gone:
+        """What `scandir` found before another process removed `b`."""
+
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self.is_file = entry.name, entry.path, entry.is_file
+
+        def stat(self) -> os.stat_result:
+            return listed(self.path + "-gone" if self.name == "b" else self.path)
+
+    class Scan(list[Gone]):
+        def __enter__(self) -> "Scan":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    scan = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(local.os, "scandir", lambda path: Scan(map(Gone, scan(path))))
+        assert [stored.path[-1] for stored in STORAGE.objects(str(tmp_path / "images"), "")] == ["a"]
+
+    def gone(path: Any, **named: Any) -> os.stat_result:
+        return listed(f"{path}-gone" if str(path).rstrip("/") == str(tmp_path / "far") else path, **named)
+
+    monkeypatch.setattr(local_listing.os, "stat", gone)
+    found = list(STORAGE.find(Wanted(folder=f"{tmp_path}/images/")))
+    assert [passed.reason for passed in found if isinstance(passed, Passed)] == ["link"]
+    assert [entry.stored.path[-1] for entry in found if isinstance(entry, Listed)] == ["a", "b"]
 
 
 def test_an_object_that_changed_is_not_opened_as_the_planned_one(tmp_path: Path) -> None:
