@@ -18,6 +18,7 @@ from PIL import Image
 
 from caprl_ray import caption_dataset
 from caprl_ray.caption import job
+from caprl_ray.caption.writer import Writer
 from tests.ray_head import NOTICED_SOON, new_head
 
 ROWS = 96  # three batches
@@ -26,11 +27,17 @@ LENGTH = "CAPRL_TEST_CAPTION_LENGTH"
 TARGET, BLOB = 32 * 2**20, 32 * 2**20 * 100 // 2003
 
 
-class Lengthy(job.Captioner):
-    """Captioner whose captions are as long as its node says."""
+class LengthyWriter(Writer):
+    """Writer whose captions are as long as its node says."""
 
-    async def _caption(self, row: dict[str, Any]) -> Any:
-        return dict(await super()._caption(row)) | {"caption": "x" * int(os.environ[LENGTH])}
+    async def _row(self, row: dict[str, Any]) -> Any:
+        return dict(await super()._row(row)) | {"caption": "x" * int(os.environ[LENGTH])}
+
+
+class Lengthy(job.Captioner):
+    """Captioner with such captions."""
+
+    writer = LengthyWriter
 
 
 def main(folder: Path) -> None:

@@ -221,10 +221,15 @@ def test_an_engine_that_dies_for_good_is_started_again_with_its_replica(
     assert notes.read_text().count("start") == 2 and os.path.exists(f"{notes}.lost")
 
 
-@pytest.mark.parametrize("setting", [resources.REPLACES, "absent"], ids=["this Ray", "a Ray that replaces no actor"])
+@pytest.mark.parametrize(
+    ("setting", "plain"),
+    [(resources.REPLACES, "0"), ("absent", "0"), ("absent", "1")],
+    ids=["this Ray", "a Ray that replaces no actor", "the same without our patch"],
+)
 def test_a_run_whose_only_node_starts_no_engine_ends_with_the_reason(
-    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+    scenes: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, plain: str
 ) -> None:
+    monkeypatch.setenv("CAPRL_RAY_PLAIN", plain)
     monkeypatch.setattr(resources, "REPLACES", setting)
     monkeypatch.setattr(sys.modules[__name__], "REPLACES", setting)
     notes = faulty(tmp_path, monkeypatch, 1000)
