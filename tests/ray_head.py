@@ -39,7 +39,7 @@ class Head:
 
     def __enter__(self) -> "Head":
         """Start the head node and wait until its dashboard answers."""
-        self.port, dashboard, client, metrics = free_ports(4)
+        self.port, dashboard, metrics = free_ports(3)
         self.metrics = f"http://{LOOPBACK}:{metrics}/metrics"
         self.dashboard = f"http://{LOOPBACK}:{dashboard}"
         self.token_file.parent.mkdir(parents=True)
@@ -47,7 +47,7 @@ class Head:
         self.node(
             self.environment | {"RAY_AUTH_MODE": "token"},  # the default from Ray 2.60 on
             *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}", *self.options()),
-            *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+            *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"),  # none
             f"--metrics-export-port={metrics}",
         )
         try:

@@ -69,6 +69,7 @@ def test_no_credential_is_found_in_anything_that_a_run_leaves(head: Head, s3: S3
         "input": {"paths": [f"s3://{BUCKET}/in"]},
         "storage": {"endpoint": s3.endpoint, "region": "us-east-1"},
         "output": {"path": f"s3://{BUCKET}/out"},
+        "quality": {"retries": [], "self_check": 0},  # each answer is one row's
     }
     answers: list[Reply] = [refusal(400), refusal(422)]  # their texts quote the key
     with serving(lambda _: answers.pop() if answers else chat()) as service:

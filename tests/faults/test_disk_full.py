@@ -100,7 +100,7 @@ def test_an_output_without_room_ends_the_run_and_is_finished_when_there_is_some(
         tmp_path,
     )
     first, second = said.split("-- more room")
-    sentence = next(line for line in first.splitlines() if line.startswith("caprl-ray: "))
+    sentence = next(line for line in first.splitlines() if line.startswith("caprl-ray: output.path: "))
     assert f"{tmp_path}/disk/out/data/" in sentence and "No space left on device" in sentence, first
     assert "exit 1" in first and "Traceback" not in first and "exit 0" in second, said
     before = rows_of(tmp_path / "full")
