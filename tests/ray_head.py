@@ -20,6 +20,7 @@ from tests.checkout import ROOT
 
 RAY = Path(sys.executable).with_name("ray")
 LOOPBACK = "127.0.0.1"
+OWN_PORTS = range(12_000, 32_000)  # below those that Linux gives to whoever asks for any port
 # Ray notices a lost node after three seconds.
 NOTICED_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
@@ -39,7 +40,7 @@ class Head:
 
     def __enter__(self) -> "Head":
         """Start the head node and wait until its dashboard answers."""
-        self.port, dashboard, metrics = free_ports(3)
+        self.port, dashboard, client, metrics = free_ports(4)
         self.metrics = f"http://{LOOPBACK}:{metrics}/metrics"
         self.dashboard = f"http://{LOOPBACK}:{dashboard}"
         self.token_file.parent.mkdir(parents=True)
@@ -47,7 +48,7 @@ class Head:
         self.node(
             self.environment | {"RAY_AUTH_MODE": "token"},  # the default from Ray 2.60 on
             *("--head", f"--port={self.port}", f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}", *self.options()),
-            *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"),  # none
+            *(f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
             f"--metrics-export-port={metrics}",
         )
         try:
@@ -173,11 +174,15 @@ def end_all(processes: list[psutil.Process], *, patience: float) -> None:
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports that the kernel gives to no other process before they are used."""
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(found) < count:
+            one = stack.enter_context(socket.socket())
+            with suppress(OSError):  # it is taken
+                one.bind(("", secrets.choice(OWN_PORTS)))
+                found.append(int(one.getsockname()[1]))
+    return found
 
 
 @contextmanager
