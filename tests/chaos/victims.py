@@ -41,7 +41,7 @@ def strike(kind: str, head: Head, driver: subprocess.Popen[bytes], chance: rando
 
 def _workers(head: Head, title: str) -> Iterator[psutil.Process]:
     for node in head.processes:
-        for process in psutil.Process(node.pid).children(recursive=True):
+        for process in _children(psutil.Process(node.pid)):
             with suppress(psutil.NoSuchProcess):
                 if " ".join(process.cmdline()).startswith(title):
                     yield process
@@ -58,8 +58,14 @@ def _preparing(head: Head) -> Iterator[psutil.Process]:
 def cores(head: Head) -> Iterator[psutil.Process]:
     """The engine cores that are not stopped."""
     for replica in _replicas(head):
-        with suppress(psutil.NoSuchProcess):
-            for process in replica.children(recursive=True):
+        for process in _children(replica):
+            with suppress(psutil.NoSuchProcess):  # also of a zombie, beside which a core may live
                 marked = MARK in process.environ() and process.status() != psutil.STATUS_STOPPED
                 if marked and any(words in " ".join(process.cmdline()) for words in CORES):
                     yield process
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
