@@ -241,6 +241,18 @@ def test_a_source_that_may_kill_its_reader_is_read_in_a_child(
     assert hashes == images["sha256"].to_pylist()
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "webdataset"])
+def test_a_shard_without_a_caption_does_not_stop_an_export(tmp_path: Path, form: str) -> None:
+    """No row of a damaged shard is in any object of data/, nor is one of a shard that no run has begun."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "00000.tar").write_bytes(b"<html>")
+    write_shard(tmp_path / "shards" / "00001.tar", range(3))
+    made = make(tmp_path, paths=[str(tmp_path / "shards")])
+    assert export(made, tmp_path / "to", form) == 0
+    done = json.loads((tmp_path / "to" / "_SUCCESS").read_text())
+    assert (done["exported"], done["failed"], done["rows"]) == (3, 1, 4)
+
+
 def test_repeated_rows_are_left_out_by_a_list_and_those_of_a_sick_replica_always(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
