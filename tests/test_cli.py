@@ -1,6 +1,7 @@
 """The command line without a cluster: exit codes and messages."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,7 +74,10 @@ def test_reading_an_output_does_not_import_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]],
+    [
+        *([], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]),
+        *(["verify", ""], ["report", "out", "--to", ""], ["export", "out", "--to", "jsonl", "--out", ""]),
+    ],
 )
 def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -92,6 +96,12 @@ def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFix
         ("model.source=stub", "CAPRL_RAY_ALLOW_STUB"),
         ("input.paths=/no/such/images", "/no/such/images"),
         ("input.paths=ftp://host/images", "ftp://"),
+        ("input.paths=S3://bucket/images", "the kind S3://"),
+        ("input.paths=s3:///images", "s3:///images names no bucket"),
+        ("input.paths=file://images", "file://images names the machine 'images'"),
+        ("input.paths=in/{0..999999999}.tar", "names more than"),
+        (r'input.paths="a\0b"', "a path holds no NUL"),
+        ("output.path=/dev/null/captions", "/dev/null is a file; name a folder"),
     ],
 )
 def test_a_wrong_recipe_exits_2_with_one_sentence(
@@ -119,6 +129,26 @@ def test_a_wrong_recipe_exits_2_with_one_sentence(
     stderr = capsys.readouterr().err
     assert stderr.startswith("caprl-ray: ") and stderr.count("\n") == 1
     assert said in stderr
+
+
+@pytest.mark.parametrize("to", ["", "/gone/page.html", "/pipe"])
+def test_a_place_where_no_file_can_be_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    (tmp_path / "gone").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.main(["report", output(tmp_path, [0]), "--to", f"{tmp_path}{to}"]) == 2
+    assert " is in the way of the file " in capsys.readouterr().err
+
+
+def test_a_command_in_a_folder_that_was_removed_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("caprl-ray: the working folder was removed; ")
 
 
 def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ from caprl_ray.cli import (
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.signals import Terminated, handled
-from caprl_ray.errors import CaprlError, SystemFailure
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
 from caprl_ray.version import __version__
 
 # In the order of the help: before a run, the run, after it, and reference.
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with handled():
             return command(args)
     try:
+        _check_folder()
         with handled():
             return command(args)
     except KeyboardInterrupt as signal:
@@ -101,6 +102,13 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)  # Python would first wait for them
     sys.exit(code)
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise RecipeError("the working folder was removed; go to one that is there, and run this again.") from None
 
 
 def _refused(error: BaseException | None) -> bool:

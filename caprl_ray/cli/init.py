@@ -2,7 +2,7 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands
+from caprl_ray.cli.arguments import Commands, given
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         help="input paths, local or s3://, and overrides such as storage.region=us-east-1; without a path: every field",
     )
     command.add_argument(
-        "--out", default="recipe.yaml", metavar="FILE", help="the recipe (default: recipe.yaml; -: stdout)"
+        "--out", type=given, default="recipe.yaml", metavar="FILE", help="the recipe (default: recipe.yaml; -: stdout)"
     )
     command.add_argument("--force", action="store_true", help="replace a file that exists")
     command.set_defaults(overrides=[])

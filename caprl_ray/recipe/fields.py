@@ -29,8 +29,16 @@ def service_url(url: Any) -> str | None:
     return str(url).rstrip("/")
 
 
+def without_nul(path: str) -> str:
+    """The path as it is. Raises ValueError for one that no file can have."""
+    if "\0" in path:
+        raise ValueError(f"{path!r} is not allowed; a path holds no NUL")
+    return path
+
+
 def absolute(path: str) -> str:
     """A local path from the working folder of this process. Workers have other working folders."""
+    path = without_nul(path)
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 

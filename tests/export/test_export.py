@@ -203,6 +203,27 @@ def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
     assert PROMPT in told.text and f"| train | {len(rows) - len(tests)} |" in told.text and "model `stub`" in told.text
 
 
+def test_a_dataset_folder_opens_whatever_types_the_source_has(tmp_path: Path) -> None:
+    pairs = pa.map_(pa.string(), pa.list_(pa.map_(pa.string(), pa.int32())))
+    columns: dict[str, Any] = {
+        "tags": pa.array([[("a", [[("b", 1)]]), ("c", None)], [], None], pairs),
+        "inner": pa.array([{"tags": [("a", [])]}, None, {"tags": None}], pa.struct([("tags", pairs)])),
+        "time": pa.array([1, None, 3], pa.duration("ms")),
+    }
+    images = [{"bytes": picture(number), "path": None} for number in range(3)]
+    pq.write_table(pa.table({"picture": images, **columns}), tmp_path / "a.parquet")
+    made = make(tmp_path, paths=[str(tmp_path / "a.parquet")])
+    assert export(made, tmp_path / "to", "hf", "--license", "other") == 0
+    from datasets import load_dataset
+
+    rows = load_dataset(str(tmp_path / "to"), cache_dir=str(tmp_path / "cache"))["train"].with_format("arrow")[:]
+    assert rows["tags"].to_pylist() == [
+        [{"key": "a", "value": [[{"key": "b", "value": 1}]]}, {"key": "c", "value": None}],
+        *([], None),
+    ]
+    assert rows["inner"].to_pylist() == [{"tags": [{"key": "a", "value": []}]}, None, {"tags": None}]
+
+
 def test_splits_are_those_that_datasets_would_find() -> None:
     assert [
         split_of(key) for key in ("a/b.png", "trainer/x", "train/test_1.png", "val-0001.tar", "x/TEST/y", "dev2/a")
