@@ -3,7 +3,7 @@
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
 wrong, or storage refuses it before anything is started; 3 the ledger does not balance, too many rows of the output
 failed, late objects of a lost run are there, or an export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by
-SIGTERM, run again to resume.
+SIGTERM or by a terminal that was closed (SIGHUP), run again to resume.
 
 Each command has a module: its arguments, and the call of its work. These modules do slow imports only when the command
 runs.
