@@ -43,6 +43,7 @@ from caprl_ray.cli.arguments import Commands
 from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.signals import Terminated, handled
 from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.text import plain
 from caprl_ray.version import __version__
 
 # In the order of the help: before a run, the run, after it, and reference.
@@ -131,7 +132,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"caprl-ray: {sentence}", file=sys.stderr)
+    print(f"caprl-ray: {plain(sentence)}", file=sys.stderr)  # it may hold names of the data
     return code
 
 

@@ -106,6 +106,7 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         ("a.csv", b"image,n,n\n", "line 1: 2 columns named 'n'"),
         ("a.csv", b"im\xffage\n", "line 1: text that is not UTF-8"),
         ("a.csv", "image\nx.jpg\n".encode("utf-16"), "is UTF-16; write it as UTF-8"),
+        ("a.csv", "image,n\nx.jpg,1\n".encode("utf-16-le"), "is UTF-16; write it as UTF-8"),
         (
             "a.csv",
             b"photo,n\nx.jpg,1\n",
