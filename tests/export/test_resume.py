@@ -278,6 +278,25 @@ def test_repeated_rows_are_left_out_by_a_list_and_those_of_a_sick_replica_always
     assert balance["doubtful_rows"] == [] and balance["captioned"] == len(made.finished) - 1
 
 
+def test_a_list_of_another_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its ids are in this output too, and mean other rows."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "00000.tar", range(3))
+    one, two = (make(tmp_path / name, paths=[str(tmp_path / name / "00000.tar")]) for name in ("one", "two"))
+    listed = str(tmp_path / "list.parquet")
+    assert cli.main(["duplicates", str(one.path), "--list", listed]) == 0
+    assert export(two, tmp_path / "to", "jsonl", "--without", listed) == 2
+    assert "list.parquet lists rows of another output; " in capsys.readouterr().err
+    shutil.copytree(one.path, tmp_path / "moved")
+    assert (
+        cli.main(
+            ["export", str(tmp_path / "moved"), "--to", "jsonl", "--out", str(tmp_path / "to"), "--without", listed]
+        )
+        == 0
+    )
+
+
 def test_each_wrong_export_is_one_sentence(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(says: str, *arguments: str, output: Path | None = None) -> None:
         assert cli.main(["export", str(output or made.path), *arguments]) == 2
