@@ -153,6 +153,16 @@ def test_a_file_that_is_no_list_is_refused_in_one_sentence(folder: Path, name: s
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_path_where_nothing_is_says_what_may_be_wrong_with_it(folder: Path) -> None:
+    text = "image\nphotos\\0.jpg\nphotos/0.jpg \nphotos/0.jpg\nphotos/9.jpg\n"
+    assert outcomes(rows_of(access_to(listed(folder, "a.csv", text)))) == [
+        ("source_missing", "the path has backslashes, as on Windows; write it with slashes"),
+        ("source_missing", "the path ends with a space"),
+        (content(0), None),
+        ("source_missing", ""),
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz"])
 def test_units_are_ranges_of_lines_and_each_reads_its_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
