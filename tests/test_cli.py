@@ -151,6 +151,25 @@ def test_a_command_in_a_folder_that_was_removed_says_so(
     assert capsys.readouterr().err.startswith("caprl-ray: the working folder was removed; ")
 
 
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, 0, r"\u5199.txt"),
+        ({"PYTHONUTF8": "0", "LC_ALL": "POSIX"}, 2, "names of files are read as ascii here, not as UTF-8"),
+    ],
+)
+def test_a_name_that_the_process_cannot_write_is_no_fault(
+    tmp_path: Path, settings: dict[str, str], code: int, said: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    (tmp_path / "in" / "写.txt").touch()
+    (tmp_path / "r.yaml").write_text(f"input: {{paths: [{tmp_path}/in]}}\noutput: {{path: {tmp_path}/out}}\n")
+    command = [sys.executable, "-m", "caprl_ray", "plan", str(tmp_path / "r.yaml"), "model.source=embedded"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, cwd=ROOT, check=False)
+    assert done.returncode == code and said in done.stdout + done.stderr
+
+
 def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}}))

@@ -11,6 +11,7 @@ runs.
 
 import argparse
 import errno
+import io
 import os
 import sys
 import threading
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with handled():
             return command(args)
     try:
-        _check_folder()
+        _check_process()
         with handled():
             return command(args)
     except KeyboardInterrupt as signal:
@@ -97,6 +98,8 @@ def _overrides(text: str) -> bool:
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit. Does not wait for unfinished requests of the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a file's name, or of a caption
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main(arguments)
     if any(thread.name.startswith(WAITING) for thread in threading.enumerate()):
         sys.stdout.flush()
@@ -105,7 +108,11 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _check_folder() -> None:
+def _check_process() -> None:
+    """Raise RecipeError for a process in which paths do not mean what they mean elsewhere."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise RecipeError(f"names of files are read as {encoding} here, not as UTF-8; set PYTHONUTF8=1.")
     try:
         os.getcwd()
     except FileNotFoundError:
