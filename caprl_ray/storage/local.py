@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from filelock import FileLock
 
 from caprl_ray.errors import RecipeError
-from caprl_ray.storage.local_listing import LocalListing, stored_at
+from caprl_ray.storage.local_listing import BROKEN, LocalListing, stored_at
 from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored, is_below
 from caprl_ray.storage.wanted import Rule, Wanted
 
@@ -33,12 +33,14 @@ class LocalStore:
     """The files of this machine. Faults are the system's own OSErrors."""
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """Devices and pipes count as absent: reading one might never end."""
+        """Devices and pipes count as absent: reading one might never end. So do links that lead nowhere."""
         path = local_path(path)
         try:
             status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in BROKEN:
+                return None
+            raise
         if stat.S_ISDIR(status.st_mode):
             return Folder(path=path.rstrip("/") + "/")
         return stored_at(path, status) if stat.S_ISREG(status.st_mode) else None

@@ -109,6 +109,14 @@ def test_a_pipe_is_not_opened_in_place_of_a_file(tmp_path: Path) -> None:
         STORAGE.open(Stored(path=str(tmp_path / "a.jpg"), size=1, version="v"))
 
 
+def test_a_path_at_which_nothing_can_be_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nothing")
+    for name in ("nothing", "file/x", "loop", "loop/x", "broken", "x" * 300):
+        assert STORAGE.lookup(f"{tmp_path}/{name}") is None
+
+
 def test_no_pipe_and_no_device_is_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileExistsError, match="no file that can be replaced"):
