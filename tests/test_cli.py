@@ -307,6 +307,8 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
     assert cli.main(["plan", str(recipe), "quality.thresholds={loop.ratio: 1}"]) == 2
     assert "loop.ratio: 1 is not allowed; it should be a number from 3 to 100." in capsys.readouterr().err
+    assert cli.main(["plan", str(recipe), "input.kind=webdataset"]) == 2
+    assert "no image was found in" in (said := capsys.readouterr().err) and "4 files of other kinds" in said
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0
     said = capsys.readouterr().out

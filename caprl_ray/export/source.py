@@ -60,7 +60,7 @@ class Source:
         if job != CAPTION:
             raise RecipeError(f"{path}: holds the rows of the job {job}, and no captions that could be exported.")
         if CAPTION not in schema.names:
-            raise RecipeError(f"{path}: there are no captions in this folder yet; finish the run first.")
+            raise RecipeError(f"{path}: there are no captions in this folder; caprl-ray verify {path} says why.")
         return cls(storage=storage, path=path, plan=stored, run=run, schema=schema)
 
     @property
