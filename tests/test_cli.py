@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import cli, plan
@@ -173,6 +174,7 @@ def test_a_name_that_the_process_cannot_write_is_no_fault(
 def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}}))
+    (tmp_path / "a.jpg").touch()
     assert cli.main(["plan", "--json", str(recipe), "input.kind=files", "--debug", "output.path=/tmp/x"]) == 0
     assert "kinds" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -281,6 +283,16 @@ def test_verify_of_a_damaged_object_exits_1_and_names_it(tmp_path: Path, capsys:
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert cli.main(["verify", folder]) == 1
     assert damaged.name in capsys.readouterr().err
+
+
+def test_a_parquet_file_in_an_output_that_no_run_wrote_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = output(tmp_path, [0, 1, 2])
+    pq.write_table(pa.table({"caption": ["all of them"]}), tmp_path / "data" / "merged.parquet")
+    for command in (["verify", folder], ["report", folder], ["duplicates", folder]):
+        assert cli.main(command) == 1
+        assert "data/merged.parquet: no run has written this file; move it out" in capsys.readouterr().err
 
 
 def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"caprl-ray: {plain(sentence)}", file=sys.stderr)  # it may hold names of the data
+    one_line = plain(sentence).replace("\n", " ")  # it may hold names of the data
+    print(f"caprl-ray: {one_line}", file=sys.stderr)
     return code
 
 
