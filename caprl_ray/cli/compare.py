@@ -24,7 +24,7 @@ def _run(args: argparse.Namespace) -> int:
 
     storage, to = Storage(parse_storage(args.overrides)), args.to or join(args.second, "report", "compare.html")
     check_store(storage.settings, args.first, args.second, to)
-    check_file("--to", to)
+    check_file("--to", args.to)
     found = compare(
         storage,
         args.first,

@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace) -> int:
 
     storage, to = Storage(parse_storage(args.overrides)), args.to or join(args.output, *PLACE)
     check_store(storage.settings, args.output, to)
-    check_file("--to", to)
+    check_file("--to", args.to)
     page = report(
         storage, args.output, images=args.images, seconds=args.images_s, old_column=args.old_column, tell=Steps()
     )
