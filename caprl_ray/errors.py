@@ -35,7 +35,7 @@ class Stopped(CaprlError):
 
 
 class StoppedByTerm(Stopped):
-    """SIGTERM asked the run to end; `ray job stop` and Kubernetes send it."""
+    """SIGTERM asked the run to end, as `ray job stop` and Kubernetes send it, or SIGHUP of a closed terminal."""
 
     exit_code = 143
 

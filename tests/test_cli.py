@@ -1,6 +1,7 @@
 """The command line without a cluster: exit codes and messages."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caprl_ray import cli, plan
@@ -73,7 +75,10 @@ def test_reading_an_output_does_not_import_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]],
+    [
+        *([], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]),
+        *(["verify", ""], ["report", "out", "--to", ""], ["export", "out", "--to", "jsonl", "--out", ""]),
+    ],
 )
 def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -92,6 +97,12 @@ def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFix
         ("model.source=stub", "CAPRL_RAY_ALLOW_STUB"),
         ("input.paths=/no/such/images", "/no/such/images"),
         ("input.paths=ftp://host/images", "ftp://"),
+        ("input.paths=S3://bucket/images", "the kind S3://"),
+        ("input.paths=s3:///images", "s3:///images names no bucket"),
+        ("input.paths=file://images", "file://images names the machine 'images'"),
+        ("input.paths=in/{0..999999999}.tar", "names more than"),
+        (r'input.paths="a\0b"', "a path holds no NUL"),
+        ("output.path=/dev/null/captions", "/dev/null is a file; name a folder"),
     ],
 )
 def test_a_wrong_recipe_exits_2_with_one_sentence(
@@ -121,9 +132,49 @@ def test_a_wrong_recipe_exits_2_with_one_sentence(
     assert said in stderr
 
 
+@pytest.mark.parametrize("to", ["", "/gone/page.html", "/pipe"])
+def test_a_place_where_no_file_can_be_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    (tmp_path / "gone").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.main(["report", output(tmp_path, [0]), "--to", f"{tmp_path}{to}"]) == 2
+    assert " is in the way of the file " in capsys.readouterr().err
+
+
+def test_a_command_in_a_folder_that_was_removed_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("caprl-ray: the working folder was removed; ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, 0, r"\u5199.txt"),
+        ({"PYTHONUTF8": "0", "LC_ALL": "POSIX"}, 2, "names of files are read as ascii here, not as UTF-8"),
+    ],
+)
+def test_a_name_that_the_process_cannot_write_is_no_fault(
+    tmp_path: Path, settings: dict[str, str], code: int, said: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    (tmp_path / "in" / "写.txt").touch()
+    (tmp_path / "r.yaml").write_text(f"input: {{paths: [{tmp_path}/in]}}\noutput: {{path: {tmp_path}/out}}\n")
+    command = [sys.executable, "-m", "caprl_ray", "plan", str(tmp_path / "r.yaml"), "model.source=embedded"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, cwd=ROOT, check=False)
+    assert done.returncode == code and said in done.stdout + done.stderr
+
+
 def test_overrides_and_options_may_come_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"input": {"paths": [str(tmp_path)]}, "output": {"path": str(tmp_path / "out")}}))
+    (tmp_path / "a.jpg").touch()
     assert cli.main(["plan", "--json", str(recipe), "input.kind=files", "--debug", "output.path=/tmp/x"]) == 0
     assert "kinds" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -234,6 +285,16 @@ def test_verify_of_a_damaged_object_exits_1_and_names_it(tmp_path: Path, capsys:
     assert damaged.name in capsys.readouterr().err
 
 
+def test_a_parquet_file_in_an_output_that_no_run_wrote_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = output(tmp_path, [0, 1, 2])
+    pq.write_table(pa.table({"caption": ["all of them"]}), tmp_path / "data" / "merged.parquet")
+    for command in (["verify", folder], ["report", folder], ["duplicates", folder]):
+        assert cli.main(command) == 1
+        assert "data/merged.parquet: no run has written this file; move it out" in capsys.readouterr().err
+
+
 def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     for number in range(3):
@@ -258,6 +319,8 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
     assert cli.main(["plan", str(recipe), "quality.thresholds={loop.ratio: 1}"]) == 2
     assert "loop.ratio: 1 is not allowed; it should be a number from 3 to 100." in capsys.readouterr().err
+    assert cli.main(["plan", str(recipe), "input.kind=webdataset"]) == 2
+    assert "no image was found in" in (said := capsys.readouterr().err) and "4 files of other kinds" in said
     output(tmp_path / "out", [0], rows=7)
     assert cli.main(["plan", str(recipe)]) == 0
     said = capsys.readouterr().out

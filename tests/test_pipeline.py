@@ -436,6 +436,7 @@ class WaitingPrepare(RecordedPrepare):
         return super().__call__(table)
 
 
+@pytest.mark.skipif(optional.plain(), reason="a block is then handed on as a whole")
 def test_captions_begin_while_the_same_block_of_images_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,8 +500,9 @@ def test_a_ray_dataset_comes_back_with_its_own_columns_and_captions(
     with pytest.raises(RecipeError, match="width holds string, not encoded images as bytes; read them without"):
         caption_dataset(ray.data.from_items(rows), settings, image_column="width")
     gpus = settings | {"replicas": {"gpus": 1, "wait_s": 1}}
-    with pytest.raises(RecipeError, match=r"replicas.gpus: 1 .* this machine has 0 GPUs"):
-        caption_dataset(ray.data.from_items(rows), gpus)
+    if not optional.plain():  # otherwise it is not known whether nodes may join
+        with pytest.raises(RecipeError, match=r"replicas.gpus: 1 .* this machine has 0 GPUs"):
+            caption_dataset(ray.data.from_items(rows), gpus)
     monkeypatch.setattr(session, "joined", lambda: True)  # a cluster that may grow
     with pytest.raises(SystemFailure, match=r"wait_s: no node had room for a replica \(1 GPUs\) for 1 seconds"):
         caption_dataset(ray.data.from_items(rows), gpus).materialize()

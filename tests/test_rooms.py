@@ -68,3 +68,11 @@ def test_a_room_imports_only_from_rooms_below_it(module: str) -> None:
     own = ROOMS.index(room(module))
     up = [name for name in imported(MODULES[module]) if room(name) in ROOMS and ROOMS.index(room(name)) < own]
     assert not up
+
+
+def test_an_assertion_only_looks() -> None:
+    """`python -O` leaves assertions out, and with them whatever they do."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py"))
+    asserted = (node.test for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Assert))
+    called = {ast.unparse(node.func) for test in asserted for node in ast.walk(test) if isinstance(node, ast.Call)}
+    assert called <= {"isinstance", "len", "all", "any", "callable"}

@@ -3,7 +3,7 @@
 Exit codes: 0 done, and the ledger balances; 1 the system failed, run again to resume; 2 the recipe or the command is
 wrong, or storage refuses it before anything is started; 3 the ledger does not balance, too many rows of the output
 failed, late objects of a lost run are there, or an export lacks sources; 130 stopped by Ctrl-C (SIGINT) and 143 by
-SIGTERM, run again to resume.
+SIGTERM or by a terminal that was closed (SIGHUP), run again to resume.
 
 Each command has a module: its arguments, and the call of its work. These modules do slow imports only when the command
 runs.
@@ -11,6 +11,7 @@ runs.
 
 import argparse
 import errno
+import io
 import os
 import sys
 import threading
@@ -42,7 +43,8 @@ from caprl_ray.cli import (
 from caprl_ray.cli.arguments import Commands
 from caprl_ray.cluster.begun import begun
 from caprl_ray.cluster.signals import Terminated, handled
-from caprl_ray.errors import CaprlError, SystemFailure
+from caprl_ray.errors import CaprlError, RecipeError, SystemFailure
+from caprl_ray.text import plain
 from caprl_ray.version import __version__
 
 # In the order of the help: before a run, the run, after it, and reference.
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with handled():
             return command(args)
     try:
+        _check_process()
         with handled():
             return command(args)
     except KeyboardInterrupt as signal:
@@ -101,12 +104,25 @@ def _overrides(text: str) -> bool:
 
 def program(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code. Does not wait for unfinished requests of the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a file's name, or of a caption
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main(arguments)
     if any(thread.name.startswith(WAITING) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # Python would first wait for them
     sys.exit(code)
+
+
+def _check_process() -> None:
+    """Raise RecipeError for a process in which paths do not mean what they mean elsewhere."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise RecipeError(f"names of files are read as {encoding} here, not as UTF-8; set PYTHONUTF8=1.")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise RecipeError("the working folder was removed; go to one that is there, and run this again.") from None
 
 
 def _refused(error: BaseException | None) -> bool:
@@ -129,7 +145,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"caprl-ray: {sentence}", file=sys.stderr)
+    one_line = plain(sentence).replace("\n", " ")  # it may hold names of the data
+    print(f"caprl-ray: {one_line}", file=sys.stderr)
     return code
 
 

@@ -3,16 +3,17 @@
 import argparse
 import json
 
-from caprl_ray.cli.arguments import Commands, add_output
+from caprl_ray.cli.arguments import Commands, add_output, check_file, given
 
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("duplicates", _run, "show repeated images and captions of an output")
     add_output(command)
-    command.add_argument("--json", metavar="FILE", help="write the result to this file as JSON")
+    command.add_argument("--json", type=given, metavar="FILE", help="write the result to this file as JSON")
     command.add_argument(
         "--list",
+        type=given,
         metavar="FILE",
         help="write the rows with repeated images to this parquet file: id, group, keep",
     )
@@ -26,6 +27,8 @@ def _run(args: argparse.Namespace) -> int:
     from caprl_ray.watch.steps import Steps
 
     storage = Storage(parse_storage(args.overrides))
+    check_file("--json", args.json)
+    check_file("--list", args.list)
     found = duplicates(storage, args.output, listing=args.list, temporary=args.temp, tell=Steps())
     if args.json:
         storage.put(args.json, json.dumps(found.report(), indent=1).encode())

@@ -2,7 +2,7 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands
+from caprl_ray.cli.arguments import Commands, given
 
 
 def add(commands: Commands) -> None:
@@ -16,7 +16,11 @@ def add(commands: Commands) -> None:
         "has every field",
     )
     command.add_argument(
-        "--out", default="recipe.yaml", metavar="FILE", help="file of the recipe (default: recipe.yaml; -: stdout)"
+        "--out",
+        type=given,
+        default="recipe.yaml",
+        metavar="FILE",
+        help="file of the recipe (default: recipe.yaml; -: stdout)",
     )
     command.add_argument("--force", action="store_true", help="replace an existing file")
     command.set_defaults(overrides=[])

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from caprl_ray.output.part import Part
     from caprl_ray.recipe.sections import Recipe
 
+ALL = "all"  # what --retry-failed without codes means
+
 
 def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
     """Add a recipe and the options of a run. `verb` says in a word how the job treats a `noun`."""
@@ -20,13 +22,11 @@ def add_run(command: argparse.ArgumentParser, verb: str, noun: str) -> None:
     command.add_argument(
         "--retry-failed",
         nargs="?",
-        const="",
+        const=ALL,
         metavar="CODE,…",
         help="retry failed rows: all, or those with these codes",
     )
-    command.add_argument(
-        "--adopt", default="", metavar="FIELD,…", help="accept that these fields differ from the stored recipe"
-    )
+    command.add_argument("--adopt", metavar="FIELD,…", help="accept that these fields differ from the stored recipe")
     command.add_argument("--extend", action="store_true", help=f"also {verb} what is new in the input")
 
 
@@ -58,12 +58,12 @@ def asked_part(args: argparse.Namespace) -> "Part | None":
 
 def adopted(args: argparse.Namespace) -> frozenset[str]:
     """The fields of the fingerprint that may differ."""
-    return frozenset(filter(None, args.adopt.split(",")))
+    return frozenset(() if args.adopt is None else map(str.strip, args.adopt.split(",")))
 
 
 def codes(text: str | None, known: Collection[str]) -> frozenset[str]:
-    """The codes of failed rows to retry: none without the option, all if the option names none."""
-    codes = frozenset(known if text == "" else text.split(",") if text else ())
+    """The codes of failed rows to retry: none without the option, all if the option stands alone."""
+    codes = frozenset(() if text is None else known if text == ALL else map(str.strip, text.split(",")))
     unknown = sorted(codes.difference(known))
     if unknown:
         raise RecipeError(f"--retry-failed: {unknown[0]!r} is not a failure code; they are {', '.join(known)}.")

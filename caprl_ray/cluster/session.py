@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -23,6 +24,7 @@ from caprl_ray.recipe.sections import Recipe
 # Replicas in a row that do not start. Only a fault that watch/replicas.py does not see comes to so many.
 MOST_REPLACED = 200
 NO_PROGRESS_S = 1800.0  # Ray Data's default
+LONG_SOCKET = "AF_UNIX path length"  # in Ray's message: the kernel takes 107 bytes
 
 
 @contextmanager
@@ -183,6 +185,11 @@ def joined() -> bool:
 def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
     if address:
         return SystemFailure(f"Ray: no cluster answers at {address} ({error}).")
+    if LONG_SOCKET in str(error):
+        return SystemFailure(
+            f"Ray: the paths of its sockets are too long in {tempfile.gettempdir()}; set RAY_TMPDIR to a folder with a "
+            "short path, such as /tmp, and run the same command again."
+        )
     return SystemFailure(
         f"Ray: it did not start on this machine ({str(error).rstrip('.')}); run the same command again when the "
         "machine is less busy."

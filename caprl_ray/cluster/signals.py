@@ -1,16 +1,19 @@
-"""SIGINT (Ctrl-C) and SIGTERM: the first one asks a run to end, the second one ends it at once."""
+"""SIGINT (Ctrl-C), SIGTERM, and SIGHUP of a terminal that was closed: the first one asks a run to end, the second one
+ends it at once."""
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised in the main thread by a SIGTERM, as KeyboardInterrupt is by a SIGINT."""
+    """Raised in the main thread by a SIGTERM or SIGHUP, as KeyboardInterrupt is by a SIGINT."""
 
 
 class Signals:
@@ -34,11 +37,23 @@ class Signals:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
+        if number == signal.SIGHUP:
+            _leave_terminal()
         again, self.first = self.first is not None, self.first or number
         if self._graceful and not again:
             self.asked.set()
         else:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _leave_terminal() -> None:
+    """Write nothing more to a terminal, because a closed one answers each line with an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        with suppress(OSError):  # one that is closed
+            if stat.S_ISCHR(os.fstat(output).st_mode):
+                os.dup2(nowhere, output)
+    os.close(nowhere)
 
 
 _current: Signals | None = None
@@ -71,9 +86,15 @@ def handled() -> Iterator[Signals]:
 @contextmanager
 def kept() -> Iterator[None]:
     """Keep the handlers that are set, while the block connects to Ray. Ray sets its own for SIGTERM, which print a
-    dump."""
+    dump.
+
+    A SIGHUP is ignored meanwhile, and so by the processes that Ray starts. They get one too when a terminal is closed,
+    and a run needs them to commit what is finished.
+    """
     mine = _current is not None and threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in NUMBERS if mine}
+    if mine:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from caprl_ray import plan
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.output.committed import opened
-from caprl_ray.output.duplicates import LIST, Duplicates, Found, find
+from caprl_ray.output.duplicates import LIST, OF_PLAN, Duplicates, Found, find
 from caprl_ray.output.partitions import Limits
 from caprl_ray.output.scan import Tell, silent
 from caprl_ray.storage import Storage
@@ -97,20 +97,21 @@ def duplicates(
         raise RecipeError(f"--temp: {temporary} is not a folder; give one with room for about 100 bytes a row.")
     with (
         tempfile.TemporaryDirectory(prefix="caprl-ray-", dir=temporary) as folder,
-        _listing(storage, listing, Path(folder)) as listed,
+        _listing(storage, output, listing, Path(folder)) as listed,
     ):
         found = find(storage, output, Path(folder), listed=listed, limits=limits, tell=tell)
     return Report(output=output, found=found, examples=_examples(storage, found))
 
 
 @contextmanager
-def _listing(storage: Storage, path: str | None, folder: Path) -> Iterator[Any]:
+def _listing(storage: Storage, output: str, path: str | None, folder: Path) -> Iterator[Any]:
     """The function that takes the rows of the list, or None. The list is put in its place when it is complete."""
     if path is None:
         yield None
         return
     local = folder / "list.parquet"
-    with pq.ParquetWriter(local, LIST, compression="zstd") as writer:
+    schema = LIST.with_metadata({OF_PLAN: plan.identity(storage, output)})
+    with pq.ParquetWriter(local, schema, compression="zstd") as writer:
         yield writer.write_table
     try:
         storage.put(path, local.read_bytes())

@@ -33,6 +33,7 @@ def init(paths: Sequence[str], overrides: Sequence[str], out: str, *, force: boo
     if out == STDOUT:
         sys.stdout.write(text)
         return 0
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(text, encoding="utf-8")
     print(f"{out}: written; next: caprl-ray plan {shlex.quote(out)}")
     return 0

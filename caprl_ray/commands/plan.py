@@ -107,8 +107,14 @@ def overview(recipe: Recipe) -> Overview:
     found = sources.plan_units(Access.of(recipe), left_out=left_out)
     units = checked(found, recipe.input, output_columns(recipe), partial(check_prompt, recipe))
     counted = _Counted((unit, unit.size) for unit in units)
+    if not counted.kinds:
+        raise RecipeError(f"input.paths: no image was found in {', '.join(recipe.input.paths)}{_left(left_out)}.")
     warnings = tuple(_warnings(recipe, storage, counted))
     return Overview(stored=False, complete=True, kinds=counted.kinds, left_out=left_out, warnings=warnings)
+
+
+def _left(left_out: LeftOut) -> str:
+    return f"; left out: {left_out.summary()}" if left_out else ""
 
 
 class _Counted:

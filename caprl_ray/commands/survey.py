@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from caprl_ray import plan, sources
-from caprl_ray.caption.columns import caption_columns
+from caprl_ray.caption.columns import output_columns
 from caprl_ray.commands.plan import Totals
 from caprl_ray.errors import RecipeError
 from caprl_ray.output import place
@@ -66,7 +66,7 @@ def survey(document: dict[str, Any]) -> Survey:
     chosen, others = _image_column(recipe)
     given = {**document["input"], **({"image_column": chosen} if chosen else {})}
     recipe = parse(document | {"input": given, "output": {"path": "-"}})
-    look, adds = _look(Access.of(recipe)), caption_columns(recipe)
+    look, adds = _look(Access.of(recipe)), output_columns(recipe)
     names = look.columns.names
     rename = renames(unfit(names, adds), names, recipe.input, adds)
     if rename:

@@ -93,7 +93,8 @@ class Folder:
     @property
     def schema(self) -> pa.Schema:
         """The columns, with what `datasets` knows of them beyond their types."""
-        ours = [field for field in self.source.schema if field.name not in NOT_TOLD]
+        own = (field for field in self.source.schema if field.name not in NOT_TOLD)
+        ours = [field.with_type(features.readable(field.type)) for field in own]
         known = {name: json.loads(told) for name, told in features.features(self.source.schema.metadata).items()}
         told = {name: feature for name, feature in known.items() if name not in NOT_TOLD}
         if self.access:

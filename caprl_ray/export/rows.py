@@ -61,6 +61,8 @@ class Reader:
         A row is yielded as soon as no later object can hold an earlier row, so memory holds only objects whose ranges
         of rows overlap. A duplicate row counts once (docs/design.md, D7).
         """
+        if not unit.kept:  # every row has failed or is left out, and there may be no place at all
+            return
         kept = np.asarray(unit.kept.to_array(), np.int64)
         waiting: list[_Piece] = []
         ends = [*(place.first for place in unit.places[1:]), None]

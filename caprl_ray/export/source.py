@@ -17,6 +17,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.export.rows import UnitRows
 from caprl_ray.output import doubtful
 from caprl_ray.output.committed import Committed, read_committed
+from caprl_ray.output.duplicates import OF_PLAN
 from caprl_ray.output.places import places
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.scan import Tell
@@ -59,7 +60,7 @@ class Source:
         if job != CAPTION:
             raise RecipeError(f"{path}: holds the rows of the job {job}, and no captions that could be exported.")
         if CAPTION not in schema.names:
-            raise RecipeError(f"{path}: there are no captions in this folder yet; finish the run first.")
+            raise RecipeError(f"{path}: there are no captions in this folder; caprl-ray verify {path} says why.")
         return cls(storage=storage, path=path, plan=stored, run=run, schema=schema)
 
     @property
@@ -101,7 +102,7 @@ class Source:
 
     def units(self, condition: Condition | None, listed: str | None, tell: Tell) -> list[UnitRows]:
         """The exported rows of each unit: finished rows that meet the condition and are not `listed` as repeated."""
-        without = _listed(self.storage, listed) if listed else {}
+        without = _listed(self.storage, listed, self.path) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         for unit, rows in self._doubtful(committed).items():
             without.setdefault(unit, BitMap()).update(rows)
@@ -143,8 +144,8 @@ def told_key(key: str, roots: Iterable[str]) -> str:
     return path[len(max(known, key=len, default=path.rpartition("/")[0])) :].lstrip("/")
 
 
-def _listed(storage: Storage, path: str) -> dict[int, BitMap]:
-    """The rows of a list that are not kept, by unit. Raises RecipeError for what is no such list."""
+def _listed(storage: Storage, path: str, output: str) -> dict[int, BitMap]:
+    """The rows of a list that are not kept, by unit. Raises RecipeError for what is no such list of the output."""
     try:
         found = storage.lookup(path)
         if not isinstance(found, Stored):
@@ -153,7 +154,14 @@ def _listed(storage: Storage, path: str) -> dict[int, BitMap]:
             )
         rows: dict[int, BitMap] = {}
         with storage.open(found) as stream:
-            for unit, index in _dropped(stream):
+            file = pq.ParquetFile(stream)
+            plan_of = (file.schema_arrow.metadata or {}).get(OF_PLAN)  # None: up to version 0.5.0
+            if plan_of not in (None, plan.identity(storage, output).encode()):
+                raise RecipeError(
+                    f"--without: {path} lists rows of another output; write one of this output with caprl-ray "
+                    f"duplicates {output} --list FILE."
+                )
+            for unit, index in _dropped(file):
                 rows.setdefault(unit, BitMap()).add(index)
     except (pa.ArrowException, ValueError, KeyError):
         raise RecipeError(
@@ -165,8 +173,7 @@ def _listed(storage: Storage, path: str) -> dict[int, BitMap]:
     return rows
 
 
-def _dropped(stream: Any) -> Iterator[tuple[int, int]]:
-    file = pq.ParquetFile(stream)
+def _dropped(file: pq.ParquetFile) -> Iterator[tuple[int, int]]:
     if not {"id", "keep"} <= set(file.schema_arrow.names):
         raise KeyError("id")
     for batch in file.iter_batches(BATCH, columns=["id", "keep"]):

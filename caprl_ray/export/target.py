@@ -19,6 +19,7 @@ from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.export.settings import Settings
 from caprl_ray.output.place import BUCKET
 from caprl_ray.storage import Folder, Storage, is_below, join
+from caprl_ray.storage.local import in_the_way
 from caprl_ray.storage.prefetch import prefetched
 
 FOLDER, RECORD, DONE, SUCCESS = "_export", "export.json", "done", "_SUCCESS"
@@ -153,9 +154,9 @@ def _record(storage: Storage, path: str) -> dict[str, Any] | None:
 
 
 def _refuse_files(storage: Storage, path: str) -> None:
-    there = storage.lookup(path)
-    if there is not None and not isinstance(there, Folder):
-        raise RecipeError(f"--out: {path} is a file; name a folder.")
+    there, file = storage.lookup(path), in_the_way(path, of_folder=True)
+    if file or (there is not None and not isinstance(there, Folder)):
+        raise RecipeError(f"--out: {file or path} is a file; name a folder.")
     for stored in islice(storage.walk(path) if there else (), 1):
         name = stored.path.removeprefix(join(storage.real(path), ""))
         raise RecipeError(f"--out: {path} has files of something else, such as {name}; name an empty or a new folder.")

@@ -3,6 +3,7 @@
 The same rows give the same bytes. Members of a shard are copied as they are, in order, in pieces of a megabyte.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -257,8 +258,14 @@ def _json(content: Mapping[str, Any]) -> bytes:
     return ENCODER.encode(content).encode("utf-8", "replace")
 
 
-def _plain(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _plain(value: Any) -> str:
+    """A value that JSON has no type for, as text; bytes that are none as base64."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
 
 
 def _extension(key: str, image: bytes) -> bytes:

@@ -286,7 +286,13 @@ def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Itera
         with storage.open(stored, piece=piece) as stream:
             # Only a few pages are read, so Arrow's threads and prefetching would cost more than they save. `stream`
             # buffers one piece.
-            yield pq.ParquetFile(stream, pre_buffer=False)
+            file = pq.ParquetFile(stream, pre_buffer=False)
+            if "unit" not in file.schema_arrow.names:
+                raise SystemFailure(
+                    f"{stored.path}: no run has written this file; move it out of the output, and run the same command "
+                    "again."
+                )
+            yield file
     except (FileNotFoundError, SourceChanged) as error:
         raise SystemFailure(
             f"{stored.path}: the committed object cannot be read: it was replaced meanwhile, by a run, by verify "

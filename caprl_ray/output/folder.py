@@ -111,7 +111,7 @@ class Output:
         before, now = record.compared(stored, job, ours), record.plain(ours)
         unknown = sorted(set(adopt) - now.keys() - before.keys() - {PATHS})
         if unknown:
-            raise RecipeError(f"--adopt: {unknown[0]} is no field that runs of one dataset share; see {RUN}.")
+            raise RecipeError(f"--adopt: {unknown[0]!r} is no field that runs of one dataset share; see {RUN}.")
         named, old = record.named_paths(job), record.stored_paths(stored or {}) if planned else []
         paths = list(dict.fromkeys([*old, *named]))
         output = cls(

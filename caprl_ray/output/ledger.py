@@ -213,7 +213,7 @@ class Ledger:
         flags = ", ".join(f"{count:,} {flag}" for flag, count in self.counts.flags.most_common(SHOWN_FLAGS))
         of = f"part {self.part}: " if self.part else ""
         parts = [
-            f"{of}{_counted(self.planned, self.noun)}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
+            f"{of}{self._images()}: {self.finished:,} {self.done}{_in_brackets(flags)}, "
             f"{self.failed:,} failed{_in_brackets(self.reasons())}"
         ]
         if self.lost:
@@ -225,6 +225,12 @@ class Ledger:
         if self.left_out:
             parts.append(f"left out: {self.left_out.summary()}")
         return "; ".join(parts)
+
+    def _images(self) -> str:
+        """The planned rows in words. Those of a shard are known when it is read to its end."""
+        if not self.unknown:
+            return _counted(self.planned, self.noun)
+        return f"at least {_counted(self.finished + self.failed + self.sums.missing, self.noun)}"
 
     def reasons(self, without: Collection[str] = ()) -> str:
         """The most frequent codes of failed rows, without those in `without`."""

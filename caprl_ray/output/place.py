@@ -7,7 +7,7 @@ from itertools import islice
 
 from caprl_ray.errors import RecipeError, SystemFailure
 from caprl_ray.storage import Folder, Storage, is_below, join
-from caprl_ray.storage.local import missing_folders, remove_empty
+from caprl_ray.storage.local import in_the_way, is_local, missing_folders, remove_empty
 
 # The names that runs write at the top of an output. Names that begin with a dot are ignored.
 FOLDERS = {"plan", "data", "failed", "fence", "again", "doubtful", "report", "evaluations", "parts"}
@@ -27,6 +27,8 @@ def check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
 
 def _check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
     refuse_whole(output)
+    if file := in_the_way(output, of_folder=True):
+        raise RecipeError(f"output.path: {file} is a file; name a folder.")
     place = storage.real(output).rstrip("/")
     for path in inputs:
         named = _folder(storage, path)
@@ -51,7 +53,7 @@ def refuse_whole(output: str) -> None:
 @contextmanager
 def left_as_it_was(output: str) -> Iterator[None]:
     """Remove empty folders that the block made for an output, if a recipe is refused."""
-    made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
+    made = missing_folders(output) if is_local(output) else []
     try:
         yield
     except RecipeError:
@@ -62,7 +64,7 @@ def left_as_it_was(output: str) -> Iterator[None]:
 @contextmanager
 def untouched(output: str) -> Iterator[None]:
     """Remove empty folders that the block made for an output."""
-    made = missing_folders(output) if "://" not in output or output.startswith("file://") else []
+    made = missing_folders(output) if is_local(output) else []
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from caprl_ray.output.numbering import NUMBERING
 from caprl_ray.recipe.engine_arguments import recorded
 from caprl_ray.recipe.input import Input
 from caprl_ray.storage import Storage, join
-from caprl_ray.storage.local import local_path
+from caprl_ray.storage.local import is_local, local_path
 
 RUN = "run.json"
 PATHS = "input.paths"  # compared like a field of the fingerprint, and adopted like one; --extend adds to it
@@ -119,7 +119,7 @@ def some(paths: list[str]) -> str:
 
 
 def _whole(path: str) -> str:
-    return (path if "://" in path else local_path(path)).rstrip("/") or "/"
+    return (local_path(path) if is_local(path) else path).rstrip("/") or "/"
 
 
 def compared(run: Mapping[str, Any] | None, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:

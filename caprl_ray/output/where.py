@@ -105,8 +105,7 @@ class Condition:
         try:
             duckdb.SQLExpression(self._sql)  # one expression, and no statement
             parts = list(_parts(_parsed(connection, self._sql)))
-            names = {name.lower() for part in parts for name in part.get("column_names", ())}
-            used = [name for name in self.schema.names if name.lower() in names]
+            used = self._used({name for part in parts for name in part.get("column_names", ())})
             empty = connection.from_arrow(pa.schema([*map(self.schema.field, used), (ROW, pa.int64())]).empty_table())
             empty.filter(self._sql)
             (kind,) = empty.project(self._sql).types
@@ -120,6 +119,20 @@ class Condition:
         if str(kind) != "BOOLEAN":
             raise RecipeError(f"{self.option}: {self.text!r} is neither true nor false, but {kind}; compare it.")
         self._refuse(connection, parts)
+        return used
+
+    def _used(self, names: set[str]) -> list[str]:
+        """The columns of these names. SQL ignores case, so that one of two is told by its own spelling."""
+        others = {name.lower() for name in names.difference(self.schema.names)}
+        used = [name for name in self.schema.names if name in names or name.lower() in others]
+        known: dict[str, str] = {}
+        for name in used:
+            other = known.setdefault(name.lower(), name)
+            if other != name:
+                raise RecipeError(
+                    f"{self.option}: the rows have columns {other} and {name}, which SQL does not tell apart; name "
+                    "only one of them, spelled as it is, or rename one with input.rename."
+                )
         return used
 
     def _refuse(self, connection: "duckdb.DuckDBPyConnection", parts: list[dict[str, Any]]) -> None:

@@ -32,8 +32,16 @@ def service_url(url: Any) -> str | None:
     return str(url).rstrip("/")
 
 
+def without_nul(path: str) -> str:
+    """The path as it is. Raises ValueError for one that no file can have."""
+    if "\0" in path:
+        raise ValueError(f"{path!r} is not allowed; a path holds no NUL")
+    return path
+
+
 def absolute(path: str) -> str:
     """Make a local path absolute, because workers have other working folders. A URI is returned as it is."""
+    path = without_nul(path)
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 

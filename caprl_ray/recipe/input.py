@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from caprl_ray.recipe import hashes
-from caprl_ray.recipe.fields import Section, absolute
+from caprl_ray.recipe.fields import Section, absolute, without_nul
 
 MAX_METADATA_BYTES = 256 * 1024
 STORES = ("s3", "gs", "az", "hf")  # schemes of stores that images are read from
@@ -52,7 +52,7 @@ class Input(Section):
     holds several kinds of files, or if the names do not show the kind. A manifest is a list of images as CSV or JSON
     lines. It is inferred only if the path itself has such an ending, for example lists/*.csv."""
     paths: Annotated[
-        list[Annotated[str, Field(min_length=1)]],
+        list[Annotated[str, Field(min_length=1), AfterValidator(without_nul)]],
         Field(min_length=1),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     ]

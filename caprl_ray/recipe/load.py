@@ -15,7 +15,10 @@ from caprl_ray.recipe.storage import Storage
 
 R = TypeVar("R", bound=Recipe)
 SECTIONS = {*Recipe.model_fields, "curate"}  # curate is a section of CurateRecipe, which imports this module
-QUOTED = re.compile(r"'(?!<)[^']{3,}'")  # text of the recipe that PyYAML quotes; '<...>' are PyYAML's own words
+# Quotes in PyYAML's messages: its own signs and words, such as '<scalar>', are kept; text of the recipe is not shown.
+QUOTED = re.compile(r"('[^']{0,2}'|'<[^']*')|'[^']*'")
+# Errors that PyYAML raises for a wrong text. ValueError and AttributeError come from a wrong date or number.
+FAULTS = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -71,11 +74,14 @@ def _read(path: str | Path) -> dict[str, Any]:
     """The sections in a YAML file."""
     try:
         document = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{path}: the recipe is not UTF-8 in line {line}; save it as UTF-8.") from None
     except OSError as error:
         if is_override(str(path)):
             raise RecipeError(f"{redacted(str(path))}: the recipe's path comes first, then its overrides.") from None
         raise RecipeError(f"{path}: the recipe cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except FAULTS as error:
         raise RecipeError(f"{path}: the recipe is not valid YAML ({_yaml_fault(error)}).") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections such as input, model and output.")
@@ -121,8 +127,13 @@ def parse_as(kind: type[R], document: dict[str, Any]) -> R:
 
 def _yaml_fault(error: Exception) -> str:
     """The fault and its place, without PyYAML's own text, which repeats the line and may hold a secret."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it has the character U+{error.character:04X}, which is not allowed, after {error.position} others"
+    if isinstance(error, ValueError | AttributeError):
+        return "a value looks like a date or a number but is neither; write it in quotes"
     mark = getattr(error, "problem_mark", None)
-    problem = QUOTED.sub(NOT_SHOWN, str(getattr(error, "problem", None) or type(error).__name__))
+    said = str(getattr(error, "problem", None) or type(error).__name__)
+    problem = QUOTED.sub(lambda found: found[1] or NOT_SHOWN, said)
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
@@ -154,7 +165,7 @@ def apply_override(document: dict[str, Any], override: str, kind: type[Recipe] =
             raise RecipeError(f"{redacted(override)!r}: {part} is a value in this recipe, not a section.")
     try:
         value = yaml.load(text, UniqueKeys)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except FAULTS as error:
         if text.lstrip()[:1] in ("[", "{", '"', "'", "") and not _is_text(names, kind):
             raise RecipeError(f"{name}: {redacted(override)!r} has no YAML value ({_yaml_fault(error)}).") from None
         value = text

@@ -32,7 +32,7 @@ class PromptTemplate:
     def __init__(self, text: str) -> None:
         self.text = text
         self._parts: list[tuple[str, str | None]] = []
-        for literal, field, spec, conversion in Formatter().parse(text):
+        for literal, field, spec, conversion in _parsed(text):
             if spec or conversion:
                 raise ValueError(f"{{{field}}} may not have a format or a conversion; write {{{{ for a literal brace")
             if field is not None and not FIELD.fullmatch(field):
@@ -71,6 +71,13 @@ class PromptTemplate:
                 for literal, field in self._parts
             )
         )
+
+
+def _parsed(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(f"{error}; write {{{{ and }}}} for literal braces") from None
 
 
 def _field(field: str) -> tuple[str, list[str], str | None]:

@@ -61,7 +61,7 @@ class Sampling(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
-        sampling_fields.check(self.model_extra or {})
+        sampling_fields.check(self.model_extra or {}, type(self).model_fields)
         if self.n > 1 and not self.temperature:
             raise ValueError(f"n is {self.n}, but temperature is 0, so all captions would be equal; raise it")
         return self

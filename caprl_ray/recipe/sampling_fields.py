@@ -5,7 +5,7 @@ objects that a recipe cannot hold.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -64,15 +64,19 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
 }
 
 
-def check(given: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first field that a recipe cannot have, or whose value is wrong."""
+def check(given: Mapping[str, Any], others: Iterable[str]) -> None:
+    """Raise ValueError for the first field that a recipe cannot have, or whose value is wrong.
+
+    `others` are the fields of the section itself; a misspelled name may mean one of them.
+    """
     for name, value in given.items():
         if name in REFUSED:
             _check_refused(name, value)
         elif name in FIELDS:
             _check_value(name, value)
         else:
-            near = difflib.get_close_matches(name, FIELDS, n=3) or sorted(FIELDS)
+            known = sorted({*FIELDS, *others})
+            near = difflib.get_close_matches(name.strip(), known, n=3) or known
             raise ValueError(f"{name} is not a sampling field that a recipe can have; use one of {', '.join(near)}")
     vllm_names.check("sampling", given, vllm_names.sampling_parameters())
 

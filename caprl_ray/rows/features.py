@@ -52,6 +52,19 @@ def with_features(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, {**(schema.metadata or {}), KEY: json.dumps({"info": {"features": found}}).encode()})
 
 
+def readable(kind: pa.DataType) -> pa.DataType:
+    """The type in which `datasets` can read a column: it knows no maps, which become lists of their pairs."""
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([("key", readable(kind.key_type)), ("value", readable(kind.item_type))]))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(readable(field.type)) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(readable(kind.value_type), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(readable(kind.value_type))
+    return pa.list_(readable(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
 def _known(feature: Any, depth: int) -> Any:
     """The known parts of a feature, or None if a part is not known."""
     if depth > MOST_DEPTH:

@@ -2,6 +2,7 @@
 
 import binascii
 import re
+from urllib.parse import unquote
 
 from caprl_ray.errors import RowFailure
 
@@ -16,7 +17,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def inline(text: str) -> str | None:
-    """A data: URI as it is, or base64 of an image in the standard alphabet and without line ends; None for a path."""
+    """A data: URI as it is, or base64 of an image in the standard alphabet, padded and without line ends; None for a
+    path."""
     if is_data_uri(text):
         return text
     return _base64(text) if text.startswith(_BEGINS) and len(text) >= _LEAST else None
@@ -37,7 +39,8 @@ def decode_inline(text: str, max_bytes: int, *, known: bool = False) -> bytes:
         head = _DATA_URI.match(text)
         if head is None or not head[1].lower().endswith(";base64"):
             raise RowFailure("source_refused", "a data: URI without base64")
-        text = text[head.end() :]
+        text = text[head.end() :].strip()
+        text = unquote(text) if "%" in text else text
     if len(text) // 4 * 3 > max_bytes + max_bytes // 16:  # plus line ends: at most one per 64 characters
         raise RowFailure("image_too_large", f"{len(text)} characters of base64")
     plain = text if known else _base64(text)
@@ -50,6 +53,8 @@ def decode_inline(text: str, max_bytes: int, *, known: bool = False) -> bytes:
 
 
 def _base64(text: str) -> str | None:
-    """The text in the standard alphabet and without line ends, or None if it is not strict base64."""
+    """The text in the standard alphabet, padded and without line ends, or None if it is not base64."""
     plain = _LINE_ENDS.sub("", text).translate(_URL_SAFE)
+    if not plain.endswith("=") and len(plain) % 4 in (2, 3):  # RFC 4648, 3.2: padding may be left out
+        plain += "=" * (4 - len(plain) % 4)
     return plain if len(plain) % 4 == 0 and _BASE64.fullmatch(plain) else None

@@ -1,10 +1,10 @@
 """List the objects that the recipe's paths name, each once, in the order of the paths."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from glob import has_magic
-from itertools import pairwise
-from re import split
+from itertools import islice, pairwise
 
 from braceexpand import braceexpand
 
@@ -15,6 +15,9 @@ from caprl_ray.sources import passed_over
 from caprl_ray.sources.own_output import OwnOutputs
 from caprl_ray.sources.source import Access, Found, not_listed
 from caprl_ray.storage import Folder, Listed, Passed, Storage, Stored, Wanted
+
+MOST_NAMES = 1_000_000  # of a path with braces, which memory holds
+RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 class Listing:
@@ -142,7 +145,7 @@ def _repeating(paths: list[list[str]]) -> bool:
 
 def _head(name: str, *, whole: bool) -> str:
     """The common beginning of all objects of a name. `whole`: the name is a full path, not a prefix."""
-    head = split(r"[*?\[]", name)[0]
+    head = re.split(r"[*?\[]", name)[0]
     return head + "/" * (whole and head == name and not name.endswith("/"))
 
 
@@ -151,8 +154,13 @@ def _braces(path: str, storage: Storage) -> list[str]:
     try:
         if "{" not in path or storage.lookup(path):
             return [path]
-        return list(braceexpand(path))
+        numbers = ((int(found[1]), int(found[2])) for found in RANGE.finditer(path))
+        few = all(abs(last - first) < MOST_NAMES for first, last in numbers)  # braceexpand holds each range
+        names = list(islice(braceexpand(path), MOST_NAMES + 1)) if few else []
     except ValueError:
         raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None
     except OSError as error:
         raise not_listed(path, error) from error
+    if not 0 < len(names) <= MOST_NAMES:
+        raise RecipeError(f"input.paths: {path} names more than {MOST_NAMES:,} paths; name their folder.")
+    return names

@@ -32,6 +32,7 @@ UNIT_ROWS = 1000
 # A unit of a compressed manifest reads everything before it again, so such a manifest has few units.
 MOST_PACKED_UNITS = 32
 PIECE = 2**18  # bytes per request of a unit
+DELIMITERS = ";\t|"  # of lists that are not read
 NO_IMAGE = "\0"  # the image column's name if no images are read; no column of the output has it
 
 
@@ -56,6 +57,8 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
             if not access.images:
                 yield from _units(file, survey, _metadata(schema, NO_IMAGE))
                 continue
+            if access.input.image_column is None:
+                _refuse_delimiter(schema.names)
             image = image_column(schema, access.input.image_column, file.stored.path)
             if not looked:
                 texts = list(islice(_texts(file.stored, image, access), ROWS_LOOKED_AT))
@@ -96,18 +99,26 @@ def _survey(stored: Stored, access: Access) -> _Survey:
         start, line = manifest.place
         rows = manifest.rows()
         for first in rows:
-            last, count = first, 0
+            last, count, sound = first, 0, bool(survey.ranges)
             for last in chain([first], islice(rows, UNIT_ROWS - 1)):  # holds the first row and the current one
                 count += 1
+                sound = sound or not last.fault
                 if manifest.names is None:
                     survey.add(last)
-            if manifest.names is None and not survey.types and first.fault:
+            if not sound:
                 raise NoManifest(f"has no row in its first lines ({first.lines}: {first.fault})")
             survey.ranges.append((Lines(start=start, end=last.end, row=number, line=line), count))
             start, line, number = last.end, last.last, number + count
         if manifest.packed:
             survey.ranges = list(map(_joined, batched(survey.ranges, len(survey.ranges) // MOST_PACKED_UNITS + 1)))
     return survey
+
+
+def _refuse_delimiter(names: list[str]) -> None:
+    """Spreadsheets write CSV with semicolons where a comma stands in numbers."""
+    found = next((sign for sign in DELIMITERS if len(names) == 1 and sign in names[0]), None)
+    if found:
+        raise NoManifest(f"has {found!r} between its columns; write it with commas, or with tabs as .tsv")
 
 
 def _joined(ranges: list[tuple[Lines, int]]) -> tuple[Lines, int]:

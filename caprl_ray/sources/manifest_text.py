@@ -86,7 +86,8 @@ class Manifest:
     def _begin(self, path: str) -> str | None:
         """Check the encoding. Returns the delimiter, by the file's name or else by its first line; None for JSON."""
         first = self._text.peek()
-        if first.startswith(_OTHER_MARKS):
+        # Without a mark, each letter has a zero beside it.
+        if first.startswith(_OTHER_MARKS) or 4 * first.count(0) >= len(first) > 0:
             raise NoManifest("is UTF-16; write it as UTF-8")
         plain = path.lower()
         for packed in PACKED[1:]:

@@ -26,6 +26,8 @@ def read_named_image(image: NamedImage, access: Access) -> bytes:
     except (OSError, ValueError) as fault:
         failure = _failure(fault)
     _check_storage(image, access)
+    if failure.code == "source_missing":
+        raise RowFailure(failure.code, _oddity(image.path))
     if failure.code != "source_unreadable":
         raise failure
     try:
@@ -41,6 +43,14 @@ def _read(image: NamedImage, access: Access) -> bytes:
     if stored.size > access.max_bytes:
         raise RowFailure("image_too_large", f"{stored.size} bytes")
     return read_whole(stored, access)
+
+
+def _oddity(path: str) -> str:
+    """What may be wrong with a path where nothing is."""
+    name = path.rpartition("/")[2]
+    if "\\" in name:
+        return "the path has backslashes, as on Windows; write it with slashes"
+    return "the path ends with a space" if name != name.rstrip() else ""
 
 
 def _failure(fault: OSError | ValueError) -> RowFailure:

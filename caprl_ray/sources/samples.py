@@ -287,7 +287,10 @@ class _SampleBuilder:
     def _without_image(self) -> str:
         if self._images:
             return f"no {' or '.join(self._rules.image_keys)} (input.image_key) among {_listed(self._images)}"
-        return f"only {_listed(sorted(self._extensions))}; a sample's members must stand together in one shard"
+        said = f"only {_listed(sorted(self._extensions))}"
+        if any(_kind(extension) not in METADATA_EXTENSIONS for extension in self._extensions):
+            said += "; set input.image_key if one of them is the image"
+        return f"{said}; a sample's members must stand together in one shard"
 
     def _add_metadata(self, extension: str, member: Member) -> None:
         if member.content is None:

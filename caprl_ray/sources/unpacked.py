@@ -101,7 +101,8 @@ class Unpacked:
         self._given = 0
         self.kind = ""
         self.junk = 0
-        assert self._next(front=b"")
+        begun = self._next(front=b"")
+        assert begun, "`front` are the first bytes of a compressed stream"
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; none at the end of the last member. Raises TarDamaged."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.storage import Storage as StorageSettings
@@ -191,7 +190,7 @@ class Storage:
         self._store(folder).sweep(folder)
 
     def _store(self, path: str) -> Store:
-        scheme = urlsplit(path).scheme if "://" in path else "file"
+        scheme = path.partition("://")[0] if "://" in path else "file"
         if scheme == "file":
             return LocalStore()
         if scheme == "s3":
@@ -202,7 +201,7 @@ class Storage:
             return GoogleStore(self.settings)
         if scheme == "az":
             return AzureStore(self.settings)
-        if scheme in ("http", "https"):
+        if scheme.lower() in ("http", "https"):
             raise RecipeError(
                 f"{path}: images are not fetched from the web; download them to a folder or bucket first."
             )

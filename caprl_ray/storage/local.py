@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from filelock import FileLock
 
-from caprl_ray.storage.local_listing import LocalListing, stored_at
+from caprl_ray.errors import RecipeError
+from caprl_ray.storage.local_listing import BROKEN, LocalListing, stored_at
 from caprl_ray.storage.stored import Folder, Listed, Passed, SourceChanged, Stored, is_below
 from caprl_ray.storage.wanted import Rule, Wanted
 
@@ -33,12 +34,14 @@ class LocalStore:
     """The files of this machine. Raises the system's own OSErrors."""
 
     def lookup(self, path: str) -> Stored | Folder | None:
-        """Devices and pipes count as absent: reading one might never end."""
+        """Devices and pipes count as absent: reading one might never end. So do links that lead nowhere."""
         path = local_path(path)
         try:
             status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in BROKEN:
+                return None
+            raise
         if stat.S_ISDIR(status.st_mode):
             return Folder(path=path.rstrip("/") + "/")
         return stored_at(path, status) if stat.S_ISREG(status.st_mode) else None
@@ -141,6 +144,26 @@ class LocalStore:
                 raise FileNotFoundError(errno.ENOENT, "the folder is empty", folder)
 
 
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine."""
+    return "://" not in path or path.startswith("file://")
+
+
+def in_the_way(path: str, *, of_folder: bool) -> str | None:
+    """What is there, at a local path or above it, so that it cannot be a folder, or else a file; None in other
+    stores."""
+    if not is_local(path):
+        return None
+    place = local_path(path)
+    if not of_folder:
+        if os.path.exists(place) and not os.path.isfile(place):
+            return place
+        place = os.path.dirname(place)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    return None if os.path.isdir(place) else place
+
+
 def missing_folders(path: str) -> list[str]:
     """The folders of a path that do not exist, the deepest first."""
     folder, missing = local_path(path), []
@@ -173,9 +196,14 @@ def mount_point(path: str) -> str:
 
 
 def local_path(path: str) -> str:
-    """The absolute local path of a relative, absolute or `file://` one."""
+    """The absolute local path of a relative, absolute or `file://` one. Raises RecipeError for another machine's."""
     if path.startswith("file://"):
-        path = unquote(urlsplit(path).path)
+        host, slash, below = path.removeprefix("file://").partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise RecipeError(
+                f"{path} names the machine {host!r}; write file:/// before an absolute path, or a path alone."
+            )
+        path = unquote(slash + below)
     return os.path.abspath(os.path.expanduser(path))
 
 
@@ -191,6 +219,8 @@ def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterat
     temporary, in_block = target.with_name(TEMPORARY + uuid.uuid4().hex), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():  # a rename would replace a device such as /dev/null
+            raise FileExistsError(errno.EEXIST, "is no file that can be replaced", str(target))
         with open(temporary, "xb") as file:
             in_block = True
             yield file

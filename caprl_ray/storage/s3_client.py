@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any, cast
 
+from caprl_ray.errors import RecipeError
 from caprl_ray.recipe.storage import Storage
 from caprl_ray.storage.stored import Archived, NotGranted, SourceChanged
 
@@ -105,7 +106,13 @@ def _moment(value: Any) -> datetime:
 @contextmanager
 def faults(path: str) -> Iterator[None]:
     """Convert botocore's exceptions to OSErrors. Drops their texts, which may hold signed URLs."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        ProfileNotFound,
+    )
 
     try:
         yield
@@ -116,6 +123,8 @@ def faults(path: str) -> Iterator[None]:
         raise NotGranted(errno.EIO, reason, path) from None
     except ProfileNotFound:
         raise NotGranted(errno.EIO, "storage.profile names no profile of this machine", path) from None
+    except ParamValidationError:
+        raise NotGranted(errno.EIO, "S3 has no buckets of such a name", path) from None
     except BotoCoreError as error:
         raise OSError(errno.EIO, f"S3 gave no answer: {type(error).__name__}", path) from None
 
@@ -155,8 +164,10 @@ def lacking(what: str) -> OSError:
 
 
 def bucket_and_key(path: str) -> tuple[str, str]:
-    """Split a path into bucket and key."""
+    """Split a path into bucket and key. Raises RecipeError for a path without a bucket."""
     bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise RecipeError(f"{path} names no bucket; give s3://bucket/path.")
     return bucket, key
 
 

@@ -72,7 +72,7 @@ class GracefulEnd:
         return f"the {self._finished:,} finished {self._job.noun}s of this run"
 
     def _stopped(self, sentence: str) -> Stopped:
-        kind = StoppedByTerm if self._signals.first == signal.SIGTERM else Stopped
+        kind = Stopped if self._signals.first == signal.SIGINT else StoppedByTerm
         return kind(f"{sentence}; {RESUME}.")
 
 

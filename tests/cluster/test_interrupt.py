@@ -1,11 +1,15 @@
 """A thread stops a run, whatever the process does with SIGINT."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -223,6 +227,38 @@ def test_where_nobody_answers_a_signal_ends_the_block_at_once() -> None:
             signal.signal(signal.SIGTERM, lambda *_: None)
         with pytest.raises(signals.Terminated):
             killed(signal.SIGTERM)
+
+
+# A run in a terminal: what it writes there after the terminal is closed would fail, and its processes are needed.
+IN_TERMINAL = """
+import fcntl, subprocess, sys, termios
+from caprl_ray.cluster import signals
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal of this session
+with signals.handled() as asked, asked.answered():
+    with signals.kept():
+        child = subprocess.Popen(["sleep", "60"])
+    print("begun", flush=True)
+    assert asked.asked.wait(30)
+    print("stopping", flush=True)
+    sys.stderr.write("stopping")
+    alive = child.poll() is None
+    child.kill()
+    open(sys.argv[1], "w").write(f"alive: {alive}")
+"""
+
+
+def test_a_terminal_that_is_closed_asks_the_block_to_end_and_not_its_processes(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, str(tmp_path / "told")],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert os.read(ours, 100).startswith(b"begun")
+    os.close(ours)
+    assert run.wait(30) == 0 and (tmp_path / "told").read_text() == "alive: True"
 
 
 def test_a_connection_leaves_the_block_stoppable_and_an_ignored_signal_ignored(handler: object) -> None:

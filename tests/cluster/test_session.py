@@ -79,13 +79,26 @@ def succeeds(script: str, *arguments: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "sentence"),  # the first as Ray says it
+    [
+        (
+            "The current node timed out during startup.",
+            r"it did not start on this machine \(.* startup\); run the same",
+        ),
+        (
+            "AF_UNIX path length cannot exceed 107 bytes: /x",
+            "the paths of its sockets are too long in .*; set RAY_TMPDIR",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch, said: str, sentence: str) -> None:
     def start(**_: object) -> None:
-        raise Exception("The current node timed out during startup.")  # as Ray does
+        raise Exception(said)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(session.local, "start", start)
-    with pytest.raises(SystemFailure, match=r"^Ray: it did not start on this machine \(.* startup\); run the same"):
+    with pytest.raises(SystemFailure, match=f"^Ray: {sentence}"):
         session._connect(debug=False)
 
 

@@ -26,6 +26,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     render_dataset(tmp_path / "scenes", 8)
     write(tmp_path / "hub/a.parquet", {"image": IMAGES, "mask": IMAGES, "caption": NAMES, "width": [1, 2, 3]})
+    ours = dict.fromkeys(("id", "key", "previous", "run"), NAMES)  # some columns of an output
+    write(tmp_path / "ours/a.parquet", {"image": IMAGES, **ours})
     write(tmp_path / "named/a.parquet", {"data": contents(3), "photo": IMAGES})
     write(tmp_path / "two/a.parquet", {"left": contents(3), "right": contents(3)})
     write(tmp_path / "lists/a.parquet", {"images": pa.array([contents(2), None, []], pa.list_(pa.binary()))})
@@ -50,6 +52,7 @@ def made(*arguments: str) -> tuple[dict[str, Any], str]:
             {"rename": {"caption": "source_caption", "width": "source_width"}},
             ['#image_column: "mask"', "{source_caption|nothing}"],
         ),
+        (["ours"], {"rename": {name: f"source_{name}" for name in ("id", "key", "previous", "run")}}, []),
         (["named"], {}, ['#image_column: "data"']),
         (["two"], {"image_column": "left"}, ['#image_column: "right"']),
         (["lists"], {"image_column": "images[*]"}, ["parquet: 1 units"]),

@@ -1,5 +1,6 @@
 """Every form of export, read back by the libraries that people use and compared row by row."""
 
+import base64
 import hashlib
 import io
 import json
@@ -201,6 +202,32 @@ def test_a_dataset_folder_opens_with_its_splits_its_images_and_its_card(
     told = DatasetCard.load(tmp_path / "out" / "README.md")
     assert told.data.license == "cc-by-4.0" and str(made.folder) not in told.content
     assert PROMPT in told.text and f"| train | {len(rows) - len(tests)} |" in told.text and "model `stub`" in told.text
+
+
+def test_every_type_of_the_source_goes_out(tmp_path: Path) -> None:
+    pairs = pa.map_(pa.string(), pa.list_(pa.map_(pa.string(), pa.int32())))
+    columns: dict[str, Any] = {
+        "tags": pa.array([[("a", [[("b", 1)]]), ("c", None)], [], None], pairs),
+        "inner": pa.array([{"tags": [("a", [])]}, None, {"tags": None}], pa.struct([("tags", pairs)])),
+        "time": pa.array([1, None, 3], pa.duration("ms")),
+        "blob": pa.array([b"\xff\x00", b"text", None]),
+    }
+    images = [{"bytes": picture(number), "path": None} for number in range(3)]
+    pq.write_table(pa.table({"picture": images, **columns}), tmp_path / "a.parquet")
+    made = make(tmp_path, paths=[str(tmp_path / "a.parquet")])
+    assert export(made, tmp_path / "to", "hf", "--license", "other") == 0
+    from datasets import load_dataset
+
+    rows = load_dataset(str(tmp_path / "to"), cache_dir=str(tmp_path / "cache"))["train"].with_format("arrow")[:]
+    assert rows["tags"].to_pylist() == [
+        [{"key": "a", "value": [[{"key": "b", "value": 1}]]}, {"key": "c", "value": None}],
+        *([], None),
+    ]
+    assert rows["inner"].to_pylist() == [{"tags": [{"key": "a", "value": []}]}, None, {"tags": None}]
+    assert export(made, tmp_path / "tars", "webdataset") == 0
+    theirs = [json.loads(one["json"]) for one in read_shards([tmp_path / "tars" / "000000.tar"])]
+    assert [one["blob"] for one in theirs] == [base64.b64encode(b"\xff\x00").decode(), "text", None]
+    assert [one["time"] for one in theirs] == ["0:00:00.001000", None, "0:00:00.003000"]
 
 
 def test_splits_are_those_that_datasets_would_find() -> None:

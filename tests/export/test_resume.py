@@ -241,6 +241,18 @@ def test_a_source_that_may_kill_its_reader_is_read_in_a_child(
     assert hashes == images["sha256"].to_pylist()
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "webdataset"])
+def test_a_shard_without_a_caption_does_not_stop_an_export(tmp_path: Path, form: str) -> None:
+    """No row of a damaged shard is in any object of data/, nor is one of a shard that no run has begun."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "00000.tar").write_bytes(b"<html>")
+    write_shard(tmp_path / "shards" / "00001.tar", range(3))
+    made = make(tmp_path, paths=[str(tmp_path / "shards")])
+    assert export(made, tmp_path / "to", form) == 0
+    done = json.loads((tmp_path / "to" / "_SUCCESS").read_text())
+    assert (done["exported"], done["failed"], done["rows"]) == (3, 1, 4)
+
+
 def test_repeated_rows_are_left_out_by_a_list_and_those_of_a_sick_replica_always(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,6 +276,25 @@ def test_repeated_rows_are_left_out_by_a_list_and_those_of_a_sick_replica_always
     assert cli.main(["verify", str(made.path), "--repair", "--json"]) == 3
     balance = json.loads(capsys.readouterr().out)
     assert balance["doubtful_rows"] == [] and balance["captioned"] == len(made.finished) - 1
+
+
+def test_a_list_of_another_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its ids are in this output too, and mean other rows."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "00000.tar", range(3))
+    one, two = (make(tmp_path / name, paths=[str(tmp_path / name / "00000.tar")]) for name in ("one", "two"))
+    listed = str(tmp_path / "list.parquet")
+    assert cli.main(["duplicates", str(one.path), "--list", listed]) == 0
+    assert export(two, tmp_path / "to", "jsonl", "--without", listed) == 2
+    assert "list.parquet lists rows of another output; " in capsys.readouterr().err
+    shutil.copytree(one.path, tmp_path / "moved")
+    assert (
+        cli.main(
+            ["export", str(tmp_path / "moved"), "--to", "jsonl", "--out", str(tmp_path / "to"), "--without", listed]
+        )
+        == 0
+    )
 
 
 def test_each_wrong_export_is_one_sentence(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

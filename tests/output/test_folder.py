@@ -167,6 +167,8 @@ def test_a_refused_recipe_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_another_input_is_refused_and_an_extension_adds_it(tmp_path: Path) -> None:
     Output.open(job(tmp_path)).plan()
+    for same in (f"{tmp_path}/in/", f"{tmp_path}/in/../in", (tmp_path / "in").as_uri()):
+        Output.open(job(tmp_path, input=[same]))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "b.jpg").touch()
     more = job(tmp_path, input=[str(tmp_path / "in"), str(tmp_path / "more")])

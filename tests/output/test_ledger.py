@@ -201,6 +201,7 @@ def test_a_unit_balances_only_when_its_last_row_and_all_others_are_there(unit: U
     write(out, outcome(rows[1:3], failed=[2]))
     assert not balance(out).balanced
     assert (balance(out).planned, balance(out).unknown, balance(out).units[0].missing) == (0, 1, None)
+    assert balance(out).summary().startswith("at least 2 images: 1 captioned, 1 failed")
     assert balance(out, rows=4).units[0].missing == 2
     write(out, outcome(rows[3:]))
     (part,) = balance(out).units

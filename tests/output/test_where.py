@@ -71,6 +71,15 @@ def test_a_condition_travels_and_a_column_that_an_older_object_lacks_is_null(out
     assert copy.of(there.drop_columns("flags")).tolist() == [True, True]
 
 
+def test_of_two_columns_that_differ_in_case_alone_the_spelling_tells() -> None:
+    rows = pa.table({"caption": ["ours"], "Caption": ["theirs"], "N": [1]})
+    for text in ("caption = 'ours'", "Caption = 'theirs'", "\"Caption\" = 'theirs'", "n = 1 and caption = 'ours'"):
+        assert Condition(text=text, schema=rows.schema).of(rows).tolist() == [True], text
+    for text in ("CAPTION = 'ours'", "caption <> Caption"):
+        with pytest.raises(RecipeError, match="columns caption and Caption, which SQL does not tell apart"):
+            Condition(text=text, schema=rows.schema)
+
+
 def test_a_column_that_only_a_run_in_the_middle_has_written_is_known(tmp_path: Path) -> None:
     for lease, name in ((1, "a"), (2, "b"), (2, "c"), (3, "d")):
         table = pa.table({"unit": pa.array([0], pa.int32()), ("captions" if lease == 2 else "caption"): ["x"]})

@@ -20,6 +20,12 @@ def fill(template: str, columns: dict[str, Any]) -> str:
     return PromptTemplate(template).fill(columns, control_token_stripper(TOKENS))
 
 
+@pytest.mark.parametrize("text", ["{", "a } b", '{"a": 1}', "{a!r}"])
+def test_a_brace_of_a_text_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write \{\{ (?:and \}\} )?for (?:a )?literal brace"):
+        PromptTemplate(text)
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [

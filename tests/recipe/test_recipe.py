@@ -287,6 +287,25 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
             load(recipe_file(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("input: {paths: [café]}".encode("latin-1"), r"the recipe is not UTF-8 in line 1; save it as UTF-8\.$"),
+        (b"prompt: {user: Describe: this}", r"\(expected ',' or '}', but got ':' in line 1, column \d+\)"),
+        (b"prompt: {user: *secret-words}", r"\(found undefined alias \(not shown\) in line 1, column \d+\)"),
+        (b"model: {revision: 2024-13-01}", "a value looks like a date or a number but is neither; write it in quotes"),
+        (b"a: !!timestamp x", "write it in quotes"),
+        (b"input: \x01", r"\(it has the character U\+0001, which is not allowed, after 7 others\)"),
+    ],
+)
+def test_a_fault_of_yaml_is_told_with_its_place_and_without_the_recipes_words(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=says):
+        load(tmp_path / "recipe.yaml")
+
+
 def test_one_path_may_stand_without_a_list() -> None:
     assert parse({"input": {"paths": "images"}, "output": {"path": "out"}}).input.paths == ["images"]
 
@@ -470,6 +489,7 @@ def test_vllm_takes_every_sampling_field_of_the_list() -> None:
         ({"structured_outputs": {"grammar": 5}}, "structured_outputs is {'grammar': 5}; it should have a grammar as "),
         ({"structured_outputs": {"choice": [5]}}, "structured_outputs is .*; it should have a list of texts as choice"),
         ({"topk": 5}, "topk is not a sampling field that a recipe can have; use one of top_k"),
+        ({"temprature": 0}, "temprature is not a sampling field that a recipe can have; use one of temperature"),
         ({"top_k": "5"}, "top_k is '5'; it should be a valid integer"),
         ({"seed": 1.5}, "seed is 1.5; it should be a valid integer"),
         ({"stop": []}, r"stop is \[\]; it should"),

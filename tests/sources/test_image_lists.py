@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
@@ -161,7 +162,11 @@ def test_base64_and_data_uris_are_decoded_and_a_key_never_holds_them(tmp_path: P
         f"data:image/jpeg;base64,{plain}": JPEG,
         f"DATA:;base64,{plain}": JPEG,
         "data:image/svg+xml,%3Csvg/%3E": "source_refused",
-        f"data:image/jpeg;base64,{plain[:-1]}": "image_corrupt",
+        base64.b64encode(PNG[:-1]).decode().rstrip("="): PNG[:-1],
+        base64.b64encode(PNG[:-2]).decode().rstrip("="): PNG[:-2],
+        f"data:image/jpeg;base64, {plain}": JPEG,
+        f"data:image/jpeg;base64,{quote(plain)}": JPEG,
+        f"data:image/jpeg;base64,{plain[:-3]}": "image_corrupt",
         f"data:image/jpeg;base64,{plain}!": "image_corrupt",
         base64.b64encode(JPEG * 20).decode(): "image_too_large",
         "data:image/jpeg;base64," + "A" * 5000: "image_too_large",

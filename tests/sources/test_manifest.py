@@ -106,10 +106,17 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
         ("a.csv", b"image,n,n\n", "line 1: 2 columns named 'n'"),
         ("a.csv", b"im\xffage\n", "line 1: text that is not UTF-8"),
         ("a.csv", "image\nx.jpg\n".encode("utf-16"), "is UTF-16; write it as UTF-8"),
+        ("a.csv", "image,n\nx.jpg,1\n".encode("utf-16-le"), "is UTF-16; write it as UTF-8"),
         (
             "a.csv",
             b"photo,n\nx.jpg,1\n",
             "no column that holds images by its type and name (photo, n); set input.image_column",
+        ),
+        ("a.csv", b"image;n\nx.jpg;1\n", "has ';' between its columns; write it with commas"),
+        (
+            "a.csv",
+            b"image,n\nx.jpg,1,\ny.jpg,2,\n",
+            "no row in its first lines (line 2: 3 fields, and the header has 2)",
         ),
         ("a.csv", b'image,n\na.jpg,"' + b"a,b\n" * 2**16, "that begins in line 2; close its quote"),
         ("a.jsonl", b'{"image": "' + b"a" * 2**20 + b'"}', "that begins in line 1"),
@@ -144,6 +151,16 @@ def test_a_file_that_is_no_list_is_refused_in_one_sentence(folder: Path, name: s
     with pytest.raises(RecipeError) as error:
         planned(access_to(path))
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_path_where_nothing_is_says_what_may_be_wrong_with_it(folder: Path) -> None:
+    text = "image\nphotos\\0.jpg\nphotos/0.jpg \nphotos/0.jpg\nphotos/9.jpg\n"
+    assert outcomes(rows_of(access_to(listed(folder, "a.csv", text)))) == [
+        ("source_missing", "the path has backslashes, as on Windows; write it with slashes"),
+        ("source_missing", "the path ends with a space"),
+        (content(0), None),
+        ("source_missing", ""),
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz"])
@@ -197,15 +214,15 @@ def test_wherever_a_list_is_cut_its_rows_are_the_same(folder: Path, parts: list[
 
 
 def test_a_list_that_changed_and_kept_its_size_is_noticed_by_its_rows(folder: Path) -> None:
-    path = listed(folder, "a.csv", "image,n\nphotos/0.jpg,1\nphotos/1.jpg,2\n")
+    path = listed(folder, "a.csv", "image,n\nphotos/0.jpg,1\nphotos/1.jpg,2\nphotos/2.jpg,3\n")
     access = access_to(path)
     units, columns = planned(access)
     path.write_text(path.read_text().replace("\nphotos/1", " photos/1"))
     changed = manifest.Entry(stored=planned(access)[0][0].entries[0].stored, key="a.csv")
     for entries, code in ((units[0].entries, "source_changed"), ([changed], "source_changed")):
-        unit = plan.Unit(kind="manifest", rows=2, entries=entries, lines=units[0].lines)
-        rows = list(unit_rows(0, unit, schema=row_schema(columns), access=access, rows=2))
-        assert rows[-1]["code"] == code and rows[-1]["unit_rows"] == 2
+        unit = plan.Unit(kind="manifest", rows=3, entries=entries, lines=units[0].lines)
+        rows = list(unit_rows(0, unit, schema=row_schema(columns), access=access, rows=3))
+        assert rows[-1]["code"] == code and rows[-1]["unit_rows"] == 3
 
 
 def test_a_list_without_rows_has_no_unit(folder: Path) -> None:

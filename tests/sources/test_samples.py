@@ -172,11 +172,16 @@ def test_only_members_that_are_used_are_held() -> None:
     assert [limit(name) for name in ("a.mp4", "a.jpg.gz", "jpg", ".txt", "__m__.jpg/", "__m__/a.jpg")] == [0] * 6
 
 
+ONLY_NPY = (
+    "only npy; set input.image_key if one of them is the image; a sample's members must stand together in one shard"
+)
+
+
 @pytest.mark.parametrize(
     ("members", "code", "detail"),
     [
         ([("a.txt", b"t")], "no_image", "only txt; a sample's members must stand together in one shard"),
-        ([("a.npy", b"t")], "no_image", "only npy; a sample's members must stand together in one shard"),
+        ([("a.npy", b"t")], "no_image", ONLY_NPY),
         ([("a.jpg", b"1"), ("a.JPG", b"2"), ("a.txt", b"t")], "duplicate_member", "jpg"),
         ([("a.jpg", b"1"), ("a.txt", b"t"), ("a.txt", b"u")], "duplicate_member", "txt"),
         ([("a.jpg", b"1"), ("a.npy", b""), ("a.npy", b""), ("a.txt", b"t")], "duplicate_member", "npy"),

@@ -151,6 +151,29 @@ def test_a_pipe_is_not_opened_in_place_of_a_file(tmp_path: Path) -> None:
         STORAGE.open(Stored(path=str(tmp_path / "a.jpg"), size=1, version="v"))
 
 
+def test_a_path_at_which_nothing_can_be_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nothing")
+    for name in ("nothing", "file/x", "loop", "loop/x", "broken", "x" * 300):
+        assert STORAGE.lookup(f"{tmp_path}/{name}") is None
+
+
+def test_no_pipe_and_no_device_is_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="no file that can be replaced"):
+        STORAGE.put(str(tmp_path / "pipe"), b"x")
+    assert os.listdir(tmp_path) == ["pipe"] and not (tmp_path / "pipe").is_file()
+
+
+@pytest.mark.parametrize("name", ["a#b.jpg", "a?b.jpg", "a%23b.jpg", "a b.jpg", "ü.jpg"])
+def test_a_file_uri_may_be_encoded_or_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    for uri in {(tmp_path / name).as_uri(), f"file://localhost{tmp_path}/{name}".replace("%", "%25")}:
+        found = STORAGE.lookup(uri)
+        assert isinstance(found, Stored) and found.path == str(tmp_path / name)
+
+
 def test_a_glob_over_many_folders_takes_time_by_their_number(tmp_path: Path) -> None:
     def seconds(count: int) -> float:
         folder = tmp_path / str(count)
