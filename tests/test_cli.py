@@ -77,7 +77,12 @@ def test_reading_an_output_does_not_import_ray(tmp_path: Path) -> None:
     "arguments",
     [
         *([], ["capton"], ["caption"], ["caption", "r.yaml", "--limit", "0"], ["caption", "r.yaml", "--limit", "1.5"]),
-        *(["verify", ""], ["report", "out", "--to", ""], ["export", "out", "--to", "jsonl", "--out", ""]),
+        *(["verify", ""], ["report", "out", "--to", ""], ["export", "out", "--to", "jsonl", "--out="]),
+        *(
+            ["evaluate", ""],
+            ["export", "out", "--to", "jsonl", "--out", "to", "--where", ""],
+            ["tune", "r", "--out", ""],
+        ),
     ],
 )
 def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +107,9 @@ def test_a_wrong_command_exits_2(arguments: list[str], capsys: pytest.CaptureFix
         ("input.paths=file://images", "file://images names the machine 'images'"),
         ("input.paths=in/{0..999999999}.tar", "names more than"),
         (r'input.paths="a\0b"', "a path holds no NUL"),
-        ("output.path=/dev/null/captions", "/dev/null is a file; name a folder"),
+        ("input.paths=file:///a%00b", "a path holds no NUL"),
+        ("input.paths=file://localhost", "file://localhost has no path"),
+        ("output.path=/dev/null/captions", "/dev/null is in the way of the folder /dev/null/captions"),
     ],
 )
 def test_a_wrong_recipe_exits_2_with_one_sentence(

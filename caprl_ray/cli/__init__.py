@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 from caprl_ray.cli import (
@@ -89,13 +90,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Overrides may be anywhere, also after options, where argparse does not recognize them."""
-    found = parser()
-    args, over = found.parse_known_args(arguments)
+    found, words = parser(), sys.argv[1:] if arguments is None else arguments
+    empty = _empty(words)
+    if empty:
+        found.error(f"{empty} is empty; give a value or leave it out")
+    args, over = found.parse_known_args(words)
     if over and (not hasattr(args, "overrides") or not all(map(_overrides, over))):
         found.error(f"unrecognized arguments: {' '.join(over)}")
     if over:
         args.overrides = [*args.overrides, *over]
     return args
+
+
+def _empty(words: Sequence[str]) -> str | None:
+    """The first argument without a value, which usually comes from a shell's variable that is not set. An empty path
+    would be the working folder, and an empty condition would hold for every row."""
+    for before, word in pairwise(["", *words]):
+        option, equals, value = word.partition("=")
+        if word and not (option.startswith("--") and equals and not value):
+            continue
+        return option or (before if before.startswith("--") else "an argument")
+    return None
 
 
 def _overrides(text: str) -> bool:
@@ -145,7 +160,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str, code: int) -> int:
-    one_line = plain(sentence).replace("\n", " ")  # it may hold names of the data
+    # It may hold names of the data, also such that are not UTF-8.
+    one_line = plain(sentence.encode(errors="backslashreplace").decode()).replace("\n", " ")
     print(f"caprl-ray: {one_line}", file=sys.stderr)
     return code
 

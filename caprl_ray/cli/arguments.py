@@ -34,7 +34,7 @@ STORE_HINT = (
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
     """Add a recipe and its overrides."""
-    command.add_argument("recipe", type=given, metavar="RECIPE.yaml", help="the recipe")
+    command.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe")
     command.add_argument(
         "overrides",
         nargs="*",
@@ -45,7 +45,7 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
 
 def add_output(command: argparse.ArgumentParser) -> None:
     """Add an output folder and how to access it."""
-    command.add_argument("output", type=given, metavar="OUT", help="output folder")
+    command.add_argument("output", metavar="OUT", help="output folder")
     add_store(command, "an s3:// output")
 
 
@@ -57,13 +57,6 @@ def add_store(command: argparse.ArgumentParser, what: str) -> None:
 def store_hint(settings: "StorageSettings", path: str) -> str:
     """A hint for messages about a missing s3:// path: without a recipe, only the command line can name the store."""
     return "" if settings.endpoint or not path.startswith("s3://") else f"; {STORE_HINT}"
-
-
-def given(text: str) -> str:
-    """The type of a path: an empty one, of a variable of the shell that is not set, would be the working folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty; give a path")
-    return text
 
 
 def check_file(option: str, path: str | None) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from caprl_ray.cli.arguments import Commands, add_store, given
+from caprl_ray.cli.arguments import Commands, add_store
 from caprl_ray.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ def add(commands: Commands) -> None:
     command = commands.add("check", _run, "check existing captions; prints one JSON object per row")
     command.add_argument(
         "path",
-        type=given,
         metavar="FILE|OUT",
         help="parquet or JSON lines, or the output folder of a run; local or s3://",
     )

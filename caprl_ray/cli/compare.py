@@ -2,17 +2,15 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands, add_store, check_file, check_store, given, positive
+from caprl_ray.cli.arguments import Commands, add_store, check_file, check_store, positive
 from caprl_ray.cli.report import add_page, put
 
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("compare", _run, "write a page about the same images under two recipes, side by side")
-    command.add_argument("first", type=given, metavar="OUT_A", help="output folder")
-    command.add_argument(
-        "second", type=given, metavar="OUT_B", help="output folder of another recipe and the same input"
-    )
+    command.add_argument("first", metavar="OUT_A", help="output folder")
+    command.add_argument("second", metavar="OUT_B", help="output folder of another recipe and the same input")
     add_store(command, "s3:// outputs")
     add_page(command, "OUT_B/report/compare.html")
     command.add_argument("--images", type=positive, default=160, metavar="N", help="number of images (default: 160)")

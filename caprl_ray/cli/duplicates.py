@@ -3,17 +3,16 @@
 import argparse
 import json
 
-from caprl_ray.cli.arguments import Commands, add_output, check_file, given
+from caprl_ray.cli.arguments import Commands, add_output, check_file
 
 
 def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("duplicates", _run, "show repeated images and captions of an output")
     add_output(command)
-    command.add_argument("--json", type=given, metavar="FILE", help="write the result to this file as JSON")
+    command.add_argument("--json", metavar="FILE", help="write the result to this file as JSON")
     command.add_argument(
         "--list",
-        type=given,
         metavar="FILE",
         help="write the rows with repeated images to this parquet file: id, group, keep",
     )

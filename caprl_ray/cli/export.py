@@ -2,7 +2,7 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands, add_output, check_store, given, positive
+from caprl_ray.cli.arguments import Commands, add_output, check_store, positive
 from caprl_ray.export.settings import KINDS, LINES
 
 
@@ -15,7 +15,6 @@ def add(commands: Commands) -> None:
     command.add_argument("--to", required=True, choices=KINDS, help="the format")
     command.add_argument(
         "--out",
-        type=given,
         required=True,
         metavar="PATH",
         help="the target folder, new or of the same export; local or s3://",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from caprl_ray.cli.arguments import Commands, given
+from caprl_ray.cli.arguments import Commands
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +17,6 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--out",
-        type=given,
         default="recipe.yaml",
         metavar="FILE",
         help="file of the recipe (default: recipe.yaml; -: stdout)",

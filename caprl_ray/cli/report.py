@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from caprl_ray.cli.arguments import Commands, add_output, check_file, check_store, given, positive
+from caprl_ray.cli.arguments import Commands, add_output, check_file, check_store, positive
 
 if TYPE_CHECKING:
     from caprl_ray.storage import Storage
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 def add_page(command: argparse.ArgumentParser, default: str) -> None:
     """Add the arguments of a page with images."""
-    command.add_argument("--to", type=given, metavar="FILE", help=f"the page, local or s3:// (default: {default})")
+    command.add_argument("--to", metavar="FILE", help=f"the page, local or s3:// (default: {default})")
     command.add_argument(
         "--images-s", type=positive, default=60, metavar="S", help="most seconds for reading images (default: 60)"
     )

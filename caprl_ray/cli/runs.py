@@ -58,7 +58,7 @@ def asked_part(args: argparse.Namespace) -> "Part | None":
 
 def adopted(args: argparse.Namespace) -> frozenset[str]:
     """The fields of the fingerprint that may differ."""
-    return frozenset(() if args.adopt is None else map(str.strip, args.adopt.split(",")))
+    return frozenset(filter(None, map(str.strip, (args.adopt or "").split(","))))
 
 
 def codes(text: str | None, known: Collection[str]) -> frozenset[str]:

@@ -186,8 +186,9 @@ def _no_cluster(address: str | None, error: Exception) -> SystemFailure:
     if address:
         return SystemFailure(f"Ray: no cluster answers at {address} ({error}).")
     if LONG_SOCKET in str(error):
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         return SystemFailure(
-            f"Ray: the paths of its sockets are too long in {tempfile.gettempdir()}; set RAY_TMPDIR to a folder with a "
+            f"Ray: the paths of its sockets are too long in {folder}; set RAY_TMPDIR to a folder with a "
             "short path, such as /tmp, and run the same command again."
         )
     return SystemFailure(

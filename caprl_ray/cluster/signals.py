@@ -39,6 +39,8 @@ class Signals:
         """The signal handler."""
         if number == signal.SIGHUP:
             _leave_terminal()
+            if self.first is not None:  # a shell and the system may both send one, a moment apart
+                return
         again, self.first = self.first is not None, self.first or number
         if self._graceful and not again:
             self.asked.set()
@@ -88,16 +90,16 @@ def kept() -> Iterator[None]:
     """Keep the handlers that are set, while the block connects to Ray. Ray sets its own for SIGTERM, which print a
     dump.
 
-    A SIGHUP is ignored meanwhile, and so by the processes that Ray starts. They get one too when a terminal is closed,
-    and a run needs them to commit what is finished.
+    Processes that Ray starts meanwhile get no SIGHUP: they inherit the blocked signal, which this process handles after
+    the block. A terminal that is closed sends one to each, and a run needs them to commit finished rows.
     """
     mine = _current is not None and threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in NUMBERS if mine}
-    if mine:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
         for number, handler in before.items():
             if handler is not None:  # not set from Python
                 signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -110,7 +110,7 @@ def _listing(storage: Storage, output: str, path: str | None, folder: Path) -> I
         yield None
         return
     local = folder / "list.parquet"
-    schema = LIST.with_metadata({OF_PLAN: plan.identity(storage, output)})
+    schema = LIST.with_metadata({OF_PLAN: plan.identity(storage, plan.load(storage, output).units)})
     with pq.ParquetWriter(local, schema, compression="zstd") as writer:
         yield writer.write_table
     try:

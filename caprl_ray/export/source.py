@@ -1,7 +1,7 @@
 """The output that is exported: its plan, its rows, and how its images are read."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from caprl_ray.output.places import places
 from caprl_ray.output.record import read_run, stored_job
 from caprl_ray.output.scan import Tell
 from caprl_ray.output.where import Condition, matching, output_schema
-from caprl_ray.plan import Plan
+from caprl_ray.plan import Plan, UnitRef
 from caprl_ray.recipe.input import Columns, Input
 from caprl_ray.recipe.prepare import Prepare
 from caprl_ray.rows.schema import is_own
@@ -102,7 +102,7 @@ class Source:
 
     def units(self, condition: Condition | None, listed: str | None, tell: Tell) -> list[UnitRows]:
         """The exported rows of each unit: finished rows that meet the condition and are not `listed` as repeated."""
-        without = _listed(self.storage, listed, self.path) if listed else {}
+        without = _listed(self.storage, listed, self.path, self.plan.units) if listed else {}
         committed = read_committed(self.storage, self.path, tell=tell)
         for unit, rows in self._doubtful(committed).items():
             without.setdefault(unit, BitMap()).update(rows)
@@ -144,7 +144,7 @@ def told_key(key: str, roots: Iterable[str]) -> str:
     return path[len(max(known, key=len, default=path.rpartition("/")[0])) :].lstrip("/")
 
 
-def _listed(storage: Storage, path: str, output: str) -> dict[int, BitMap]:
+def _listed(storage: Storage, path: str, output: str, units: Sequence[UnitRef]) -> dict[int, BitMap]:
     """The rows of a list that are not kept, by unit. Raises RecipeError for what is no such list of the output."""
     try:
         found = storage.lookup(path)
@@ -155,8 +155,8 @@ def _listed(storage: Storage, path: str, output: str) -> dict[int, BitMap]:
         rows: dict[int, BitMap] = {}
         with storage.open(found) as stream:
             file = pq.ParquetFile(stream)
-            plan_of = (file.schema_arrow.metadata or {}).get(OF_PLAN)  # None: up to version 0.5.0
-            if plan_of not in (None, plan.identity(storage, output).encode()):
+            of_plan = (file.schema_arrow.metadata or {}).get(OF_PLAN)  # None: up to version 0.5.0
+            if of_plan and not plan.identified(storage, units, of_plan.decode(errors="replace")):
                 raise RecipeError(
                     f"--without: {path} lists rows of another output; write one of this output with caprl-ray "
                     f"duplicates {output} --list FILE."

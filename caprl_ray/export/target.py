@@ -156,7 +156,7 @@ def _record(storage: Storage, path: str) -> dict[str, Any] | None:
 def _refuse_files(storage: Storage, path: str) -> None:
     there, file = storage.lookup(path), in_the_way(path, of_folder=True)
     if file or (there is not None and not isinstance(there, Folder)):
-        raise RecipeError(f"--out: {file or path} is a file; name a folder.")
+        raise RecipeError(f"--out: {file or path} is in the way of the folder {path}; name another one.")
     for stored in islice(storage.walk(path) if there else (), 1):
         name = stored.path.removeprefix(join(storage.real(path), ""))
         raise RecipeError(f"--out: {path} has files of something else, such as {name}; name an empty or a new folder.")

@@ -287,7 +287,7 @@ def opened(storage: Storage, stored: Stored, piece: int | None = PIECE) -> Itera
             # Only a few pages are read, so Arrow's threads and prefetching would cost more than they save. `stream`
             # buffers one piece.
             file = pq.ParquetFile(stream, pre_buffer=False)
-            if "unit" not in file.schema_arrow.names:
+            if "unit" not in file.schema.names:
                 raise SystemFailure(
                     f"{stored.path}: no run has written this file; move it out of the output, and run the same command "
                     "again."

@@ -34,7 +34,7 @@ ROW = np.dtype([("image", KEY), ("caption", KEY), ("identity", "<i8"), ("place",
 CAPTION = np.dtype([("caption", KEY), ("rows", "<i8"), ("images", "<i8"), ("least", "<i8"), ("most", "<i8")])
 SUMS = {"rows": "sum", "images": "sum", "least": "min", "most": "max"}
 NO_CAPTION = pa.scalar(bytes(16), pa.binary(16))  # of another job's rows
-OF_PLAN = b"caprl_ray.plan"  # of a list: the identity of the plan whose rows it names
+OF_PLAN = b"caprl_ray.plan"  # in a list's metadata: the identity of the plan whose rows it names
 LIST = pa.schema(
     [
         pa.field("id", pa.string(), metadata={"description": "The row."}),

@@ -28,7 +28,7 @@ def check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
 def _check(storage: Storage, output: str, inputs: Iterable[str]) -> None:
     refuse_whole(output)
     if file := in_the_way(output, of_folder=True):
-        raise RecipeError(f"output.path: {file} is a file; name a folder.")
+        raise RecipeError(f"output.path: {file} is in the way of the folder {output}; name another one.")
     place = storage.real(output).rstrip("/")
     for path in inputs:
         named = _folder(storage, path)

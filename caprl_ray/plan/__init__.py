@@ -8,7 +8,18 @@ source is noticed. The driver holds one small `UnitRef` per unit and no image's 
 from caprl_ray.plan.left_out import LeftOut
 from caprl_ray.plan.parts import discard, store, unified
 from caprl_ray.plan.planning import Planning
-from caprl_ray.plan.stored import EMPTY, FOLDER, Plan, UnitRef, closed, first_entries, identity, load, load_units
+from caprl_ray.plan.stored import (
+    EMPTY,
+    FOLDER,
+    Plan,
+    UnitRef,
+    closed,
+    first_entries,
+    identified,
+    identity,
+    load,
+    load_units,
+)
 from caprl_ray.plan.units import Entry, Lines, Position, Unit, batched
 
 __all__ = [
@@ -26,6 +37,7 @@ __all__ = [
     "closed",
     "discard",
     "first_entries",
+    "identified",
     "identity",
     "load",
     "load_units",

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -30,6 +30,7 @@ COLUMNS = "caprl_ray.columns"  # in a part's metadata: the source's own columns 
 END = "caprl_ray.end"  # in a part's metadata: `End` as JSON; the objects of older versions have none
 # In a part's metadata: what the planning has left out so far, up to the part's end, as JSON.
 LEFT_OUT = "caprl_ray.left_out"
+IDENTIFYING = 1000  # units that `identity` looks at
 # Bytes per request when a unit is loaded: a footer, or a whole row group.
 PIECE = 256 * 1024
 
@@ -115,6 +116,23 @@ def first_entries(storage: Storage, refs: Iterable[UnitRef]) -> Iterator[Entry]:
         yield from (_entry(entries[ref.offset][0].as_py()) for ref in some)
 
 
+def identity(storage: Storage, refs: Sequence[UnitRef]) -> str:
+    """Tells the ids of these units' rows from those of another plan: the number of units, and a hash of the first ones.
+
+    It stays the same if the plan is extended, if the output is copied, and if the same input is planned again.
+    """
+    some, hashed = refs[:IDENTIFYING], hashlib.sha256()
+    for ref, entry in zip(some, first_entries(storage, some), strict=True):
+        hashed.update(repr((ref.kind, ref.rows, entry.stored.path, entry.key)).encode(errors="surrogateescape"))
+    return f"{len(some)} {hashed.hexdigest()[:32]}"
+
+
+def identified(storage: Storage, refs: Sequence[UnitRef], found: str) -> bool:
+    """Whether `found` is the identity of a plan that began with these units."""
+    count = found.partition(" ")[0]
+    return count.isdecimal() and found == identity(storage, refs[: int(count)])
+
+
 def _unit(row: Mapping[str, Any]) -> Unit:
     groups = row["row_groups"] or []
     return Unit(
@@ -169,12 +187,6 @@ def closed(storage: Storage, output: str) -> bool:
         return False
     with opened(storage, found[-1]) as file:
         return End.of(file, len(found)).closed > 0
-
-
-def identity(storage: Storage, output: str) -> str:
-    """Tells the ids of an output's rows from those of another output: a hash of the first part of its plan, which stays
-    when the plan is extended and when the output is copied."""
-    return hashlib.sha256(storage.read(objects(storage, output)[0].path)).hexdigest()[:32]
 
 
 def load(storage: Storage, output: str) -> Plan:

@@ -34,7 +34,7 @@ def service_url(url: Any) -> str | None:
 
 def without_nul(path: str) -> str:
     """The path as it is. Raises ValueError for one that no file can have."""
-    if "\0" in path:
+    if "\0" in path or (path.startswith("file://") and "%00" in path):
         raise ValueError(f"{path!r} is not allowed; a path holds no NUL")
     return path
 

@@ -38,6 +38,6 @@ class Output(Section):
     """The minimum number of rows in one parquet object (the last ones may have fewer). Rows that are not yet written
     are lost when a node dies, so a lower value loses less work, and a higher one writes fewer objects."""
     stop_s: Annotated[float, Field(ge=0, le=600)] = 10
-    """The time that a run has to commit its finished rows when Ctrl-C, SIGTERM or `ray job stop` stops it, in seconds.
-    Captions that are not finished are dropped, and the next run writes them. `ray job stop` kills a job after 3
-    seconds, or after RAY_JOB_STOP_WAIT_TIME_S."""
+    """The time that a run has to commit its finished rows when Ctrl-C, SIGTERM, a closed terminal or `ray job stop`
+    stops it, in seconds. Captions that are not finished are dropped, and the next run writes them. `ray job stop` kills
+    a job after 3 seconds, or after RAY_JOB_STOP_WAIT_TIME_S."""

@@ -18,7 +18,8 @@ def trl_reward(engine: Reader, *, reward: Reward = RELEASED, column: str = "ques
         column: the dataset's column of questions.
 
     Returns: A function that takes `completions` (texts or conversations) and the dataset's columns, and returns the
-    reward of each. TRL leaves completions whose reward is None out of their group.
+    reward of each. TRL ignores a reward of None. If every reward function gives None for a completion, TRL leaves it
+    out of its group.
     """
 
     def caption_questions(*, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> Rewards:

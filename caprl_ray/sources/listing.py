@@ -17,7 +17,7 @@ from caprl_ray.sources.source import Access, Found, not_listed
 from caprl_ray.storage import Folder, Listed, Passed, Storage, Stored, Wanted
 
 MOST_NAMES = 1_000_000  # of a path with braces, which memory holds
-RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")  # the last is the step
 
 
 class Listing:
@@ -154,8 +154,9 @@ def _braces(path: str, storage: Storage) -> list[str]:
     try:
         if "{" not in path or storage.lookup(path):
             return [path]
-        numbers = ((int(found[1]), int(found[2])) for found in RANGE.finditer(path))
-        few = all(abs(last - first) < MOST_NAMES for first, last in numbers)  # braceexpand holds each range
+        ranges = ([int(number or 1) for number in found.groups()] for found in RANGE.finditer(path))
+        # braceexpand holds each range
+        few = all(abs(last - first) < MOST_NAMES * max(1, abs(step)) for first, last, step in ranges)
         names = list(islice(braceexpand(path), MOST_NAMES + 1)) if few else []
     except ValueError:
         raise RecipeError(f"input.paths: {path} has a brace that is not closed.") from None

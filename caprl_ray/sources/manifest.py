@@ -50,7 +50,7 @@ def plan(found: Iterator[Found], access: Access) -> Iterator[Unit]:
     looked = False
     for file in found:
         with _refused(file.stored):
-            survey = _survey(file.stored, access)
+            survey = _survey(file.stored, access, first=not looked)
             if not survey.ranges:
                 continue
             schema = pa.schema([pa.field(name, kind) for name, kind in survey.types.items()])
@@ -91,22 +91,24 @@ class _Survey:
                 raise NoManifest(f"has more than {MOST_COLUMNS:,} columns up to line {row.last}, or too long names")
 
 
-def _survey(stored: Stored, access: Access) -> _Survey:
+def _survey(stored: Stored, access: Access, *, first: bool) -> _Survey:
+    """Read a whole manifest. Raises NoManifest for the `first` one if its first rows are all faulty. In a later one,
+    such rows fail, because one faulty file must not end a run over many."""
     survey, number = _Survey(), 0
     with planning_failures(stored.path), access.storage.open(stored) as stream:
         manifest = Manifest(stream, stored.path)
         survey.types = dict.fromkeys(manifest.names or (), pa.string())
         start, line = manifest.place
         rows = manifest.rows()
-        for first in rows:
-            last, count, sound = first, 0, bool(survey.ranges)
-            for last in chain([first], islice(rows, UNIT_ROWS - 1)):  # holds the first row and the current one
+        for row in rows:
+            last, count, sound = row, 0, bool(survey.ranges)
+            for last in chain([row], islice(rows, UNIT_ROWS - 1)):  # holds the first row and the current one
                 count += 1
                 sound = sound or not last.fault
                 if manifest.names is None:
                     survey.add(last)
-            if not sound:
-                raise NoManifest(f"has no row in its first lines ({first.lines}: {first.fault})")
+            if not sound and (first or manifest.names is None):  # JSON lines then have no columns
+                raise NoManifest(f"has no row in its first lines ({row.lines}: {row.fault})")
             survey.ranges.append((Lines(start=start, end=last.end, row=number, line=line), count))
             start, line, number = last.end, last.last, number + count
         if manifest.packed:

@@ -24,8 +24,7 @@ TEMPORARY = ".tmp-"
 # The writer of a temporary file older than this many seconds must be dead, because writing takes seconds.
 LEFT_S = 3600
 LOCK = ".lock-"  # prefix of the lock files of `replace`
-CREATES = LOCK + "create"  # of a folder
-LOCK_S = 10  # seconds to wait for another process, which holds a lock for milliseconds
+LOCK_S = 10  # seconds to wait for another process's `replace`, which takes milliseconds
 # errno values of linking on file systems without hard links.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -199,10 +198,12 @@ def local_path(path: str) -> str:
     """The absolute local path of a relative, absolute or `file://` one. Raises RecipeError for another machine's."""
     if path.startswith("file://"):
         host, slash, below = path.removeprefix("file://").partition("/")
-        if host not in ("", "localhost") or not slash:
+        if host not in ("", "localhost"):
             raise RecipeError(
                 f"{path} names the machine {host!r}; write file:/// before an absolute path, or a path alone."
             )
+        if not slash:
+            raise RecipeError(f"{path} has no path; write file:/// before an absolute one.")
         path = unquote(slash + below)
     return os.path.abspath(os.path.expanduser(path))
 
@@ -239,17 +240,19 @@ def _written(target: Path, put_in_place: Callable[[Path, Path], None]) -> Iterat
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Unlike a rename, fails if the target exists. If there are no hard links (exFAT, some network mounts), renames
-    under a lock, so that a writer that is killed leaves no partial object."""
+    """Unlike a rename, fails if the target exists.
+
+    If there are no hard links (exFAT, some network mounts), an empty file takes the name first, and the content
+    replaces it at once, so that a writer that is killed leaves no half object.
+    """
     try:
         os.link(temporary, target)
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with FileLock(target.with_name(CREATES), timeout=LOCK_S):
-            if target.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-            os.rename(temporary, target)
+        with open(target, "xb"):
+            pass
+        os.replace(temporary, target)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -123,8 +123,10 @@ def faults(path: str) -> Iterator[None]:
         raise NotGranted(errno.EIO, reason, path) from None
     except ProfileNotFound:
         raise NotGranted(errno.EIO, "storage.profile names no profile of this machine", path) from None
-    except ParamValidationError:
-        raise NotGranted(errno.EIO, "S3 has no buckets of such a name", path) from None
+    except ParamValidationError as error:
+        if "bucket name" in str(error).lower():
+            raise NotGranted(errno.EIO, "S3 has no buckets of such a name", path) from None
+        raise OSError(errno.EIO, "S3's client refuses a parameter; its version may not fit", path) from None
     except BotoCoreError as error:
         raise OSError(errno.EIO, f"S3 gave no answer: {type(error).__name__}", path) from None
 

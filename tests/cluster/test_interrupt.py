@@ -231,7 +231,7 @@ def test_where_nobody_answers_a_signal_ends_the_block_at_once() -> None:
 
 # A run in a terminal: what it writes there after the terminal is closed would fail, and its processes are needed.
 IN_TERMINAL = """
-import fcntl, subprocess, sys, termios
+import fcntl, os, signal, subprocess, sys, termios
 from caprl_ray.cluster import signals
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal of this session
@@ -240,6 +240,7 @@ with signals.handled() as asked, asked.answered():
         child = subprocess.Popen(["sleep", "60"])
     print("begun", flush=True)
     assert asked.asked.wait(30)
+    os.kill(os.getpid(), signal.SIGHUP)  # some shells send one too
     print("stopping", flush=True)
     sys.stderr.write("stopping")
     alive = child.poll() is None

@@ -140,7 +140,7 @@ def test_a_file_is_read_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         (b'{"caption": 7}\n', (), "captions: row 0 has no text in caption; name another column."),
         (b"PAR1 and no more", (), "captions: is not a parquet file that can be read"),
         (b'{"caption": "a"}\n', ("--checks", "lop"), "'lop' is not a check; they are empty"),
-        (b'{"caption": "a"}\n', ("--checks", ""), "--checks: it names no check; leave it out"),
+        (b'{"caption": "a"}\n', ("--checks", ","), "--checks: it names no check; leave it out"),
         (
             b'{"caption": "a"}\n',
             ("--recipe", "r.yaml", "--checks", "loop"),

@@ -312,7 +312,7 @@ def test_each_wrong_export_is_one_sentence(made: Made, tmp_path: Path, capsys: p
     refused("holds the output", "--to", "jsonl", "--out", str(made.path.parent))
     refused("has files of something else, such as test/", "--to", "jsonl", "--out", str(tmp_path / "files"))
     refused(
-        "is a file; name a folder", "--to", "jsonl", "--out", str(made.path / "run.json") + "/../../shards/00000.tar"
+        "is in the way of the folder", "--to", "jsonl", "--out", str(made.path / "run.json") + "/../../shards/00000.tar"
     )
     refused("--without: there is no file", *lines, "--without", str(tmp_path / "none"))
     refused("is no list of rows", *lines, "--without", str(tmp_path / "table" / "train-00000-of-00001.parquet"))

@@ -190,6 +190,10 @@ def test_a_glob_takes_each_image_once_and_nothing_that_lies_beside_them(tmp_path
 
 
 def test_a_brace_range_may_have_one_element(tmp_path: Path) -> None:
-    (tmp_path / "00.tar").touch()
+    for name in ("00", "0"):
+        (tmp_path / f"{name}.tar").touch()
     (unit,) = units_of(tmp_path / "{00..00}.tar")
     assert unit.entries[0].key == "00.tar"
+    (tmp_path / "9000000.tar").touch()
+    stepped = units_of(tmp_path / "{0..9000000..9000000}.tar")
+    assert [unit.entries[0].key for unit in stepped] == ["0.tar", "9000000.tar"]

@@ -100,6 +100,13 @@ def test_a_line_that_is_no_row_fails_alone_and_names_itself(
     assert [row["key"].rpartition(":")[2] for row in rows[:3]] == [str(row["index"]) for row in rows[:3]]
 
 
+def test_a_later_list_whose_rows_are_all_faulty_ends_no_run(folder: Path) -> None:
+    listed(folder, "a.csv", "image,n\nphotos/0.jpg,1\n")
+    listed(folder, "b.csv", "image,n\nphotos/1.jpg\n")
+    rows = rows_of(access_to(folder / "*.csv"))
+    assert outcomes(rows) == [(content(0), None), ("bad_line", "line 2: 1 fields, and the header has 2")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
