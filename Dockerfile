@@ -1,4 +1,4 @@
-# The image of a cluster's nodes, for GPUs: `docker build -t REGISTRY/caprl_ray:0.5.0 -f Dockerfile release`.
+# The image of a cluster's nodes, for GPUs: `docker build -t REGISTRY/caprl_ray:0.6.0 -f Dockerfile release`.
 # docs/clusters.md says how `release` is made: the wheels of requirements/gpu.lock, the lock, and this package's wheel.
 # That folder is the whole context, so nothing else of a checkout can get into the image. The build needs BuildKit.
 
@@ -12,7 +12,7 @@ ENV PATH=/home/ray/venv/bin:$PATH RAY_USAGE_STATS_ENABLED=0
 RUN --mount=type=bind,target=/release \
     python -m venv /home/ray/venv && \
     pip install --no-cache-dir --no-index --find-links /release --no-deps --require-hashes -r /release/gpu.lock && \
-    pip install --no-cache-dir --no-index --find-links /release --no-deps caprl_ray==0.5.0
+    pip install --no-cache-dir --no-index --find-links /release --no-deps caprl_ray==0.6.0
 
 # An image that cannot start an engine fails here and not on a node.
 RUN caprl-ray --version && gcc --version && python -c "import ray.data, torch, vllm"

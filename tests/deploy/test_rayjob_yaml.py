@@ -372,7 +372,7 @@ BREAKS: dict[str, tuple[Callable[[Document], object], str]] = {
         "a secret: AWS_SECRET_ACCESS_KEY=x",
     ),
     "a registry of one account": (
-        lambda j: ray(j, "cpu").update(image="210987654321.dkr.ecr.us-east-1.amazonaws.com/caprl_ray:0.5.0"),
+        lambda j: ray(j, "cpu").update(image="210987654321.dkr.ecr.us-east-1.amazonaws.com/caprl_ray:0.6.0"),
         "an account",
     ),
 }
