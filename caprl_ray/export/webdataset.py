@@ -6,6 +6,7 @@ The same rows give the same bytes. Members of a shard are copied as they are, in
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, starmap
@@ -255,7 +256,19 @@ def _add(tar: TarWriter, name: bytes, content: bytes) -> None:
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
-    return ENCODER.encode(content).encode("utf-8", "replace")
+    text = ENCODER.encode(content)
+    if "NaN" in text or "Infinity" in text:  # Python writes them, and JSON has no such numbers
+        text = ENCODER.encode(_finite(content))
+    return text.encode("utf-8", "replace")
+
+
+def _finite(value: Any) -> Any:
+    """A value with null in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> str:

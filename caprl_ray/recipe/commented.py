@@ -25,7 +25,7 @@ def whole() -> str:
         section = facts.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             required = facts.is_required()
-            lines += ["", *comment(str(section.__doc__).partition("\n")[0]), f"{'' if required else '#'}{name}:"]
+            lines += ["", *comment(str(section.__doc__)), f"{'' if required else '#'}{name}:"]
             for field, described in section.model_fields.items():
                 lines += comment(described.description or "", "  ")
                 lines.append(f"  {'' if described.is_required() else '#'}{field}: {flow(_default(field, described))}")

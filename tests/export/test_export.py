@@ -211,6 +211,7 @@ def test_every_type_of_the_source_goes_out(tmp_path: Path) -> None:
         "inner": pa.array([{"tags": [("a", [])]}, None, {"tags": None}], pa.struct([("tags", pairs)])),
         "time": pa.array([1, None, 3], pa.duration("ms")),
         "blob": pa.array([b"\xff\x00", b"text", None]),
+        "score": pa.array([float("nan"), 0.5, float("-inf")]),
     }
     images = [{"bytes": picture(number), "path": None} for number in range(3)]
     pq.write_table(pa.table({"picture": images, **columns}), tmp_path / "a.parquet")
@@ -225,8 +226,11 @@ def test_every_type_of_the_source_goes_out(tmp_path: Path) -> None:
     ]
     assert rows["inner"].to_pylist() == [{"tags": [{"key": "a", "value": []}]}, None, {"tags": None}]
     assert export(made, tmp_path / "tars", "webdataset") == 0
-    theirs = [json.loads(one["json"]) for one in read_shards([tmp_path / "tars" / "000000.tar"])]
+    theirs = [
+        json.loads(one["json"], parse_constant=pytest.fail) for one in read_shards([tmp_path / "tars" / "000000.tar"])
+    ]
     assert [one["blob"] for one in theirs] == [base64.b64encode(b"\xff\x00").decode(), "text", None]
+    assert [one["score"] for one in theirs] == [None, 0.5, None]
     assert [one["time"] for one in theirs] == ["0:00:00.001000", None, "0:00:00.003000"]
 
 
