@@ -146,7 +146,7 @@ def test_a_check_of_ones_own() -> None:
         ({"thresholds": {"loop.none": 1}}, "'loop.none' is not a threshold"),
         ({"retries": [{"temprature": 0.5}]}, "quality.retries[0]: temprature is not a sampling field"),
         ({"retries": [{"temperature": 9.0}]}, "quality.retries[0]: temperature"),
-        ({"retries": [{"temperature": 1.0}]}, "quality.retries[0]: {'temperature': 1.0} changes nothing"),
+        ({"retries": [{"temperature": 1.0}]}, "quality.retries[0]: {'temperature': 1.0} does not change sampling"),
         ({"retry": []}, "quality.retry: unknown field"),
         ({"retries": [{"n": 2}]}, "quality.retries[0]: n cannot be changed"),
         ({"limits": {"garbge": 0.1}}, "quality.limits.garbge: no check of this name runs"),
