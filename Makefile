@@ -34,12 +34,12 @@ demo: setup
 loop: setup
 	$(BIN)/python -m caprl_ray.commands.loop
 
-# Tests without Ray and engines run in four processes, because they wait for nearly half of their time. The others wait
-# for more than half of it and run in three, each with a Ray of its own. Files that take longest begin first
-# (tests/conftest.py).
+# Tests without Ray and engines run in four processes, because they wait for nearly half of their time. The others run
+# in two, each with a Ray of its own; with three, they wait for each other on two cores. Files that take longest begin
+# first (tests/conftest.py).
 test: setup
 	$(BIN)/python -m pytest -n 4 $(BY_FILE) -m 'not slow and not cluster'
-	$(BIN)/python -m pytest -n 3 $(BY_FILE) -m 'not slow and cluster'
+	$(BIN)/python -m pytest -n 2 $(BY_FILE) -m 'not slow and cluster'
 
 test-all: setup
 	$(BIN)/python -m pytest -n 4 $(BY_FILE) -m 'not cluster'
