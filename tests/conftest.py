@@ -29,7 +29,8 @@ APART = ("chaos", "cluster", "faults", "test_end_to_end.py", "test_jobs.py", "te
 # These files begin first, so that no process is left with a long one at the end (see the Makefile).
 LONGEST = [
     *("test_chaos.py", "test_process_deaths.py", "test_end_to_end.py", "test_pipeline.py", "test_driver_deaths.py"),
-    *("test_engine_deaths.py", "test_jobs.py", "test_prepare_deaths.py", "test_pipeline_s3.py", "test_preflight.py"),
+    *("test_engine_deaths.py", "test_jobs.py", "test_scoring.py", "test_prepare_deaths.py", "test_tune.py"),
+    *("test_second_job.py", "test_curating.py", "test_demo.py", "test_pipeline_s3.py", "test_preflight.py"),
     *("test_storage_faults.py", "test_while_planning.py", "test_shared.py", "test_resolve.py", "test_parts.py"),
     *("test_hostile.py", "test_s3.py", "test_sandbox.py", "test_endpoint.py", "test_webdataset.py", "test_lease.py"),
 ]
