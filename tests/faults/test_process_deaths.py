@@ -223,7 +223,7 @@ def test_an_engine_that_dies_for_good_is_started_again_with_its_replica(
 
 @pytest.mark.parametrize(
     ("setting", "plain"),
-    [(resources.REPLACES, "0"), pytest.param("absent", "0", marks=pytest.mark.slow), ("absent", "1")],
+    [(resources.REPLACES, "0"), *(pytest.param("absent", plain, marks=pytest.mark.slow) for plain in "01")],
     ids=["this Ray", "a Ray that replaces no actor", "the same without our patch"],
 )
 def test_a_run_whose_only_node_starts_no_engine_ends_with_the_reason(
