@@ -231,7 +231,7 @@ def test_where_nobody_answers_a_signal_ends_the_block_at_once() -> None:
 
 # A run in a terminal: what it writes there after the terminal is closed would fail, and its processes are needed.
 IN_TERMINAL = """
-import fcntl, os, signal, subprocess, sys, termios
+import fcntl, os, signal, subprocess, sys, termios, time
 from caprl_ray.cluster import signals
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal of this session
@@ -243,6 +243,8 @@ with signals.handled() as asked, asked.answered():
     os.kill(os.getpid(), signal.SIGHUP)  # some shells send one too
     print("stopping", flush=True)
     sys.stderr.write("stopping")
+    child.send_signal(signal.SIGHUP)  # as the system does when this process ends
+    time.sleep(0.2)
     alive = child.poll() is None
     child.kill()
     open(sys.argv[1], "w").write(f"alive: {alive}")

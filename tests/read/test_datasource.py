@@ -9,9 +9,11 @@ import pytest
 import ray
 from pyroaring import BitMap
 
+from caprl_ray.output.again import Chosen
+from caprl_ray.output.committed import Committed
 from caprl_ray.plan import UnitRef
 from caprl_ray.read import datasource
-from caprl_ray.read.datasource import Reading, Work, groups
+from caprl_ray.read.datasource import Reading, Work, chosen_again, groups
 from caprl_ray.recipe.input import Input
 from caprl_ray.sources.source import Access
 from caprl_ray.storage import Storage, Stored
@@ -34,6 +36,13 @@ def test_placeholders_lie_in_the_object_store_once_and_in_no_task(monkeypatch: p
 def test_without_placeholders_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "put", lambda value: pytest.fail("stored"))
     assert Reading.of(access_with([])).placeholders is None
+
+
+def test_of_a_unit_of_unknown_length_only_the_chosen_rows_are_done_again() -> None:
+    ref, chosen = work(0, 1).ref, Chosen(rows=BitMap([0]), objects=())
+    committed = {0: Committed(finished=BitMap([0, 1]), failed=BitMap([2]))}
+    (again,) = chosen_again([ref], committed, {0: chosen})
+    assert again.done == BitMap([1, 2]) and again.rows is None
 
 
 def work(unit: int, size: int, rows: int | None = None, done: int = 0) -> Work:
