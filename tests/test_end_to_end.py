@@ -118,7 +118,9 @@ def test_captions_are_right_for_each_kind_of_input_and_a_second_run_is_free(
     assert head == f"caprl-ray {__version__}: caption {tmp_path / 'recipe.yaml'}, output {tmp_path / 'out'}"
     assert "embedded describes only its own rendered scenes" in scenes
     assert starting == "caprl-ray: starting Ray on this machine ...", "a minute passes without a line"
-    assert not [line for line in lines if " failed" not in line], "only lines of progress"
+    # An older vLLM lacks some internals, which is one line.
+    other = [line for line in lines if " failed" not in line and "a replica runs without " not in line]
+    assert not other, "only lines of progress"
     assert emptied(empty_home), list(empty_home.rglob("*"))
     engines = [one for one in seen.values() if one.engine]
     replicas = [seen[pid] for pid in {one.parent for one in engines} & seen.keys() if not seen[pid].engine]
