@@ -16,9 +16,7 @@ def add(commands: Commands) -> None:
     """Add the command and its arguments."""
     command = commands.add("check", _run, "check existing captions; prints one JSON object per row")
     command.add_argument(
-        "path",
-        metavar="FILE|OUT",
-        help="parquet or JSON lines, or the output folder of a run; local or s3://",
+        "path", metavar="FILE|OUT", help="parquet or JSON lines, or the output folder of a run; local or s3://"
     )
     add_store(command, "s3:// paths")
     command.add_argument(

@@ -14,10 +14,7 @@ def add(commands: Commands) -> None:
     add_output(command)
     command.add_argument("--to", required=True, choices=KINDS, help="the format")
     command.add_argument(
-        "--out",
-        required=True,
-        metavar="PATH",
-        help="the target folder, new or of the same export; local or s3://",
+        "--out", required=True, metavar="PATH", help="the target folder, new or of the same export; local or s3://"
     )
     command.add_argument("--where", metavar="SQL", help="only rows that meet this condition, such as 'flags = []'")
     command.add_argument(

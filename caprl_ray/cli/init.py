@@ -16,10 +16,7 @@ def add(commands: Commands) -> None:
         "has every field",
     )
     command.add_argument(
-        "--out",
-        default="recipe.yaml",
-        metavar="FILE",
-        help="file of the recipe (default: recipe.yaml; -: stdout)",
+        "--out", default="recipe.yaml", metavar="FILE", help="file of the recipe (default: recipe.yaml; -: stdout)"
     )
     command.add_argument("--force", action="store_true", help="replace an existing file")
     command.set_defaults(overrides=[])

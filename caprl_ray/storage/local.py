@@ -252,7 +252,11 @@ def _link(temporary: Path, target: Path) -> None:
             raise
         with open(target, "xb"):
             pass
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(target)
+            raise
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -89,6 +89,9 @@ def test_where_links_do_not_exist_a_new_object_still_replaces_none(
     with pytest.raises(FileExistsError):
         Storage().create(path, b"second")
     assert Storage().read(path) == b"first" and stored.size == 5
+    monkeypatch.setattr(local.os, "replace", refused)
+    with pytest.raises(PermissionError):
+        Storage().create(str(tmp_path / "new" / "b"), b"third")
     assert os.listdir(tmp_path / "new") == ["a"]
 
 
